@@ -1,0 +1,72 @@
+//! Where objects live. [`Storage`] is the narrow contract the repository needs; everything above it trusts these
+//! sentences and nothing else. `conformance` holds the tests of them, offered to users as `wherry probe`.
+
+pub mod keys;
+
+use crate::Result;
+use crate::clock::Timestamp;
+use bytes::Bytes;
+use std::fmt::Debug;
+use std::ops::Range;
+
+pub use keys::Key;
+
+/// One object as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: Key,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When the storage last wrote it, by the storage's clock. For liveness only.
+    pub modified: Timestamp,
+}
+
+/// The end of an object, and how long the whole is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// The last bytes: as many as asked for, or all there are.
+    pub bytes: Bytes,
+    /// Length in bytes of the whole object.
+    pub size: u64,
+}
+
+/// An object store, blocking; share it between threads, each call is independent.
+///
+/// What the repository assumes (see `docs/concurrency.md`): a create is atomic and happens for one caller only; what
+/// was acknowledged is durable, whole, and seen by every get and list that begins later, from any host; nobody else
+/// deletes. **Any call may have taken effect although it failed.**
+///
+/// Errors: [`NotFound`](crate::ErrorKind::NotFound) no such object; [`Conflict`](crate::ErrorKind::Conflict) the key
+/// exists; [`Denied`](crate::ErrorKind::Denied) credentials are refused; [`Full`](crate::ErrorKind::Full) no space;
+/// [`Unavailable`](crate::ErrorKind::Unavailable) everything that may pass.
+pub trait Storage: Send + Sync + Debug {
+    /// How a user names this place; without secrets.
+    fn location(&self) -> String;
+
+    /// The whole object.
+    fn get(&self, key: &Key) -> Result<Bytes>;
+
+    /// Bytes `range.start..range.end` of an object, exactly; an object that ends before is
+    /// [`Corrupt`](crate::ErrorKind::Corrupt).
+    fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes>;
+
+    /// The last `len` bytes, or the whole object where it is shorter.
+    fn get_tail(&self, key: &Key, len: u64) -> Result<Tail>;
+
+    /// Length and age of an object.
+    fn head(&self, key: &Key) -> Result<Listed>;
+
+    /// Creates the object if the key is absent, else [`Conflict`](crate::ErrorKind::Conflict). Ok means durable.
+    fn create(&self, key: &Key, body: Bytes) -> Result<()>;
+
+    /// Writes the object whether or not it exists. For heartbeats alone.
+    fn overwrite(&self, key: &Key, body: Bytes) -> Result<()>;
+
+    /// Calls `visit` for each object whose key begins with `prefix`, in no particular order. The prefix ends with `/`
+    /// or is empty, and is matched by whole path segments. An error of `visit` ends the listing and is returned.
+    fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()>;
+
+    /// Removes an object; one that is not there counts as removed.
+    fn delete(&self, key: &Key) -> Result<()>;
+}
