@@ -15,7 +15,7 @@ pub enum Compression {
 }
 
 /// Buffers and contexts one thread uses again and again.
-pub struct Packer {
+pub(crate) struct Packer {
     compression: Compression,
     packed: Vec<u8>,
     check: Vec<u8>,
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Packer {
 
 impl Packer {
     /// For chunks of at most `largest` bytes.
-    pub fn new(compression: Compression, largest: usize) -> Result<Self> {
+    pub(crate) fn new(compression: Compression, largest: usize) -> Result<Self> {
         let zstd = match compression {
             Compression::Zstd(level) => {
                 let broken = |e: std::io::Error| Error::internal("zstd cannot be set up").with_source(e);
@@ -50,7 +50,7 @@ impl Packer {
     }
 
     /// The packed form of `plain`, never longer than it. What was compressed has been decoded and compared.
-    pub fn pack<'a>(&'a mut self, plain: &'a [u8]) -> Result<(Codec, &'a [u8])> {
+    pub(crate) fn pack<'a>(&'a mut self, plain: &'a [u8]) -> Result<(Codec, &'a [u8])> {
         let (codec, length) = match (self.compression, &mut self.zstd) {
             (Compression::Lz4, _) => (Codec::Lz4, lz4_flex::block::compress_into(plain, &mut self.packed).ok()),
             (_, Some((compressor, _))) => {

@@ -8,17 +8,17 @@ use std::fmt;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Bytes an AEAD tag adds.
-pub const TAG: usize = 16;
+pub(crate) const TAG: usize = 16;
 /// Bytes [`seal`] adds: salt and tag.
 pub(crate) const SEAL_OVERHEAD: usize = 16 + TAG;
 
 /// A secret of 32 bytes. It shows nothing of itself and is wiped when dropped.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct Secret([u8; 32]);
+pub(crate) struct Secret([u8; 32]);
 
 impl Secret {
     /// From its bytes.
-    pub const fn new(bytes: [u8; 32]) -> Self {
+    pub(crate) const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
@@ -85,7 +85,7 @@ pub(crate) fn open(base: &Secret, context: &[u8], sealed: &[u8]) -> Option<Vec<u
 
 /// The keys that name content: chunk, node, root and volume ids.
 #[derive(Debug, Clone)]
-pub struct IdKeys {
+pub(crate) struct IdKeys {
     chunk: [Secret; 7],
     node: [Secret; MAX_LEVELS],
     root: Secret,
@@ -95,9 +95,9 @@ pub struct IdKeys {
 /// Levels a map can have: 128^10 chunks of 64 KiB are more than 2^64 bytes.
 pub(crate) const MAX_LEVELS: usize = 10;
 /// Smallest size class: 64 KiB.
-pub const MIN_CLASS: u8 = 16;
+pub(crate) const MIN_CLASS: u8 = 16;
 /// Largest size class: 4 MiB.
-pub const MAX_CLASS: u8 = 22;
+pub(crate) const MAX_CLASS: u8 = 22;
 
 impl IdKeys {
     pub(crate) fn new(id: &Secret) -> Self {
@@ -208,7 +208,8 @@ impl PackKey {
 
     /// Decrypts a sealed chunk (ciphertext and tag) where it is; `None` when the tag does not fit.
     pub(crate) fn open_chunk<'a>(&self, seal: &ChunkSeal, bytes: &'a mut [u8]) -> Option<&'a [u8]> {
-        let plain = self.chunks.open_in_place(Self::nonce(seal.ordinal), Aad::from(self.chunk_aad(seal)), bytes).ok()?;
+        let plain =
+            self.chunks.open_in_place(Self::nonce(seal.ordinal), Aad::from(self.chunk_aad(seal)), bytes).ok()?;
         Some(plain)
     }
 

@@ -86,7 +86,8 @@ impl Repository {
 
     /// Takes a forget back. False when none was pending. `Conflict` when it is too late.
     pub fn unforget(&self, id: &SnapshotId) -> Result<bool> {
-        let too_late = || Error::new(ErrorKind::Conflict, format!("it is too late: snapshot {id} was forgotten for good"));
+        let too_late =
+            || Error::new(ErrorKind::Conflict, format!("it is too late: snapshot {id} was forgotten for good"));
         let k = match self.forget_of(id)? {
             Some(forget) if forget.is_final() => return Err(too_late()),
             Some(forget) if forget.hides() => forget.k,

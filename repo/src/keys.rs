@@ -37,6 +37,13 @@ pub struct PasswordCost {
     pub passes: u32,
 }
 
+impl PasswordCost {
+    /// Memory in KiB and passes.
+    pub const fn new(memory_kib: u32, passes: u32) -> Self {
+        Self { memory_kib, passes }
+    }
+}
+
 impl Default for PasswordCost {
     fn default() -> Self {
         Self { memory_kib: 64 << 10, passes: 3 }
@@ -123,7 +130,8 @@ impl Keys {
     /// The keys of a pack.
     pub(crate) fn pack(&self, pack: &PackId, epoch: u32) -> Result<PackKey> {
         let secret = self.bundle.epochs.get(&epoch).ok_or_else(|| {
-            Error::corrupt(format!("key epoch {epoch} is not in this repository's key bundle")).with_object(keys::pack(pack))
+            Error::corrupt(format!("key epoch {epoch} is not in this repository's key bundle"))
+                .with_object(keys::pack(pack))
         })?;
         PackKey::new(secret, &self.repository, pack)
     }
@@ -143,7 +151,14 @@ impl Keys {
     }
 
     /// A new slot for `credential` that wraps the same bundle.
-    pub(crate) fn wrap(&self, credential: &Credential, cost: PasswordCost, slot: u64, now: i64, rng: &dyn Rng) -> Result<KeySlot> {
+    pub(crate) fn wrap(
+        &self,
+        credential: &Credential,
+        cost: PasswordCost,
+        slot: u64,
+        now: i64,
+        rng: &dyn Rng,
+    ) -> Result<KeySlot> {
         let salt: [u8; 16] = crate::clock::random(rng)?;
         let (kind, cost) = match credential {
             Credential::Password(_) => ("password", cost),
@@ -187,7 +202,8 @@ fn kek(slot: &KeySlot, credential: &Credential) -> Result<Option<Secret>> {
             if slot.m_kib > 1 << 20 || slot.t > 64 || slot.p > 16 {
                 return Err(damaged("its cost is absurd"));
             }
-            let params = argon2::Params::new(slot.m_kib, slot.t, slot.p, Some(32)).map_err(|e| damaged(&e.to_string()))?;
+            let params =
+                argon2::Params::new(slot.m_kib, slot.t, slot.p, Some(32)).map_err(|e| damaged(&e.to_string()))?;
             let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
             let mut out = Zeroizing::new([0; 32]);
             let made = argon.hash_password_into(password.as_bytes(), &salt, out.as_mut_slice());
@@ -196,7 +212,10 @@ fn kek(slot: &KeySlot, credential: &Credential) -> Result<Option<Secret>> {
         }
         ("keyfile", Credential::KeyFile(content)) => {
             if content.len() < MIN_KEY_FILE {
-                let text = format!("the key file holds {} bytes, a key has at least {MIN_KEY_FILE}: is it the right file?", content.len());
+                let text = format!(
+                    "the key file holds {} bytes, a key has at least {MIN_KEY_FILE}: is it the right file?",
+                    content.len()
+                );
                 return Err(Error::new(ErrorKind::Denied, text));
             }
             let mut hasher = blake3::Hasher::new_derive_key("wherry1 keyfile");
@@ -248,7 +267,9 @@ pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential
         return Err(e.context("no intact key slot takes this password or key, and one slot is damaged"));
     }
     let what = match (credential, tried) {
-        (_, 0) => "no key slot of this repository is of that kind: try a password instead of a key file, or the reverse",
+        (_, 0) => {
+            "no key slot of this repository is of that kind: try a password instead of a key file, or the reverse"
+        }
         (Credential::Password(_), _) => "wrong password: no key slot opens with it",
         (Credential::KeyFile(_), _) => "wrong key file: no key slot opens with it",
     };

@@ -7,12 +7,7 @@ impl Process {
     /// This process.
     pub fn current() -> Self {
         let pid = std::process::id();
-        Self {
-            host: host_name(),
-            boot: boot(),
-            pid,
-            start: start_time(pid).unwrap_or_default(),
-        }
+        Self { host: host_name(), boot: boot(), pid, start: start_time(pid).unwrap_or_default() }
     }
 
     /// True only when it certainly runs no more: same machine, same boot, same process namespace, and no process of

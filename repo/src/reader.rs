@@ -67,7 +67,8 @@ pub struct SnapshotReader {
 impl SnapshotReader {
     /// Reads nothing yet: the top of the map is in the snapshot's record.
     pub fn open(repository: &Repository, snapshot: &Snapshot) -> Result<Self> {
-        let tree = Tree::open(repository, &snapshot.record).map_err(|e| e.with_object(keys::snap(&snapshot.volume, &snapshot.id)))?;
+        let tree = Tree::open(repository, &snapshot.record)
+            .map_err(|e| e.with_object(keys::snap(&snapshot.volume, &snapshot.id)))?;
         Ok(Self { repository: repository.clone(), tree, size: snapshot.record.size, class: snapshot.record.class })
     }
 
@@ -142,7 +143,8 @@ impl SnapshotReader {
     ) -> Result<Verified<B>> {
         let at = &chunk.slot.at;
         let start = (u64::from(at.offset) - fetch.range.start) as usize;
-        let sealed = bytes.get(start..start + at.len as usize).ok_or_else(|| Error::internal("a chunk is outside its fetch"))?;
+        let sealed =
+            bytes.get(start..start + at.len as usize).ok_or_else(|| Error::internal("a chunk is outside its fetch"))?;
         scratch.clear();
         scratch.extend_from_slice(sealed);
         let plain = out.as_mut();

@@ -131,8 +131,9 @@ impl Repository {
             storage.create(&keys::slot(0), clear::encode(&slot)?.into())?;
             keys
         } else {
-            bundle::unlock(&*storage, id, credential)
-                .map_err(|e| e.context("a repository was begun here and not finished, and its key slot does not open"))?
+            bundle::unlock(&*storage, id, credential).map_err(|e| {
+                e.context("a repository was begun here and not finished, and its key slot does not open")
+            })?
         };
         let config = Config {
             wherry: "config".into(),
@@ -158,7 +159,8 @@ impl Repository {
         let storage = components.storage.clone();
         let id = read_identity(&*storage)?;
         let half = || {
-            let text = format!("the repository at {} was begun and not finished: run `wherry init` again", storage.location());
+            let text =
+                format!("the repository at {} was begun and not finished: run `wherry init` again", storage.location());
             Error::new(ErrorKind::NoRepository, text)
         };
         let newest = highest_config(&*storage)?.ok_or_else(half)?;
@@ -168,7 +170,9 @@ impl Repository {
         class_of(config.chunk_size).map_err(|e| Error::corrupt(e.to_string()).with_object(&key))?;
         let keys = bundle::unlock(&*storage, id, credential)?;
         if config_mac(&keys, &key, &config)? != config.mac {
-            return Err(Error::corrupt("the repository's configuration was not written with its keys").with_object(&key));
+            return Err(
+                Error::corrupt("the repository's configuration was not written with its keys").with_object(&key)
+            );
         }
         Ok(Self { inner: Arc::new(Inner { components, keys, config, pack_keys: KeyCache::default() }) })
     }
@@ -231,7 +235,9 @@ impl Repository {
         clear::check_features(&config, false)?;
         match config.write.first() {
             Some(name) => {
-                let text = format!("the repository uses the feature {name:?}; this build may read but not write it: use a newer wherry");
+                let text = format!(
+                    "the repository uses the feature {name:?}; this build may read but not write it: use a newer wherry"
+                );
                 Err(Error::new(ErrorKind::Unsupported, text))
             }
             None => Ok(()),
@@ -272,10 +278,13 @@ impl Repository {
         let prefix = volume.map_or_else(|| keys::SNAP.to_string(), |v| format!("{}{v}/", keys::SNAP));
         // Forgets first: a snapshot whose record a collector removes in between is then known to be forgotten.
         let mut list = SnapshotList { forgets: self.forgets()?, ..SnapshotList::default() };
-        let found: Vec<_> = self.list(&prefix)?.into_iter().filter_map(|key| Some((keys::parse_snap(&key)?, key))).collect();
+        let found: Vec<_> =
+            self.list(&prefix)?.into_iter().filter_map(|key| Some((keys::parse_snap(&key)?, key))).collect();
         for (((volume, id), key), outcome) in found.iter().zip(self.read_many(&found)) {
             match outcome {
-                Ok(Outcome::Snapshot(record)) => list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record }),
+                Ok(Outcome::Snapshot(record)) => {
+                    list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record })
+                }
                 Ok(Outcome::Fence(_)) => list.fenced += 1,
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) if e.kind() == ErrorKind::Corrupt => list.damaged.push((key.clone(), e)),
@@ -319,12 +328,15 @@ impl Repository {
 
     /// Removes a way in; never the last one.
     pub fn remove_slot(&self, slot: u64) -> Result<()> {
-        let intact: Vec<_> = bundle::slots(self.storage())?.into_iter().filter(|(n, s)| s.is_ok() || *n == slot).collect();
+        let intact: Vec<_> =
+            bundle::slots(self.storage())?.into_iter().filter(|(n, s)| s.is_ok() || *n == slot).collect();
         if !intact.iter().any(|(n, _)| *n == slot) {
             return Err(Error::invalid(format!("there is no key slot {slot:016x}: see `wherry key list`")));
         }
         if !intact.iter().any(|(n, s)| *n != slot && s.is_ok()) {
-            return Err(Error::invalid(format!("key slot {slot:016x} is the last one: without it all data is lost for ever")));
+            return Err(Error::invalid(format!(
+                "key slot {slot:016x} is the last one: without it all data is lost for ever"
+            )));
         }
         self.storage().delete(&keys::slot(slot))
     }
@@ -341,7 +353,10 @@ fn read_identity(storage: &dyn Storage) -> Result<RepositoryId> {
     let bytes = match storage.get(&key) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            let text = format!("there is no repository at {}: check --repo, or make one with `wherry init`", storage.location());
+            let text = format!(
+                "there is no repository at {}: check --repo, or make one with `wherry init`",
+                storage.location()
+            );
             return Err(Error::new(ErrorKind::NoRepository, text));
         }
         Err(e) => return Err(e),
@@ -370,8 +385,7 @@ fn create_identity(components: &Components) -> Result<RepositoryId> {
         return Err(Error::corrupt(text));
     }
     let id = RepositoryId::new(clock::random(&*components.rng)?);
-    let identity =
-        Identity { wherry: "repository".into(), format: FORMAT, uuid: id.to_string(), crc: String::new() };
+    let identity = Identity { wherry: "repository".into(), format: FORMAT, uuid: id.to_string(), crc: String::new() };
     match storage.create(&keys::repo(), clear::encode(&identity)?.into()) {
         Ok(()) => Ok(id),
         Err(e) if e.kind() == ErrorKind::Conflict => read_identity(storage),

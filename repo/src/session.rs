@@ -26,7 +26,7 @@ pub enum ParentChoice {
 
 /// A session of another machine counts as dead when it gave no sign of life for so long. Liveness only: a session that
 /// is fenced wrongly loses its run, never data.
-pub const SILENT: Duration = Duration::from_secs(2 * 3600);
+pub(crate) const SILENT: Duration = Duration::from_secs(2 * 3600);
 
 /// The part of a session's keys by which its own process says that it gave the run up.
 const LEFT: &str = "left";
@@ -71,7 +71,9 @@ impl Session {
                 return Ok(session);
             }
         }
-        let text = format!("snapshots of {name:?} are forgotten faster than one can be built upon; try again or use --parent none");
+        let text = format!(
+            "snapshots of {name:?} are forgotten faster than one can be built upon; try again or use --parent none"
+        );
         Err(Error::new(ErrorKind::Conflict, text))
     }
 
@@ -128,7 +130,8 @@ impl Session {
         let known = self.bars.read().generation;
         let mut newest = known;
         let mut condemned = Vec::new();
-        let mut found: Vec<u32> = self.repository.list(keys::GEN)?.iter().filter_map(keys::parse_generation).map(|(n, _)| n).collect();
+        let mut found: Vec<u32> =
+            self.repository.list(keys::GEN)?.iter().filter_map(keys::parse_generation).map(|(n, _)| n).collect();
         found.sort_unstable();
         found.dedup();
         for n in found.into_iter().filter(|n| *n > known) {
@@ -200,7 +203,8 @@ impl Session {
     }
 
     fn lost(&self, reason: &str) -> Error {
-        let text = format!("this run of {:?} was ended ({reason}); run it again: what it stored is not sent twice", self.name);
+        let text =
+            format!("this run of {:?} was ended ({reason}); run it again: what it stored is not sent twice", self.name);
         Error::new(ErrorKind::Conflict, text)
     }
 
@@ -227,7 +231,12 @@ impl Session {
             Err(e) if e.kind() == ErrorKind::Conflict => match self.outcome()? {
                 Some(theirs) if theirs == outcome => {}
                 Some(Outcome::Fence(fence)) => return Err(self.lost(&fence.reason)),
-                _ => return Err(Error::internal(format!("another snapshot stands under the key of session {}", self.id))),
+                _ => {
+                    return Err(Error::internal(format!(
+                        "another snapshot stands under the key of session {}",
+                        self.id
+                    )));
+                }
             },
             Err(e) => return Err(e),
         }
@@ -235,6 +244,13 @@ impl Session {
             Outcome::Snapshot(record) => Ok(Snapshot { id: self.id, volume: self.volume, record: *record }),
             Outcome::Fence(_) => Err(Error::internal("a fence was committed")),
         }
+    }
+}
+
+impl Repository {
+    /// G6: publishes a condemned list. `Conflict` when the number is taken.
+    pub fn publish_generation(&self, n: u32, list: &Generation) -> Result<()> {
+        self.create(&keys::generation(n), list).map(drop)
     }
 }
 
@@ -267,7 +283,7 @@ fn choose_parent(repository: &Repository, volume: VolumeId, choice: &ParentChoic
             let text = || format!("snapshot {id} is no whole snapshot of this volume that can be built upon");
             found.map(Some).ok_or_else(|| Error::new(ErrorKind::NoSnapshot, text()))
         }
-        _ => Ok(list.visible().filter(|s| !s.record.partial).next_back().cloned()),
+        _ => Ok(list.visible().filter(|s| !s.record.partial).last().cloned()),
     }
 }
 
@@ -302,7 +318,9 @@ fn dead_sessions(repository: &Repository, volume: VolumeId) -> Result<Vec<Sessio
             Err(e) => return Err(e),
         };
         let silent = now.0.saturating_sub(last.0) > SILENT.as_nanos() as i64;
-        if open.kind == SessionKind::Write && open.volume == volume && (open.process.is_dead() || silent || left.contains(&id))
+        if open.kind == SessionKind::Write
+            && open.volume == volume
+            && (open.process.is_dead() || silent || left.contains(&id))
         {
             dead.push(id);
             // What it had adopted itself is still worth having.
@@ -335,7 +353,9 @@ fn list_packs(repository: &Repository) -> Result<Option<Vec<u64>>> {
         })?;
     }
     if listed.len() > MOST_LISTED {
-        tracing::warn!("more than {MOST_LISTED} packs: whether each pack that is built upon still exists is left to `wherry check`");
+        tracing::warn!(
+            "more than {MOST_LISTED} packs: whether each pack that is built upon still exists is left to `wherry check`"
+        );
         return Ok(None);
     }
     listed.sort_unstable();

@@ -144,7 +144,9 @@ pub fn check_features(config: &Config, deleting: bool) -> Result<()> {
     let unknown = |set: &[String], what: &str| match set.first() {
         Some(name) => Err(Error::new(
             ErrorKind::Unsupported,
-            format!("the repository uses the feature {name:?}, without which this build must not {what} it: use a newer wherry"),
+            format!(
+                "the repository uses the feature {name:?}, without which this build must not {what} it: use a newer wherry"
+            ),
         )),
         None => Ok(()),
     };

@@ -21,14 +21,8 @@ impl PackRows {
     pub fn locations(&self) -> impl Iterator<Item = (ShortId, Location)> {
         let mut offset = HEADER as u32;
         self.chunks.iter().enumerate().map(move |(n, (id, len, codec))| {
-            let at = Location {
-                pack: self.pack,
-                epoch: self.epoch,
-                ordinal: n as u32,
-                offset,
-                len: *len,
-                codec: *codec,
-            };
+            let at =
+                Location { pack: self.pack, epoch: self.epoch, ordinal: n as u32, offset, len: *len, codec: *codec };
             offset = offset.saturating_add(*len);
             (*id, at)
         })

@@ -44,7 +44,9 @@ mod tests {
 
     #[test]
     fn levels_grow_with_the_volume() {
-        for (chunks, want) in [(0, 1), (1, 1), (128, 1), (129, 2), (16_384, 2), (16_385, 3), (1 << 48, 7), (u64::MAX, 10)] {
+        for (chunks, want) in
+            [(0, 1), (1, 1), (128, 1), (129, 2), (16_384, 2), (16_385, 3), (1 << 48, 7), (u64::MAX, 10)]
+        {
             assert_eq!(levels(chunks), want, "{chunks} chunks");
         }
         assert_eq!(chunk_len(300_000, 18, 0), 262_144);

@@ -74,10 +74,6 @@ impl Tree {
         self.levels
     }
 
-    pub(crate) fn top(&self) -> Option<&Arc<Node>> {
-        self.top.as_ref()
-    }
-
     /// The node at a place; `None` where all below is zero or the place is outside the map.
     pub(crate) fn node(&self, level: u8, number: u64) -> Result<Option<Arc<Node>>> {
         if level + 1 >= self.levels {
@@ -144,7 +140,10 @@ impl Tree {
         let missing: Vec<_> = {
             let cache = self.cache.lock();
             let place = |n: usize| (number << FANOUT_BITS) + n as u64;
-            node.present().map(|(n, slot)| (place(n), *slot)).filter(|(n, _)| !cache.nodes.contains_key(&(0, *n))).collect()
+            node.present()
+                .map(|(n, slot)| (place(n), *slot))
+                .filter(|(n, _)| !cache.nodes.contains_key(&(0, *n)))
+                .collect()
         };
         let loaded = self.fetch(&missing, 0)?;
         let mut cache = self.cache.lock();
@@ -162,7 +161,9 @@ impl Tree {
         for (number, slot) in sorted {
             let (start, end) = (u64::from(slot.at.offset), u64::from(slot.at.offset) + u64::from(slot.at.len));
             match groups.last_mut() {
-                Some((pack, from, to, members)) if *pack == slot.at.pack && start <= *to + GAP && end - *from <= MOST => {
+                Some((pack, from, to, members))
+                    if *pack == slot.at.pack && start <= *to + GAP && end - *from <= MOST =>
+                {
                     *to = end.max(*to);
                     members.push((number, slot));
                 }
@@ -175,13 +176,18 @@ impl Tree {
             let open = |(number, slot): &(u64, Slot)| {
                 let start = (u64::from(slot.at.offset) - from) as usize;
                 let mut sealed = bytes[start..start + slot.at.len as usize].to_vec();
-                let node = open_node(repository.keys(), repository.pack_keys(), &slot.id, level, &slot.at, &mut sealed)?;
+                let node =
+                    open_node(repository.keys(), repository.pack_keys(), &slot.id, level, &slot.at, &mut sealed)?;
                 Ok((*number, node))
             };
             members.iter().map(open).collect()
         };
         if groups.len() <= 2 {
-            return groups.iter().map(read).collect::<Result<Vec<_>>>().map(|parts| parts.into_iter().flatten().collect());
+            return groups
+                .iter()
+                .map(read)
+                .collect::<Result<Vec<_>>>()
+                .map(|parts| parts.into_iter().flatten().collect());
         }
         let share = groups.len().div_ceil(8);
         let parts: Vec<Result<Vec<(u64, Node)>>> = std::thread::scope(|scope| {

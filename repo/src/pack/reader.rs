@@ -44,7 +44,8 @@ pub(crate) fn open_chunk(
     sealed: &mut [u8],
     out: &mut [u8],
 ) -> Result<ChunkId> {
-    let damaged = |why| damaged_chunk(&format!("chunk {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
+    let damaged =
+        |why| damaged_chunk(&format!("chunk {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
     if !(MIN_CLASS..=MAX_CLASS).contains(&class) || sealed.len() != at.len as usize {
         return Err(damaged("its length or class makes no sense"));
     }
@@ -66,7 +67,8 @@ pub(crate) fn open_node(
     at: &Location,
     sealed: &mut [u8],
 ) -> Result<Node> {
-    let damaged = |why| damaged_chunk(&format!("map node {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
+    let damaged =
+        |why| damaged_chunk(&format!("map node {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
     if sealed.len() != at.len as usize || sealed.len() < TAG || at.codec != Codec::Raw {
         return Err(damaged("its length or codec makes no sense"));
     }
@@ -76,7 +78,11 @@ pub(crate) fn open_node(
     let bytes = key.open_chunk(&seal, sealed).ok_or_else(|| damaged("its authentication tag does not fit"))?;
     let node = Node::decode(bytes).map_err(|e| e.with_object(keys::pack(&at.pack)))?;
     let full = keys.ids.node(node.level, node.present().map(|(n, slot)| (n as u8, slot.id)));
-    if node.level == level && full.short() == *id { Ok(node) } else { Err(damaged("its content is not what its id says")) }
+    if node.level == level && full.short() == *id {
+        Ok(node)
+    } else {
+        Err(damaged("its content is not what its id says"))
+    }
 }
 
 /// The index of a pack, read from its end, and its header.
@@ -88,7 +94,11 @@ pub(crate) fn read_index(storage: &dyn Storage, keys: &Keys, pack: &PackId) -> R
     let named = |e: Error| e.with_object(&key);
     let mut tail = storage.get_tail(&key, GUESS)?;
     let split = |tail: &crate::storage::Tail| {
-        let at = tail.bytes.len().checked_sub(TRAILER).ok_or_else(|| Error::corrupt("a pack is shorter than its trailer"))?;
+        let at = tail
+            .bytes
+            .len()
+            .checked_sub(TRAILER)
+            .ok_or_else(|| Error::corrupt("a pack is shorter than its trailer"))?;
         Trailer::decode(&tail.bytes[at..], tail.size)
     };
     let trailer = split(&tail).map_err(named)?;

@@ -169,7 +169,12 @@ impl SnapshotWriter {
             seq: AtomicU32::new(0),
             data: Mutex::default(),
             meta: Mutex::default(),
-            map: Mutex::new(MapState { builder: MapBuilder::new(), waiting: BTreeMap::new(), inherited: BTreeMap::new(), next: 0 }),
+            map: Mutex::new(MapState {
+                builder: MapBuilder::new(),
+                waiting: BTreeMap::new(),
+                inherited: BTreeMap::new(),
+                next: 0,
+            }),
             uploads,
             counts: Counts::default(),
             session,
@@ -455,8 +460,7 @@ impl NodeSink for SnapshotWriter {
         let id: ChunkId =
             self.repository.keys().ids.node(node.level, node.present().map(|(n, slot)| (n as u8, slot.id)));
         let bytes = node.encode();
-        let piece =
-            Piece { id, class: 128 + node.level, codec: Codec::Raw, plain: bytes.len() as u32, packed: &bytes };
+        let piece = Piece { id, class: 128 + node.level, codec: Codec::Raw, plain: bytes.len() as u32, packed: &bytes };
         let mut scratch = Vec::with_capacity(bytes.len() + crate::crypto::TAG);
         let mut open = self.meta.lock();
         loop {

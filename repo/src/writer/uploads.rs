@@ -38,7 +38,12 @@ struct Shared {
 
 impl Uploads {
     /// With `threads` packs under way at once.
-    pub(super) fn start(session: Arc<Session>, index: Arc<ChunkIndex>, threads: usize, checkpoint_packs: usize) -> Self {
+    pub(super) fn start(
+        session: Arc<Session>,
+        index: Arc<ChunkIndex>,
+        threads: usize,
+        checkpoint_packs: usize,
+    ) -> Self {
         let shared = Arc::new(Shared {
             session,
             index,
