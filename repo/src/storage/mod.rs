@@ -2,14 +2,20 @@
 //! sentences and nothing else. `conformance` holds the tests of them, offered to users as `wherry probe`.
 
 pub mod keys;
+mod local;
+mod memory;
+mod retry;
 
-use crate::Result;
 use crate::clock::Timestamp;
+use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use std::fmt::Debug;
 use std::ops::Range;
 
 pub use keys::Key;
+pub use local::Local;
+pub use memory::Memory;
+pub use retry::{Retries, Retrying};
 
 /// One object as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,4 +75,34 @@ pub trait Storage: Send + Sync + Debug {
 
     /// Removes an object; one that is not there counts as removed.
     fn delete(&self, key: &Key) -> Result<()>;
+}
+
+/// The prefix of a listing is made of whole segments.
+fn check_prefix(prefix: &str) -> Result<()> {
+    let whole = match prefix.strip_suffix('/') {
+        Some(folder) => Key::new(folder).is_ok(),
+        None => prefix.is_empty(),
+    };
+    if whole {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!("{prefix:?} can not be listed: no prefix of whole segments")))
+    }
+}
+
+/// A range lies inside an object of `size` bytes.
+fn check_range(key: &Key, range: &Range<u64>, size: u64) -> Result<()> {
+    if range.start > range.end {
+        return Err(Error::invalid(format!("bytes {range:?} of {key} end before they begin")));
+    }
+    if range.end > size { Err(too_short(key, range, size)) } else { Ok(()) }
+}
+
+fn too_short(key: &Key, range: &Range<u64>, size: u64) -> Error {
+    let Range { start, end } = range;
+    Error::corrupt(format!("{key} ends after {size} bytes, but its bytes {start} to {end} are needed")).with_object(key)
+}
+
+fn conflict(key: &Key) -> Error {
+    Error::new(ErrorKind::Conflict, format!("{key} exists already")).with_object(key)
 }

@@ -1,0 +1,72 @@
+//! Files on their way to a name. Each is locked while its process lives, so that leftovers are told from work.
+
+use super::FOLDER;
+use crate::clock::{Rng, System};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The folder they are in; `_` keeps it apart from every key.
+pub(super) const FOLDER_NAME: &str = "_tmp";
+
+/// A new empty file below [`FOLDER_NAME`], removed when dropped unless it has been moved away.
+pub(super) struct Temporary<'a> {
+    root: BorrowedFd<'a>,
+    pub(super) file: OwnedFd,
+    /// Relative to the root.
+    pub(super) name: String,
+    pub(super) moved: bool,
+}
+
+impl<'a> Temporary<'a> {
+    pub(super) fn new(root: BorrowedFd<'a>) -> Result<Self, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        for _ in 0..16 {
+            let mut random = [0; 8];
+            System::default().fill(&mut random).map_err(|_| Errno::IO)?;
+            let name = format!("{FOLDER_NAME}/{:016x}", u64::from_le_bytes(random));
+            let file = match rustix::fs::openat(root, &name, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => file,
+                Err(Errno::EXIST) => continue,
+                Err(Errno::NOENT) => match rustix::fs::mkdirat(root, FOLDER_NAME, Mode::RWXU) {
+                    Ok(()) | Err(Errno::EXIST) => continue,
+                    Err(errno) => return Err(errno),
+                },
+                Err(errno) => return Err(errno),
+            };
+            let file = Self { root, file, name, moved: false };
+            match rustix::fs::flock(&file.file, FlockOperation::NonBlockingLockExclusive) {
+                // A sweep came between open and lock, and is about to remove it.
+                Err(Errno::WOULDBLOCK) => continue,
+                // Where there are no locks a sweep gets none either, and removes nothing.
+                Ok(()) | Err(_) if rustix::fs::fstat(&file.file)?.st_nlink > 0 => return Ok(file),
+                Ok(()) | Err(_) => continue,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if !self.moved {
+            // Nothing to do about a failure: the next sweep tries again.
+            let _ = rustix::fs::unlinkat(self.root, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// Removes the files of processes that are gone. What can not be removed stays for the next time.
+pub(super) fn sweep(root: BorrowedFd<'_>) {
+    let Ok(folder) = rustix::fs::openat(root, FOLDER_NAME, FOLDER, Mode::empty()) else { return };
+    let Ok(entries) = Dir::read_from(&folder) else { return };
+    for entry in entries.flatten() {
+        let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::openat(&folder, entry.file_name(), open, Mode::empty()) else { continue };
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && rustix::fs::unlinkat(folder.as_fd(), entry.file_name(), AtFlags::empty()).is_ok()
+        {
+            tracing::info!(file = %entry.file_name().to_string_lossy(), "removed what a dead process left behind");
+        }
+    }
+}

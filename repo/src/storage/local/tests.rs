@@ -1,0 +1,112 @@
+use super::*;
+use rustix::fs::FlockOperation;
+use std::os::unix::fs::PermissionsExt;
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn the_root_is_made_by_the_first_write_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("a/b/repo");
+    let local = Local::new(&root, false);
+    assert_eq!(local.get(&key("repo.json")).unwrap_err().kind(), ErrorKind::NotFound);
+    local.list("", &mut |_| panic!("nothing to visit")).unwrap();
+    local.delete(&key("repo.json")).unwrap();
+    assert!(!root.exists());
+
+    local.create(&key("packs/aa/x"), Bytes::from_static(b"1")).unwrap();
+    let mode = |path: &str| root.join(path).metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!([mode(""), mode("packs"), mode("packs/aa"), mode("_tmp")], [0o700; 4]);
+    assert_eq!(mode("packs/aa/x"), 0o600);
+}
+
+#[test]
+fn aligned_and_odd_bodies_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::new(folder.path(), false);
+    let raw: Vec<u8> = (0..(3u32 << 20)).flat_map(|n| n.to_le_bytes()).collect();
+    let raw = Bytes::from(raw);
+    let start = raw.as_ptr().align_offset(4096);
+    let cases = [(0, 2 << 20), (0, (2 << 20) + 1), (0, (1 << 20) + 4095), (8, 2 << 20), (0, 0), (1, 4097)];
+    for (n, (shift, len)) in cases.into_iter().enumerate() {
+        let body = raw.slice(start + shift..start + shift + len);
+        let key = key(&format!("x/{n}"));
+        local.create(&key, body.clone()).unwrap();
+        assert!(local.get(&key).unwrap() == body, "case {n}");
+        assert_eq!(local.head(&key).unwrap().size, len as u64);
+    }
+    assert_eq!(names(&folder.path().join("_tmp")), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_dead_process_left_is_removed_and_work_under_way_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let tmp = folder.path().join("_tmp");
+    std::fs::create_dir(&tmp).unwrap();
+    std::fs::write(tmp.join("0000000000000001"), b"left behind").unwrap();
+    let live = std::fs::File::create(tmp.join("0000000000000002")).unwrap();
+    rustix::fs::flock(&live, FlockOperation::NonBlockingLockExclusive).unwrap();
+
+    let local = Local::new(folder.path(), false);
+    local.list("", &mut |found| panic!("{found:?} is no object")).unwrap();
+    assert_eq!(names(&tmp).len(), 2, "readers remove nothing");
+    local.create(&key("a"), Bytes::new()).unwrap();
+    assert_eq!(names(&tmp), ["0000000000000002"]);
+}
+
+#[test]
+fn an_emptied_folder_goes_and_can_come_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::new(folder.path(), false);
+    for _ in 0..2 {
+        local.create(&key("sess/ab/open"), Bytes::from_static(b"1")).unwrap();
+        local.create(&key("sess/ab/beat"), Bytes::from_static(b"1")).unwrap();
+        local.delete(&key("sess/ab/open")).unwrap();
+        assert!(folder.path().join("sess/ab").exists());
+        local.delete(&key("sess/ab/beat")).unwrap();
+        assert!(!folder.path().join("sess/ab").exists());
+        assert!(folder.path().join("sess").exists());
+    }
+    // Removed by somebody else: the folder is made again.
+    local.create(&key("sess/cd/open"), Bytes::new()).unwrap();
+    std::fs::remove_dir_all(folder.path().join("sess")).unwrap();
+    local.create(&key("sess/cd/open"), Bytes::new()).unwrap();
+}
+
+#[test]
+fn strangers_are_not_listed_and_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::new(folder.path(), false);
+    local.create(&key("a/b"), Bytes::from_static(b"1")).unwrap();
+    std::fs::create_dir(folder.path().join("lost+found")).unwrap();
+    std::fs::write(folder.path().join("a/Readme"), b"").unwrap();
+    std::os::unix::fs::symlink("b", folder.path().join("a/link")).unwrap();
+    let mut seen = Vec::new();
+    local.list("", &mut |found| Ok(seen.push(found.key.to_string()))).unwrap();
+    assert_eq!(seen, ["a/b"]);
+    for wrong in ["a", "a/link"] {
+        assert_eq!(local.get(&key(wrong)).unwrap_err().kind(), ErrorKind::Corrupt, "{wrong}");
+    }
+}
+
+#[test]
+fn ranges_outside_an_object_are_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::new(folder.path(), false);
+    local.create(&key("a"), Bytes::from_static(b"0123")).unwrap();
+    assert_eq!(&local.get_range(&key("a"), 1..3).unwrap()[..], b"12");
+    assert_eq!(&local.get_range(&key("a"), 4..4).unwrap()[..], b"");
+    for range in [3..5, 5..5, 0..u64::MAX] {
+        assert_eq!(local.get_range(&key("a"), range).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+    #[expect(clippy::reversed_empty_ranges, reason = "that is the case")]
+    let reversed = 2..1;
+    assert_eq!(local.get_range(&key("a"), reversed).unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(&local.get_tail(&key("a"), 9).unwrap().bytes[..], b"0123");
+}

@@ -1,0 +1,245 @@
+//! Trying again, and finding out what a failed call did.
+//!
+//! Only [`ErrorKind::Unavailable`] is tried again. Reads, deletes and overwrites are simply repeated. A create is not:
+//! whenever its outcome is unclear, and on every [`ErrorKind::Conflict`] (it may be the echo of our own request, or a
+//! storage's word for "others are trying, too"), the object is read back. Equal content is ours: done. Other content is
+//! a conflict. No object proves nothing: the same bytes are sent again.
+//!
+//! Content is equal when length and all bytes are, or for bodies over 1 MiB the last 64 KiB: those are packs and index
+//! segments, whose ends are unique. So two callers that create the same key with equal bytes both succeed; who must
+//! know which of them won writes something of its own into the body.
+
+use super::{Key, Listed, Storage, Tail};
+use crate::clock::{Clock, Rng, System, random};
+use crate::{Error, ErrorKind, Result};
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bodies up to this size are compared whole.
+const WHOLE: usize = 1 << 20;
+/// So much is compared of the ends of larger ones.
+const END: usize = 64 << 10;
+
+/// How long and how often to try.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Retries {
+    /// No new attempt begins when this much time has passed since the first one began.
+    pub total: Duration,
+    /// Mean pause before the second attempt; it doubles each time.
+    pub first: Duration,
+    /// The longest mean pause.
+    pub longest: Duration,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { total: Duration::from_secs(300), first: Duration::from_millis(200), longest: Duration::from_secs(20) }
+    }
+}
+
+/// A policy with what it needs: how long to wait, a clock to wait by, randomness to spread the waiting.
+#[derive(Clone, Debug)]
+pub(super) struct Policy {
+    pub(super) settings: Retries,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) rng: Arc<dyn Rng>,
+}
+
+impl Policy {
+    /// By the clock and the randomness of the operating system.
+    pub(super) fn system(settings: Retries) -> Self {
+        let system = Arc::new(System::default());
+        Self { settings, clock: system.clone(), rng: system }
+    }
+
+    /// Calls `attempt` until it succeeds, fails for good, or time is up.
+    pub(super) fn run<T>(&self, doing: &str, name: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut pauses = self.pauses(doing, name);
+        loop {
+            match attempt() {
+                Err(error) if error.kind() == ErrorKind::Unavailable => pauses.pause(error)?,
+                done => return done,
+            }
+        }
+    }
+
+    fn pauses<'a>(&'a self, doing: &'a str, name: &'a str) -> Pauses<'a> {
+        Pauses { policy: self, doing, name, begin: self.clock.monotonic(), failures: 0 }
+    }
+}
+
+/// The pauses between the attempts of one call.
+struct Pauses<'a> {
+    policy: &'a Policy,
+    doing: &'a str,
+    name: &'a str,
+    begin: Duration,
+    failures: u32,
+}
+
+impl Pauses<'_> {
+    /// Waits before the next attempt; gives the error back when there is to be none.
+    fn pause(&mut self, error: Error) -> Result<()> {
+        let Policy { settings, clock, rng } = self.policy;
+        self.failures += 1;
+        let passed = clock.monotonic().saturating_sub(self.begin);
+        let left = settings.total.saturating_sub(passed);
+        if left.is_zero() {
+            let Self { doing, name, failures, .. } = self;
+            let seconds = passed.as_secs_f64();
+            return Err(error.context(format!("{doing} {name}: gave up after {failures} attempts in {seconds:.0} s")));
+        }
+        let doubled = settings.first.saturating_mul(1u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX));
+        let spread = f64::from(u32::from_le_bytes(random(&**rng)?)) / f64::from(u32::MAX);
+        let pause = doubled.min(settings.longest).mul_f64(0.5 + spread).min(left);
+        tracing::warn!(
+            doing = self.doing, object = self.name, attempt = self.failures, pause_ms = pause.as_millis() as u64, %error,
+            "storage does not answer as it should, trying again"
+        );
+        clock.sleep(pause);
+        Ok(())
+    }
+}
+
+/// What stands under a key, compared with what was to be created.
+enum Found {
+    Ours,
+    Other,
+    Nothing,
+}
+
+/// A [`Storage`] that tries again what may pass, see the module.
+#[derive(Debug)]
+pub struct Retrying {
+    inner: Arc<dyn Storage>,
+    policy: Policy,
+}
+
+impl Retrying {
+    /// Tries again what fails in `inner`.
+    pub fn new(inner: Arc<dyn Storage>, settings: Retries, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
+        Self::with(inner, Policy { settings, clock, rng })
+    }
+
+    pub(super) fn with(inner: Arc<dyn Storage>, policy: Policy) -> Self {
+        Self { inner, policy }
+    }
+
+    fn find(&self, key: &Key, body: &Bytes) -> Result<Found> {
+        let len = if body.len() <= WHOLE { body.len() } else { END };
+        match self.inner.get_tail(key, len as u64) {
+            Ok(found) if found.size == body.len() as u64 && found.bytes == body[body.len() - len..] => Ok(Found::Ours),
+            Ok(_) => Ok(Found::Other),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One attempt to create, after an attempt of unclear outcome if `unclear` is set.
+    fn create_once(&self, key: &Key, body: &Bytes, unclear: bool) -> Result<()> {
+        if unclear {
+            match self.find(key, body)? {
+                Found::Ours => return Ok(()),
+                Found::Other => return Err(super::conflict(key)),
+                Found::Nothing => {}
+            }
+        }
+        match self.inner.create(key, body.clone()) {
+            Err(error) if error.kind() == ErrorKind::Conflict => match self.find(key, body)? {
+                Found::Ours => Ok(()),
+                Found::Other => Err(error),
+                Found::Nothing => {
+                    Err(Error::new(ErrorKind::Unavailable, "refused as a conflict, but nothing is there")
+                        .with_object(key))
+                }
+            },
+            done => done,
+        }
+    }
+
+    fn run<T>(&self, doing: &str, key: &Key, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        self.policy.run(doing, key.as_str(), attempt)
+    }
+}
+
+impl Storage for Retrying {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn get(&self, key: &Key) -> Result<Bytes> {
+        self.run("get", key, || self.inner.get(key))
+    }
+
+    fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.run("get", key, || {
+            let bytes = self.inner.get_range(key, range.clone())?;
+            match range.end - range.start {
+                len if bytes.len() as u64 == len => Ok(bytes),
+                len => {
+                    Err(Error::new(ErrorKind::Unavailable, format!("{} of {len} bytes came", bytes.len()))
+                        .with_object(key))
+                }
+            }
+        })
+    }
+
+    fn get_tail(&self, key: &Key, len: u64) -> Result<Tail> {
+        self.run("get", key, || {
+            let tail = self.inner.get_tail(key, len)?;
+            match len.min(tail.size) {
+                len if tail.bytes.len() as u64 == len => Ok(tail),
+                len => {
+                    let came = format!("{} of {len} bytes came", tail.bytes.len());
+                    Err(Error::new(ErrorKind::Unavailable, came).with_object(key))
+                }
+            }
+        })
+    }
+
+    fn head(&self, key: &Key) -> Result<Listed> {
+        self.run("head", key, || self.inner.head(key))
+    }
+
+    fn create(&self, key: &Key, body: Bytes) -> Result<()> {
+        let mut unclear = false;
+        self.run("create", key, || {
+            let outcome = self.create_once(key, &body, unclear);
+            unclear = true;
+            outcome
+        })
+    }
+
+    fn overwrite(&self, key: &Key, body: Bytes) -> Result<()> {
+        self.run("overwrite", key, || self.inner.overwrite(key, body.clone()))
+    }
+
+    /// Tries again only while nothing has been visited: no object may be visited twice. Storages whose listings come in
+    /// pages try each page again themselves.
+    fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
+        let mut visited = Ok(());
+        let listed = self.policy.run("list", prefix, || {
+            let mut any = false;
+            let outcome = self.inner.list(prefix, &mut |found| {
+                any = true;
+                visit(found)
+            });
+            if !any && outcome.is_err() {
+                return outcome;
+            }
+            visited = outcome;
+            Ok(())
+        });
+        listed.and(visited)
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.run("delete", key, || self.inner.delete(key))
+    }
+}
+
+#[cfg(test)]
+mod tests;
