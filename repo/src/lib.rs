@@ -11,6 +11,7 @@ compile_error!("wherry has not been tried on big-endian machines: golden reposit
 pub mod clock;
 mod error;
 pub mod id;
+pub mod index;
 pub mod storage;
 
 pub use clock::{Clock, Rng, System, Timestamp};
