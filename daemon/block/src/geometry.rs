@@ -78,7 +78,6 @@ impl Opened {
         };
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
         let kind = kind(path, &stat)?;
-        let size = size(&fd).map_err(|errno| Error::on_path("seek in", path, errno))?;
         let logical_block = match kind {
             Kind::Device => rustix::fs::ioctl_blksszget(&fd).map_err(|errno| Error::on_path("ioctl", path, errno))?,
             _ if !direct => ALIGNMENT as u32,
@@ -90,12 +89,18 @@ impl Opened {
                 known => known.unwrap_or(ALIGNMENT as u32),
             },
         };
+        let size = size(&fd, kind, logical_block).map_err(|errno| Error::on_path("seek in", path, errno))?;
         let mut opened = Self { fd: Arc::new(fd), stat, geometry: Geometry { kind, size, logical_block }, direct };
         if !direct {
             opened.fd = Arc::new(buffered(&opened.fd, path, flags)?);
             tracing::info!(path = %path.display(), "no O_DIRECT here, the page cache is used");
         }
         Ok(opened)
+    }
+
+    /// The size as it is now.
+    pub(crate) fn current_size(&self) -> Result<u64, Errno> {
+        size(&self.fd, self.geometry.kind, self.geometry.logical_block)
     }
 
     /// What the offsets and lengths of transfers are a multiple of.
@@ -125,9 +130,12 @@ pub(crate) fn buffered(fd: &OwnedFd, path: &Path, flags: OFlags) -> Result<Owned
         .map_err(|errno| Error::on_path("open", path, errno))
 }
 
-/// Current size in bytes, of a device too.
-pub(crate) fn size(fd: impl AsFd) -> Result<u64, Errno> {
-    rustix::fs::seek(fd, SeekFrom::End(0))
+/// Current size in bytes, of a device too, and of that only whole blocks: a loop device over an odd file may end
+/// within one, and the kernel gives out no byte of it.
+fn size(fd: impl AsFd, kind: Kind, logical_block: u32) -> Result<u64, Errno> {
+    let size = rustix::fs::seek(fd, SeekFrom::End(0))?;
+    let block = u64::from(logical_block.max(1));
+    Ok(if kind == Kind::Device { size / block * block } else { size })
 }
 
 /// (major, minor) of a device node.

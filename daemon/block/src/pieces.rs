@@ -29,14 +29,14 @@ impl<I: Iterator<Item = Range<u64>>> Pieces<I> {
     /// Whether the next range touches what is current; then the current one grows. Otherwise it is left for later.
     fn extend(&mut self) -> Result<bool, Disordered> {
         let Some(next) = self.ranges.peek().cloned() else { return Ok(false) };
-        if next.is_empty() {
+        if next.is_empty() || next.start >= self.size {
             self.ranges.next();
             return Ok(true);
         }
         if next.start < self.last {
             return Err(Disordered(next));
         }
-        let start = (next.start.min(self.size) / self.unit * self.unit).max(self.current.end);
+        let start = (next.start / self.unit * self.unit).max(self.current.end);
         let end = next.end.min(self.size).next_multiple_of(self.unit).min(self.size);
         if !self.current.is_empty() && start > self.current.end {
             return Ok(false);

@@ -111,3 +111,77 @@ impl Request {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::BufferPool;
+
+    const BLOCK: usize = 512;
+
+    /// Plays `answers` to a transfer of `len` bytes at 4096; returns how it ended and what was asked for meanwhile.
+    fn play(
+        op: Op,
+        len: usize,
+        wanted: usize,
+        answers: &[Result<usize, Errno>],
+    ) -> (Option<Result<usize, Errno>>, Vec<(u64, usize)>) {
+        let pool = BufferPool::new(8192, 1).unwrap();
+        let mut request = Request::new(op, 4096, len, wanted, pool.take());
+        let start = request.pointer() as usize;
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (position, rest) = (request.position(), request.remaining());
+            assert_eq!(request.pointer() as usize - start, (position - 4096) as usize);
+            asked.push((position, rest));
+            if let Step::Finished(result) = request.advance(*answer, BLOCK) {
+                return (Some(result), asked);
+            }
+        }
+        (None, asked)
+    }
+
+    #[test]
+    fn short_transfers_go_on_where_they_stopped() {
+        for op in [Op::Read, Op::Write] {
+            let (end, asked) = play(op, 8192, 8192, &[Ok(1024), Ok(4096), Ok(3072)]);
+            assert_eq!(end, Some(Ok(8192)));
+            assert_eq!(asked, [(4096, 8192), (5120, 7168), (9216, 3072)]);
+        }
+    }
+
+    #[test]
+    fn interrupted_transfers_are_sent_again_but_not_for_ever() {
+        let (end, asked) = play(Op::Read, 4096, 4096, &[Err(Errno::INTR), Err(Errno::AGAIN), Ok(4096)]);
+        assert_eq!(end, Some(Ok(4096)));
+        assert_eq!(asked, [(4096, 4096); 3]);
+        let (end, asked) = play(Op::Write, 4096, 4096, &[Err(Errno::AGAIN); 20_000]);
+        assert_eq!(end, Some(Err(Errno::AGAIN)));
+        assert_eq!(asked.len(), MAX_RETRIES as usize + 1);
+    }
+
+    #[test]
+    fn errors_end_a_transfer_at_once_also_after_progress() {
+        assert_eq!(play(Op::Read, 4096, 4096, &[Err(Errno::IO), Ok(4096)]).0, Some(Err(Errno::IO)));
+        assert_eq!(play(Op::Write, 4096, 4096, &[Ok(512), Err(Errno::NOSPC)]).0, Some(Err(Errno::NOSPC)));
+    }
+
+    #[test]
+    fn nothing_is_the_end_of_a_file_for_a_read_and_an_error_for_a_write() {
+        assert_eq!(play(Op::Read, 8192, 8192, &[Ok(4096), Ok(0)]).0, Some(Ok(4096)));
+        assert_eq!(play(Op::Write, 8192, 8192, &[Ok(4096), Ok(0)]).0, Some(Err(Errno::IO)));
+    }
+
+    #[test]
+    fn a_read_is_over_with_the_bytes_wanted_a_write_with_all() {
+        assert_eq!(play(Op::Read, 4096, 1000, &[Ok(1000)]).0, Some(Ok(1000)));
+        assert_eq!(play(Op::Read, 4096, 1000, &[Ok(999)]).0, Some(Ok(999)));
+        assert_eq!(play(Op::Read, 4096, 1000, &[Ok(512)]).0, None);
+        assert_eq!(play(Op::Write, 4096, 4096, &[Ok(1000)]).0, Some(Err(Errno::IO)));
+    }
+
+    #[test]
+    fn more_than_asked_for_is_not_believed() {
+        assert_eq!(play(Op::Read, 4096, 4096, &[Ok(4097)]).0, Some(Err(Errno::IO)));
+    }
+}

@@ -106,11 +106,12 @@ impl Sink {
         let flags = if number.is_some() { OFlags::RDWR | OFlags::EXCL } else { OFlags::RDWR };
         let opened = Opened::open(path, flags, Mode::empty()).map_err(|e| match e {
             Error::Busy { path, .. } => Error::Busy { by: mounts::holder(&path), path },
-            Error::Denied { path, .. } if number.is_some_and(|number| Device::new(number).is_read_only()) => {
-                Error::ReadOnly { path }
-            }
             e => e,
         })?;
+        // A device that is read-only can be opened for writing all the same.
+        if number.is_some_and(|number| Device::new(number).is_read_only()) {
+            return Err(Error::ReadOnly { path: path.to_owned() });
+        }
         match opened.geometry.kind {
             Kind::Device if opened.geometry.size < size => {
                 return Err(Error::TooSmall { path: path.to_owned(), size: opened.geometry.size, needed: size });

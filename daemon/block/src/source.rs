@@ -249,7 +249,7 @@ impl Opening {
     pub(crate) fn recheck(&self) -> Result<()> {
         let path = &self.identity.path;
         let was = self.opened.geometry.size;
-        let now = geometry::size(&self.opened.fd).map_err(|errno| Error::on_path("seek in", path, errno))?;
+        let now = self.opened.current_size().map_err(|errno| Error::on_path("seek in", path, errno))?;
         if now == was { Ok(()) } else { Err(Error::Changed { path: path.clone(), was, now }) }
     }
 
