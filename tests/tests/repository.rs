@@ -40,7 +40,7 @@ fn an_unchanged_disk_stores_nothing_and_a_changed_chunk_little() {
     assert_eq!(second.record.parent, Some(first.id));
     assert_eq!((second.record.stats.new, second.record.stats.stored), (0, 0));
     assert_eq!(second.record.root, first.record.root);
-    assert_eq!(keys_of(&*storage).len(), objects + 3, "open, seen, beat and the snapshot take the place of the beat before");
+    assert_eq!(keys_of(&*storage).len(), objects + 4, "open, seen, beat and the snapshot");
     disk[20 * UNIT] ^= 1;
     let third = backup(&repository, "vm", &disk).unwrap();
     assert_eq!(third.record.stats.new, UNIT as u64);

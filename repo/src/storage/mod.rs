@@ -63,7 +63,7 @@ pub trait Storage: Send + Sync + Debug {
     /// Length and age of an object.
     fn head(&self, key: &Key) -> Result<Listed>;
 
-    /// Creates the object if the key is absent, else [`Conflict`](crate::ErrorKind::Conflict). Ok means durable.
+    /// Creates the object if the key is absent, and does not hold on to `body` (writers have few buffers), else [`Conflict`](crate::ErrorKind::Conflict). Ok means durable.
     fn create(&self, key: &Key, body: Bytes) -> Result<()>;
 
     /// Writes the object whether or not it exists. For heartbeats alone.
