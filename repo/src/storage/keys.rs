@@ -54,6 +54,14 @@ pub const KEYS: &str = "keys/";
 /// Prefix of configurations.
 pub const CONFIG: &str = "config/";
 
+/// Prefix of what a probe writes and removes again.
+pub const PROBE: &str = "probe/";
+
+/// `probe/<random>/<name>`; `name` obeys the rules of keys.
+pub fn probe(random: u64, name: &str) -> Result<Key> {
+    Key::new(format!("{PROBE}{random:016x}/{name}"))
+}
+
 /// `repo.json`: identity.
 pub fn repo() -> Key {
     Key::made("repo.json".into())

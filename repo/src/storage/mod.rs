@@ -1,9 +1,12 @@
 //! Where objects live. [`Storage`] is the narrow contract the repository needs; everything above it trusts these
 //! sentences and nothing else. `conformance` holds the tests of them, offered to users as `wherry probe`.
 
+pub mod conformance;
 pub mod keys;
 mod local;
 mod memory;
+mod metered;
+mod object;
 mod retry;
 
 use crate::clock::Timestamp;
@@ -11,10 +14,13 @@ use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::Arc;
 
 pub use keys::Key;
 pub use local::Local;
 pub use memory::Memory;
+pub use metered::{Counters, Metered, Verb};
+pub use object::S3Options;
 pub use retry::{Retries, Retrying};
 
 /// One object as a listing shows it.
@@ -75,6 +81,46 @@ pub trait Storage: Send + Sync + Debug {
 
     /// Removes an object; one that is not there counts as removed.
     fn delete(&self, key: &Key) -> Result<()>;
+}
+
+/// Settings of [`open`].
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// How to reach S3.
+    pub s3: S3Options,
+    /// No other process writes to this storage, which may then lack create-if-absent. A repository's configuration says
+    /// so; it can be read without.
+    pub single_writer: bool,
+    /// How long to try again what may pass.
+    pub retries: Retries,
+    /// Counts every request.
+    pub counters: Arc<Counters>,
+}
+
+/// Opens the storage a user names: a path, `file:///path` or `s3://bucket/prefix`. Nothing is read or made yet.
+pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
+    let metered = |inner| Arc::new(Metered::new(inner, Arc::clone(&options.counters)));
+    let local = |path: &str| -> Result<Arc<dyn Storage>> {
+        if path.is_empty() {
+            return Err(Error::invalid("the repository's path is empty"));
+        }
+        Ok(metered(Arc::new(Local::new(path, options.single_writer))))
+    };
+    match url.split_once("://") {
+        None => local(url),
+        Some(("file", path)) if path.starts_with('/') => local(path),
+        Some(("s3", place)) => {
+            let policy = retry::Policy::system(options.retries);
+            let env: object::Environment = Arc::new(|name| std::env::var(name).ok());
+            let s3 = object::open_s3(place, &options.s3, options.single_writer, policy.clone(), env)?;
+            Ok(Arc::new(Retrying::with(metered(s3), policy)))
+        }
+        Some((scheme @ ("az" | "gs"), _)) => {
+            let message = format!("{scheme}:// comes with a later version; use a path or s3://bucket/prefix");
+            Err(Error::new(ErrorKind::Unsupported, message))
+        }
+        Some(_) => Err(Error::invalid(format!("{url} is no storage; use a path or s3://bucket/prefix"))),
+    }
 }
 
 /// The prefix of a listing is made of whole segments.

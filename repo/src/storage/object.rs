@@ -1,0 +1,272 @@
+//! The contract over object_store. What an answer means is decided here, whether to try again above
+//! (`Retrying`): object_store only encodes, signs and sends. Every object is one PUT, never a multipart upload, and
+//! carries its SHA-256, which the server checks.
+
+mod credentials;
+mod http;
+mod s3;
+
+use super::retry::Policy;
+use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict};
+use crate::{Error, ErrorKind, Result, Timestamp};
+use bytes::Bytes;
+use http::{Broken, Refused};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+
+pub use s3::S3Options;
+pub(super) use s3::{Environment, open as open_s3};
+
+/// Bodies are handed to the connection in pieces of this size; a piece that was taken counts as progress.
+const PIECE: usize = 256 << 10;
+/// The one request that can end in a conflict.
+const CREATE: &str = "create";
+
+/// What is needed of object_store beyond its main trait.
+trait Backend: ObjectStore + PaginatedListStore {}
+impl<T: ObjectStore + PaginatedListStore> Backend for T {}
+
+/// A [`Storage`] in a bucket. Its methods block the calling thread, which must not be one of an async runtime.
+#[derive(Debug)]
+struct Objects {
+    /// As the user names it.
+    location: String,
+    /// Before every key: empty, or text that ends with `/`.
+    prefix: String,
+    store: Arc<dyn Backend>,
+    /// Creates are "look, then write": for storages without create-if-absent.
+    single_writer: bool,
+    policy: Policy,
+    /// Taken out when dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Objects {
+    fn wait<T>(&self, request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
+        match &self.runtime {
+            Some(runtime) => runtime.block_on(request),
+            None => Err(object_store::Error::NotImplemented {
+                operation: "request after shutdown".into(),
+                implementer: "Objects".into(),
+            }),
+        }
+    }
+
+    fn path(&self, key: &Key) -> Result<Path> {
+        let text = format!("{}{key}", self.prefix);
+        Path::parse(&text).map_err(|e| Error::internal(format!("{text} is no object path")).with_source(e))
+    }
+
+    fn fetch(&self, key: &Key, range: Option<GetRange>) -> Result<(Bytes, u64), object_store::Error> {
+        let path = self.path(key).map_err(|e| object_store::Error::Generic { store: "path", source: e.into() })?;
+        self.wait(async {
+            let found = self.store.get_opts(&path, GetOptions { range, ..GetOptions::default() }).await?;
+            let size = found.meta.size;
+            Ok((found.bytes().await?, size))
+        })
+    }
+
+    fn put(&self, doing: &str, key: &Key, body: Bytes, mode: PutMode) -> Result<()> {
+        let path = self.path(key)?;
+        let pieces = (0..body.len()).step_by(PIECE).map(|at| body.slice(at..body.len().min(at + PIECE)));
+        let payload: PutPayload = pieces.collect();
+        let options = PutOptions { mode, ..PutOptions::default() };
+        self.wait(self.store.put_opts(&path, payload, options)).map(|_| ()).map_err(|e| self.failed(doing, key, e))
+    }
+
+    fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
+        let key = Key::new(meta.location.as_ref().strip_prefix(&self.prefix)?).ok()?;
+        let modified = Timestamp(meta.last_modified.timestamp_nanos_opt().unwrap_or_default());
+        Some(Listed { key, size: meta.size, modified })
+    }
+
+    fn failed(&self, doing: &str, key: &Key, error: object_store::Error) -> Error {
+        self.failed_on(doing, key.as_str(), error).with_object(key)
+    }
+
+    fn failed_on(&self, doing: &str, name: &str, error: object_store::Error) -> Error {
+        let (kind, text) = match explain(&error) {
+            // Without a condition in the request: "others are at it, too".
+            (ErrorKind::Conflict, text) if doing != CREATE => (ErrorKind::Unavailable, text),
+            explained => explained,
+        };
+        Error::new(kind, format!("can not {doing} {name} in {}: {text}", self.location)).with_source(error)
+    }
+}
+
+/// The first error of type `E` in the chain of sources.
+fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+}
+
+/// What a failure means, and what to do about it.
+fn explain(error: &object_store::Error) -> (ErrorKind, String) {
+    if let Some(refused) = cause::<Refused>(error) {
+        let (kind, hint) = meaning(refused);
+        return (kind, format!("{refused}{hint}"));
+    }
+    if let Some(missing) = cause::<credentials::Missing>(error) {
+        return (ErrorKind::Denied, missing.to_string());
+    }
+    match cause::<Broken>(error) {
+        Some(broken) => {
+            let text = broken.to_string();
+            if text.contains("certificate") {
+                return (ErrorKind::Denied, format!("{text}; give the authority that signed it: --s3-ca-file"));
+            }
+            (ErrorKind::Unavailable, text)
+        }
+        // A nonsensical answer, which may pass as well as not.
+        None => (ErrorKind::Unavailable, error.to_string()),
+    }
+}
+
+fn meaning(refused: &Refused) -> (ErrorKind, &'static str) {
+    let Refused { status, code, message } = refused;
+    let says = |word: &str| code.contains(word) || message.contains(word);
+    match status {
+        507 => (ErrorKind::Full, "; make room there, or raise the limit"),
+        _ if says("Quota") || says("quota") || says("StorageFull") => (ErrorKind::Full, "; make room there, or raise the limit"),
+        404 => (ErrorKind::NotFound, ""),
+        304 | 409 | 412 => (ErrorKind::Conflict, ""),
+        416 => (ErrorKind::Corrupt, ""),
+        _ if says("RequestTimeTooSkewed") => (ErrorKind::Denied, "; set the clock of this machine"),
+        _ if says("ExpiredToken") || says("TokenRefreshRequired") => (ErrorKind::Denied, "; renew the session token"),
+        401 | 403 => (ErrorKind::Denied, "; check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and what they may do"),
+        400 if says("RequestTimeout") || says("IncompleteBody") || says("BadDigest") || says("SHA256Mismatch") => {
+            (ErrorKind::Unavailable, "")
+        }
+        405 | 501 => (ErrorKind::Unsupported, "; the storage lacks what is needed, see `wherry probe`"),
+        301 | 302 | 308 => (ErrorKind::Invalid, "; the bucket is elsewhere: check --s3-region and --s3-endpoint"),
+        307 | 408 | 425 | 429 | 500..=599 => (ErrorKind::Unavailable, ""),
+        _ if says("AuthorizationHeaderMalformed") => (ErrorKind::Invalid, "; check --s3-region"),
+        _ => (ErrorKind::Invalid, ""),
+    }
+}
+
+impl Storage for Objects {
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn get(&self, key: &Key) -> Result<Bytes> {
+        let (bytes, size) = self.fetch(key, None).map_err(|e| self.failed("read", key, e))?;
+        if bytes.len() as u64 == size { Ok(bytes) } else { Err(cut(key, bytes.len(), size)) }
+    }
+
+    fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        if range.is_empty() {
+            // HTTP has no empty ranges.
+            return check_range(key, &range, self.head(key)?.size).map(|()| Bytes::new());
+        }
+        match self.fetch(key, Some(GetRange::Bounded(range.clone()))) {
+            Ok((bytes, size)) => {
+                check_range(key, &range, size)?;
+                let len = range.end - range.start;
+                if bytes.len() as u64 == len { Ok(bytes) } else { Err(cut(key, bytes.len(), len)) }
+            }
+            Err(error) if matches!(cause::<Refused>(&error), Some(refused) if refused.status != 416)
+                || cause::<Broken>(&error).is_some() =>
+            {
+                Err(self.failed("read", key, error))
+            }
+            // 416, or another range than the one asked for: is the object too short?
+            Err(error) => {
+                check_range(key, &range, self.head(key)?.size)?;
+                let (_, text) = explain(&error);
+                let message = format!("can not read bytes {range:?} of {key} in {}: {text}", self.location);
+                Err(Error::new(ErrorKind::Unavailable, message).with_object(key).with_source(error))
+            }
+        }
+    }
+
+    fn get_tail(&self, key: &Key, len: u64) -> Result<Tail> {
+        let empty = |size| Tail { bytes: Bytes::new(), size };
+        if len == 0 {
+            return Ok(empty(self.head(key)?.size));
+        }
+        match self.fetch(key, Some(GetRange::Suffix(len))) {
+            Ok((bytes, size)) if bytes.len() as u64 == len.min(size) => Ok(Tail { bytes, size }),
+            Ok((bytes, size)) => Err(cut(key, bytes.len(), len.min(size))),
+            Err(error) => {
+                // An empty object has no last byte: some servers say 416, some send the whole.
+                if cause::<Broken>(&error).is_none()
+                    && cause::<Refused>(&error).is_none_or(|refused| refused.status == 416)
+                    && self.head(key)?.size == 0
+                {
+                    return Ok(empty(0));
+                }
+                Err(self.failed("read", key, error))
+            }
+        }
+    }
+
+    fn head(&self, key: &Key) -> Result<Listed> {
+        let path = self.path(key)?;
+        let meta = self.wait(self.store.head(&path)).map_err(|e| self.failed("look at", key, e))?;
+        self.listed(&meta).ok_or_else(|| Error::internal("another object than asked for").with_object(key))
+    }
+
+    fn create(&self, key: &Key, body: Bytes) -> Result<()> {
+        if !self.single_writer {
+            return self.put(CREATE, key, body, PutMode::Create);
+        }
+        match self.head(key) {
+            Ok(_) => Err(conflict(key)),
+            Err(error) if error.kind() == ErrorKind::NotFound => self.overwrite(key, body),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn overwrite(&self, key: &Key, body: Bytes) -> Result<()> {
+        self.put("overwrite", key, body, PutMode::Overwrite)
+    }
+
+    fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
+        check_prefix(prefix)?;
+        let whole = format!("{}{prefix}", self.prefix);
+        let whole = (!whole.is_empty()).then_some(whole.as_str());
+        let mut token = None;
+        loop {
+            // Page by page: a listing that failed goes on where it was, which nobody above can do.
+            let page = self.policy.run("list", prefix, || {
+                let options = PaginatedListOptions { page_token: token.clone(), ..PaginatedListOptions::default() };
+                self.wait(self.store.list_paginated(whole, options)).map_err(|e| self.failed_on("list", prefix, e))
+            })?;
+            // Other keys were not written by us.
+            page.result.objects.iter().filter_map(|meta| self.listed(meta)).try_for_each(&mut *visit)?;
+            token = page.page_token;
+            if token.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        let path = self.path(key)?;
+        match self.wait(self.store.delete(&path)).map_err(|e| self.failed("delete", key, e)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            deleted => deleted,
+        }
+    }
+}
+
+fn cut(key: &Key, came: usize, len: u64) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("only {came} of {len} bytes of {key} came")).with_object(key)
+}
+
+#[cfg(test)]
+mod tests;

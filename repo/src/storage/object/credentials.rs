@@ -1,0 +1,215 @@
+//! Whose requests they are: a profile named on the command line, keys in the environment, a profile, or the role of the
+//! machine, in this order. Files are read again when they change, so that credentials that are renewed while a backup
+//! runs are used.
+
+use super::s3::Environment;
+use crate::{Error, ErrorKind, Result};
+use async_trait::async_trait;
+use object_store::CredentialProvider;
+use object_store::aws::{AwsCredential, AwsCredentialProvider};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+/// There are no credentials, or unusable ones.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Missing(String);
+
+/// What a profile says besides its secrets.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    pub(super) region: Option<String>,
+    pub(super) endpoint: Option<String>,
+}
+
+/// A profile in the two files of the AWS tools.
+#[derive(Debug)]
+pub(super) struct Profile {
+    name: String,
+    /// Asked for by name, so it must exist.
+    named: bool,
+    /// Given as an option, so it goes before keys in the environment.
+    first: bool,
+    /// The credentials file, then the config file.
+    files: [PathBuf; 2],
+}
+
+impl Profile {
+    pub(super) fn new(option: Option<String>, env: &Environment) -> Self {
+        let set = |name: &str| env(name).filter(|value| !value.is_empty());
+        let first = option.is_some();
+        let named = option.or_else(|| set("AWS_PROFILE"));
+        let home = PathBuf::from(set("HOME").unwrap_or_else(|| "/root".into()));
+        let file = |name: &str, default: &str| set(name).map_or_else(|| home.join(default), PathBuf::from);
+        let files = [
+            file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
+            file("AWS_CONFIG_FILE", ".aws/config"),
+        ];
+        Self { named: named.is_some(), name: named.unwrap_or_else(|| "default".into()), first, files }
+    }
+
+    /// Region and endpoint of the profile.
+    pub(super) fn settings(&self) -> Result<Settings> {
+        let mut values = self.values().map_err(|e| Error::new(ErrorKind::Denied, e.to_string()))?;
+        Ok(Settings { region: values.remove("region"), endpoint: values.remove("endpoint_url") })
+    }
+
+    /// Its lines in both files; those of the credentials file win.
+    fn values(&self) -> Result<HashMap<String, String>, Missing> {
+        let [credentials, config] = &self.files;
+        let section = if self.name == "default" { self.name.clone() } else { format!("profile {}", self.name) };
+        let mut values = section_of(config, &section)?;
+        let found = section_of(credentials, &self.name)?;
+        if self.named && values.is_empty() && found.is_empty() {
+            let [a, b] = [credentials.display(), config.display()];
+            return Err(Missing(format!("there is no profile {:?} in {a} or {b}", self.name)));
+        }
+        values.extend(found);
+        Ok(values)
+    }
+
+    /// When the files were last changed.
+    fn changed(&self) -> [Option<SystemTime>; 2] {
+        [0, 1].map(|n| self.files.get(n)?.metadata().ok()?.modified().ok())
+    }
+
+    /// The keys of the profile; none where it has none.
+    fn keys(&self) -> Result<Option<AwsCredential>, Missing> {
+        let mut values = self.values()?;
+        let mut take = |name: &str| values.remove(name).filter(|value| !value.is_empty());
+        match (take("aws_access_key_id"), take("aws_secret_access_key")) {
+            (Some(key_id), Some(secret_key)) => {
+                Ok(Some(AwsCredential { key_id, secret_key, token: take("aws_session_token") }))
+            }
+            (None, None) => match ["credential_process", "sso_session", "sso_start_url", "role_arn"]
+                .into_iter()
+                .find(|way| take(way).is_some())
+            {
+                Some(way) if self.named => Err(Missing(format!(
+                    "profile {:?} gets its keys by {way}, which is not supported; export keys into the environment \
+                     or a profile (`aws configure export-credentials`)",
+                    self.name
+                ))),
+                _ => Ok(None),
+            },
+            _ => Err(Missing(format!("profile {:?} has only one of key id and secret", self.name))),
+        }
+    }
+}
+
+/// The lines `name = value` of one section; a missing file has none.
+fn section_of(file: &Path, section: &str) -> Result<HashMap<String, String>, Missing> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(Missing(format!("{} can not be read: {e}", file.display()))),
+    };
+    let mut values = HashMap::new();
+    let mut inside = false;
+    for line in text.lines() {
+        // Indented lines belong to nested settings.
+        if line.starts_with([' ', '\t', '#', ';']) {
+            continue;
+        }
+        if let Some(name) = line.trim().strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            inside = name.0.split_whitespace().eq(section.split_whitespace());
+        } else if inside && let Some((name, value)) = line.split_once('=') {
+            values.insert(name.trim().to_ascii_lowercase(), value.trim().to_owned());
+        }
+    }
+    Ok(values)
+}
+
+/// Answers object_store's question before each request.
+pub(super) struct Credentials {
+    profile: Profile,
+    env: Environment,
+    role: AwsCredentialProvider,
+    /// The role has given credentials before, so it is there and a failure may pass.
+    role_known: AtomicBool,
+    /// What the files said, and when they were changed.
+    read: Mutex<Option<([Option<SystemTime>; 2], Option<Arc<AwsCredential>>)>>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("profile", &self.profile).finish_non_exhaustive()
+    }
+}
+
+impl Credentials {
+    pub(super) fn new(profile: Profile, env: Environment, role: AwsCredentialProvider) -> Self {
+        Self { profile, env, role, role_known: AtomicBool::new(false), read: Mutex::default() }
+    }
+
+    fn from_environment(&self) -> Result<Option<AwsCredential>, Missing> {
+        let set = |name: &str| (self.env)(name).filter(|value| !value.is_empty());
+        match (set("AWS_ACCESS_KEY_ID"), set("AWS_SECRET_ACCESS_KEY")) {
+            (Some(key_id), Some(secret_key)) => {
+                Ok(Some(AwsCredential { key_id, secret_key, token: set("AWS_SESSION_TOKEN") }))
+            }
+            (None, None) => Ok(None),
+            _ => Err(Missing("only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set".into())),
+        }
+    }
+
+    fn from_files(&self) -> Result<Option<Arc<AwsCredential>>, Missing> {
+        let changed = self.profile.changed();
+        let mut read = self.read.lock();
+        if let Some((then, keys)) = &*read
+            && *then == changed
+        {
+            return Ok(keys.clone());
+        }
+        let keys = self.profile.keys()?.map(Arc::new);
+        *read = Some((changed, keys.clone()));
+        Ok(keys)
+    }
+
+    /// Keys that need no request.
+    fn here(&self) -> Result<Option<Arc<AwsCredential>>, Missing> {
+        if !self.profile.first
+            && let Some(keys) = self.from_environment()?
+        {
+            return Ok(Some(Arc::new(keys)));
+        }
+        match self.from_files()? {
+            None if self.profile.first => Err(Missing(format!("profile {:?} holds no keys", self.profile.name))),
+            keys => Ok(keys),
+        }
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Credentials {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let failed = |missing: Missing| object_store::Error::Generic { store: "S3", source: missing.into() };
+        if let Some(keys) = self.here().map_err(failed)? {
+            return Ok(keys);
+        }
+        match self.role.get_credential().await {
+            Ok(keys) => {
+                self.role_known.store(true, Ordering::Relaxed);
+                Ok(keys)
+            }
+            Err(error) if self.role_known.load(Ordering::Relaxed) => Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "no credentials from the role of this machine");
+                Err(failed(Missing(
+                    "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile: \
+                     --s3-profile"
+                        .into(),
+                )))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! HTTP below object_store: one client whose waiting is bounded by silence and not by the size of what is moved, and
+//! whose refusals stay what the server said. object_store turns 409 and 412 into the same error, hides status and text
+//! of others, and would try again by itself; here every answer but success becomes a [`Refused`], which the adapter
+//! finds again in the chain of sources.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
+    HttpService,
+};
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// Longer texts of refusals are cut.
+const TEXT: usize = 16 << 10;
+
+/// An answer that is not success.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) struct Refused {
+    pub(super) status: u16,
+    /// The `Code` of an S3 error, or empty.
+    pub(super) code: String,
+    /// Its `Message`, or the beginning of the text.
+    pub(super) message: String,
+}
+
+impl Refused {
+    fn new(status: u16, text: &str) -> Self {
+        let element = |name: &str| {
+            let (_, rest) = text.split_once(&format!("<{name}>"))?;
+            Some(rest.split_once(&format!("</{name}>"))?.0.to_owned())
+        };
+        let message = element("Message").unwrap_or_else(|| text.chars().take(200).collect());
+        Self { status, code: element("Code").unwrap_or_default(), message }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HTTP {}", self.status)?;
+        for part in [&self.code, &self.message] {
+            if !part.is_empty() {
+                write!(f, " {part}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// No answer, or no whole one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// Nothing moved for this long.
+    #[error("no byte went either way for {} s", .0.as_secs())]
+    Silent(Duration),
+    /// The connection was refused, lost or nonsensical.
+    #[error("{}", innermost(.0))]
+    Connection(#[source] reqwest::Error),
+}
+
+/// The last cause says what happened; the outer ones that a request failed.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+fn broken(error: reqwest::Error) -> HttpError {
+    HttpError::new(HttpErrorKind::Unknown, Broken::Connection(error))
+}
+
+fn silent(patience: Duration) -> HttpError {
+    HttpError::new(HttpErrorKind::Timeout, Broken::Silent(patience))
+}
+
+/// Makes [`Patient`] clients.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    pub(super) client: reqwest::Client,
+    /// How long nothing may move.
+    pub(super) patience: Duration,
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(Patient(self.clone())))
+    }
+}
+
+#[derive(Debug)]
+struct Patient(Connector);
+
+#[async_trait]
+impl HttpService for Patient {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let Connector { client, patience } = &self.0;
+        let sent = Arc::new(AtomicU64::new(0));
+        let request = request.map(|body| reqwest::Body::wrap(Counted { body, sent: Arc::clone(&sent) }));
+        let request = reqwest::Request::try_from(request).map_err(broken)?;
+        let mut answer = std::pin::pin!(client.execute(request));
+        let mut seen = 0;
+        let answer = loop {
+            match tokio::time::timeout(*patience, &mut answer).await {
+                Ok(answer) => break answer.map_err(broken)?,
+                Err(_) => {
+                    let now = sent.load(Ordering::Relaxed);
+                    if std::mem::replace(&mut seen, now) == now {
+                        return Err(silent(*patience));
+                    }
+                }
+            }
+        };
+        let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
+        let patience = Box::pin(tokio::time::sleep(*patience));
+        let mut body = Timed { body, limit: self.0.patience, patience };
+        if parts.status.is_success() {
+            return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
+        }
+        let mut text = Vec::new();
+        // A text that breaks off is still the answer.
+        while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            text.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+            if text.len() > TEXT {
+                break;
+            }
+        }
+        let refused = Refused::new(parts.status.as_u16(), &String::from_utf8_lossy(&text));
+        Err(HttpError::new(HttpErrorKind::Unknown, refused))
+    }
+}
+
+/// A body on its way out that counts what the connection took.
+struct Counted {
+    body: HttpRequestBody,
+    sent: Arc<AtomicU64>,
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body on its way in that fails when nothing comes for too long.
+struct Timed {
+    body: reqwest::Body,
+    limit: Duration,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Body for Timed {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        let limit = self.limit;
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.patience.as_mut().reset(Instant::now() + limit);
+                Poll::Ready(frame.map(|frame| frame.map_err(broken)))
+            }
+            Poll::Pending => {
+                std::task::ready!(self.patience.as_mut().poll(cx));
+                Poll::Ready(Some(Err(silent(limit))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_keep_code_and_message() {
+        let text = "<?xml?><Error><Code>NoSuchBucket</Code><Message>gone</Message></Error>";
+        assert_eq!(Refused::new(404, text).to_string(), "HTTP 404 NoSuchBucket gone");
+        assert_eq!(Refused::new(502, "bad gateway").to_string(), "HTTP 502 bad gateway");
+        assert_eq!(Refused::new(500, "<Code>x").code, "");
+    }
+}
