@@ -23,15 +23,34 @@ pub(super) fn max_disk(options: &IndexOptions) -> u64 {
     options.max_disk.max(LEAST)
 }
 
+/// Sizes in bytes that follow from the bounds.
+struct Sizes {
+    memory: u64,
+    memtable: u64,
+    /// Of one SST file.
+    file: u64,
+    /// Input of one compaction, and so what it may need beside the data for a moment.
+    compaction: u64,
+}
+
+fn sizes(options: &IndexOptions) -> Sizes {
+    let memory = options.memory.max(LEAST);
+    let disk = max_disk(options);
+    let file = (disk / 64).clamp(MIB / 8, 32 * MIB);
+    Sizes { memory, memtable: (memory / 8).min(16 * MIB).min(disk / 32), file, compaction: file * 8 }
+}
+
+/// Bytes of free disk that the database needs to go on: for both memtables and one compaction.
+pub(super) fn room_wanted(options: &IndexOptions) -> u64 {
+    let sizes = sizes(options);
+    2 * sizes.memtable + sizes.compaction
+}
+
 /// Options of the database. Of `memory`, an eighth is for [`overflow_memory`], two eighths cover what RocksDB does not
 /// count (open tables, a compaction's buffers, iterators), five eighths are one cache that holds blocks, filters and block
 /// indexes and is charged for the memtables, which take at most two eighths.
 pub(super) fn database(options: &IndexOptions, sampling: Arc<AtomicU32>) -> Options {
-    let memory = options.memory.max(LEAST);
-    let disk = max_disk(options);
-    let memtable = (memory / 8).min(16 * MIB).min(disk / 32);
-    let file = (disk / 64).clamp(MIB / 2, 32 * MIB);
-
+    let Sizes { memory, memtable, file, compaction } = sizes(options);
     let cache = Cache::new_lru_cache(size(memory / 8 * 5));
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&cache);
@@ -67,8 +86,7 @@ pub(super) fn database(options: &IndexOptions, sampling: Arc<AtomicU32>) -> Opti
 
     db.set_target_file_size_base(file);
     db.set_max_bytes_for_level_base((memtable * 4).max(file));
-    // What a compaction may need beside the data, and so how far the bound on disk may be passed for a moment.
-    db.set_max_compaction_bytes(file * 8);
+    db.set_max_compaction_bytes(compaction);
     db.set_max_background_jobs(2);
 
     db.set_max_manifest_file_size(size(MIB));

@@ -56,11 +56,13 @@ struct Writer {
 #[derive(Debug)]
 struct Place {
     folder: PathBuf,
+    /// Bytes of free disk that the database wants beside what it has.
+    wanted: u64,
 }
 
 impl Place {
-    fn new(dir: &Path, repository: &RepositoryId) -> Self {
-        Self { folder: dir.join(repository.to_string()) }
+    fn new(dir: &Path, repository: &RepositoryId, wanted: u64) -> Self {
+        Self { folder: dir.join(repository.to_string()), wanted }
     }
 
     fn database(&self) -> PathBuf {
@@ -107,7 +109,7 @@ impl Place {
 }
 
 pub(super) fn destroy(dir: &Path, repository: &RepositoryId) -> Result<()> {
-    let place = Place::new(dir, repository);
+    let place = Place::new(dir, repository, 0);
     if !place.folder.exists() {
         return Ok(());
     }
@@ -117,7 +119,7 @@ pub(super) fn destroy(dir: &Path, repository: &RepositoryId) -> Result<()> {
 
 impl Rocks {
     pub(super) fn open(options: &IndexOptions) -> Result<(Self, Opened)> {
-        let place = Place::new(&options.dir, &options.repository);
+        let place = Place::new(&options.dir, &options.repository, options::room_wanted(options));
         let lock = place.lock()?;
         let sampling = Arc::new(AtomicU32::new(0));
         let mut db_options = options::database(options, Arc::clone(&sampling));
@@ -143,16 +145,16 @@ impl Rocks {
         }
         place.remove_database()?;
         db_options.create_if_missing(true);
-        let db = DB::open(&db_options, place.database()).map_err(|e| from_db(&e, &place.folder))?;
+        let db = DB::open(&db_options, place.database()).map_err(|e| from_db(&e, &place))?;
         db.put_opt(STAMP, row::checked(STAMP, &stamp(&options.repository)), &write_options())
             .and_then(|()| db.flush())
-            .map_err(|e| from_db(&e, &place.folder))?;
+            .map_err(|e| from_db(&e, &place))?;
         Ok((Self::new(db, sampling, options, place, lock)?, opened))
     }
 
     /// `Corrupt` or `Unsupported`: drop it. Other errors: it may be sound, but cannot be used now.
     fn open_existing(options: &rocksdb::Options, place: &Place, repository: &RepositoryId) -> Result<(DB, Sampling)> {
-        let failed = |e: rocksdb::Error| from_db(&e, &place.folder);
+        let failed = |e: rocksdb::Error| from_db(&e, place);
         let db = DB::open(options, place.database()).map_err(failed)?;
         let stored = db.get(STAMP).map_err(failed)?;
         let stored = stored.as_deref().and_then(|v| row::unchecked(STAMP, v));
@@ -179,7 +181,7 @@ impl Rocks {
     }
 
     fn new(db: DB, sampling: Arc<AtomicU32>, options: &IndexOptions, place: Place, lock: File) -> Result<Self> {
-        let next_pack = next_pack(&db).map_err(|e| from_db(&e, &place.folder))?;
+        let next_pack = next_pack(&db).map_err(|e| from_db(&e, &place))?;
         Ok(Self {
             db: Arc::new(db),
             writer: Mutex::new(Writer { next_pack, trim: None }),
@@ -390,7 +392,7 @@ impl Rocks {
     }
 
     fn error(&self, error: &rocksdb::Error) -> Error {
-        from_db(error, &self.place.folder)
+        from_db(error, &self.place)
     }
 
     fn damaged(&self, what: &str) -> Error {
@@ -512,15 +514,15 @@ fn from_io(error: io::Error, path: &Path, what: &str) -> Error {
 }
 
 /// RocksDB tells the cause of an I/O error in its text alone.
-fn from_db(error: &rocksdb::Error, folder: &Path) -> Error {
+fn from_db(error: &rocksdb::Error, place: &Place) -> Error {
     let text = error.as_ref();
     let says = |needles: &[&str]| needles.iter().any(|n| text.contains(n));
-    let at = folder.display();
+    let at = place.folder.display();
     if says(&["No space left on device", "Disk quota exceeded", "Not enough space"]) {
-        return full(folder, text);
+        return full(place, text);
     }
     if says(&["lock hold by current process", "While lock file"]) {
-        return busy(folder);
+        return busy(&place.folder);
     }
     if says(&["Permission denied", "Read-only file system", "Operation not permitted"]) {
         let message = format!("the cache in {at} cannot be used: {text}; give another --cache-dir, or use --no-cache");
@@ -533,17 +535,16 @@ fn from_db(error: &rocksdb::Error, folder: &Path) -> Error {
     Error::corrupt(format!("the chunk index in {at} is damaged: {text}; it is made anew"))
 }
 
-fn full(folder: &Path, text: &str) -> Error {
-    /// What a flush and the compaction after it want beside the data.
-    const WANTED: u64 = 64 << 20;
-    let free = rustix::fs::statvfs(folder).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
-    let missing = WANTED.saturating_sub(free).max(1 << 20) >> 20;
+fn full(place: &Place, text: &str) -> Error {
+    const MIB: u64 = 1 << 20;
+    let free = rustix::fs::statvfs(&place.folder).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
+    let missing = place.wanted.saturating_sub(free).div_ceil(MIB).max(1);
     Error::new(
         ErrorKind::Full,
         format!(
             "the disk of the cache in {} is full, about {missing} MiB are missing: the chunk index takes no more rows, \
              deduplication is worse until there is room ({text})",
-            folder.display()
+            place.folder.display()
         ),
     )
 }
