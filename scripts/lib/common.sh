@@ -17,11 +17,17 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 # Prints the comment block at the head of the script, without its first line and the leading "# ".
 usage() { sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p}}' "$script"; }
 
-# run_dir_make NAME: a directory of its own for this run, removed by run_dir_clean. What a run starts carries
-# WHERRY_RUN_DIR in its environment, and what it attaches or mounts lies beneath it: that is how leftovers are found.
+# run_dir_make NAME: a directory of its own for this run, taken away with all that belongs to it when the script ends.
+# What a run starts carries WHERRY_RUN_DIR in its environment, and what it attaches or mounts lies beneath it: that is
+# how leftovers are found. Long steps are started with `&` and waited for: only then does a signal end the script at once
+# (`set -m`, or they would ignore SIGINT, and so would what they test).
 run_dir_make() {
   run_dir=$(mktemp -d "${WHERRY_SCRATCH:-${TMPDIR:-/var/tmp}}/wherry-$1.XXXXXX")
   export WHERRY_RUN_DIR=$run_dir
+  set -m
+  trap run_dir_clean EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
 }
 
 # Mount points beneath the run directory, the newest first. Octal escapes are those of /proc/self/mountinfo.
@@ -56,30 +62,39 @@ run_dir_processes() {
 
 # Names each leftover on a line of its own; prints nothing when there is none.
 run_dir_leftovers() {
-  run_dir_mounts | sed 's/^/mount /'
-  run_dir_loops | sed 's/^/loop device /'
-  run_dir_processes | sed 's/^/process /'
+  local item
+  while read -r item; do echo "mount $item"; done < <(run_dir_mounts)
+  while read -r item; do echo "loop device $item"; done < <(run_dir_loops)
+  while read -r item; do echo "process $item"; done < <(run_dir_processes)
 }
 
-# Takes away whatever is left: a file system on a loop device over a file in a FUSE mount needs several rounds.
-run_dir_clean() {
-  [ -n "${run_dir:-}" ] && [ -d "$run_dir" ] || return 0
-  local round item pid
-  for round in 1 2 3 4 5; do
+# Mounts first, the newest first, then loop devices. A file system on a loop device over a file in a FUSE mount takes
+# several rounds. With --lazy, mounts that are busy go too.
+run_dir_detach() {
+  local round item
+  for round in 1 2 3; do
     [ -n "$(run_dir_mounts)$(run_dir_loops)" ] || break
-    while read -r item; do umount "$item" 2>/dev/null || { [ "$round" -lt 4 ] || umount -l "$item" 2>/dev/null; } || true
-    done < <(run_dir_mounts)
+    while read -r item; do umount ${1:+"$1"} "$item" 2>/dev/null || true; done < <(run_dir_mounts)
     while read -r item; do losetup -d "$item" 2>/dev/null || true; done < <(run_dir_loops)
   done
-  for round in TERM KILL; do
-    while read -r pid item; do kill "-$round" "$pid" 2>/dev/null || true; done < <(run_dir_processes)
+}
+
+# Takes away whatever is left, and the run directory.
+run_dir_clean() {
+  [ -n "${run_dir:-}" ] && [ -d "$run_dir" ] || return 0
+  local signal pid item
+  run_dir_detach
+  for signal in TERM KILL; do
+    while read -r pid item; do kill "-$signal" "$pid" 2>/dev/null || true; done < <(run_dir_processes)
     for _ in $(seq 50); do
       [ -n "$(run_dir_processes)" ] || break
       sleep 0.1
     done
   done
-  if [ -n "$(run_dir_mounts)" ]; then
-    printf 'warning: still mounted, so %s stays: %s\n' "$run_dir" "$(run_dir_mounts | tr '\n' ' ')" >&2
+  run_dir_detach
+  run_dir_detach --lazy
+  if [ -n "$(run_dir_mounts)$(run_dir_loops)" ]; then
+    printf 'warning: %s stays, for this could not be taken away:\n%s\n' "$run_dir" "$(run_dir_leftovers)" >&2
     return 0
   fi
   rm -rf --one-file-system "$run_dir"
