@@ -10,6 +10,7 @@ pub mod credential;
 pub mod exit;
 pub mod output;
 pub mod progress;
+pub mod retention;
 pub mod select;
 pub mod signals;
 pub mod telemetry;
