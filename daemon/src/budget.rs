@@ -25,6 +25,18 @@ pub fn check_ceiling(memory: Size) -> Result<()> {
     Ok(())
 }
 
+/// An error unless a password can be turned into a key within this ceiling: that takes `cost` bytes, for a moment.
+pub fn check_password(memory: u64, cost: u64) -> Result<()> {
+    let least = cost + BASE;
+    if memory < least {
+        let (memory, least) = (Size(memory), Size(least.next_multiple_of(8 * MIB)));
+        return Err(Error::invalid(format!(
+            "--memory {memory} is too little for a password: give at least {least}, or use a key file"
+        )));
+    }
+    Ok(())
+}
+
 /// The shares, in bytes, and the numbers of threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -147,5 +159,8 @@ mod tests {
         let error = check_ceiling(Size(64 * MIB - 1)).unwrap_err();
         assert_eq!(error.kind(), wherry_repo::ErrorKind::Invalid);
         assert!(error.to_string().contains("at least 64M"), "{error}");
+        assert!(check_password(88 * MIB, 64 * MIB).is_ok());
+        let error = check_password(64 * MIB, 64 * MIB).unwrap_err();
+        assert!(error.to_string().contains("at least 88M"), "{error}");
     }
 }

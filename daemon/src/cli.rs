@@ -51,7 +51,7 @@ pub struct Global {
     /// $XDG_CACHE_HOME/wherry] [env: WHERRY_CACHE_DIR]
     #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     pub cache_dir: Option<PathBuf>,
-    /// Works without a cache
+    /// Works without a cache: of what is stored, only what the parent has is found again
     #[arg(long, global = true, hide_short_help = true)]
     pub no_cache: bool,
     /// The configuration file [default: /etc/wherry/config.toml, then $XDG_CONFIG_HOME/wherry/config.toml]

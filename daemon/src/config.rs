@@ -279,8 +279,10 @@ pub struct Settings {
     pub repo: Option<String>,
     /// Where the password or key comes from.
     pub credential: CredentialSource,
-    /// The folder of the cache; `None` works without.
+    /// The folder of the cache, where one is known.
     pub cache_dir: Option<PathBuf>,
+    /// False with `--no-cache`: no index is kept in that folder.
+    pub use_cache: bool,
     /// JSON on standard output.
     pub json: bool,
     /// -1 for `-q`, else how often `-v` was given.
@@ -334,9 +336,8 @@ pub fn resolve(mut cli: Cli, env: &Environment<'_>) -> Result<(Settings, Command
         engine,
         s3,
     } = global;
-    let cache_dir = match cache_dir.filter(|_| !no_cache) {
+    let cache_dir = match cache_dir {
         Some(dir) => Some(dir),
-        None if no_cache => None,
         None if env.root => Some(PathBuf::from("/var/cache/wherry")),
         None => {
             let dir = env.xdg("XDG_CACHE_HOME", ".cache").map(|dir| dir.join("wherry"));
@@ -354,6 +355,7 @@ pub fn resolve(mut cli: Cli, env: &Environment<'_>) -> Result<(Settings, Command
     let settings = Settings {
         repo,
         credential: credential.source()?,
+        use_cache: cache_dir.is_some() && !no_cache,
         cache_dir,
         json,
         verbosity: if quiet { -1 } else { i8::try_from(verbose).unwrap_or(i8::MAX) },

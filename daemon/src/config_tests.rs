@@ -86,15 +86,15 @@ fn cache_folder() {
     let machine = Machine::new();
     let home = machine.dir.path().join("home/.cache/wherry");
     assert_eq!(machine.settings("stats").cache_dir, Some(home));
-    assert_eq!(machine.settings("stats --no-cache").cache_dir, None);
-    assert_eq!(machine.settings("stats --cache-dir c --no-cache").cache_dir, None);
+    assert!(machine.settings("stats").use_cache);
+    assert!(!machine.settings("stats --cache-dir c --no-cache").use_cache);
     let machine = machine.set("XDG_CACHE_HOME", "/xdg");
     assert_eq!(machine.settings("stats").cache_dir, Some("/xdg/wherry".into()));
     let mut machine = machine.set("WHERRY_CACHE_DIR", "/c");
     assert_eq!(machine.settings("stats").cache_dir, Some("/c".into()));
     machine.vars.clear();
     let settings = machine.settings("stats");
-    assert_eq!((settings.cache_dir, settings.warnings.len()), (None, 1));
+    assert_eq!((settings.cache_dir, settings.use_cache, settings.warnings.len()), (None, false, 1));
     machine.root = true;
     assert_eq!(machine.settings("stats").cache_dir, Some("/var/cache/wherry".into()));
 }

@@ -8,31 +8,11 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use wherry_repo::{Error, ErrorKind, Result, Rng};
+use wherry_repo::{Credential, Error, ErrorKind, MIN_KEY_FILE, Result, Rng};
 use zeroize::Zeroizing;
-
-/// What opens a repository.
-pub enum Credential {
-    /// A password.
-    Password(Zeroizing<String>),
-    /// The content of a key file.
-    KeyFile(Zeroizing<Vec<u8>>),
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Password(_) => "Password(..)",
-            Self::KeyFile(_) => "KeyFile(..)",
-        })
-    }
-}
 
 /// More than any password or key has.
 const MAX_LEN: usize = 64 << 10;
-
-/// A key that is shorter could be guessed: it is not stretched as a password is.
-const MIN_KEY_LEN: usize = 32;
 
 /// Where a password or key comes from.
 #[derive(Clone, PartialEq, Eq)]
@@ -117,22 +97,21 @@ impl CredentialSource {
         }
     }
 
-    /// Reads a password or key that is about to be set: a prompt asks twice, a missing key file is made. Gives the
-    /// path of a key file that was made, too.
-    pub fn read_new(&self, prompt: &str, rng: &dyn Rng) -> Result<(Credential, Option<PathBuf>)> {
+    /// Reads a password that is about to be set, or a key: a prompt asks twice.
+    pub fn read_new(&self, prompt: &str) -> Result<Credential> {
+        let Self::Prompt = self else { return self.read(prompt) };
+        let first = ask(prompt)?;
+        if *first != *ask("The same again: ")? {
+            return Err(denied("the two passwords differ: nothing was changed"));
+        }
+        password(first)
+    }
+
+    /// The key file that [`make_key_file`] would have to make first.
+    pub fn missing_key_file(&self) -> Option<&Path> {
         match self {
-            Self::KeyFile(path) if matches!(path.try_exists(), Ok(false)) => {
-                make_key_file(path, rng)?;
-                Ok((self.read(prompt)?, Some(path.clone())))
-            }
-            Self::Prompt => {
-                let first = ask(prompt)?;
-                if *first != *ask("The same again: ")? {
-                    return Err(denied("the two passwords differ: nothing was changed"));
-                }
-                Ok((password(first)?, None))
-            }
-            _ => Ok((self.read(prompt)?, None)),
+            Self::KeyFile(path) if matches!(path.try_exists(), Ok(false)) => Some(path),
+            _ => None,
         }
     }
 }
@@ -162,9 +141,9 @@ fn password(secret: Zeroizing<Vec<u8>>) -> Result<Credential> {
 
 fn key_of(path: &Path, secret: Zeroizing<Vec<u8>>) -> Result<Credential> {
     let secret = trimmed(secret);
-    if secret.len() < MIN_KEY_LEN {
+    if secret.len() < MIN_KEY_FILE {
         let len = secret.len();
-        let why = format!("key file {} has {len} bytes, a key has at least {MIN_KEY_LEN}", path.display());
+        let why = format!("key file {} has {len} bytes, a key has at least {MIN_KEY_FILE}", path.display());
         return Err(denied(why));
     }
     Ok(Credential::KeyFile(secret))

@@ -60,28 +60,27 @@ fn a_missing_key_file_is_made_once_and_for_its_owner() {
     let path = dir.path().join("key");
     let source = CredentialSource::KeyFile(path.clone());
     let rng = wherry_repo::System::default();
-    let (_, made) = source.read_new("", &rng).unwrap();
-    assert_eq!(made, Some(path.clone()));
+    assert_eq!(source.missing_key_file(), Some(&*path));
+    make_key_file(&path, &rng).unwrap();
+    assert_eq!(source.missing_key_file(), None);
     let key = text(&source).unwrap();
     assert_eq!(key.len(), 64);
     assert!(key.bytes().all(|b| b.is_ascii_hexdigit()));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
-    let (_, made) = source.read_new("", &rng).unwrap();
-    assert_eq!(made, None);
-    assert_eq!(text(&source).unwrap(), key, "an existing key was overwritten");
     assert!(make_key_file(&path, &rng).is_err());
+    assert_eq!(text(&source).unwrap(), key, "an existing key was overwritten");
 
-    let other = CredentialSource::KeyFile(dir.path().join("other"));
-    other.read_new("", &rng).unwrap();
-    assert_ne!(text(&other).unwrap(), key);
+    let other = dir.path().join("other");
+    make_key_file(&other, &rng).unwrap();
+    assert_ne!(text(&CredentialSource::KeyFile(other)).unwrap(), key);
 }
 
 #[test]
 fn short_keys_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("key");
-    std::fs::write(&path, [b'k'; MIN_KEY_LEN - 1]).unwrap();
+    std::fs::write(&path, [b'k'; MIN_KEY_FILE - 1]).unwrap();
     assert_eq!(text(&CredentialSource::KeyFile(path)).unwrap_err().kind(), ErrorKind::Denied);
 }
 

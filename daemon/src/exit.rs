@@ -58,14 +58,39 @@ pub fn of_kind(kind: ErrorKind, cancel: &Cancel) -> Exit {
     }
 }
 
+/// What a caller can do about an error of a device or image file.
+pub fn kind_of_block(error: &wherry_block::Error) -> ErrorKind {
+    use wherry_block::Error as Block;
+    match error {
+        Block::Busy { .. } => ErrorKind::Busy,
+        // Refused as it was asked for: another name, another target or another engine helps.
+        Block::TooSmall { .. }
+        | Block::Invalid { .. }
+        | Block::ReadOnly { .. }
+        | Block::NotFound { .. }
+        | Block::Exists { .. }
+        | Block::Unsupported { .. } => ErrorKind::Invalid,
+        // Not the repository's credentials: `Denied` would have a caller look for those.
+        Block::Denied { .. }
+        | Block::Changed { .. }
+        | Block::ShortRead { .. }
+        | Block::Io { .. }
+        | Block::NoMemory { .. }
+        | Block::Stopped { .. } => ErrorKind::Unavailable,
+    }
+}
+
 /// The exit code for whatever ended a command: that of the outermost error whose kind is known. `None` when whoever
 /// read standard output has gone: nothing is wrong then, and nothing is said.
 pub fn of_error(error: &anyhow::Error, cancel: &Cancel) -> Option<Exit> {
     if error.chain().any(|cause| cause.is::<crate::output::ReaderGone>()) {
         return None;
     }
-    let kind = error.chain().find_map(|cause| cause.downcast_ref::<wherry_repo::Error>()).map(wherry_repo::Error::kind);
-    Some(kind.map_or(Exit::Failed, |kind| of_kind(kind, cancel)))
+    let known = |cause: &(dyn std::error::Error + 'static)| {
+        let repository = cause.downcast_ref::<wherry_repo::Error>().map(wherry_repo::Error::kind);
+        repository.or_else(|| cause.downcast_ref().map(kind_of_block))
+    };
+    Some(error.chain().find_map(known).map_or(Exit::Failed, |kind| of_kind(kind, cancel)))
 }
 
 /// The error and its causes in one line. Causes that the line before has said already are left out.
@@ -154,6 +179,17 @@ mod tests {
         assert_eq!(of_error(&outer, &cancel), Some(Exit::Damage));
         let plain = Err::<(), _>(io::Error::other("x")).context("reading").unwrap_err();
         assert_eq!(of_error(&plain, &cancel), Some(Exit::Failed));
+    }
+
+    #[test]
+    fn devices_have_their_codes() {
+        let cancel = Cancel::default();
+        let code = |error: wherry_block::Error| of_error(&anyhow::Error::new(error).context("x"), &cancel);
+        let path = std::path::PathBuf::from("/dev/x");
+        assert_eq!(code(wherry_block::Error::Busy { path: path.clone(), by: "y".into() }), Some(Exit::Busy));
+        assert_eq!(code(wherry_block::Error::TooSmall { path: path.clone(), size: 1, needed: 2 }), Some(Exit::Usage));
+        assert_eq!(code(wherry_block::Error::ReadOnly { path: path.clone() }), Some(Exit::Usage));
+        assert_eq!(code(wherry_block::Error::Changed { path, was: 1, now: 2 }), Some(Exit::Failed));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The `wherry` executable: settings, commands, and the pipelines between devices and the repository.
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod budget;
 pub mod cli;
 mod commands;
@@ -10,10 +11,13 @@ pub mod credential;
 pub mod exit;
 pub mod output;
 pub mod progress;
+pub mod restore;
 pub mod retention;
 pub mod select;
 pub mod signals;
+mod storage;
 pub mod telemetry;
+mod throttle;
 
 use clap::Parser;
 use clap::error::{ContextKind, ErrorKind as Wrong};

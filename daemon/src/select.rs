@@ -1,9 +1,10 @@
 //! Which snapshot a word on the command line means. Pure: it works on a list.
 
+use crate::cli::Filter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use wherry_repo::{Error, ErrorKind, Result, SnapshotId, Timestamp};
+use wherry_repo::{Error, ErrorKind, Result, SnapshotId, SnapshotList, Timestamp};
 
 /// What choosing among snapshots needs to know of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,19 @@ pub enum SnapSpec {
     Latest,
     /// The newest of this volume.
     LatestOf(String),
+}
+
+/// What there is to choose from.
+pub fn summaries(list: &SnapshotList) -> Vec<Summary> {
+    let summary = |s: &wherry_repo::Snapshot| Summary {
+        id: s.id,
+        volume: s.record.name.clone(),
+        time: s.record.started,
+        tags: s.record.tags.clone(),
+        partial: s.record.partial,
+        forgotten: !list.is_visible(&s.id),
+    };
+    list.snapshots.iter().map(summary).collect()
 }
 
 impl FromStr for SnapSpec {
@@ -79,6 +93,15 @@ impl fmt::Display for SnapSpec {
 }
 
 impl SnapSpec {
+    /// Whether it names the snapshot with this id, in hex, by the id itself.
+    pub fn names(&self, id: &str) -> bool {
+        match self {
+            Self::Id(whole) => id == whole.to_string(),
+            Self::Prefix(prefix) => id.starts_with(prefix),
+            Self::Latest | Self::LatestOf(_) => false,
+        }
+    }
+
     /// The one snapshot that is meant. Errors: [`ErrorKind::NoSnapshot`]; [`ErrorKind::Invalid`] when several could be
     /// meant.
     pub fn resolve<'a>(&self, snapshots: &'a [Summary]) -> Result<&'a Summary> {
@@ -118,6 +141,15 @@ impl SnapSpec {
     }
 }
 
+impl Filter {
+    /// Whether a snapshot is one of those meant.
+    pub fn admits(&self, snapshot: &Summary) -> bool {
+        let Self { name, tags } = self;
+        name.as_ref().is_none_or(|name| name.as_str() == snapshot.volume)
+            && tags.iter().all(|tag| snapshot.tags.get(&tag.key) == Some(&tag.value))
+    }
+}
+
 /// What `latest` and a parent may be: whole, and not forgotten.
 fn eligible(snapshot: &&Summary) -> bool {
     !snapshot.partial && !snapshot.forgotten
@@ -129,6 +161,15 @@ fn newest<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> Option<&'a Summar
 
 fn volumes(snapshots: &[Summary]) -> BTreeSet<&str> {
     snapshots.iter().filter(eligible).map(|s| s.volume.as_str()).collect()
+}
+
+/// How many digits tell these ids apart; at least 8.
+pub fn unique_digits(ids: impl Iterator<Item = SnapshotId>) -> usize {
+    let mut ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let common = |pair: &[String]| pair[0].bytes().zip(pair[1].bytes()).take_while(|(a, b)| a == b).count();
+    ids.windows(2).map(common).max().map_or(8, |longest| (longest + 1).max(8))
 }
 
 /// The first ten, separated by commas.

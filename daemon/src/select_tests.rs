@@ -86,3 +86,12 @@ fn long_lists_are_cut() {
     let error = resolve("latest", &all).unwrap_err().to_string();
     assert!(error.contains("latest:vm09, and 4 more"), "{error}");
 }
+
+#[test]
+fn ids_are_shown_as_long_as_they_need_to_be() {
+    let digits = |ids: &[&str]| unique_digits(ids.iter().map(|id| format!("{id:0<32}").parse().unwrap()));
+    assert_eq!(digits(&[]), 8);
+    assert_eq!(digits(&["abcd", "abce"]), 8);
+    assert_eq!(digits(&["123456789a", "123456789b", "ff"]), 10);
+    assert_eq!(digits(&["abcd", "abcd"]), 8, "the same one twice");
+}

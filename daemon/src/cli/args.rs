@@ -43,14 +43,14 @@ pub struct InitArgs {
 
 /// What a backup reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum SourceArg {
     /// A block device, a disk image or a directory.
     Path(PathBuf),
     /// Standard input.
     Stdin,
 }
 
-impl From<std::ffi::OsString> for Source {
+impl From<std::ffi::OsString> for SourceArg {
     fn from(text: std::ffi::OsString) -> Self {
         if text == "-" { Self::Stdin } else { Self::Path(text.into()) }
     }
@@ -92,7 +92,7 @@ Examples:
 pub struct BackupArgs {
     /// A block device, an image file, or - for standard input
     #[arg(value_name = "SOURCE")]
-    pub source: Source,
+    pub source: SourceArg,
     /// The volume's name [default: HOSTNAME.LAST-PART-OF-THE-PATH]; needed for -
     #[arg(long, value_name = "NAME")]
     pub name: Option<VolumeName>,
@@ -346,7 +346,7 @@ Examples:
   wherry key add --new-password-file /root/new.pw
   wherry key add --new-key-file /root/second.key   a missing file is made")]
     Add(NewKeyArgs),
-    /// Removes one of them; the one in use only by another
+    /// Removes one of them, but never the last
     #[command(after_long_help = "Examples:\n  wherry key remove 5b0c9d3e")]
     Remove {
         /// The slot, as `wherry key list` shows it, or the beginning of it

@@ -57,9 +57,9 @@ fn odd_words_are_taken_as_they_are() {
     let Ok(Command::Backup(args)) = parse(&["backup", "-", "--name", "x", "--tag", "a=b", "--tag", "c="]) else {
         panic!()
     };
-    assert_eq!((args.source, args.tags.len()), (Source::Stdin, 2));
+    assert_eq!((args.source, args.tags.len()), (SourceArg::Stdin, 2));
     let Ok(Command::Backup(args)) = parse(&["backup", "./-", "--parent", "none"]) else { panic!() };
-    assert_eq!((args.source, args.parent), (Source::Path("./-".into()), Some(Parent::None)));
+    assert_eq!((args.source, args.parent), (SourceArg::Path("./-".into()), Some(Parent::None)));
     let Ok(Command::Backup(args)) = parse(&["backup", "x", "--parent", "latest:vm"]) else { panic!() };
     assert_eq!(args.parent, Some(Parent::Snap(SnapSpec::LatestOf("vm".into()))));
     for wrong in [

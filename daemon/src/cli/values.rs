@@ -137,7 +137,7 @@ pub enum Compression {
     /// LZ4, the fast one.
     #[default]
     Lz4,
-    /// zstd at this level, 1 to 22.
+    /// zstd at this level, 1 to 19.
     Zstd(i32),
 }
 
@@ -151,8 +151,8 @@ impl FromStr for Compression {
             "zstd" => return Ok(Self::Zstd(3)),
             _ => {}
         }
-        let level = text.strip_prefix("zstd:").and_then(|l| l.parse().ok()).filter(|l| (1..=22).contains(l));
-        level.map(Self::Zstd).ok_or_else(|| format!("{text:?} is not one of lz4, none, zstd, zstd:1 to zstd:22"))
+        let level = text.strip_prefix("zstd:").and_then(|l| l.parse().ok()).filter(|l| (1..=19).contains(l));
+        level.map(Self::Zstd).ok_or_else(|| format!("{text:?} is not one of lz4, none, zstd, zstd:1 to zstd:19"))
     }
 }
 
@@ -166,6 +166,26 @@ pub enum Engine {
     Ring,
     /// A pool of threads.
     Threads,
+}
+
+impl From<Compression> for wherry_repo::Compression {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::None,
+            Compression::Lz4 => Self::Lz4,
+            Compression::Zstd(level) => Self::Zstd(level),
+        }
+    }
+}
+
+impl From<Engine> for wherry_block::Engine {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Auto => Self::Auto,
+            Engine::Ring => Self::Ring,
+            Engine::Threads => Self::Threads,
+        }
+    }
 }
 
 /// The form of log lines.

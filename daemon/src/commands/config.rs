@@ -24,7 +24,7 @@ pub(crate) fn check(context: &Context) -> anyhow::Result<Exit> {
         files: settings.files.iter().map(|f| f.display().to_string()).collect(),
         repo: settings.repo.as_deref(),
         credential: settings.credential.to_string(),
-        cache_dir: settings.cache_dir.as_ref().map(|d| d.display().to_string()),
+        cache_dir: settings.cache_dir.as_ref().filter(|_| settings.use_cache).map(|d| d.display().to_string()),
         memory: settings.memory,
         pack_size: context.budget.pack_size,
         workers: context.budget.workers,
