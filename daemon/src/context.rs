@@ -84,6 +84,11 @@ impl Context {
         }
     }
 
+    /// Whether the repository is reached over a network, so that many requests under way hide its latency.
+    pub fn is_remote(&self) -> bool {
+        self.settings.repo.as_ref().is_some_and(|place| place.contains("://"))
+    }
+
     /// Opens the repository of the settings.
     pub fn open_repository(&self) -> Result<Repository> {
         self.open_repository_limited(None)
@@ -161,7 +166,8 @@ impl Context {
 /// Picks from a list. A record that cannot be read may be the one that is meant: by its id that is an error, for
 /// `latest` a warning.
 fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
-    let found = spec.resolve(&select::summaries(list));
+    let summaries = select::summaries(list);
+    let found = spec.resolve(&summaries);
     if found.as_ref().is_err_and(|e| e.kind() == ErrorKind::NoSnapshot) {
         let meant = |key: &wherry_repo::Key| key.as_str().rsplit('/').next().is_some_and(|id| spec.names(id));
         if let Some((key, error)) = list.damaged.iter().find(|(key, _)| meant(key)) {

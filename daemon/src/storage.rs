@@ -37,7 +37,7 @@ pub(crate) fn peek(storage: &dyn Storage) -> Result<Option<Config>> {
     let mut newest = None;
     storage.list(keys::CONFIG, &mut |object| {
         let number = object.key.as_str().strip_prefix(keys::CONFIG).and_then(|n| n.parse::<u32>().ok());
-        newest = newest.max(number.map(|number| (number, object.key)));
+        newest = newest.take().max(number.map(|number| (number, object.key)));
         Ok(())
     })?;
     newest.map(|(_, key)| clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))).transpose()

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Lets so many bytes pass per second, a tenth of a second's worth at once.
 #[derive(Debug)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     rate: u64,
     /// When the bytes let through so far are paid for.
     paid: Mutex<Instant>,
@@ -13,12 +13,12 @@ pub struct Throttle {
 
 impl Throttle {
     /// At most `rate` bytes per second; at least one.
-    pub fn new(rate: u64) -> Self {
+    pub(crate) fn new(rate: u64) -> Self {
         Self { rate: rate.max(1), paid: Mutex::new(Instant::now()) }
     }
 
     /// Waits until these bytes may pass.
-    pub fn take(&self, bytes: u64) {
+    pub(crate) fn take(&self, bytes: u64) {
         let wait = {
             let mut paid = self.paid.lock();
             let now = Instant::now();

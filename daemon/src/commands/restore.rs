@@ -89,7 +89,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
             reader: &reader,
             sink: &sink,
             pool: &pool,
-            fetchers: budget.downloads.min(if repository.storage().is_local() { budget.workers * 2 } else { usize::MAX }),
+            fetchers: if context.is_remote() { budget.downloads } else { budget.downloads.min(budget.workers * 2) },
             fetch_bytes: 2 << 20,
             only: only.as_ref(),
             progress: &progress,
