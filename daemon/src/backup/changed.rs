@@ -20,7 +20,8 @@ impl ChangedBlocks {
             if line.is_empty() {
                 continue;
             }
-            let bad = || Error::invalid(format!("{name}:{}: want an offset and a length in bytes, not {line:?}", n + 1));
+            let bad =
+                || Error::invalid(format!("{name}:{}: want an offset and a length in bytes, not {line:?}", n + 1));
             let mut words = line.split_whitespace().map(str::parse::<u64>);
             let (Some(Ok(offset)), Some(Ok(length)), None) = (words.next(), words.next(), words.next()) else {
                 return Err(bad());

@@ -49,7 +49,9 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
             let name = name.ok_or_else(|| Error::invalid("standard input has no name of its own: give --name"))?;
             (None, name.to_string())
         }
-        SourceArg::Path(path) => (Some(path.as_path()), name.map_or_else(|| default_name(path), |n| Ok(n.to_string()))?),
+        SourceArg::Path(path) => {
+            (Some(path.as_path()), name.map_or_else(|| default_name(path), |n| Ok(n.to_string()))?)
+        }
     };
     if path.is_some_and(Path::is_dir) {
         let text = format!("{} is a directory: this version backs up block devices and disk images", source_name(path));
@@ -61,7 +63,9 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     // The source first: a wrong path should not cost a password.
     let mut opened = Some(open(path)?);
     if let Some(mounted) = opened.as_ref().and_then(Source::mounted_writable) {
-        tracing::warn!("{mounted}: what is read may not fit together; back up a snapshot of it, or freeze it meanwhile");
+        tracing::warn!(
+            "{mounted}: what is read may not fit together; back up a snapshot of it, or freeze it meanwhile"
+        );
     }
     let repository = context.open_repository_limited(limit_upload.map(|l| l.0))?;
     let parent = match parent {
@@ -155,7 +159,8 @@ fn source_name(path: Option<&Path>) -> String {
 fn default_name(path: &Path) -> Result<String> {
     let real = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let last = real.file_name().and_then(|name| name.to_str());
-    let last = last.ok_or_else(|| Error::invalid(format!("{} gives no name for the volume: give --name", path.display())))?;
+    let last =
+        last.ok_or_else(|| Error::invalid(format!("{} gives no name for the volume: give --name", path.display())))?;
     let name = format!("{}.{last}", wherry_repo::host_name());
     match name.parse::<crate::cli::VolumeName>() {
         Ok(name) => Ok(name.to_string()),

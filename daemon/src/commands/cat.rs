@@ -42,7 +42,11 @@ pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
 }
 
 /// The chunks of a window that are not zero.
-fn read(reader: &SnapshotReader, window: std::ops::Range<u64>, threads: usize) -> Result<HashMap<u64, Verified<Vec<u8>>>> {
+fn read(
+    reader: &SnapshotReader,
+    window: std::ops::Range<u64>,
+    threads: usize,
+) -> Result<HashMap<u64, Verified<Vec<u8>>>> {
     let chunks = window.filter_map(|n| reader.chunk(n).transpose()).collect::<wherry_repo::Result<Vec<_>>>()?;
     let plan = reader.plan(chunks, FETCH);
     let next = AtomicUsize::new(0);

@@ -36,7 +36,9 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
             return Err(Error::invalid(text).into());
         }
         false if keep != KeepFlags::default() => {
-            return Err(Error::invalid("snapshots and a --keep-* policy are given at once: leave one of them out").into());
+            return Err(
+                Error::invalid("snapshots and a --keep-* policy are given at once: leave one of them out").into()
+            );
         }
         _ => {}
     }
@@ -54,7 +56,8 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
         retention::guard(&decisions)?;
     }
     let delay = delay.map_or(DELAY, |delay| delay.0);
-    let views = if dry_run { views(&decisions, |_| Ok(false)) } else { act(context, &repository, &decisions, delay, why) }?;
+    let views =
+        if dry_run { views(&decisions, |_| Ok(false)) } else { act(context, &repository, &decisions, delay, why) }?;
     context.output.result(&views, || text(&decisions, &views, dry_run, delay))?;
     Ok(super::snapshots::damage(&list))
 }
@@ -97,8 +100,13 @@ fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<boo
 
 fn text(decisions: &[Decision], views: &[View], dry_run: bool, delay: Duration) -> String {
     let digits = select::unique_digits(decisions.iter().map(|d| d.id));
-    let mut table =
-        Table::new(&[("ID", Side::Left), ("TIME", Side::Left), ("VOLUME", Side::Left), ("", Side::Left), ("WHY", Side::Left)]);
+    let mut table = Table::new(&[
+        ("ID", Side::Left),
+        ("TIME", Side::Left),
+        ("VOLUME", Side::Left),
+        ("", Side::Left),
+        ("WHY", Side::Left),
+    ]);
     for (decision, view) in decisions.iter().zip(views) {
         let what = match (view.keep, view.forgotten, dry_run) {
             (true, ..) => "stays",

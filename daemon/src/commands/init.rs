@@ -77,7 +77,9 @@ pub(crate) fn run(context: &Context, args: InitArgs) -> Result<Exit> {
         let made = if view.finished { "finished" } else { "made" };
         let end = match &view.key_file {
             Some(path) => keep_a_copy(path),
-            None => "keep a copy of its password or key in another place: without it nobody can read anything\n".to_owned(),
+            None => {
+                "keep a copy of its password or key in another place: without it nobody can read anything\n".to_owned()
+            }
         };
         format!("{made} repository {} at {}\n{end}", view.repository, view.location)
     })?;

@@ -35,7 +35,12 @@ pub(crate) fn run(context: &Context, args: ProbeArgs) -> anyhow::Result<Exit> {
                 Need::CreateIfAbsent | Need::ListAfterWrite => "several writers",
             };
             let result = if check.failed.is_some() { "FAILED" } else { "ok" };
-            table.row([check.name.to_owned(), need.to_owned(), result.to_owned(), check.failed.clone().unwrap_or_default()]);
+            table.row([
+                check.name.to_owned(),
+                need.to_owned(),
+                result.to_owned(),
+                check.failed.clone().unwrap_or_default(),
+            ]);
         }
         let verdict = match (usable, many_writers) {
             (_, true) => "fit for any number of writers",

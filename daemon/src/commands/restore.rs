@@ -45,7 +45,10 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     let snapshot = context.snapshot(&repository, &snap)?;
     let partial = snapshot.record.partial;
     if partial && !allow_partial {
-        let text = format!("snapshot {} is partial: some of its data could not be read; --allow-partial restores what there is", snapshot.id);
+        let text = format!(
+            "snapshot {} is partial: some of its data could not be read; --allow-partial restores what there is",
+            snapshot.id
+        );
         return Err(Error::invalid(text).into());
     }
     let reader = SnapshotReader::open(&repository, &snapshot)?;
@@ -160,7 +163,9 @@ fn admit(
     let name = target.display();
     let state = inspect_target(target)?;
     if let Some(by) = state.busy {
-        return Err(Error::new(ErrorKind::Busy, format!("{name} is in use: {by}; unmount or close it and run again")).into());
+        return Err(
+            Error::new(ErrorKind::Busy, format!("{name} is in use: {by}; unmount or close it and run again")).into()
+        );
     }
     let need = snapshot.record.size;
     let refuse = |why: String| -> Result<Plan> { Err(Error::invalid(why).into()) };
@@ -172,7 +177,9 @@ fn admit(
             return refuse(format!("{name} is too small: it holds {size} bytes, the snapshot has {need}"));
         }
         TargetKind::Device { read_only, contents, .. } => (read_only, contents),
-        TargetKind::File { size, read_only } => (read_only, (size > 0).then(|| format!("a file of {}", output::size(size)))),
+        TargetKind::File { size, read_only } => {
+            (read_only, (size > 0).then(|| format!("a file of {}", output::size(size))))
+        }
     };
     if read_only {
         return refuse(format!("{name} is read-only"));

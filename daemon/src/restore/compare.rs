@@ -68,7 +68,9 @@ pub fn compare(
     let size = reader.size().min(target.geometry().size);
     let differing = Mutex::new(Chunks::new(reader.chunk_count()));
     // What the target does not have differs. What it has not allocated is read too: it is zero, and must be compared.
-    (size / unit..reader.chunk_count()).filter(|n| (n + 1) * unit > size && size < reader.size()).for_each(|n| differing.lock().insert(n));
+    (size / unit..reader.chunk_count())
+        .filter(|n| (n + 1) * unit > size && size < reader.size())
+        .for_each(|n| differing.lock().insert(n));
     let results = target.read_all(std::iter::once(0..size), unit as usize, depth, pool)?;
     let work = || -> Result<()> {
         for done in results.receiver().clone() {

@@ -31,7 +31,10 @@ impl Marker {
         let device = meta.rdev() != 0 && !meta.is_file();
         let (path, identity) = if device {
             let name = real.to_string_lossy().replace('/', "-");
-            (cache.join("restores").join(format!("{}.json", name.trim_start_matches('-'))), format!("device {:x}", meta.rdev()))
+            (
+                cache.join("restores").join(format!("{}.json", name.trim_start_matches('-'))),
+                format!("device {:x}", meta.rdev()),
+            )
         } else {
             let name = format!(".{}.wherry-restore", real.file_name().unwrap_or_default().to_string_lossy());
             (real.with_file_name(name), format!("file {:x} {}", meta.dev(), meta.ino()))
@@ -55,7 +58,8 @@ impl Marker {
             fs::File::open(&self.path)?.sync_all()
         };
         write().map_err(|e| {
-            let text = format!("the note that a restore is under way cannot be written to {}: {e}", self.path.display());
+            let text =
+                format!("the note that a restore is under way cannot be written to {}: {e}", self.path.display());
             Error::new(wherry_repo::ErrorKind::Unavailable, text)
         })
     }

@@ -45,10 +45,7 @@ impl Profile {
         let named = option.or_else(|| set("AWS_PROFILE"));
         let home = PathBuf::from(set("HOME").unwrap_or_else(|| "/root".into()));
         let file = |name: &str, default: &str| set(name).map_or_else(|| home.join(default), PathBuf::from);
-        let files = [
-            file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
-            file("AWS_CONFIG_FILE", ".aws/config"),
-        ];
+        let files = [file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"), file("AWS_CONFIG_FILE", ".aws/config")];
         Self { named: named.is_some(), name: named.unwrap_or_else(|| "default".into()), first, files }
     }
 

@@ -1,9 +1,9 @@
 //! Amazon S3 and its compatibles: where, as whom, and how to connect.
 
 use super::super::retry::Policy;
+use super::Objects;
 use super::credentials::{Credentials, Profile};
 use super::http::Connector;
-use super::Objects;
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
