@@ -260,6 +260,9 @@ impl Mapping {
         .map_err(failed)?;
         // SAFETY: the range was just mapped; the advice changes the size of its pages only, and failing is harmless.
         let _ = unsafe { rustix::mm::madvise(start, bytes, Advice::LinuxHugepage) };
+        // SAFETY: as above. A child process has no use for the buffers, and a copy of a page the device is just writing to
+        // would be a page too much; failing is harmless.
+        let _ = unsafe { rustix::mm::madvise(start, bytes, Advice::LinuxDontFork) };
         let start = NonNull::new(start.cast()).ok_or(failed(rustix::io::Errno::NOMEM))?;
         Ok(Self { start, bytes })
     }
@@ -269,5 +272,83 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range is ours, and no buffer is left: each holds the pool and with it this mapping.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_apart_aligned_and_come_back() {
+        let pool = BufferPool::new(8192, 3).unwrap();
+        let mut all: Vec<Buffer> = std::iter::from_fn(|| pool.try_take()).collect();
+        assert_eq!((all.len(), pool.free(), pool.count(), pool.buffer_bytes()), (3, 0, 3, 8192));
+        for (index, buffer) in all.iter_mut().enumerate() {
+            assert!(buffer.len() == 8192 && (buffer.as_ptr() as usize).is_multiple_of(ALIGNMENT));
+            buffer.fill(index as u8 + 1);
+        }
+        for (index, buffer) in all.iter().enumerate() {
+            assert!(buffer.iter().all(|byte| *byte == index as u8 + 1));
+        }
+        let mut last = all.remove(2);
+        last.set_len(9000);
+        assert_eq!(last.len(), 8192);
+        last.set_len(1);
+        drop(last);
+        assert_eq!(pool.try_take().unwrap().len(), 8192);
+        drop(all);
+        assert_eq!(pool.free(), 3);
+    }
+
+    #[test]
+    fn a_buffer_outlives_its_pool() {
+        let mut buffer = BufferPool::new(4096, 1).unwrap().take();
+        buffer.fill(7);
+        assert!(buffer.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn odd_sizes_are_refused() {
+        for (bytes, count) in [(0, 1), (4095, 1), (4096, 0), (4096, MAX_BUFFERS + 1)] {
+            assert!(matches!(BufferPool::new(bytes, count), Err(Error::Invalid { .. })), "{count} of {bytes}");
+        }
+        assert!(matches!(BufferPool::new(usize::MAX / 4096 * 4096, 2), Err(Error::NoMemory { .. })));
+    }
+
+    #[test]
+    fn takers_wait_for_a_buffer_or_for_the_end() {
+        let pool = BufferPool::new(4096, 1).unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stopped = || stop.load(std::sync::atomic::Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            let held = pool.take();
+            let first = scope.spawn(|| drop(pool.take()));
+            let second = scope.spawn(|| pool.take_unless(stopped).is_some());
+            drop(held);
+            first.join().unwrap();
+            assert!(second.join().unwrap());
+            let held = pool.take();
+            let third = scope.spawn(|| pool.take_unless(stopped).is_some());
+            stop.store(true, std::sync::atomic::Ordering::SeqCst);
+            pool.interrupt();
+            assert!(!third.join().unwrap());
+            drop(held);
+        });
+    }
+
+    #[test]
+    fn every_waiting_engine_hears_of_a_buffer() {
+        let pool = BufferPool::new(4096, 1).unwrap();
+        let wakers = [(); 2].map(|()| Arc::new(Waker::new().unwrap()));
+        let held = pool.take();
+        for waker in wakers.iter().chain(&wakers) {
+            assert!(pool.take_or_wake(waker).is_none());
+        }
+        drop(held);
+        for waker in &wakers {
+            assert_eq!(rustix::io::read(waker.fd(), &mut [0; 8]), Ok(8));
+        }
+        assert!(pool.take_or_wake(&wakers[0]).is_some());
     }
 }

@@ -228,3 +228,65 @@ impl Work for Reading {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Source;
+
+    /// A reading of a file of 5000 bytes with no engine.
+    fn reading() -> (Reading, Receiver<Result<ReadDone>>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [7; 5000]).unwrap();
+        let pool = BufferPool::new(8192, 1).unwrap();
+        let (delivery, receiver) = Delivery::new(&pool);
+        let ranges: Ranges = Box::new(std::iter::once(0..5000));
+        let reading = Reading {
+            source: Source::open_quietly(file.path()).unwrap().disk().unwrap(),
+            pieces: Mutex::new(Pieces::new(ranges, 4096, 8192, 5000)),
+            delivery,
+            cancel: Cancel::new(&pool).unwrap(),
+            exhausted: AtomicBool::new(false),
+        };
+        (reading, receiver)
+    }
+
+    /// What is delivered when the one read is answered so, without reading anything.
+    fn played(answer: Result<usize, Errno>) -> Vec<Result<ReadDone>> {
+        let (reading, receiver) = reading();
+        let request = reading.next().unwrap();
+        assert_eq!((request.offset, request.len, request.wanted), (0, 8192, 5000));
+        reading.done(request, answer);
+        drop(reading);
+        receiver.iter().collect()
+    }
+
+    #[test]
+    fn a_refused_direct_read_goes_through_the_page_cache() {
+        let done = played(Err(Errno::INVAL));
+        assert!(matches!(&done[..], [Ok(ReadDone { offset: 0, buffer })] if buffer[..] == [7; 5000]), "{done:?}");
+    }
+
+    #[test]
+    fn a_short_read_of_a_source_of_the_same_size_is_an_error() {
+        let done = played(Ok(4096));
+        assert!(matches!(&done[..], [Err(Error::ShortRead { offset: 0, len: 5000, got: 4096, .. })]), "{done:?}");
+    }
+
+    #[test]
+    fn an_error_names_the_place() {
+        let done = played(Err(Errno::IO));
+        let expected = Errno::IO;
+        assert!(
+            matches!(&done[..], [Err(Error::Io { offset: 0, len: 5000, errno, .. })] if *errno == expected),
+            "{done:?}"
+        );
+    }
+
+    #[test]
+    fn an_engine_that_ends_early_is_an_error() {
+        let (reading, receiver) = reading();
+        reading.finished();
+        assert!(matches!(receiver.try_recv(), Ok(Err(Error::Stopped { .. }))));
+    }
+}

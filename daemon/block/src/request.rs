@@ -119,13 +119,11 @@ mod tests {
 
     const BLOCK: usize = 512;
 
-    /// Plays `answers` to a transfer of `len` bytes at 4096; returns how it ended and what was asked for meanwhile.
-    fn play(
-        op: Op,
-        len: usize,
-        wanted: usize,
-        answers: &[Result<usize, Errno>],
-    ) -> (Option<Result<usize, Errno>>, Vec<(u64, usize)>) {
+    /// How a transfer ended, if it did, and the (position, length) of each part that was asked for.
+    type Played = (Option<Result<usize, Errno>>, Vec<(u64, usize)>);
+
+    /// Plays `answers` to a transfer of `len` bytes at 4096.
+    fn play(op: Op, len: usize, wanted: usize, answers: &[Result<usize, Errno>]) -> Played {
         let pool = BufferPool::new(8192, 1).unwrap();
         let mut request = Request::new(op, 4096, len, wanted, pool.take());
         let start = request.pointer() as usize;

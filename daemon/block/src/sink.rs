@@ -1,35 +1,32 @@
 //! What a restore writes: a block device or an image file.
 
+mod work;
+
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError};
+use crossbeam_channel::{SendTimeoutError, Sender};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use work::{Shared, State, folder, set_size};
 
 use crate::buffer::{Buffer, BufferPool};
-use crate::engine::{self, Channel, Engine, EngineInfo, Running, Setup, Work};
+use crate::engine::{self, Channel, Engine, EngineInfo, Running, Setup};
 use crate::geometry::{self, Geometry, Kind, Opened};
 use crate::request::{Op, Request};
 use crate::sysfs::Device;
 use crate::wake::Waker;
-use crate::{Error, Result, mounts, zero};
+use crate::{Error, Result, mounts};
 
-/// Zeros are asked for in steps of this, so that a failed or abandoned sink need not wait for a whole device.
+/// Zeros are asked for in steps of this, so that a sink that failed need not wait for a whole device.
 const ZERO_STEP: u64 = 1 << 30;
 
 /// A writer that waits for room in the queue looks for an error this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// Size of the zeros written where nothing better is to be had.
-const ZERO_BYTES: usize = 1 << 20;
 
 /// Settings of a sink.
 #[derive(Debug, Clone, Copy)]
@@ -50,29 +47,6 @@ pub struct Sink {
     /// `None` only while dropped.
     queue: Option<Sender<Request>>,
     running: Option<Running>,
-}
-
-struct Shared {
-    path: PathBuf,
-    opened: Opened,
-    /// Bytes to be written: the size of the restored data, which may be less than that of the device.
-    size: u64,
-    fresh: bool,
-    receiver: Receiver<Request>,
-    waker: Arc<Waker>,
-    state: Mutex<State>,
-    idle: Condvar,
-    abandoned: AtomicBool,
-    zeros: OnceLock<Buffer>,
-}
-
-struct State {
-    in_flight: usize,
-    error: Option<Error>,
-    /// What lies behind the last whole block: kept until `flush`, because it cannot be written directly.
-    tail: Vec<u8>,
-    /// The folder must learn of a file that was made.
-    unsynced_folder: bool,
 }
 
 impl Sink {
@@ -223,17 +197,14 @@ impl Sink {
     pub fn zero(&self, range: Range<u64>) -> Result<()> {
         let shared = &*self.shared;
         let whole = shared.check(range.start, range.end.saturating_sub(range.start))?;
-        if let Some(error) = &shared.state.lock().error {
-            return Err(error.clone());
-        }
-        if shared.fresh || range.is_empty() {
-            return Ok(());
-        }
         let direct_end = range.start + whole;
         let mut at = range.start;
-        while at < direct_end {
-            if shared.abandoned.load(Ordering::Acquire) {
-                return Ok(());
+        loop {
+            if let Some(error) = &shared.state.lock().error {
+                return Err(error.clone());
+            }
+            if shared.fresh || at == direct_end {
+                break;
             }
             let step = at..direct_end.min(at + ZERO_STEP);
             if let Err(errno) = shared.zero(&step) {
@@ -242,7 +213,7 @@ impl Sink {
             }
             at = step.end;
         }
-        if direct_end < range.end {
+        if direct_end < range.end && !shared.fresh {
             shared.state.lock().tail = vec![0; (range.end - direct_end) as usize];
         }
         Ok(())
@@ -288,167 +259,50 @@ impl fmt::Debug for Sink {
     }
 }
 
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
 
-fn set_size(path: &Path, opened: &Opened, size: u64) -> Result<()> {
-    rustix::fs::ftruncate(&opened.fd, size).map_err(|errno| Error::on_range("set the size", path, 0, size, errno))
-}
+    use super::*;
+    use crate::engine::Work;
 
-impl Shared {
-    /// Checks a range; returns how many of its bytes are whole blocks.
-    fn check(&self, offset: u64, len: u64) -> Result<u64> {
-        let block = self.opened.block() as u64;
-        let end = offset.checked_add(len).filter(|end| *end <= self.size);
-        match end {
-            Some(_) if len.is_multiple_of(block) && offset.is_multiple_of(block) => Ok(len),
-            Some(end) if end == self.size && offset.is_multiple_of(block) => Ok(len / block * block),
-            _ => {
-                let why =
-                    format!("{len} bytes at {offset} are not in whole blocks of {block} or not within {}", self.size);
-                Err(Error::invalid(&self.path, why))
-            }
-        }
+    fn sink(file: &Path, pool: &BufferPool) -> Sink {
+        Sink::open(file, 8192, SinkOptions { engine: Engine::Threads, depth: 1 }, pool).unwrap()
     }
 
-    fn zero(&self, range: &Range<u64>) -> Result<(), Errno> {
-        let file = &self.opened.fd;
-        let done = match self.opened.geometry.kind {
-            Kind::Device => zero::device(file, range),
-            _ => zero::file(file, range),
-        };
-        match done {
-            Err(errno) if zero::is_unknown(errno) => {}
-            done => return done,
-        }
-        let zeros = match self.zeros.get() {
-            Some(zeros) => zeros,
-            None => {
-                let pool = BufferPool::new(ZERO_BYTES, 1).map_err(|_| Errno::NOMEM)?;
-                self.zeros.get_or_init(|| pool.take())
-            }
-        };
-        zero::write(file, range, zeros)
+    #[test]
+    fn a_refused_direct_write_goes_through_the_page_cache() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let pool = BufferPool::new(8192, 1).unwrap();
+        let sink = sink(file.path(), &pool);
+        let mut buffer = pool.take();
+        buffer.fill(7);
+        sink.shared.state.lock().in_flight += 1;
+        sink.shared.done(Request::new(Op::Write, 0, 8192, 8192, buffer), Err(Errno::INVAL));
+        sink.flush().unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), [7; 8192]);
     }
 
-    fn make_durable(&self, tail: &[u8], sync_folder: bool) -> Result<()> {
-        let Self { path, size, opened, .. } = self;
-        if !tail.is_empty() {
-            // Through the page cache, which keeps what else is in the last block of a device.
-            let offset = size - tail.len() as u64;
-            let failed = |errno| Error::on_range("write", path, offset, tail.len() as u64, errno);
-            let file = geometry::buffered(&opened.fd, path, OFlags::RDWR)?;
-            let mut written = 0;
-            while written < tail.len() {
-                match rustix::io::pwrite(&file, &tail[written..], offset + written as u64) {
-                    Ok(0) => return Err(failed(Errno::IO)),
-                    Ok(count) => written += count,
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(failed(errno)),
-                }
-            }
-        }
-        rustix::fs::fsync(&opened.fd).map_err(|errno| Error::on_range("flush", path, 0, *size, errno))?;
-        if sync_folder {
-            let folder = folder(path);
-            let failed = |errno| Error::on_path("flush", folder, errno);
-            let open = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-            rustix::fs::fsync(open.map_err(failed)?).map_err(failed)?;
-        }
-        Ok(())
+    #[test]
+    fn zeros_are_written_where_nothing_else_helps() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [0xAA; 8192]).unwrap();
+        let pool = BufferPool::new(4096, 1).unwrap();
+        let sink = sink(file.path(), &pool);
+        sink.shared.write_zeros(&(4096..8192)).unwrap();
+        let now = std::fs::read(file.path()).unwrap();
+        assert!(now[..4096] == [0xAA; 4096] && now[4096..] == [0; 4096]);
     }
 
-    fn latch(&self, error: Error) {
-        let mut state = self.state.lock();
-        if state.error.is_none() {
-            state.error = Some(error);
-        }
-        self.idle.notify_all();
-    }
-
-    fn error(&self) -> Error {
-        self.state.lock().error.clone().unwrap_or_else(|| self.stopped("for no known reason"))
-    }
-
-    fn stopped(&self, why: &str) -> Error {
-        Error::Stopped { path: self.path.clone(), why: why.to_owned() }
-    }
-
-    fn release(&self) {
-        let mut state = self.state.lock();
-        state.in_flight -= 1;
-        if state.in_flight == 0 {
-            self.idle.notify_all();
-        }
-    }
-
-    /// Whether a request is still to be carried out. If not it is dropped, and its buffer goes back to the pool.
-    fn is_wanted(&self) -> bool {
-        let wanted = !self.abandoned.load(Ordering::Acquire) && self.state.lock().error.is_none();
-        if !wanted {
-            self.release();
-        }
-        wanted
-    }
-}
-
-impl Work for Shared {
-    fn next(&self) -> Option<Request> {
-        loop {
-            let request = self.receiver.recv().ok()?;
-            if self.is_wanted() {
-                return Some(request);
-            }
-        }
-    }
-
-    fn try_next(&self) -> Poll<Option<Request>> {
-        let mut announced = false;
-        loop {
-            match self.receiver.try_recv() {
-                Ok(request) if self.is_wanted() => return Poll::Ready(Some(request)),
-                Ok(_) => {}
-                Err(TryRecvError::Disconnected) => return Poll::Ready(None),
-                Err(TryRecvError::Empty) if announced => return Poll::Pending,
-                Err(TryRecvError::Empty) => {
-                    self.waker.expect();
-                    announced = true;
-                }
-            }
-        }
-    }
-
-    fn done(&self, mut request: Request, result: Result<usize, Errno>) {
-        let (offset, len) = (request.offset, request.len);
-        let result = match result {
-            // A filesystem that takes O_DIRECT and refuses the write.
-            Err(Errno::INVAL) if self.opened.direct => {
-                request.restart(len);
-                geometry::buffered(&self.opened.fd, &self.path, OFlags::RDWR)
-                    .map_err(|_| Errno::INVAL)
-                    .and_then(|file| request.run(&file, 1))
-            }
-            result => result,
-        };
-        drop(request);
-        if let Err(errno) = result {
-            self.latch(Error::on_range("write", &self.path, offset, len as u64, errno));
-        }
-        self.release();
-    }
-
-    fn broken(&self, why: &str) {
-        self.latch(self.stopped(why));
-    }
-
-    fn finished(&self) {
-        // With the sink still there this is no regular end, and a flush must not wait for what will not come.
-        if !self.abandoned.load(Ordering::Acquire) {
-            self.latch(self.stopped("its threads have ended"));
-        }
+    #[test]
+    fn a_flush_does_not_wait_for_an_engine_that_died() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let pool = BufferPool::new(4096, 3).unwrap();
+        let mut sink = sink(file.path(), &pool);
+        // Its threads end although the sink was not dropped.
+        sink.queue = None;
+        sink.running = None;
+        assert!(matches!(sink.flush(), Err(Error::Stopped { .. })));
+        assert!(matches!(sink.write(0, pool.take()), Err(Error::Stopped { .. })));
     }
 }

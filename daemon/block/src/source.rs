@@ -76,8 +76,20 @@ impl Source {
     /// For a look in the calling thread: no engine is needed, none is logged.
     pub(crate) fn open_quietly(path: &Path) -> Result<Self> {
         let opened = Opened::open(path, OFlags::RDONLY, Mode::empty())?;
+        if !opened.direct {
+            // As near to the medium as can be had: what is clean in the page cache is read anew.
+            let _ = rustix::fs::fadvise(&opened.fd, 0, None, rustix::fs::Advice::DontNeed);
+        }
         let identity = Identity::new(path, &opened.stat);
         Ok(Self::new(From::Disk(Arc::new(Opening { identity, opened })), "threads", "not started"))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn disk(&self) -> Option<Arc<Opening>> {
+        match &self.from {
+            From::Disk(disk) => Some(disk.clone()),
+            From::Stream(_) => None,
+        }
     }
 
     fn new(from: From, name: &'static str, why: &str) -> Self {

@@ -1,7 +1,7 @@
 //! Wakes an engine thread that waits in the kernel for its transfers.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -23,10 +23,13 @@ impl Waker {
     /// what came before it was not announced.
     pub(crate) fn expect(&self) {
         self.waiting.store(true, Ordering::SeqCst);
+        // Pairs with the one in `wake`: either this side sees the work, or that side sees that somebody waits.
+        fence(Ordering::SeqCst);
     }
 
     /// Makes the descriptor readable if somebody waits.
     pub(crate) fn wake(&self) {
+        fence(Ordering::SeqCst);
         if self.waiting.swap(false, Ordering::SeqCst) {
             self.force();
         }

@@ -1,5 +1,5 @@
 //! Both engines read the same bytes: files and devices, any ranges, any size. Needs root (loop devices).
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

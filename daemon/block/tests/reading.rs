@@ -1,5 +1,5 @@
 //! What happens to a reading that is cut short: by its reader, or by a source that changes or fails. Needs root.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! What is refused as a target, and what is said of a source in use. Needs root (loop devices, mounts).
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

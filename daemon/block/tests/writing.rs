@@ -1,5 +1,5 @@
 //! Sinks: out of order, zeros, odd sizes, errors. Needs root (loop devices, mounts).
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

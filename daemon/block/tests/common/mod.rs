@@ -1,5 +1,5 @@
 //! Files, loop devices and mounts that clean up after themselves, also when a test fails.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::fs::File;
