@@ -3,6 +3,7 @@
 
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -50,6 +51,13 @@ impl Cancel {
             signal_hook::flag::register(signal, Arc::clone(&state.asked))?;
             signal_hook::flag::register(signal, Arc::clone(&state.at_once))?;
         }
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        // Work may take a while to notice: whoever sits at the terminal is told that the signal has come.
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in &mut signals {
+                tracing::warn!("{}: ends cleanly as soon as it can; another one ends at once", signal_name(signal));
+            }
+        })?;
         Ok(cancel)
     }
 
@@ -79,7 +87,7 @@ impl Cancel {
 
     /// The error that [`Cancel::check`] gives.
     pub fn error(&self) -> Error {
-        let signal = if self.terminated() { "SIGTERM" } else { "SIGINT" };
+        let signal = signal_name(if self.terminated() { SIGTERM } else { SIGINT });
         let hint = *self.state.hint.lock();
         let end = if hint.is_empty() { String::new() } else { format!("; {hint}") };
         Error::new(ErrorKind::Cancelled, format!("ended by {signal}{end}"))
@@ -89,6 +97,10 @@ impl Cancel {
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.state.asked)
     }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    if signal == SIGTERM { "SIGTERM" } else { "SIGINT" }
 }
 
 /// Work that ends cleanly is under way.

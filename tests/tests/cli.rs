@@ -1,0 +1,258 @@
+//! The executable from outside: exit codes, what goes to which stream, the shape of the JSON, the text of the help.
+#![forbid(unsafe_code)]
+
+#[path = "cli/harness.rs"]
+mod harness;
+#[path = "cli/json.rs"]
+mod json;
+#[path = "cli/keys.rs"]
+mod keys;
+#[path = "cli/signals.rs"]
+mod signals;
+
+use harness::Home;
+use serde_json::Value;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// Compares with a file of `tests/cli/golden`; UPDATE_GOLDEN=1 writes it.
+#[track_caller]
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, expected, "{name} is another; if that is right: UPDATE_GOLDEN=1 scripts/test help_is");
+}
+
+#[test]
+fn help_is_golden() {
+    let home = Home::new();
+    for (name, args) in [
+        ("help.txt", &["--help"][..]),
+        ("help-short.txt", &["-h"]),
+        ("help-backup.txt", &["backup", "--help"]),
+        ("help-restore.txt", &["restore", "-h"]),
+        ("help-forget.txt", &["forget", "-h"]),
+        ("help-config-check.txt", &["config", "check", "-h"]),
+    ] {
+        let ran = home.run_bare(args).ok();
+        assert_eq!(ran.stderr, "");
+        golden(name, &ran.stdout);
+    }
+}
+
+#[test]
+fn version_names_the_build() {
+    let ran = Home::new().run_bare(&["--version"]).ok();
+    assert!(ran.stdout.starts_with(&format!("wherry {}", env!("CARGO_PKG_VERSION"))), "{}", ran.stdout);
+    assert_eq!((ran.stdout.lines().count(), ran.stderr.as_str()), (1, ""));
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_code_2() {
+    let home = Home::with_repository();
+    for (args, words) in [
+        (&["bacup"][..], &["bacup", "'backup'", "wherry --help"][..]),
+        (&["backup"], &["SOURCE", "wherry backup --help"]),
+        (&["backup", "x", "--nam", "y"], &["--nam", "--name"]),
+        (&["backup", "-"], &["--name"]),
+        (&["backup", "x", "--name", "a/b"], &["a/b"]),
+        (&["backup", "x", "--name", "a\nb"], &["control"]),
+        (&["backup", "x", "--name", ".."], &[".."]),
+        (&["backup", ".", "--name", "x"], &["directory"]),
+        (&["backup", "x", "--password", "hunter2"], &["--password"]),
+        (&["restore", "zzz", "x"], &["zzz"]),
+        (&["cat", "abc"], &["abc", "4"]),
+        (&["stats", "--memory", "63M"], &["64M"]),
+        (&["stats", "--memory", "lots"], &["lots"]),
+        (&["stats", "--config", "none.toml"], &["none.toml"]),
+        (&["forget"], &["--keep-daily"]),
+        (&["forget", "abcd", "--keep-last", "1"], &["--keep-"]),
+        (&["forget", "--keep-last", "0"], &["nothing to forget by"]),
+        (&["init", "--chunk-size", "100K"], &["102400"]),
+        (&["init", "--repo", "ftp://x/y"], &["ftp://x/y"]),
+        (&["stats", "--password-file", "a", "--key-file", "b"], &["at once"]),
+        (&["check", "--sample", "10%"], &["--read-data"]),
+    ] {
+        let line = home.run(args).fails(2);
+        assert!(words.iter().all(|word| line.contains(word)), "{args:?}: {line}");
+    }
+    let line = home.run_bare(&["stats"]).fails(2);
+    assert!(line.contains("--repo") && line.contains("WHERRY_REPOSITORY"), "{line}");
+    let ran = home.run_bare::<&str>(&[]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
+    assert!(ran.stderr.contains("Usage: wherry"), "{}", ran.stderr);
+}
+
+#[test]
+fn no_repository_is_10_and_comes_before_the_password() {
+    let home = Home::new();
+    for args in [&["snapshots"][..], &["stats"], &["key", "list"], &["cat", "latest"], &["forget", "--keep-last", "1"]] {
+        let line = home.bare().args(args).args(["--repo", "repo"]).output().map(harness::Ran::from).unwrap().fails(10);
+        assert!(line.contains("repo") && line.contains("wherry init"), "{line}");
+    }
+    assert!(!home.path("repo").exists(), "looking for a repository made one");
+}
+
+#[test]
+fn init_makes_the_key_and_never_touches_what_is_there() {
+    let home = Home::new();
+    let ran = home.run(&["init"]).ok();
+    assert!(ran.stdout.contains("keep a copy"), "{}", ran.stdout);
+    let key = fs::read(home.path("key")).unwrap();
+    assert_eq!(fs::metadata(home.path("key")).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let before = home.tree("repo");
+    assert!(!before.keys().any(|path| path.to_str().unwrap().contains("probe")), "{before:?}");
+    let line = home.run(&["init"]).fails(1);
+    assert!(line.contains("not touched"), "{line}");
+    let other = home.command().args(["init", "--key-file", "other"]).output().unwrap();
+    assert_eq!(other.status.code(), Some(1));
+    assert!(!home.path("other").exists(), "a key was made for a repository that was not");
+    assert_eq!(home.tree("repo"), before);
+    assert_eq!(fs::read(home.path("key")).unwrap(), key);
+}
+
+#[test]
+fn a_half_made_repository_is_finished() {
+    let home = Home::with_repository();
+    fs::remove_dir_all(home.path("repo/config")).unwrap();
+    let line = home.run(&["snapshots"]).fails(10);
+    assert!(line.contains("wherry init"), "{line}");
+    // Its key slot is there: another key must not open, nor be made.
+    let line = home.run(&["init", "--key-file", "other"]).fails(12);
+    assert!(line.contains("other") && !home.path("other").exists(), "{line}");
+    let ran = home.run(&["init", "--json"]).ok();
+    assert_eq!((&ran.json()["finished"], &ran.json()["key_file"]), (&Value::Bool(true), &Value::Null));
+    home.run(&["snapshots"]).ok();
+
+    fs::remove_dir_all(home.path("repo/config")).unwrap();
+    fs::remove_dir_all(home.path("repo/keys")).unwrap();
+    home.run(&["init", "--key-file", "other"]).ok();
+    home.run(&["snapshots", "--key-file", "other"]).ok();
+}
+
+#[test]
+fn unknown_keys_of_the_configuration_are_named_with_their_file() {
+    let home = Home::with_repository();
+    let file = home.write("c.toml", "memory = '128M'\n\ncompresion = 'zstd'\n");
+    for args in [&["stats", "--config", &file][..], &["config", "check", "--config", &file]] {
+        let line = home.run(args).fails(2);
+        assert!(line.contains("c.toml:3") && line.contains("compresion"), "{line}");
+    }
+    fs::create_dir_all(home.path(".config/wherry")).unwrap();
+    home.write(".config/wherry/config.toml", "memory = '128M'");
+    let ran = home.run(&["config", "check", "--json"]).ok();
+    assert_eq!(ran.json()["memory"], 128 << 20);
+    assert_eq!(ran.json()["files"][0], home.text(".config/wherry/config.toml"));
+}
+
+#[test]
+fn snapshots_are_named_without_guessing() {
+    let home = Home::with_repository();
+    assert!(home.run(&["cat", "latest"]).fails(14).contains("no snapshot"), "none at all");
+    let a = home.backup("vm1", b"first");
+    let b = home.backup("vm1", b"second");
+    assert_eq!(home.run(&["cat", "latest"]).ok().stdout, "second");
+    home.backup("vm2", b"other");
+    let line = home.run(&["cat", "latest"]).fails(2);
+    assert!(line.contains("latest:vm1") && line.contains("latest:vm2"), "{line}");
+    assert_eq!(home.run(&["cat", "latest:vm1"]).ok().stdout, "second");
+    assert_eq!(home.run(&["cat", &a]).ok().stdout, "first");
+    assert_eq!(home.run(&["cat", &a[..12]]).ok().stdout, "first");
+    let line = home.run(&["cat", "latest:vm3"]).fails(14);
+    assert!(line.contains("vm1, vm2"), "{line}");
+    home.run(&["show", &"0".repeat(32)]).fails(14);
+
+    home.run(&["forget", &b, "-q"]).ok();
+    assert_eq!(home.run(&["cat", "latest:vm1"]).ok().stdout, "first", "a forgotten one is not the latest");
+    assert_eq!(home.run(&["cat", &b]).ok().stdout, "second", "and has its id until it is gone");
+}
+
+#[test]
+fn a_policy_says_why_and_stops_before_too_much() {
+    let home = Home::with_repository();
+    let ids: Vec<_> = (0..5).map(|n| home.backup("vm", format!("version {n}").as_bytes())).collect();
+    let newest = ids.last().unwrap();
+    let ran = home.run(&["forget", "--keep-last", "1", "--dry-run"]).ok();
+    assert!(ran.stdout.contains("would go") && ran.stdout.contains("last"), "{}", ran.stdout);
+    let line = home.run(&["forget", "--keep-last", "1"]).fails(2);
+    assert!(line.contains("4 of the 5") && line.contains("--force"), "{line}");
+    let listed = |args: &[&str]| {
+        let ran = home.run(args).ok();
+        let ids = ran.json().as_array().unwrap().iter().map(|s| s["snapshot"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&["snapshots", "--json"]), ids, "neither a dry run nor a refusal changes anything");
+
+    let ran = home.run(&["forget", "--keep-last", "1", "--force", "--json"]).ok();
+    assert_eq!(ran.json().as_array().unwrap().iter().filter(|d| d["forgotten"] == true).count(), 4);
+    assert_eq!(listed(&["snapshots", "--json"]), [newest.clone()]);
+    assert_eq!(listed(&["snapshots", "--json", "--forgotten"]), ids[..4]);
+    home.run(&[&["unforget"][..], &ids[..4].iter().map(String::as_str).collect::<Vec<_>>()].concat()).ok();
+    assert_eq!(listed(&["snapshots", "--json"]), ids);
+    assert_eq!(listed(&["snapshots", "--json", "--name", "other"]), [""; 0]);
+    // Within a day there is one day, whose newest stays: four would go.
+    home.run(&["forget", "--keep-daily", "7"]).fails(2);
+    home.run(&["forget", "--keep-daily", "7", "--name", "other"]).ok();
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let home = Home::with_repository();
+    home.backup("vm", &vec![b'x'; 8 << 20]);
+    for args in [&["completions", "bash"][..], &["cat", "latest"], &["--help"]] {
+        let mut child = home.command().args(args).spawn().unwrap();
+        let mut first = [0];
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_behind_standard_output_is_an_error() {
+    let home = Home::with_repository();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = home.command().arg("stats").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("standard output"));
+}
+
+#[test]
+fn man_pages_and_completions() {
+    let home = Home::new();
+    home.run_bare(&["man", "pages"]).ok();
+    let pages: Vec<_> = home.tree("pages").into_iter().collect();
+    assert!(pages.len() >= 20 && pages.iter().all(|(_, page)| page.starts_with(b".")), "{}", pages.len());
+    assert!(home.path("pages/wherry-key-add.1").exists());
+    for shell in ["bash", "zsh", "fish"] {
+        let script = home.run_bare(&["completions", shell]).ok().stdout;
+        assert!(script.contains("snapshots") && script.contains("keep-daily"), "{shell}");
+    }
+}
+
+#[test]
+fn every_log_line_names_the_run_that_the_snapshot_names() {
+    let home = Home::with_repository();
+    let image = home.write("a.raw", "content");
+    for (format, parse) in [("json", true), ("text", false)] {
+        let ran = home.run(&["backup", &image, "--name", format, "-vv", "--log-format", format, "--json"]).ok();
+        let run = ran.json()["run"].as_str().unwrap().to_owned();
+        assert_eq!(run.len(), 16);
+        assert!(ran.stderr.lines().count() >= 2, "{}", ran.stderr);
+        for line in ran.stderr.lines() {
+            match parse {
+                true => assert_eq!(serde_json::from_str::<Value>(line).unwrap()["run"], run.as_str(), "{line}"),
+                false => assert_eq!(line.split_whitespace().nth(2), Some(&*run), "{line}"),
+            }
+        }
+        let shown = home.run(&["show", &format!("latest:{format}"), "--json"]).ok().json();
+        assert_eq!(shown["run"], run.as_str());
+    }
+}

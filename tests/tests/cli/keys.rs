@@ -1,0 +1,116 @@
+//! Passwords and keys: which one opens, and that none is ever shown.
+
+use super::harness::{Home, Ran};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+const SECRET: &str = "correct horse battery staple";
+
+/// A repository that a password opens.
+fn with_password() -> Home {
+    let home = Home::new();
+    let ran = run(&home, &["init"]).ok();
+    assert!(!ran.stdout.contains("made the key file"), "{}", ran.stdout);
+    home
+}
+
+fn run(home: &Home, args: &[&str]) -> Ran {
+    let mut command = home.bare();
+    command.env("WHERRY_REPOSITORY", home.path("repo")).env("WHERRY_PASSWORD", SECRET).args(args);
+    command.output().unwrap().into()
+}
+
+#[test]
+fn every_source_of_a_password() {
+    let home = with_password();
+    let file = home.write("pw", format!("{SECRET}\n"));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let plain = |args: &[&str]| -> Ran { home.bare().args(args).args(["--repo", "repo"]).output().unwrap().into() };
+    run(&home, &["stats"]).ok();
+    assert_eq!(plain(&["stats", "--password-file", &file]).ok().stderr, "");
+    plain(&["stats", "--password-command", "cat pw"]).ok();
+
+    let line = plain(&["stats"]).fails(12);
+    assert!(line.contains("--password-file") && line.contains("WHERRY_PASSWORD"), "{line}");
+    for (args, word) in [
+        (&["stats", "--password-file", "none"][..], "none"),
+        (&["stats", "--password-command", "echo wrong"], "password"),
+        (&["stats", "--password-command", "exit 3"], "password command"),
+        (&["stats", "--key-file", &file], "32"),
+        (&["stats", "--key-file", "none"], "none"),
+    ] {
+        let line = plain(args).fails(12);
+        assert!(line.contains(word), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn a_file_that_others_may_read_is_warned_of() {
+    let home = with_password();
+    let file = home.write("pw", SECRET);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let ran: Ran = home.bare().args(["stats", "--repo", "repo", "--password-file", &file]).output().unwrap().into();
+    assert!(ran.ok().stderr.contains("chmod 600"));
+}
+
+#[test]
+fn secrets_are_in_no_stream() {
+    let home = with_password();
+    let image = home.write("a.raw", "content");
+    let key = "0123456789abcdef".repeat(4);
+    home.write("second", &key);
+    for args in [
+        &["backup", &image, "--name", "a"][..],
+        &["config", "check"],
+        &["key", "add", "--new-key-file", "second"],
+        &["key", "list"],
+        &["stats", "--password-command", "echo 'wrong horse'; exit 1"],
+        &["stats", "--key-file", "second"],
+        &["stats", "--config", "pw.toml"],
+    ] {
+        home.write("pw.toml", format!("password = '{SECRET}'"));
+        for format in ["text", "json"] {
+            let ran = run(&home, &[args, &["-vv", "--log-format", format]].concat());
+            for text in [&ran.stdout, &ran.stderr] {
+                let shown = [SECRET, "wrong horse", &key].into_iter().find(|secret| text.contains(secret));
+                assert_eq!(shown, None, "{args:?}: {text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn ways_in_come_and_go() {
+    let home = with_password();
+    let slots = |home: &Home| {
+        let json = run(home, &["key", "list", "--json"]).ok().json();
+        let slots = json.as_array().unwrap().iter().map(|s| (s["slot"].as_str().unwrap().to_owned(), s["current"] == true));
+        slots.collect::<Vec<_>>()
+    };
+    let [(first, true)] = &slots(&home)[..] else { panic!("one slot, in use") };
+    let line = run(&home, &["key", "remove", first]).fails(2);
+    assert!(line.contains("last"), "{line}");
+
+    let ran = run(&home, &["key", "add", "--new-key-file", "key"]).ok();
+    assert!(ran.stdout.contains("keep a copy"), "{}", ran.stdout);
+    assert_eq!(fs::metadata(home.path("key")).unwrap().permissions().mode() & 0o777, 0o600);
+    home.run(&["stats"]).ok();
+    assert_eq!(slots(&home).len(), 2);
+
+    home.write("new", "another password\n");
+    run(&home, &["key", "passwd", "--new-password-file", "new"]).ok();
+    run(&home, &["stats"]).fails(12);
+    let new: Ran = home.bare().args(["stats", "--repo", "repo", "--password-file", "new", "-q"]).output().unwrap().into();
+    new.ok();
+
+    for (slot, word) in [("", "no key slot"), ("zz", "no key slot"), ("ffffffffffffffff", "no key slot")] {
+        let line = home.run(&["key", "remove", slot]).fails(2);
+        assert!(line.contains(word), "{line}");
+    }
+    let json = home.run(&["key", "list", "--json"]).ok().json();
+    let other = json.as_array().unwrap().iter().find(|s| s["current"] == false).unwrap()["slot"].as_str().unwrap();
+    home.run(&["key", "remove", &other[..8]]).ok();
+    let gone: Ran = home.bare().args(["stats", "--repo", "repo", "--password-file", "new", "-q"]).output().unwrap().into();
+    gone.fails(12);
+    home.run(&["stats"]).ok();
+}
