@@ -77,9 +77,10 @@ setup_deny() {
   rm -rf "$cache/tools/build"
 }
 
-# Builds the one executable; $wherry is its path. Cargo writes the list of its sources beside it (wherry.d).
+# Builds the one executable; $wherry is its path. Cargo writes the list of its sources beside it (wherry.d). Always the whole
+# workspace: with `--package`, cargo picks other features for some dependencies and compiles RocksDB a second time.
 build_wherry() {
-  cargo build --release --locked --quiet --package wherry --bin wherry
+  cargo build --release --locked --quiet --workspace --bin wherry
   # shellcheck disable=SC2034 # for the scripts that source this
   wherry=$CARGO_TARGET_DIR/release/wherry
 }
