@@ -20,7 +20,7 @@ pub use keys::Key;
 pub use local::Local;
 pub use memory::Memory;
 pub use metered::{Counters, Metered, Verb};
-pub use object::S3Options;
+pub use object::{Environment, S3Options};
 pub use retry::{Retries, Retrying};
 
 /// One object as a listing shows it.
@@ -95,6 +95,8 @@ pub struct Options {
     pub retries: Retries,
     /// Counts every request.
     pub counters: Arc<Counters>,
+    /// Where the `AWS_*` variables come from.
+    pub env: Environment,
 }
 
 /// Opens the storage a user names: a path, `file:///path` or `s3://bucket/prefix`. Nothing is read or made yet.
@@ -111,8 +113,7 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
         Some(("file", path)) if path.starts_with('/') => local(path),
         Some(("s3", place)) => {
             let policy = retry::Policy::system(options.retries);
-            let env: object::Environment = Arc::new(|name| std::env::var(name).ok());
-            let s3 = object::open_s3(place, &options.s3, options.single_writer, policy.clone(), env)?;
+            let s3 = object::open_s3(place, options, policy.clone())?;
             Ok(Arc::new(Retrying::with(metered(s3), policy)))
         }
         Some((scheme @ ("az" | "gs"), _)) => {

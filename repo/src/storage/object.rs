@@ -19,8 +19,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
-pub use s3::S3Options;
-pub(super) use s3::{Environment, open as open_s3};
+pub(super) use s3::open as open_s3;
+pub use s3::{Environment, S3Options};
 
 /// Bodies are handed to the connection in pieces of this size; a piece that was taken counts as progress.
 const PIECE: usize = 256 << 10;
@@ -139,13 +139,17 @@ fn meaning(refused: &Refused) -> (ErrorKind, &'static str) {
     let says = |word: &str| code.contains(word) || message.contains(word);
     match status {
         507 => (ErrorKind::Full, "; make room there, or raise the limit"),
-        _ if says("Quota") || says("quota") || says("StorageFull") => (ErrorKind::Full, "; make room there, or raise the limit"),
+        _ if says("Quota") || says("quota") || says("StorageFull") => {
+            (ErrorKind::Full, "; make room there, or raise the limit")
+        }
         404 => (ErrorKind::NotFound, ""),
         304 | 409 | 412 => (ErrorKind::Conflict, ""),
         416 => (ErrorKind::Corrupt, ""),
         _ if says("RequestTimeTooSkewed") => (ErrorKind::Denied, "; set the clock of this machine"),
         _ if says("ExpiredToken") || says("TokenRefreshRequired") => (ErrorKind::Denied, "; renew the session token"),
-        401 | 403 => (ErrorKind::Denied, "; check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and what they may do"),
+        401 | 403 => {
+            (ErrorKind::Denied, "; check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and what they may do")
+        }
         400 if says("RequestTimeout") || says("IncompleteBody") || says("BadDigest") || says("SHA256Mismatch") => {
             (ErrorKind::Unavailable, "")
         }
@@ -178,8 +182,9 @@ impl Storage for Objects {
                 let len = range.end - range.start;
                 if bytes.len() as u64 == len { Ok(bytes) } else { Err(cut(key, bytes.len(), len)) }
             }
-            Err(error) if matches!(cause::<Refused>(&error), Some(refused) if refused.status != 416)
-                || cause::<Broken>(&error).is_some() =>
+            Err(error)
+                if matches!(cause::<Refused>(&error), Some(refused) if refused.status != 416)
+                    || cause::<Broken>(&error).is_some() =>
             {
                 Err(self.failed("read", key, error))
             }

@@ -13,16 +13,15 @@ const SMALL: usize = 100;
 pub fn body_of(round: u32, racer: u32, len: usize) -> Bytes {
     // Room to begin at an aligned address, as packs do.
     let mut out = vec![0; len + 4096];
+    let start = out.as_ptr().align_offset(4096).min(4096);
     let mut state = (u64::from(round) << 32 | u64::from(racer)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    for piece in out.chunks_mut(8) {
+    for piece in out.split_at_mut(start).1.chunks_mut(8) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        piece.copy_from_slice(state.to_le_bytes().get(..piece.len()).unwrap_or_default());
+        piece.copy_from_slice(state.to_le_bytes().split_at(piece.len()).0);
     }
-    let out = Bytes::from(out);
-    let start = out.as_ptr().align_offset(4096).min(4096);
-    out.slice(start..start + len)
+    Bytes::from(out).slice(start..start + len)
 }
 
 /// All `racers` create `key` at the same time, each its own body, taking turns on the connections. Gives who was told
