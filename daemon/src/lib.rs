@@ -1,1 +1,101 @@
-//! stub
+//! The `wherry` executable: settings, commands, and the pipelines between devices and the repository.
+#![forbid(unsafe_code)]
+
+pub mod backup;
+pub mod budget;
+pub mod cli;
+mod commands;
+pub mod config;
+pub mod context;
+pub mod credential;
+pub mod exit;
+pub mod output;
+pub mod progress;
+pub mod restore;
+pub mod retention;
+pub mod select;
+pub mod signals;
+mod storage;
+pub mod telemetry;
+mod throttle;
+
+use clap::Parser;
+use clap::error::{ContextKind, ErrorKind as Wrong};
+use config::{Environment, Settings};
+use context::Context;
+use exit::Exit;
+use signals::Cancel;
+use std::ffi::OsString;
+use std::io;
+
+/// Runs one command line to its end. All that the process says has been written when this returns.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    exit::end_on_panic();
+    let cli = match cli::Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => return explain(&e),
+    };
+    let cancel = match Cancel::listen() {
+        Ok(cancel) => cancel,
+        Err(e) => return end(&anyhow::Error::new(e).context("listening to signals"), &Cancel::default()),
+    };
+    match resolve_and_run(cli, &cancel) {
+        Ok(exit) => exit,
+        Err(error) => end(&error, &cancel),
+    }
+}
+
+fn resolve_and_run(cli: cli::Cli, cancel: &Cancel) -> anyhow::Result<Exit> {
+    let (settings, command): (Settings, _) = config::resolve(cli, &Environment::of_process())?;
+    let context = Context::new(settings, cancel.clone())?;
+    tracing::debug!(version = cli::VERSION, pid = std::process::id(), "started");
+    commands::run(&context, command)
+}
+
+/// Says what ended the command, in one line, and gives the exit code.
+fn end(error: &anyhow::Error, cancel: &Cancel) -> Exit {
+    match exit::of_error(error, cancel) {
+        Some(code) => {
+            exit::complain(&exit::one_line(error));
+            code
+        }
+        None => Exit::Done,
+    }
+}
+
+/// `--help` and `--version` go to standard output; what was typed wrongly is said in one line.
+fn explain(error: &clap::Error) -> Exit {
+    match error.kind() {
+        Wrong::DisplayHelp | Wrong::DisplayVersion => {
+            match output::Output::new(false).bytes(error.render().to_string().as_bytes()) {
+                Ok(()) => Exit::Done,
+                Err(e) => end(&e, &Cancel::default()),
+            }
+        }
+        Wrong::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = io::Write::write_all(&mut io::stderr().lock(), error.render().to_string().as_bytes());
+            Exit::Usage
+        }
+        _ => {
+            exit::complain(&usage_line(error));
+            Exit::Usage
+        }
+    }
+}
+
+/// clap's paragraphs on one line, without its usage text, and with the help to ask for.
+fn usage_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let said = text.split("\n\nUsage:").next().unwrap_or_default();
+    let said = said.split("\n\nFor more information").next().unwrap_or_default().trim();
+    let paragraphs: Vec<_> = said.trim_start_matches("error: ").split("\n\n").map(exit::on_one_line).collect();
+    let command = match error.get(ContextKind::Usage) {
+        Some(usage) => {
+            let usage = usage.to_string();
+            let words = usage.trim_start_matches("Usage: ").split_whitespace();
+            words.take_while(|w| w.starts_with(|c: char| c.is_ascii_lowercase())).collect::<Vec<_>>().join(" ")
+        }
+        None => "wherry".to_owned(),
+    };
+    format!("{}; see {command} --help", paragraphs.join("; "))
+}

@@ -75,6 +75,11 @@ impl Error {
         self
     }
 
+    /// The same error for another caller, without what caused it.
+    pub(crate) fn again(&self) -> Self {
+        Self { kind: self.kind, message: self.message.clone(), object: self.object.clone(), source: None }
+    }
+
     /// What a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind

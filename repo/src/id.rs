@@ -61,6 +61,23 @@ macro_rules! id {
             }
         }
 
+        impl<C> minicbor::Encode<C> for $name {
+            fn encode<W: minicbor::encode::Write>(
+                &self,
+                e: &mut minicbor::Encoder<W>,
+                _: &mut C,
+            ) -> Result<(), minicbor::encode::Error<W::Error>> {
+                e.bytes(&self.0)?.ok()
+            }
+        }
+
+        impl<'b, C> minicbor::Decode<'b, C> for $name {
+            fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+                let bytes = d.bytes()?.try_into();
+                bytes.map(Self).map_err(|_| minicbor::decode::Error::message(concat!("not ", $what)))
+            }
+        }
+
         impl FromStr for $name {
             type Err = Error;
 
@@ -158,6 +175,23 @@ impl PackId {
             seq: u32::from_le_bytes(seq),
             random: u64::from_le_bytes(random),
         })
+    }
+}
+
+impl<C> minicbor::Encode<C> for PackId {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut minicbor::Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        e.bytes(&self.to_bytes())?.ok()
+    }
+}
+
+impl<'b, C> minicbor::Decode<'b, C> for PackId {
+    fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        let id = d.bytes()?.try_into().ok().and_then(Self::from_bytes);
+        id.ok_or_else(|| minicbor::decode::Error::message("not a pack id"))
     }
 }
 

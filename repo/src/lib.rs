@@ -9,11 +9,34 @@
 compile_error!("wherry has not been tried on big-endian machines: golden repositories must pass there first");
 
 pub mod clock;
+mod codec;
+mod crypto;
 mod error;
+pub mod forget;
+pub mod format;
 pub mod id;
+pub mod index;
+mod index_sync;
+mod keys;
+mod map;
+mod pack;
+mod process;
+mod reader;
+mod repository;
+mod session;
 pub mod storage;
+mod writer;
 
 pub use clock::{Clock, Rng, System, Timestamp};
+pub use codec::Compression;
 pub use error::{Error, ErrorKind, Result};
+pub use format::records::{SnapshotRecord, Stats};
 pub use id::*;
+pub use index_sync::Synced;
+pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, SlotInfo};
+pub use process::host_name;
+pub use reader::{ChunkRef, Fetch, SnapshotReader, Verified};
+pub use repository::{Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of};
+pub use session::ParentChoice;
 pub use storage::{Key, Storage};
+pub use writer::{CommitInfo, Put, Scratch, SnapshotWriter, WriterOptions};

@@ -70,12 +70,12 @@ impl Storage for Memory {
         if objects.contains_key(key) {
             return Err(super::conflict(key));
         }
-        objects.insert(key.clone(), (body, self.clock.now()));
+        objects.insert(key.clone(), (Bytes::copy_from_slice(&body), self.clock.now()));
         Ok(())
     }
 
     fn overwrite(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.objects.write().insert(key.clone(), (body, self.clock.now()));
+        self.objects.write().insert(key.clone(), (Bytes::copy_from_slice(&body), self.clock.now()));
         Ok(())
     }
 

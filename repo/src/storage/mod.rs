@@ -69,7 +69,8 @@ pub trait Storage: Send + Sync + Debug {
     /// Length and age of an object.
     fn head(&self, key: &Key) -> Result<Listed>;
 
-    /// Creates the object if the key is absent, else [`Conflict`](crate::ErrorKind::Conflict). Ok means durable.
+    /// Creates the object if the key is absent, else [`Conflict`](crate::ErrorKind::Conflict). Ok means durable. `body` is
+    /// not held on to: writers have few buffers.
     fn create(&self, key: &Key, body: Bytes) -> Result<()>;
 
     /// Writes the object whether or not it exists. For heartbeats alone.

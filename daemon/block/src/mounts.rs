@@ -1,0 +1,132 @@
+//! Who uses a device or file: mounts, devices built on it, swap, loop devices.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Stat;
+
+use crate::geometry::{Identity, device_number};
+use crate::source::MountedSource;
+use crate::sysfs::{self, Device, Number};
+
+/// A line of /proc/self/mountinfo.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    device: Number,
+    mount_point: PathBuf,
+    source: PathBuf,
+    /// The filesystem, not only this mount of it, takes writes.
+    writable: bool,
+}
+
+/// All mounts this process sees; none where /proc is not to be had.
+fn mounts() -> Vec<Mount> {
+    fs::read_to_string("/proc/self/mountinfo").map(|text| text.lines().filter_map(parse).collect()).unwrap_or_default()
+}
+
+/// "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"
+fn parse(line: &str) -> Option<Mount> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let mut fields = mount.split(' ');
+    let device = sysfs::parse_number(fields.nth(2)?)?;
+    let mount_point = unescape(fields.nth(1)?);
+    let mut fields = filesystem.split(' ');
+    let source = unescape(fields.nth(1)?);
+    let writable = fields.next()?.split(',').any(|option| option == "rw");
+    Some(Mount { device, mount_point, source, writable })
+}
+
+/// Undoes the octal escapes (`\040`) of the tables of the kernel.
+pub(crate) fn unescape(field: &str) -> PathBuf {
+    let bytes = field.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let octal = bytes.get(at + 1..at + 4).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(code) if byte == b'\\' => {
+                plain.push(code);
+                at += 4;
+            }
+            _ => {
+                plain.push(byte);
+                at += 1;
+            }
+        }
+    }
+    OsString::from_vec(plain).into()
+}
+
+impl Mount {
+    /// Whether this is a filesystem on that device. Some filesystems (btrfs) show a number of their own, so the name of
+    /// the source counts too.
+    fn is_on(&self, number: Number) -> bool {
+        self.device == number
+            || (self.source.is_absolute()
+                && rustix::fs::stat(&self.source).ok().as_ref().and_then(device_number) == Some(number))
+    }
+}
+
+/// The first of `numbers` that is mounted.
+fn mounted(numbers: &[Number], wanted: impl Fn(&Mount) -> bool) -> Option<(Number, Mount)> {
+    let mounts = mounts();
+    let found = numbers.iter().find_map(|number| {
+        let index = mounts.iter().position(|mount| wanted(mount) && mount.is_on(*number))?;
+        Some((*number, index))
+    });
+    let (number, index) = found?;
+    Some((number, mounts.into_iter().nth(index)?))
+}
+
+/// Whether the device or file of `identity`, or anything built on it, is mounted so that it may change.
+pub(crate) fn mounted_writable(identity: &Identity) -> Option<MountedSource> {
+    let stat = rustix::fs::stat(&identity.path).ok()?;
+    let mut numbers: Vec<Number> = device_number(&stat).map(sysfs::with_users).unwrap_or_default();
+    numbers.extend(sysfs::loops_over(&stat).into_iter().flat_map(|(number, _)| sysfs::with_users(number)));
+    let (number, mount) = mounted(&numbers, |mount| mount.writable)?;
+    Some(MountedSource { mount_point: mount.mount_point, device: Device::new(number).name() })
+}
+
+/// Who uses the device or file so that it must not be written to; `None` if nobody is known to.
+pub(crate) fn user_of(stat: &Stat) -> Option<String> {
+    if let Some(number) = device_number(stat) {
+        let users = sysfs::with_users(number);
+        if let Some((mounted, mount)) = mounted(&users, |_| true) {
+            let what = if mounted == number { "it".to_owned() } else { Device::new(mounted).name() };
+            return Some(format!("{what} is mounted at {}", mount.mount_point.display()));
+        }
+        for user in std::iter::once(number).chain(Device::new(number).partitions()) {
+            if let Some(holder) = Device::new(user).holders().first() {
+                return Some(format!("{} is built on it", Device::new(*holder).name()));
+            }
+        }
+    }
+    if let Some((_, name)) = sysfs::loops_over(stat).first() {
+        return Some(format!("it is the backing file of {name}"));
+    }
+    sysfs::is_swap(stat).then(|| "it is in use as swap".to_owned())
+}
+
+/// As [`user_of`], by path, with a word for "nobody known".
+pub(crate) fn holder(path: &Path) -> String {
+    let known = rustix::fs::stat(path).ok().as_ref().and_then(user_of);
+    known.unwrap_or_else(|| "another program has it open exclusively".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_mountinfo() {
+        let line = r"36 35 7:1 / /mnt/a\040b ro,noatime master:1 shared:2 - ext4 /dev/loop1 rw,errors=continue";
+        let expected =
+            Mount { device: (7, 1), mount_point: "/mnt/a b".into(), source: "/dev/loop1".into(), writable: true };
+        assert_eq!(parse(line), Some(expected));
+        assert_eq!(parse("36 35 7:1 / /mnt"), None);
+        assert!(!parse("1 0 0:1 / / rw - tmpfs none ro,size=4k").unwrap().writable);
+        assert_eq!(unescape(r"\0"), PathBuf::from(r"\0"));
+    }
+}

@@ -1,0 +1,120 @@
+//! What the kernel says of block devices under /sys.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Stat};
+
+use crate::geometry::device_number;
+
+/// (major, minor).
+pub(crate) type Number = (u32, u32);
+
+/// A block device, by its folder under /sys.
+#[derive(Debug, Clone)]
+pub(crate) struct Device {
+    folder: PathBuf,
+}
+
+impl Device {
+    pub(crate) fn new((major, minor): Number) -> Self {
+        Self { folder: format!("/sys/dev/block/{major}:{minor}").into() }
+    }
+
+    /// For people: the name under /dev, with that of the device mapper if it has one.
+    pub(crate) fn name(&self) -> String {
+        let kernel = fs::canonicalize(&self.folder).ok();
+        let kernel = kernel.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        let kernel = kernel.unwrap_or_else(|| self.folder.display().to_string());
+        match self.text("dm/name") {
+            Some(mapped) => format!("/dev/{kernel} ({mapped})"),
+            None => format!("/dev/{kernel}"),
+        }
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.text("ro").is_some_and(|text| text == "1")
+    }
+
+    /// Devices built on this one: LVM, dm-crypt, md, ...
+    pub(crate) fn holders(&self) -> Vec<Number> {
+        self.numbers("holders", |_| true)
+    }
+
+    pub(crate) fn partitions(&self) -> Vec<Number> {
+        self.numbers("", |folder| folder.join("partition").exists())
+    }
+
+    fn numbers(&self, below: &str, wanted: impl Fn(&Path) -> bool) -> Vec<Number> {
+        let Ok(entries) = fs::read_dir(self.folder.join(below)) else { return Vec::new() };
+        let folders = entries.flatten().map(|entry| entry.path()).filter(|folder| wanted(folder));
+        folders.filter_map(|folder| parse_number(fs::read_to_string(folder.join("dev")).ok()?.trim())).collect()
+    }
+
+    fn text(&self, file: &str) -> Option<String> {
+        Some(fs::read_to_string(self.folder.join(file)).ok()?.trim().to_owned())
+    }
+}
+
+/// "8:1"
+pub(crate) fn parse_number(text: &str) -> Option<Number> {
+    let (major, minor) = text.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The device, its partitions and all that is built on them, itself first.
+pub(crate) fn with_users(number: Number) -> Vec<Number> {
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut todo = vec![number];
+    while let Some(number) = todo.pop() {
+        if !seen.insert(number) {
+            continue;
+        }
+        found.push(number);
+        let device = Device::new(number);
+        todo.extend(device.partitions());
+        todo.extend(device.holders());
+    }
+    found
+}
+
+/// The loop devices whose backing file (or device) is the one with this `stat`.
+pub(crate) fn loops_over(stat: &Stat) -> Vec<(Number, String)> {
+    let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b"loop")) {
+        let folder = entry.path();
+        let Ok(backing) = fs::read(folder.join("loop/backing_file")) else { continue };
+        let backing = Path::new(std::ffi::OsStr::from_bytes(backing.trim_ascii_end()));
+        let Ok(of_backing) = rustix::fs::stat(backing) else { continue };
+        let number = fs::read_to_string(folder.join("dev")).ok().and_then(|text| parse_number(text.trim()));
+        if same(&of_backing, stat)
+            && let Some(number) = number
+        {
+            found.push((number, format!("/dev/{}", entry.file_name().to_string_lossy())));
+        }
+    }
+    found
+}
+
+/// Whether both are the same file or the same device.
+pub(crate) fn same(a: &Stat, b: &Stat) -> bool {
+    match (device_number(a), device_number(b)) {
+        (Some(a), Some(b)) => a == b,
+        (None, None) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
+}
+
+/// Swap areas in use that are the device or file with this `stat`.
+pub(crate) fn is_swap(stat: &Stat) -> bool {
+    let Ok(table) = fs::read_to_string("/proc/swaps") else { return false };
+    let names = table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
+    names.filter_map(|name| rustix::fs::stat(crate::mounts::unescape(name)).ok()).any(|swap| {
+        let file = matches!(FileType::from_raw_mode(swap.st_mode), FileType::RegularFile | FileType::BlockDevice);
+        file && same(&swap, stat)
+    })
+}

@@ -1,0 +1,166 @@
+//! How the ceiling of the process's memory is shared out, and how many threads work. Pure.
+//!
+//! Every buffer of size comes from one of these shares, so the sum holds whatever the volume is. What is held back is
+//! for the executable's own pages, stacks, TLS and what the allocator does not give back.
+
+use crate::cli::Size;
+use wherry_repo::{Error, Result};
+
+const MIB: u64 = 1 << 20;
+
+/// The smallest ceiling that is accepted.
+pub const MIN_CEILING: Size = Size(64 * MIB);
+
+/// The largest amount of memory that is made use of: more is allowed, and idle.
+const MAX_USED: u64 = 16 << 30;
+
+/// Held back for everything that is not a buffer, besides a sixteenth of the ceiling.
+const BASE: u64 = 24 * MIB;
+
+/// An error unless work is possible within this ceiling.
+pub fn check_ceiling(memory: Size) -> Result<()> {
+    if memory < MIN_CEILING {
+        return Err(Error::invalid(format!("--memory {memory} is too little: give at least {MIN_CEILING}")));
+    }
+    Ok(())
+}
+
+/// An error unless a password can be turned into a key within this ceiling: that takes `cost` bytes, for a moment.
+pub fn check_password(memory: u64, cost: u64) -> Result<()> {
+    let least = cost + BASE;
+    if memory < least {
+        let (memory, least) = (Size(memory), Size(least.next_multiple_of(8 * MIB)));
+        return Err(Error::invalid(format!(
+            "--memory {memory} is too little for a password: give at least {least}, or use a key file"
+        )));
+    }
+    Ok(())
+}
+
+/// The shares, in bytes, and the numbers of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The ceiling of the whole process.
+    pub ceiling: u64,
+    /// The target size of a data pack.
+    pub pack_size: u64,
+    /// How many packs may be in memory: being filled, waiting, or being uploaded. At least 2.
+    pub packs: usize,
+    /// Buffers that sources read into and sinks write from.
+    pub io_buffers: u64,
+    /// The chunk index: block cache, write buffers and table readers of RocksDB together.
+    pub index: u64,
+    /// Nodes of maps, read and being written.
+    pub nodes: u64,
+    /// Decoded chunks, for a mount and a restore: they fill no packs, this is the same memory.
+    pub chunk_cache: u64,
+    /// Threads that hash, compress and seal, or open and decompress.
+    pub workers: usize,
+    /// Uploads at a time.
+    pub uploads: usize,
+    /// Downloads at a time.
+    pub downloads: usize,
+}
+
+impl Budget {
+    /// Shares out `ceiling` bytes, which [`check_ceiling`] accepted, on a machine with so many cores.
+    pub fn new(ceiling: u64, cores: usize) -> Self {
+        let usable = ceiling.clamp(MIN_CEILING.0, MAX_USED);
+        let free = usable - usable / 16 - BASE;
+        let for_packs = free / 2;
+        let pack_size = [32, 16].into_iter().map(|m| m * MIB).find(|size| for_packs >= 3 * size).unwrap_or(8 * MIB);
+        let packs = (for_packs / pack_size).clamp(2, 16);
+        let rest = free - packs * pack_size;
+        let io_buffers = (rest * 2 / 5).min(128 * MIB);
+        let workers = cores.clamp(1, 64);
+        Self {
+            ceiling,
+            pack_size,
+            packs: packs as usize,
+            io_buffers,
+            index: (rest / 3).min(256 * MIB),
+            nodes: (rest / 8).min(64 * MIB),
+            chunk_cache: packs * pack_size,
+            workers,
+            uploads: (packs as usize - 1).min(8),
+            downloads: ((io_buffers / (2 * MIB)) as usize).clamp(4, 32),
+        }
+    }
+
+    /// That of this machine: as many workers as the process may use cores.
+    pub fn of_machine(ceiling: u64) -> Self {
+        Self::new(ceiling, std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// How many reads or writes of this many bytes may be in flight.
+    pub fn depth(&self, bytes: u64) -> usize {
+        ((self.io_buffers / bytes.max(1)) as usize).clamp(2, 256)
+    }
+
+    /// The most that all shares hold at a time.
+    pub fn buffers(&self) -> u64 {
+        self.chunk_cache.max(self.packs as u64 * self.pack_size) + self.io_buffers + self.index + self.nodes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_stay_below_the_ceiling() {
+        for mib in (64..=20_000).step_by(8).chain([64, 128, 256, 1024, 65_536]) {
+            for cores in [1, 2, 64, 1000] {
+                let budget = Budget::new(mib * MIB, cores);
+                assert!(budget.buffers() + BASE <= mib * MIB, "{mib} MiB: {budget:?}");
+                assert!(budget.packs >= 2 && budget.uploads >= 1 && budget.uploads < budget.packs, "{budget:?}");
+                assert!(
+                    budget.io_buffers >= 7 * MIB && budget.index >= 6 * MIB && budget.nodes >= 2 * MIB,
+                    "{budget:?}"
+                );
+                assert!(budget.downloads >= 1 && budget.workers >= 1);
+            }
+        }
+    }
+
+    #[test]
+    fn shares_of_the_usual_ceilings() {
+        let shares = |mib: u64| {
+            let b = Budget::new(mib * MIB, 2);
+            [b.pack_size, b.packs as u64 * MIB, b.io_buffers, b.index, b.nodes].map(|n| n / MIB)
+        };
+        assert_eq!(shares(64), [8, 2, 8, 6, 2]);
+        assert_eq!(shares(128), [16, 3, 19, 16, 6]);
+        assert_eq!(shares(256), [32, 3, 48, 40, 15]);
+        assert_eq!(shares(1024), [32, 14, 128, 162, 61]);
+    }
+
+    #[test]
+    fn more_memory_is_never_less_of_anything_but_rounding() {
+        let mut last = Budget::new(64 * MIB, 2);
+        for mib in 65..4096 {
+            let next = Budget::new(mib * MIB, 2);
+            assert!(next.pack_size >= last.pack_size && next.chunk_cache + 32 * MIB >= last.chunk_cache, "{mib} MiB");
+            last = next;
+        }
+    }
+
+    #[test]
+    fn depth_follows_the_size_of_a_chunk() {
+        let budget = Budget::new(256 * MIB, 2);
+        assert_eq!(budget.depth(256 << 10), 192);
+        assert_eq!(budget.depth(4 * MIB), 12);
+        assert_eq!(budget.depth(64 << 10), 256);
+    }
+
+    #[test]
+    fn a_small_ceiling_is_refused() {
+        assert!(check_ceiling(Size(64 * MIB)).is_ok());
+        let error = check_ceiling(Size(64 * MIB - 1)).unwrap_err();
+        assert_eq!(error.kind(), wherry_repo::ErrorKind::Invalid);
+        assert!(error.to_string().contains("at least 64M"), "{error}");
+        assert!(check_password(88 * MIB, 64 * MIB).is_ok());
+        let error = check_password(64 * MIB, 64 * MIB).unwrap_err();
+        assert!(error.to_string().contains("at least 88M"), "{error}");
+    }
+}

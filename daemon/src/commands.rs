@@ -1,0 +1,43 @@
+//! One file per command. Each takes its flags apart by name, does its work, and gives the exit code.
+
+mod backup;
+mod cat;
+mod completions;
+mod config;
+mod forget;
+mod init;
+mod key;
+mod man;
+mod probe;
+mod restore;
+mod show;
+mod snapshots;
+mod stats;
+mod unforget;
+
+use crate::cli::{Command, ConfigCommand};
+use crate::context::Context;
+use crate::exit::Exit;
+
+/// Runs a command.
+pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Init(args) => init::run(context, args),
+        Command::Backup(args) => backup::run(context, args),
+        Command::Restore(args) => restore::run(context, args),
+        Command::Cat(args) => cat::run(context, args),
+        Command::Snapshots(args) => snapshots::run(context, args),
+        Command::Show(args) => show::run(context, args),
+        Command::Stats(args) => stats::run(context, args),
+        Command::Forget(args) => forget::run(context, args),
+        Command::Unforget(args) => unforget::run(context, args),
+        Command::Key(command) => key::run(context, command),
+        Command::Probe(args) => probe::run(context, args),
+        Command::Config(ConfigCommand::Check) => config::check(context),
+        Command::Completions(args) => completions::run(context, args),
+        Command::Man(args) => man::run(context, args),
+        Command::Mount(_) | Command::Check(_) => {
+            Err(wherry_repo::Error::invalid("this command is not in this version").into())
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! `wherry backup`
+
+use crate::backup::{Backup, ChangedBlocks};
+use crate::cli::{BackupArgs, Parent, SourceArg};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output;
+use anyhow::Result;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+use wherry_block::{BufferPool, Kind, Source};
+use wherry_repo::{CommitInfo, Error, ErrorKind, ParentChoice, Repository, Snapshot, SnapshotWriter, WriterOptions};
+
+/// Reads are this long (bytes), or one chunk where chunks are longer.
+const READ: usize = 1 << 20;
+
+/// How often a run starts over when collectors end it under way; each time less is left to send.
+const TRIES: usize = 5;
+
+#[derive(Serialize)]
+struct Report {
+    snapshot: String,
+    volume: String,
+    parent: Option<String>,
+    size: u64,
+    read: u64,
+    hole: u64,
+    zero: u64,
+    unchanged: u64,
+    known: u64,
+    new: u64,
+    stored: u64,
+    metadata: u64,
+    seconds: f64,
+    engine: String,
+    root: String,
+    resumed: bool,
+    run: String,
+}
+
+/// Backs up a device, an image or standard input.
+pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
+    let start = Instant::now();
+    let BackupArgs { source, name, tags, parent, compression, limit_read, limit_upload, changed_blocks } = args;
+    let (path, name) = match &source {
+        SourceArg::Stdin => {
+            let name = name.ok_or_else(|| Error::invalid("standard input has no name of its own: give --name"))?;
+            (None, name.to_string())
+        }
+        SourceArg::Path(path) => {
+            (Some(path.as_path()), name.map_or_else(|| default_name(path), |n| Ok(n.to_string()))?)
+        }
+    };
+    if path.is_some_and(Path::is_dir) {
+        let text = format!("{} is a directory: this version backs up block devices and disk images", source_name(path));
+        return Err(Error::invalid(text).into());
+    }
+    let changed = changed_blocks.as_deref().map(ChangedBlocks::read).transpose()?;
+    let engine = context.settings.engine.into();
+    let open = |path: Option<&Path>| path.map_or_else(Source::stdin, |path| Source::open(path, engine));
+    // The source first: a wrong path should not cost a password.
+    let mut opened = Some(open(path)?);
+    if let Some(mounted) = opened.as_ref().and_then(Source::mounted_writable) {
+        tracing::warn!(
+            "{mounted}: what is read may not fit together; back up a snapshot of it, or freeze it meanwhile"
+        );
+    }
+    let repository = context.open_repository_limited(limit_upload.map(|l| l.0))?;
+    let parent = match parent {
+        None | Some(Parent::Auto) => ParentChoice::Auto,
+        Some(Parent::None) => ParentChoice::None,
+        Some(Parent::Snap(snap)) => ParentChoice::Snapshot(context.snapshot(&repository, &snap)?.id),
+    };
+    let index = context.index(&repository)?;
+    let budget = context.budget;
+    let options = WriterOptions {
+        name,
+        parent,
+        compression: compression.map_or(wherry_repo::Compression::Lz4, Into::into),
+        pack_size: budget.pack_size as usize,
+        pack_buffers: budget.packs,
+        uploads: budget.uploads,
+        ..WriterOptions::default()
+    };
+    let armed = context.cancel.arm("run the same command again: what is stored already is not sent twice");
+    for attempt in 1.. {
+        let writer = SnapshotWriter::start(&repository, index.clone(), &options)?;
+        let unit = writer.chunk_size();
+        let pool = BufferPool::new(READ.max(unit), budget.depth(READ.max(unit) as u64))?;
+        let source = opened.take().map_or_else(|| open(path), Ok)?;
+        let geometry = source.geometry();
+        let total = (geometry.kind != Kind::Stream).then_some(geometry.size);
+        if changed.is_some() && !writer.can_inherit() {
+            tracing::warn!("there is no parent to take unchanged blocks from: everything is read");
+        }
+        let progress = context.progress("backup", total);
+        let work = Backup {
+            source: &source,
+            writer: &writer,
+            pool: &pool,
+            depth: pool.count(),
+            workers: budget.workers,
+            changed: changed.clone().filter(|_| writer.can_inherit()),
+            limit_read: limit_read.map(|l| l.0),
+            progress: &progress,
+            cancel: &context.cancel,
+        };
+        let done = match work.run() {
+            Ok(done) => done,
+            Err(error) => {
+                drop(progress);
+                let again = kind(&error) == Some(ErrorKind::Conflict) && total.is_some() && attempt < TRIES;
+                if let Err(e) = writer.abandon() {
+                    tracing::debug!("the run was not left in order: {e}");
+                }
+                if again {
+                    tracing::warn!("{error:#}; starting over");
+                    continue;
+                }
+                return Err(error);
+            }
+        };
+        let info = CommitInfo {
+            size: done.size,
+            tags: tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect::<BTreeMap<_, _>>(),
+            source: source_name(path),
+            run: context.run.to_string(),
+            engine: source.engine().name.to_owned(),
+            hole: done.hole,
+        };
+        drop(progress);
+        match writer.commit(info) {
+            Ok(snapshot) => {
+                drop(armed);
+                index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
+                report(context, &repository, &snapshot, start)?;
+                return Ok(Exit::Done);
+            }
+            Err(e) if e.kind() == ErrorKind::Conflict && total.is_some() && attempt < TRIES => {
+                tracing::warn!("{e}; starting over");
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(Error::internal("a backup neither ended nor failed").into())
+}
+
+fn kind(error: &anyhow::Error) -> Option<ErrorKind> {
+    error.downcast_ref::<Error>().map(Error::kind)
+}
+
+fn source_name(path: Option<&Path>) -> String {
+    path.map_or_else(|| "-".to_owned(), |path| path.display().to_string())
+}
+
+/// `<hostname>.<last path component>`.
+fn default_name(path: &Path) -> Result<String> {
+    let real = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let last = real.file_name().and_then(|name| name.to_str());
+    let last =
+        last.ok_or_else(|| Error::invalid(format!("{} gives no name for the volume: give --name", path.display())))?;
+    let name = format!("{}.{last}", wherry_repo::host_name());
+    match name.parse::<crate::cli::VolumeName>() {
+        Ok(name) => Ok(name.to_string()),
+        Err(why) => Err(Error::invalid(format!("{name:?} cannot be the volume's name ({why}): give --name")).into()),
+    }
+}
+
+fn report(context: &Context, repository: &Repository, snapshot: &Snapshot, start: Instant) -> Result<()> {
+    let record = &snapshot.record;
+    let stats = record.stats;
+    let report = Report {
+        snapshot: snapshot.id.to_string(),
+        volume: record.name.clone(),
+        parent: record.parent.map(|id| id.to_string()),
+        size: record.size,
+        read: stats.read,
+        hole: stats.hole,
+        zero: stats.zero,
+        unchanged: stats.unchanged,
+        known: stats.known,
+        new: stats.new,
+        stored: stats.stored,
+        metadata: stats.metadata,
+        seconds: start.elapsed().as_secs_f64(),
+        engine: record.engine.clone(),
+        root: record.root.to_string(),
+        resumed: record.resumed,
+        run: record.run.clone(),
+    };
+    let _ = repository;
+    context.output.result(&report, || {
+        let size = output::size;
+        let parent = report.parent.as_ref().map_or_else(|| "none".to_owned(), |id| id[..8].to_owned());
+        let mut lines = vec![
+            format!("volume    {} ({}), built on {parent}", report.volume, size(report.size)),
+            format!(
+                "read      {} in {:.1} s ({}/s, {} engine), {} not allocated",
+                size(report.read),
+                report.seconds,
+                size((report.read as f64 / report.seconds.max(0.001)) as u64),
+                report.engine,
+                size(report.hole)
+            ),
+            format!(
+                "found     {} unchanged, {} known, {} zero, {} new",
+                size(report.unchanged),
+                size(report.known),
+                size(report.zero),
+                size(report.new)
+            ),
+            format!("stored    {} of data, {} of metadata", size(report.stored), size(report.metadata)),
+        ];
+        if report.resumed {
+            lines.push("resumed   what an interrupted run had stored was used".to_owned());
+        }
+        lines.push(format!("snapshot {}", report.snapshot));
+        lines.join("\n")
+    })
+}

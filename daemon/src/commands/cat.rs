@@ -1,0 +1,73 @@
+//! `wherry cat`
+
+use crate::cli::CatArgs;
+use crate::context::Context;
+use crate::exit::Exit;
+use anyhow::Result;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use wherry_repo::{Error, SnapshotReader, Verified};
+
+/// Bytes that are read at once, and then written.
+const WINDOW: u64 = 16 << 20;
+/// Longest request to the storage (bytes).
+const FETCH: u64 = 4 << 20;
+
+/// Writes a disk, or a part of it, to standard output.
+pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
+    let CatArgs { snap, offset, length } = args;
+    let repository = context.open_repository()?;
+    let snapshot = context.snapshot(&repository, &snap)?;
+    let reader = SnapshotReader::open(&repository, &snapshot)?;
+    let (size, unit) = (reader.size(), reader.chunk_size());
+    let start = offset.map_or(0, |o| o.0);
+    if start > size {
+        return Err(Error::invalid(format!("the disk ends at byte {size}: --offset {start} is beyond")).into());
+    }
+    let end = length.map_or(size, |l| start.saturating_add(l.0).min(size));
+    let zeros = vec![0; unit as usize];
+    let mut window = start / unit..start / unit;
+    while window.end * unit < end {
+        window = window.end..(window.end + (WINDOW / unit).max(4)).min(end.div_ceil(unit));
+        let chunks = read(&reader, window.clone(), context.budget.downloads)?;
+        for number in window.clone() {
+            let bytes = chunks.get(&number).map_or(&zeros[..], AsRef::as_ref);
+            let from = start.saturating_sub(number * unit) as usize;
+            let to = (end - number * unit).min(unit) as usize;
+            context.output.bytes(&bytes[from..to])?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The chunks of a window that are not zero.
+fn read(
+    reader: &SnapshotReader,
+    window: std::ops::Range<u64>,
+    threads: usize,
+) -> Result<HashMap<u64, Verified<Vec<u8>>>> {
+    let chunks = window.filter_map(|n| reader.chunk(n).transpose()).collect::<wherry_repo::Result<Vec<_>>>()?;
+    let plan = reader.plan(chunks, FETCH);
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(HashMap::new());
+    let work = || -> wherry_repo::Result<()> {
+        let mut scratch = Vec::new();
+        while let Some(fetch) = plan.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let bytes = reader.fetch(fetch)?;
+            for chunk in &fetch.chunks {
+                let open = reader.open_chunk(fetch, &bytes, chunk, &mut scratch, vec![0; chunk.len])?;
+                found.lock().insert(chunk.number, open);
+            }
+        }
+        Ok(())
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads.min(plan.len())).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|t| t.join()).collect()
+    });
+    for result in results {
+        result.map_err(|_| Error::internal("a worker thread panicked"))??;
+    }
+    Ok(found.into_inner())
+}

@@ -1,0 +1,131 @@
+//! `wherry forget`
+
+use crate::cli::{ForgetArgs, KeepFlags};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output::{self, Side, Table};
+use crate::retention::{self, Decision, Policy};
+use crate::select::{self, SnapSpec, Summary};
+use anyhow::Result;
+use serde::Serialize;
+use std::time::Duration;
+use wherry_repo::{Clock, Error, Repository};
+
+/// How long a forget can be taken back where nothing else is said.
+const DELAY: Duration = Duration::from_secs(7 * 86_400);
+
+#[derive(Serialize)]
+struct View {
+    snapshot: String,
+    volume: String,
+    time: String,
+    keep: bool,
+    /// Why it stays.
+    reasons: Vec<String>,
+    /// This run forgot it.
+    forgotten: bool,
+}
+
+/// Forgets the snapshots that are named, or those a policy does not keep.
+pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
+    let ForgetArgs { snaps, keep, filter, delay, dry_run, force } = args;
+    let policy = Policy::from(keep.clone());
+    match snaps.is_empty() {
+        true if policy.is_empty() => {
+            let text = "nothing to forget by: name snapshots, or give a policy such as --keep-daily 7";
+            return Err(Error::invalid(text).into());
+        }
+        false if keep != KeepFlags::default() => {
+            return Err(
+                Error::invalid("snapshots and a --keep-* policy are given at once: leave one of them out").into()
+            );
+        }
+        _ => {}
+    }
+    let repository = context.open_repository()?;
+    let list = repository.snapshots(None)?;
+    let summaries: Vec<_> = select::summaries(&list).into_iter().filter(|s| filter.admits(s)).collect();
+    let (decisions, why) = match snaps.is_empty() {
+        true => {
+            let zone = jiff::tz::TimeZone::system();
+            (retention::decide(&summaries, &policy, context.system.now(), &zone), "policy")
+        }
+        false => (named(&snaps, &summaries)?, "by hand"),
+    };
+    if snaps.is_empty() && !force && !dry_run {
+        retention::guard(&decisions)?;
+    }
+    let delay = delay.map_or(DELAY, |delay| delay.0);
+    let views =
+        if dry_run { views(&decisions, |_| Ok(false)) } else { act(context, &repository, &decisions, delay, why) }?;
+    context.output.result(&views, || text(&decisions, &views, dry_run, delay))?;
+    Ok(super::snapshots::damage(&list))
+}
+
+/// Those that are named, each once, in the order of the command line.
+fn named(snaps: &[SnapSpec], summaries: &[Summary]) -> Result<Vec<Decision>> {
+    let mut decisions: Vec<Decision> = Vec::new();
+    for spec in snaps {
+        let Summary { id, volume, time, .. } = spec.resolve(summaries)?.clone();
+        if decisions.iter().all(|d| d.id != id) {
+            decisions.push(Decision { id, volume, time, reasons: Vec::new() });
+        }
+    }
+    Ok(decisions)
+}
+
+fn act(context: &Context, repository: &Repository, all: &[Decision], delay: Duration, why: &str) -> Result<Vec<View>> {
+    let _armed = context.cancel.arm("those forgotten so far stay forgotten; run the same command again for the others");
+    views(all, |decision| {
+        context.cancel.check()?;
+        let done = repository.forget(&decision.id, delay, why)?;
+        tracing::debug!(snapshot = %decision.id, done, "forgotten");
+        Ok(done)
+    })
+}
+
+fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<bool>) -> Result<Vec<View>> {
+    let view = |decision: &Decision| {
+        Ok(View {
+            snapshot: decision.id.to_string(),
+            volume: decision.volume.clone(),
+            time: output::utc_time(decision.time),
+            keep: decision.keep(),
+            reasons: decision.reasons.iter().map(ToString::to_string).collect(),
+            forgotten: !decision.keep() && forget(decision)?,
+        })
+    };
+    decisions.iter().map(view).collect()
+}
+
+fn text(decisions: &[Decision], views: &[View], dry_run: bool, delay: Duration) -> String {
+    let digits = select::unique_digits(decisions.iter().map(|d| d.id));
+    let mut table = Table::new(&[
+        ("ID", Side::Left),
+        ("TIME", Side::Left),
+        ("VOLUME", Side::Left),
+        ("", Side::Left),
+        ("WHY", Side::Left),
+    ]);
+    for (decision, view) in decisions.iter().zip(views) {
+        let what = match (view.keep, view.forgotten, dry_run) {
+            (true, ..) => "stays",
+            (false, true, _) => "forgotten",
+            (false, false, true) => "would go",
+            (false, false, false) => "was forgotten before",
+        };
+        table.row([
+            view.snapshot.chars().take(digits).collect(),
+            output::local_time(decision.time),
+            view.volume.clone(),
+            what.to_owned(),
+            view.reasons.join(", "),
+        ]);
+    }
+    let gone = views.iter().filter(|view| view.forgotten).count();
+    let end = match gone {
+        0 => String::new(),
+        _ => format!("{gone} forgotten; `wherry unforget` brings them back within {}\n", crate::cli::Span(delay)),
+    };
+    table.render() + &end
+}

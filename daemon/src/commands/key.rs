@@ -1,0 +1,139 @@
+//! `wherry key`
+
+use crate::cli::{KeyCommand, NewKeyArgs};
+use crate::context::Context;
+use crate::credential;
+use crate::exit::Exit;
+use crate::output::{self, Side, Table};
+use anyhow::Result;
+use serde::Serialize;
+use wherry_repo::storage::keys;
+use wherry_repo::{Error, PasswordCost, Repository, Timestamp};
+
+#[derive(Serialize)]
+struct View {
+    slot: String,
+    kind: String,
+    created: String,
+    current: bool,
+}
+
+#[derive(Serialize)]
+struct Changed {
+    added: Option<String>,
+    removed: Option<String>,
+    /// The key file that was made.
+    key_file: Option<String>,
+}
+
+/// Lists, adds, removes and replaces ways into the repository. Its data is not touched.
+pub(crate) fn run(context: &Context, command: KeyCommand) -> Result<Exit> {
+    let repository = context.open_repository()?;
+    match command {
+        KeyCommand::List => list(context, &repository),
+        KeyCommand::Add(new) => {
+            let (slot, key_file) = add(context, &repository, new)?;
+            report(context, Changed { added: Some(slot), removed: None, key_file })
+        }
+        KeyCommand::Remove { slot } => {
+            let slot = find(&repository, &slot)?;
+            repository.remove_slot(slot)?;
+            report(context, Changed { added: None, removed: Some(hex(slot)), key_file: None })
+        }
+        KeyCommand::Passwd(new) => {
+            let current = repository.slots()?.into_iter().flatten().find(|slot| slot.current);
+            let current = current.ok_or_else(|| Error::internal("the key slot in use is not among the slots"))?;
+            let (slot, key_file) = add(context, &repository, new)?;
+            repository.remove_slot(current.slot)?;
+            report(context, Changed { added: Some(slot), removed: Some(hex(current.slot)), key_file })
+        }
+    }
+}
+
+fn hex(slot: u64) -> String {
+    format!("{slot:016x}")
+}
+
+fn list(context: &Context, repository: &Repository) -> Result<Exit> {
+    let mut views = Vec::new();
+    let mut exit = Exit::Done;
+    for slot in repository.slots()? {
+        match slot {
+            Ok(slot) => views.push(View {
+                slot: hex(slot.slot),
+                kind: slot.kind,
+                created: output::utc_time(Timestamp(slot.created.saturating_mul(1_000_000_000))),
+                current: slot.current,
+            }),
+            Err(e) => {
+                tracing::error!("a key slot is damaged: {e}");
+                exit = Exit::Damage;
+            }
+        }
+    }
+    context.output.result(&views, || {
+        let mut table =
+            Table::new(&[("SLOT", Side::Left), ("KIND", Side::Left), ("CREATED", Side::Left), ("", Side::Left)]);
+        for view in &views {
+            let current = if view.current { "in use" } else { "" };
+            table.row([view.slot.clone(), view.kind.clone(), view.created.clone(), current.to_owned()]);
+        }
+        table.render()
+    })?;
+    Ok(exit)
+}
+
+/// Adds a slot; gives its name, and the path of a key file that was made for it.
+fn add(context: &Context, repository: &Repository, new: NewKeyArgs) -> Result<(String, Option<String>)> {
+    let source = new.source();
+    let made = source.missing_key_file().map(|path| credential::make_key_file(path, &context.system).map(|()| path));
+    let made = made.transpose()?.map(|path| path.display().to_string());
+    let credential = source.read_new("New password: ")?;
+    context.admit(&credential)?;
+    let slot = repository.add_slot(&credential, PasswordCost::default())?;
+    Ok((hex(slot), made))
+}
+
+/// The number of the slot whose name begins so.
+fn find(repository: &Repository, text: &str) -> Result<u64> {
+    let mut slots = Vec::new();
+    repository.storage().list(keys::KEYS, &mut |object| {
+        let slot = object.key.as_str().strip_prefix(keys::KEYS).filter(|s| s.len() == 16);
+        slots.extend(slot.and_then(|slot| u64::from_str_radix(slot, 16).ok()));
+        Ok(())
+    })?;
+    let mut found = slots.into_iter().filter(|slot| hex(*slot).starts_with(&text.to_ascii_lowercase()));
+    match (found.next().filter(|_| !text.is_empty()), found.next()) {
+        (Some(slot), None) => Ok(slot),
+        (None, _) => Err(Error::invalid(format!("there is no key slot {text:?}: see `wherry key list`")).into()),
+        (Some(_), Some(_)) => {
+            Err(Error::invalid(format!("{text} is the beginning of several key slots: write more digits")).into())
+        }
+    }
+}
+
+fn report(context: &Context, changed: Changed) -> Result<Exit> {
+    context.output.result(&changed, || {
+        let Changed { added, removed, key_file } = &changed;
+        let mut text = String::new();
+        if let Some(slot) = added {
+            text.push_str(&format!("added key slot {slot}\n"));
+        }
+        if let Some(slot) = removed {
+            text.push_str(&format!("removed key slot {slot}\n"));
+        }
+        if let Some(path) = key_file {
+            text.push_str(&keep_a_copy(path));
+        }
+        text
+    })?;
+    Ok(Exit::Done)
+}
+
+/// What has to be said when a key file was made.
+pub(super) fn keep_a_copy(path: &str) -> String {
+    format!(
+        "made the key file {path}: keep a copy of it in another place; who has it can read everything, and without it, \
+         or another way in, nobody can\n"
+    )
+}

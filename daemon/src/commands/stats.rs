@@ -1,0 +1,96 @@
+//! `wherry stats`
+
+use super::snapshots::damage;
+use crate::cli::StatsArgs;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output::{self, Side, Table};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use wherry_repo::storage::Storage;
+
+/// Objects below one prefix.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Objects {
+    count: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Stats {
+    repository: String,
+    location: String,
+    chunk_size: u32,
+    single_writer: bool,
+    volumes: usize,
+    snapshots: usize,
+    forgotten: usize,
+    partial: usize,
+    damaged: usize,
+    /// Bytes of all volumes of all snapshots that are not forgotten.
+    size: u64,
+    /// Objects by the first part of their key.
+    objects: BTreeMap<String, Objects>,
+    /// Bytes of all objects.
+    stored: u64,
+}
+
+/// Counts what the repository holds. Every object is listed, none is read but the snapshots' records.
+pub(crate) fn run(context: &Context, args: StatsArgs) -> anyhow::Result<Exit> {
+    let StatsArgs {} = args;
+    let repository = context.open_repository()?;
+    let list = repository.snapshots(None)?;
+    let objects = count(repository.storage())?;
+    let volumes: std::collections::BTreeSet<_> = list.visible().map(|s| s.volume).collect();
+    let visible = list.visible().count();
+    let stats = Stats {
+        repository: repository.id().to_string(),
+        location: repository.storage().location(),
+        chunk_size: repository.chunk_size(),
+        single_writer: repository.is_single_writer(),
+        volumes: volumes.len(),
+        snapshots: visible,
+        forgotten: list.snapshots.len() - visible,
+        partial: list.visible().filter(|s| s.record.partial).count(),
+        damaged: list.damaged.len(),
+        size: list.visible().map(|s| s.record.size).sum(),
+        stored: objects.values().map(|o| o.bytes).sum(),
+        objects,
+    };
+    context.output.result(&stats, || {
+        let mut table = Table::new(&[("REPOSITORY", Side::Left), (&stats.repository, Side::Left)]);
+        let rows = [
+            ("location", stats.location.clone()),
+            ("chunk size", output::size(stats.chunk_size.into())),
+            ("writers", if stats.single_writer { "one at a time" } else { "many" }.to_owned()),
+            ("volumes", stats.volumes.to_string()),
+            ("snapshots", stats.snapshots.to_string()),
+            ("forgotten", stats.forgotten.to_string()),
+            ("partial", stats.partial.to_string()),
+            ("damaged", stats.damaged.to_string()),
+            ("size of all", output::size(stats.size)),
+            ("stored", output::size(stats.stored)),
+        ];
+        for (name, value) in rows {
+            table.row([name.to_owned(), value]);
+        }
+        let mut objects = Table::new(&[("OBJECTS", Side::Left), ("COUNT", Side::Right), ("BYTES", Side::Right)]);
+        for (name, Objects { count, bytes }) in &stats.objects {
+            objects.row([name.clone(), count.to_string(), output::size(*bytes)]);
+        }
+        format!("{}\n{}", table.render(), objects.render())
+    })?;
+    Ok(damage(&list))
+}
+
+fn count(storage: &dyn Storage) -> wherry_repo::Result<BTreeMap<String, Objects>> {
+    let mut objects: BTreeMap<String, Objects> = BTreeMap::new();
+    storage.list("", &mut |object| {
+        let kind = object.key.as_str().split('/').next().unwrap_or_default().to_owned();
+        let entry = objects.entry(kind).or_default();
+        entry.count += 1;
+        entry.bytes += object.size;
+        Ok(())
+    })?;
+    Ok(objects)
+}

@@ -1,0 +1,185 @@
+//! What every command is given: the settings of this run, and what is made from them.
+
+use crate::budget::{self, Budget};
+use crate::cli::LogFormat;
+use crate::config::Settings;
+use crate::output::Output;
+use crate::progress::{Progress, Screen};
+use crate::restore::Marker;
+use crate::select::{self, SnapSpec};
+use crate::signals::Cancel;
+use crate::storage::{self, Limited};
+use crate::telemetry::{self, RunId};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use wherry_repo::index::{ChunkIndex, IndexOptions, Opened};
+use wherry_repo::storage::Storage;
+use wherry_repo::{
+    Components, Credential, Error, ErrorKind, PasswordCost, Repository, Result, Snapshot, SnapshotList, System,
+};
+
+/// The chunk index takes this much of the disk at most (bytes): the chunks of about 20 TiB.
+const INDEX_DISK: u64 = 4 << 30;
+
+/// The settings of this run and the components made from them.
+#[derive(Debug)]
+pub struct Context {
+    /// What was asked for, with nothing left open.
+    pub settings: Settings,
+    /// The shares of memory and the numbers of threads.
+    pub budget: Budget,
+    /// Asks work to end.
+    pub cancel: Cancel,
+    /// Where results go.
+    pub output: Output,
+    /// This run's id, in each log line and in the snapshot it makes.
+    pub run: RunId,
+    /// Time and randomness.
+    pub system: System,
+    screen: Screen,
+}
+
+impl Context {
+    /// Makes the components and starts the log.
+    pub fn new(settings: Settings, cancel: Cancel) -> Result<Self> {
+        let system = System::default();
+        let run = RunId::draw(&system)?;
+        // A program reads JSON log lines: it has no use for a bar between them.
+        let screen = Screen::new(settings.verbosity < 0, settings.log_format == LogFormat::Json);
+        telemetry::start(settings.log_format, settings.verbosity, run, system, screen.clone());
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self {
+            budget: Budget::of_machine(settings.memory),
+            cancel,
+            output: Output::new(settings.json),
+            run,
+            system,
+            screen,
+            settings,
+        })
+    }
+
+    /// Begins to show a piece of work: a word for it, and its length in bytes, where it is known.
+    pub fn progress(&self, what: &'static str, total: Option<u64>) -> Progress {
+        self.screen.progress(what, total)
+    }
+
+    /// A storage with this system's clock and randomness.
+    pub fn components(&self, storage: Arc<dyn Storage>) -> Components {
+        let system = Arc::new(self.system);
+        Components { storage, clock: system.clone(), rng: system }
+    }
+
+    /// An error when the ceiling of memory is too low for this credential.
+    pub fn admit(&self, credential: &Credential) -> Result<()> {
+        match credential {
+            Credential::Password(_) => {
+                let cost = u64::from(PasswordCost::default().memory_kib) << 10;
+                budget::check_password(self.settings.memory, cost)
+            }
+            Credential::KeyFile(_) => Ok(()),
+        }
+    }
+
+    /// Whether the repository is reached over a network, so that many requests under way hide its latency.
+    pub fn is_remote(&self) -> bool {
+        self.settings.repo.as_ref().is_some_and(|place| place.contains("://"))
+    }
+
+    /// Opens the repository of the settings.
+    pub fn open_repository(&self) -> Result<Repository> {
+        self.open_repository_limited(None)
+    }
+
+    /// Opens the repository, and sends it at most so many bytes per second.
+    pub fn open_repository_limited(&self, upload: Option<u64>) -> Result<Repository> {
+        let place = self.settings.repo()?;
+        let storage = storage::open(place, &self.settings.s3)?;
+        let storage: Arc<dyn Storage> = match upload {
+            Some(rate) => Arc::new(Limited::new(storage, rate)),
+            None => storage,
+        };
+        // After the storage: nobody should type a password to learn that there is no repository.
+        let credential = self.settings.credential.read(&format!("Password of {place}: "))?;
+        self.admit(&credential)?;
+        let repository = Repository::open(self.components(storage), &credential)?;
+        tracing::debug!(repository = %repository.id(), %place, "opened");
+        Ok(repository)
+    }
+
+    /// The one snapshot that is meant.
+    pub fn snapshot(&self, repository: &Repository, spec: &SnapSpec) -> Result<Snapshot> {
+        if let SnapSpec::LatestOf(volume) = spec {
+            // One volume's records are fewer than all; the whole list is for the error that names what there is.
+            let list = repository.snapshots(Some(repository.volume_id(volume)))?;
+            if let Ok(found) = pick(&list, spec) {
+                return Ok(found);
+            }
+        }
+        pick(&repository.snapshots(None)?, spec)
+    }
+
+    /// The chunk index of this repository, up to date. Whatever keeps the one on disk from being used is logged, and
+    /// one in memory is used: a backup then finds again what its parent has.
+    pub fn index(&self, repository: &Repository) -> Result<Arc<ChunkIndex>> {
+        let memory = self.budget.index;
+        let Some(dir) = self.settings.cache_dir.clone().filter(|_| self.settings.use_cache) else {
+            return Ok(Arc::new(ChunkIndex::in_memory(memory)));
+        };
+        let options = IndexOptions { dir, repository: repository.id(), memory, max_disk: INDEX_DISK };
+        let start = Instant::now();
+        let (index, opened) = match ChunkIndex::open(&options) {
+            Ok(opened) => opened,
+            Err(e) => {
+                tracing::warn!("works without the chunk index, and finds again only what the parent has: {e}");
+                return Ok(Arc::new(ChunkIndex::in_memory(memory)));
+            }
+        };
+        if let Opened::Dropped(why) = &opened {
+            tracing::warn!("the chunk index is made anew: {why}");
+        }
+        let anew = opened != Opened::Reused;
+        let synced = index.synchronise(repository, anew)?;
+        let (segments, packs, seconds) = (synced.segments, synced.packs, start.elapsed().as_secs_f64());
+        match anew && segments + packs > 0 {
+            true => tracing::info!(segments, packs, "the chunk index was rebuilt in {seconds:.1} s"),
+            false => tracing::debug!(segments, packs, "the chunk index is up to date after {seconds:.3} s"),
+        }
+        Ok(Arc::new(index))
+    }
+
+    /// The note that this restore is under way.
+    pub fn restore_marker(&self, target: &Path, snapshot: &Snapshot) -> Result<Marker> {
+        Marker::new(target, &self.state_dir(), &snapshot.id, &snapshot.record.root.to_string())
+    }
+
+    /// Where a few bytes can be kept from one run to the next, with `--no-cache` too.
+    fn state_dir(&self) -> PathBuf {
+        let user = || std::env::temp_dir().join(format!("wherry-{}", rustix::process::geteuid().as_raw()));
+        self.settings.cache_dir.clone().unwrap_or_else(user)
+    }
+}
+
+/// Picks from a list. A record that cannot be read may be the one that is meant: by its id that is an error, for
+/// `latest` a warning.
+fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
+    let summaries = select::summaries(list);
+    let found = spec.resolve(&summaries);
+    if found.as_ref().is_err_and(|e| e.kind() == ErrorKind::NoSnapshot) {
+        let meant = |key: &wherry_repo::Key| key.as_str().rsplit('/').next().is_some_and(|id| spec.names(id));
+        if let Some((key, error)) = list.damaged.iter().find(|(key, _)| meant(key)) {
+            return Err(Error::corrupt(format!("the record of this snapshot cannot be read: {error}")).with_object(key));
+        }
+    }
+    let id = found?.id;
+    if matches!(spec, SnapSpec::Latest | SnapSpec::LatestOf(_)) {
+        for (key, error) in &list.damaged {
+            tracing::warn!("{key} cannot be read, it may be newer than what is taken for the latest: {error}");
+        }
+    }
+    let snapshot = list.snapshots.iter().find(|s| s.id == id).cloned();
+    snapshot.ok_or_else(|| Error::internal("a snapshot is in one list and not in the other"))
+}

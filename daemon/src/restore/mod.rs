@@ -1,0 +1,148 @@
+//! The way of a restore: the map is walked window by window, ranged reads of packs are sorted by place, and each chunk
+//! that was verified is written wherever it belongs, in any order.
+
+mod compare;
+mod marker;
+
+pub use compare::{Chunks, compare};
+pub use marker::Marker;
+
+use crate::progress::Progress;
+use crate::signals::Cancel;
+use anyhow::Result;
+use crossbeam_channel::bounded;
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use wherry_block::{Buffer, BufferPool, Sink};
+use wherry_repo::{ChunkRef, Fetch, SnapshotReader, Verified};
+
+/// Chunks of a window are sorted by their place in the storage before they are fetched.
+const WINDOW: usize = 1024;
+
+/// What a restore works with.
+#[derive(Debug)]
+pub struct Restore<'a> {
+    /// What is read.
+    pub reader: &'a SnapshotReader,
+    /// What is written.
+    pub sink: &'a Sink,
+    /// Buffers to write from: the memory budget.
+    pub pool: &'a BufferPool,
+    /// Requests to the storage under way at once; as many threads decrypt and decompress.
+    pub fetchers: usize,
+    /// Longest request in bytes.
+    pub fetch_bytes: u64,
+    /// Only these chunks, when it is known which ones differ.
+    pub only: Option<&'a Chunks>,
+    /// Shows how far it is.
+    pub progress: &'a Progress,
+    /// Asks to end.
+    pub cancel: &'a Cancel,
+}
+
+impl Restore<'_> {
+    /// Writes everything and makes it durable.
+    pub fn run(self) -> Result<()> {
+        let (queue, jobs) = bounded::<Fetch>(self.fetchers * 2);
+        let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
+        let stop = AtomicBool::new(false);
+        let fail = |error: anyhow::Error| {
+            failed.lock().get_or_insert(error);
+            stop.store(true, Ordering::Relaxed);
+        };
+        let work = || -> Result<()> {
+            let mut scratch = Vec::new();
+            for fetch in jobs.clone() {
+                if stop.load(Ordering::Relaxed) {
+                    continue;
+                }
+                self.cancel.check()?;
+                let bytes = self.reader.fetch(&fetch)?;
+                for chunk in &fetch.chunks {
+                    let mut buffer = self.pool.take();
+                    buffer.set_len(chunk.len);
+                    let verified = self.reader.open_chunk(&fetch, &bytes, chunk, &mut scratch, buffer)?;
+                    self.write(chunk, verified)?;
+                }
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.fetchers.max(1))
+                .map(|_| {
+                    scope.spawn(|| {
+                        work().unwrap_or_else(&fail);
+                        // Whoever plans must not wait for a queue that nobody empties.
+                        jobs.iter().for_each(drop);
+                    })
+                })
+                .collect();
+            self.plan(|fetch| !stop.load(Ordering::Relaxed) && queue.send(fetch).is_ok()).unwrap_or_else(&fail);
+            drop(queue);
+            for worker in workers {
+                if worker.join().is_err() {
+                    fail(wherry_repo::Error::internal("a worker thread panicked").into());
+                }
+            }
+        });
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
+        self.cancel.check()?;
+        self.sink.flush()?;
+        Ok(())
+    }
+
+    fn write(&self, chunk: &ChunkRef, verified: Verified<Buffer>) -> Result<()> {
+        self.sink.write(chunk.number * self.reader.chunk_size(), verified.into_inner())?;
+        self.progress.add(chunk.len as u64);
+        Ok(())
+    }
+
+    /// Hands out every fetch, and zeroes what lies between the chunks, until told to stop.
+    fn plan(&self, mut send: impl FnMut(Fetch) -> bool) -> Result<()> {
+        let mut window = Vec::with_capacity(WINDOW);
+        let mut next = 0;
+        let mut zeroed = 0;
+        let mut flush = |window: &mut Vec<ChunkRef>| {
+            self.reader.plan(std::mem::take(window), self.fetch_bytes).into_iter().all(&mut send)
+        };
+        while let Some((chunks, then)) = self.reader.next_chunks(next)? {
+            for chunk in chunks {
+                self.zero(zeroed, chunk.number)?;
+                zeroed = chunk.number + 1;
+                if self.only.is_none_or(|only| only.contains(chunk.number)) {
+                    window.push(chunk);
+                } else {
+                    self.progress.add(chunk.len as u64);
+                }
+            }
+            if window.len() >= WINDOW && !flush(&mut window) {
+                return Ok(());
+            }
+            next = then;
+        }
+        flush(&mut window);
+        self.zero(zeroed, self.reader.chunk_count())
+    }
+
+    /// Zeroes the chunks `from..to`, as far as they are wanted.
+    fn zero(&self, from: u64, to: u64) -> Result<()> {
+        let (size, unit) = (self.reader.size(), self.reader.chunk_size());
+        if from >= to {
+            return Ok(());
+        }
+        self.cancel.check()?;
+        let end = |n: u64| (n * unit).min(size);
+        match self.only {
+            None => self.sink.zero(from * unit..end(to))?,
+            Some(only) => {
+                for run in only.runs(from, to) {
+                    self.sink.zero(run.start * unit..end(run.end))?;
+                }
+            }
+        }
+        self.progress.add(end(to) - from * unit);
+        Ok(())
+    }
+}

@@ -1,0 +1,268 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+
+fn berlin() -> TimeZone {
+    // Spelled out, so that no time zone database is needed.
+    TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()
+}
+
+fn at(text: &str) -> Timestamp {
+    let time: jiff::Timestamp = text.parse().unwrap();
+    Timestamp(i64::try_from(time.as_nanosecond()).unwrap())
+}
+
+fn snapshot(number: u8, volume: &str, time: Timestamp) -> Summary {
+    let id = SnapshotId::new([number; 16]);
+    Summary { id, volume: volume.to_owned(), time, tags: BTreeMap::new(), partial: false, forgotten: false }
+}
+
+fn snapshots(times: &[&str]) -> Vec<Summary> {
+    times.iter().enumerate().map(|(n, time)| snapshot(n as u8, "v", at(time))).collect()
+}
+
+/// The numbers of the snapshots that stay, in the order of the list.
+fn kept(snapshots: &[Summary], policy: &Policy) -> Vec<u8> {
+    let decisions = decide(snapshots, policy, at("2030-01-01T00:00:00Z"), &berlin());
+    let mut kept: Vec<_> = decisions.iter().filter(|d| d.keep()).map(|d| d.id.bytes()[0]).collect();
+    kept.sort_unstable();
+    kept
+}
+
+#[test]
+fn last() {
+    let all = snapshots(&["2026-01-03T00:00:00Z", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]);
+    assert_eq!(kept(&all, &Policy { last: 2, ..Policy::default() }), [0, 2]);
+    assert_eq!(kept(&all, &Policy { last: 9, ..Policy::default() }), [0, 1, 2]);
+    assert_eq!(kept(&all, &Policy::default()), [0; 0]);
+}
+
+#[test]
+fn days_are_those_of_the_time_zone() {
+    // 23:30 UTC is half past midnight in Berlin: of the next day.
+    let all =
+        snapshots(&["2026-01-01T12:00:00Z", "2026-01-01T22:30:00Z", "2026-01-01T23:30:00Z", "2026-01-02T12:00:00Z"]);
+    assert_eq!(kept(&all, &Policy { daily: 5, ..Policy::default() }), [1, 3]);
+    assert_eq!(kept(&all, &Policy { daily: 1, ..Policy::default() }), [3]);
+}
+
+#[test]
+fn the_hour_that_comes_twice_is_two_hours() {
+    // Summer time ends on 2026-10-25 at 01:00 UTC: 00:30 and 01:30 UTC are both 02:30 in Berlin.
+    let all = snapshots(&["2026-10-25T00:10:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"]);
+    assert_eq!(kept(&all, &Policy { hourly: 5, ..Policy::default() }), [1, 2]);
+}
+
+#[test]
+fn weeks_begin_on_monday_and_cross_years() {
+    // 2025-12-29 is a Monday: the first day of week 1 of 2026. 2026-01-04 is its Sunday.
+    let all =
+        snapshots(&["2025-12-28T12:00:00Z", "2025-12-29T12:00:00Z", "2026-01-04T12:00:00Z", "2026-01-05T12:00:00Z"]);
+    assert_eq!(kept(&all, &Policy { weekly: 9, ..Policy::default() }), [0, 2, 3]);
+    assert_eq!(kept(&all, &Policy { yearly: 9, ..Policy::default() }), [1, 3]);
+    assert_eq!(kept(&all, &Policy { monthly: 9, ..Policy::default() }), [1, 3]);
+}
+
+#[test]
+fn periods_without_a_snapshot_do_not_count() {
+    let all =
+        snapshots(&["2020-05-01T00:00:00Z", "2023-05-01T00:00:00Z", "2026-05-01T00:00:00Z", "2026-05-02T00:00:00Z"]);
+    assert_eq!(kept(&all, &Policy { yearly: 2, ..Policy::default() }), [1, 3]);
+}
+
+#[test]
+fn within_counts_back_from_the_newest() {
+    let all =
+        snapshots(&["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-02T00:00:01Z", "2026-01-03T00:00:00Z"]);
+    let policy = Policy { within: Some(Duration::from_secs(DAY as u64)), ..Policy::default() };
+    assert_eq!(kept(&all, &policy), [1, 2, 3], "the bound itself is within");
+    let policy = Policy { within: Some(Duration::ZERO), ..Policy::default() };
+    assert_eq!(kept(&all, &policy), [3]);
+}
+
+#[test]
+fn partial_ones_never_count() {
+    let mut all =
+        snapshots(&["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z", "2026-01-04T00:00:00Z"]);
+    (all[1].partial, all[3].partial) = (true, true);
+    // The newer one may be all there is of the last day; it does not take the place of a whole one.
+    assert_eq!(kept(&all, &Policy { last: 1, ..Policy::default() }), [2, 3]);
+    assert_eq!(kept(&all, &Policy { last: 2, ..Policy::default() }), [0, 2, 3]);
+    all.iter_mut().for_each(|s| s.partial = true);
+    assert_eq!(kept(&all, &Policy { last: 1, ..Policy::default() }), [0, 1, 2, 3]);
+}
+
+#[test]
+fn the_future_is_left_alone() {
+    let all = snapshots(&["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2031-01-01T00:00:00Z"]);
+    assert_eq!(kept(&all, &Policy { last: 1, ..Policy::default() }), [1, 2]);
+    let within = Policy { within: Some(Duration::from_secs(1)), ..Policy::default() };
+    assert_eq!(kept(&all, &within), [1, 2]);
+}
+
+#[test]
+fn forgotten_ones_are_not_decided_on() {
+    let mut all = snapshots(&["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]);
+    all[1].forgotten = true;
+    let decisions = decide(&all, &Policy { last: 1, ..Policy::default() }, at("2027-01-01T00:00:00Z"), &berlin());
+    assert_eq!(decisions.len(), 1);
+    assert_eq!((decisions[0].id, &decisions[0].reasons[..]), (all[0].id, &[Reason::Last][..]));
+}
+
+#[test]
+fn all_reasons_are_said() {
+    let all = snapshots(&["2026-01-02T00:00:00Z"]);
+    let policy = Policy { last: 1, daily: 1, yearly: 1, within: Some(Duration::ZERO), ..Policy::default() };
+    let decisions = decide(&all, &policy, at("2027-01-01T00:00:00Z"), &berlin());
+    assert_eq!(decisions[0].reasons, [Reason::Last, Reason::Daily, Reason::Yearly, Reason::Within]);
+}
+
+#[test]
+fn most_of_a_volume_goes_only_by_force() {
+    let decision = |volume: &str, keep: bool| Decision {
+        id: SnapshotId::default(),
+        volume: volume.to_owned(),
+        time: Timestamp(0),
+        reasons: if keep { vec![Reason::Last] } else { vec![] },
+    };
+    let of = |keep: usize, drop: usize| -> Vec<_> {
+        let all = std::iter::repeat_n(true, keep).chain(std::iter::repeat_n(false, drop));
+        all.map(|k| decision("a", k)).chain([decision("b", true)]).collect()
+    };
+    assert!(guard(&of(1, 2)).is_ok());
+    assert!(guard(&of(3, 3)).is_ok());
+    for (keep, drop) in [(0, 3), (1, 3), (2, 3), (10, 11)] {
+        let error = guard(&of(keep, drop)).unwrap_err().to_string();
+        assert!(error.contains(&format!("{drop} of the {} snapshots of volume \"a\"", keep + drop)), "{error}");
+    }
+}
+
+fn any_policy() -> impl Strategy<Value = Policy> {
+    let n = || prop_oneof![2 => Just(0u32), 3 => 1..5u32];
+    let within = prop::option::of((0..100u64).prop_map(|days| Duration::from_secs(days * DAY as u64)));
+    (n(), n(), n(), n(), n(), n(), within).prop_map(|(last, hourly, daily, weekly, monthly, yearly, within)| Policy {
+        last,
+        hourly,
+        daily,
+        weekly,
+        monthly,
+        yearly,
+        within,
+    })
+}
+
+fn any_snapshots() -> impl Strategy<Value = Vec<Summary>> {
+    // Times cluster within hours, days and years, and meet; a few lie beyond `now`.
+    let time =
+        (0..5i64, 0..60i64, 0..4i64, 0..3i64).prop_map(|(y, d, h, s)| y * 300 * DAY + d * DAY + h * HOUR + s * 1000);
+    let one = (time, 0..2u8, prop::bool::weighted(0.15), prop::bool::weighted(0.1));
+    prop::collection::vec(one, 0..40).prop_map(|list| {
+        let snapshot = |(n, (time, volume, partial, forgotten)): (usize, (i64, u8, bool, bool))| Summary {
+            partial,
+            forgotten,
+            ..snapshot(n as u8, &volume.to_string(), Timestamp((1_700_000_000 + time) * 1_000_000_000))
+        };
+        list.into_iter().enumerate().map(snapshot).collect()
+    })
+}
+
+fn now() -> Timestamp {
+    Timestamp((1_700_000_000 + 1230 * DAY) * 1_000_000_000)
+}
+
+/// The definition, written the other way around: periods first, then the newest of each.
+fn by_periods(all: &[Summary], policy: &Policy) -> BTreeSet<SnapshotId> {
+    let zone = berlin();
+    let mut kept = BTreeSet::new();
+    for volume in all.iter().map(|s| s.volume.as_str()).collect::<BTreeSet<_>>() {
+        let whole: Vec<_> =
+            all.iter().filter(|s| s.volume == volume && !s.partial && !s.forgotten && s.time <= now()).collect();
+        let formats = [
+            ("%s %f", policy.last),
+            ("%Y-%m-%d %H %z", policy.hourly),
+            ("%Y-%m-%d", policy.daily),
+            ("%G-%V", policy.weekly),
+            ("%Y-%m", policy.monthly),
+            ("%Y", policy.yearly),
+        ];
+        for (format, count) in formats {
+            let mut periods: BTreeMap<(String, Option<SnapshotId>), (Timestamp, SnapshotId)> = BTreeMap::new();
+            for s in &whole {
+                let name = local(s.time, &zone).strftime(format).to_string();
+                let key = (name, format.starts_with("%s").then_some(s.id));
+                let newest = periods.entry(key).or_insert((s.time, s.id));
+                *newest = (*newest).max((s.time, s.id));
+            }
+            let mut newest: Vec<_> = periods.into_values().collect();
+            newest.sort_unstable_by(|a, b| b.cmp(a));
+            kept.extend(newest.into_iter().take(count as usize).map(|(_, id)| id));
+        }
+        let newest = whole.iter().map(|s| s.time).max();
+        for s in all.iter().filter(|s| s.volume == volume && !s.forgotten) {
+            let within = policy.within.zip(newest).is_some_and(|(w, n)| s.time.0 >= n.0 - w.as_nanos() as i64);
+            let partial = s.partial && newest.is_none_or(|n| s.time > n);
+            if within || partial || s.time > now() {
+                kept.insert(s.id);
+            }
+        }
+    }
+    kept
+}
+
+fn decided(all: &[Summary], policy: &Policy) -> BTreeSet<SnapshotId> {
+    decide(all, policy, now(), &berlin()).into_iter().filter(Decision::keep).map(|d| d.id).collect()
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_the_definition(all in any_snapshots(), policy in any_policy()) {
+        prop_assert_eq!(decided(&all, &policy), by_periods(&all, &policy));
+    }
+
+    #[test]
+    fn no_volume_loses_its_newest(all in any_snapshots(), policy in any_policy()) {
+        prop_assume!(!policy.is_empty());
+        let kept = decided(&all, &policy);
+        for volume in ["0", "1"] {
+            let of = |s: &&Summary| s.volume == volume && !s.partial && !s.forgotten && s.time <= now();
+            if let Some(newest) = all.iter().filter(of).max_by_key(|s| (s.time, s.id)) {
+                prop_assert!(kept.contains(&newest.id));
+            }
+        }
+    }
+
+    #[test]
+    fn running_it_again_drops_nothing_more(all in any_snapshots(), policy in any_policy()) {
+        let kept = decided(&all, &policy);
+        let left: Vec<_> = all.into_iter().filter(|s| kept.contains(&s.id)).collect();
+        prop_assert_eq!(decided(&left, &policy), kept);
+    }
+
+    #[test]
+    fn a_wider_policy_keeps_all_that_a_narrower_one_does(all in any_snapshots(), policy in any_policy(), more in any_policy()) {
+        let wider = Policy {
+            last: policy.last + more.last,
+            hourly: policy.hourly + more.hourly,
+            daily: policy.daily + more.daily,
+            weekly: policy.weekly + more.weekly,
+            monthly: policy.monthly + more.monthly,
+            yearly: policy.yearly + more.yearly,
+            within: policy.within.max(more.within),
+        };
+        prop_assert!(decided(&all, &policy).is_subset(&decided(&all, &wider)));
+    }
+
+    #[test]
+    fn order_and_other_volumes_do_not_matter(all in any_snapshots(), policy in any_policy()) {
+        let mut reversed = all.clone();
+        reversed.reverse();
+        prop_assert_eq!(decide(&reversed, &policy, now(), &berlin()), decide(&all, &policy, now(), &berlin()));
+        let alone: Vec<_> = all.iter().filter(|s| s.volume == "0").cloned().collect();
+        let kept = decided(&all, &policy);
+        prop_assert!(decided(&alone, &policy).is_subset(&kept));
+        prop_assert_eq!(decided(&alone, &policy).len(), kept.iter().filter(|id| alone.iter().any(|s| s.id == **id)).count());
+    }
+}

@@ -1,0 +1,187 @@
+//! Which snapshot a word on the command line means. Pure: it works on a list.
+
+use crate::cli::Filter;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use wherry_repo::{Error, ErrorKind, Result, SnapshotId, SnapshotList, Timestamp};
+
+/// What choosing among snapshots needs to know of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The name of its volume.
+    pub volume: String,
+    /// When it was taken.
+    pub time: Timestamp,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// Some of the data could not be read: never `latest`, never a parent.
+    pub partial: bool,
+    /// Somebody asked to forget it and has not taken that back: found by id alone.
+    pub forgotten: bool,
+}
+
+impl Summary {
+    /// From old to new; snapshots of one moment have an order too.
+    fn age(&self) -> (Timestamp, SnapshotId) {
+        (self.time, self.id)
+    }
+}
+
+/// A snapshot as it is named on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapSpec {
+    /// The one with this id.
+    Id(SnapshotId),
+    /// The only one whose id begins with these 4 to 31 lower-case hex digits.
+    Prefix(String),
+    /// The newest of the only volume.
+    Latest,
+    /// The newest of this volume.
+    LatestOf(String),
+}
+
+/// What there is to choose from.
+pub fn summaries(list: &SnapshotList) -> Vec<Summary> {
+    let summary = |s: &wherry_repo::Snapshot| Summary {
+        id: s.id,
+        volume: s.record.name.clone(),
+        time: s.record.started,
+        tags: s.record.tags.clone(),
+        partial: s.record.partial,
+        forgotten: !list.is_visible(&s.id),
+    };
+    list.snapshots.iter().map(summary).collect()
+}
+
+impl FromStr for SnapSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "latest" {
+            return Ok(Self::Latest);
+        }
+        if let Some(volume) = text.strip_prefix("latest:") {
+            return match volume {
+                "" => Err("latest: lacks the name of a volume: write latest:NAME".to_owned()),
+                name => Ok(Self::LatestOf(name.to_owned())),
+            };
+        }
+        let hex = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+        match text.len() {
+            32 if hex => text.to_ascii_lowercase().parse().map(Self::Id).map_err(|e: Error| e.to_string()),
+            4..=31 if hex => Ok(Self::Prefix(text.to_ascii_lowercase())),
+            0..=3 if hex => Err(format!("{text:?} is too short for a snapshot: write at least 4 digits of its id")),
+            _ => Err(format!(
+                "{text:?} is not a snapshot: write its id, the first 4 or more digits of it, latest, or latest:NAME"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for SnapSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Prefix(prefix) => f.write_str(prefix),
+            Self::Latest => f.write_str("latest"),
+            Self::LatestOf(volume) => write!(f, "latest:{volume}"),
+        }
+    }
+}
+
+impl SnapSpec {
+    /// Whether it names the snapshot with this id, in hex, by the id itself.
+    pub fn names(&self, id: &str) -> bool {
+        match self {
+            Self::Id(whole) => id == whole.to_string(),
+            Self::Prefix(prefix) => id.starts_with(prefix),
+            Self::Latest | Self::LatestOf(_) => false,
+        }
+    }
+
+    /// The one snapshot that is meant. Errors: [`ErrorKind::NoSnapshot`]; [`ErrorKind::Invalid`] when several could be
+    /// meant.
+    pub fn resolve<'a>(&self, snapshots: &'a [Summary]) -> Result<&'a Summary> {
+        let none = |why: String| Error::new(ErrorKind::NoSnapshot, why);
+        match self {
+            Self::Id(id) => {
+                snapshots.iter().find(|s| s.id == *id).ok_or_else(|| none(format!("there is no snapshot {id}")))
+            }
+            Self::Prefix(prefix) => {
+                let mut found = snapshots.iter().filter(|s| s.id.to_string().starts_with(prefix));
+                let Some(first) = found.next() else {
+                    return Err(none(format!("there is no snapshot whose id begins with {prefix}")));
+                };
+                let others: Vec<_> = found.map(|s| s.id.to_string()).collect();
+                if others.is_empty() {
+                    return Ok(first);
+                }
+                let ids = shortened(std::iter::once(first.id.to_string()).chain(others));
+                Err(Error::invalid(format!("{prefix} is the beginning of several ids ({ids}); write more digits")))
+            }
+            Self::Latest => {
+                let volumes = volumes(snapshots);
+                if volumes.len() > 1 {
+                    let names = shortened(volumes.into_iter().map(|v| format!("latest:{v}")));
+                    return Err(Error::invalid(format!("latest could be of several volumes; write one of {names}")));
+                }
+                newest(snapshots.iter()).ok_or_else(|| none("there is no snapshot yet".to_owned()))
+            }
+            Self::LatestOf(volume) => newest(snapshots.iter().filter(|s| s.volume == *volume)).ok_or_else(|| {
+                let hint = match shortened(volumes(snapshots).into_iter()) {
+                    names if names.is_empty() => "there is no snapshot yet".to_owned(),
+                    names => format!("the volumes are {names}"),
+                };
+                none(format!("there is no whole snapshot of volume {volume:?}; {hint}"))
+            }),
+        }
+    }
+}
+
+impl Filter {
+    /// Whether a snapshot is one of those meant.
+    pub fn admits(&self, snapshot: &Summary) -> bool {
+        let Self { name, tags } = self;
+        name.as_ref().is_none_or(|name| name.as_str() == snapshot.volume)
+            && tags.iter().all(|tag| snapshot.tags.get(&tag.key) == Some(&tag.value))
+    }
+}
+
+/// What `latest` and a parent may be: whole, and not forgotten.
+fn eligible(snapshot: &&Summary) -> bool {
+    !snapshot.partial && !snapshot.forgotten
+}
+
+fn newest<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> Option<&'a Summary> {
+    snapshots.filter(eligible).max_by_key(|s| s.age())
+}
+
+fn volumes(snapshots: &[Summary]) -> BTreeSet<&str> {
+    snapshots.iter().filter(eligible).map(|s| s.volume.as_str()).collect()
+}
+
+/// How many digits tell these ids apart; at least 8.
+pub fn unique_digits(ids: impl Iterator<Item = SnapshotId>) -> usize {
+    let mut ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let common = |pair: &[String]| pair[0].bytes().zip(pair[1].bytes()).take_while(|(a, b)| a == b).count();
+    ids.windows(2).map(common).max().map_or(8, |longest| (longest + 1).max(8))
+}
+
+/// The first ten, separated by commas.
+fn shortened<T: fmt::Display>(mut all: impl Iterator<Item = T>) -> String {
+    let mut text: Vec<String> = all.by_ref().take(10).map(|x| x.to_string()).collect();
+    match all.count() {
+        0 => {}
+        more => text.push(format!("and {more} more")),
+    }
+    text.join(", ")
+}
+
+#[cfg(test)]
+#[path = "select_tests.rs"]
+mod tests;

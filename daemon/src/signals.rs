@@ -1,0 +1,134 @@
+//! SIGINT and SIGTERM. While a piece of work is armed, the first signal asks it to end cleanly and the second ends the
+//! process at once; while nothing is armed, the first one does.
+
+use parking_lot::Mutex;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use wherry_repo::{Error, ErrorKind, Result};
+
+/// Tells work that it should end. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// A signal now ends the process at once.
+    at_once: Arc<AtomicBool>,
+    /// The work should end.
+    asked: Arc<AtomicBool>,
+    /// The number of the signal that asked; 0 when none did.
+    signal: Arc<AtomicUsize>,
+    /// What the user can do to go on later.
+    hint: Mutex<&'static str>,
+}
+
+impl Default for Cancel {
+    fn default() -> Self {
+        let state = State {
+            at_once: Arc::new(AtomicBool::new(true)),
+            asked: Arc::default(),
+            signal: Arc::default(),
+            hint: Mutex::new(""),
+        };
+        Self { state: Arc::new(state) }
+    }
+}
+
+impl Cancel {
+    /// Listens to the signals from now on. Once per process.
+    pub fn listen() -> io::Result<Self> {
+        let cancel = Self::default();
+        let state = &cancel.state;
+        for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
+            // In this order: a signal looks whether it is the one to end the process before it says that the next is.
+            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&state.at_once))?;
+            signal_hook::flag::register_usize(signal, Arc::clone(&state.signal), signal as usize)?;
+            signal_hook::flag::register(signal, Arc::clone(&state.asked))?;
+            signal_hook::flag::register(signal, Arc::clone(&state.at_once))?;
+        }
+        Ok(cancel)
+    }
+
+    /// From now until the guard is dropped a signal only asks to end, and whoever works looks at [`Cancel::check`].
+    /// `hint` tells the user how to go on after that, as a sentence without its full stop.
+    #[must_use]
+    pub fn arm(&self, hint: &'static str) -> Armed<'_> {
+        *self.state.hint.lock() = hint;
+        self.state.at_once.store(self.is_cancelled(), Ordering::SeqCst);
+        Armed { cancel: self }
+    }
+
+    /// Whether the work should end.
+    pub fn is_cancelled(&self) -> bool {
+        self.state.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was SIGTERM that asked.
+    pub fn terminated(&self) -> bool {
+        self.state.signal.load(Ordering::Relaxed) == SIGTERM as usize
+    }
+
+    /// An error of kind [`ErrorKind::Cancelled`] when the work should end.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(self.error()) } else { Ok(()) }
+    }
+
+    /// The error that [`Cancel::check`] gives.
+    pub fn error(&self) -> Error {
+        let signal = if self.terminated() { "SIGTERM" } else { "SIGINT" };
+        let hint = *self.state.hint.lock();
+        let end = if hint.is_empty() { String::new() } else { format!("; {hint}") };
+        Error::new(ErrorKind::Cancelled, format!("ended by {signal}{end}"))
+    }
+
+    /// The flag itself, for code that takes one. It is only to be read, but in tests.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.state.asked)
+    }
+}
+
+/// Work that ends cleanly is under way.
+#[derive(Debug)]
+pub struct Armed<'a> {
+    cancel: &'a Cancel,
+}
+
+impl Drop for Armed<'_> {
+    fn drop(&mut self) {
+        self.cancel.state.at_once.store(true, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_how_to_go_on() {
+        let cancel = Cancel::default();
+        let _armed = cancel.arm("run it again");
+        assert!(cancel.check().is_ok());
+        cancel.flag().store(true, Ordering::Relaxed);
+        let error = cancel.check().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+        assert_eq!(error.to_string(), "ended by SIGINT; run it again");
+    }
+
+    #[test]
+    fn only_armed_work_survives_the_first_signal() {
+        let cancel = Cancel::default();
+        let at_once = || cancel.state.at_once.load(Ordering::SeqCst);
+        assert!(at_once());
+        let armed = cancel.arm("");
+        assert!(!at_once());
+        drop(armed);
+        assert!(at_once());
+        cancel.flag().store(true, Ordering::Relaxed);
+        let _armed = cancel.arm("");
+        assert!(at_once(), "a signal came before: the next one is the second");
+    }
+}

@@ -1,0 +1,106 @@
+//! The storage as the settings name it, and a limit on what is sent to it.
+
+use crate::cli::S3Flags;
+use crate::throttle::Throttle;
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+use wherry_repo::format::clear::{self, Config};
+use wherry_repo::storage::{self, Listed, Options, S3Options, Storage, Tail, keys};
+use wherry_repo::{Error, ErrorKind, Key, Result};
+
+/// Settings of the storage. `single_writer` promises that no other process writes meanwhile.
+pub(crate) fn options(flags: &S3Flags, single_writer: bool) -> Options {
+    let S3Flags { s3_endpoint, s3_region, s3_profile, s3_virtual_host, s3_ca_file, s3_skip_verify } = flags.clone();
+    let s3 = S3Options {
+        endpoint: s3_endpoint,
+        region: s3_region,
+        profile: s3_profile,
+        virtual_host: s3_virtual_host,
+        ca_file: s3_ca_file,
+        skip_verify: s3_skip_verify,
+    };
+    Options { s3, single_writer, ..Options::default() }
+}
+
+/// The newest configuration of the repository, before anything vouches for it; `None` when its making was not finished.
+/// Errors: [`ErrorKind::NoRepository`].
+pub(crate) fn peek(storage: &dyn Storage) -> Result<Option<Config>> {
+    match storage.head(&keys::repo()) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let place = storage.location();
+            let text = format!("there is no repository at {place}: check --repo, or make one with `wherry init`");
+            return Err(Error::new(ErrorKind::NoRepository, text));
+        }
+        found => found?,
+    };
+    let mut newest = None;
+    storage.list(keys::CONFIG, &mut |object| {
+        let number = object.key.as_str().strip_prefix(keys::CONFIG).and_then(|n| n.parse::<u32>().ok());
+        newest = newest.take().max(number.map(|number| (number, object.key)));
+        Ok(())
+    })?;
+    newest.map(|(_, key)| clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))).transpose()
+}
+
+/// Opens the storage of a repository that exists, by the rules its configuration asks for.
+pub(crate) fn open(url: &str, flags: &S3Flags) -> Result<Arc<dyn Storage>> {
+    let many = storage::open(url, &options(flags, false))?;
+    match peek(&*many)? {
+        Some(config) if config.single_writer => storage::open(url, &options(flags, true)),
+        _ => Ok(many),
+    }
+}
+
+/// A storage that is sent no more than so many bytes per second.
+#[derive(Debug)]
+pub(crate) struct Limited {
+    inner: Arc<dyn Storage>,
+    throttle: Throttle,
+}
+
+impl Limited {
+    /// At most `rate` bytes per second go to `inner`.
+    pub(crate) fn new(inner: Arc<dyn Storage>, rate: u64) -> Self {
+        Self { inner, throttle: Throttle::new(rate) }
+    }
+}
+
+impl Storage for Limited {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn get(&self, key: &Key) -> Result<Bytes> {
+        self.inner.get(key)
+    }
+
+    fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.inner.get_range(key, range)
+    }
+
+    fn get_tail(&self, key: &Key, len: u64) -> Result<Tail> {
+        self.inner.get_tail(key, len)
+    }
+
+    fn head(&self, key: &Key) -> Result<Listed> {
+        self.inner.head(key)
+    }
+
+    fn create(&self, key: &Key, body: Bytes) -> Result<()> {
+        self.throttle.take(body.len() as u64);
+        self.inner.create(key, body)
+    }
+
+    fn overwrite(&self, key: &Key, body: Bytes) -> Result<()> {
+        self.inner.overwrite(key, body)
+    }
+
+    fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
+        self.inner.list(prefix, visit)
+    }
+
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.inner.delete(key)
+    }
+}

@@ -1,0 +1,188 @@
+//! Log lines on standard error. Each names the run it belongs to; the same id is in the snapshot the run made.
+
+use crate::cli::LogFormat;
+use crate::progress::Screen;
+use std::fmt;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use wherry_repo::{Clock, Result, Rng};
+
+/// Names one run of wherry: 16 random hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunId(u64);
+
+impl RunId {
+    /// A new one.
+    pub fn draw(rng: &dyn Rng) -> Result<Self> {
+        let mut raw = [0; 8];
+        rng.fill(&mut raw)?;
+        Ok(Self(u64::from_le_bytes(raw)))
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// How much is logged: `-q` is -1, `-v` 1, `-vv` 2.
+fn levels(verbosity: i8) -> Targets {
+    let (ours, others) = match verbosity {
+        ..0 => (LevelFilter::ERROR, LevelFilter::OFF),
+        0 => (LevelFilter::INFO, LevelFilter::ERROR),
+        1 => (LevelFilter::DEBUG, LevelFilter::WARN),
+        _ => (LevelFilter::TRACE, LevelFilter::DEBUG),
+    };
+    // Targets are matched by prefix: "wherry" is every crate of ours.
+    Targets::new().with_default(others).with_target("wherry", ours)
+}
+
+/// Starts logging, once per process. Lines go through `screen`, so that they do not run into a progress bar.
+pub fn start(format: LogFormat, verbosity: i8, run: RunId, clock: impl Clock + 'static, screen: Screen) {
+    let layer = tracing_subscriber::fmt::layer()
+        .event_format(Lines { format, run, clock })
+        .with_writer(screen)
+        .with_ansi(false);
+    // It fails only when a log was started before, in tests of this crate; then that one stays.
+    let _ = tracing_subscriber::registry().with(levels(verbosity)).with(layer).try_init();
+}
+
+#[derive(Debug)]
+struct Lines<C> {
+    format: LogFormat,
+    run: RunId,
+    clock: C,
+}
+
+impl<C, S, N> FormatEvent<S, N> for Lines<C>
+where
+    C: Clock,
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let time = crate::output::utc_time(self.clock.now());
+        let (level, target) = (*event.metadata().level(), event.metadata().target());
+        match self.format {
+            LogFormat::Text => writeln!(writer, "{}", text_line(&time, level, self.run, &fields)),
+            LogFormat::Json => writeln!(writer, "{}", json_line(&time, level, self.run, target, fields)),
+        }
+    }
+}
+
+/// The message of an event and its other fields, in their order.
+#[derive(Debug, Default)]
+struct Fields {
+    message: String,
+    others: Vec<(&'static str, serde_json::Value)>,
+}
+
+impl Fields {
+    fn add(&mut self, field: &Field, value: serde_json::Value) {
+        match (field.name(), value) {
+            ("message", serde_json::Value::String(text)) => self.message = text,
+            (name, value) => self.others.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value.into());
+    }
+}
+
+fn text_line(time: &str, level: Level, run: RunId, fields: &Fields) -> String {
+    let mut line = format!("{time} {level:5} {run} {}", crate::exit::on_one_line(&fields.message));
+    for (name, value) in &fields.others {
+        match value {
+            serde_json::Value::String(text) if !text.contains([' ', '"']) => {
+                line.push_str(&format!(" {name}={}", crate::exit::on_one_line(text)));
+            }
+            value => line.push_str(&format!(" {name}={value}")),
+        }
+    }
+    line
+}
+
+fn json_line(time: &str, level: Level, run: RunId, target: &str, fields: Fields) -> String {
+    let mut line = serde_json::Map::new();
+    for (name, value) in [("time", time), ("level", level.as_str()), ("run", &run.to_string()), ("target", target)] {
+        line.insert(name.to_owned(), value.into());
+    }
+    line.insert("message".to_owned(), fields.message.into());
+    for (name, value) in fields.others {
+        line.entry(name).or_insert(value);
+    }
+    serde_json::Value::Object(line).to_string()
+}
+
+impl<'a> MakeWriter<'a> for Screen {
+    type Writer = Screen;
+
+    fn make_writer(&'a self) -> Screen {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields() -> Fields {
+        Fields {
+            message: "two\nlines".to_owned(),
+            others: vec![("path", "/dev/x".into()), ("why", "a b".into()), ("n", 5.into()), ("run", "forged".into())],
+        }
+    }
+
+    #[test]
+    fn every_line_has_the_run_and_is_one_line() {
+        let line = text_line("T", Level::WARN, RunId(0xab), &fields());
+        assert_eq!(line, "T WARN  00000000000000ab two lines path=/dev/x why=\"a b\" n=5 run=forged");
+        let line = json_line("T", Level::INFO, RunId(0xab), "wherry::x", fields());
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["run"], "00000000000000ab");
+        assert_eq!(value["message"], "two\nlines");
+        assert_eq!(value["n"], 5);
+        assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn verbosity() {
+        let shows = |v, target, level| levels(v).would_enable(target, &level);
+        assert!(shows(0, "wherry_repo::index", Level::INFO) && !shows(0, "wherry", Level::DEBUG));
+        assert!(!shows(0, "rustls", Level::WARN) && shows(1, "rustls", Level::WARN));
+        assert!(shows(-1, "wherry", Level::ERROR) && !shows(-1, "wherry", Level::WARN));
+        assert!(shows(2, "wherry_block", Level::TRACE));
+    }
+}

@@ -1,0 +1,117 @@
+//! Forgetting snapshots and taking that back. Asked-for snapshots are hidden, not taken as parents, and restorable;
+//! a collector makes a forget final when its delay is over. Steps F1 and U1 of `docs/concurrency.md`.
+
+use crate::format::records::{Asked, Settled, Verdict};
+use crate::id::SnapshotId;
+use crate::storage::keys;
+use crate::{Error, ErrorKind, Repository, Result, Timestamp};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What the newest forget of a snapshot says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forget {
+    /// Which forget of this snapshot, counted from 0.
+    pub k: u32,
+    /// How it was settled; `None` while it can be undone.
+    pub verdict: Option<Verdict>,
+    /// Some earlier or later forget of the snapshot is final.
+    any_final: bool,
+}
+
+impl Forget {
+    /// The snapshot is not shown and not built upon.
+    pub fn hides(&self) -> bool {
+        self.any_final || self.verdict.is_none()
+    }
+
+    /// The snapshot is gone for good.
+    pub fn is_final(&self) -> bool {
+        self.any_final
+    }
+}
+
+impl Repository {
+    /// The newest forget of each snapshot that has one. A damaged settled record counts as not settled, so that
+    /// nothing is given up because of damage.
+    pub(crate) fn forgets(&self) -> Result<BTreeMap<SnapshotId, Forget>> {
+        self.forgets_below(keys::FORGET)
+    }
+
+    fn forgets_below(&self, prefix: &str) -> Result<BTreeMap<SnapshotId, Forget>> {
+        let mut found: BTreeMap<SnapshotId, Forget> = BTreeMap::new();
+        let mut keys: Vec<_> = self.list(prefix)?.iter().filter_map(keys::parse_forget).collect();
+        keys.sort_unstable();
+        for (id, k, settled) in keys {
+            let entry = found.entry(id).or_insert(Forget { k, verdict: None, any_final: false });
+            if k > entry.k {
+                (entry.k, entry.verdict) = (k, None);
+            }
+            if settled {
+                match self.read::<Settled>(&keys::forget(&id, k, true)) {
+                    Ok(settled) => {
+                        entry.verdict = Some(settled.verdict);
+                        entry.any_final |= settled.verdict == Verdict::Final;
+                    }
+                    Err(e) if e.kind() == ErrorKind::Corrupt => tracing::warn!("{e}: counted as not settled"),
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The newest forget of one snapshot.
+    pub(crate) fn forget_of(&self, id: &SnapshotId) -> Result<Option<Forget>> {
+        Ok(self.forgets_below(&format!("{}{id}/", keys::FORGET))?.remove(id))
+    }
+
+    /// Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
+    /// asked for already.
+    pub fn forget(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
+        let k = match self.forget_of(id)? {
+            Some(forget) if forget.hides() => return Ok(false),
+            Some(forget) => forget.k + 1,
+            None => 0,
+        };
+        let at = self.clock().now();
+        let not_before = Timestamp(at.0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX)));
+        let asked = Asked { at, not_before, reason: reason.into(), nonce: self.nonce()? };
+        match self.create(&keys::forget(id, k, false), &asked) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Conflict => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes a forget back. False when none was pending. `Conflict` when it is too late.
+    pub fn unforget(&self, id: &SnapshotId) -> Result<bool> {
+        let too_late =
+            || Error::new(ErrorKind::Conflict, format!("it is too late: snapshot {id} was forgotten for good"));
+        let k = match self.forget_of(id)? {
+            Some(forget) if forget.is_final() => return Err(too_late()),
+            Some(forget) if forget.hides() => forget.k,
+            _ => return Ok(false),
+        };
+        let key = keys::forget(id, k, true);
+        let settled = Settled { verdict: Verdict::Undone, at: self.clock().now(), nonce: self.nonce()? };
+        match self.create(&key, &settled) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Conflict => match self.read::<Settled>(&key)?.verdict {
+                Verdict::Undone => Ok(true),
+                Verdict::Final => Err(too_late()),
+            },
+            Err(e) => Err(e),
+        }
+    }
+
+    /// When the newest pending forget of a snapshot may become final.
+    pub fn forget_due(&self, id: &SnapshotId) -> Result<Option<Timestamp>> {
+        match self.forget_of(id)? {
+            Some(forget) if forget.verdict.is_none() => {
+                Ok(Some(self.read::<Asked>(&keys::forget(id, forget.k, false))?.not_before))
+            }
+            _ => Ok(None),
+        }
+    }
+}

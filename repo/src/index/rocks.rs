@@ -1,0 +1,550 @@
+//! The index in a RocksDB database. What the bytes mean is said in the module's head.
+
+use super::options::{self, max_disk, sampled};
+use super::row::{self, COPY_LEN, Copy, MAX_COPIES, Pack, Row};
+use super::{IndexOptions, IndexStats, Opened};
+use crate::{Error, ErrorKind, Location, PackId, RepositoryId, Result, ShortId};
+use parking_lot::{Mutex, RwLock};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+/// First byte of the keys of chunks.
+pub(super) const ROW: u8 = b'r';
+const PACK: u8 = b'p';
+const NUMBER: u8 = b'P';
+const COVERED: u8 = b'c';
+const STAMP: &[u8] = b"m-stamp";
+const SAMPLING: &[u8] = b"m-sampling";
+
+/// Of the database's keys and values; another version is dropped.
+pub(super) const VERSION: u32 = 1;
+
+/// Packs that [`Rocks::lookup`] remembers, so that a hit is one read of the database.
+const PACKS_REMEMBERED: usize = 4096;
+
+/// At most so many zero bits: beyond, the index is of no use, and the hard bound does the rest.
+const MAX_SAMPLING: u32 = 16;
+
+#[derive(Debug)]
+pub(super) struct Rocks {
+    db: Arc<DB>,
+    writer: Mutex<Writer>,
+    packs: RwLock<HashMap<u32, Pack>>,
+    sampling: Arc<AtomicU32>,
+    max_disk: u64,
+    place: Place,
+    /// Last: let go when the database is closed.
+    _lock: File,
+}
+
+/// What only the one inserting thread touches.
+#[derive(Debug, Default)]
+struct Writer {
+    next_pack: u32,
+    /// Drops the rows that are no longer kept.
+    trim: Option<JoinHandle<()>>,
+}
+
+/// The folder of one repository in the cache directory, and what lies in it.
+#[derive(Debug)]
+struct Place {
+    folder: PathBuf,
+    /// Bytes of free disk that the database wants beside what it has.
+    wanted: u64,
+}
+
+impl Place {
+    fn new(dir: &Path, repository: &RepositoryId, wanted: u64) -> Self {
+        Self { folder: dir.join(repository.to_string()), wanted }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.join("index")
+    }
+
+    fn damaged(&self) -> PathBuf {
+        self.folder.join("index.damaged")
+    }
+
+    /// Makes the folder and takes the lock. The lock file is never removed: two holders could have two files.
+    fn lock(&self) -> Result<File> {
+        let path = self.folder.join("index.lock");
+        let failed = |e| from_io(e, &path, "cannot be made");
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
+        let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(busy(&self.folder)),
+            Err(TryLockError::Error(e)) => Err(from_io(e, &path, "cannot be locked")),
+        }
+    }
+
+    fn remove_database(&self) -> Result<()> {
+        for removed in [fs::remove_dir_all(self.database()), fs::remove_file(self.damaged())] {
+            match removed {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(from_io(e, &self.database(), "cannot be removed"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is anything where the database belongs.
+    fn is_empty(&self) -> Result<bool> {
+        match fs::read_dir(self.database()) {
+            Ok(mut entries) => Ok(entries.next().is_none()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(e) => Err(from_io(e, &self.database(), "cannot be read")),
+        }
+    }
+}
+
+pub(super) fn destroy(dir: &Path, repository: &RepositoryId) -> Result<()> {
+    let place = Place::new(dir, repository, 0);
+    if !place.folder.exists() {
+        return Ok(());
+    }
+    let _lock = place.lock()?;
+    place.remove_database()
+}
+
+impl Rocks {
+    pub(super) fn open(options: &IndexOptions) -> Result<(Self, Opened)> {
+        let place = Place::new(&options.dir, &options.repository, options::room_wanted(options));
+        let lock = place.lock()?;
+        let sampling = Arc::new(AtomicU32::new(0));
+        let mut db_options = options::database(options, Arc::clone(&sampling));
+
+        let mut opened = Opened::Fresh;
+        if let Ok(why) = fs::read_to_string(place.damaged()) {
+            opened = Opened::Dropped(format!("damage was found while it was in use: {}", why.trim()));
+        } else if !place.is_empty()? {
+            match Self::open_existing(&db_options, &place, &options.repository) {
+                Ok((db, kept)) => {
+                    sampling.store(kept.bits, Ordering::Release);
+                    let index = Self::new(db, sampling, options, place, lock)?;
+                    if !kept.trimmed {
+                        index.start_trim(&mut index.writer.lock());
+                    }
+                    return Ok((index, Opened::Reused));
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                    opened = Opened::Dropped(error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        place.remove_database()?;
+        db_options.create_if_missing(true);
+        let db = DB::open(&db_options, place.database()).map_err(|e| from_db(&e, &place))?;
+        db.put_opt(STAMP, row::checked(STAMP, &stamp(&options.repository)), &write_options())
+            .and_then(|()| db.flush())
+            .map_err(|e| from_db(&e, &place))?;
+        Ok((Self::new(db, sampling, options, place, lock)?, opened))
+    }
+
+    /// `Corrupt` or `Unsupported`: drop it. Other errors: it may be sound, but cannot be used now.
+    fn open_existing(options: &rocksdb::Options, place: &Place, repository: &RepositoryId) -> Result<(DB, Sampling)> {
+        let failed = |e: rocksdb::Error| from_db(&e, place);
+        let db = DB::open(options, place.database()).map_err(failed)?;
+        let stored = db.get(STAMP).map_err(failed)?;
+        let stored = stored.as_deref().and_then(|v| row::unchecked(STAMP, v));
+        match stored.and_then(|v| v.split_first_chunk::<4>()) {
+            None => return Err(Error::corrupt("it does not say what it is")),
+            Some((version, _)) if u32::from_le_bytes(*version) != VERSION => {
+                let version = u32::from_le_bytes(*version);
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("it has version {version}, this wherry uses {VERSION}"),
+                ));
+            }
+            Some((_, uuid)) if uuid != repository.bytes() => {
+                let whose = crate::id::hex(uuid);
+                return Err(Error::corrupt(format!("it belongs to another repository ({whose})")));
+            }
+            Some(_) => {}
+        }
+        let sampling = match db.get(SAMPLING).map_err(failed)? {
+            None => Some(Sampling { bits: 0, trimmed: true }),
+            Some(value) => row::unchecked(SAMPLING, &value).and_then(Sampling::decode),
+        };
+        Ok((db, sampling.ok_or_else(|| Error::corrupt("its note on sampling is damaged"))?))
+    }
+
+    fn new(db: DB, sampling: Arc<AtomicU32>, options: &IndexOptions, place: Place, lock: File) -> Result<Self> {
+        let next_pack = next_pack(&db).map_err(|e| from_db(&e, &place))?;
+        Ok(Self {
+            db: Arc::new(db),
+            writer: Mutex::new(Writer { next_pack, trim: None }),
+            packs: RwLock::default(),
+            sampling,
+            max_disk: max_disk(options),
+            place,
+            _lock: lock,
+        })
+    }
+
+    pub(super) fn lookup(&self, id: &ShortId) -> Result<Vec<Location>> {
+        let Some(value) = self.db.get_pinned(row_key(id)).map_err(|e| self.error(&e))? else {
+            return Ok(Vec::new());
+        };
+        let copies = row::copies(&value).ok_or_else(|| self.damaged("a row has an impossible length"))?;
+        let mut found = Vec::with_capacity(copies.len());
+        for raw in copies {
+            let (copy, check) = Copy::decode(raw);
+            let pack = self.pack(copy.pack)?;
+            let location = copy.verify(check, id, &pack);
+            found.push(location.ok_or_else(|| self.damaged("a row does not pass its check"))?);
+        }
+        Ok(found)
+    }
+
+    pub(super) fn insert(&self, id: &PackId, epoch: u32, rows: &[Row]) -> Result<()> {
+        let mut writer = self.writer.lock();
+        if !self.has_room(&mut writer)? {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        let known = self.number(id)?;
+        let pack = match known {
+            Some(number) => self.pack(number)?,
+            None => Pack { number: writer.next_pack, id: *id, epoch },
+        };
+        if pack.epoch != epoch {
+            return Err(Error::invalid(format!(
+                "pack {id:?} was taken into the index with key epoch {}, now {epoch} is claimed",
+                pack.epoch
+            )));
+        }
+        if known.is_none() {
+            let (key, number_key) = (pack_key(pack.number), number_key(id));
+            let body = [&id.to_bytes()[..], &epoch.to_le_bytes()].concat();
+            batch.put(key, row::checked(&key, &body));
+            batch.put(number_key, row::checked(&number_key, &pack.number.to_le_bytes()));
+        }
+        self.add_rows(&mut batch, &pack, rows)?;
+        if !batch.is_empty() {
+            self.db.write_opt(batch, &write_options()).map_err(|e| self.error(&e))?;
+        }
+        if known.is_none() {
+            // 2^32 packs are 128 PiB; past them the last number would be given out twice.
+            let next = pack.number.checked_add(1);
+            writer.next_pack = next.ok_or_else(|| self.damaged("no pack numbers are left"))?;
+        }
+        Ok(())
+    }
+
+    fn add_rows(&self, batch: &mut WriteBatch, pack: &Pack, rows: &[Row]) -> Result<()> {
+        let sampling = self.sampling.load(Ordering::Acquire);
+        let mut rows: Vec<&Row> = rows.iter().filter(|r| sampled(r.id.bytes(), sampling)).collect();
+        rows.sort_by_key(|r| r.id);
+        for (i, row) in rows.iter().enumerate() {
+            if rows.get(i + 1).is_some_and(|next| next.id == row.id) {
+                continue;
+            }
+            let key = row_key(&row.id);
+            let copy = row.copy_in(pack.number)?.encode(&row.id, pack);
+            match self.db.get_pinned(key).map_err(|e| self.error(&e))? {
+                None => batch.put(key, copy),
+                Some(value) => {
+                    let old = row::copies(&value).ok_or_else(|| self.damaged("a row has an impossible length"))?;
+                    if let Some(new) = merge(old, copy) {
+                        batch.put(key, new.as_flattened());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn covered_pack(&self, id: &PackId) -> Result<bool> {
+        Ok(self.number(id)?.is_some())
+    }
+
+    pub(super) fn is_covered(&self, segment: &str) -> Result<bool> {
+        let key = covered_key(segment);
+        match self.db.get_pinned(&key).map_err(|e| self.error(&e))? {
+            None => Ok(false),
+            Some(value) if row::unchecked(&key, &value).is_some() => Ok(true),
+            Some(_) => Err(self.damaged("a covered segment does not pass its check")),
+        }
+    }
+
+    pub(super) fn cover(&self, segment: &str) -> Result<()> {
+        // The lock: so that no insert that was called before comes after.
+        let mut writer = self.writer.lock();
+        if !self.has_room(&mut writer)? {
+            return Ok(());
+        }
+        let key = covered_key(segment);
+        self.db.put_opt(&key, row::checked(&key, &[]), &write_options()).map_err(|e| self.error(&e))
+    }
+
+    pub(super) fn flush(&self) -> Result<()> {
+        self.db.flush().map_err(|e| self.error(&e))
+    }
+
+    pub(super) fn stats(&self) -> IndexStats {
+        let keys = self.property(rocksdb::properties::ESTIMATE_NUM_KEYS);
+        let packs = u64::from(self.writer.lock().next_pack);
+        IndexStats {
+            rows: keys.saturating_sub(2 * packs + 1),
+            disk: self.property(rocksdb::properties::TOTAL_SST_FILES_SIZE),
+            sampling: self.sampling.load(Ordering::Acquire),
+        }
+    }
+
+    /// Leaves a note that makes the next [`Rocks::open`] drop the database. That it cannot be left is no new trouble:
+    /// then the damage is found again.
+    pub(super) fn mark_damaged(&self, error: &Error) {
+        if let Err(e) = fs::write(self.place.damaged(), error.to_string()) {
+            tracing::debug!("{}: {e}", self.place.damaged().display());
+        }
+    }
+
+    fn number(&self, id: &PackId) -> Result<Option<u32>> {
+        let key = number_key(id);
+        let Some(value) = self.db.get_pinned(key).map_err(|e| self.error(&e))? else { return Ok(None) };
+        match row::unchecked(&key, &value).and_then(|body| <[u8; 4]>::try_from(body).ok()) {
+            Some(number) => Ok(Some(u32::from_le_bytes(number))),
+            None => Err(self.damaged("a pack's number does not pass its check")),
+        }
+    }
+
+    fn pack(&self, number: u32) -> Result<Pack> {
+        if let Some(pack) = self.packs.read().get(&number) {
+            return Ok(*pack);
+        }
+        let key = pack_key(number);
+        let value = self.db.get_pinned(key).map_err(|e| self.error(&e))?;
+        let value = value.ok_or_else(|| self.damaged("a row names a pack that is not there"))?;
+        let pack = row::unchecked(&key, &value).and_then(|body| {
+            let (id, epoch) = body.split_first_chunk::<{ PackId::LEN }>()?;
+            Some(Pack { number, id: PackId::from_bytes(id)?, epoch: u32::from_le_bytes(epoch.try_into().ok()?) })
+        });
+        let pack = pack.ok_or_else(|| self.damaged("a pack's name does not pass its check"))?;
+        let mut packs = self.packs.write();
+        if packs.len() >= PACKS_REMEMBERED {
+            packs.clear();
+        }
+        packs.insert(number, pack);
+        Ok(pack)
+    }
+
+    /// Keeps the bound on disk: raises the sampling when the database has grown too large, and says whether anything
+    /// may be taken in now.
+    fn has_room(&self, writer: &mut Writer) -> Result<bool> {
+        let used = self.property(rocksdb::properties::TOTAL_SST_FILES_SIZE);
+        if used < self.max_disk / 10 * 6 {
+            return Ok(true);
+        }
+        if writer.trim.as_ref().is_none_or(JoinHandle::is_finished) {
+            let bits = self.sampling.load(Ordering::Acquire) + 1;
+            if bits <= MAX_SAMPLING {
+                tracing::info!(
+                    "the chunk index in {} uses {used} of {} bytes: from now on it keeps one chunk in {}",
+                    self.place.folder.display(),
+                    self.max_disk,
+                    1u64 << bits
+                );
+                self.note_sampling(Sampling { bits, trimmed: false })?;
+                self.sampling.store(bits, Ordering::Release);
+                self.start_trim(writer);
+            }
+        }
+        Ok(used < self.max_disk / 10 * 9)
+    }
+
+    fn note_sampling(&self, sampling: Sampling) -> Result<()> {
+        note_sampling(&self.db, sampling).map_err(|e| self.error(&e))
+    }
+
+    /// Rewrites the database in the background without the rows that sampling leaves out.
+    fn start_trim(&self, writer: &mut Writer) {
+        let (db, bits) = (Arc::clone(&self.db), self.sampling.load(Ordering::Acquire));
+        let trim = move || {
+            let mut options = CompactOptions::default();
+            options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+            options.set_exclusive_manual_compaction(false);
+            db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+            // Fails when the compaction was cancelled by closing, or failed: then the next open trims again.
+            if let Err(e) = note_sampling(&db, Sampling { bits, trimmed: true }) {
+                tracing::debug!("trimming the chunk index: {e}");
+            }
+        };
+        match std::thread::Builder::new().name("index-trim".into()).spawn(trim) {
+            Ok(thread) => writer.trim = Some(thread),
+            Err(e) => tracing::debug!("trimming the chunk index: {e}"),
+        }
+    }
+
+    fn property(&self, name: &rocksdb::properties::PropName) -> u64 {
+        self.db.property_int_value(name).ok().flatten().unwrap_or(0)
+    }
+
+    fn error(&self, error: &rocksdb::Error) -> Error {
+        from_db(error, &self.place)
+    }
+
+    fn damaged(&self, what: &str) -> Error {
+        Error::corrupt(format!(
+            "the chunk index in {} is damaged: {what}; going on without it, it is made anew next time",
+            self.place.folder.display()
+        ))
+    }
+}
+
+impl Drop for Rocks {
+    fn drop(&mut self) {
+        if let Err(e) = self.db.flush() {
+            tracing::debug!("closing the chunk index: {e}");
+        }
+        self.db.cancel_all_background_work(true);
+        if let Some(trim) = self.writer.get_mut().trim.take() {
+            let _ = trim.join();
+        }
+    }
+}
+
+/// How many rows are kept, as stored.
+#[derive(Clone, Copy, Debug)]
+struct Sampling {
+    bits: u32,
+    /// Whether the rows to be left out are gone.
+    trimmed: bool,
+}
+
+impl Sampling {
+    fn decode(raw: &[u8]) -> Option<Self> {
+        match *raw {
+            [bits, trimmed] => Some(Self { bits: bits.into(), trimmed: trimmed == 1 }),
+            _ => None,
+        }
+    }
+}
+
+fn note_sampling(db: &DB, sampling: Sampling) -> Result<(), rocksdb::Error> {
+    let body = [sampling.bits as u8, sampling.trimmed.into()];
+    db.put_opt(SAMPLING, row::checked(SAMPLING, &body), &write_options())
+}
+
+/// The copies of a chunk with one more; `None` when it is there already. Numbers grow, so the newest has the highest.
+fn merge(old: &[[u8; COPY_LEN]], copy: [u8; COPY_LEN]) -> Option<Vec<[u8; COPY_LEN]>> {
+    let number = |raw: &[u8; COPY_LEN]| Copy::decode(raw).0.pack;
+    if old.contains(&copy) {
+        return None;
+    }
+    let mut new: Vec<_> = old.iter().filter(|o| number(o) != number(&copy)).copied().collect();
+    let at = new.partition_point(|o| number(o) > number(&copy));
+    new.insert(at, copy);
+    new.truncate(MAX_COPIES);
+    Some(new)
+}
+
+fn next_pack(db: &DB) -> Result<u32, rocksdb::Error> {
+    match db.iterator(IteratorMode::From(&pack_key(u32::MAX), Direction::Reverse)).next().transpose()? {
+        Some((key, _)) => match *key {
+            [PACK, a, b, c, d] => Ok(u32::from_be_bytes([a, b, c, d]).saturating_add(1)),
+            _ => Ok(0),
+        },
+        None => Ok(0),
+    }
+}
+
+fn stamp(repository: &RepositoryId) -> Vec<u8> {
+    [&VERSION.to_le_bytes()[..], repository.bytes()].concat()
+}
+
+fn row_key(id: &ShortId) -> [u8; 17] {
+    let mut key = [ROW; 17];
+    key[1..].copy_from_slice(id.bytes());
+    key
+}
+
+fn pack_key(number: u32) -> [u8; 5] {
+    let mut key = [PACK; 5];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn number_key(id: &PackId) -> [u8; 1 + PackId::LEN] {
+    let mut key = [NUMBER; 1 + PackId::LEN];
+    key[1..].copy_from_slice(&id.to_bytes());
+    key
+}
+
+fn covered_key(segment: &str) -> Vec<u8> {
+    let mut key = vec![COVERED];
+    key.extend_from_slice(segment.as_bytes());
+    key
+}
+
+fn write_options() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
+}
+
+fn busy(folder: &Path) -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        format!("the cache in {} is in use by another wherry; going on without it", folder.display()),
+    )
+}
+
+fn from_io(error: io::Error, path: &Path, what: &str) -> Error {
+    let path = path.display();
+    let (kind, next) = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (ErrorKind::Full, "make room"),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            (ErrorKind::Denied, "give another --cache-dir")
+        }
+        _ => (ErrorKind::Unavailable, "give another --cache-dir"),
+    };
+    Error::new(kind, format!("{path} {what}: {error}; {next}, or use --no-cache")).with_source(error)
+}
+
+/// RocksDB tells the cause of an I/O error in its text alone.
+fn from_db(error: &rocksdb::Error, place: &Place) -> Error {
+    let text = error.as_ref();
+    let says = |needles: &[&str]| needles.iter().any(|n| text.contains(n));
+    let at = place.folder.display();
+    if says(&["No space left on device", "Disk quota exceeded", "Not enough space"]) {
+        return full(place, text);
+    }
+    if says(&["lock hold by current process", "While lock file"]) {
+        return busy(&place.folder);
+    }
+    if says(&["Permission denied", "Read-only file system", "Operation not permitted"]) {
+        let message = format!("the cache in {at} cannot be used: {text}; give another --cache-dir, or use --no-cache");
+        return Error::new(ErrorKind::Denied, message);
+    }
+    if says(&["Too many open files", "Cannot allocate memory", "Shutdown in progress"]) {
+        let message = format!("the chunk index in {at} cannot be used now: {text}; going on without it");
+        return Error::new(ErrorKind::Unavailable, message);
+    }
+    Error::corrupt(format!("the chunk index in {at} is damaged: {text}; it is made anew"))
+}
+
+fn full(place: &Place, text: &str) -> Error {
+    const MIB: u64 = 1 << 20;
+    let free = rustix::fs::statvfs(&place.folder).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
+    let missing = place.wanted.saturating_sub(free).div_ceil(MIB).max(1);
+    Error::new(
+        ErrorKind::Full,
+        format!(
+            "the disk of the cache in {} is full, about {missing} MiB are missing: the chunk index takes no more rows, \
+             deduplication is worse until there is room ({text})",
+            place.folder.display()
+        ),
+    )
+}

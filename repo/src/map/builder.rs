@@ -1,0 +1,79 @@
+//! Writing a map from its chunks in ascending order, with one open node per level in memory. A node that says the
+//! same as the parent's node at the same place, hints included, is taken over and not written (step D4 of
+//! `docs/concurrency.md`).
+
+use super::{Tree, above};
+use crate::Result;
+use crate::crypto::MAX_LEVELS;
+use crate::format::node::{Node, Slot};
+
+/// Where finished nodes go.
+pub(crate) trait NodeSink {
+    /// Stores a node and says where.
+    fn store(&self, node: &Node) -> Result<Slot>;
+}
+
+/// Builds one map.
+#[derive(Debug)]
+pub(crate) struct MapBuilder {
+    open: Vec<(u64, Node)>,
+    chunks: u64,
+}
+
+impl MapBuilder {
+    /// For a map of any size: how many levels it has is known when it ends.
+    pub(crate) fn new() -> Self {
+        Self { open: (0..MAX_LEVELS as u8).map(|level| (0, Node::new(level))).collect(), chunks: 0 }
+    }
+
+    /// Chunks that are not zero, so far.
+    pub(crate) fn chunks(&self) -> u64 {
+        self.chunks
+    }
+
+    /// The next present chunk; numbers ascend.
+    pub(crate) fn push(&mut self, number: u64, slot: Slot, parent: Option<&Tree>, sink: &dyn NodeSink) -> Result<()> {
+        self.chunks += 1;
+        self.place(0, number, slot, parent, sink)
+    }
+
+    fn place(&mut self, level: u8, number: u64, slot: Slot, parent: Option<&Tree>, sink: &dyn NodeSink) -> Result<()> {
+        let (node, place) = above(number);
+        if self.open[usize::from(level)].0 != node {
+            if !self.open[usize::from(level)].1.is_empty() {
+                self.close(level, parent, sink)?;
+            }
+            self.open[usize::from(level)].0 = node;
+        }
+        self.open[usize::from(level)].1.set(place, slot);
+        Ok(())
+    }
+
+    /// Ends the open node of a level and puts it into the one above; an empty one leaves no trace.
+    fn close(&mut self, level: u8, parent: Option<&Tree>, sink: &dyn NodeSink) -> Result<()> {
+        let (number, node) = std::mem::replace(&mut self.open[usize::from(level)], (0, Node::new(level)));
+        if node.is_empty() {
+            return Ok(());
+        }
+        let same = match parent {
+            Some(tree) if level + 1 < tree.levels() => match tree.node(level, number)? {
+                Some(theirs) if *theirs == node => tree.slot(level + 1, number)?,
+                _ => None,
+            },
+            _ => None,
+        };
+        let slot = match same {
+            Some(slot) => slot,
+            None => sink.store(&node)?,
+        };
+        self.place(level + 1, number, slot, parent, sink)
+    }
+
+    /// The top node; `None` when every chunk is zero.
+    pub(crate) fn finish(mut self, levels: u8, parent: Option<&Tree>, sink: &dyn NodeSink) -> Result<Option<Node>> {
+        for level in 0..levels - 1 {
+            self.close(level, parent, sink)?;
+        }
+        Ok(Some(self.open.swap_remove(usize::from(levels) - 1).1).filter(|top| !top.is_empty()))
+    }
+}

@@ -1,0 +1,206 @@
+//! Reading a map: nodes on demand, verified, a bounded number of them kept.
+
+use super::{above, chunk_count, levels};
+use crate::format::node::{FANOUT_BITS, Node, Slot};
+use crate::format::records::SnapshotRecord;
+use crate::id::PackId;
+use crate::pack::open_node;
+use crate::storage::keys;
+use crate::{Error, Repository, Result};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Nodes kept in memory; one takes about 9 KiB.
+const KEPT: usize = 512;
+/// Nodes in the same pack that lie this close (bytes) are fetched by one request.
+const GAP: u64 = 64 << 10;
+/// Longest such request (bytes).
+const MOST: u64 = 4 << 20;
+
+/// The map of one snapshot.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    repository: Repository,
+    top: Option<Arc<Node>>,
+    levels: u8,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    nodes: HashMap<(u8, u64), Arc<Node>>,
+    order: VecDeque<(u8, u64)>,
+}
+
+impl Cache {
+    fn insert(&mut self, place: (u8, u64), node: Arc<Node>) {
+        if self.nodes.insert(place, node).is_none() {
+            self.order.push_back(place);
+        }
+        while self.nodes.len() > KEPT {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.nodes.remove(&oldest);
+        }
+    }
+}
+
+impl Tree {
+    /// Checks that the top node is the one the snapshot's root id was computed from.
+    pub(crate) fn open(repository: &Repository, record: &SnapshotRecord) -> Result<Self> {
+        let damaged = |why: &str| Error::corrupt(format!("the snapshot's record is damaged: {why}"));
+        if !(crate::crypto::MIN_CLASS..=crate::crypto::MAX_CLASS).contains(&record.class)
+            || record.levels != levels(chunk_count(record.size, record.class))
+        {
+            return Err(damaged("its size, chunk size and map do not fit each other"));
+        }
+        let ids = &repository.keys().ids;
+        let top = if record.top.is_empty() { None } else { Some(Node::decode(&record.top)?) };
+        let id = top.as_ref().map(|top| ids.node(top.level, top.present().map(|(n, slot)| (n as u8, slot.id))));
+        if top.as_ref().is_some_and(|top| top.level + 1 != record.levels)
+            || ids.root(record.size, record.class, record.levels, id) != record.root
+        {
+            return Err(damaged("its map is not the one its root id names"));
+        }
+        Ok(Self {
+            repository: repository.clone(),
+            top: top.map(Arc::new),
+            levels: record.levels,
+            cache: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn levels(&self) -> u8 {
+        self.levels
+    }
+
+    /// The node at a place; `None` where all below is zero or the place is outside the map.
+    pub(crate) fn node(&self, level: u8, number: u64) -> Result<Option<Arc<Node>>> {
+        if level + 1 >= self.levels {
+            return Ok(self.top.clone().filter(|_| level + 1 == self.levels && number == 0));
+        }
+        if let Some(node) = self.cache.lock().nodes.get(&(level, number)) {
+            return Ok(Some(node.clone()));
+        }
+        let Some(slot) = self.slot(level + 1, number)? else { return Ok(None) };
+        let node = Arc::new(self.fetch(&[(number, slot)], level)?.pop().map(|(_, node)| node).ok_or_else(lost)?);
+        self.cache.lock().insert((level, number), node.clone());
+        Ok(Some(node))
+    }
+
+    /// What the node of `level` above chunk or node `number` says of it.
+    pub(crate) fn slot(&self, level: u8, number: u64) -> Result<Option<Slot>> {
+        let (parent, slot) = above(number);
+        Ok(self.node(level, parent)?.and_then(|node| node.slot(slot).copied()))
+    }
+
+    /// Where chunk `number` is; `None` when it is zero.
+    pub(crate) fn chunk(&self, number: u64) -> Result<Option<Slot>> {
+        self.slot(0, number)
+    }
+
+    /// The first leaf that is present from leaf number `from` on.
+    pub(crate) fn next_leaf(&self, from: u64) -> Result<Option<(u64, Arc<Node>)>> {
+        match &self.top {
+            Some(top) if self.levels == 1 => Ok((from == 0).then(|| (0, top.clone()))),
+            Some(top) => self.first_leaf(self.levels - 1, 0, &top.clone(), from),
+            None => Ok(None),
+        }
+    }
+
+    /// Likewise, below the node (`level`, `number`), level at least 1.
+    fn first_leaf(&self, level: u8, number: u64, node: &Node, from: u64) -> Result<Option<(u64, Arc<Node>)>> {
+        // Leaves below one child.
+        let below = super::span(level - 1);
+        if level == 1 {
+            self.load_below(number)?;
+        }
+        for (n, _) in node.present() {
+            let child = (number << FANOUT_BITS) + n as u64;
+            if child.saturating_mul(below).saturating_add(below) <= from {
+                continue;
+            }
+            let Some(node) = self.node(level - 1, child)? else { continue };
+            if level == 1 {
+                return Ok(Some((child, node)));
+            }
+            if let Some(found) = self.first_leaf(level - 1, child, &node, from)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Loads all leaves below the level-1 node `number` that are not in memory yet, in few requests.
+    pub(crate) fn load_below(&self, number: u64) -> Result<()> {
+        if self.levels < 2 {
+            return Ok(());
+        }
+        let Some(node) = self.node(1, number)? else { return Ok(()) };
+        let missing: Vec<_> = {
+            let cache = self.cache.lock();
+            let place = |n: usize| (number << FANOUT_BITS) + n as u64;
+            node.present()
+                .map(|(n, slot)| (place(n), *slot))
+                .filter(|(n, _)| !cache.nodes.contains_key(&(0, *n)))
+                .collect()
+        };
+        let loaded = self.fetch(&missing, 0)?;
+        let mut cache = self.cache.lock();
+        for (n, node) in loaded {
+            cache.insert((0, n), Arc::new(node));
+        }
+        Ok(())
+    }
+
+    /// Nodes of `level` by their slots: neighbours in a pack come in one request.
+    pub(crate) fn fetch(&self, wanted: &[(u64, Slot)], level: u8) -> Result<Vec<(u64, Node)>> {
+        let mut sorted: Vec<_> = wanted.to_vec();
+        sorted.sort_by_key(|(_, slot)| (slot.at.pack, slot.at.offset));
+        let mut groups: Vec<(PackId, u64, u64, Vec<(u64, Slot)>)> = Vec::new();
+        for (number, slot) in sorted {
+            let (start, end) = (u64::from(slot.at.offset), u64::from(slot.at.offset) + u64::from(slot.at.len));
+            match groups.last_mut() {
+                Some((pack, from, to, members))
+                    if *pack == slot.at.pack && start <= *to + GAP && end - *from <= MOST =>
+                {
+                    *to = end.max(*to);
+                    members.push((number, slot));
+                }
+                _ => groups.push((slot.at.pack, start, end, vec![(number, slot)])),
+            }
+        }
+        let read = |(pack, from, to, members): &(PackId, u64, u64, Vec<(u64, Slot)>)| -> Result<Vec<(u64, Node)>> {
+            let repository = &self.repository;
+            let bytes = repository.storage().get_range(&keys::pack(pack), *from..*to)?;
+            let open = |(number, slot): &(u64, Slot)| {
+                let start = (u64::from(slot.at.offset) - from) as usize;
+                let mut sealed = bytes[start..start + slot.at.len as usize].to_vec();
+                let node =
+                    open_node(repository.keys(), repository.pack_keys(), &slot.id, level, &slot.at, &mut sealed)?;
+                Ok((*number, node))
+            };
+            members.iter().map(open).collect()
+        };
+        if groups.len() <= 2 {
+            return groups
+                .iter()
+                .map(read)
+                .collect::<Result<Vec<_>>>()
+                .map(|parts| parts.into_iter().flatten().collect());
+        }
+        let share = groups.len().div_ceil(8);
+        let parts: Vec<Result<Vec<(u64, Node)>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = groups
+                .chunks(share)
+                .map(|part| scope.spawn(|| part.iter().map(read).collect::<Result<Vec<_>>>().map(|p| p.concat())))
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(lost()))).collect()
+        });
+        Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
+    }
+}
+
+fn lost() -> Error {
+    Error::internal("a map node was read and lost")
+}

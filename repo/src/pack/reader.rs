@@ -1,0 +1,129 @@
+//! Reading packs: one chunk by its location, or the index from the end of the object.
+
+use crate::codec::unpack;
+use crate::crypto::{ChunkSeal, MAX_CLASS, MIN_CLASS, PackKey, TAG};
+use crate::format::node::Node;
+use crate::format::pack::{HEADER, Header, Index, TRAILER, Trailer, damaged_chunk};
+use crate::id::{ChunkId, Codec, Location, PackId, ShortId};
+use crate::keys::Keys;
+use crate::storage::{Storage, keys};
+use crate::{Error, Result};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Keys of packs read of late: deriving them anew for each chunk would cost more than opening it.
+#[derive(Debug, Default)]
+pub(crate) struct KeyCache(Mutex<HashMap<(PackId, u32), Arc<PackKey>>>);
+
+impl KeyCache {
+    const MOST: usize = 512;
+
+    fn get(&self, keys: &Keys, pack: &PackId, epoch: u32) -> Result<Arc<PackKey>> {
+        let mut cache = self.0.lock();
+        if let Some(key) = cache.get(&(*pack, epoch)) {
+            return Ok(key.clone());
+        }
+        let key = Arc::new(keys.pack(pack, epoch)?);
+        if cache.len() >= Self::MOST {
+            cache.clear();
+        }
+        cache.insert((*pack, epoch), key.clone());
+        Ok(key)
+    }
+}
+
+/// Opens a sealed chunk of `class` into `out`, which has the length of its plaintext. `sealed` is overwritten.
+/// Ok means: tag and id fit.
+pub(crate) fn open_chunk(
+    keys: &Keys,
+    cache: &KeyCache,
+    id: &ShortId,
+    class: u8,
+    at: &Location,
+    sealed: &mut [u8],
+    out: &mut [u8],
+) -> Result<ChunkId> {
+    let damaged =
+        |why| damaged_chunk(&format!("chunk {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
+    if !(MIN_CLASS..=MAX_CLASS).contains(&class) || sealed.len() != at.len as usize {
+        return Err(damaged("its length or class makes no sense"));
+    }
+    let key = cache.get(keys, &at.pack, at.epoch)?;
+    let seal =
+        ChunkSeal { ordinal: at.ordinal, id: *id, codec: at.codec as u8, plain: out.len() as u32, sealed: at.len };
+    let packed = key.open_chunk(&seal, sealed).ok_or_else(|| damaged("its authentication tag does not fit"))?;
+    unpack(at.codec, packed, out).ok_or_else(|| damaged("it does not unpack"))?;
+    let full = keys.ids.chunk(class, out);
+    if full.short() == *id { Ok(full) } else { Err(damaged("its content is not what its id says")) }
+}
+
+/// Opens a sealed map node. `sealed` is overwritten.
+pub(crate) fn open_node(
+    keys: &Keys,
+    cache: &KeyCache,
+    id: &ShortId,
+    level: u8,
+    at: &Location,
+    sealed: &mut [u8],
+) -> Result<Node> {
+    let damaged =
+        |why| damaged_chunk(&format!("map node {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
+    if sealed.len() != at.len as usize || sealed.len() < TAG || at.codec != Codec::Raw {
+        return Err(damaged("its length or codec makes no sense"));
+    }
+    let key = cache.get(keys, &at.pack, at.epoch)?;
+    let plain = at.len - TAG as u32;
+    let seal = ChunkSeal { ordinal: at.ordinal, id: *id, codec: at.codec as u8, plain, sealed: at.len };
+    let bytes = key.open_chunk(&seal, sealed).ok_or_else(|| damaged("its authentication tag does not fit"))?;
+    let node = Node::decode(bytes).map_err(|e| e.with_object(keys::pack(&at.pack)))?;
+    let full = keys.ids.node(node.level, node.present().map(|(n, slot)| (n as u8, slot.id)));
+    if node.level == level && full.short() == *id {
+        Ok(node)
+    } else {
+        Err(damaged("its content is not what its id says"))
+    }
+}
+
+/// The index of a pack, read from its end, and its header.
+/// Returns the index, the key epoch and the length of the object.
+pub(crate) fn read_index(storage: &dyn Storage, keys: &Keys, pack: &PackId) -> Result<(Index, u32, u64)> {
+    /// Covers the index of most packs in one request (bytes).
+    const GUESS: u64 = 32 << 10;
+    let key = keys::pack(pack);
+    let named = |e: Error| e.with_object(&key);
+    let mut tail = storage.get_tail(&key, GUESS)?;
+    let split = |tail: &crate::storage::Tail| {
+        let at = tail
+            .bytes
+            .len()
+            .checked_sub(TRAILER)
+            .ok_or_else(|| Error::corrupt("a pack is shorter than its trailer"))?;
+        Trailer::decode(&tail.bytes[at..], tail.size)
+    };
+    let trailer = split(&tail).map_err(named)?;
+    let want = u64::from(trailer.index_len) + TRAILER as u64;
+    if want > tail.bytes.len() as u64 {
+        tail = storage.get_tail(&key, want)?;
+        if split(&tail).map_err(named)? != trailer {
+            return Err(named(Error::corrupt("a pack changed while it was read")));
+        }
+    }
+    let from = tail.bytes.len() - TRAILER - trailer.index_len as usize;
+    let sealed = &tail.bytes[from..tail.bytes.len() - TRAILER];
+    if blake3::hash(sealed).as_bytes()[..16] != trailer.index_hash {
+        return Err(named(Error::corrupt("a pack's index is damaged: its hash does not fit")));
+    }
+    let header = Header::decode(&storage.get_range(&key, 0..HEADER as u64)?).map_err(named)?;
+    let epoch = header.epoch;
+    if header.pack != *pack || keys.pack(pack, epoch)?.commitment != header.commitment {
+        return Err(named(Error::corrupt("a pack's header belongs to another pack or key")));
+    }
+    let plain = keys.pack(pack, epoch)?.open_index(sealed);
+    let plain = plain.ok_or_else(|| named(Error::corrupt("a pack's index is damaged: its seal does not fit")))?;
+    let index = Index::decode(&plain, trailer.index_offset).map_err(named)?;
+    if index.entries.len() != trailer.entries as usize {
+        return Err(named(Error::corrupt("a pack's trailer and index count differently")));
+    }
+    Ok((index, epoch, tail.size))
+}

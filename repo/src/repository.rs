@@ -1,0 +1,405 @@
+//! A repository: made, opened, its records read and written, its snapshots listed.
+
+use crate::format::clear::{self, Config, FORMAT, Identity, KeySlot, SUITE};
+use crate::format::records::{self, Outcome, Record, SnapshotRecord};
+use crate::id::{RepositoryId, SnapshotId, VolumeId};
+use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
+use crate::pack::KeyCache;
+use crate::storage::{Key, Storage, keys};
+use crate::{Clock, Error, ErrorKind, Result, Rng, clock};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a repository works with, passed in so that tests can steer it.
+#[derive(Clone, Debug)]
+pub struct Components {
+    /// Where its objects live.
+    pub storage: Arc<dyn Storage>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: Arc<dyn Rng>,
+}
+
+/// How a new repository is made.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct InitOptions {
+    /// Default chunk size of block volumes in bytes: a power of two from 64 KiB to 4 MiB.
+    pub chunk_size: u32,
+    /// Allow a storage that cannot tell two writers apart; then only one process may work at a time.
+    pub single_writer: bool,
+    /// Cost of turning a password into a key.
+    pub password_cost: PasswordCost,
+}
+
+/// 256 KiB: see README, *Chunk size*.
+pub const DEFAULT_CHUNK_SIZE: u32 = 256 << 10;
+
+impl Default for InitOptions {
+    fn default() -> Self {
+        Self { chunk_size: DEFAULT_CHUNK_SIZE, single_writer: false, password_cost: PasswordCost::default() }
+    }
+}
+
+/// log2 of a chunk size in bytes, if it is one of those allowed.
+pub fn class_of(chunk_size: u32) -> Result<u8> {
+    let class = chunk_size.trailing_zeros() as u8;
+    let fits = chunk_size.is_power_of_two() && (crate::crypto::MIN_CLASS..=crate::crypto::MAX_CLASS).contains(&class);
+    let text = || Error::invalid(format!("a chunk size of {chunk_size} bytes is not a power of two from 64K to 4M"));
+    fits.then_some(class).ok_or_else(text)
+}
+
+/// A committed snapshot and whether somebody asked to forget it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its volume.
+    pub volume: VolumeId,
+    /// What it holds.
+    pub record: SnapshotRecord,
+}
+
+impl Snapshot {
+    /// Chunk size in bytes.
+    pub fn chunk_size(&self) -> u64 {
+        1 << self.record.class
+    }
+}
+
+/// All snapshots, and the outcome objects that could not be read.
+#[derive(Debug, Default)]
+pub struct SnapshotList {
+    /// The readable ones, oldest first; those somebody asked to forget are in `hidden` too.
+    pub snapshots: Vec<Snapshot>,
+    /// What each forgotten or asked-for snapshot's newest forget says.
+    pub forgets: BTreeMap<SnapshotId, crate::forget::Forget>,
+    /// Objects that are damaged, and how.
+    pub damaged: Vec<(Key, Error)>,
+    /// Sessions that ended without a snapshot.
+    pub fenced: usize,
+}
+
+impl SnapshotList {
+    /// True unless somebody asked to forget it and did not take that back.
+    pub fn is_visible(&self, id: &SnapshotId) -> bool {
+        !self.forgets.get(id).is_some_and(|f| f.hides())
+    }
+
+    /// Those nobody asked to forget, oldest first.
+    pub fn visible(&self) -> impl Iterator<Item = &Snapshot> {
+        self.snapshots.iter().filter(|s| self.is_visible(&s.id))
+    }
+}
+
+/// An opened repository. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    components: Components,
+    keys: Keys,
+    config: Config,
+    pack_keys: KeyCache,
+}
+
+impl Repository {
+    /// Makes a repository, or finishes one whose making was interrupted. [`ErrorKind::Conflict`] when there is one.
+    pub fn init(components: Components, options: &InitOptions, credential: &Credential) -> Result<Self> {
+        class_of(options.chunk_size)?;
+        let storage = components.storage.clone();
+        let id = match read_identity(&*storage) {
+            Ok(id) => id,
+            Err(e) if e.kind() == ErrorKind::NoRepository => create_identity(&components)?,
+            Err(e) => return Err(e),
+        };
+        let slots = bundle::slots(&*storage)?;
+        if !slots.is_empty() && highest_config(&*storage)?.is_some() {
+            let text = format!("there is a repository at {} already; it was not touched", storage.location());
+            return Err(Error::new(ErrorKind::Conflict, text));
+        }
+        let keys = if slots.is_empty() {
+            // The first slot has a fixed name, so that of two who make it at once only one draws the keys.
+            let keys = Keys::new(id, 0, Bundle::draw(&*components.rng)?);
+            let now = components.clock.now().seconds();
+            let slot = keys.wrap(credential, options.password_cost, 0, now, &*components.rng)?;
+            storage.create(&keys::slot(0), clear::encode(&slot)?.into())?;
+            keys
+        } else {
+            bundle::unlock(&*storage, id, credential).map_err(|e| {
+                e.context("a repository was begun here and not finished, and its key slot does not open")
+            })?
+        };
+        let config = Config {
+            wherry: "config".into(),
+            minor: 0,
+            read: Vec::new(),
+            write: Vec::new(),
+            gc: Vec::new(),
+            suite: SUITE.into(),
+            chunk_size: options.chunk_size,
+            single_writer: options.single_writer,
+            mac: String::new(),
+            crc: String::new(),
+        };
+        let key = keys::config(0);
+        let config = Config { mac: config_mac(&keys, &key, &config)?, ..config };
+        storage.create(&key, clear::encode(&config)?.into())?;
+        Self::open(components, credential)
+    }
+
+    /// Opens with a password or key. Errors: `NoRepository`, `Denied` (wrong password), `Unsupported` (newer),
+    /// `Corrupt`.
+    pub fn open(components: Components, credential: &Credential) -> Result<Self> {
+        let storage = components.storage.clone();
+        let id = read_identity(&*storage)?;
+        let half = || {
+            let text =
+                format!("the repository at {} was begun and not finished: run `wherry init` again", storage.location());
+            Error::new(ErrorKind::NoRepository, text)
+        };
+        let newest = highest_config(&*storage)?.ok_or_else(half)?;
+        let key = keys::config(newest);
+        let config: Config = clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))?;
+        clear::check_features(&config, false)?;
+        class_of(config.chunk_size).map_err(|e| Error::corrupt(e.to_string()).with_object(&key))?;
+        let keys = bundle::unlock(&*storage, id, credential)?;
+        if config_mac(&keys, &key, &config)? != config.mac {
+            return Err(
+                Error::corrupt("the repository's configuration was not written with its keys").with_object(&key)
+            );
+        }
+        Ok(Self { inner: Arc::new(Inner { components, keys, config, pack_keys: KeyCache::default() }) })
+    }
+
+    /// The repository's uuid.
+    pub fn id(&self) -> RepositoryId {
+        self.inner.keys.repository
+    }
+
+    /// Default chunk size of block volumes in bytes.
+    pub fn chunk_size(&self) -> u32 {
+        self.inner.config.chunk_size
+    }
+
+    /// True when only one process may work in it at a time.
+    pub fn is_single_writer(&self) -> bool {
+        self.inner.config.single_writer
+    }
+
+    /// Where its objects live.
+    pub fn storage(&self) -> &dyn Storage {
+        &*self.inner.components.storage
+    }
+
+    /// Storage, clock and randomness.
+    pub fn components(&self) -> &Components {
+        &self.inner.components
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.inner.components.clock
+    }
+
+    pub(crate) fn rng(&self) -> &dyn Rng {
+        &*self.inner.components.rng
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    pub(crate) fn pack_keys(&self) -> &KeyCache {
+        &self.inner.pack_keys
+    }
+
+    /// The id of a volume by its name.
+    pub fn volume_id(&self, name: &str) -> VolumeId {
+        self.inner.keys.ids.volume(name)
+    }
+
+    pub(crate) fn nonce(&self) -> Result<[u8; 16]> {
+        clock::random(self.rng())
+    }
+
+    /// Fails when the repository was given a feature meanwhile that this build must not write beside.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        let newest = highest_config(self.storage())?.unwrap_or(0);
+        let key = keys::config(newest);
+        let config: Config = clear::decode(&self.storage().get(&key)?).map_err(|e| e.with_object(&key))?;
+        clear::check_features(&config, false)?;
+        match config.write.first() {
+            Some(name) => {
+                let text = format!(
+                    "the repository uses the feature {name:?}; this build may read but not write it: use a newer wherry"
+                );
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Reads a record and checks that it was written for this key.
+    pub(crate) fn read<T: Record>(&self, key: &Key) -> Result<T> {
+        let body = self.keys().open_record(T::KIND, key, &self.storage().get(key)?)?;
+        records::decode(&body).map_err(|e| e.with_object(key))
+    }
+
+    /// The sealed bytes of a record.
+    pub(crate) fn sealed<T: Record>(&self, key: &Key, record: &T) -> Result<Bytes> {
+        Ok(self.keys().seal_record(T::KIND, key, &records::encode(record)?)?.into())
+    }
+
+    /// Creates a record; `Conflict` when the key holds another one.
+    pub(crate) fn create<T: Record>(&self, key: &Key, record: &T) -> Result<u64> {
+        let bytes = self.sealed(key, record)?;
+        let len = bytes.len() as u64;
+        self.storage().create(key, bytes)?;
+        Ok(len)
+    }
+
+    /// All keys below a prefix.
+    pub(crate) fn list(&self, prefix: &str) -> Result<Vec<Key>> {
+        let mut found = Vec::new();
+        self.storage().list(prefix, &mut |object| {
+            found.push(object.key);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Every snapshot of every volume, or of one.
+    pub fn snapshots(&self, volume: Option<VolumeId>) -> Result<SnapshotList> {
+        let prefix = volume.map_or_else(|| keys::SNAP.to_string(), |v| format!("{}{v}/", keys::SNAP));
+        // Forgets first: a snapshot whose record a collector removes in between is then known to be forgotten.
+        let mut list = SnapshotList { forgets: self.forgets()?, ..SnapshotList::default() };
+        let found: Vec<_> =
+            self.list(&prefix)?.into_iter().filter_map(|key| Some((keys::parse_snap(&key)?, key))).collect();
+        for (((volume, id), key), outcome) in found.iter().zip(self.read_many(&found)) {
+            match outcome {
+                Ok(Outcome::Snapshot(record)) => {
+                    list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record })
+                }
+                Ok(Outcome::Fence(_)) => list.fenced += 1,
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) if e.kind() == ErrorKind::Corrupt => list.damaged.push((key.clone(), e)),
+                Err(e) => return Err(e),
+            }
+        }
+        list.snapshots.retain(|s| !list.forgets.get(&s.id).is_some_and(|f| f.is_final()));
+        list.snapshots.sort_by_key(|s| (s.record.started, s.id));
+        Ok(list)
+    }
+
+    /// Reads outcomes with several requests under way, in the order of `found`.
+    fn read_many<K: Sync>(&self, found: &[(K, Key)]) -> Vec<Result<Outcome>> {
+        const THREADS: usize = 16;
+        let share = found.len().div_ceil(THREADS).max(8);
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = found
+                .chunks(share)
+                .map(|part| scope.spawn(move || part.iter().map(|(_, key)| self.read(key)).collect::<Vec<_>>()))
+                .collect();
+            let lost = || vec![Err(Error::internal("a thread that read snapshots panicked"))];
+            parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|_| lost())).collect()
+        })
+    }
+
+    /// The key slots; damaged ones as errors.
+    pub fn slots(&self) -> Result<Vec<Result<SlotInfo>>> {
+        let info = |(slot, object): (u64, Result<KeySlot>)| {
+            object.map(|o| SlotInfo { slot, kind: o.kind, created: o.created, current: slot == self.keys().slot })
+        };
+        Ok(bundle::slots(self.storage())?.into_iter().map(info).collect())
+    }
+
+    /// Adds a way in; returns the new slot's number.
+    pub fn add_slot(&self, credential: &Credential, cost: PasswordCost) -> Result<u64> {
+        let slot = u64::from_le_bytes(clock::random(self.rng())?);
+        let object = self.keys().wrap(credential, cost, slot, self.clock().now().seconds(), self.rng())?;
+        self.storage().create(&keys::slot(slot), clear::encode(&object)?.into())?;
+        Ok(slot)
+    }
+
+    /// Removes a way in; never the last one.
+    pub fn remove_slot(&self, slot: u64) -> Result<()> {
+        let intact: Vec<_> =
+            bundle::slots(self.storage())?.into_iter().filter(|(n, s)| s.is_ok() || *n == slot).collect();
+        if !intact.iter().any(|(n, _)| *n == slot) {
+            return Err(Error::invalid(format!("there is no key slot {slot:016x}: see `wherry key list`")));
+        }
+        if !intact.iter().any(|(n, s)| *n != slot && s.is_ok()) {
+            return Err(Error::invalid(format!(
+                "key slot {slot:016x} is the last one: without it all data is lost for ever"
+            )));
+        }
+        self.storage().delete(&keys::slot(slot))
+    }
+}
+
+fn config_mac(keys: &Keys, key: &Key, config: &Config) -> Result<String> {
+    let bare = Config { mac: "0".repeat(64), crc: "0".repeat(8), ..config.clone() };
+    let line = serde_json::to_vec(&bare).map_err(|e| Error::internal("JSON was not written").with_source(e))?;
+    Ok(keys.config_mac(key, &line))
+}
+
+fn read_identity(storage: &dyn Storage) -> Result<RepositoryId> {
+    let key = keys::repo();
+    let bytes = match storage.get(&key) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let text = format!(
+                "there is no repository at {}: check --repo, or make one with `wherry init`",
+                storage.location()
+            );
+            return Err(Error::new(ErrorKind::NoRepository, text));
+        }
+        Err(e) => return Err(e),
+    };
+    let identity: Identity = clear::decode(&bytes).map_err(|e| e.with_object(&key))?;
+    if identity.wherry != "repository" || identity.format != FORMAT {
+        return Err(Error::corrupt("the repository's identity is damaged: its fields make no sense").with_object(&key));
+    }
+    identity.uuid.parse().map_err(|e: Error| Error::corrupt(e.to_string()).with_object(&key))
+}
+
+fn create_identity(components: &Components) -> Result<RepositoryId> {
+    let storage = &*components.storage;
+    let mut orphan = None;
+    for prefix in [keys::KEYS, keys::CONFIG, keys::SNAP, keys::PACKS] {
+        storage.list(prefix, &mut |object| {
+            orphan.get_or_insert(object.key);
+            Ok(())
+        })?;
+    }
+    if let Some(key) = orphan {
+        let text = format!(
+            "{} holds objects of a repository ({key}) but no repo.json: it was lost, or the path is wrong; nothing was written",
+            storage.location()
+        );
+        return Err(Error::corrupt(text));
+    }
+    let id = RepositoryId::new(clock::random(&*components.rng)?);
+    let identity = Identity { wherry: "repository".into(), format: FORMAT, uuid: id.to_string(), crc: String::new() };
+    match storage.create(&keys::repo(), clear::encode(&identity)?.into()) {
+        Ok(()) => Ok(id),
+        Err(e) if e.kind() == ErrorKind::Conflict => read_identity(storage),
+        Err(e) => Err(e),
+    }
+}
+
+/// The newest configuration's number.
+fn highest_config(storage: &dyn Storage) -> Result<Option<u32>> {
+    let mut highest = None;
+    storage.list(keys::CONFIG, &mut |object| {
+        let n = object.key.as_str().strip_prefix(keys::CONFIG).and_then(|n| n.parse::<u32>().ok());
+        highest = highest.max(n);
+        Ok(())
+    })?;
+    Ok(highest)
+}

@@ -1,0 +1,363 @@
+//! One writer's run, as `docs/concurrency.md` orders its steps: open, bars, seen, parent, then decisions. W, A, R and C
+//! below are the numbers of that document.
+
+use crate::format::records::{
+    Beat, Fence, Generation, Outcome, Process, Seen, SessionKind, SessionOpen, SnapshotRecord,
+};
+use crate::id::{PackId, SessionId, SnapshotId, VolumeId};
+use crate::repository::Snapshot;
+use crate::storage::{Listed, keys};
+use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Which snapshot a new one is built on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParentChoice {
+    /// The newest whole one of the volume that nobody asked to forget.
+    Auto,
+    /// None: everything is looked up in the index.
+    None,
+    /// This one.
+    Snapshot(SnapshotId),
+}
+
+/// A session of another machine counts as dead when it gave no sign of life for so long. Liveness only: a session that
+/// is fenced wrongly loses its run, never data.
+pub(crate) const SILENT: Duration = Duration::from_secs(2 * 3600);
+
+/// The part of a session's keys by which its own process says that it gave the run up.
+const LEFT: &str = "left";
+
+/// Above so many packs their names are not kept to compare hits with (8 bytes each).
+const MOST_LISTED: usize = 8 << 20;
+
+/// A session that may decide and commit.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) repository: Repository,
+    pub(crate) id: SessionId,
+    pub(crate) volume: VolumeId,
+    pub(crate) name: String,
+    pub(crate) parent: Option<Snapshot>,
+    /// Dead sessions whose packs may be used.
+    pub(crate) adopts: Vec<SessionId>,
+    pub(crate) started: Timestamp,
+    /// Bytes of records written so far.
+    pub(crate) metadata: AtomicU64,
+    bars: RwLock<Bars>,
+    tracked: Mutex<HashSet<PackId>>,
+    listed: Option<Vec<u64>>,
+}
+
+/// Packs no hit may name, whatever says so: the union of every condemned list read so far.
+#[derive(Debug, Default)]
+struct Bars {
+    generation: u32,
+    packs: HashSet<PackId>,
+}
+
+impl Session {
+    /// W1 to W6. Opens sessions until one has a parent that stays.
+    pub(crate) fn start(repository: &Repository, name: &str, choice: &ParentChoice) -> Result<Self> {
+        const TRIES: usize = 8;
+        repository.check_writable()?;
+        let volume = repository.volume_id(name);
+        for _ in 0..TRIES {
+            let parent = choose_parent(repository, volume, choice)?;
+            if let Some(session) = Self::open(repository, volume, name, parent)? {
+                return Ok(session);
+            }
+        }
+        let text = format!(
+            "snapshots of {name:?} are forgotten faster than one can be built upon; try again or use --parent none"
+        );
+        Err(Error::new(ErrorKind::Conflict, text))
+    }
+
+    /// One try; `None` when the parent is being forgotten: a parent is never exchanged inside a session.
+    fn open(repository: &Repository, volume: VolumeId, name: &str, parent: Option<Snapshot>) -> Result<Option<Self>> {
+        let id = SessionId::new(clock::random(repository.rng())?);
+        let adopts = dead_sessions(repository, volume)?;
+        let started = repository.clock().now();
+        let open = SessionOpen {
+            kind: SessionKind::Write,
+            volume,
+            name: name.into(),
+            parent: parent.as_ref().map(|p| p.id),
+            adopts: adopts.clone(),
+            process: Process::current(),
+            started,
+            nonce: repository.nonce()?,
+        };
+        let mut metadata = repository.create(&keys::session(&id, "open"), &open)?; // W2
+        let adopts = fence_dead(repository, volume, adopts)?; // A2
+        let session = Self {
+            repository: repository.clone(),
+            id,
+            volume,
+            name: name.into(),
+            parent,
+            adopts,
+            started,
+            metadata: AtomicU64::new(0),
+            bars: RwLock::default(),
+            tracked: Mutex::default(),
+            listed: None,
+        };
+        let generation = session.read_bars()?; // W3
+        metadata += session.put_seen(generation)?; // W4
+        if let Some(parent) = &session.parent {
+            let hidden = repository.forget_of(&parent.id)?.is_some_and(|f| f.hides()); // W5
+            let gone = matches!(
+                repository.read::<Outcome>(&keys::snap(&volume, &parent.id)), // W6
+                Err(e) if e.kind() == ErrorKind::NotFound
+            );
+            if hidden || gone {
+                session.fence("its parent was being forgotten")?;
+                return Ok(None);
+            }
+        }
+        session.metadata.store(metadata, Ordering::Relaxed);
+        let listed = list_packs(repository)?;
+        Ok(Some(Self { listed, ..session }))
+    }
+
+    /// W3, R1 to R3: reads the lists it lacks and installs them as bars. Returns the newest generation.
+    fn read_bars(&self) -> Result<u32> {
+        let known = self.bars.read().generation;
+        let mut newest = known;
+        let mut condemned = Vec::new();
+        let mut found: Vec<u32> =
+            self.repository.list(keys::GEN)?.iter().filter_map(keys::parse_generation).map(|(n, _)| n).collect();
+        found.sort_unstable();
+        found.dedup();
+        for n in found.into_iter().filter(|n| *n > known) {
+            condemned.extend(self.repository.read::<Generation>(&keys::generation(n))?.condemned);
+            newest = newest.max(n);
+        }
+        // Workers hold the read half while they turn a hit into a slot, so none is in between after this line.
+        let mut bars = self.bars.write();
+        bars.packs.extend(condemned);
+        bars.generation = newest;
+        Ok(newest)
+    }
+
+    fn put_seen(&self, generation: u32) -> Result<u64> {
+        self.repository.create(&keys::session(&self.id, &format!("seen-{generation:08}")), &Seen { generation })
+    }
+
+    /// D2: true when a hit in this pack may become a slot; the pack is then tracked. Own packs are always allowed.
+    pub(crate) fn may_hit(&self, pack: &PackId) -> bool {
+        if pack.session == self.id {
+            return true;
+        }
+        let bars = self.bars.read();
+        if bars.packs.contains(pack) || !self.is_listed(pack) {
+            return false;
+        }
+        self.tracked.lock().insert(*pack);
+        true
+    }
+
+    /// D1: true when a slot of the parent may be taken over: its pack was there when the session began.
+    pub(crate) fn is_listed(&self, pack: &PackId) -> bool {
+        self.listed.as_ref().is_none_or(|listed| listed.binary_search(&pack.random).is_ok())
+    }
+
+    /// A sign of life, and R1 to R5. An error of kind `Conflict` means the session is over: start another one, which
+    /// adopts what this one stored.
+    pub(crate) fn beat(&self) -> Result<()> {
+        let key = keys::session(&self.id, "beat");
+        let beat = Beat { at: self.repository.clock().now() };
+        self.repository.storage().overwrite(&key, self.repository.sealed(&key, &beat)?)?;
+        let before = self.bars.read().generation;
+        let newest = self.read_bars()?;
+        if newest == before {
+            return Ok(());
+        }
+        if let Some(Outcome::Fence(fence)) = self.outcome()? {
+            return Err(self.lost(&fence.reason));
+        }
+        let bars = self.bars.read();
+        let hit = self.tracked.lock().iter().any(|pack| bars.packs.contains(pack));
+        let own = bars.packs.iter().any(|pack| pack.session == self.id);
+        drop(bars);
+        if hit || own {
+            // R4 by starting over: the source is read again and everything stored so far is found again.
+            let reason = format!("generation {newest} condemned packs this run refers to");
+            self.fence(&reason)?;
+            return Err(self.lost(&reason));
+        }
+        let len = self.put_seen(newest)?;
+        self.metadata.fetch_add(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Leaves the session to the next run of the volume, which adopts what it stored.
+    pub(crate) fn leave(&self) -> Result<()> {
+        let seen = Seen { generation: self.bars.read().generation };
+        self.repository.create(&keys::session(&self.id, LEFT), &seen).map(drop)
+    }
+
+    fn lost(&self, reason: &str) -> Error {
+        let text =
+            format!("this run of {:?} was ended ({reason}); run it again: what it stored is not sent twice", self.name);
+        Error::new(ErrorKind::Conflict, text)
+    }
+
+    fn outcome(&self) -> Result<Option<Outcome>> {
+        match self.repository.read(&keys::snap(&self.volume, &self.id)) {
+            Ok(outcome) => Ok(Some(outcome)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Ends the session without a snapshot. `Some` when it turns out to have committed.
+    pub(crate) fn fence(&self, reason: &str) -> Result<Option<SnapshotRecord>> {
+        fence(&self.repository, self.volume, self.id, reason)
+    }
+
+    /// C1 to C4: the only commit point. Every pack the record leads to is acknowledged.
+    pub(crate) fn commit(&self, record: SnapshotRecord) -> Result<Snapshot> {
+        self.repository.check_writable()?;
+        let key = keys::snap(&self.volume, &self.id);
+        let outcome = Outcome::Snapshot(Box::new(record));
+        match self.repository.create(&key, &outcome) {
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::Conflict => match self.outcome()? {
+                Some(theirs) if theirs == outcome => {}
+                Some(Outcome::Fence(fence)) => return Err(self.lost(&fence.reason)),
+                _ => {
+                    return Err(Error::internal(format!(
+                        "another snapshot stands under the key of session {}",
+                        self.id
+                    )));
+                }
+            },
+            Err(e) => return Err(e),
+        }
+        match outcome {
+            Outcome::Snapshot(record) => Ok(Snapshot { id: self.id, volume: self.volume, record: *record }),
+            Outcome::Fence(_) => Err(Error::internal("a fence was committed")),
+        }
+    }
+}
+
+impl Repository {
+    /// G6: publishes a condemned list. `Conflict` when the number is taken.
+    pub fn publish_generation(&self, n: u32, list: &Generation) -> Result<()> {
+        self.create(&keys::generation(n), list).map(drop)
+    }
+}
+
+/// Creates a Fence on a session's key; `Some` when the session has committed already.
+fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str) -> Result<Option<SnapshotRecord>> {
+    let key = keys::snap(&volume, &id);
+    let fence = Fence { reason: reason.into(), at: repository.clock().now(), nonce: repository.nonce()? };
+    match repository.create(&key, &Outcome::Fence(fence)) {
+        Ok(_) => Ok(None),
+        Err(e) if e.kind() == ErrorKind::Conflict => match repository.read(&key)? {
+            Outcome::Snapshot(record) => Ok(Some(*record)),
+            Outcome::Fence(_) => Ok(None),
+        },
+        Err(e) => Err(e),
+    }
+}
+
+/// W1.
+fn choose_parent(repository: &Repository, volume: VolumeId, choice: &ParentChoice) -> Result<Option<Snapshot>> {
+    let list = match choice {
+        ParentChoice::None => return Ok(None),
+        _ => repository.snapshots(Some(volume))?,
+    };
+    for (key, error) in &list.damaged {
+        tracing::warn!("{key} cannot be read and is not built upon: {error}");
+    }
+    match choice {
+        ParentChoice::Snapshot(id) => {
+            let found = list.visible().find(|s| s.id == *id && !s.record.partial).cloned();
+            let text = || format!("snapshot {id} is no whole snapshot of this volume that can be built upon");
+            found.map(Some).ok_or_else(|| Error::new(ErrorKind::NoSnapshot, text()))
+        }
+        _ => Ok(list.visible().filter(|s| !s.record.partial).last().cloned()),
+    }
+}
+
+/// Sessions of the volume without an outcome whose process is gone.
+fn dead_sessions(repository: &Repository, volume: VolumeId) -> Result<Vec<SessionId>> {
+    let mut sessions: Vec<(SessionId, Timestamp)> = Vec::new();
+    let mut left = Vec::new();
+    repository.storage().list(keys::SESS, &mut |Listed { key, modified, .. }| {
+        if let Some((id, part)) = keys::parse_session(&key) {
+            left.extend((part == LEFT).then_some(id));
+            match sessions.last_mut() {
+                Some((last, newest)) if *last == id => *newest = modified.max(*newest),
+                _ => sessions.push((id, modified)),
+            }
+        }
+        Ok(())
+    })?;
+    sessions.sort_unstable_by(|a, b| (a.0, b.1).cmp(&(b.0, a.1)));
+    sessions.dedup_by_key(|(id, _)| *id);
+    if sessions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ended: HashSet<SessionId> =
+        repository.list(keys::SNAP)?.iter().filter_map(keys::parse_snap).map(|(_, id)| id).collect();
+    let now = repository.clock().now();
+    let left: HashSet<SessionId> = left.into_iter().collect();
+    let mut dead = Vec::new();
+    for (id, last) in sessions.into_iter().filter(|(id, _)| !ended.contains(id)) {
+        let open: SessionOpen = match repository.read(&keys::session(&id, "open")) {
+            Ok(open) => open,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => continue,
+            Err(e) => return Err(e),
+        };
+        let silent = now.0.saturating_sub(last.0) > SILENT.as_nanos() as i64;
+        if open.kind == SessionKind::Write
+            && open.volume == volume
+            && (open.process.is_dead() || silent || left.contains(&id))
+        {
+            dead.push(id);
+            // What it had adopted itself is still worth having.
+            dead.extend(open.adopts);
+        }
+    }
+    dead.sort_unstable();
+    dead.dedup();
+    Ok(dead)
+}
+
+/// A2: a fenced session never commits, so its packs can be taken over. One that did commit has nothing to adopt.
+fn fence_dead(repository: &Repository, volume: VolumeId, dead: Vec<SessionId>) -> Result<Vec<SessionId>> {
+    let mut adopted = Vec::new();
+    for id in dead {
+        if fence(repository, volume, id, "its process is gone; a later run takes over")?.is_none() {
+            adopted.push(id);
+        }
+    }
+    Ok(adopted)
+}
+
+/// The random parts of the names of all packs there are, sorted; `None` when there are too many to keep.
+fn list_packs(repository: &Repository) -> Result<Option<Vec<u64>>> {
+    let mut listed = Vec::new();
+    for prefix in [keys::PACKS, keys::META] {
+        repository.storage().list(prefix, &mut |object| {
+            listed.extend(keys::parse_pack(&object.key).filter(|_| listed.len() <= MOST_LISTED).map(|id| id.random));
+            Ok(())
+        })?;
+    }
+    if listed.len() > MOST_LISTED {
+        tracing::warn!(
+            "more than {MOST_LISTED} packs: whether each pack that is built upon still exists is left to `wherry check`"
+        );
+        return Ok(None);
+    }
+    listed.sort_unstable();
+    Ok(Some(listed))
+}

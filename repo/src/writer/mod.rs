@@ -1,0 +1,485 @@
+//! Writing a snapshot: chunks go in from any number of threads, a committed snapshot comes out. Nothing is acknowledged
+//! before the storage has acknowledged everything the snapshot leads to.
+
+mod uploads;
+
+use crate::codec::{Compression, Packer};
+use crate::format::node::{FANOUT_BITS, Node, Slot};
+use crate::format::records::{SnapshotRecord, Stats};
+use crate::id::{ChunkId, Codec, PackKind, SessionId, ShortId};
+use crate::index::ChunkIndex;
+use crate::map::{MapBuilder, NodeSink, Tree, chunk_count, levels};
+use crate::pack::{OpenPack, PackPool, Piece};
+use crate::repository::{Snapshot, class_of};
+use crate::session::{ParentChoice, Session};
+use crate::{Error, ErrorKind, Repository, Result};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use uploads::Uploads;
+
+/// How a snapshot is written.
+#[derive(Clone, Debug)]
+pub struct WriterOptions {
+    /// Name of the volume.
+    pub name: String,
+    /// Chunk size in bytes; `None`: the parent's, else the repository's.
+    pub chunk_size: Option<u32>,
+    /// What to build on.
+    pub parent: ParentChoice,
+    /// How chunks are packed.
+    pub compression: Compression,
+    /// Longest pack in bytes.
+    pub pack_size: usize,
+    /// Packs in memory at once, the one being filled included; at least 2.
+    pub pack_buffers: usize,
+    /// Packs under way to the storage at once. 0: the thread that completes a pack stores it (for tests).
+    pub uploads: usize,
+    /// A checkpoint is written after so many packs.
+    pub checkpoint_packs: usize,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            chunk_size: None,
+            parent: ParentChoice::Auto,
+            compression: Compression::Lz4,
+            pack_size: 32 << 20,
+            pack_buffers: 4,
+            uploads: 2,
+            checkpoint_packs: 8,
+        }
+    }
+}
+
+/// What a commit adds to what the writer knows itself.
+#[derive(Clone, Debug, Default)]
+pub struct CommitInfo {
+    /// Size of the volume in bytes.
+    pub size: u64,
+    /// Labels.
+    pub tags: BTreeMap<String, String>,
+    /// What was read.
+    pub source: String,
+    /// The run, as in its log lines.
+    pub run: String,
+    /// Block engine.
+    pub engine: String,
+    /// Bytes the source did not have allocated.
+    pub hole: u64,
+}
+
+/// What became of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// Nothing but zeros.
+    Zero,
+    /// Equal to the parent at the same place.
+    Unchanged,
+    /// Found elsewhere in the repository.
+    Known,
+    /// Stored.
+    New,
+}
+
+/// Buffers of one worker thread.
+#[derive(Debug)]
+pub struct Scratch {
+    packer: Packer,
+    sealed: Vec<u8>,
+}
+
+/// Meta packs are this long at most (bytes).
+const META_PACK: usize = 4 << 20;
+
+/// One snapshot being written. Drop it without [`commit`](Self::commit) and there is no snapshot.
+#[derive(Debug)]
+pub struct SnapshotWriter {
+    repository: Repository,
+    session: Arc<Session>,
+    class: u8,
+    compression: Compression,
+    parent: Option<Tree>,
+    parent_broken: AtomicBool,
+    parent_loaded: AtomicU64,
+    index: Arc<ChunkIndex>,
+    pool: Arc<PackPool>,
+    meta_pool: Arc<PackPool>,
+    seq: AtomicU32,
+    data: Mutex<Option<Arc<OpenPack>>>,
+    meta: Mutex<Option<Arc<OpenPack>>>,
+    map: Mutex<MapState>,
+    uploads: Uploads,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct MapState {
+    builder: MapBuilder,
+    waiting: BTreeMap<u64, Slot>,
+    /// Chunks that are the parent's: first and one past the last.
+    inherited: BTreeMap<u64, u64>,
+    next: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    read: AtomicU64,
+    zero: AtomicU64,
+    unchanged: AtomicU64,
+    known: AtomicU64,
+    new: AtomicU64,
+}
+
+impl SnapshotWriter {
+    /// Opens a session. `index` is brought up to date with what adopted sessions stored.
+    pub fn start(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions) -> Result<Self> {
+        let wanted = options.chunk_size.map(class_of).transpose()?;
+        let session = Arc::new(Session::start(repository, &options.name, &options.parent)?);
+        let inherited = session.parent.as_ref().map(|p| p.record.class);
+        let class = wanted.or(inherited).map_or_else(|| class_of(repository.chunk_size()), Ok)?;
+        let parent = match &session.parent {
+            Some(parent) if parent.record.class == class => match Tree::open(repository, &parent.record) {
+                Ok(tree) => Some(tree),
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    tracing::warn!("snapshot {} is damaged and not built upon: {e}", parent.id);
+                    None
+                }
+                Err(e) => return Err(e),
+            },
+            _ => None,
+        };
+        crate::index_sync::adopt(repository, &index, &session.adopts)?;
+        let pool = PackPool::new(options.pack_buffers.max(2), options.pack_size.max(2 << class));
+        let uploads = Uploads::start(session.clone(), index.clone(), options.uploads, options.checkpoint_packs);
+        Ok(Self {
+            repository: repository.clone(),
+            class,
+            compression: options.compression,
+            parent,
+            parent_broken: AtomicBool::new(false),
+            parent_loaded: AtomicU64::new(u64::MAX),
+            index,
+            pool,
+            meta_pool: PackPool::new(3, META_PACK),
+            seq: AtomicU32::new(0),
+            data: Mutex::default(),
+            meta: Mutex::default(),
+            map: Mutex::new(MapState {
+                builder: MapBuilder::new(),
+                waiting: BTreeMap::new(),
+                inherited: BTreeMap::new(),
+                next: 0,
+            }),
+            uploads,
+            counts: Counts::default(),
+            session,
+        })
+    }
+
+    /// Id of the session, and of the snapshot if it commits.
+    pub fn id(&self) -> SessionId {
+        self.session.id
+    }
+
+    /// The snapshot it builds on.
+    pub fn parent(&self) -> Option<&Snapshot> {
+        self.session.parent.as_ref()
+    }
+
+    /// True when packs of a dead run may be used.
+    pub fn is_resumed(&self) -> bool {
+        !self.session.adopts.is_empty()
+    }
+
+    /// Chunk size in bytes.
+    pub fn chunk_size(&self) -> usize {
+        1 << self.class
+    }
+
+    /// Bytes of data packs acknowledged so far.
+    pub fn stored(&self) -> u64 {
+        self.uploads.stored()
+    }
+
+    /// Buffers for one worker thread.
+    pub fn scratch(&self) -> Result<Scratch> {
+        Ok(Scratch { packer: Packer::new(self.compression, self.chunk_size())?, sealed: Vec::new() })
+    }
+
+    /// A sign of life, and news from collectors; call it about once a minute. `Conflict`: the session is over.
+    pub fn beat(&self) -> Result<()> {
+        let result = self.session.beat();
+        if let Err(e) = &result
+            && e.kind() == ErrorKind::Conflict
+        {
+            self.uploads.fail(e.again());
+        }
+        result
+    }
+
+    /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero.
+    pub fn put(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
+        self.uploads.check()?;
+        let len = plain.len() as u64;
+        self.counts.read.fetch_add(len, Ordering::Relaxed);
+        if is_zero(plain) {
+            self.counts.zero.fetch_add(len, Ordering::Relaxed);
+            return Ok(Put::Zero);
+        }
+        let id = self.repository.keys().ids.chunk(self.class, plain);
+        let short = id.short();
+        if let Some(slot) = self.parent_slot(number)?.filter(|s| s.id == short && self.session.is_listed(&s.at.pack)) {
+            self.counts.unchanged.fetch_add(len, Ordering::Relaxed);
+            self.decide(number, slot);
+            return Ok(Put::Unchanged);
+        }
+        if let Some(at) = self.known(&short) {
+            self.counts.known.fetch_add(len, Ordering::Relaxed);
+            self.decide(number, Slot { id: short, at });
+            return Ok(Put::Known);
+        }
+        let (codec, packed) = scratch.packer.pack(plain)?;
+        let piece = Piece { id, class: self.class, codec, plain: plain.len() as u32, packed };
+        let (at, put) = self.store_chunk(&piece, &mut scratch.sealed)?;
+        let count = if put == Put::New { &self.counts.new } else { &self.counts.known };
+        count.fetch_add(len, Ordering::Relaxed);
+        self.decide(number, Slot { id: short, at });
+        Ok(put)
+    }
+
+    /// Takes these chunks over from the parent without reading them, when a list of changed blocks says they are the
+    /// same. They are not put.
+    pub fn inherit(&self, chunks: Range<u64>) -> Result<()> {
+        if self.parent.is_none() {
+            return Err(Error::internal("nothing to inherit from"));
+        }
+        if !chunks.is_empty() {
+            self.map.lock().inherited.insert(chunks.start, chunks.end);
+        }
+        Ok(())
+    }
+
+    /// True when chunks can be inherited: there is an intact parent with the same chunk size.
+    pub fn can_inherit(&self) -> bool {
+        self.parent.is_some()
+    }
+
+    /// Says that every chunk below `number` was put, is inherited or is zero, so that the map of these can be written.
+    pub fn advance(&self, number: u64) -> Result<()> {
+        let mut guard = self.map.lock();
+        let map = &mut *guard;
+        if number <= map.next {
+            return Ok(());
+        }
+        map.next = number;
+        let later = map.waiting.split_off(&number);
+        let ready = std::mem::replace(&mut map.waiting, later);
+        let parent = self.parent.as_ref().filter(|_| !self.parent_broken.load(Ordering::Relaxed));
+        for (n, slot) in ready {
+            self.push_inherited(map, n)?;
+            map.builder.push(n, slot, parent, self)?;
+        }
+        self.push_inherited(map, number)
+    }
+
+    /// Puts the inherited chunks below `end` into the map.
+    fn push_inherited(&self, map: &mut MapState, end: u64) -> Result<()> {
+        while let Some((&from, &to)) = map.inherited.first_key_value().filter(|(from, _)| **from < end) {
+            map.inherited.pop_first();
+            let stop = to.min(end);
+            if stop < to {
+                map.inherited.insert(stop, to);
+            }
+            let tree = self.parent.as_ref().ok_or_else(|| Error::internal("nothing to inherit from"))?;
+            let mut leaf = from >> FANOUT_BITS;
+            while let Some((number, node)) = tree.next_leaf(leaf)?.filter(|(n, _)| n << FANOUT_BITS < stop) {
+                for (n, slot) in node.present() {
+                    let chunk = (number << FANOUT_BITS) + n as u64;
+                    if (from..stop).contains(&chunk) {
+                        self.counts.unchanged.fetch_add(1 << self.class, Ordering::Relaxed);
+                        map.builder.push(chunk, *slot, Some(tree), self)?;
+                    }
+                }
+                leaf = number + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits: Ok means the snapshot is durable and will restore. `Conflict` means the run was ended by somebody else.
+    pub fn commit(self, info: CommitInfo) -> Result<Snapshot> {
+        self.advance(u64::MAX)?;
+        let map = std::mem::replace(&mut self.map.lock().builder, MapBuilder::new());
+        let chunks = map.chunks();
+        let levels = levels(chunk_count(info.size, self.class));
+        let parent = self.parent.as_ref().filter(|_| !self.parent_broken.load(Ordering::Relaxed));
+        let top = map.finish(levels, parent, &self)?;
+        self.close(&self.data, &self.pool)?;
+        self.close(&self.meta, &self.meta_pool)?;
+        self.uploads.finish()?;
+        self.session.beat()?;
+        let ids = &self.repository.keys().ids;
+        let top_id = top.as_ref().map(|top| ids.node(top.level, top.present().map(|(n, slot)| (n as u8, slot.id))));
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let record = SnapshotRecord {
+            name: self.session.name.clone(),
+            size: info.size,
+            class: self.class,
+            levels,
+            root: ids.root(info.size, self.class, levels, top_id),
+            top: top.as_ref().map(Node::encode).unwrap_or_default(),
+            chunks,
+            parent: self.session.parent.as_ref().map(|p| p.id),
+            tags: info.tags,
+            started: self.session.started,
+            ended: self.repository.clock().now(),
+            host: crate::process::host_name(),
+            source: info.source,
+            run: info.run,
+            engine: info.engine,
+            partial: false,
+            resumed: self.is_resumed(),
+            stats: Stats {
+                read: count(&self.counts.read),
+                hole: info.hole,
+                zero: count(&self.counts.zero),
+                unchanged: count(&self.counts.unchanged),
+                known: count(&self.counts.known),
+                new: count(&self.counts.new),
+                stored: self.uploads.stored(),
+                metadata: count(&self.session.metadata),
+            },
+            version: env!("CARGO_PKG_VERSION").into(),
+            nonce: self.repository.nonce()?,
+        };
+        self.session.commit(record)
+    }
+
+    /// Gives the run up, storing what is complete, so that the next run of the volume does not send it again.
+    pub fn abandon(self) -> Result<()> {
+        self.close(&self.data, &self.pool)?;
+        self.uploads.finish()?;
+        self.session.leave()
+    }
+
+    fn decide(&self, number: u64, slot: Slot) {
+        self.map.lock().waiting.insert(number, slot);
+    }
+
+    /// T1: what the parent has at this place. A parent whose map cannot be read is not built upon any longer.
+    fn parent_slot(&self, number: u64) -> Result<Option<Slot>> {
+        let Some(tree) = self.parent.as_ref().filter(|_| !self.parent_broken.load(Ordering::Relaxed)) else {
+            return Ok(None);
+        };
+        let group = number >> (2 * FANOUT_BITS);
+        let load = || match self.parent_loaded.swap(group, Ordering::Relaxed) == group {
+            true => Ok(()),
+            false => tree.load_below(group),
+        };
+        match load().and_then(|()| tree.chunk(number)) {
+            Ok(slot) => Ok(slot),
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                if !self.parent_broken.swap(true, Ordering::Relaxed) {
+                    tracing::warn!("the parent's map is damaged and not built upon any further: {e}");
+                }
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// T2: a chunk of this run that is on its way, or a copy anywhere that may still be referred to.
+    fn known(&self, id: &ShortId) -> Option<crate::Location> {
+        if let Some(at) = self.uploads.on_the_way(id) {
+            return Some(at);
+        }
+        match self.index.lookup(id) {
+            Ok(found) => found.into_iter().find(|at| self.session.may_hit(&at.pack)),
+            Err(e) => {
+                tracing::warn!("the chunk index is not used any further: {e}");
+                None
+            }
+        }
+    }
+
+    /// D3: seals a chunk into the open pack, unless another thread did so a moment ago.
+    fn store_chunk(&self, piece: &Piece<'_>, scratch: &mut Vec<u8>) -> Result<(crate::Location, Put)> {
+        let (pack, at) = loop {
+            let mut open = self.data.lock();
+            if let Some(at) = self.uploads.on_the_way(&piece.id.short()) {
+                return Ok((at, Put::Known));
+            }
+            let pack = self.open_pack(&mut open, PackKind::Data, &self.pool)?;
+            match pack.reserve(piece, self.pool.capacity()) {
+                Some(at) => {
+                    self.uploads.expect(piece.id.short(), at);
+                    break (pack, at);
+                }
+                None => {
+                    *open = None;
+                    drop(open);
+                    if pack.close() {
+                        self.uploads.send(pack.finish(&self.pool)?)?;
+                    }
+                }
+            }
+        };
+        // A place that was reserved and is not filled would leave the pack incomplete for ever.
+        let filled = pack.fill(&at, piece, scratch).inspect_err(|e| self.uploads.fail(e.again()))?;
+        if filled {
+            self.uploads.send(pack.finish(&self.pool)?)?;
+        }
+        Ok((at, Put::New))
+    }
+
+    fn open_pack(&self, open: &mut Option<Arc<OpenPack>>, kind: PackKind, pool: &PackPool) -> Result<Arc<OpenPack>> {
+        if let Some(pack) = open {
+            return Ok(pack.clone());
+        }
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
+        let keys = self.repository.keys();
+        let pack = Arc::new(OpenPack::new(kind, self.session.id, seq, keys, self.repository.rng(), pool)?);
+        *open = Some(pack.clone());
+        Ok(pack)
+    }
+
+    /// Sends the open pack, if there is one.
+    fn close(&self, open: &Mutex<Option<Arc<OpenPack>>>, pool: &PackPool) -> Result<()> {
+        let Some(pack) = open.lock().take() else { return Ok(()) };
+        if pack.close() { self.uploads.send(pack.finish(pool)?) } else { Ok(()) }
+    }
+}
+
+impl NodeSink for SnapshotWriter {
+    fn store(&self, node: &Node) -> Result<Slot> {
+        let id: ChunkId =
+            self.repository.keys().ids.node(node.level, node.present().map(|(n, slot)| (n as u8, slot.id)));
+        let bytes = node.encode();
+        let piece = Piece { id, class: 128 + node.level, codec: Codec::Raw, plain: bytes.len() as u32, packed: &bytes };
+        let mut scratch = Vec::with_capacity(bytes.len() + crate::crypto::TAG);
+        let mut open = self.meta.lock();
+        loop {
+            let pack = self.open_pack(&mut open, PackKind::Meta, &self.meta_pool)?;
+            if let Some(at) = pack.reserve(&piece, self.meta_pool.capacity()) {
+                pack.fill(&at, &piece, &mut scratch)?;
+                return Ok(Slot { id: id.short(), at });
+            }
+            *open = None;
+            if pack.close() {
+                self.uploads.send(pack.finish(&self.meta_pool)?)?;
+            }
+        }
+    }
+}
+
+/// True when every byte is zero.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    // Blocks long enough to be compared with wide registers, short enough to stop soon.
+    let mut blocks = bytes.chunks_exact(512);
+    blocks.all(|block| block.iter().fold(0, |a, b| a | b) == 0) && blocks.remainder().iter().all(|b| *b == 0)
+}

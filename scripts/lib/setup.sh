@@ -1,0 +1,85 @@
+# What a machine needs before anything can be built or run, and how to get it. Source common.sh first.
+
+# Command that must exist : Debian package that has it.
+build_needs=(cc:build-essential c++:build-essential make:build-essential cmake:cmake clang:clang pkg-config:pkg-config git:git)
+run_needs=(losetup:mount mount:mount findmnt:util-linux blockdev:util-linux sfdisk:fdisk mkfs.ext4:e2fsprogs debugfs:e2fsprogs
+  fusermount3:fuse3 jq:jq cmp:diffutils python3:python3)
+
+need_root() {
+  [ "$(id -u)" = 0 ] || die "this needs root (loop devices, mounts): run it with sudo, or in a root shell"
+}
+
+# need_packages NEED...: installs the Debian packages of the commands that are missing, or names them.
+need_packages() {
+  local need missing=()
+  for need in "$@"; do command -v "${need%%:*}" >/dev/null 2>&1 || missing+=("${need#*:}"); done
+  if [[ " $* " == *" clang:clang "* ]] && ! ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib*/libclang*.so* >/dev/null 2>&1; then
+    missing+=(libclang-dev) # bindgen loads it
+  fi
+  install_packages "${missing[@]}"
+}
+
+install_packages() {
+  [ $# -gt 0 ] || return 0
+  local packages
+  packages=$(printf '%s\n' "$@" | sort -u | tr '\n' ' ')
+  command -v apt-get >/dev/null || die "missing, and this is no Debian to install them on (names are Debian's): $packages"
+  [ "$(id -u)" = 0 ] || die "missing packages, and only root can install them: apt-get install $packages"
+  say "installing $packages"
+  # shellcheck disable=SC2086 # a list of words
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages; } \
+    >"${TMPDIR:-/tmp}/wherry-apt.log" 2>&1 || die "apt-get could not install $packages: see ${TMPDIR:-/tmp}/wherry-apt.log"
+}
+
+need_rust() {
+  command -v cargo >/dev/null ||
+    die "cargo is missing: install rustup (Debian 13: apt-get install rustup; elsewhere: rustup.rs), then run this again"
+  cargo --version >/dev/null || die "the toolchain that rust-toolchain.toml names cannot be used: rustup toolchain install"
+}
+
+# The toolchain, the packages and every crate of the lock file: after this the build needs no network.
+setup_build() {
+  need_packages "${build_needs[@]}"
+  need_rust
+  mkdir -p "$CARGO_TARGET_DIR"
+  cargo fetch --locked --quiet || die "the crates of Cargo.lock could not be fetched"
+}
+
+setup_run() {
+  need_packages "${run_needs[@]}"
+}
+
+# Loop devices and FUSE are the kernel's: nothing to install, so the message says what to do.
+need_devices() {
+  [ -e /dev/fuse ] || modprobe fuse 2>/dev/null || true
+  [ -e /dev/loop-control ] || modprobe loop 2>/dev/null || true
+  [ -c /dev/fuse ] || die "/dev/fuse is missing: modprobe fuse, or give the container --device /dev/fuse"
+  { : <>/dev/fuse; } 2>/dev/null || die "/dev/fuse cannot be opened: the container lacks the device permission or CAP_SYS_ADMIN"
+  [ -c /dev/loop-control ] || die "/dev/loop-control is missing: modprobe loop, or run on a host with loop devices"
+  losetup -f >/dev/null 2>&1 || die "no loop device can be had: losetup -f fails"
+}
+
+# need_space DIR GIB: checked before anything is written, so that a full disk is not found half-way.
+need_space() {
+  local free
+  mkdir -p "$1"
+  free=$(($(df --output=avail -k "$1" | tail -1) / 1048576))
+  [ "$free" -ge "$2" ] || die "$1 has $free GiB free, $2 GiB are needed"
+}
+
+# cargo-deny, once per machine, in the cache.
+deny_version=0.20.2
+setup_deny() {
+  [ "$("$cache/tools/bin/cargo-deny" --version 2>/dev/null)" = "cargo-deny $deny_version" ] && return 0
+  say "building cargo-deny $deny_version into $cache/tools (once)"
+  CARGO_TARGET_DIR=$cache/tools/build cargo install --quiet --locked --root "$cache/tools" "cargo-deny@$deny_version" ||
+    die "cargo-deny $deny_version could not be installed"
+  rm -rf "$cache/tools/build"
+}
+
+# Builds the one executable; $wherry is its path. Cargo writes the list of its sources beside it (wherry.d).
+build_wherry() {
+  cargo build --release --locked --quiet --package wherry --bin wherry
+  # shellcheck disable=SC2034 # for the scripts that source this
+  wherry=$CARGO_TARGET_DIR/release/wherry
+}
