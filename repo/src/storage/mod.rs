@@ -20,7 +20,7 @@ pub use keys::Key;
 pub use local::Local;
 pub use memory::Memory;
 pub use metered::{Counters, Metered, Verb};
-pub use object::S3Options;
+pub use object::{Environment, S3Options};
 pub use retry::{Retries, Retrying};
 
 /// One object as a listing shows it.
@@ -69,7 +69,8 @@ pub trait Storage: Send + Sync + Debug {
     /// Length and age of an object.
     fn head(&self, key: &Key) -> Result<Listed>;
 
-    /// Creates the object if the key is absent, and does not hold on to `body` (writers have few buffers), else [`Conflict`](crate::ErrorKind::Conflict). Ok means durable.
+    /// Creates the object if the key is absent, else [`Conflict`](crate::ErrorKind::Conflict). Ok means durable. `body` is
+    /// not held on to: writers have few buffers.
     fn create(&self, key: &Key, body: Bytes) -> Result<()>;
 
     /// Writes the object whether or not it exists. For heartbeats alone.
@@ -95,6 +96,8 @@ pub struct Options {
     pub retries: Retries,
     /// Counts every request.
     pub counters: Arc<Counters>,
+    /// Where the `AWS_*` variables come from.
+    pub env: Environment,
 }
 
 /// Opens the storage a user names: a path, `file:///path` or `s3://bucket/prefix`. Nothing is read or made yet.
@@ -111,8 +114,7 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
         Some(("file", path)) if path.starts_with('/') => local(path),
         Some(("s3", place)) => {
             let policy = retry::Policy::system(options.retries);
-            let env: object::Environment = Arc::new(|name| std::env::var(name).ok());
-            let s3 = object::open_s3(place, &options.s3, options.single_writer, policy.clone(), env)?;
+            let s3 = object::open_s3(place, options, policy.clone())?;
             Ok(Arc::new(Retrying::with(metered(s3), policy)))
         }
         Some((scheme @ ("az" | "gs"), _)) => {

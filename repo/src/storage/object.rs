@@ -19,8 +19,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
-pub use s3::S3Options;
-pub(super) use s3::{Environment, open as open_s3};
+pub(super) use s3::open as open_s3;
+pub use s3::{Environment, S3Options};
 
 /// Bodies are handed to the connection in pieces of this size; a piece that was taken counts as progress.
 const PIECE: usize = 256 << 10;

@@ -24,7 +24,6 @@ const END: usize = 64 << 10;
 
 /// How long and how often to try.
 #[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
 pub struct Retries {
     /// No new attempt begins when this much time has passed since the first one began.
     pub total: Duration,

@@ -40,7 +40,7 @@ pub(super) struct Profile {
 
 impl Profile {
     pub(super) fn new(option: Option<String>, env: &Environment) -> Self {
-        let set = |name: &str| env(name).filter(|value| !value.is_empty());
+        let set = |name: &str| env.get(name);
         let first = option.is_some();
         let named = option.or_else(|| set("AWS_PROFILE"));
         let home = PathBuf::from(set("HOME").unwrap_or_else(|| "/root".into()));
@@ -144,10 +144,9 @@ impl Credentials {
     }
 
     fn from_environment(&self) -> Result<Option<AwsCredential>, Missing> {
-        let set = |name: &str| (self.env)(name).filter(|value| !value.is_empty());
-        match (set("AWS_ACCESS_KEY_ID"), set("AWS_SECRET_ACCESS_KEY")) {
+        match (self.env.get("AWS_ACCESS_KEY_ID"), self.env.get("AWS_SECRET_ACCESS_KEY")) {
             (Some(key_id), Some(secret_key)) => {
-                Ok(Some(AwsCredential { key_id, secret_key, token: set("AWS_SESSION_TOKEN") }))
+                Ok(Some(AwsCredential { key_id, secret_key, token: self.env.get("AWS_SESSION_TOKEN") }))
             }
             (None, None) => Ok(None),
             _ => Err(Missing("only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set".into())),

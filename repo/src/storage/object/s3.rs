@@ -1,13 +1,15 @@
 //! Amazon S3 and its compatibles: where, as whom, and how to connect.
 
-use super::super::retry::Policy;
 use super::Objects;
 use super::credentials::{Credentials, Profile};
 use super::http::Connector;
-use crate::storage::Storage;
+use crate::storage::retry::Policy;
+use crate::storage::{Options, Storage};
 use crate::{Error, ErrorKind, Result};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,24 +32,49 @@ pub struct S3Options {
     pub ca_file: Option<PathBuf>,
     /// Accept any certificate. For tests.
     pub skip_verify: bool,
+    /// A request fails when for so long no byte has gone either way; nothing is the default, 45 s. A server may need
+    /// this long to store a pack after its last byte.
+    pub patience: Option<Duration>,
 }
 
-/// Environment variables, by a function so that tests do not change the process.
-pub(in crate::storage) type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+/// Where environment variables come from: the process by default.
+#[derive(Clone)]
+pub struct Environment(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+
+impl Environment {
+    /// These variables and no others.
+    pub fn of(variables: &[(&str, &str)]) -> Self {
+        let variables: HashMap<String, String> =
+            variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Self(Arc::new(move |name| variables.get(name).cloned()))
+    }
+
+    /// The value of a variable; one that is empty counts as not set.
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        (self.0)(name).filter(|value| !value.is_empty())
+    }
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self(Arc::new(|name| std::env::var(name).ok()))
+    }
+}
+
+impl fmt::Debug for Environment {
+    /// Variables may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Environment")
+    }
+}
 
 /// Connections that can not be made in this time fail.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Requests of which nothing moves for so long fail; a large PUT may take long until its answer.
+/// See [`S3Options::patience`].
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Opens `bucket/prefix`.
-pub(in crate::storage) fn open(
-    place: &str,
-    options: &S3Options,
-    single_writer: bool,
-    policy: Policy,
-    env: Environment,
-) -> Result<Arc<dyn Storage>> {
+pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -> Result<Arc<dyn Storage>> {
     let location = format!("s3://{place}");
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     let prefix = prefix.trim_matches('/');
@@ -61,8 +88,9 @@ pub(in crate::storage) fn open(
         _ => return Err(Error::invalid(format!("{location}: {prefix:?} can not be a prefix of objects"))),
     };
 
-    let profile = Profile::new(options.profile.clone(), &env);
-    let set = |names: &[&str]| names.iter().find_map(|name| env(name).filter(|value| !value.is_empty()));
+    let (env, single_writer, options) = (&options.env, options.single_writer, &options.s3);
+    let profile = Profile::new(options.profile.clone(), env);
+    let set = |names: &[&str]| names.iter().find_map(|name| env.get(name));
     let named = profile.settings()?;
     let region = options.region.clone().or_else(|| set(&["AWS_REGION", "AWS_DEFAULT_REGION"])).or(named.region);
     let endpoint = options.endpoint.clone().or_else(|| set(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
@@ -76,7 +104,7 @@ pub(in crate::storage) fn open(
         // The digest is made for the signature anyway.
         .with_checksum_algorithm(Checksum::SHA256)
         .with_client_options(ClientOptions::new())
-        .with_http_connector(connector(options, &env)?)
+        .with_http_connector(connector(options, env)?)
         .with_retry(RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, backoff: BackoffConfig::default() });
     if let Some(endpoint) = endpoint {
         let endpoint = endpoint?;
@@ -99,7 +127,7 @@ pub(in crate::storage) fn open(
     }
     let unusable = |e: object_store::Error| Error::invalid(format!("{location} can not be opened: {e}"));
     let role = builder.clone().build().map_err(unusable)?;
-    let credentials = Credentials::new(profile, env, Arc::clone(role.credentials()));
+    let credentials = Credentials::new(profile, env.clone(), Arc::clone(role.credentials()));
     let store = builder.with_credentials(Arc::new(credentials)).build().map_err(unusable)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -134,7 +162,7 @@ fn connector(options: &S3Options, env: &Environment) -> Result<Connector> {
         .http1_only()
         .connect_timeout(CONNECT)
         .redirect(reqwest::redirect::Policy::none());
-    if let Some(file) = options.ca_file.clone().or_else(|| env("AWS_CA_BUNDLE").map(PathBuf::from)) {
+    if let Some(file) = options.ca_file.clone().or_else(|| env.get("AWS_CA_BUNDLE").map(PathBuf::from)) {
         let unusable = |why: &dyn std::fmt::Display| {
             Error::invalid(format!("{} holds no usable certificates (--s3-ca-file, PEM): {why}", file.display()))
         };
@@ -150,5 +178,5 @@ fn connector(options: &S3Options, env: &Environment) -> Result<Connector> {
         client = client.tls_danger_accept_invalid_certs(true);
     }
     let client = client.build().map_err(|e| Error::invalid("no HTTP client can be made").with_source(e))?;
-    Ok(Connector { client, patience: PATIENCE })
+    Ok(Connector { client, patience: options.patience.unwrap_or(PATIENCE) })
 }

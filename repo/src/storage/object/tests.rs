@@ -1,1 +1,63 @@
+use super::*;
+use crate::storage::{Environment, Options, open};
 
+fn refused(status: u16, code: &str) -> ErrorKind {
+    meaning(&Refused { status, code: code.into(), message: String::new() }).0
+}
+
+#[test]
+fn each_answer_has_its_meaning() {
+    use ErrorKind::*;
+    for (status, code, kind) in [
+        (404, "NoSuchKey", NotFound),
+        (409, "ConditionalRequestConflict", Conflict),
+        (412, "PreconditionFailed", Conflict),
+        (401, "", Denied),
+        (403, "AccessDenied", Denied),
+        (403, "RequestTimeTooSkewed", Denied),
+        (400, "ExpiredToken", Denied),
+        (403, "QuotaExceeded", Full),
+        (507, "", Full),
+        (500, "XMinioStorageFull", Full),
+        (500, "InternalError", Unavailable),
+        (503, "SlowDown", Unavailable),
+        (429, "", Unavailable),
+        (408, "", Unavailable),
+        (400, "RequestTimeout", Unavailable),
+        (400, "BadDigest", Unavailable),
+        (400, "InvalidRequest", Invalid),
+        (501, "NotImplemented", Unsupported),
+        (301, "PermanentRedirect", Invalid),
+    ] {
+        assert_eq!(refused(status, code), kind, "{status} {code}");
+    }
+}
+
+fn s3(url: &str, set: impl FnOnce(&mut S3Options)) -> Result<Arc<dyn Storage>> {
+    let mut options = Options { env: Environment::of(&[("HOME", "/nonexistent")]), ..Options::default() };
+    set(&mut options.s3);
+    open(url, &options)
+}
+
+#[test]
+fn places_are_checked_before_anything_is_sent() {
+    let location = |url| s3(url, |_| {}).unwrap().location();
+    assert_eq!(location("s3://bucket"), "s3://bucket");
+    assert_eq!(location("s3://bucket/a/B_c"), "s3://bucket/a/B_c");
+    for url in ["s3://", "s3:///x", "s3://bu cket", "s3://bucket/a//b", "ftp://x", "file://relative"] {
+        assert_eq!(s3(url, |_| {}).unwrap_err().kind(), ErrorKind::Invalid, "{url}");
+    }
+    for url in ["az://container/x", "gs://bucket"] {
+        let error = s3(url, |_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("later version"), "{error}");
+    }
+    for endpoint in ["host", "ftp://host", "https://", "https://user:hidden@host"] {
+        let error = s3("s3://bucket", |s3| s3.endpoint = Some(endpoint.into())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{endpoint}");
+        assert!(!error.to_string().contains("hidden"), "{error}");
+    }
+    let error = s3("s3://bucket", |s3| s3.ca_file = Some("/nonexistent/ca.pem".into())).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
+    assert_eq!(s3("s3://bucket", |s3| s3.profile = Some("p".into())).unwrap_err().kind(), ErrorKind::Denied);
+}
