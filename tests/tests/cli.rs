@@ -91,7 +91,8 @@ fn wrong_usage_is_one_line_and_code_2() {
 #[test]
 fn no_repository_is_10_and_comes_before_the_password() {
     let home = Home::new();
-    for args in [&["snapshots"][..], &["stats"], &["key", "list"], &["cat", "latest"], &["forget", "--keep-last", "1"]] {
+    for args in [&["snapshots"][..], &["stats"], &["key", "list"], &["cat", "latest"], &["forget", "--keep-last", "1"]]
+    {
         let line = home.bare().args(args).args(["--repo", "repo"]).output().map(harness::Ran::from).unwrap().fails(10);
         assert!(line.contains("repo") && line.contains("wherry init"), "{line}");
     }

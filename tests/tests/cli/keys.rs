@@ -84,7 +84,8 @@ fn ways_in_come_and_go() {
     let home = with_password();
     let slots = |home: &Home| {
         let json = run(home, &["key", "list", "--json"]).ok().json();
-        let slots = json.as_array().unwrap().iter().map(|s| (s["slot"].as_str().unwrap().to_owned(), s["current"] == true));
+        let slots =
+            json.as_array().unwrap().iter().map(|s| (s["slot"].as_str().unwrap().to_owned(), s["current"] == true));
         slots.collect::<Vec<_>>()
     };
     let [(first, true)] = &slots(&home)[..] else { panic!("one slot, in use") };
@@ -100,7 +101,8 @@ fn ways_in_come_and_go() {
     home.write("new", "another password\n");
     run(&home, &["key", "passwd", "--new-password-file", "new"]).ok();
     run(&home, &["stats"]).fails(12);
-    let new: Ran = home.bare().args(["stats", "--repo", "repo", "--password-file", "new", "-q"]).output().unwrap().into();
+    let new: Ran =
+        home.bare().args(["stats", "--repo", "repo", "--password-file", "new", "-q"]).output().unwrap().into();
     new.ok();
 
     for (slot, word) in [("", "no key slot"), ("zz", "no key slot"), ("ffffffffffffffff", "no key slot")] {
@@ -110,7 +112,8 @@ fn ways_in_come_and_go() {
     let json = home.run(&["key", "list", "--json"]).ok().json();
     let other = json.as_array().unwrap().iter().find(|s| s["current"] == false).unwrap()["slot"].as_str().unwrap();
     home.run(&["key", "remove", &other[..8]]).ok();
-    let gone: Ran = home.bare().args(["stats", "--repo", "repo", "--password-file", "new", "-q"]).output().unwrap().into();
+    let gone: Ran =
+        home.bare().args(["stats", "--repo", "repo", "--password-file", "new", "-q"]).output().unwrap().into();
     gone.fails(12);
     home.run(&["stats"]).ok();
 }
