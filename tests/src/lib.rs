@@ -1,4 +1,8 @@
 //! What the suites share: small repositories, steered time, faulty storage, real servers.
 #![forbid(unsafe_code)]
 
+pub mod faulty_s3;
+pub mod nolinks;
+pub mod seaweed;
 pub mod small;
+pub mod volumes;
