@@ -2,4 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod faulty_s3;
+pub mod nolinks;
+pub mod seaweed;
 pub mod small;
+pub mod volumes;

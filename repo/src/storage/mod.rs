@@ -15,6 +15,7 @@ use bytes::Bytes;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use keys::Key;
 pub use local::Local;
@@ -94,6 +95,9 @@ pub struct Options {
     pub single_writer: bool,
     /// How long to try again what may pass.
     pub retries: Retries,
+    /// A request over a network fails when for so long no byte has gone either way; by default 45 s. A server may need
+    /// this long to store a pack after its last byte.
+    pub patience: Option<Duration>,
     /// Counts every request.
     pub counters: Arc<Counters>,
     /// Where the `AWS_*` variables come from.

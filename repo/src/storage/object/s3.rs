@@ -32,9 +32,6 @@ pub struct S3Options {
     pub ca_file: Option<PathBuf>,
     /// Accept any certificate. For tests.
     pub skip_verify: bool,
-    /// A request fails when for so long no byte has gone either way; nothing is the default, 45 s. A server may need
-    /// this long to store a pack after its last byte.
-    pub patience: Option<Duration>,
 }
 
 /// Where environment variables come from: the process by default.
@@ -70,7 +67,7 @@ impl fmt::Debug for Environment {
 
 /// Connections that can not be made in this time fail.
 const CONNECT: Duration = Duration::from_secs(10);
-/// See [`S3Options::patience`].
+/// See [`Options::patience`].
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Opens `bucket/prefix`.
@@ -88,7 +85,8 @@ pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -
         _ => return Err(Error::invalid(format!("{location}: {prefix:?} can not be a prefix of objects"))),
     };
 
-    let (env, single_writer, options) = (&options.env, options.single_writer, &options.s3);
+    let Options { s3: options, env, single_writer, patience, .. } = options;
+    let (single_writer, patience) = (*single_writer, patience.unwrap_or(PATIENCE));
     let profile = Profile::new(options.profile.clone(), env);
     let set = |names: &[&str]| names.iter().find_map(|name| env.get(name));
     let named = profile.settings()?;
@@ -104,7 +102,7 @@ pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -
         // The digest is made for the signature anyway.
         .with_checksum_algorithm(Checksum::SHA256)
         .with_client_options(ClientOptions::new())
-        .with_http_connector(connector(options, env)?)
+        .with_http_connector(connector(options, env, patience)?)
         .with_retry(RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, backoff: BackoffConfig::default() });
     if let Some(endpoint) = endpoint {
         let endpoint = endpoint?;
@@ -156,7 +154,7 @@ fn check_endpoint(text: String, bucket: &str, virtual_host: bool) -> Result<Stri
     Ok(if virtual_host { format!("{scheme}://{bucket}.{host}") } else { format!("{scheme}://{host}") })
 }
 
-fn connector(options: &S3Options, env: &Environment) -> Result<Connector> {
+fn connector(options: &S3Options, env: &Environment, patience: Duration) -> Result<Connector> {
     let mut client = reqwest::Client::builder()
         .user_agent(concat!("wherry/", env!("CARGO_PKG_VERSION")))
         .http1_only()
@@ -178,5 +176,5 @@ fn connector(options: &S3Options, env: &Environment) -> Result<Connector> {
         client = client.tls_danger_accept_invalid_certs(true);
     }
     let client = client.build().map_err(|e| Error::invalid("no HTTP client can be made").with_source(e))?;
-    Ok(Connector { client, patience: options.patience.unwrap_or(PATIENCE) })
+    Ok(Connector { client, patience })
 }

@@ -1,0 +1,351 @@
+//! A reverse proxy before a real S3 server that breaks what it is told to break, by script or by seed. It speaks as
+//! much HTTP/1.1 as S3 clients do: one request per connection, bodies with a Content-Length.
+
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+/// What is done to one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Answered with this status; the server sees nothing.
+    Refuse(u16),
+    /// The server does it, the answer is this status.
+    ApplyAndRefuse(u16),
+    /// The server does it, the connection ends without an answer.
+    LoseReply,
+    /// The connection ends when the head of the request has come; the server sees nothing.
+    DropRequest,
+    /// The connections end when half of the body has gone to the server.
+    CutRequest,
+    /// The connection ends when half of the answer's body has come back (of the head, if there is no body).
+    CutReply,
+    /// The request is read and never answered; the server sees nothing.
+    Stall,
+    /// Half of the answer's body comes back, then nothing more.
+    StallReply,
+}
+
+impl Fault {
+    /// A name for counters, without numbers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refuse(_) => "refuse",
+            Self::ApplyAndRefuse(_) => "apply-and-refuse",
+            Self::LoseReply => "lose-reply",
+            Self::DropRequest => "drop-request",
+            Self::CutRequest => "cut-request",
+            Self::CutReply => "cut-reply",
+            Self::Stall => "stall",
+            Self::StallReply => "stall-reply",
+        }
+    }
+}
+
+/// Which requests a fault is for, and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// Only this method; all if empty.
+    pub method: &'static str,
+    /// Only paths (with query) that contain this.
+    pub path: &'static str,
+    /// So many matching requests pass first.
+    pub skip: u32,
+    /// Then so many are hit; then the rule is spent.
+    pub times: u32,
+    /// What hits them.
+    pub fault: Fault,
+}
+
+impl Rule {
+    /// The next request of this method, any path.
+    pub fn next(method: &'static str, fault: Fault) -> Self {
+        Self { method, path: "", skip: 0, times: 1, fault }
+    }
+}
+
+/// Faults by chance.
+#[derive(Clone, Debug)]
+pub struct Chaos {
+    /// The same seed gives the same sequence of decisions; which request gets which depends on their order.
+    pub seed: u64,
+    /// Of a thousand requests so many are hit.
+    pub per_mille: u64,
+    /// Drawn from evenly.
+    pub faults: Vec<Fault>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rules: Vec<Rule>,
+    chaos: Option<Chaos>,
+    latency: Duration,
+    requests: u64,
+    hits: BTreeMap<&'static str, u64>,
+}
+
+impl State {
+    /// Counts a request and decides what happens to it.
+    fn decide(&mut self, method: &str, path: &str) -> Option<Fault> {
+        self.requests += 1;
+        let fault = self.by_rule(method, path).or_else(|| self.by_chance());
+        if let Some(fault) = fault {
+            *self.hits.entry(fault.name()).or_default() += 1;
+        }
+        fault
+    }
+
+    fn by_rule(&mut self, method: &str, path: &str) -> Option<Fault> {
+        let applies = |rule: &&mut Rule| {
+            rule.times > 0 && (rule.method.is_empty() || rule.method == method) && path.contains(rule.path)
+        };
+        let rule = self.rules.iter_mut().find(applies)?;
+        if rule.skip > 0 {
+            rule.skip -= 1;
+            return None;
+        }
+        rule.times -= 1;
+        Some(rule.fault)
+    }
+
+    fn by_chance(&mut self) -> Option<Fault> {
+        let chaos = self.chaos.as_mut()?;
+        let mut draw = |below: u64| {
+            // splitmix64
+            chaos.seed = chaos.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = chaos.seed;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (z ^ (z >> 31)) % below
+        };
+        let hit = draw(1000) < chaos.per_mille;
+        let which = draw(chaos.faults.len() as u64) as usize;
+        hit.then(|| chaos.faults.get(which).copied()).flatten()
+    }
+}
+
+/// The proxy; dropped, it ends with all its connections.
+#[derive(Debug)]
+pub struct FaultyS3 {
+    port: u16,
+    state: Arc<Mutex<State>>,
+    runtime: Option<Runtime>,
+}
+
+impl FaultyS3 {
+    /// Listens on a free port of 127.0.0.1 and passes on to `server`, a port there.
+    pub fn start(server: u16) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a thread for the proxy");
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
+        let port = listener.local_addr().expect("a bound socket has an address").port();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        runtime.spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let state = Arc::clone(&shared);
+                // Errors are what this is about.
+                tokio::spawn(async move { serve(client, server, &state).await.ok() });
+            }
+        });
+        Self { port, state, runtime: Some(runtime) }
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Adds a rule; of several that match, the first that is not spent counts.
+    pub fn inject(&self, rule: Rule) {
+        self.state.lock().rules.push(rule);
+    }
+
+    /// Hits requests by chance from now on, or no longer.
+    pub fn chaos(&self, chaos: Option<Chaos>) {
+        self.state.lock().chaos = chaos;
+    }
+
+    /// Every request waits this long before it is passed on.
+    pub fn latency(&self, latency: Duration) {
+        self.state.lock().latency = latency;
+    }
+
+    /// Requests that came, hit or not.
+    pub fn requests(&self) -> u64 {
+        self.state.lock().requests
+    }
+
+    /// Requests that were hit, by [`Fault::name`].
+    pub fn hits(&self) -> BTreeMap<&'static str, u64> {
+        self.state.lock().hits.clone()
+    }
+}
+
+impl Drop for FaultyS3 {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// One request, one answer, both connections end.
+async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>) -> io::Result<()> {
+    let Some(request) = read_head(&mut client).await? else { return Ok(()) };
+    let first = request.text.lines().next().unwrap_or_default();
+    let mut words = first.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (fault, latency) = {
+        let mut state = state.lock();
+        (state.decide(method, path), state.latency)
+    };
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
+    let body = request.content_length;
+    let mut incoming = request.rest.as_slice().chain(&mut client);
+    match fault {
+        Some(Fault::DropRequest) => return Ok(()),
+        Some(Fault::Refuse(status)) => {
+            // Read to its end, or the client sees a reset and not the answer.
+            discard(&mut incoming, body).await?;
+            return refuse(&mut client, status, method).await;
+        }
+        Some(Fault::Stall) => {
+            discard(&mut incoming, body).await?;
+            return wait_for_end(&mut client).await;
+        }
+        _ => {}
+    }
+
+    let mut upstream = TcpStream::connect(("127.0.0.1", server)).await?;
+    // So that the end of the answer is the end of the connection.
+    let head = request.text.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    upstream.write_all(head.as_bytes()).await?;
+    let sent = if fault == Some(Fault::CutRequest) { body / 2 } else { body };
+    tokio::io::copy(&mut incoming.take(sent), &mut upstream).await?;
+    if fault == Some(Fault::CutRequest) {
+        return Ok(());
+    }
+    match fault {
+        Some(Fault::LoseReply) => {
+            discard(&mut upstream, u64::MAX).await?;
+            Ok(())
+        }
+        Some(Fault::ApplyAndRefuse(status)) => {
+            discard(&mut upstream, u64::MAX).await?;
+            refuse(&mut client, status, method).await
+        }
+        Some(cut @ (Fault::CutReply | Fault::StallReply)) => {
+            let Some(reply) = read_head(&mut upstream).await? else { return Ok(()) };
+            let head = reply.text.as_bytes();
+            if reply.content_length == 0 || method == "HEAD" {
+                client.write_all(&head[..head.len() / 2]).await?;
+            } else {
+                client.write_all(head).await?;
+                let mut half = reply.rest.as_slice().chain(&mut upstream).take(reply.content_length / 2);
+                tokio::io::copy(&mut half, &mut client).await?;
+            }
+            client.flush().await?;
+            if cut == Fault::StallReply { wait_for_end(&mut client).await } else { Ok(()) }
+        }
+        _ => tokio::io::copy(&mut upstream, &mut client).await.map(|_| ()),
+    }
+}
+
+/// The head of a message, and what came with it of the body.
+struct Head {
+    text: String,
+    content_length: u64,
+    rest: Vec<u8>,
+}
+
+async fn read_head(from: &mut TcpStream) -> io::Result<Option<Head>> {
+    let mut raw = Vec::new();
+    let end = loop {
+        if let Some(at) = raw.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if from.read_buf(&mut raw).await? == 0 {
+            return Ok(None);
+        }
+    };
+    let rest = raw.split_off(end);
+    let text = String::from_utf8(raw).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+    let content_length = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .unwrap_or(0);
+    Ok(Some(Head { text, content_length, rest }))
+}
+
+async fn discard(from: &mut (impl AsyncRead + Unpin), len: u64) -> io::Result<u64> {
+    tokio::io::copy(&mut from.take(len), &mut tokio::io::sink()).await
+}
+
+/// Until the client has had enough.
+async fn wait_for_end(client: &mut TcpStream) -> io::Result<()> {
+    discard(client, u64::MAX).await.map(|_| ())
+}
+
+async fn refuse(client: &mut TcpStream, status: u16, method: &str) -> io::Result<()> {
+    let code = match status {
+        403 => "AccessDenied",
+        404 => "NoSuchKey",
+        409 => "ConditionalRequestConflict",
+        412 => "PreconditionFailed",
+        429 => "TooManyRequests",
+        503 => "SlowDown",
+        507 => "InsufficientStorage",
+        _ => "InternalError",
+    };
+    let text = format!("<Error><Code>{code}</Code><Message>planted</Message></Error>");
+    let body = if method == "HEAD" { "" } else { text.as_str() };
+    let head = format!("HTTP/1.1 {status} Planted\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
+    client.write_all(format!("{head}{body}").as_bytes()).await?;
+    client.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_come_in_order_and_are_spent() {
+        let mut state = State::default();
+        state.rules.push(Rule { method: "PUT", path: "packs/", skip: 1, times: 2, fault: Fault::LoseReply });
+        state.rules.push(Rule::next("", Fault::Stall));
+        let seen: Vec<_> = [("PUT", "/b/packs/1"), ("PUT", "/b/packs/2"), ("GET", "/b/packs/2"), ("PUT", "/b/packs/3")]
+            .into_iter()
+            .chain([("PUT", "/b/packs/4"), ("GET", "/")])
+            .map(|(method, path)| state.decide(method, path))
+            .collect();
+        let (lost, stall) = (Some(Fault::LoseReply), Some(Fault::Stall));
+        assert_eq!(seen, [None, lost, stall, lost, None, None]);
+        assert_eq!((state.requests, state.hits["lose-reply"], state.hits["stall"]), (6, 2, 1));
+    }
+
+    #[test]
+    fn a_seed_repeats() {
+        let decide = |seed| {
+            let faults = vec![Fault::LoseReply, Fault::CutReply];
+            let mut state = State { chaos: Some(Chaos { seed, per_mille: 300, faults }), ..State::default() };
+            (0..200).map(|_| state.decide("GET", "/")).collect::<Vec<_>>()
+        };
+        assert_eq!(decide(1), decide(1));
+        assert_ne!(decide(1), decide(2));
+        let hits = decide(1).iter().flatten().count();
+        assert!((30..90).contains(&hits), "{hits}");
+    }
+}

@@ -1,0 +1,334 @@
+//! A filesystem that can neither link nor rename without replacing, as some network and removable ones: in memory,
+//! through FUSE. It keeps files, folders, sizes and times, and no more than that.
+
+use fuser::{
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
+use wherry_repo::{Clock, System};
+
+const TTL: Duration = Duration::ZERO;
+const ROOT: u64 = 1;
+
+/// The mounted filesystem; dropped, it is unmounted and gone.
+pub struct NoLinks {
+    session: Option<BackgroundSession>,
+    folder: TempDir,
+}
+
+impl fmt::Debug for NoLinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NoLinks").field(&self.folder).finish()
+    }
+}
+
+impl NoLinks {
+    /// Mounts an empty one; needs /dev/fuse.
+    pub fn mount() -> Self {
+        let folder = tempfile::Builder::new().prefix("wherry-nolinks-").tempdir().expect("a temporary folder");
+        let mut config = Config::default();
+        config.mount_options = vec![MountOption::FSName("nolinks".into())];
+        let tree = Tree { nodes: HashMap::from([(ROOT, Node::new(Kind::Folder(BTreeMap::new())))]), next: ROOT + 1 };
+        let session = fuser::spawn_mount(Memory(Mutex::new(tree)), folder.path(), &config).expect("FUSE mounts");
+        Self { session: Some(session), folder }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for NoLinks {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let _ = session.umount_and_join();
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Kind {
+    File(Vec<u8>),
+    Folder(BTreeMap<OsString, u64>),
+}
+
+#[derive(Debug)]
+struct Node {
+    kind: Kind,
+    perm: u16,
+    modified: SystemTime,
+}
+
+impl Node {
+    fn new(kind: Kind) -> Self {
+        let perm = if matches!(kind, Kind::File(_)) { 0o600 } else { 0o700 };
+        Self { kind, perm, modified: now() }
+    }
+}
+
+fn now() -> SystemTime {
+    let nanos = u64::try_from(System::default().now().0).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
+}
+
+struct Tree {
+    nodes: HashMap<u64, Node>,
+    next: u64,
+}
+
+struct Memory(Mutex<Tree>);
+
+impl Tree {
+    fn node(&mut self, ino: u64) -> Result<&mut Node, Errno> {
+        self.nodes.get_mut(&ino).ok_or(Errno::ENOENT)
+    }
+
+    fn folder(&mut self, ino: u64) -> Result<&mut BTreeMap<OsString, u64>, Errno> {
+        match &mut self.node(ino)?.kind {
+            Kind::Folder(entries) => Ok(entries),
+            Kind::File(_) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    fn file(&mut self, ino: u64) -> Result<&mut Vec<u8>, Errno> {
+        match &mut self.node(ino)?.kind {
+            Kind::File(bytes) => Ok(bytes),
+            Kind::Folder(_) => Err(Errno::EISDIR),
+        }
+    }
+
+    fn find(&mut self, parent: u64, name: &OsStr) -> Result<u64, Errno> {
+        self.folder(parent)?.get(name).copied().ok_or(Errno::ENOENT)
+    }
+
+    fn attr(&mut self, ino: u64) -> Result<FileAttr, Errno> {
+        let node = self.node(ino)?;
+        let (kind, size) = match &node.kind {
+            Kind::File(bytes) => (FileType::RegularFile, bytes.len() as u64),
+            Kind::Folder(_) => (FileType::Directory, 0),
+        };
+        let (perm, time) = (node.perm, node.modified);
+        Ok(FileAttr {
+            ino: INodeNo(ino),
+            size,
+            blocks: size.div_ceil(512),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind,
+            perm,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        })
+    }
+
+    fn add(&mut self, parent: u64, name: &OsStr, kind: Kind) -> Result<FileAttr, Errno> {
+        if self.find(parent, name).is_ok() {
+            return Err(Errno::EEXIST);
+        }
+        let ino = self.next;
+        self.next += 1;
+        self.nodes.insert(ino, Node::new(kind));
+        self.folder(parent)?.insert(name.into(), ino);
+        self.attr(ino)
+    }
+
+    fn remove(&mut self, parent: u64, name: &OsStr, folder: bool) -> Result<(), Errno> {
+        let ino = self.find(parent, name)?;
+        match (&self.node(ino)?.kind, folder) {
+            (Kind::Folder(entries), true) if !entries.is_empty() => return Err(Errno::ENOTEMPTY),
+            (Kind::Folder(_), false) => return Err(Errno::EISDIR),
+            (Kind::File(_), true) => return Err(Errno::ENOTDIR),
+            _ => {}
+        }
+        // The node stays: somebody may have it open, and nobody counts.
+        self.folder(parent)?.remove(name);
+        Ok(())
+    }
+}
+
+/// Answers with what `act` gives.
+macro_rules! answer {
+    ($reply:ident, $self:ident, $tree:ident => $act:expr, $value:pat => $good:expr) => {{
+        let mut guard = $self.0.lock();
+        let $tree = &mut *guard;
+        let outcome: Result<_, Errno> = (|| $act)();
+        match outcome {
+            Ok($value) => $good,
+            Err(errno) => $reply.error(errno),
+        }
+    }};
+}
+
+impl Filesystem for Memory {
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        answer!(reply, self, tree => { let ino = tree.find(parent.0, name)?; tree.attr(ino) },
+            attr => reply.entry(&TTL, &attr, Generation(0)));
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        answer!(reply, self, tree => tree.attr(ino.0), attr => reply.attr(&TTL, &attr));
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        answer!(reply, self, tree => {
+            if let Some(mode) = mode {
+                tree.node(ino.0)?.perm = (mode & 0o7777) as u16;
+            }
+            if let Some(size) = size {
+                tree.file(ino.0)?.resize(size as usize, 0);
+            }
+            match mtime {
+                Some(TimeOrNow::SpecificTime(time)) => tree.node(ino.0)?.modified = time,
+                Some(TimeOrNow::Now) => tree.node(ino.0)?.modified = now(),
+                None => {}
+            }
+            tree.attr(ino.0)
+        }, attr => reply.attr(&TTL, &attr));
+    }
+
+    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        answer!(reply, self, tree => tree.add(parent.0, name, Kind::Folder(BTreeMap::new())),
+            attr => reply.entry(&TTL, &attr, Generation(0)));
+    }
+
+    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        answer!(reply, self, tree => tree.add(parent.0, name, Kind::File(Vec::new())),
+            attr => reply.created(&TTL, &attr, Generation(0), FileHandle(0), FopenFlags::empty()));
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer!(reply, self, tree => tree.remove(parent.0, name, false), () => reply.ok());
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer!(reply, self, tree => tree.remove(parent.0, name, true), () => reply.ok());
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if !flags.is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        answer!(reply, self, tree => {
+            let ino = tree.find(parent.0, name)?;
+            tree.folder(newparent.0)?.insert(newname.into(), ino);
+            tree.folder(parent.0)?.remove(name);
+            Ok(())
+        }, () => reply.ok());
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::empty());
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        answer!(reply, self, tree => {
+            let bytes = tree.file(ino.0)?;
+            let from = bytes.len().min(offset as usize);
+            Ok(bytes[from..bytes.len().min(from + size as usize)].to_vec())
+        }, bytes => reply.data(&bytes));
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        answer!(reply, self, tree => {
+            let (from, to) = (offset as usize, offset as usize + data.len());
+            let bytes = tree.file(ino.0)?;
+            bytes.resize(bytes.len().max(to), 0);
+            bytes[from..to].copy_from_slice(data);
+            tree.node(ino.0)?.modified = now();
+            Ok(data.len() as u32)
+        }, len => reply.written(len));
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let mut tree = self.0.lock();
+        let entries: Vec<(OsString, u64)> = match tree.folder(ino.0) {
+            Ok(entries) => entries.iter().map(|(name, ino)| (name.clone(), *ino)).collect(),
+            Err(errno) => return reply.error(errno),
+        };
+        for (n, (name, ino)) in entries.into_iter().enumerate().skip(offset as usize) {
+            let kind = tree.attr(ino).map_or(FileType::RegularFile, |attr| attr.kind);
+            if reply.add(INodeNo(ino), n as u64 + 1, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+}

@@ -1,0 +1,54 @@
+//! Small real filesystems on loop devices; root is needed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// A mounted ext4 filesystem in a file; dropped, it is unmounted and removed.
+#[derive(Debug)]
+pub struct Volume {
+    folder: TempDir,
+}
+
+impl Volume {
+    /// An ext4 filesystem of `mib` MiB (at least 2), without a reserve for root.
+    pub fn ext4(mib: u64) -> Self {
+        let folder = tempfile::Builder::new().prefix("wherry-volume-").tempdir().expect("a temporary folder");
+        let image = folder.path().join("image");
+        std::fs::File::create(&image).and_then(|f| f.set_len(mib << 20)).expect("the image is made");
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", "-O", "^has_journal", &image.display().to_string()]);
+        let volume = Self { folder };
+        std::fs::create_dir(volume.path()).expect("the mount point is made");
+        run("mount", &["-o", "loop", &image.display().to_string(), &volume.path().display().to_string()]);
+        volume
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+
+    /// Mounts it again with these options, such as `ro`.
+    pub fn remount(&self, options: &str) {
+        run("mount", &["-o", &format!("remount,{options}"), &self.path().display().to_string()]);
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let unmount = |lazy: &[&str], path: &Path| {
+            Command::new("umount").args(lazy).arg(path).stderr(std::process::Stdio::null()).status()
+        };
+        // Lazily if a failed test still holds it.
+        if !unmount(&[], &self.path()).is_ok_and(|status| status.success()) {
+            let _ = unmount(&["-l"], &self.path());
+        }
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("{program} can not be run: {error}; run scripts/test"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {text} (root and loop devices are needed)");
+}

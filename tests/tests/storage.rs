@@ -1,0 +1,63 @@
+//! Storage over real things: folders on real filesystems, a real S3 server, and that server behind a proxy that breaks
+//! requests. Needs root, /dev/fuse and `WHERRY_TEST_SEAWEED`, which `scripts/test` provides.
+
+#[path = "storage/faults.rs"]
+mod faults;
+#[path = "storage/filesystems.rs"]
+mod filesystems;
+#[path = "storage/races.rs"]
+mod races;
+
+use std::sync::{Arc, OnceLock};
+use wherry_repo::storage::conformance::{self, Options, Report};
+use wherry_repo::storage::{Local, Memory, Storage};
+use wherry_repo::{Key, Result};
+use wherry_tests::seaweed::Seaweed;
+
+type Open<'a> = &'a dyn Fn() -> Result<Arc<dyn Storage>>;
+
+/// One server for all tests of this file; each uses a bucket of its own. It ends with this process.
+fn server() -> &'static Seaweed {
+    static SERVER: OnceLock<Seaweed> = OnceLock::new();
+    SERVER.get_or_init(Seaweed::start)
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+fn failed(report: &Report) -> Vec<String> {
+    report.failed().map(|check| format!("{}: {}", check.name, check.failed.as_deref().unwrap_or_default())).collect()
+}
+
+/// The whole suite, and nothing is left behind.
+fn conforms(open: Open<'_>, options: &Options) {
+    let report = conformance::run(open, options).unwrap();
+    assert_eq!(failed(&report), Vec::<String>::new());
+    assert!(report.many_writers());
+    let mut left = 0;
+    open().unwrap().list("", &mut |_| Ok(left += 1)).unwrap();
+    assert_eq!(left, 0, "objects left behind");
+}
+
+#[test]
+fn conformance_memory() {
+    let memory: Arc<dyn Storage> = Arc::new(Memory::default());
+    conforms(&|| Ok(Arc::clone(&memory)), &Options::FULL);
+}
+
+#[test]
+fn conformance_local() {
+    let folder = tempfile::tempdir().unwrap();
+    conforms(&|| Ok(Arc::new(Local::new(folder.path(), false))), &Options::FULL);
+}
+
+#[test]
+fn conformance_s3() {
+    // Losers upload, too: 16 x 32 MiB a round.
+    let options = Options { large_rounds: 3, ..Options::FULL };
+    let server = server();
+    conforms(&|| Ok(server.open("conformance/a/b")), &options);
+    // A bucket's root, and the sizes of a probe.
+    conforms(&|| Ok(server.open("conformance-root")), &Options::SHORT);
+}
