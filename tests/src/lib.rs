@@ -4,6 +4,7 @@
 pub mod binary;
 pub mod faulty_s3;
 pub mod nolinks;
+pub mod protocol;
 pub mod seaweed;
 pub mod small;
 pub mod volumes;

@@ -1,0 +1,291 @@
+//! The protocol of `repo/docs/concurrency.md` loses nothing, each of its safety steps is needed, and the hard cases were
+//! all looked at. `cargo test -p wherry-tests --release --test protocol -- --nocapture` prints what was looked at;
+//! `cargo run -p wherry-tests --release --example protocol` looks at more.
+
+use stateright::{Checker, HasDiscoveries, Model};
+use std::collections::BTreeSet;
+use wherry_tests::protocol::state::NONE;
+use wherry_tests::protocol::walk::walk;
+use wherry_tests::protocol::{Action, Bounds, CASES, Found, Protocol, Rules, Second, TWICE, create, search};
+
+const ONE: Bounds = Bounds::SMALL;
+const LATE: Bounds =
+    Bounds { writers: 2, collectors: 2, generations: 3, copies: 1, give_up: true, second: Second::Shares, ..ONE };
+const TWO: Bounds = Bounds { writers: 2, adopt: true, ..ONE };
+const PAGE: &str = include_str!("../../repo/docs/concurrency.md");
+
+fn look(name: &str, protocol: Protocol, max: usize) -> Found {
+    let found = search(&protocol, max);
+    let verdict = match &found.broken {
+        Some((what, history)) => format!("broken in {} steps: {what}", history.len()),
+        None if found.complete => "holds, complete".into(),
+        None => "holds, bounded".into(),
+    };
+    println!("{name:45} {verdict}; {} states, depth {}", found.states, found.depth);
+    found
+}
+
+fn without(names: &[&str], bounds: Bounds, prefix: Vec<Action>) -> Found {
+    let protocol = Protocol { rules: Rules::without(names), bounds, prefix };
+    look(&format!("without {}", names.join(" and ")), protocol, usize::MAX)
+}
+
+/// Looks at all of a world of the protocol itself; all the cases named must come up.
+fn holds(name: &str, bounds: Bounds, cases: &[&str]) {
+    check(name, bounds, vec![], usize::MAX, true, cases);
+}
+
+fn check(name: &str, bounds: Bounds, prefix: Vec<Action>, max: usize, complete: bool, cases: &[&str]) {
+    let found = look(name, Protocol { rules: Rules::PROTOCOL, bounds, prefix }, max);
+    if let Some((what, history)) = found.broken {
+        panic!("{name}: {what} is broken by {history:#?}");
+    }
+    assert_eq!(found.complete, complete, "{name}: {} states", found.states);
+    for case in cases {
+        assert!(CASES.iter().any(|(known, _)| known == case), "no case is called {case}");
+        assert!(found.reached.contains(case), "{name}: {case:?} was not reached, only {:?}", found.reached);
+    }
+}
+
+#[test]
+fn one_writer_with_repack_undo_readers_and_crashes() {
+    let bounds = Bounds { generations: 2, copies: 1, asks: 2, undo: true, crash_events: true, ..ONE };
+    let mut cases = vec!["condemned", "rescued", "swept", "relocated", "record removed", "fence won", "commit won"];
+    cases.extend(["undo won", "final won", "asked again", "parent refused", "raise with replacement", "taken over"]);
+    cases.extend(CASES.iter().map(|(name, _)| *name).filter(|name| name.starts_with("crash before")));
+    holds("1 writer, 1 collector, 2 generations", bounds, &cases);
+}
+
+#[test]
+fn one_writer_and_a_reader() {
+    let bounds = Bounds { generations: 2, copies: 1, undo: true, reader: true, ..ONE };
+    let cases = ["relocated", "rescued", "reader refused", "reader pinned", "undo won", "final won", "parent refused"];
+    holds("1 writer, 1 collector, 2 generations, reader", bounds, &cases);
+}
+
+#[test]
+fn one_writer_beside_a_volume_that_shares_a_pack() {
+    let bounds = Bounds { generations: 2, copies: 2, second: Second::Shares, ..ONE };
+    holds("1 writer, 2 snapshots in one pack", bounds, &["relocated", "rescued", "parent refused"]);
+}
+
+#[test]
+fn one_writer_with_two_chunks_and_the_last_copy() {
+    let bounds = Bounds { generations: 3, copies: 2, slots: 2, last_copy: true, ..ONE };
+    holds("1 writer, 1 collector, 3 generations, 2 chunks", bounds, &["relocated", "rescued"]);
+}
+
+#[test]
+fn one_writer_and_two_collectors() {
+    let bounds = Bounds { collectors: 2, generations: 2, copies: 1, ..ONE };
+    let cases = ["taken over", "taken over alive", "overtaken", "sealed before", "relocated", "raise with replacement"];
+    holds("1 writer, 2 collectors, 2 generations", bounds, &cases);
+}
+
+#[test]
+fn two_collectors_that_repack_and_nobody_writes() {
+    let bounds = Bounds { writers: 0, collectors: 2, generations: 2, copies: 2, second: Second::Shares, ..ONE };
+    holds("2 collectors, 2 generations", bounds, &["relocated", "overtaken", "sealed before"]);
+}
+
+#[test]
+fn two_writers_that_adopt() {
+    let bounds = Bounds { copies: 1, give_up: true, ..TWO };
+    let mut cases = vec!["adopted", "nothing to resume", "fence won", "commit won", "parent refused", "rescued"];
+    cases.extend(["raise with replacement"]);
+    cases.extend(CASES.iter().map(|(name, _)| *name).filter(|name| name.starts_with("adopted ")));
+    cases.retain(|name| *name != "adopted after adoption"); // takes three sessions
+    holds("2 writers, 1 collector, 1 generation", bounds, &cases);
+}
+
+#[test]
+fn two_writers_and_two_generations() {
+    let bounds = Bounds { generations: 2, copies: 1, adopt: false, ..TWO };
+    let cases = ["rescued", "relocated", "raise with replacement", "fence won", "commit won", "parent refused"];
+    holds("2 writers, 1 collector, 2 generations", bounds, &cases);
+}
+
+#[test]
+fn two_writers_and_two_collectors() {
+    let bounds = Bounds { collectors: 2, adopt: false, ..TWO };
+    let cases = ["taken over alive", "overtaken", "sealed before", "rescued", "raise with replacement"];
+    holds("2 writers, 2 collectors, 1 generation", bounds, &cases);
+}
+
+/// Too large to be exhausted: all histories up to some length that begin where it matters. Session 1 has a hit in the
+/// pack of snapshot 0, which has become Final; a list that condemns the pack is out.
+#[test]
+fn two_writers_two_collectors_and_all_the_rest() {
+    use Action::*;
+    let bounds = Bounds { collectors: 2, generations: 2, copies: 1, undo: true, reader: true, ..TWO };
+    let writer = [OpenSession { s: 1, parent: NONE, adopts: NONE }, ListGenerations(1), PutSeen(1), UseHit(1, 0, 0)];
+    let collector = [ListPacks(0), ListForgets(1), ListSessions(1), ListSnapshots(1), Publish(1)];
+    let prefix = [&writer[..], &[AskForget(0), Settle(0)], &collector].concat();
+    let cases = ["raise with replacement", "taken over alive", "sealed before", "adopted while active", "fence won"];
+    check("2 writers, 2 collectors, 2 generations", bounds, prefix, 5_000_000, false, &cases);
+}
+
+/// Deep histories in a world that holds everything at once.
+#[test]
+fn walks_through_the_largest_world() {
+    let bounds = Bounds {
+        writers: 3,
+        collectors: 2,
+        generations: 3,
+        copies: 3,
+        slots: 2,
+        asks: 2,
+        undo: true,
+        adopt: true,
+        give_up: true,
+        reader: true,
+        second: Second::None,
+        last_copy: false,
+        crash_events: true,
+    };
+    let protocol = Protocol { rules: Rules::PROTOCOL, bounds, prefix: vec![] };
+    let walked = walk(&protocol, 1, 30_000_000, true);
+    println!("3 writers, 2 collectors, 3 generations: walks of {} steps, depth {}", walked.steps, walked.depth);
+    assert_eq!(walked.lost, None);
+    let missing: Vec<_> = CASES.iter().filter(|(_, event)| !walked.events.contains_key(event)).collect();
+    assert!(missing.is_empty(), "{missing:?} were not reached");
+}
+
+/// Steps that are left out, a world that shows why they are needed, and the length of the shortest history in it that
+/// breaks something.
+struct Mutant {
+    without: &'static [&'static str],
+    bounds: Bounds,
+    prefix: Vec<Action>,
+    steps: usize,
+}
+
+/// A collector waits for generation 1 to be heard of, while the other has sealed it: pack 1 was rescued for snapshot 2.
+/// Generation 2 has copied and swept pack 0. Then snapshot 2 becomes Final.
+fn late_seal() -> Vec<Action> {
+    use Action::*;
+    let open = |s| [OpenSession { s, parent: NONE, adopts: NONE }, ListGenerations(s), PutSeen(s)];
+    let lists = |j| [ListForgets(j), ListSessions(j), ListSnapshots(j)];
+    let sessions = [&open(1)[..], &[UploadPack(1, 0)], &open(2), &[UseHit(2, 0, 1), GiveUp(1)]].concat();
+    let first = [&[ListPacks(0)], &lists(1)[..], &[Publish(1), TakeOver(0), Commit(2), Wait(1)]].concat();
+    let sealed = [&lists(1)[..], &[Seal(1), AskForget(0), Settle(0)]].concat();
+    let second = [&[ListPacks(0)], &lists(0)[..], &[CopyPack(0, 0), Publish(0), Wait(1)]].concat();
+    let swept = [&lists(1)[..], &[Seal(1), Sweep(0), AskForget(2), Settle(2)]].concat();
+    [sessions, first, sealed, second, swept].concat()
+}
+
+fn mutants() -> Vec<Mutant> {
+    let two_generations = Bounds { generations: 2, copies: 1, ..ONE };
+    let with_reader = Bounds { reader: true, ..ONE };
+    let no_writer = Bounds { writers: 0, collectors: 2, generations: 2, copies: 2, second: Second::Shares, ..ONE };
+    let mutant = |without, bounds, steps| Mutant { without, bounds, prefix: vec![], steps };
+    vec![
+        mutant(&["generations_after_open"], ONE, 18),
+        mutant(&["parent_checked_after_open"], ONE, 18),
+        mutant(&["refused_parent_ends_session"], Bounds { second: Second::Apart, ..ONE }, 22),
+        mutant(&["all_lists_bar"], two_generations, 23),
+        mutant(&["bars_before_seen"], ONE, 20),
+        mutant(&["hits_are_barred"], ONE, 18),
+        mutant(&["commit_after_packs"], ONE, 18),
+        mutant(&["rows_after_packs"], TWO, 19),
+        mutant(&["nodes_of_parent_only"], ONE, 20),
+        mutant(&["raise_replaces"], ONE, 20),
+        mutant(&["commit_creates"], ONE, 19),
+        mutant(&["adoption_fences"], TWO, 7),
+        mutant(&["adoption_takes_packs_only"], TWO, 24),
+        mutant(&["settled_once"], Bounds { undo: true, ..ONE }, 14),
+        mutant(&["packs_before_sessions", "unknown_sessions_keep_packs"], ONE, 21),
+        mutant(&["forgets_before_sessions"], two_generations, 34),
+        mutant(&["swept_is_absent"], two_generations, 30),
+        mutant(&["parents_are_roots"], two_generations, 34),
+        mutant(&["readers_are_roots"], with_reader, 15),
+        mutant(&["stale_hints_by_id"], two_generations, 30),
+        mutant(&["open_sessions_keep_packs"], ONE, 21),
+        mutant(&["publish_after_copies"], Bounds { copies: 1, ..ONE }, 19),
+        mutant(&["one_chain"], no_writer, 25),
+        mutant(&["silent_are_fenced"], ONE, 18),
+        mutant(&["unseen_are_waited_for"], ONE, 18),
+        mutant(&["fence_creates"], ONE, 13),
+        mutant(&["second_mark"], ONE, 15),
+        mutant(&["second_mark_parents"], TWO, 26),
+        Mutant { without: &["sealed_once"], bounds: LATE, prefix: late_seal(), steps: 54 },
+        mutant(&["parents_keep_records"], two_generations, 34),
+        mutant(&["fences_stay"], ONE, 20),
+        mutant(&["reader_checks"], with_reader, 15),
+    ]
+}
+
+/// Steps that are kept although the model does without each of them; the page says why.
+const SECOND_LINES: &[&str] = &[
+    "asked_parent_is_refused",
+    "raise_reads_all_lists",
+    "packs_before_sessions",
+    "unknown_sessions_keep_packs",
+    "adopted_sessions_keep_packs",
+    "last_copy_is_rescued",
+];
+
+#[test]
+fn each_step_is_needed() {
+    for Mutant { without: names, bounds, prefix, steps } in mutants() {
+        let before = prefix.len();
+        let found = without(names, bounds, prefix);
+        let Some((what, history)) = found.broken else { panic!("nothing is broken without {names:?}") };
+        assert_eq!(before + history.len(), steps, "without {names:?}: {what}");
+        assert_eq!(what == TWICE, names == ["adoption_fences"], "without {names:?}: {what}");
+    }
+}
+
+#[test]
+fn second_lines_are_second_lines() {
+    for name in SECOND_LINES {
+        let bounds = Bounds { generations: 2, copies: 1, ..ONE };
+        let one = without(&[name], bounds, vec![]);
+        assert!(one.complete, "without {name}: {:?}", one.broken);
+        let two = without(&[name], TWO, vec![]);
+        assert!(two.complete, "without {name}: {:?}", two.broken);
+    }
+}
+
+#[test]
+fn every_step_is_tried_and_the_page_tells_the_outcome() {
+    let mutants = mutants();
+    let alone: BTreeSet<_> = mutants.iter().filter(|m| m.without.len() == 1).map(|m| m.without[0]).collect();
+    for name in Rules::NAMES {
+        assert_ne!(alone.contains(name), SECOND_LINES.contains(name), "{name} is in one of the two tables");
+    }
+    for name in SECOND_LINES {
+        assert!(PAGE.contains(&format!("| `{name}` | none |")), "the page does not say that {name} is a second line");
+    }
+    for Mutant { without: names, steps, .. } in mutants {
+        let row = format!("| `{}` | {steps} |", names.join("` + `"));
+        assert!(PAGE.contains(&row), "the page lacks {row:?}");
+    }
+}
+
+#[test]
+fn a_late_seal_changes_nothing() {
+    check("2 collectors, 3 generations, a late seal", LATE, late_seal(), usize::MAX, true, &["sealed before"]);
+}
+
+#[test]
+fn create_if_absent_tells_the_truth() {
+    let right = create::Rules::PROTOCOL;
+    let checker = right.checker().threads(1).spawn_bfs().join();
+    println!("create-if-absent: {} states, depth {}", checker.unique_state_count(), checker.max_depth());
+    assert_eq!(checker.discovery(create::TRUE).map(stateright::Path::into_actions), None);
+    checker.assert_properties();
+    let wrong = [
+        ("conflict_is_compared", create::Rules { conflict_is_compared: false, ..right }),
+        ("unclear_is_read", create::Rules { unclear_is_read: false, ..right }),
+        ("absent_decides_nothing", create::Rules { absent_decides_nothing: false, ..right }),
+        ("same_bytes_again", create::Rules { same_bytes_again: false, ..right }),
+        ("giving_up_fences", create::Rules { giving_up_fences: false, ..right }),
+    ];
+    for (name, rules) in wrong {
+        let checker = rules.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        let history = checker.discovery(create::TRUE).unwrap_or_else(|| panic!("nothing is broken without {name}"));
+        println!("create-if-absent without {name}: broken in {} steps", history.into_actions().len());
+        assert!(PAGE.contains(&format!("`{name}`")), "the page does not tell of {name}");
+    }
+}
