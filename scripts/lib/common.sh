@@ -14,13 +14,22 @@ headline() { printf '\n== %s\n' "$*"; }
 say() { printf '   %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
+# strictly COMMAND...: runs it with `set -e` in force, which it is not behind `if`, `&&` or `||`; $status is how it ended.
+# It is waited for, not run in front: only so does a signal end the script at once.
+strictly() {
+  set +e
+  (set -e && "$@") &
+  wait $!
+  status=$?
+  set -e
+}
+
 # Prints the comment block at the head of the script, without its first line and the leading "# ".
 usage() { sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p}}' "$script"; }
 
 # run_dir_make NAME: a directory of its own for this run, taken away with all that belongs to it when the script ends.
 # What a run starts carries WHERRY_RUN_DIR in its environment, and what it attaches or mounts lies beneath it: that is
-# how leftovers are found. Long steps are started with `&` and waited for: only then does a signal end the script at once
-# (`set -m`, or they would ignore SIGINT, and so would what they test).
+# how leftovers are found. (`set -m`: what is started with `&` would ignore SIGINT otherwise, and so would what it tests.)
 run_dir_make() {
   run_dir=$(mktemp -d "${WHERRY_SCRATCH:-${TMPDIR:-/var/tmp}}/wherry-$1.XXXXXX")
   export WHERRY_RUN_DIR=$run_dir

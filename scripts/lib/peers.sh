@@ -15,7 +15,8 @@ setup_peer() {
   [ "$(cat "$peers/$name.version" 2>/dev/null)" = "$version" ] && return 0
   say "building $name $version into $peers (once)"
   mkdir -p "$peers/bin"
-  "build_$name" "$version" >"$peers/$name.log" 2>&1 || die "$name $version could not be built: see $peers/$name.log"
+  strictly "build_$name" "$version" >"$peers/$name.log" 2>&1
+  [ "$status" = 0 ] || die "$name $version could not be built: see $peers/$name.log"
   echo "$version" >"$peers/$name.version"
 }
 
@@ -26,14 +27,13 @@ build_kopia() { build_go github.com/kopia/kopia "$1" github.com/kopia/kopia kopi
 build_go() {
   local module=$1 version=$2 package=$3 name=$4 dir
   shift 4
-  command -v go >/dev/null || { echo "go is missing: install Go 1.24 or newer" && return 1; }
+  command -v go >/dev/null || die "go is missing: install Go 1.24 or newer"
   dir=$(mktemp -d "$peers/build.XXXXXX")
-  (
-    cd "$dir"
-    go mod init bench.local
-    go get "$module@$version"
-    nice go build -p 1 -trimpath -mod=mod "$@" -o "$peers/bin/$name" "$package"
-  ) && rm -rf "$dir"
+  cd "$dir"
+  go mod init bench.local
+  go get "$module@$version"
+  nice go build -p 1 -trimpath -mod=mod "$@" -o "$peers/bin/$name" "$package"
+  rm -rf "$dir"
 }
 
 build_borg() {

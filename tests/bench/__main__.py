@@ -83,7 +83,7 @@ class Bench:
 
     def restore(self, tool, results, more):
         target = os.path.join(self.scratch, "restored/disk.img")
-        os.makedirs(os.path.dirname(target))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
         ours = isinstance(tool, Wherry)
         row = tool.restore_file(target)
         self.compare(tool, target)
@@ -101,7 +101,6 @@ class Bench:
             with Device(backing, self.size) as device:
                 more["floor"] = fio.restore_floor(self.scratch, tool.stored(), device, self.data)
         self.note(results, tool.name, "restore device", row, **more)
-        os.removedirs(os.path.dirname(target)) if not os.listdir(os.path.dirname(target)) else None
 
     def compare(self, tool, path):
         if measure.sha256(path, self.size) != self.sums[0]:
