@@ -16,6 +16,8 @@ mod maps;
 mod objects;
 mod packs;
 mod report;
+#[cfg(test)]
+mod tests;
 
 pub use report::{CheckReport, Damage, DamageKind, Hit, NotRead, NotReadReason};
 

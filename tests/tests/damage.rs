@@ -583,3 +583,38 @@ fn a_run_that_was_broken_off_leaves_packs_that_are_no_damage() {
     let stop = |_, _, _| Err(Error::new(ErrorKind::Cancelled, "enough"));
     assert_eq!(fixture.repository.check(&CheckOptions::default(), &stop).unwrap_err().kind(), ErrorKind::Cancelled);
 }
+
+/// The advice for what is gone or damaged: the next backup, by a process that believes the index, is whole.
+#[test]
+fn the_next_backup_stores_anew_what_is_missing() {
+    for prefix in [keys::PACKS, keys::META] {
+        let mut fixture = Fixture::new();
+        let alpha = fixture.snapshots[2].clone();
+        let mine = |key: &Key| keys::parse_pack(key).is_some_and(|id| id.session == fixture.snapshots[0].0.id);
+        let key = fixture.key(prefix, mine);
+        fs::remove_file(fixture.path(&key)).unwrap();
+        let index = index();
+        index.synchronise(&fixture.repository, true).unwrap();
+        fixture.backup("alpha", &index, &alpha.1);
+        let (healed, disk) = &fixture.snapshots[6];
+        assert_eq!(unreadable(&fixture.open().unwrap(), healed, disk), []);
+        let damage = fixture.assert_one(&fixture.check(true), &key);
+        assert!(damage.hits.iter().all(|hit| hit.snapshot != healed.id));
+    }
+}
+
+#[test]
+fn the_next_backup_does_not_build_on_a_damaged_node() {
+    let mut fixture = Fixture::new();
+    let alpha = fixture.snapshots[2].clone();
+    let mine = |key: &Key| keys::parse_pack(key).is_some_and(|id| id.session == alpha.0.id);
+    let key = fixture.key(keys::META, mine);
+    let path = fixture.path(&key);
+    let mut bytes = fs::read(&path).unwrap();
+    flip(80)(&mut bytes);
+    fs::write(&path, bytes).unwrap();
+    fixture.backup("alpha", &index(), &alpha.1);
+    let (healed, disk) = &fixture.snapshots[6];
+    assert_eq!(unreadable(&fixture.open().unwrap(), healed, disk), []);
+    fixture.assert_one(&fixture.check(true), &key);
+}

@@ -1,5 +1,6 @@
 //! What a check found.
 
+use crate::Timestamp;
 use crate::id::{PackKind, SnapshotId, VolumeId};
 use crate::storage::{Key, keys};
 use parking_lot::Mutex;
@@ -77,6 +78,44 @@ pub struct Damage {
     pub hits: Vec<Hit>,
 }
 
+impl Damage {
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self.kind {
+            DamageKind::Pack | DamageKind::Map | DamageKind::Snapshot if self.hits.is_empty() => {
+                "nothing is lost: all that the snapshots need of it was read and is intact"
+            }
+            DamageKind::Pack if self.missing => {
+                "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
+                 each volume stores anew what is missing"
+            }
+            DamageKind::Pack => {
+                "restore another snapshot, or bring the object back from a copy of the repository; else move the object \
+                 out of the repository, so that the next backup of each volume stores anew what it held"
+            }
+            DamageKind::Map => {
+                "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
+                 each volume writes its map anew"
+            }
+            DamageKind::Snapshot => {
+                "restore another snapshot of the volume, or bring the object back from a copy of the repository; the \
+                 next backup does not build on it"
+            }
+            DamageKind::Config => "nothing is lost: a newer configuration counts",
+            DamageKind::KeySlot => {
+                "nothing is lost as long as another way in is intact: make one with `wherry key add` and remove this \
+                 one with `wherry key remove`"
+            }
+            DamageKind::Session => "nothing is lost: at most, a run that was broken off sends again what it had stored",
+            DamageKind::Index => "nothing is lost: backups read the packs' own indexes in its place",
+            DamageKind::Forget => "nothing is lost: the snapshot is kept",
+            DamageKind::Generation => {
+                "nothing is lost, but backups refuse to work: bring the object back from a copy of the repository"
+            }
+        }
+    }
+}
+
 /// What a damaged object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DamageKind {
@@ -126,6 +165,8 @@ pub struct Hit {
     pub volume: VolumeId,
     /// The volume's name; unknown when no other record of the volume tells it.
     pub name: Option<String>,
+    /// The snapshot's time; unknown when its record cannot be read.
+    pub time: Option<Timestamp>,
     /// True when nothing of the snapshot can be read.
     pub whole: bool,
     /// Bytes of the volume that cannot be read; 0 when its size is not known.
