@@ -2,6 +2,7 @@
 
 mod backup;
 mod cat;
+mod check;
 mod completions;
 mod config;
 mod forget;
@@ -26,6 +27,7 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Backup(args) => backup::run(context, args),
         Command::Restore(args) => restore::run(context, args),
         Command::Cat(args) => cat::run(context, args),
+        Command::Check(args) => check::run(context, args),
         Command::Snapshots(args) => snapshots::run(context, args),
         Command::Show(args) => show::run(context, args),
         Command::Stats(args) => stats::run(context, args),
@@ -36,8 +38,6 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Config(ConfigCommand::Check) => config::check(context),
         Command::Completions(args) => completions::run(context, args),
         Command::Man(args) => man::run(context, args),
-        Command::Mount(_) | Command::Check(_) => {
-            Err(wherry_repo::Error::invalid("this command is not in this version").into())
-        }
+        Command::Mount(_) => Err(wherry_repo::Error::invalid("this command is not in this version").into()),
     }
 }

@@ -90,6 +90,11 @@ impl Error {
         self.object.as_deref()
     }
 
+    /// The text alone.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Damage in the bytes of an object.
     pub fn corrupt(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Corrupt, message)

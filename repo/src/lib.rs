@@ -8,6 +8,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("wherry has not been tried on big-endian machines: golden repositories must pass there first");
 
+mod check;
 pub mod clock;
 mod codec;
 mod crypto;
@@ -27,6 +28,9 @@ mod session;
 pub mod storage;
 mod writer;
 
+pub use check::{
+    CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, NotRead, NotReadReason, ReadData, Watch,
+};
 pub use clock::{Clock, Rng, System, Timestamp};
 pub use codec::Compression;
 pub use error::{Error, ErrorKind, Result};

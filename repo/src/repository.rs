@@ -342,7 +342,8 @@ impl Repository {
     }
 }
 
-fn config_mac(keys: &Keys, key: &Key, config: &Config) -> Result<String> {
+/// What the `mac` field of a configuration must be.
+pub(crate) fn config_mac(keys: &Keys, key: &Key, config: &Config) -> Result<String> {
     let bare = Config { mac: "0".repeat(64), crc: "0".repeat(8), ..config.clone() };
     let line = serde_json::to_vec(&bare).map_err(|e| Error::internal("JSON was not written").with_source(e))?;
     Ok(keys.config_mac(key, &line))

@@ -6,6 +6,8 @@ pub mod node;
 pub mod pack;
 pub mod records;
 pub mod segment;
+#[cfg(test)]
+mod tests;
 
 use crate::{Error, Result};
 

@@ -167,6 +167,10 @@ impl Storage for Local {
         self.path.display().to_string()
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn get(&self, key: &Key) -> Result<Bytes> {
         let (file, stat) = self.open(key).map_err(|e| self.failed("read", key, e))?;
         self.read(key, &file, 0..size(&stat))

@@ -57,6 +57,11 @@ pub trait Storage: Send + Sync + Debug {
     /// How a user names this place; without secrets.
     fn location(&self) -> String;
 
+    /// True when it is a disk of this machine or looks like one: a read that fails there will not succeed in a minute.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// The whole object.
     fn get(&self, key: &Key) -> Result<Bytes>;
 

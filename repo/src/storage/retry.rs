@@ -169,6 +169,10 @@ impl Storage for Retrying {
         self.inner.location()
     }
 
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
+
     fn get(&self, key: &Key) -> Result<Bytes> {
         self.run("get", key, || self.inner.get(key))
     }

@@ -1,0 +1,257 @@
+//! `wherry check`
+
+use crate::cli::CheckArgs;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output::{self, local_time, shown, size, utc_time};
+use crate::progress::Progress;
+use crate::select::SnapSpec;
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::time::Instant;
+use wherry_repo::{CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, NotReadReason, ReadData};
+
+/// Ranges of one snapshot that text shows; JSON shows those that the report has.
+const SHOWN_RANGES: usize = 5;
+
+/// The result as `--json` shows it; sizes are in bytes.
+#[derive(Serialize)]
+struct View {
+    clean: bool,
+    snapshots: u64,
+    records: u64,
+    packs: u64,
+    nodes: u64,
+    chunks: u64,
+    /// What these chunks take in the storage.
+    data: u64,
+    read: u64,
+    not_read: Vec<NotReadView>,
+    unused: Unused,
+    damages: Vec<DamageView>,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct NotReadView {
+    reason: &'static str,
+    packs: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Unused {
+    packs: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct DamageView {
+    object: String,
+    kind: &'static str,
+    missing: bool,
+    what: String,
+    advice: &'static str,
+    hits: Vec<HitView>,
+}
+
+#[derive(Serialize)]
+struct HitView {
+    snapshot: String,
+    volume: Option<String>,
+    volume_id: String,
+    time: Option<String>,
+    whole: bool,
+    bytes: u64,
+    ranges: Vec<RangeView>,
+    /// Ranges that are not in the list.
+    more: u64,
+}
+
+#[derive(Serialize)]
+struct RangeView {
+    offset: u64,
+    length: u64,
+}
+
+/// Checks the repository, or what some snapshots need of it.
+pub(crate) fn run(context: &Context, args: CheckArgs) -> anyhow::Result<Exit> {
+    let start = Instant::now();
+    let CheckArgs { snaps, read_data, sample, max_age } = args;
+    let repository = context.open_repository()?;
+    let id = |spec: &SnapSpec| match spec {
+        // As it is: the record may be what is damaged.
+        SnapSpec::Id(id) => Ok(*id),
+        spec => context.snapshot(&repository, spec).map(|snapshot| snapshot.id),
+    };
+    let read_data = read_data
+        .then(|| ReadData { share: sample.map_or(1.0, |share| share.0 / 100.0), max_age: max_age.map(|age| age.0) });
+    let budget = context.budget;
+    let options = CheckOptions {
+        snapshots: snaps.iter().map(id).collect::<wherry_repo::Result<_>>()?,
+        read_data,
+        threads: (budget.chunk_cache >> 23).clamp(2, if context.is_remote() { 32 } else { 2 * budget.workers as u64 })
+            as usize,
+        memory: budget.index,
+    };
+    let progress: Mutex<Option<Progress>> = Mutex::default();
+    let _armed = context.cancel.arm("nothing was changed; run it again");
+    let report = repository.check(&options, &|step, done, total| {
+        if step == CheckStep::Data {
+            let mut progress = progress.lock();
+            let progress = progress.get_or_insert_with(|| context.progress("check", Some(total)));
+            progress.add(done.saturating_sub(progress.done()));
+        } else {
+            tracing::debug!(?step, done, total, "checking");
+        }
+        context.cancel.check()
+    })?;
+    drop(progress);
+    let view = View::new(&report, start.elapsed().as_secs_f64());
+    context.output.result(&view, || text(&report))?;
+    Ok(if report.is_clean() { Exit::Done } else { Exit::Damage })
+}
+
+impl View {
+    fn new(report: &CheckReport, seconds: f64) -> Self {
+        let not_read = report.not_read.iter().map(|left| NotReadView {
+            reason: match left.reason {
+                NotReadReason::NotAsked => "not-asked",
+                NotReadReason::Older => "older",
+                NotReadReason::Sample => "sample",
+            },
+            packs: left.packs,
+            bytes: left.bytes,
+        });
+        Self {
+            clean: report.is_clean(),
+            snapshots: report.snapshots,
+            records: report.records,
+            packs: report.packs,
+            nodes: report.nodes,
+            chunks: report.chunks,
+            data: report.data_bytes,
+            read: report.read_bytes,
+            not_read: not_read.collect(),
+            unused: Unused { packs: report.unused_packs, bytes: report.unused_bytes },
+            damages: report.damages.iter().map(DamageView::new).collect(),
+            seconds,
+        }
+    }
+}
+
+impl DamageView {
+    fn new(damage: &Damage) -> Self {
+        Self {
+            object: damage.object.to_string(),
+            kind: kind(damage.kind),
+            missing: damage.missing,
+            what: damage.what.clone(),
+            advice: damage.advice(),
+            hits: damage.hits.iter().map(HitView::new).collect(),
+        }
+    }
+}
+
+impl HitView {
+    fn new(hit: &Hit) -> Self {
+        Self {
+            snapshot: hit.snapshot.to_string(),
+            volume: hit.name.clone(),
+            volume_id: hit.volume.to_string(),
+            time: hit.time.map(utc_time),
+            whole: hit.whole,
+            bytes: hit.bytes,
+            ranges: hit.ranges.iter().map(|r| RangeView { offset: r.start, length: r.end - r.start }).collect(),
+            more: hit.more,
+        }
+    }
+}
+
+fn kind(kind: DamageKind) -> &'static str {
+    match kind {
+        DamageKind::Config => "config",
+        DamageKind::KeySlot => "key-slot",
+        DamageKind::Session => "session",
+        DamageKind::Index => "index",
+        DamageKind::Snapshot => "snapshot",
+        DamageKind::Forget => "forget",
+        DamageKind::Generation => "generation",
+        DamageKind::Pack => "pack",
+        DamageKind::Map => "map",
+    }
+}
+
+/// The report for whoever got out of bed: what there is, what is damaged and whom it hits, what was not looked at.
+fn text(report: &CheckReport) -> String {
+    let mut lines = Vec::new();
+    for damage in &report.damages {
+        lines.push(format!("DAMAGED   {}: {}", damage.object, shown(&damage.what)));
+        lines.extend(damage.hits.iter().map(|hit| format!("  hits    {}", describe(hit))));
+        lines.push(format!("  next    {}", damage.advice()));
+    }
+    let counts = [
+        (report.snapshots, "snapshots"),
+        (report.records, "records"),
+        (report.packs, "packs"),
+        (report.nodes, "map nodes"),
+    ];
+    let counts = counts.map(|(n, what)| format!("{n} {what}")).join(", ");
+    lines.push(format!("checked   {counts}; they refer to {} chunks ({})", report.chunks, size(report.data_bytes)));
+    if report.read_bytes > 0 {
+        lines.push(format!("read      {} of chunks", size(report.read_bytes)));
+    }
+    for left in &report.not_read {
+        let why = match left.reason {
+            NotReadReason::NotAsked => {
+                "nobody asked for it: --read-data does, and finds damage in the chunks themselves"
+            }
+            NotReadReason::Older => "older than --max-age",
+            NotReadReason::Sample => "not in this --sample",
+        };
+        lines.push(format!("not read  {} of chunks in {} packs: {why}", size(left.bytes), left.packs));
+    }
+    if report.unused_packs > 0 {
+        lines.push(format!(
+            "unused    {} packs ({}) that no snapshot refers to: of runs under way or broken off, or of forgotten snapshots",
+            report.unused_packs,
+            size(report.unused_bytes)
+        ));
+    }
+    lines.push(summary(report));
+    lines.join("\n")
+}
+
+fn summary(report: &CheckReport) -> String {
+    let objects = match report.damages.len() {
+        0 => return "no damage found".to_owned(),
+        1 => "1 object is damaged".to_owned(),
+        n => format!("{n} objects are damaged"),
+    };
+    let hit: std::collections::BTreeSet<_> =
+        report.damages.iter().flat_map(|d| &d.hits).map(|hit| hit.snapshot).collect();
+    match hit.len() {
+        0 => format!("{objects}; no snapshot that was checked is hit"),
+        1 => format!("{objects}, 1 snapshot is hit"),
+        n => format!("{objects}, {n} snapshots are hit"),
+    }
+}
+
+fn describe(hit: &Hit) -> String {
+    let volume = match &hit.name {
+        Some(name) => shown(name),
+        None => format!("a volume whose name is not known (id {})", hit.volume),
+    };
+    let time = hit.time.map_or_else(String::new, |time| format!(" of {}", local_time(time)));
+    let snapshot = format!("{volume}, snapshot {}{time}", hit.snapshot);
+    if hit.whole {
+        return format!("{snapshot}: nothing of it can be read");
+    }
+    let ranges: Vec<_> =
+        hit.ranges.iter().take(SHOWN_RANGES).map(|r| format!("{} to {}", r.start, r.end - 1)).collect();
+    let more = match hit.ranges.len() as u64 + hit.more - ranges.len() as u64 {
+        0 => String::new(),
+        more => format!(" and {more} more ranges, see --json"),
+    };
+    format!("{snapshot}: {} cannot be read, bytes {}{more}", output::size(hit.bytes), ranges.join(", "))
+}

@@ -1,0 +1,214 @@
+//! Checking: finds damage, and says which snapshots and which of their bytes it hits.
+//!
+//! 1. Records: every clear object and every record opens and decodes.
+//! 2. Packs: each has an intact header, index and trailer.
+//! 3. Maps: every node opens, every slot is what the index of its pack says. What several snapshots share is looked at
+//!    once; one bit per chunk or node says that it was.
+//! 4. Data: on demand, the chunks of the packs that snapshots refer to are opened. Of a pack whose own index cannot be
+//!    used, every chunk that maps refer to is opened in any case: only so can it be said what is lost.
+//! 5. Hits: only when something is damaged, the maps are walked again to see whom it concerns.
+//!
+//! Nothing is read from or written to the local index, and nothing in the repository is changed.
+
+mod data;
+mod hits;
+mod maps;
+mod objects;
+mod packs;
+mod report;
+#[cfg(test)]
+mod tests;
+
+pub use report::{CheckReport, Damage, DamageKind, Hit, NotRead, NotReadReason};
+
+use crate::id::{ShortId, SnapshotId};
+use crate::storage::Storage;
+use crate::{Error, ErrorKind, Repository, Result};
+use report::Findings;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// What is checked, and with what.
+#[derive(Clone, Debug)]
+pub struct CheckOptions {
+    /// Only what these snapshots need; none: everything.
+    pub snapshots: Vec<SnapshotId>,
+    /// Whether chunks are read; without, only what leads to them is.
+    pub read_data: Option<ReadData>,
+    /// Requests to the storage under way at once. Each may need 8 MiB of memory.
+    pub threads: usize,
+    /// Bytes of memory for what the indexes of packs say; with less, some are read again and again.
+    pub memory: u64,
+}
+
+impl Default for CheckOptions {
+    fn default() -> Self {
+        Self { snapshots: Vec::new(), read_data: None, threads: 8, memory: 64 << 20 }
+    }
+}
+
+/// Which packs are read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReadData {
+    /// So many of them, from 0 to 1, chosen anew each time.
+    pub share: f64,
+    /// Only those that were written so long ago or less.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for ReadData {
+    fn default() -> Self {
+        Self { share: 1.0, max_age: None }
+    }
+}
+
+/// What a check is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckStep {
+    /// Records; counted in objects.
+    Records,
+    /// Indexes of packs; counted in packs.
+    Packs,
+    /// Maps; counted in snapshots.
+    Maps,
+    /// Chunks; counted in bytes.
+    Data,
+    /// What the damage hits; counted in snapshots.
+    Hits,
+}
+
+/// How far a check is: a step, what is done of it and its total.
+pub type Watch<'a> = &'a (dyn Fn(CheckStep, u64, u64) -> Result<()> + Sync);
+
+impl Repository {
+    /// Checks the repository. `watch` is called now and then, from any thread; an error it returns ends the check.
+    ///
+    /// Damage is in the report, not an error. Errors: `NoSnapshot` for an unknown id; what the storage says when it
+    /// cannot be reached.
+    pub fn check(&self, options: &CheckOptions, watch: Watch<'_>) -> Result<CheckReport> {
+        let run = Run { repository: self, options, watch, findings: Findings::default() };
+        let objects = objects::examine(&run)?;
+        let packs = packs::Packs::new(&run);
+        if options.snapshots.is_empty() {
+            packs.examine_all()?;
+        }
+        let maps = maps::examine(&run, &packs, &objects.snapshots)?;
+        let data = data::examine(&run, &packs, maps.suspects)?;
+        let bad = hits::Bad { packs: packs.gone(), parts: maps.bad.into_iter().chain(data.bad).collect() };
+        let hits = hits::find(&run, &packs, &objects, &maps.unreadable, bad)?;
+        let totals = packs.totals();
+        Ok(CheckReport {
+            snapshots: objects.snapshots.len() as u64,
+            records: objects.records,
+            packs: totals.packs,
+            nodes: totals.nodes,
+            chunks: totals.chunks,
+            data_bytes: totals.bytes,
+            read_bytes: data.read_bytes,
+            not_read: data.not_read,
+            unused_packs: totals.unused_packs,
+            unused_bytes: totals.unused_bytes,
+            damages: run.findings.into_damages(hits),
+        })
+    }
+}
+
+/// What all steps share.
+struct Run<'a> {
+    repository: &'a Repository,
+    options: &'a CheckOptions,
+    watch: Watch<'a>,
+    findings: Findings,
+}
+
+impl Run<'_> {
+    fn storage(&self) -> &dyn Storage {
+        self.repository.storage()
+    }
+
+    /// True when the error says that an object is not as it should be; others end the check.
+    fn is_damage(&self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::Corrupt | ErrorKind::NotFound => true,
+            // A local disk that cannot read a sector will not be able to in a minute either.
+            ErrorKind::Unavailable => self.storage().is_local(),
+            _ => false,
+        }
+    }
+
+    /// Does `work` for each item with several threads; the results are in the order of the items. The first error ends
+    /// it.
+    fn each<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+        self.each_with(self.options.threads, items, work)
+    }
+
+    /// Likewise, with so many threads at most.
+    fn each_with<T: Sync, R: Send>(
+        &self,
+        threads: usize,
+        items: &[T],
+        work: impl Fn(&T) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
+        let threads = threads.clamp(1, items.len().max(1));
+        if threads == 1 {
+            return items.iter().map(work).collect();
+        }
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let thread = || {
+            let mut done = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some(item) = items.get(n) else { break };
+                match work(item) {
+                    Ok(result) => done.push((n, result)),
+                    Err(e) => {
+                        stop.store(true, Ordering::Relaxed);
+                        return Err(e);
+                    }
+                }
+            }
+            Ok(done)
+        };
+        let parts: Vec<Result<Vec<(usize, R)>>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
+            let lost = || Err(Error::internal("a thread of the check panicked"));
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
+        });
+        let mut all = parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>();
+        all.sort_unstable_by_key(|(n, _)| *n);
+        Ok(all.into_iter().map(|(_, result)| result).collect())
+    }
+}
+
+/// A chunk or node in a pack, as a slot or an entry of the pack's index describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    id: ShortId,
+    /// Place, key and codec; `pack` and `ordinal` are those of the key.
+    at: crate::Location,
+    /// Size class, or 128 + level of a node.
+    class: u8,
+    /// Length of the plaintext in bytes.
+    plain: u32,
+}
+
+impl Piece {
+    /// 64 bits that differ for pieces that differ in anything.
+    fn print(&self) -> u64 {
+        let at = &self.at;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.id.bytes()).update(&at.pack.to_bytes());
+        for n in [at.epoch, at.ordinal, at.offset, at.len, self.plain] {
+            hasher.update(&n.to_le_bytes());
+        }
+        hasher.update(&[at.codec as u8, self.class]);
+        let mut out = [0; 8];
+        out.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        u64::from_le_bytes(out)
+    }
+
+    /// One past its last byte in the pack.
+    fn end(&self) -> u64 {
+        u64::from(self.at.offset) + u64::from(self.at.len)
+    }
+}

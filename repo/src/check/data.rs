@@ -1,0 +1,187 @@
+//! Step 4: chunks.
+
+use super::maps::Suspects;
+use super::packs::{Packs, State, Used};
+use super::{CheckStep, NotRead, NotReadReason, Piece, ReadData, Run};
+use crate::id::PackId;
+use crate::pack::open_chunk;
+use crate::storage::keys;
+use crate::{ErrorKind, Result, clock};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Longest request (bytes), but for a chunk that is longer.
+const WINDOW: u64 = 4 << 20;
+/// Chunks with no more than this between them (bytes) are read together.
+const GAP: u64 = 64 << 10;
+
+/// What reading chunks showed.
+#[derive(Default)]
+pub(super) struct Data {
+    pub(super) read_bytes: u64,
+    pub(super) not_read: Vec<NotRead>,
+    /// Chunks that do not verify, as the index of their pack or a slot describes them.
+    pub(super) bad: HashSet<(PackId, u64)>,
+}
+
+/// A pack to be read.
+struct Job {
+    id: PackId,
+    /// The chunks to open; `None`: all that its index names.
+    pieces: Option<Vec<Piece>>,
+    /// Bytes, for the watch.
+    size: u64,
+}
+
+/// Opens what was asked for, and `suspects` in any case.
+pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, suspects: Suspects) -> Result<Data> {
+    let mut jobs: Vec<Job> = Vec::new();
+    for (id, pieces) in suspects {
+        let mut pieces: Vec<Piece> = pieces.into_values().collect();
+        pieces.sort_unstable_by_key(|p| (p.at.offset, p.print()));
+        let size = pieces.iter().map(|p| u64::from(p.at.len)).sum();
+        jobs.push(Job { id, pieces: Some(pieces), size });
+    }
+    let good: Vec<Used> = packs.used().into_iter().filter(|pack| pack.state == State::Good).collect();
+    let (wanted, not_read) = match run.options.read_data {
+        None => (Vec::new(), left_out(&good, NotReadReason::NotAsked).into_iter().collect()),
+        Some(read) => choose(run, good, read)?,
+    };
+    jobs.extend(wanted.into_iter().map(|pack| Job { id: pack.id, pieces: None, size: pack.size }));
+    let (done, total) = (AtomicU64::new(0), jobs.iter().map(|job| job.size).sum());
+    let read_bytes = AtomicU64::new(0);
+    let found = run.each(&jobs, |job| {
+        let reader = Reader { run, id: &job.id, read_bytes: &read_bytes };
+        let bad = match &job.pieces {
+            Some(pieces) => reader.open(pieces),
+            None => match packs.pieces(&job.id) {
+                Ok((pieces, _)) => reader.open(&pieces),
+                Err(e) => Err(e),
+            },
+        };
+        let bad = match bad {
+            Ok(bad) => bad,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                packs.lose(&job.id);
+                run.findings.missing(&keys::pack(&job.id));
+                Vec::new()
+            }
+            Err(e) if run.is_damage(&e) => {
+                // It was intact a moment ago: the storage does not give the same bytes twice.
+                run.findings.whole(&keys::pack(&job.id), e.message());
+                Vec::new()
+            }
+            Err(e) => return Err(e),
+        };
+        let done = done.fetch_add(job.size, Ordering::Relaxed) + job.size;
+        (run.watch)(CheckStep::Data, done, total)?;
+        Ok(bad.into_iter().map(|print| (job.id, print)).collect::<Vec<_>>())
+    })?;
+    let bad = found.into_iter().flatten().collect();
+    Ok(Data { read_bytes: read_bytes.into_inner(), not_read, bad })
+}
+
+fn left_out(packs: &[Used], reason: NotReadReason) -> Option<NotRead> {
+    let bytes = packs.iter().map(|pack| pack.bytes).sum();
+    (!packs.is_empty()).then_some(NotRead { reason, packs: packs.len() as u64, bytes })
+}
+
+/// The packs to read, and what is left out.
+fn choose(run: &Run<'_>, packs: Vec<Used>, read: ReadData) -> Result<(Vec<Used>, Vec<NotRead>)> {
+    let mut not_read = Vec::new();
+    let mut packs = packs;
+    if let Some(most) = read.max_age {
+        let oldest = run.repository.clock().now().0.saturating_sub(i64::try_from(most.as_nanos()).unwrap_or(i64::MAX));
+        let written = run.each(&packs, |pack| match pack.written {
+            Some(written) => Ok(written),
+            None => run.storage().head(&keys::pack(&pack.id)).map(|listed| listed.modified),
+        })?;
+        let (young, old): (Vec<_>, Vec<_>) = packs.into_iter().zip(written).partition(|(_, at)| at.0 >= oldest);
+        let old: Vec<Used> = old.into_iter().map(|(pack, _)| pack).collect();
+        not_read.extend(left_out(&old, NotReadReason::Older));
+        packs = young.into_iter().map(|(pack, _)| pack).collect();
+    }
+    if read.share < 1.0 {
+        let seed: [u8; 32] = clock::random(run.repository.rng())?;
+        packs.sort_by_cached_key(|pack| *blake3::keyed_hash(&seed, &pack.id.to_bytes()).as_bytes());
+        let wanted = (packs.len() as f64 * read.share.max(0.0)).ceil() as usize;
+        not_read.extend(left_out(&packs.split_off(wanted.min(packs.len())), NotReadReason::Sample));
+        packs.sort_unstable_by_key(|pack| pack.id);
+    }
+    Ok((packs, not_read))
+}
+
+/// Opens chunks of one pack.
+struct Reader<'a> {
+    run: &'a Run<'a>,
+    id: &'a PackId,
+    read_bytes: &'a AtomicU64,
+}
+
+impl Reader<'_> {
+    /// [`Piece::print`] of those that do not verify. The pieces ascend by offset.
+    fn open(&self, mut pieces: &[Piece]) -> Result<Vec<u64>> {
+        let mut bad = Vec::new();
+        let (mut sealed, mut plain) = (Vec::new(), Vec::new());
+        while let Some(first) = pieces.first() {
+            let start = u64::from(first.at.offset);
+            let mut end = first.end();
+            let mut count = 1;
+            while let Some(next) = pieces.get(count) {
+                if u64::from(next.at.offset) > end + GAP || next.end() - start > WINDOW {
+                    break;
+                }
+                end = end.max(next.end());
+                count += 1;
+            }
+            let (window, rest) = pieces.split_at(count);
+            self.window(window, start..end, &mut bad, &mut sealed, &mut plain)?;
+            pieces = rest;
+        }
+        Ok(bad)
+    }
+
+    fn window(
+        &self,
+        pieces: &[Piece],
+        range: std::ops::Range<u64>,
+        bad: &mut Vec<u64>,
+        sealed: &mut Vec<u8>,
+        plain: &mut Vec<u8>,
+    ) -> Result<()> {
+        let bytes = match self.run.storage().get_range(&keys::pack(self.id), range.clone()) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Err(e),
+            // A part may still be readable.
+            Err(e) if self.run.is_damage(&e) && pieces.len() > 1 => {
+                return pieces.iter().try_for_each(|p| {
+                    self.window(std::slice::from_ref(p), u64::from(p.at.offset)..p.end(), bad, sealed, plain)
+                });
+            }
+            Err(e) if self.run.is_damage(&e) => {
+                pieces.iter().for_each(|p| self.damaged(p, bad));
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        self.read_bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+        let (keys, cache) = (self.run.repository.keys(), self.run.repository.pack_keys());
+        for piece in pieces {
+            let from = (u64::from(piece.at.offset) - range.start) as usize;
+            sealed.clear();
+            sealed.extend_from_slice(&bytes[from..from + piece.at.len as usize]);
+            plain.resize(piece.plain as usize, 0);
+            match open_chunk(keys, cache, &piece.id, piece.class, &piece.at, sealed, plain) {
+                Ok(_) => {}
+                Err(e) if self.run.is_damage(&e) => self.damaged(piece, bad),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, piece: &Piece, bad: &mut Vec<u64>) {
+        self.run.findings.part(&keys::pack(self.id), piece.at.ordinal);
+        bad.push(piece.print());
+    }
+}

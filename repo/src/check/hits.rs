@@ -1,0 +1,159 @@
+//! Step 5: whom the damage concerns. The maps are walked once more; below a node where nothing was damaged for one
+//! snapshot, nothing is for another one.
+
+use super::maps::{View, node_piece, open_nodes};
+use super::objects::Objects;
+use super::packs::Packs;
+use super::report::Ranges;
+use super::{CheckStep, Hit, Piece, Run};
+use crate::format::node::{FANOUT_BITS, Node, Slot};
+use crate::id::PackId;
+use crate::storage::{Key, keys};
+use crate::{ErrorKind, Result, Snapshot};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
+
+/// What is damaged.
+pub(super) struct Bad {
+    /// Packs that are gone.
+    pub(super) packs: BTreeSet<PackId>,
+    /// Chunks and nodes, by pack and [`Piece::print`].
+    pub(super) parts: HashSet<(PackId, u64)>,
+}
+
+/// The hits of each damaged object.
+pub(super) fn find(
+    run: &Run<'_>,
+    packs: &Packs<'_>,
+    objects: &Objects,
+    unreadable: &HashSet<usize>,
+    bad: Bad,
+) -> Result<BTreeMap<Key, Vec<Hit>>> {
+    let mut hits: BTreeMap<Key, Vec<Hit>> = BTreeMap::new();
+    for (volume, id, name) in &objects.lost {
+        let hit = Hit {
+            snapshot: *id,
+            volume: *volume,
+            name: name.clone(),
+            time: None,
+            whole: true,
+            bytes: 0,
+            ranges: Vec::new(),
+            more: 0,
+        };
+        hits.entry(keys::snap(volume, id)).or_default().push(hit);
+    }
+    let names = bad.parts.iter().map(|(pack, _)| *pack).chain(bad.packs.iter().copied()).collect();
+    let search = Search { run, packs, bad, names };
+    let total = objects.snapshots.len() as u64;
+    for (n, snapshot) in objects.snapshots.iter().enumerate() {
+        let mut found = BTreeMap::new();
+        if unreadable.contains(&n) {
+            let all = 0..snapshot.record.size;
+            found.entry(keys::snap(&snapshot.volume, &snapshot.id)).or_insert_with(Ranges::default).push(all);
+        } else if !search.names.is_empty() {
+            (run.watch)(CheckStep::Hits, n as u64, total)?;
+            search.snapshot(snapshot, &mut found)?;
+        }
+        if found.is_empty() || has_gone(run, snapshot)? {
+            continue;
+        }
+        for (key, ranges) in found {
+            hits.entry(key).or_default().push(Hit {
+                snapshot: snapshot.id,
+                volume: snapshot.volume,
+                name: Some(snapshot.record.name.clone()),
+                time: Some(snapshot.record.started),
+                whole: ranges.bytes == snapshot.record.size,
+                bytes: ranges.bytes,
+                ranges: ranges.kept,
+                more: ranges.more,
+            });
+        }
+    }
+    Ok(hits)
+}
+
+/// True when the snapshot was forgotten for good meanwhile, so that a collector may have removed what it needs.
+fn has_gone(run: &Run<'_>, snapshot: &Snapshot) -> Result<bool> {
+    match run.storage().head(&keys::snap(&snapshot.volume, &snapshot.id)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(e),
+        Ok(_) => Ok(run.repository.forget_of(&snapshot.id)?.is_some_and(|forget| forget.is_final())),
+    }
+}
+
+struct Search<'a> {
+    run: &'a Run<'a>,
+    packs: &'a Packs<'a>,
+    bad: Bad,
+    /// The packs of all of it.
+    names: HashSet<PackId>,
+}
+
+impl Search<'_> {
+    fn snapshot(&self, snapshot: &Snapshot, found: &mut BTreeMap<Key, Ranges>) -> Result<()> {
+        let view = View::open(self.run, snapshot)?;
+        let level = view.tree.levels() - 1;
+        match view.tree.node(level, 0)? {
+            Some(top) => self.below(&view, level, 0, &top, found).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn is_bad(&self, piece: &Piece) -> bool {
+        let pack = &piece.at.pack;
+        self.names.contains(pack) && (self.bad.packs.contains(pack) || self.bad.parts.contains(&(*pack, piece.print())))
+    }
+
+    /// True when something below the node is damaged.
+    fn below(
+        &self,
+        view: &View<'_>,
+        level: u8,
+        number: u64,
+        node: &Node,
+        found: &mut BTreeMap<Key, Ranges>,
+    ) -> Result<bool> {
+        let child = |n: usize| (number << FANOUT_BITS) + n as u64;
+        if level == 0 {
+            let bad: Vec<_> = node.present().filter(|(n, slot)| self.is_bad(&view.chunk(child(*n), slot))).collect();
+            bad.iter().for_each(|(n, slot)| hit(found, slot, view.bytes_of(child(*n))));
+            return Ok(!bad.is_empty());
+        }
+        let slots = node.present().map(|(n, slot)| (child(n), *slot));
+        let (bad, rest): (Vec<_>, Vec<_>) = slots.partition(|(_, slot)| self.is_bad(&node_piece(slot, level - 1)));
+        let wanted: Vec<_> = rest.into_iter().filter(|(_, s)| !self.packs.is_clean(&s.at.pack, s.at.ordinal)).collect();
+        let mut steps: Vec<(u64, Slot, Option<Node>)> = bad.into_iter().map(|(n, slot)| (n, slot, None)).collect();
+        for (n, slot, node) in open_nodes(&view.tree, &wanted, level - 1) {
+            match node {
+                Ok(node) => steps.push((n, slot, Some(node))),
+                Err(e) if self.run.is_damage(&e) => {
+                    self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal);
+                    steps.push((n, slot, None));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        // Ascending, as the ranges are to be.
+        steps.sort_unstable_by_key(|(n, ..)| *n);
+        let mut any = false;
+        for (n, slot, node) in steps {
+            match node {
+                None => {
+                    hit(found, &slot, view.bytes_below(level - 1, n));
+                    any = true;
+                }
+                Some(node) if self.below(view, level - 1, n, &node, found)? => any = true,
+                Some(_) => self.packs.set_clean(&slot.at.pack, slot.at.ordinal),
+            }
+        }
+        Ok(any)
+    }
+}
+
+fn hit(found: &mut BTreeMap<Key, Ranges>, slot: &Slot, bytes: Range<u64>) {
+    if !bytes.is_empty() {
+        found.entry(keys::pack(&slot.at.pack)).or_default().push(bytes);
+    }
+}

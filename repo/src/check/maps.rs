@@ -1,0 +1,258 @@
+//! Step 3: the maps of snapshots, every node and every slot.
+
+use super::packs::{Known, Packs, State};
+use super::{CheckStep, Piece, Run};
+use crate::crypto::TAG;
+use crate::format::node::{FANOUT_BITS, Node, Slot};
+use crate::id::PackId;
+use crate::map::{Tree, chunk_count, chunk_len, span};
+use crate::storage::keys;
+use crate::{ErrorKind, Result, Snapshot};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Chunks to be opened because the index of their pack cannot be used, by pack and [`Piece::print`].
+pub(super) type Suspects = BTreeMap<PackId, BTreeMap<u64, Piece>>;
+
+/// So many are kept (about 100 bytes each); more count as damaged without being read.
+const MOST_SUSPECTS: usize = 1 << 20;
+
+/// What the maps turned out to be.
+#[derive(Default)]
+pub(super) struct Maps {
+    pub(super) suspects: Suspects,
+    /// Nodes and chunks that are damaged.
+    pub(super) bad: HashSet<(PackId, u64)>,
+    /// Snapshots whose record does not fit its map, by their place in the list.
+    pub(super) unreadable: HashSet<usize>,
+}
+
+pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, snapshots: &[Snapshot]) -> Result<Maps> {
+    let walk = Walk {
+        run,
+        packs,
+        edges: Mutex::default(),
+        suspected: AtomicUsize::new(0),
+        maps: Mutex::default(),
+        done: AtomicU64::new(0),
+        total: snapshots.len() as u64,
+    };
+    // Few at once: each reads with several threads where there is much to read.
+    let numbered: Vec<_> = snapshots.iter().enumerate().collect();
+    run.each_with(run.options.threads.min(4), &numbered, |(n, snapshot)| {
+        walk.snapshot(*n, snapshot)?;
+        walk.done.fetch_add(1, Ordering::Relaxed);
+        walk.watch()
+    })?;
+    Ok(walk.maps.into_inner())
+}
+
+struct Walk<'a> {
+    run: &'a Run<'a>,
+    packs: &'a Packs<'a>,
+    /// Nodes at the end of a volume that were looked at for a volume of this size and class.
+    edges: Mutex<HashSet<(PackId, u32, u64, u8)>>,
+    suspected: AtomicUsize,
+    maps: Mutex<Maps>,
+    /// Snapshots.
+    done: AtomicU64,
+    total: u64,
+}
+
+/// The map of one snapshot and the shape of its volume.
+pub(super) struct View<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) tree: Tree,
+    chunks: u64,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn open(run: &Run<'_>, snapshot: &'a Snapshot) -> Result<Self> {
+        let tree = Tree::open(run.repository, &snapshot.record)?;
+        Ok(Self { snapshot, tree, chunks: chunk_count(snapshot.record.size, snapshot.record.class) })
+    }
+
+    /// The chunks below a node.
+    fn below(&self, level: u8, number: u64) -> Range<u64> {
+        let span = span(level + 1);
+        let start = number.saturating_mul(span);
+        start..start.saturating_add(span)
+    }
+
+    /// Bytes of the volume below a node.
+    pub(super) fn bytes_below(&self, level: u8, number: u64) -> Range<u64> {
+        let chunks = self.below(level, number);
+        self.bytes(chunks.start)..self.bytes(chunks.end)
+    }
+
+    /// Bytes of a chunk.
+    pub(super) fn bytes_of(&self, number: u64) -> Range<u64> {
+        self.bytes(number)..self.bytes(number + 1)
+    }
+
+    fn bytes(&self, chunk: u64) -> u64 {
+        chunk.saturating_mul(self.snapshot.chunk_size()).min(self.snapshot.record.size)
+    }
+
+    /// True when the end of the volume is below a node: then it is not the same for volumes of other sizes.
+    fn is_edge(&self, level: u8, number: u64) -> bool {
+        self.below(level, number).end > self.snapshot.record.size / self.snapshot.chunk_size()
+    }
+
+    /// What the slot of a chunk says.
+    pub(super) fn chunk(&self, number: u64, slot: &Slot) -> Piece {
+        let class = self.snapshot.record.class;
+        Piece { id: slot.id, at: slot.at, class, plain: chunk_len(self.snapshot.record.size, class, number) as u32 }
+    }
+}
+
+/// What the slot of a node of `level` says.
+pub(super) fn node_piece(slot: &Slot, level: u8) -> Piece {
+    Piece { id: slot.id, at: slot.at, class: 128 + level, plain: slot.at.len.saturating_sub(TAG as u32) }
+}
+
+/// Nodes of one level; those that do not open as errors.
+pub(super) fn open_nodes(tree: &Tree, wanted: &[(u64, Slot)], level: u8) -> Vec<(u64, Slot, Result<Node>)> {
+    if let Ok(nodes) = tree.fetch(wanted, level) {
+        let mut nodes: HashMap<u64, Node> = nodes.into_iter().collect();
+        let node = |(n, slot): &(u64, Slot)| Some((*n, *slot, Ok(nodes.remove(n)?)));
+        return wanted.iter().filter_map(node).collect();
+    }
+    // One by one, to see which it was.
+    let one = |(n, slot): &(u64, Slot)| {
+        let node = tree.fetch(&[(*n, *slot)], level).and_then(|mut nodes| {
+            let lost = || crate::Error::internal("a map node was read and lost");
+            nodes.pop().map(|(_, node)| node).ok_or_else(lost)
+        });
+        (*n, *slot, node)
+    };
+    wanted.iter().map(one).collect()
+}
+
+impl Walk<'_> {
+    fn watch(&self) -> Result<()> {
+        (self.run.watch)(CheckStep::Maps, self.done.load(Ordering::Relaxed), self.total)
+    }
+
+    fn snapshot(&self, number: usize, snapshot: &Snapshot) -> Result<()> {
+        let view = match View::open(self.run, snapshot) {
+            Ok(view) => view,
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                self.run.findings.whole(&keys::snap(&snapshot.volume, &snapshot.id), e.message());
+                self.maps.lock().unreadable.insert(number);
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        let level = view.tree.levels() - 1;
+        match view.tree.node(level, 0)? {
+            Some(top) if level == 0 => self.leaves(&view, &[(0, &top)]),
+            Some(top) => self.inner(&view, level, 0, &top),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything below a node of level 1 or more.
+    fn inner(&self, view: &View<'_>, level: u8, number: u64, node: &Node) -> Result<()> {
+        self.watch()?;
+        let child = |n: usize| (number << FANOUT_BITS) + n as u64;
+        let slots: Vec<(u64, Slot)> = node.present().map(|(n, slot)| (child(n), *slot)).collect();
+        let known = self.packs.know(&slots.iter().map(|(_, slot)| slot.at.pack).collect())?;
+        let mut wanted = Vec::new();
+        for (n, slot) in slots {
+            if view.below(level - 1, n).start >= view.chunks {
+                self.beyond(view);
+                continue;
+            }
+            let piece = node_piece(&slot, level - 1);
+            let first = self.packs.see(&piece);
+            let Some(pack) = known.get(&slot.at.pack).filter(|pack| pack.state != State::Missing) else {
+                self.run.findings.missing(&keys::pack(&slot.at.pack));
+                continue;
+            };
+            if !agrees(pack, &piece) {
+                self.disagree(&slot);
+            }
+            let edge = || (slot.at.pack, slot.at.ordinal, view.snapshot.record.size, view.snapshot.record.class);
+            let new_edge = view.is_edge(level - 1, n) && self.edges.lock().insert(edge());
+            if first || new_edge {
+                wanted.push((n, slot));
+            }
+        }
+        let mut nodes = Vec::with_capacity(wanted.len());
+        for (n, slot, node) in open_nodes(&view.tree, &wanted, level - 1) {
+            match node {
+                Ok(node) => nodes.push((n, node)),
+                Err(e) if self.run.is_damage(&e) => {
+                    self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal);
+                    self.maps.lock().bad.insert((slot.at.pack, node_piece(&slot, level - 1).print()));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if level == 1 {
+            let nodes: Vec<_> = nodes.iter().map(|(n, node)| (*n, node)).collect();
+            return self.leaves(view, &nodes);
+        }
+        nodes.iter().try_for_each(|(n, node)| self.inner(view, level - 1, *n, node))
+    }
+
+    fn leaves(&self, view: &View<'_>, leaves: &[(u64, &Node)]) -> Result<()> {
+        let packs: BTreeSet<PackId> =
+            leaves.iter().flat_map(|(_, leaf)| leaf.present()).map(|(_, s)| s.at.pack).collect();
+        let known = self.packs.know(&packs)?;
+        for (leaf, node) in leaves {
+            for (n, slot) in node.present() {
+                let number = (leaf << FANOUT_BITS) + n as u64;
+                if number >= view.chunks {
+                    self.beyond(view);
+                    continue;
+                }
+                let piece = view.chunk(number, slot);
+                self.packs.see(&piece);
+                match known.get(&slot.at.pack) {
+                    None => {}
+                    Some(Known { state: State::Missing, .. }) => self.run.findings.missing(&keys::pack(&slot.at.pack)),
+                    Some(pack) if agrees(pack, &piece) => {}
+                    Some(Known { prints: Some(_), .. }) => {
+                        self.disagree(slot);
+                        self.suspect(piece);
+                    }
+                    Some(_) => self.suspect(piece),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn beyond(&self, view: &View<'_>) {
+        let key = keys::snap(&view.snapshot.volume, &view.snapshot.id);
+        self.run.findings.whole(&key, "its map goes on behind the end of the volume");
+    }
+
+    /// Authentic nodes and an authentic index say different things: one was written wrongly.
+    fn disagree(&self, slot: &Slot) {
+        let what = format!("its index and a map do not agree on number {}", slot.at.ordinal);
+        self.run.findings.whole(&keys::pack(&slot.at.pack), what);
+    }
+
+    fn suspect(&self, piece: Piece) {
+        let print = piece.print();
+        let mut maps = self.maps.lock();
+        if self.suspected.load(Ordering::Relaxed) >= MOST_SUSPECTS {
+            maps.bad.insert((piece.at.pack, print));
+        } else if maps.suspects.entry(piece.at.pack).or_default().insert(print, piece).is_none() {
+            self.suspected.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// True when the index of the pack says the same as a slot, or cannot be asked.
+fn agrees(pack: &Known, piece: &Piece) -> bool {
+    match &pack.prints {
+        Some(prints) => prints.get(piece.at.ordinal as usize) == Some(&piece.print()),
+        None => piece.class >= 128,
+    }
+}

@@ -1,0 +1,164 @@
+//! Step 1: clear objects and records.
+
+use super::{CheckStep, Run};
+use crate::format::clear::{self, Config};
+use crate::format::records::{
+    Asked, Beat, Generation, Kind, Outcome, Record, Seen, SessionOpen, Settled, Sweep, Verdict,
+};
+use crate::format::segment;
+use crate::id::{SnapshotId, VolumeId};
+use crate::repository::config_mac;
+use crate::storage::{Key, keys};
+use crate::{Error, ErrorKind, Result, Snapshot};
+use std::collections::{BTreeMap, HashSet};
+
+/// What the later steps need of the records.
+pub(super) struct Objects {
+    /// To be followed, by volume and time.
+    pub(super) snapshots: Vec<Snapshot>,
+    /// Snapshots whose record does not open.
+    pub(super) lost: Vec<(VolumeId, SnapshotId, Option<String>)>,
+    /// Objects opened.
+    pub(super) records: u64,
+}
+
+/// What one object turned out to be.
+enum Item {
+    /// Nothing that later steps need.
+    Fine,
+    /// Somebody else's: left alone.
+    Unknown,
+    Snapshot(Box<Snapshot>),
+    /// The snapshot is forgotten for good.
+    Final(SnapshotId),
+    /// A snapshot or fence that does not open.
+    Lost(VolumeId, SnapshotId),
+}
+
+pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
+    let mut records = 1; // repo.json: the repository could not have been opened without it
+    for slot in run.repository.slots()? {
+        records += 1;
+        match slot {
+            Err(e) if run.is_damage(&e) => run.findings.whole(&named(&e)?, e.message()),
+            slot => drop(slot?),
+        }
+    }
+    let only: HashSet<SnapshotId> = run.options.snapshots.iter().copied().collect();
+    // Snapshots last: one whose record a collector removes meanwhile is then known to be forgotten.
+    let mut found = Vec::new();
+    let rest = [keys::CONFIG, keys::SESS, keys::IDX, keys::GEN, keys::FORGET, keys::SNAP];
+    for prefix in if only.is_empty() { &rest[..] } else { &[keys::CONFIG, keys::FORGET, keys::SNAP] } {
+        let mut part = run.repository.list(prefix)?;
+        part.sort_unstable();
+        found.extend(part.into_iter().filter(|key| match subject(key) {
+            Some(id) => only.is_empty() || only.contains(&id),
+            None => true,
+        }));
+    }
+    let total = found.len() as u64;
+    let (mut snapshots, mut lost, mut forgotten) = (Vec::new(), Vec::new(), HashSet::new());
+    for part in found.chunks(256) {
+        for item in run.each(part, |key| open(run, key))? {
+            records += u64::from(!matches!(item, Item::Unknown));
+            match item {
+                Item::Fine | Item::Unknown => {}
+                Item::Snapshot(snapshot) => snapshots.push(*snapshot),
+                Item::Lost(volume, id) => lost.push((volume, id)),
+                Item::Final(id) => drop(forgotten.insert(id)),
+            }
+        }
+        (run.watch)(CheckStep::Records, records.min(total), total)?;
+    }
+    snapshots.retain(|s| !forgotten.contains(&s.id));
+    for id in &only {
+        if !snapshots.iter().any(|s| s.id == *id) && !lost.iter().any(|(_, l)| l == id) {
+            return Err(Error::new(ErrorKind::NoSnapshot, format!("there is no snapshot {id}")));
+        }
+    }
+    snapshots.sort_by(|a, b| (&a.record.name, a.record.started, a.id).cmp(&(&b.record.name, b.record.started, b.id)));
+    let names: BTreeMap<VolumeId, &str> = snapshots.iter().map(|s| (s.volume, s.record.name.as_str())).collect();
+    let name = |volume: &VolumeId, id: &SnapshotId| match names.get(volume) {
+        Some(name) => Some((*name).to_owned()),
+        // The session that wrote it has named its volume too.
+        None => run.repository.read::<SessionOpen>(&keys::session(id, "open")).ok().map(|open| open.name),
+    };
+    let lost = lost.iter().map(|(volume, id)| (*volume, *id, name(volume, id))).collect();
+    Ok(Objects { snapshots, lost, records })
+}
+
+/// The object an error is about.
+fn named(e: &Error) -> Result<Key> {
+    Key::new(e.object().unwrap_or_default()).map_err(|_| e.again())
+}
+
+/// The snapshot that a snapshot or forget record is about.
+fn subject(key: &Key) -> Option<SnapshotId> {
+    keys::parse_snap(key).map(|(_, id)| id).or_else(|| keys::parse_forget(key).map(|(id, ..)| id))
+}
+
+fn open(run: &Run<'_>, key: &Key) -> Result<Item> {
+    match decode(run, key) {
+        Ok(item) => Ok(item),
+        // Sessions and forgotten snapshots come to an end.
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Item::Fine),
+        Err(e) if run.is_damage(&e) => {
+            run.findings.whole(key, e.message());
+            Ok(keys::parse_snap(key).map_or(Item::Fine, |(volume, id)| Item::Lost(volume, id)))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn decode(run: &Run<'_>, key: &Key) -> Result<Item> {
+    let fine = |result: Result<()>| result.map(|()| Item::Fine);
+    if let Some((volume, id)) = keys::parse_snap(key) {
+        return match read::<Outcome>(run, key)? {
+            Outcome::Fence(_) => Ok(Item::Fine),
+            Outcome::Snapshot(record) if run.repository.volume_id(&record.name) != volume => {
+                Err(Error::corrupt(format!("the snapshot is of volume {:?}, whose id is another one", record.name)))
+            }
+            Outcome::Snapshot(record) => Ok(Item::Snapshot(Box::new(Snapshot { id, volume, record: *record }))),
+        };
+    }
+    if let Some((id, _, settled)) = keys::parse_forget(key) {
+        if !settled {
+            return fine(read::<Asked>(run, key).map(drop));
+        }
+        let verdict = read::<Settled>(run, key)?.verdict;
+        return Ok(if verdict == Verdict::Final { Item::Final(id) } else { Item::Fine });
+    }
+    if let Some((_, part)) = keys::parse_session(key) {
+        return match part {
+            "open" => fine(read::<SessionOpen>(run, key).map(drop)),
+            "beat" => fine(read::<Beat>(run, key).map(drop)),
+            "left" => fine(read::<Seen>(run, key).map(drop)),
+            part if part.starts_with("seen-") => fine(read::<Seen>(run, key).map(drop)),
+            _ => Ok(Item::Unknown),
+        };
+    }
+    if let Some((_, sealed)) = keys::parse_generation(key) {
+        return fine(if sealed { read::<Sweep>(run, key).map(drop) } else { read::<Generation>(run, key).map(drop) });
+    }
+    if keys::parse_segment(key).is_some() {
+        let body = run.repository.keys().open_record(Kind::Segment, key, &run.storage().get(key)?)?;
+        return fine(segment::decode(&body).map(drop));
+    }
+    let number = key.as_str().strip_prefix(keys::CONFIG).and_then(|n| n.parse().ok());
+    match number.filter(|n| keys::config(*n) == *key) {
+        Some(_) => fine(config(run, key)),
+        None => Ok(Item::Unknown),
+    }
+}
+
+fn read<T: Record>(run: &Run<'_>, key: &Key) -> Result<T> {
+    run.repository.read(key)
+}
+
+fn config(run: &Run<'_>, key: &Key) -> Result<()> {
+    let config: Config = clear::decode(&run.storage().get(key)?)?;
+    if config_mac(run.repository.keys(), key, &config)? == config.mac {
+        return Ok(());
+    }
+    Err(Error::corrupt("the repository's configuration was not written with its keys"))
+}

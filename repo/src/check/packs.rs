@@ -1,0 +1,329 @@
+//! Step 2: packs, what their indexes say, and which of their chunks and nodes were seen in maps.
+
+use super::{CheckStep, Piece, Run};
+use crate::crypto::{MAX_CLASS, MAX_LEVELS, MIN_CLASS, TAG};
+use crate::format::pack::{Entry, Index};
+use crate::id::{Location, PackId, PackKind};
+use crate::pack::read_index;
+use crate::storage::keys;
+use crate::{Error, ErrorKind, Result, Timestamp};
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Packs whose indexes are read between two looks at the watch.
+const BATCH: usize = 512;
+
+/// How it stands with a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not looked at yet.
+    Unread,
+    /// Header, index and trailer are intact.
+    Good,
+    /// One of them is not: chunks can be read by what the maps say of them, if at all.
+    Damaged,
+    /// There is no such object.
+    Missing,
+}
+
+/// What is kept of each pack; one bit for each chunk or node.
+#[derive(Debug)]
+struct Pack {
+    id: PackId,
+    state: State,
+    size: u64,
+    written: Option<Timestamp>,
+    seen: Bits,
+    /// Nodes below which nothing is damaged.
+    clean: Bits,
+    /// Chunks or nodes seen, and their bytes.
+    count: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    /// Sets a bit; true when it was not set.
+    fn set(&mut self, n: u32) -> bool {
+        let (word, bit) = (n as usize / 64, 1 << (n % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0.get_mut(word).is_some_and(|word| {
+            let new = *word & bit == 0;
+            *word |= bit;
+            new
+        })
+    }
+
+    fn get(&self, n: u32) -> bool {
+        self.0.get(n as usize / 64).is_some_and(|word| word >> (n % 64) & 1 == 1)
+    }
+}
+
+/// No pack has more chunks than this: each takes at least its tag.
+const MOST_ORDINALS: u32 = (crate::format::pack::MAX_PACK / TAG as u64) as u32;
+
+/// All packs. Cheap questions are answered under one lock; nothing is read while it is held.
+pub(super) struct Packs<'a> {
+    run: &'a Run<'a>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    numbers: HashMap<PackId, usize>,
+    packs: Vec<Pack>,
+    /// What the index of a pack says, in the order of ordinals; kept for some.
+    prints: HashMap<usize, (Arc<[u64]>, bool)>,
+    order: VecDeque<usize>,
+    bytes: u64,
+}
+
+/// A pack as a batch of slots meets it.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) state: State,
+    /// [`Piece::print`] of what it holds; there if it is good.
+    pub(super) prints: Option<Arc<[u64]>>,
+}
+
+/// A pack as the data step needs it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    pub(super) id: PackId,
+    pub(super) state: State,
+    pub(super) size: u64,
+    /// Of the chunks that snapshots refer to.
+    pub(super) bytes: u64,
+    pub(super) written: Option<Timestamp>,
+}
+
+/// Sums for the report.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) packs: u64,
+    pub(super) nodes: u64,
+    pub(super) chunks: u64,
+    pub(super) bytes: u64,
+    pub(super) unused_packs: u64,
+    pub(super) unused_bytes: u64,
+}
+
+impl Table {
+    fn number(&mut self, id: &PackId) -> usize {
+        let packs = &mut self.packs;
+        *self.numbers.entry(*id).or_insert_with(|| {
+            packs.push(Pack {
+                id: *id,
+                state: State::Unread,
+                size: 0,
+                written: None,
+                seen: Bits::default(),
+                clean: Bits::default(),
+                count: 0,
+                bytes: 0,
+            });
+            packs.len() - 1
+        })
+    }
+
+    /// Keeps what an index says, in place of what was not asked for of late.
+    fn keep(&mut self, number: usize, prints: &Arc<[u64]>, most: u64) {
+        let size = |prints: &Arc<[u64]>| 8 * prints.len() as u64 + 64;
+        if size(prints) > most || self.prints.contains_key(&number) {
+            return;
+        }
+        self.bytes += size(prints);
+        self.prints.insert(number, (prints.clone(), false));
+        self.order.push_back(number);
+        while self.bytes > most {
+            let Some(oldest) = self.order.pop_front() else { break };
+            match self.prints.get_mut(&oldest) {
+                Some((_, asked)) if *asked => {
+                    *asked = false;
+                    self.order.push_back(oldest);
+                }
+                _ => self.bytes -= self.prints.remove(&oldest).map_or(0, |(prints, _)| size(&prints)),
+            }
+        }
+    }
+}
+
+impl<'a> Packs<'a> {
+    pub(super) fn new(run: &'a Run<'a>) -> Self {
+        Self { run, table: Mutex::default() }
+    }
+
+    /// Lists all packs and opens the index of each.
+    pub(super) fn examine_all(&self) -> Result<()> {
+        let mut ids = Vec::new();
+        for prefix in [keys::PACKS, keys::META] {
+            self.run.storage().list(prefix, &mut |object| {
+                if let Some(id) = keys::parse_pack(&object.key) {
+                    let mut table = self.table.lock();
+                    let number = table.number(&id);
+                    if let Some(pack) = table.packs.get_mut(number) {
+                        (pack.size, pack.written) = (object.size, Some(object.modified));
+                    }
+                    ids.push(id);
+                }
+                Ok(())
+            })?;
+        }
+        ids.sort_unstable();
+        let mut done = 0;
+        for part in ids.chunks(BATCH) {
+            self.know(&part.iter().copied().collect())?;
+            done += part.len() as u64;
+            (self.run.watch)(CheckStep::Packs, done, ids.len() as u64)?;
+        }
+        Ok(())
+    }
+
+    /// What is to be known of these packs; those that were not looked at yet, or whose index was given up, are read.
+    pub(super) fn know(&self, wanted: &BTreeSet<PackId>) -> Result<HashMap<PackId, Known>> {
+        let mut known = HashMap::with_capacity(wanted.len());
+        let mut unread = Vec::new();
+        {
+            let mut table = self.table.lock();
+            for id in wanted {
+                let number = table.number(id);
+                let state = table.packs.get(number).map_or(State::Unread, |pack| pack.state);
+                let prints = table.prints.get_mut(&number).map(|(prints, asked)| {
+                    *asked = true;
+                    prints.clone()
+                });
+                match (state, &prints) {
+                    (State::Unread, _) | (State::Good, None) => unread.push(*id),
+                    _ => drop(known.insert(*id, Known { state, prints })),
+                }
+            }
+        }
+        let loaded = self.run.each(&unread, |id| self.load(id))?;
+        let mut table = self.table.lock();
+        for (id, (state, size, prints)) in unread.into_iter().zip(loaded) {
+            let number = table.number(&id);
+            if let Some(pack) = table.packs.get_mut(number) {
+                (pack.state, pack.size) = (state, size.unwrap_or(pack.size));
+            }
+            if let Some(prints) = &prints {
+                table.keep(number, prints, self.run.options.memory);
+            }
+            known.insert(id, Known { state, prints });
+        }
+        Ok(known)
+    }
+
+    fn load(&self, id: &PackId) -> Result<(State, Option<u64>, Option<Arc<[u64]>>)> {
+        match self.pieces(id) {
+            Ok((pieces, size)) => Ok((State::Good, Some(size), Some(pieces.iter().map(Piece::print).collect()))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok((State::Missing, None, None)),
+            Err(e) if self.run.is_damage(&e) => {
+                self.run.findings.whole(&keys::pack(id), e.message());
+                Ok((State::Damaged, None, None))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What the index of a pack says, in the order of ordinals, and the length of the pack in bytes.
+    pub(super) fn pieces(&self, id: &PackId) -> Result<(Vec<Piece>, u64)> {
+        let (index, epoch, size) = read_index(self.run.storage(), self.run.repository.keys(), id)?;
+        let piece = |entry: &Entry| piece(&index, entry, id, epoch);
+        let pieces = index.entries.iter().map(piece).collect::<Option<Vec<_>>>();
+        let pieces = pieces.ok_or_else(|| Error::corrupt("a pack's index is damaged: an entry makes no sense"))?;
+        Ok((pieces, size))
+    }
+
+    /// Notes that a map refers to a chunk or node; true for the first time.
+    pub(super) fn see(&self, piece: &Piece) -> bool {
+        if piece.at.ordinal >= MOST_ORDINALS {
+            return true;
+        }
+        let mut table = self.table.lock();
+        let number = table.number(&piece.at.pack);
+        table.packs.get_mut(number).is_some_and(|pack| {
+            let first = pack.seen.set(piece.at.ordinal);
+            if first {
+                pack.count += 1;
+                pack.bytes += u64::from(piece.at.len);
+            }
+            first
+        })
+    }
+
+    /// Notes that nothing below a node is damaged.
+    pub(super) fn set_clean(&self, pack: &PackId, ordinal: u32) {
+        let mut table = self.table.lock();
+        let number = table.number(pack);
+        if let Some(pack) = table.packs.get_mut(number).filter(|_| ordinal < MOST_ORDINALS) {
+            pack.clean.set(ordinal);
+        }
+    }
+
+    pub(super) fn is_clean(&self, pack: &PackId, ordinal: u32) -> bool {
+        let table = self.table.lock();
+        table.numbers.get(pack).and_then(|n| table.packs.get(*n)).is_some_and(|pack| pack.clean.get(ordinal))
+    }
+
+    /// Packs that turned out to be gone while they were read.
+    pub(super) fn lose(&self, id: &PackId) {
+        let mut table = self.table.lock();
+        let number = table.number(id);
+        if let Some(pack) = table.packs.get_mut(number) {
+            pack.state = State::Missing;
+        }
+    }
+
+    /// Packs that are missing.
+    pub(super) fn gone(&self) -> BTreeSet<PackId> {
+        self.table.lock().packs.iter().filter(|p| p.state == State::Missing).map(|p| p.id).collect()
+    }
+
+    /// The data packs that snapshots refer to, by name.
+    pub(super) fn used(&self) -> Vec<Used> {
+        let table = self.table.lock();
+        let used = table.packs.iter().filter(|p| p.id.kind == PackKind::Data && p.count > 0);
+        let mut used: Vec<Used> =
+            used.map(|p| Used { id: p.id, state: p.state, size: p.size, bytes: p.bytes, written: p.written }).collect();
+        used.sort_unstable_by_key(|p| p.id);
+        used
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for pack in &self.table.lock().packs {
+            totals.packs += u64::from(pack.state != State::Missing);
+            match pack.id.kind {
+                PackKind::Meta => totals.nodes += pack.count,
+                PackKind::Data if pack.count == 0 => {
+                    totals.unused_packs += u64::from(pack.state != State::Missing);
+                    totals.unused_bytes += pack.size;
+                }
+                PackKind::Data => {
+                    totals.chunks += pack.count;
+                    totals.bytes += pack.bytes;
+                }
+            }
+        }
+        totals
+    }
+}
+
+/// `None` for what no writer writes.
+fn piece(index: &Index, entry: &Entry, id: &PackId, epoch: u32) -> Option<Piece> {
+    let fits = match id.kind {
+        PackKind::Data => (MIN_CLASS..=MAX_CLASS).contains(&entry.class) && u64::from(entry.plain) <= 1 << entry.class,
+        PackKind::Meta => entry.class >= 128 && usize::from(entry.class - 128) < MAX_LEVELS,
+    };
+    let (pack, epoch) = match entry.origin {
+        0 => (*id, epoch),
+        n => *index.origins.get(usize::from(n) - 1)?,
+    };
+    let at = Location { pack, epoch, ordinal: entry.ordinal, offset: entry.offset, len: entry.len, codec: entry.codec };
+    fits.then_some(Piece { id: entry.id.short(), at, class: entry.class, plain: entry.plain })
+}

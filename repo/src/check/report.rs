@@ -1,0 +1,269 @@
+//! What a check found.
+
+use crate::Timestamp;
+use crate::id::{PackKind, SnapshotId, VolumeId};
+use crate::storage::{Key, keys};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// What a check found. The same repository gives the same report, whatever the threads did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CheckReport {
+    /// Snapshots whose maps were followed.
+    pub snapshots: u64,
+    /// Records and clear objects opened.
+    pub records: u64,
+    /// Packs whose index was opened, those of map nodes included.
+    pub packs: u64,
+    /// Map nodes opened.
+    pub nodes: u64,
+    /// Chunks that the snapshots refer to, each counted once.
+    pub chunks: u64,
+    /// Bytes they take in the storage.
+    pub data_bytes: u64,
+    /// Bytes of packs that were read to open chunks.
+    pub read_bytes: u64,
+    /// What was not read, and why.
+    pub not_read: Vec<NotRead>,
+    /// Data packs that no snapshot refers to: of runs under way or broken off, or of forgotten snapshots.
+    pub unused_packs: u64,
+    /// Bytes of them.
+    pub unused_bytes: u64,
+    /// What is damaged, by key.
+    pub damages: Vec<Damage>,
+}
+
+impl CheckReport {
+    /// True when nothing is damaged as far as was looked.
+    pub fn is_clean(&self) -> bool {
+        self.damages.is_empty()
+    }
+}
+
+/// Chunks that a check left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotRead {
+    /// Why.
+    pub reason: NotReadReason,
+    /// In so many packs.
+    pub packs: u64,
+    /// Bytes in the storage, of chunks that snapshots refer to.
+    pub bytes: u64,
+}
+
+/// Why chunks were not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotReadReason {
+    /// Nobody asked for it.
+    NotAsked,
+    /// The pack is older than was asked for.
+    Older,
+    /// The pack is not in the sample.
+    Sample,
+}
+
+/// One object that is damaged or gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Its key.
+    pub object: Key,
+    /// What it is.
+    pub kind: DamageKind,
+    /// It is not there at all.
+    pub missing: bool,
+    /// What is wrong with it.
+    pub what: String,
+    /// The snapshots that it hits, by volume and time. None: every snapshot can be restored in spite of it.
+    pub hits: Vec<Hit>,
+}
+
+impl Damage {
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self.kind {
+            DamageKind::Pack | DamageKind::Map | DamageKind::Snapshot if self.hits.is_empty() => {
+                "nothing is lost: all that the snapshots need of it was read and is intact"
+            }
+            DamageKind::Pack if self.missing => {
+                "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
+                 each volume stores anew what is missing"
+            }
+            DamageKind::Pack => {
+                "restore another snapshot, or bring the object back from a copy of the repository; else move the object \
+                 out of the repository, so that the next backup of each volume stores anew what it held"
+            }
+            DamageKind::Map => {
+                "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
+                 each volume writes its map anew"
+            }
+            DamageKind::Snapshot => {
+                "restore another snapshot of the volume, or bring the object back from a copy of the repository; the \
+                 next backup does not build on it"
+            }
+            DamageKind::Config => "nothing is lost: a newer configuration counts",
+            DamageKind::KeySlot => {
+                "nothing is lost as long as another way in is intact: make one with `wherry key add` and remove this \
+                 one with `wherry key remove`"
+            }
+            DamageKind::Session => "nothing is lost: at most, a run that was broken off sends again what it had stored",
+            DamageKind::Index => "nothing is lost: backups read the packs' own indexes in its place",
+            DamageKind::Forget => "nothing is lost: the snapshot is kept",
+            DamageKind::Generation => {
+                "nothing is lost, but backups refuse to work: bring the object back from a copy of the repository"
+            }
+        }
+    }
+}
+
+/// What a damaged object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DamageKind {
+    /// Settings.
+    Config,
+    /// A way in.
+    KeySlot,
+    /// Part of a session.
+    Session,
+    /// Part of the index.
+    Index,
+    /// A snapshot's record.
+    Snapshot,
+    /// A forget or what became of it.
+    Forget,
+    /// A list of a collector.
+    Generation,
+    /// Chunks.
+    Pack,
+    /// Map nodes.
+    Map,
+}
+
+impl DamageKind {
+    fn of(key: &Key) -> Self {
+        let is = |prefix| key.as_str().starts_with(prefix);
+        match keys::parse_pack(key).map(|id| id.kind) {
+            Some(PackKind::Data) => Self::Pack,
+            Some(PackKind::Meta) => Self::Map,
+            None if is(keys::KEYS) => Self::KeySlot,
+            None if is(keys::SESS) => Self::Session,
+            None if is(keys::IDX) => Self::Index,
+            None if is(keys::SNAP) => Self::Snapshot,
+            None if is(keys::FORGET) => Self::Forget,
+            None if is(keys::GEN) => Self::Generation,
+            None => Self::Config,
+        }
+    }
+}
+
+/// What damage does to one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Its volume.
+    pub volume: VolumeId,
+    /// The volume's name; unknown when no other record of the volume tells it.
+    pub name: Option<String>,
+    /// The snapshot's time; unknown when its record cannot be read.
+    pub time: Option<Timestamp>,
+    /// True when nothing of the snapshot can be read.
+    pub whole: bool,
+    /// Bytes of the volume that cannot be read; 0 when its size is not known.
+    pub bytes: u64,
+    /// Where they are, ascending; the first ones where there are very many.
+    pub ranges: Vec<Range<u64>>,
+    /// Ranges that are left out of `ranges`.
+    pub more: u64,
+}
+
+/// Ranges kept for one snapshot and object.
+const MOST_RANGES: usize = 1000;
+
+/// Ranges that are pushed in ascending order; neighbours become one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ranges {
+    pub(super) bytes: u64,
+    pub(super) kept: Vec<Range<u64>>,
+    pub(super) more: u64,
+    /// Where the last range that was not kept ends.
+    end: u64,
+}
+
+impl Ranges {
+    pub(super) fn push(&mut self, range: Range<u64>) {
+        self.bytes += range.end - range.start;
+        let full = self.kept.len() >= MOST_RANGES;
+        match self.kept.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ if !full => self.kept.push(range),
+            _ => {
+                self.more += u64::from(self.end != range.start);
+                self.end = range.end;
+            }
+        }
+    }
+}
+
+/// Collects damage from all threads.
+#[derive(Debug, Default)]
+pub(super) struct Findings(Mutex<BTreeMap<Key, Found>>);
+
+#[derive(Debug, Default)]
+struct Found {
+    missing: bool,
+    whole: BTreeSet<String>,
+    parts: BTreeSet<u32>,
+}
+
+impl Findings {
+    /// The object is damaged as a whole.
+    pub(super) fn whole(&self, key: &Key, what: impl Into<String>) {
+        self.0.lock().entry(key.clone()).or_default().whole.insert(what.into());
+    }
+
+    /// A chunk or node of a pack does not verify.
+    pub(super) fn part(&self, key: &Key, ordinal: u32) {
+        self.0.lock().entry(key.clone()).or_default().parts.insert(ordinal);
+    }
+
+    /// The object is gone.
+    pub(super) fn missing(&self, key: &Key) {
+        self.0.lock().entry(key.clone()).or_default().missing = true;
+    }
+
+    pub(super) fn into_damages(self, mut hits: BTreeMap<Key, Vec<Hit>>) -> Vec<Damage> {
+        let damage = |(object, found): (Key, Found)| {
+            let hits = hits.remove(&object).unwrap_or_default();
+            // What a collector removed while it was looked at is no damage: no snapshot needs it.
+            if found.missing && hits.is_empty() {
+                return None;
+            }
+            let kind = DamageKind::of(&object);
+            Some(Damage { kind, missing: found.missing, what: found.describe(kind), hits, object })
+        };
+        self.0.into_inner().into_iter().filter_map(damage).collect()
+    }
+}
+
+impl Found {
+    fn describe(&self, kind: DamageKind) -> String {
+        /// Ordinals named at most.
+        const NAMED: usize = 8;
+        let mut said: Vec<String> = self.whole.iter().cloned().collect();
+        if self.missing {
+            said.insert(0, "it is gone".into());
+        }
+        if !self.parts.is_empty() {
+            let what = if kind == DamageKind::Map { "map node" } else { "chunk" };
+            let named: Vec<String> = self.parts.iter().take(NAMED).map(u32::to_string).collect();
+            let more = match self.parts.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let (s, verb) = if self.parts.len() == 1 { ("", "does") } else { ("s", "do") };
+            said.push(format!("{what}{s} {}{more} in it {verb} not verify", named.join(", ")));
+        }
+        said.join("; ")
+    }
+}

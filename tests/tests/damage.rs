@@ -1,0 +1,620 @@
+//! `check` finds each kind of damage and says exactly whom it hits. What it says is compared with what can be read: each
+//! chunk of each snapshot either reads as it was written, or fails and is in the report.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use wherry_repo::format::records::Generation;
+use wherry_repo::storage::Local;
+use wherry_repo::{
+    CheckOptions, CheckReport, CommitInfo, Damage, DamageKind, Error, ErrorKind, Key, NotReadReason, PackKind,
+    ReadData, Repository, Snapshot, SnapshotReader, SnapshotWriter, storage::keys,
+};
+use wherry_tests::small::*;
+
+/// A sparse disk: chunks that are not there are zero.
+#[derive(Clone, Default)]
+struct Disk {
+    size: u64,
+    chunks: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Disk {
+    /// Chunk `n` gets new content: some noise and much that compresses, cut off where the disk ends.
+    fn fill(&mut self, n: u64, seed: u64) {
+        let mut chunk = noise(seed << 32 | n, 3000).repeat(UNIT / 3000 + 1);
+        let start = n * UNIT as u64;
+        chunk.truncate(UNIT.min((self.size - start) as usize));
+        self.chunks.insert(n, chunk);
+    }
+
+    fn of(size: u64, chunks: impl Iterator<Item = u64>, seed: u64) -> Self {
+        let mut disk = Self { size, ..Self::default() };
+        chunks.for_each(|n| disk.fill(n, seed));
+        disk
+    }
+}
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    repository: Repository,
+    /// In the order they were made.
+    snapshots: Vec<(Snapshot, Disk)>,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl Fixture {
+    /// Two volumes with three snapshots each and one chunk in common; maps of one, two and three levels; small packs.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = init(Arc::new(Local::new(folder.path(), false))).unwrap();
+        let mut fixture = Self { folder, repository, snapshots: Vec::new() };
+        let index = index();
+        let mut alpha = Disk::of(300 * UNIT as u64 - 5000, (0..290).filter(|n| n % 50 != 7).chain([299]), 1);
+        fixture.backup("alpha", &index, &alpha);
+        [3, 4, 5, 140, 288].into_iter().for_each(|n| alpha.fill(n, 2));
+        fixture.backup("alpha", &index, &alpha);
+        // It grows: what was its last chunk is longer now.
+        alpha.size = 301 * UNIT as u64;
+        [0, 299, 300].into_iter().for_each(|n| alpha.fill(n, 3));
+        fixture.backup("alpha", &index, &alpha);
+        let mut beta = Disk::of(2048 * MIB, [0, 1, 127, 128, 5000, 16_383, 16_384, 16_385, 32_767].into_iter(), 4);
+        fixture.backup("beta", &index, &beta);
+        beta.chunks.insert(77, alpha.chunks[&20].clone());
+        beta.fill(5000, 5);
+        fixture.backup("beta", &index, &beta);
+        let small = Disk::of(3 * UNIT as u64 + 17, 0..4, 6);
+        fixture.backup("gamma", &index, &small);
+        fixture.repository.add_slot(&password(), CHEAP).unwrap();
+        let forgotten = fixture.snapshots[1].0.id;
+        fixture.repository.forget(&forgotten, Duration::from_secs(1), "test").unwrap();
+        fixture.repository.unforget(&forgotten).unwrap();
+        fixture.repository.publish_generation(1, &Generation::default()).unwrap();
+        fixture
+    }
+
+    fn backup(&mut self, name: &str, index: &Arc<wherry_repo::index::ChunkIndex>, disk: &Disk) {
+        let options = wherry_repo::WriterOptions { pack_size: 192 << 10, ..options(name) };
+        let writer = SnapshotWriter::start(&self.repository, index.clone(), &options).unwrap();
+        let mut scratch = writer.scratch().unwrap();
+        for (n, chunk) in &disk.chunks {
+            writer.put(&mut scratch, *n, chunk).unwrap();
+            writer.advance(n + 1).unwrap();
+        }
+        let snapshot = writer.commit(CommitInfo { size: disk.size, ..CommitInfo::default() }).unwrap();
+        self.snapshots.push((snapshot, disk.clone()));
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.folder.path().join(key.as_str())
+    }
+
+    /// The repository as a new process sees it.
+    fn open(&self) -> Result<Repository, Error> {
+        Repository::open(components(Arc::new(Local::new(self.folder.path(), false))), &password())
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        keys_of(self.repository.storage())
+    }
+
+    /// The only object below a prefix for which this holds, or the first one.
+    fn key(&self, prefix: &str, is: impl Fn(&Key) -> bool) -> Key {
+        self.keys().into_iter().find(|key| key.as_str().starts_with(prefix) && is(key)).unwrap()
+    }
+
+    /// Changes an object, does `work` and puts the object back.
+    fn with<T>(&self, key: &Key, change: impl FnOnce(&mut Vec<u8>), work: impl FnOnce() -> T) -> T {
+        let path = self.path(key);
+        let before = fs::read(&path).unwrap();
+        let mut bytes = before.clone();
+        change(&mut bytes);
+        fs::write(&path, &bytes).unwrap();
+        let result = work();
+        fs::write(&path, before).unwrap();
+        result
+    }
+
+    fn without<T>(&self, key: &Key, work: impl FnOnce() -> T) -> T {
+        let (path, aside) = (self.path(key), self.folder.path().join("_aside"));
+        fs::rename(&path, &aside).unwrap();
+        let result = work();
+        fs::rename(&aside, &path).unwrap();
+        result
+    }
+
+    fn check(&self, read_data: bool) -> CheckReport {
+        let options = CheckOptions { read_data: read_data.then(ReadData::default), ..CheckOptions::default() };
+        check(&self.open().unwrap(), &options)
+    }
+
+    /// Bytes of each snapshot that cannot be read. Everything else reads as it was written.
+    fn unreadable(&self) -> Vec<Vec<Range<u64>>> {
+        let repository = self.open().unwrap();
+        self.snapshots.iter().map(|(snapshot, disk)| unreadable(&repository, snapshot, disk)).collect()
+    }
+
+    /// The report names this one object, and as hit exactly what cannot be read.
+    fn assert_one(&self, report: &CheckReport, key: &Key) -> Damage {
+        assert_eq!(report.damages.len(), 1, "damaged is {key}, reported {:#?}", report.damages);
+        let damage = report.damages[0].clone();
+        assert_eq!(damage.object, *key);
+        let mut hits: BTreeMap<_, _> = damage.hits.iter().map(|hit| (hit.snapshot, hit.clone())).collect();
+        assert_eq!(hits.len(), damage.hits.len(), "a snapshot is named once");
+        for ((snapshot, _), lost) in self.snapshots.iter().zip(self.unreadable()) {
+            let Some(hit) = hits.remove(&snapshot.id) else {
+                assert_eq!(lost, [], "{}: bytes of {} are lost and not named", key, snapshot.record.name);
+                continue;
+            };
+            let bytes: u64 = lost.iter().map(|r| r.end - r.start).sum();
+            assert_eq!((&hit.ranges, hit.bytes, hit.more), (&lost, bytes, 0), "{key}: {damage:?}");
+            assert_eq!(hit.name.as_deref(), Some(snapshot.record.name.as_str()));
+            assert_eq!((hit.volume, hit.whole), (snapshot.volume, bytes == snapshot.record.size));
+        }
+        assert_eq!(hits.len(), 0, "a snapshot is named that is none");
+        damage
+    }
+}
+
+fn check(repository: &Repository, options: &CheckOptions) -> CheckReport {
+    repository.check(options, &|_, _, _| Ok(())).unwrap()
+}
+
+fn unreadable(repository: &Repository, snapshot: &Snapshot, disk: &Disk) -> Vec<Range<u64>> {
+    let mut lost: Vec<Range<u64>> = Vec::new();
+    let reader = SnapshotReader::open(repository, snapshot).unwrap();
+    for n in 0..reader.chunk_count() {
+        let read = match reader.chunk(n) {
+            Ok(Some(chunk)) => reader.read_chunk(&chunk).map(|bytes| Some(bytes.into_inner())),
+            Ok(None) => Ok(None),
+            Err(e) => Err(e),
+        };
+        match read {
+            Ok(read) => assert!(read.as_ref() == disk.chunks.get(&n), "chunk {n} reads as something else"),
+            Err(e) => {
+                assert!(matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound), "{e:?}");
+                let range = n * UNIT as u64..((n + 1) * UNIT as u64).min(disk.size);
+                match lost.last_mut() {
+                    Some(last) if last.end == range.start => last.end = range.end,
+                    _ => lost.push(range),
+                }
+            }
+        }
+    }
+    lost
+}
+
+fn flip(at: usize) -> impl Fn(&mut Vec<u8>) {
+    move |bytes| bytes[at] ^= 0x10
+}
+
+fn flip_from_end(at: usize) -> impl Fn(&mut Vec<u8>) {
+    move |bytes| {
+        let at = bytes.len() - at;
+        bytes[at] ^= 0x10;
+    }
+}
+
+fn kind_of(key: &Key) -> Option<PackKind> {
+    keys::parse_pack(key).map(|id| id.kind)
+}
+
+#[test]
+fn an_intact_repository_is_clean_and_the_report_counts_what_there_is() {
+    let fixture = Fixture::new();
+    let report = fixture.check(false);
+    assert_eq!(report.damages, []);
+    let packs = fixture.keys().iter().filter(|key| kind_of(key).is_some()).count() as u64;
+    assert_eq!((report.snapshots, report.packs, report.unused_packs), (6, packs, 0));
+    assert_eq!(report.records, fixture.keys().len() as u64 - packs, "every other object was opened");
+    let distinct: std::collections::BTreeSet<&Vec<u8>> =
+        fixture.snapshots.iter().flat_map(|(_, disk)| disk.chunks.values()).collect();
+    assert_eq!(report.chunks, distinct.len() as u64);
+    let data_packs = fixture.keys().iter().filter(|key| kind_of(key) == Some(PackKind::Data)).count() as u64;
+    let [left] = report.not_read[..] else { panic!("{:?}", report.not_read) };
+    assert_eq!((left.reason, left.packs, left.bytes), (NotReadReason::NotAsked, data_packs, report.data_bytes));
+    assert_eq!(report.read_bytes, 0);
+
+    let report = fixture.check(true);
+    assert_eq!((report.damages, report.not_read), (vec![], vec![]));
+    assert_eq!(report.read_bytes, report.data_bytes, "every chunk of these packs is referred to");
+}
+
+#[test]
+fn a_flip_in_any_object_is_found_and_named_with_all_it_hits() {
+    let fixture = Fixture::new();
+    let mut state = 1;
+    for key in fixture.keys() {
+        let len = fs::metadata(fixture.path(&key)).unwrap().len();
+        let at = (splitmix(&mut state) % len) as usize;
+        fixture.with(&key, flip(at), || match fixture.open() {
+            Ok(repository) => {
+                let options = CheckOptions { read_data: Some(ReadData::default()), ..CheckOptions::default() };
+                let report = check(&repository, &options);
+                if keys::parse_snap(&key).is_some() {
+                    assert_eq!((report.damages.len(), &report.damages[0].object), (1, &key));
+                } else {
+                    fixture.assert_one(&report, &key);
+                }
+            }
+            Err(e) => {
+                let clear = [keys::CONFIG, "repo.json"].iter().any(|p| key.as_str().starts_with(p));
+                assert!(clear, "{key} does not keep from opening: {e}");
+                assert_eq!((e.kind(), e.object()), (ErrorKind::Corrupt, Some(key.as_str())));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_cut_in_any_object_is_found_and_named_with_all_it_hits() {
+    let fixture = Fixture::new();
+    let mut state = 2;
+    for key in fixture.keys() {
+        let len = fs::metadata(fixture.path(&key)).unwrap().len();
+        let at = (splitmix(&mut state) % len) as usize;
+        fixture.with(
+            &key,
+            |bytes| bytes.truncate(at),
+            || match fixture.open() {
+                // Cut packs are looked into without being asked to.
+                Ok(repository) => {
+                    let report = check(&repository, &CheckOptions::default());
+                    if keys::parse_snap(&key).is_some() {
+                        assert_eq!((report.damages.len(), &report.damages[0].object), (1, &key));
+                    } else {
+                        fixture.assert_one(&report, &key);
+                    }
+                }
+                Err(e) => assert_eq!((e.kind(), e.object()), (ErrorKind::Corrupt, Some(key.as_str()))),
+            },
+        );
+    }
+}
+
+#[test]
+fn a_missing_pack_is_named_with_all_it_hits() {
+    let fixture = Fixture::new();
+    for key in fixture.keys().into_iter().filter(|key| kind_of(key).is_some()) {
+        fixture.without(&key, || {
+            let damage = fixture.assert_one(&fixture.check(false), &key);
+            assert!(damage.missing && !damage.hits.is_empty(), "every pack here is needed: {damage:?}");
+            assert_eq!(damage.what, "it is gone");
+            assert_eq!(fixture.check(true).damages, [damage]);
+        });
+    }
+}
+
+#[test]
+fn a_flipped_chunk_is_found_by_reading_and_left_open_without() {
+    let fixture = Fixture::new();
+    let key = fixture.key(keys::PACKS, |_| true);
+    fixture.with(&key, flip(100), || {
+        let report = fixture.check(false);
+        assert_eq!(report.damages, []);
+        assert_eq!(report.not_read[0].bytes, report.data_bytes, "and says so");
+        let damage = fixture.assert_one(&fixture.check(true), &key);
+        assert_eq!((damage.kind, damage.missing), (DamageKind::Pack, false));
+        assert_eq!(damage.what, "chunk 0 in it does not verify");
+        assert!(!damage.hits.is_empty());
+    });
+}
+
+#[test]
+fn a_pack_whose_own_index_is_damaged_loses_nothing_and_check_proves_it() {
+    let fixture = Fixture::new();
+    let sealed_index = 64 + 16 + 30;
+    for prefix in [keys::PACKS, keys::META] {
+        let key = fixture.key(prefix, |_| true);
+        let changes: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 5] = [
+            ("header", Box::new(flip(20))),
+            ("table", Box::new(flip_from_end(sealed_index))),
+            ("trailer", Box::new(flip_from_end(30))),
+            ("end", Box::new(|bytes| bytes.push(0))),
+            ("tail", Box::new(|bytes| bytes.truncate(bytes.len() - 64))),
+        ];
+        for (what, change) in changes {
+            fixture.with(&key, change, || {
+                let report = fixture.check(false);
+                let damage = fixture.assert_one(&report, &key);
+                assert_eq!(damage.hits, [], "{what}");
+                assert_eq!(report.read_bytes > 0, prefix == keys::PACKS, "its chunks were read to know that");
+                assert_eq!(fixture.check(true).damages, [damage]);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_damaged_trailer_does_not_hide_a_damaged_chunk() {
+    let fixture = Fixture::new();
+    let key = fixture.key(keys::PACKS, |_| true);
+    let both = |bytes: &mut Vec<u8>| {
+        flip(100)(bytes);
+        flip_from_end(30)(bytes);
+    };
+    fixture.with(&key, both, || {
+        let damage = fixture.assert_one(&fixture.check(false), &key);
+        assert!(
+            damage.what.contains("trailer") && damage.what.ends_with("chunk 0 in it does not verify"),
+            "{damage:?}"
+        );
+        assert!(!damage.hits.is_empty());
+    });
+}
+
+#[test]
+fn a_pack_in_the_place_of_another_is_found() {
+    let fixture = Fixture::new();
+    let packs: Vec<Key> = fixture.keys().into_iter().filter(|key| kind_of(key) == Some(PackKind::Data)).collect();
+    let other = fs::read(fixture.path(&packs[1])).unwrap();
+    fixture.with(
+        &packs[0],
+        |bytes| *bytes = other,
+        || {
+            let damage = fixture.assert_one(&fixture.check(false), &packs[0]);
+            assert!(damage.what.contains("belongs to another pack"), "{damage:?}");
+            assert!(!damage.hits.is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_damaged_node_hits_all_below_it() {
+    let fixture = Fixture::new();
+    let beta = &fixture.snapshots[3].0;
+    let meta = fixture.key(keys::META, |key| keys::parse_pack(key).is_some_and(|id| id.session == beta.id));
+    // Nodes stand in the order they were completed: two leaves, then what is above them comes later.
+    fixture.with(&meta, flip(80), || {
+        let damage = fixture.assert_one(&fixture.check(false), &meta);
+        assert_eq!((damage.kind, damage.what.as_str()), (DamageKind::Map, "map node 0 in it does not verify"));
+        // The first leaf of beta: 128 chunks, of which three are not zero; the second snapshot has another first leaf.
+        let hits: Vec<_> = damage.hits.iter().map(|hit| (hit.snapshot, hit.ranges.clone())).collect();
+        assert_eq!(hits, [(beta.id, vec![0..128 * UNIT as u64])]);
+    });
+    fixture.without(&meta, || {
+        let damage = fixture.assert_one(&fixture.check(false), &meta);
+        assert!(damage.hits[0].whole, "all that is above leaves is gone too");
+    });
+}
+
+#[test]
+fn a_damaged_snapshot_is_named_with_its_volume_and_the_others_are_checked() {
+    let fixture = Fixture::new();
+    for (n, (snapshot, _)) in fixture.snapshots.iter().enumerate() {
+        let key = keys::snap(&snapshot.volume, &snapshot.id);
+        fixture.with(&key, flip(40), || {
+            let report = fixture.check(false);
+            let [damage] = &report.damages[..] else { panic!("{n}: {:?}", report.damages) };
+            assert_eq!((&damage.object, damage.kind, damage.missing), (&key, DamageKind::Snapshot, false));
+            let [hit] = &damage.hits[..] else { panic!("{damage:?}") };
+            assert_eq!((hit.snapshot, hit.volume, hit.whole), (snapshot.id, snapshot.volume, true));
+            assert_eq!(
+                hit.name.as_deref(),
+                Some(snapshot.record.name.as_str()),
+                "told by the session, if by nobody else"
+            );
+            assert_eq!(report.snapshots, 5);
+        });
+    }
+    let (gamma, _) = &fixture.snapshots[5];
+    let key = keys::snap(&gamma.volume, &gamma.id);
+    let open = keys::session(&gamma.id, "open");
+    fixture.without(&open, || {
+        fixture.with(&key, |bytes| bytes.clear(), || assert_eq!(fixture.check(false).damages[0].hits[0].name, None));
+    });
+}
+
+#[test]
+fn records_that_no_snapshot_needs_hit_none() {
+    let fixture = Fixture::new();
+    let cases = [
+        (keys::IDX, "", DamageKind::Index),
+        (keys::SESS, "open", DamageKind::Session),
+        (keys::SESS, "seen-00000000", DamageKind::Session),
+        (keys::SESS, "beat", DamageKind::Session),
+        (keys::FORGET, "asked", DamageKind::Forget),
+        (keys::FORGET, "settled", DamageKind::Forget),
+        (keys::GEN, "00000001", DamageKind::Generation),
+    ];
+    for (prefix, end, kind) in cases {
+        let key = fixture.key(prefix, |key| key.as_str().ends_with(end));
+        let aside = fixture.key(prefix, |key| key.as_str().ends_with(end));
+        let other = fs::read(fixture.path(&fixture.key(keys::SNAP, |_| true))).unwrap();
+        for change in [Box::new(flip(20)) as Box<dyn Fn(&mut Vec<u8>)>, Box::new(move |bytes| *bytes = other.clone())] {
+            fixture.with(&key, change, || {
+                let damage = fixture.assert_one(&fixture.check(false), &aside);
+                assert_eq!((damage.kind, damage.hits, damage.missing), (kind, vec![], false));
+            });
+        }
+    }
+}
+
+#[test]
+fn damaged_ways_in() {
+    let fixture = Fixture::new();
+    let (first, second) = (keys::slot(0), fixture.key(keys::KEYS, |key| *key != keys::slot(0)));
+    for key in [&first, &second] {
+        fixture.with(key, flip(60), || {
+            let damage = fixture.assert_one(&fixture.check(false), key);
+            assert_eq!((damage.kind, damage.hits), (DamageKind::KeySlot, vec![]));
+        });
+    }
+    fixture.without(&second, || {
+        fixture.with(&first, flip(60), || {
+            let e = fixture.open().unwrap_err();
+            assert_eq!((e.kind(), e.object()), (ErrorKind::Corrupt, Some(first.as_str())));
+        });
+    });
+    for key in [keys::repo(), keys::config(0)] {
+        fixture.with(&key, flip(30), || {
+            let e = fixture.open().unwrap_err();
+            assert_eq!((e.kind(), e.object()), (ErrorKind::Corrupt, Some(key.as_str())));
+        });
+    }
+}
+
+#[test]
+fn only_what_the_named_snapshots_need() {
+    let fixture = Fixture::new();
+    let (gamma, _) = &fixture.snapshots[5];
+    let mine = fixture.key(keys::PACKS, |key| keys::parse_pack(key).is_some_and(|id| id.session == gamma.id));
+    let other = fixture.key(keys::PACKS, |key| keys::parse_pack(key).is_some_and(|id| id.session != gamma.id));
+    let only = |read_data| CheckOptions { snapshots: vec![gamma.id], read_data, ..CheckOptions::default() };
+    fixture.without(&other, || {
+        let report = check(&fixture.open().unwrap(), &only(Some(ReadData::default())));
+        assert_eq!((report.damages.len(), report.snapshots, report.packs, report.chunks), (0, 1, 1, 4));
+        assert_eq!(report.read_bytes, report.data_bytes);
+    });
+    fixture.without(&mine, || {
+        let report = check(&fixture.open().unwrap(), &only(None));
+        fixture.assert_one(&report, &mine);
+    });
+    let unknown = CheckOptions { snapshots: vec![wherry_repo::SnapshotId::new([9; 16])], ..CheckOptions::default() };
+    let e = fixture.repository.check(&unknown, &|_, _, _| Ok(())).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::NoSnapshot);
+    let key = keys::snap(&gamma.volume, &gamma.id);
+    fixture.with(&key, flip(40), || {
+        let report = check(&fixture.open().unwrap(), &only(None));
+        assert_eq!((report.damages.len(), &report.damages[0].object), (1, &key));
+    });
+}
+
+#[test]
+fn a_sample_and_an_age_limit_say_what_they_left_out() {
+    let fixture = Fixture::new();
+    let repository = fixture.open().unwrap();
+    let packs = fixture.check(false).not_read[0].packs;
+    let read =
+        |share, max_age| CheckOptions { read_data: Some(ReadData { share, max_age }), ..CheckOptions::default() };
+    let report = check(&repository, &read(0.5, None));
+    assert_eq!((report.not_read.len(), report.not_read[0].reason), (1, NotReadReason::Sample));
+    assert_eq!(report.not_read[0].packs, packs / 2, "at least the share is read");
+    assert_eq!(report.read_bytes + report.not_read[0].bytes, report.data_bytes);
+    let again = check(&repository, &read(0.5, None));
+    assert_ne!(again.not_read[0].bytes, report.not_read[0].bytes, "another sample each time");
+
+    let old = fixture.key(keys::PACKS, |_| true);
+    let now = repository.components().clock.now().seconds() as u64;
+    for key in fixture.keys() {
+        let age = if key == old { 3000 } else { 10 };
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(now - age);
+        fs::File::options().write(true).open(fixture.path(&key)).unwrap().set_modified(time).unwrap();
+    }
+    let young = read(1.0, Some(Duration::from_secs(1000)));
+    for snapshots in [vec![], fixture.snapshots.iter().map(|(s, _)| s.id).collect()] {
+        let report = check(&repository, &CheckOptions { snapshots, ..young.clone() });
+        assert_eq!(
+            (report.not_read.len(), report.not_read[0].reason, report.not_read[0].packs),
+            (1, NotReadReason::Older, 1)
+        );
+    }
+}
+
+#[test]
+fn many_faults_at_once_give_one_report_whatever_the_threads_and_the_memory() {
+    let fixture = Fixture::new();
+    let mut state = 3;
+    for key in fixture.keys().into_iter().filter(|key| kind_of(key).is_some()) {
+        let path = fixture.path(&key);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = (splitmix(&mut state) % bytes.len() as u64) as usize;
+        match splitmix(&mut state) % 5 {
+            0 => bytes.truncate(at),
+            1 => fs::remove_file(&path).unwrap(),
+            2 | 3 => bytes[at] ^= 1,
+            _ => {}
+        }
+        if path.exists() {
+            fs::write(path, bytes).unwrap();
+        }
+    }
+    let options = |threads, memory| CheckOptions {
+        read_data: Some(ReadData::default()),
+        threads,
+        memory,
+        ..CheckOptions::default()
+    };
+    let report = check(&fixture.open().unwrap(), &options(1, 64 << 20));
+    for (threads, memory) in [(1, 0), (7, 64 << 20), (7, 0), (7, 1000)] {
+        assert_eq!(check(&fixture.open().unwrap(), &options(threads, memory)), report);
+    }
+    // Together the damages name exactly what cannot be read.
+    for ((snapshot, _), lost) in fixture.snapshots.iter().zip(fixture.unreadable()) {
+        let mut named: Vec<Range<u64>> = report
+            .damages
+            .iter()
+            .flat_map(|damage| &damage.hits)
+            .filter(|hit| hit.snapshot == snapshot.id)
+            .flat_map(|hit| hit.ranges.clone())
+            .collect();
+        named.sort_by_key(|range| (range.start, range.end));
+        let merged = named.into_iter().fold(Vec::<Range<u64>>::new(), |mut all, range| {
+            match all.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => all.push(range),
+            }
+            all
+        });
+        assert_eq!(merged, lost, "{}", snapshot.record.name);
+    }
+}
+
+#[test]
+fn a_run_that_was_broken_off_leaves_packs_that_are_no_damage() {
+    let fixture = Fixture::new();
+    let options = wherry_repo::WriterOptions { pack_size: 192 << 10, ..options("delta") };
+    let writer = SnapshotWriter::start(&fixture.repository, index(), &options).unwrap();
+    let mut scratch = writer.scratch().unwrap();
+    for n in 0..40 {
+        writer.put(&mut scratch, n, &noise(n, UNIT)).unwrap();
+    }
+    writer.abandon().unwrap();
+    let report = fixture.check(true);
+    assert_eq!(report.damages, []);
+    let packs = fixture.keys().iter().filter(|key| kind_of(key) == Some(PackKind::Data)).count() as u64;
+    assert!(report.unused_packs > 1 && report.unused_bytes > 40 * UNIT as u64, "{report:?}");
+    assert!(report.unused_packs < packs);
+    // And a check can be stopped.
+    let stop = |_, _, _| Err(Error::new(ErrorKind::Cancelled, "enough"));
+    assert_eq!(fixture.repository.check(&CheckOptions::default(), &stop).unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+/// The advice for what is gone or damaged: the next backup, by a process that believes the index, is whole.
+#[test]
+fn the_next_backup_stores_anew_what_is_missing() {
+    for prefix in [keys::PACKS, keys::META] {
+        let mut fixture = Fixture::new();
+        let alpha = fixture.snapshots[2].clone();
+        let mine = |key: &Key| keys::parse_pack(key).is_some_and(|id| id.session == fixture.snapshots[0].0.id);
+        let key = fixture.key(prefix, mine);
+        fs::remove_file(fixture.path(&key)).unwrap();
+        let index = index();
+        index.synchronise(&fixture.repository, true).unwrap();
+        fixture.backup("alpha", &index, &alpha.1);
+        let (healed, disk) = &fixture.snapshots[6];
+        assert_eq!(unreadable(&fixture.open().unwrap(), healed, disk), []);
+        let damage = fixture.assert_one(&fixture.check(true), &key);
+        assert!(damage.hits.iter().all(|hit| hit.snapshot != healed.id));
+    }
+}
+
+#[test]
+fn the_next_backup_does_not_build_on_a_damaged_node() {
+    let mut fixture = Fixture::new();
+    let alpha = fixture.snapshots[2].clone();
+    let mine = |key: &Key| keys::parse_pack(key).is_some_and(|id| id.session == alpha.0.id);
+    let key = fixture.key(keys::META, mine);
+    let path = fixture.path(&key);
+    let mut bytes = fs::read(&path).unwrap();
+    flip(80)(&mut bytes);
+    fs::write(&path, bytes).unwrap();
+    fixture.backup("alpha", &index(), &alpha.1);
+    let (healed, disk) = &fixture.snapshots[6];
+    assert_eq!(unreadable(&fixture.open().unwrap(), healed, disk), []);
+    fixture.assert_one(&fixture.check(true), &key);
+}
