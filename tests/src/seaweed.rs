@@ -45,7 +45,9 @@ impl Seaweed {
     /// Free ports can be taken by others before the server takes them; then it ends, and this is `None`.
     fn try_start() -> Option<Self> {
         let Some(weed) = std::env::var_os(WHERRY_TEST_SEAWEED) else {
-            panic!("there is no S3 server to test with ({WHERRY_TEST_SEAWEED} is not set): run scripts/test, which installs one");
+            panic!(
+                "there is no S3 server to test with ({WHERRY_TEST_SEAWEED} is not set): run scripts/test, which installs one"
+            );
         };
         let folder = tempfile::Builder::new().prefix("wherry-seaweed-").tempdir().expect("a temporary folder");
         let at = |name: &str| folder.path().join(name).display().to_string();

@@ -18,6 +18,9 @@ const GAP: u64 = 64 << 10;
 /// Longest such request (bytes).
 const MOST: u64 = 4 << 20;
 
+/// Nodes that one request brings: the pack, first byte and end of the range, numbers and slots.
+type Group = (PackId, u64, u64, Vec<(u64, Slot)>);
+
 /// The map of one snapshot.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -157,7 +160,7 @@ impl Tree {
     pub(crate) fn fetch(&self, wanted: &[(u64, Slot)], level: u8) -> Result<Vec<(u64, Node)>> {
         let mut sorted: Vec<_> = wanted.to_vec();
         sorted.sort_by_key(|(_, slot)| (slot.at.pack, slot.at.offset));
-        let mut groups: Vec<(PackId, u64, u64, Vec<(u64, Slot)>)> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
         for (number, slot) in sorted {
             let (start, end) = (u64::from(slot.at.offset), u64::from(slot.at.offset) + u64::from(slot.at.len));
             match groups.last_mut() {
@@ -170,7 +173,7 @@ impl Tree {
                 _ => groups.push((slot.at.pack, start, end, vec![(number, slot)])),
             }
         }
-        let read = |(pack, from, to, members): &(PackId, u64, u64, Vec<(u64, Slot)>)| -> Result<Vec<(u64, Node)>> {
+        let read = |(pack, from, to, members): &Group| -> Result<Vec<(u64, Node)>> {
             let repository = &self.repository;
             let bytes = repository.storage().get_range(&keys::pack(pack), *from..*to)?;
             let open = |(number, slot): &(u64, Slot)| {
