@@ -1,5 +1,6 @@
 //! A filesystem that can neither link nor rename without replacing, as some network and removable ones: in memory,
 //! through FUSE. It keeps files, folders, sizes and times, and no more than that.
+#![allow(clippy::redundant_closure_call, reason = "the closure is what lets `?` end the action of the macro")]
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,

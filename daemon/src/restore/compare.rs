@@ -48,7 +48,7 @@ impl Chunks {
             while at < to && self.contains(at) {
                 at += 1;
             }
-            (start < at.min(to)).then(|| start..at)
+            (start < at.min(to)).then_some(start..at)
         })
     }
 }

@@ -49,7 +49,7 @@ fn absurd_counts_are_refused_before_anything_is_taken_for_them() {
     }
     // Longer than a pack can be, although each chunk is not.
     let chunks = vec![(ShortId::default(), (1 << 24) - 1, Codec::Raw); 17];
-    assert!(17 * ((1 << 24) - 1) > MAX_PACK);
+    const { assert!(17 * ((1 << 24) - 1) > MAX_PACK) };
     let bytes = encode(&[PackRows { pack, epoch: 0, chunks }]);
     assert_eq!(decode(&bytes).unwrap_err().kind(), ErrorKind::Corrupt);
 }

@@ -91,7 +91,10 @@ impl Storage for Sinner {
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
         let mut found = Vec::new();
         let wanted = if self.sin == Sin::ListsByLetters { "" } else { prefix };
-        self.inner.list(wanted, &mut |listed| Ok(found.push(listed)))?;
+        self.inner.list(wanted, &mut |listed| {
+            found.push(listed);
+            Ok(())
+        })?;
         match self.sin {
             Sin::ListsByLetters => found.retain(|l| l.key.as_str().starts_with(prefix.trim_end_matches('/'))),
             Sin::ListsOnePage => found.truncate(40),

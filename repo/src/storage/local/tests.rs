@@ -88,7 +88,12 @@ fn strangers_are_not_listed_and_not_read() {
     std::fs::write(folder.path().join("a/Readme"), b"").unwrap();
     std::os::unix::fs::symlink("b", folder.path().join("a/link")).unwrap();
     let mut seen = Vec::new();
-    local.list("", &mut |found| Ok(seen.push(found.key.to_string()))).unwrap();
+    local
+        .list("", &mut |found| {
+            seen.push(found.key.to_string());
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(seen, ["a/b"]);
     for wrong in ["a", "a/link"] {
         assert_eq!(local.get(&key(wrong)).unwrap_err().kind(), ErrorKind::Corrupt, "{wrong}");

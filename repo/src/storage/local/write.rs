@@ -197,7 +197,7 @@ impl Local {
 /// Writes the whole body, directly as far as memory, filesystem and length allow.
 fn fill(file: &OwnedFd, body: &[u8]) -> Result<(), Errno> {
     let mut done = 0;
-    if body.len() >= LARGE && body.as_ptr().addr() % ALIGN == 0 && direct(file, true).is_ok() {
+    if body.len() >= LARGE && body.as_ptr().addr().is_multiple_of(ALIGN) && direct(file, true).is_ok() {
         let whole = body.len() - body.len() % ALIGN;
         while done < whole {
             match rustix::io::pwrite(file, &body[done..whole], done as u64) {

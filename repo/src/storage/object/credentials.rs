@@ -143,7 +143,7 @@ impl Credentials {
         Self { profile, env, role, role_known: AtomicBool::new(false), read: Mutex::default() }
     }
 
-    fn from_environment(&self) -> Result<Option<AwsCredential>, Missing> {
+    fn of_environment(&self) -> Result<Option<AwsCredential>, Missing> {
         match (self.env.get("AWS_ACCESS_KEY_ID"), self.env.get("AWS_SECRET_ACCESS_KEY")) {
             (Some(key_id), Some(secret_key)) => {
                 Ok(Some(AwsCredential { key_id, secret_key, token: self.env.get("AWS_SESSION_TOKEN") }))
@@ -153,7 +153,7 @@ impl Credentials {
         }
     }
 
-    fn from_files(&self) -> Result<Option<Arc<AwsCredential>>, Missing> {
+    fn of_files(&self) -> Result<Option<Arc<AwsCredential>>, Missing> {
         let changed = self.profile.changed();
         let mut read = self.read.lock();
         if let Some((then, keys)) = &*read
@@ -169,11 +169,11 @@ impl Credentials {
     /// Keys that need no request.
     fn here(&self) -> Result<Option<Arc<AwsCredential>>, Missing> {
         if !self.profile.first
-            && let Some(keys) = self.from_environment()?
+            && let Some(keys) = self.of_environment()?
         {
             return Ok(Some(Arc::new(keys)));
         }
-        match self.from_files()? {
+        match self.of_files()? {
             None if self.profile.first => Err(Missing(format!("profile {:?} holds no keys", self.profile.name))),
             keys => Ok(keys),
         }
