@@ -9,6 +9,7 @@ mod forget;
 mod init;
 mod key;
 mod man;
+mod mount;
 mod probe;
 mod restore;
 mod show;
@@ -31,6 +32,7 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Snapshots(args) => snapshots::run(context, args),
         Command::Show(args) => show::run(context, args),
         Command::Stats(args) => stats::run(context, args),
+        Command::Mount(args) => mount::run(context, args),
         Command::Forget(args) => forget::run(context, args),
         Command::Unforget(args) => unforget::run(context, args),
         Command::Key(command) => key::run(context, command),
@@ -38,6 +40,5 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Config(ConfigCommand::Check) => config::check(context),
         Command::Completions(args) => completions::run(context, args),
         Command::Man(args) => man::run(context, args),
-        Command::Mount(_) => Err(wherry_repo::Error::invalid("this command is not in this version").into()),
     }
 }

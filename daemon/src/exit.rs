@@ -41,6 +41,27 @@ impl From<Exit> for ExitCode {
     }
 }
 
+impl Exit {
+    /// That of another process of wherry.
+    pub fn from_code(code: i32) -> Option<Self> {
+        let all = [
+            Self::Done,
+            Self::Failed,
+            Self::Usage,
+            Self::Partial,
+            Self::NoRepository,
+            Self::Busy,
+            Self::Denied,
+            Self::Damage,
+            Self::NoSnapshot,
+            Self::Unsupported,
+            Self::Interrupted,
+            Self::Terminated,
+        ];
+        all.into_iter().find(|exit| *exit as i32 == code)
+    }
+}
+
 /// The exit code for an error of this kind.
 pub fn of_kind(kind: ErrorKind, cancel: &Cancel) -> Exit {
     match kind {

@@ -9,6 +9,7 @@ pub mod config;
 pub mod context;
 pub mod credential;
 pub mod exit;
+pub mod mount;
 pub mod output;
 pub mod progress;
 pub mod restore;

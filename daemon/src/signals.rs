@@ -75,6 +75,13 @@ impl Cancel {
         self.state.asked.load(Ordering::Relaxed)
     }
 
+    /// The work goes on although it was asked to end: the next signal asks anew.
+    pub fn decline(&self) {
+        self.state.asked.store(false, Ordering::SeqCst);
+        self.state.signal.store(0, Ordering::SeqCst);
+        self.state.at_once.store(false, Ordering::SeqCst);
+    }
+
     /// Whether it was SIGTERM that asked.
     pub fn terminated(&self) -> bool {
         self.state.signal.load(Ordering::Relaxed) == SIGTERM as usize

@@ -1,7 +1,7 @@
 //! Reading a snapshot: by plan for a restore, by chunk for a mount. Nothing leaves this module that was not verified.
 
 use crate::format::node::{FANOUT, Slot};
-use crate::id::PackId;
+use crate::id::{PackId, ShortId};
 use crate::map::{Tree, chunk_count, chunk_len};
 use crate::pack::open_chunk;
 use crate::storage::keys;
@@ -34,6 +34,13 @@ pub struct ChunkRef {
     /// Length in bytes of its plaintext.
     pub len: usize,
     slot: Slot,
+}
+
+impl ChunkRef {
+    /// Its identity: chunks with the same id have the same content and chunk size.
+    pub fn id(&self) -> ShortId {
+        self.slot.id
+    }
 }
 
 /// One ranged read of a pack that brings several chunks.

@@ -1,0 +1,108 @@
+//! `wherry mount`
+
+use crate::cli::MountArgs;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::mount::{Limits, Mount, Point};
+use crate::output::shown;
+use anyhow::{Context as _, Result};
+use rustix::fs::FileType;
+use serde::Serialize;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use wherry_repo::{Error, Repository};
+
+/// Tells a process that it is the one that stays, started by one that waits for it to say so.
+const STAYS: &str = "WHERRY_MOUNT_STAYS";
+
+#[derive(Serialize)]
+struct Report {
+    mountpoint: String,
+    repository: String,
+    pid: u32,
+}
+
+/// Mounts the snapshots.
+pub(crate) fn run(context: &Context, args: MountArgs) -> Result<Exit> {
+    let stays = std::env::var_os(STAYS).is_some();
+    if args.foreground || stays { serve(context, &args, stays) } else { start_another(context) }
+}
+
+/// Serves the mount in this process until it ends.
+fn serve(context: &Context, args: &MountArgs, detach: bool) -> Result<Exit> {
+    let MountArgs { dir, snap, foreground: _, allow_other } = args;
+    let point = Point::prepare(dir)?;
+    let repository = context.open_repository()?;
+    let only = snap.as_ref().map(|snap| context.snapshot(&repository, snap)).transpose()?;
+    let chunk = only.as_ref().map_or(u64::from(repository.chunk_size()), |s| s.chunk_size());
+    let limits = Limits::new(&context.budget, chunk);
+    // From here on a signal unmounts.
+    let _armed = context.cancel.arm("");
+    let mount = Mount::start(repository.clone(), only, point.clone(), limits, *allow_other)?;
+    if let Err(e) = report(context, &repository, &point, detach) {
+        mount.end()?;
+        return Err(e);
+    }
+    mount.serve(&context.cancel)?;
+    Ok(Exit::Done)
+}
+
+/// Says that the mount answers. A process that stays behind lets go of everything it shares with the one that waits.
+fn report(context: &Context, repository: &Repository, point: &Point, detach: bool) -> Result<()> {
+    let report = Report {
+        mountpoint: point.dir().display().to_string(),
+        repository: repository.storage().location(),
+        pid: std::process::id(),
+    };
+    let text = || format!("mounted {} at {}; umount it to end", shown(&report.repository), shown(&report.mountpoint));
+    if !detach {
+        return context.output.result(&report, text);
+    }
+    let nowhere = std::fs::File::options().read(true).write(true).open("/dev/null").context("opening /dev/null")?;
+    rustix::process::setsid().context("starting a session of its own")?;
+    std::env::set_current_dir("/").context("leaving the working folder")?;
+    rustix::stdio::dup2_stdin(&nowhere)?;
+    if !keeps_stderr() {
+        rustix::stdio::dup2_stderr(&nowhere)?;
+    }
+    context.output.result(&report, text)?;
+    rustix::stdio::dup2_stdout(&nowhere)?;
+    Ok(())
+}
+
+/// A terminal, a file and the journal take messages of a process that stays behind. Whoever reads a pipe or a socket
+/// waits for its end: it must not be kept open.
+fn keeps_stderr() -> bool {
+    let Ok(stat) = rustix::fs::fstat(std::io::stderr()) else { return false };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo => false,
+        FileType::Socket => {
+            let journal = format!("{}:{}", stat.st_dev, stat.st_ino);
+            std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == journal)
+        }
+        _ => true,
+    }
+}
+
+/// Runs the same command line in a process that stays, and waits until it has mounted or failed. That one reads the
+/// password, from a terminal too, and says on standard error itself what went wrong.
+fn start_another(context: &Context) -> Result<Exit> {
+    let mut arguments = std::env::args_os();
+    let mut other = Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        other.arg0(name);
+    }
+    let mut other = other.args(arguments).env(STAYS, "1").stdout(Stdio::piped()).spawn().context("starting wherry")?;
+    let mut line = String::new();
+    if let Some(stdout) = other.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).context("waiting for the mount")?;
+    }
+    if !line.is_empty() {
+        context.output.bytes(line.as_bytes())?;
+        return Ok(Exit::Done);
+    }
+    let status = other.wait().context("waiting for the mount")?;
+    let died = || Error::internal(format!("the process that was to mount ended: {status}"));
+    Ok(status.code().and_then(Exit::from_code).ok_or_else(died)?)
+}

@@ -1,0 +1,625 @@
+//! Real mounts by the real executable. Needs root, /dev/fuse and loop devices.
+
+use rustix::fs::SeekFrom;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use wherry_tests::binary::wherry_bin;
+use wherry_tests::small::{noise, splitmix};
+
+/// Chunk size of the repositories of these tests in bytes.
+const UNIT: usize = 64 << 10;
+
+/// How long anything that must happen may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A repository with a key file, in a folder of its own with a place to mount.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir(place.mnt()).unwrap();
+        place.run(&["init", "--chunk-size", "64K"]);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn mnt(&self) -> PathBuf {
+        self.path("mnt")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(wherry_bin());
+        command.args(args).env("WHERRY_REPOSITORY", self.path("repo")).env("WHERRY_KEY_FILE", self.path("key"));
+        command.env("WHERRY_CACHE_DIR", self.path("cache")).env_remove("WHERRY_PASSWORD").stdin(Stdio::null());
+        command
+    }
+
+    fn output(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs a command that must succeed and gives its standard output.
+    fn run(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert!(output.status.success(), "wherry {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The exit code and standard error of a command that must fail.
+    fn fail(&self, args: &[&str]) -> (i32, String) {
+        let output = self.output(args);
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Backs a disk up and gives the id of the snapshot.
+    fn backup(&self, name: &str, disk: &[u8]) -> String {
+        let image = self.path("image");
+        fs::write(&image, disk).unwrap();
+        self.backup_file(name, &image)
+    }
+
+    fn backup_file(&self, name: &str, image: &Path) -> String {
+        let report = self.run(&["--json", "backup", image.to_str().unwrap(), "--name", name]);
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        report["snapshot"].as_str().unwrap().to_owned()
+    }
+
+    /// Mounts in the background, as most people do.
+    fn mount(&self, args: &[&str]) -> Background {
+        let mnt = self.mnt();
+        let report = self.run(&[&["--json", "mount", mnt.to_str().unwrap()], args].concat());
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["mountpoint"].as_str().unwrap(), mnt.canonicalize().unwrap().to_str().unwrap());
+        Background { mnt, pid: report["pid"].as_u64().unwrap() as i32 }
+    }
+
+    /// Mounts in the foreground and gives what it says on standard error.
+    fn mount_here(&self) -> Foreground {
+        let mut command = self.command(&["mount", self.mnt().to_str().unwrap(), "--foreground"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (tell, lines) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).all(|line| tell.send(line).is_ok()));
+        let mount = Foreground { mnt: self.mnt(), child, lines };
+        assert!(line.starts_with("mounted "), "{line:?} {:?}", mount.lines.recv());
+        mount
+    }
+}
+
+/// A mount by a process that was left behind; gone, with its process, when this is dropped.
+struct Background {
+    mnt: PathBuf,
+    pid: i32,
+}
+
+impl Background {
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.pid).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    fn ended(&self) {
+        let pid = self.pid;
+        wait("the process to end", || !is_running(pid));
+        assert!(!is_mounted(&self.mnt));
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        lazily_unmount(&self.mnt);
+        let pid = self.pid;
+        wait_or_not(|| !is_running(pid));
+        if is_running(pid) {
+            self.signal(rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// A mount by a child of this process.
+struct Foreground {
+    mnt: PathBuf,
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Foreground {
+    fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// The first line from now on that has this in it.
+    fn says(&self, what: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("nothing was said of {what:?}"));
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        lazily_unmount(&self.mnt);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lazily_unmount(mnt: &Path) {
+    while is_mounted(mnt) && sh("umount", &["-l", mnt.to_str().unwrap()]).is_ok() {}
+}
+
+fn is_running(pid: i32) -> bool {
+    // The init of a container may not collect those whose parent has gone: a zombie has ended too.
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X'])))
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let path = path.to_str().unwrap();
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().any(|line| line.split(' ').nth(4) == Some(path))
+}
+
+fn wait_or_not(mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if done() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+fn wait(what: &str, done: impl FnMut() -> bool) {
+    assert!(wait_or_not(done), "waited in vain for {what}");
+}
+
+fn sh(program: &str, args: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output().unwrap();
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned()),
+        false => Err(format!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+/// A loop device with its partitions.
+struct Loop(String);
+
+impl Loop {
+    fn new(flags: &[&str], file: &Path) -> Self {
+        let file = file.to_str().unwrap();
+        let device = sh("losetup", &[flags, &["--partscan", "--find", "--show", file]].concat()).unwrap();
+        let this = Self(device);
+        let first = this.part(1);
+        wait("the partitions", || Path::new(&first).exists());
+        this
+    }
+
+    fn part(&self, n: u32) -> String {
+        format!("{}p{n}", self.0)
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = sh("losetup", &["--detach", &self.0]);
+    }
+}
+
+/// A mounted filesystem.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(options: &[&str], device: &str, at: PathBuf) -> Self {
+        fs::create_dir_all(&at).unwrap();
+        sh("mount", &[options, &[device, at.to_str().unwrap()]].concat()).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if sh("umount", &[self.0.to_str().unwrap()]).is_err() {
+            lazily_unmount(&self.0);
+        }
+    }
+}
+
+/// A disk of 64 KiB chunks; those for which `data` is false are zero.
+fn disk(seed: u64, chunks: usize, tail: usize, data: impl Fn(usize) -> bool) -> Vec<u8> {
+    let mut disk = vec![0; chunks * UNIT + tail];
+    for (n, chunk) in disk.chunks_mut(UNIT).enumerate().filter(|(n, _)| data(*n)) {
+        chunk.copy_from_slice(&noise(seed * 1000 + n as u64, chunk.len()));
+    }
+    disk
+}
+
+fn latest(mount: &Path, volume: &str) -> PathBuf {
+    mount.join("by-volume").join(volume).join("latest/disk.raw")
+}
+
+fn errno<T>(result: io::Result<T>) -> i32 {
+    result.err().and_then(|e| e.raw_os_error()).unwrap_or(0)
+}
+
+#[test]
+fn a_disk_reads_as_it_was_and_knows_its_holes() {
+    let place = Place::new();
+    let data = |n: usize| n % 7 < 3 || n > 290;
+    let disk = disk(1, 300, 12_345, data);
+    let id = place.backup("vm", &disk);
+    let mount = place.mount(&[]);
+    let path = latest(&mount.mnt, "vm");
+    let file = File::open(&path).unwrap();
+    let meta = file.metadata().unwrap();
+    assert_eq!((meta.len(), meta.mode() & 0o7777), (disk.len() as u64, 0o400));
+    let allocated = disk.chunks(UNIT).enumerate().filter(|(n, _)| data(*n)).map(|(_, c)| c.len()).sum::<usize>();
+    assert_eq!(meta.blocks(), allocated.div_ceil(512) as u64);
+    assert!(fs::read(&path).unwrap() == disk);
+    // Random reads by several threads, from what the kernel has not got yet: through the page cache and past it.
+    drop(file);
+    sh("umount", &[mount.mnt.to_str().unwrap()]).unwrap();
+    mount.ended();
+    let mount = place.mount(&[]);
+    std::thread::scope(|scope| {
+        for reader in 0..4u64 {
+            let (disk, path) = (&disk, &path);
+            scope.spawn(move || {
+                let direct = if reader % 2 == 1 { rustix::fs::OFlags::DIRECT.bits() } else { 0 };
+                let file = OpenOptions::new().read(true).custom_flags(direct as i32).open(path).unwrap();
+                let mut state = reader;
+                for _ in 0..300 {
+                    let at = splitmix(&mut state) as usize % disk.len() / 512 * 512;
+                    let len = (splitmix(&mut state) as usize % (300 << 10)).min(disk.len() - at);
+                    let mut bytes = vec![0; len];
+                    file.read_exact_at(&mut bytes, at as u64).unwrap();
+                    assert!(bytes == disk[at..at + len], "{at} + {len}");
+                }
+            });
+        }
+    });
+    let file = File::open(&path).unwrap();
+    let (mut at, mut found) = (0, Vec::new());
+    while let Ok(data) = rustix::fs::seek(&file, SeekFrom::Data(at)) {
+        let hole = rustix::fs::seek(&file, SeekFrom::Hole(data)).unwrap();
+        found.push(data..hole);
+        at = hole;
+    }
+    let mut expected: Vec<std::ops::Range<u64>> = Vec::new();
+    for (n, chunk) in disk.chunks(UNIT).enumerate().filter(|(n, _)| data(*n)) {
+        let (start, end) = ((n * UNIT) as u64, (n * UNIT + chunk.len()) as u64);
+        match expected.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => expected.push(start..end),
+        }
+    }
+    assert_eq!(found, expected);
+    assert_eq!(rustix::fs::seek(&file, SeekFrom::Data(disk.len() as u64)), Err(rustix::io::Errno::NXIO));
+    // By id it is the same file.
+    let by_id = fs::metadata(mount.mnt.join("by-id").join(&id).join("disk.raw")).unwrap();
+    assert_eq!(by_id.ino(), file.metadata().unwrap().ino());
+}
+
+#[test]
+fn names_times_and_links() {
+    let place = Place::new();
+    let odd = "a b'\"\\é$(x)*\u{202e}z";
+    place.backup(odd, &disk(1, 2, 0, |_| true));
+    let second = place.backup(odd, &disk(2, 2, 0, |_| true));
+    let mount = place.mount(&[]);
+    let volume = mount.mnt.join("by-volume").join(odd);
+    let latest = fs::read_link(volume.join("latest")).unwrap();
+    let by_id = fs::read_link(mount.mnt.join("by-id").join(&second)).unwrap();
+    assert_eq!(by_id, Path::new("../by-volume").join(odd).join(&latest));
+    let mut names: Vec<_> = fs::read_dir(&volume).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names.len(), 3);
+    // The name of the folder is the time of the file, in UTC.
+    let meta = fs::metadata(volume.join("latest/disk.raw")).unwrap();
+    let name = latest.to_str().unwrap();
+    let name = name.split_once('Z').unwrap().0;
+    let time = sh("date", &["--utc", "--date", &format!("@{}", meta.mtime()), "+%Y-%m-%dT%H-%M-%S"]).unwrap();
+    assert_eq!(name, time);
+    // Snapshots made meanwhile appear when the folder is listed, after a few seconds.
+    place.backup("new", &[1]);
+    wait("the new volume", || fs::read_dir(mount.mnt.join("by-volume")).unwrap().count() == 2);
+    drop(mount);
+    let mount = place.mount(&[&second[..8]]);
+    assert_eq!(fs::read_dir(mount.mnt.join("by-id")).unwrap().count(), 1);
+    assert!(fs::read(self::latest(&mount.mnt, odd)).unwrap() == disk(2, 2, 0, |_| true));
+}
+
+#[test]
+fn nothing_can_be_changed_and_others_stay_out_unless_let_in() {
+    let place = Place::new();
+    let disk = disk(1, 2, 0, |_| true);
+    place.backup("vm", &disk);
+    sh("chmod", &["755", place.dir.path().to_str().unwrap()]).unwrap();
+    let as_nobody = |path: &Path| sh("setpriv", &["--reuid=65534", "--clear-groups", "cksum", path.to_str().unwrap()]);
+    let mount = place.mount(&[]);
+    let path = latest(&mount.mnt, "vm");
+    let rofs = rustix::io::Errno::ROFS.raw_os_error();
+    let check = || {
+        assert_eq!(errno(OpenOptions::new().write(true).open(&path)), rofs);
+        assert_eq!(errno(OpenOptions::new().read(true).append(true).open(&path)), rofs);
+        assert_eq!(errno(File::create(mount.mnt.join("x"))), rofs);
+        assert_eq!(errno(fs::create_dir(mount.mnt.join("by-id/x"))), rofs);
+        assert_eq!(errno(fs::remove_file(&path)), rofs);
+        assert_eq!(errno(fs::rename(&path, path.with_file_name("y"))), rofs);
+        assert_eq!(errno(std::os::unix::fs::symlink("a", mount.mnt.join("b"))), rofs);
+        assert_eq!(errno(fs::hard_link(&path, path.with_file_name("z"))), rofs);
+        assert_eq!(errno(fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))), rofs);
+        let times = rustix::fs::utimensat(
+            rustix::fs::CWD,
+            &path,
+            &rustix::fs::Timestamps {
+                last_access: rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 },
+                last_modification: rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 },
+            },
+            rustix::fs::AtFlags::empty(),
+        );
+        assert_eq!(times, Err(rustix::io::Errno::ROFS));
+    };
+    check();
+    // The kernel is not the only one who refuses.
+    sh("mount", &["-o", "remount,rw", mount.mnt.to_str().unwrap()]).unwrap();
+    check();
+    assert!(as_nobody(&path).unwrap_err().contains("Permission denied"));
+    drop(mount);
+    let mount = place.mount(&["--allow-other"]);
+    let sum = as_nobody(&latest(&mount.mnt, "vm")).unwrap();
+    assert!(sum.split(' ').nth(1) == Some(&disk.len().to_string()), "{sum}");
+}
+
+/// The one pack with chunks.
+fn pack_of(place: &Place) -> PathBuf {
+    let found = sh("find", &[place.path("repo/packs").to_str().unwrap(), "-type", "f"]).unwrap();
+    assert_eq!(found.lines().count(), 1, "{found}");
+    found.into()
+}
+
+#[test]
+fn a_damaged_chunk_is_unreadable_and_all_others_are_not() {
+    let place = Place::new();
+    let disk = disk(1, 100, 0, |_| true);
+    let id = place.backup("vm", &disk);
+    let pack = pack_of(&place);
+    let file = OpenOptions::new().read(true).write(true).open(&pack).unwrap();
+    let at = 42 * UNIT as u64;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+    let mount = place.mount_here();
+    let path = latest(&mount.mnt, "vm");
+    for direct in [false, true] {
+        let flags = if direct { rustix::fs::OFlags::DIRECT.bits() as i32 } else { 0 };
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).unwrap();
+        // As `dd conv=noerror` goes: a large block, and where that fails, on with the next page.
+        let (mut at, mut bad) = (0, Vec::new());
+        while at < disk.len() {
+            let mut bytes = vec![0; (1 << 20).min(disk.len() - at)];
+            match file.read_at(&mut bytes, at as u64) {
+                Ok(0) => panic!("the disk ends at {at}"),
+                Ok(len) => {
+                    assert!(bytes[..len] == disk[at..at + len], "{at} + {len}");
+                    at += len;
+                }
+                Err(e) => {
+                    assert_eq!(e.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+                    bad.push(at);
+                    at += 4096;
+                }
+            }
+        }
+        assert_eq!(bad.len(), UNIT / 4096, "direct: {direct}, {bad:?}");
+        assert_eq!((bad[0] % UNIT, bad[bad.len() - 1] - bad[0]), (0, UNIT - 4096), "one chunk");
+    }
+    let said = mount.says("cannot be read");
+    assert!(said.contains(&id) && said.contains("packs/"), "{said}");
+}
+
+/// A disk with two partitions, ext4 and xfs, copied while both are mounted and written to.
+fn partitioned(place: &Place) -> (PathBuf, Vec<u8>) {
+    let (image, copy) = (place.path("disk.img"), place.path("copy.img"));
+    File::create(&image).unwrap().set_len(500 << 20).unwrap();
+    let mut sfdisk = Command::new("sfdisk");
+    let mut sfdisk = sfdisk.arg("--quiet").arg(&image).stdin(Stdio::piped()).spawn().unwrap();
+    sfdisk.stdin.take().unwrap().write_all(b"label: gpt\n,100M\n,390M\n").unwrap();
+    assert!(sfdisk.wait().unwrap().success());
+    let contents = noise(77, 3_000_000);
+    let device = Loop::new(&[], &image);
+    sh("mkfs.ext4", &["-q", &device.part(1)]).unwrap();
+    sh("mkfs.xfs", &["-q", &device.part(2)]).unwrap();
+    let mounts = [1, 2].map(|n| Mounted::new(&[], &device.part(n), place.path(&format!("fs{n}"))));
+    for Mounted(at) in &mounts {
+        let mut file = File::create(at.join("file")).unwrap();
+        file.write_all(&contents).unwrap();
+        file.sync_all().unwrap();
+        sh("sync", &["-f", at.to_str().unwrap()]).unwrap();
+    }
+    // The journals are not empty: whoever mounts the copy as usual would want to replay them.
+    sh("cp", &["--sparse=always", &device.0, copy.to_str().unwrap()]).unwrap();
+    (copy, contents)
+}
+
+#[test]
+fn a_partitioned_disk_copied_while_in_use_mounts_through_a_loop_device() {
+    let place = Place::new();
+    let (copy, contents) = partitioned(&place);
+    place.backup_file("vm", &copy);
+    let mount = place.mount(&["latest:vm"]);
+    {
+        let device = Loop::new(&["--read-only"], &latest(&mount.mnt, "vm"));
+        let options = [(1, "ro,noload"), (2, "ro,norecovery,nouuid")];
+        let mounts =
+            options.map(|(n, options)| Mounted::new(&["-o", options], &device.part(n), place.path(&format!("in{n}"))));
+        for Mounted(at) in &mounts {
+            assert!(fs::read(at.join("file")).unwrap() == contents);
+        }
+        // Whoever wants to unmount now learns who holds it, and nothing breaks.
+        let busy = sh("umount", &[mount.mnt.to_str().unwrap()]).unwrap_err();
+        assert!(busy.contains("busy"), "{busy}");
+        assert!(is_running(mount.pid));
+    }
+    sh("umount", &[mount.mnt.to_str().unwrap()]).unwrap();
+    mount.ended();
+}
+
+#[test]
+fn a_signal_unmounts() {
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let place = Place::new();
+        place.backup("vm", &[1]);
+        let mount = place.mount(&[]);
+        mount.signal(signal);
+        mount.ended();
+    }
+}
+
+#[test]
+fn under_load_it_says_who_reads_and_goes_on() {
+    let place = Place::new();
+    let disk = disk(1, 400, 0, |_| true);
+    place.backup("vm", &disk);
+    let mut mount = place.mount_here();
+    let path = latest(&mount.mnt, "vm");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..4u64)
+            .map(|reader| {
+                let (path, stop, disk) = (&path, &stop, &disk);
+                scope.spawn(move || {
+                    let file = File::open(path).unwrap();
+                    let mut state = reader;
+                    while !stop.load(Ordering::Relaxed) {
+                        let at = splitmix(&mut state) as usize % (disk.len() - 5000);
+                        let mut bytes = vec![0; 5000];
+                        file.read_exact_at(&mut bytes, at as u64).unwrap();
+                        assert!(bytes == disk[at..at + 5000]);
+                    }
+                })
+            })
+            .collect();
+        let me = format!("(pid {}, in by-volume/vm/", std::process::id());
+        for _ in 0..3 {
+            mount.terminate();
+            let said = mount.says("is busy");
+            assert!(said.contains(&me), "{said}");
+        }
+        assert!(readers.iter().all(|r| !r.is_finished()), "nobody was disturbed");
+        stop.store(true, Ordering::Relaxed);
+    });
+    mount.terminate();
+    assert_eq!(mount.child.wait().unwrap().code(), Some(0));
+    assert!(!is_mounted(&mount.mnt));
+}
+
+#[test]
+fn a_loop_device_and_a_working_folder_are_named_too() {
+    let place = Place::new();
+    let (copy, _) = partitioned(&place);
+    place.backup_file("vm", &copy);
+    let mount = place.mount_here();
+    let device = Loop::new(&["--read-only"], &latest(&mount.mnt, "vm"));
+    let inside = Mounted::new(&["-o", "ro,noload"], &device.part(1), place.path("in"));
+    let mut sleeper = Command::new("sleep").arg("600").current_dir(mount.mnt.join("by-id")).spawn().unwrap();
+    mount.terminate();
+    let said = mount.says("is busy");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    assert!(said.contains(&format!("{} (of by-volume/vm/", device.0)), "{said}");
+    assert!(said.contains(&format!("mounted at {}", inside.0.display())), "{said}");
+    assert!(said.contains(&format!("sleep (pid {}, in by-id)", sleeper.id())), "{said}");
+}
+
+#[test]
+fn a_killed_mount_is_removed_by_the_next_one() {
+    let place = Place::new();
+    let disk = disk(1, 5, 0, |_| true);
+    place.backup("vm", &disk);
+    let killed = place.mount(&[]);
+    let held = File::open(latest(&killed.mnt, "vm")).unwrap();
+    killed.signal(rustix::process::Signal::KILL);
+    wait("the process to end", || !is_running(killed.pid));
+    let notconn = rustix::io::Errno::NOTCONN.raw_os_error();
+    assert_eq!(errno(fs::read_dir(&killed.mnt)), notconn);
+    let mount = place.mount(&[]);
+    assert!(fs::read(latest(&mount.mnt, "vm")).unwrap() == disk);
+    assert_eq!(errno((&held).read(&mut [0; 10])), notconn);
+    mount.signal(rustix::process::Signal::TERM);
+    mount.ended();
+}
+
+#[test]
+fn what_cannot_be_mounted_is_refused_with_the_right_code() {
+    let place = Place::new();
+    let id = place.backup("vm", &[1]);
+    let mnt = place.mnt();
+    let mnt = mnt.to_str().unwrap();
+    let missing = place.path("missing");
+    let (code, said) = place.fail(&["mount", missing.to_str().unwrap()]);
+    assert!(code == 2 && said.contains("does not exist"), "{code} {said}");
+    let (code, said) = place.fail(&["mount", place.path("key").to_str().unwrap()]);
+    assert!(code == 2 && said.contains("not a folder"), "{code} {said}");
+    let (code, said) = place.fail(&["mount", place.dir.path().to_str().unwrap()]);
+    assert!(code == 2 && said.contains("not empty"), "{code} {said}");
+    assert_eq!(place.fail(&["mount", mnt, "0123456789abcdef"]).0, 14);
+    assert_eq!(place.fail(&["--repo", missing.to_str().unwrap(), "mount", mnt]).0, 10);
+    let mut wrong = place.command(&["mount", mnt]);
+    fs::write(place.path("other-key"), "a".repeat(64)).unwrap();
+    assert_eq!(wrong.env("WHERRY_KEY_FILE", place.path("other-key")).output().unwrap().status.code(), Some(12));
+    assert!(!is_mounted(Path::new(mnt)));
+    let mount = place.mount(&[&id[..6]]);
+    let (code, said) = place.fail(&["mount", mnt]);
+    assert!(code == 11 && said.contains("wherry"), "{code} {said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    drop(mount);
+}
+
+#[test]
+fn a_connection_that_is_cut_leaves_no_mount() {
+    let place = Place::new();
+    place.backup("vm", &[1]);
+    let mount = place.mount(&[]);
+    let device = fs::metadata(&mount.mnt).unwrap().dev();
+    let connection = format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(device));
+    if !Path::new(&connection).exists() {
+        let _ = sh("mount", &["-t", "fusectl", "fusectl", "/sys/fs/fuse/connections"]);
+    }
+    fs::write(connection, "1").unwrap();
+    mount.ended();
+}
+
+#[test]
+fn a_file_read_to_its_end_goes_on_from_where_seek_says() {
+    let place = Place::new();
+    let disk = disk(3, 20, 777, |n| n % 2 == 0);
+    place.backup("vm", &disk);
+    let mount = place.mount(&[]);
+    let mut file = File::open(latest(&mount.mnt, "vm")).unwrap();
+    file.seek(io::SeekFrom::End(-1000)).unwrap();
+    let mut end = Vec::new();
+    file.read_to_end(&mut end).unwrap();
+    assert!(end == disk[disk.len() - 1000..]);
+    let mut bytes = [0; 10];
+    assert_eq!(file.read_at(&mut bytes, disk.len() as u64 + 5).unwrap(), 0);
+}
