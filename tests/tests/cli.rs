@@ -185,14 +185,15 @@ fn a_policy_says_why_and_stops_before_too_much() {
     assert!(line.contains("4 of the 5") && line.contains("--force"), "{line}");
     let listed = |args: &[&str]| {
         let ran = home.run(args).ok();
-        let ids = ran.json().as_array().unwrap().iter().map(|s| s["snapshot"].as_str().unwrap().to_owned());
+        let json = ran.json();
+        let ids = json.as_array().unwrap().iter().map(|s| s["snapshot"].as_str().unwrap().to_owned());
         ids.collect::<Vec<_>>()
     };
     assert_eq!(listed(&["snapshots", "--json"]), ids, "neither a dry run nor a refusal changes anything");
 
     let ran = home.run(&["forget", "--keep-last", "1", "--force", "--json"]).ok();
     assert_eq!(ran.json().as_array().unwrap().iter().filter(|d| d["forgotten"] == true).count(), 4);
-    assert_eq!(listed(&["snapshots", "--json"]), [newest.clone()]);
+    assert!(listed(&["snapshots", "--json"]).iter().eq([&newest]));
     assert_eq!(listed(&["snapshots", "--json", "--forgotten"]), ids[..4]);
     home.run(&[&["unforget"][..], &ids[..4].iter().map(String::as_str).collect::<Vec<_>>()].concat()).ok();
     assert_eq!(listed(&["snapshots", "--json"]), ids);

@@ -36,7 +36,13 @@ fn conforms(open: Open<'_>, options: &Options) {
     assert_eq!(failed(&report), Vec::<String>::new());
     assert!(report.many_writers());
     let mut left = 0;
-    open().unwrap().list("", &mut |_| Ok(left += 1)).unwrap();
+    open()
+        .unwrap()
+        .list("", &mut |_| {
+            left += 1;
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(left, 0, "objects left behind");
 }
 

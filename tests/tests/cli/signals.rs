@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 struct Endless<'a> {
     home: &'a Home,
     /// Held open.
-    stdin: Option<ChildStdin>,
+    _stdin: Option<ChildStdin>,
     child: Option<Child>,
 }
 
@@ -23,7 +23,7 @@ impl<'a> Endless<'a> {
         let mut stdin = child.stdin.take().unwrap();
         // Until the reader goes away. Zeros store nothing, however long it takes.
         std::thread::spawn(move || while stdin.write_all(&[0; 65536]).is_ok() {});
-        let endless = Self { home, stdin: None, child: Some(child) };
+        let endless = Self { home, _stdin: None, child: Some(child) };
         endless.wait_for_session(before);
         endless
     }
@@ -76,7 +76,7 @@ fn the_second_signal_ends_at_once() {
     let home = Home::with_repository();
     // Nothing comes from standard input, and nothing ends it.
     let mut child = home.command().args(["backup", "-", "--name", "stalled"]).stdin(Stdio::piped()).spawn().unwrap();
-    let stalled = Endless { home: &home, stdin: child.stdin.take(), child: Some(child) };
+    let stalled = Endless { home: &home, _stdin: child.stdin.take(), child: Some(child) };
     stalled.wait_for_session(0);
     stalled.send(Signal::INT);
     stalled.send(Signal::INT);
@@ -95,7 +95,7 @@ fn a_command_that_has_nothing_to_lose_ends_at_once() {
     let stdin = child.stdin.take();
     let mut first = [0];
     child.stderr.as_mut().unwrap().read_exact(&mut first).unwrap();
-    let waiting = Endless { home: &home, stdin, child: Some(child) };
+    let waiting = Endless { home: &home, _stdin: stdin, child: Some(child) };
     waiting.send(Signal::INT);
     assert_eq!(waiting.end().code, 130);
 }

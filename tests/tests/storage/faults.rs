@@ -78,7 +78,12 @@ fn reads_deletes_and_listings_survive_what_passes() {
         assert_eq!(storage.head(&key("packs/a")).unwrap().size, body.len() as u64, "{fault:?}");
         hit("GET");
         let mut listed = Vec::new();
-        storage.list("packs/", &mut |found| Ok(listed.push(found.key.to_string()))).unwrap();
+        storage
+            .list("packs/", &mut |found| {
+                listed.push(found.key.to_string());
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(listed, ["packs/a"], "{fault:?}");
         storage.create(&key("meta/a"), Bytes::new()).unwrap();
         hit("DELETE");
@@ -151,7 +156,12 @@ fn a_long_listing_goes_on_at_the_page_that_failed() {
         proxy.inject(Rule { skip: 0, path: "continuation-token", ..Rule::next("GET", fault) });
     }
     let mut seen = Vec::new();
-    storage.list("packs/", &mut |found| Ok(seen.push(found.key))).unwrap();
+    storage
+        .list("packs/", &mut |found| {
+            seen.push(found.key);
+            Ok(())
+        })
+        .unwrap();
     let all = seen.len();
     seen.sort();
     seen.dedup();
