@@ -5,6 +5,7 @@ pub mod binary;
 pub mod faulty_s3;
 pub mod nolinks;
 pub mod protocol;
+pub mod recording;
 pub mod seaweed;
 pub mod small;
 pub mod volumes;

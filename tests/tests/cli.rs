@@ -193,7 +193,7 @@ fn a_policy_says_why_and_stops_before_too_much() {
 
     let ran = home.run(&["forget", "--keep-last", "1", "--force", "--json"]).ok();
     assert_eq!(ran.json().as_array().unwrap().iter().filter(|d| d["forgotten"] == true).count(), 4);
-    assert!(listed(&["snapshots", "--json"]).iter().eq([&newest]));
+    assert!(listed(&["snapshots", "--json"]).iter().eq([newest]));
     assert_eq!(listed(&["snapshots", "--json", "--forgotten"]), ids[..4]);
     home.run(&[&["unforget"][..], &ids[..4].iter().map(String::as_str).collect::<Vec<_>>()].concat()).ok();
     assert_eq!(listed(&["snapshots", "--json"]), ids);

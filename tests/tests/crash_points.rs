@@ -1,0 +1,199 @@
+//! A history is cut after every single mutation of the storage, in three ways. Everything that was acknowledged before
+//! the cut is there afterwards, and the history can be finished on top of what is left.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use wherry_repo::index::ChunkIndex;
+use wherry_repo::storage::Memory;
+use wherry_repo::{CommitInfo, Error, ErrorKind, Repository, Result, SnapshotId, SnapshotWriter};
+use wherry_tests::recording::{CUTS, Cut, Cutting};
+use wherry_tests::small::*;
+
+/// What the history was told is safe.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    snapshots: BTreeMap<SnapshotId, Vec<u8>>,
+    hidden: BTreeMap<SnapshotId, bool>,
+    /// Asked for, but not answered: may be so or not.
+    doubtful: Option<SnapshotId>,
+    /// The disk whose snapshot may or may not be there.
+    pending: Option<Vec<u8>>,
+}
+
+fn disk(seed: u64) -> Vec<u8> {
+    let mut disk = vec![0; 9 * UNIT + 77];
+    for n in [0, 1, 4, 5, 6, 8] {
+        disk[n * UNIT..][..UNIT].copy_from_slice(&noise(n as u64, UNIT));
+    }
+    disk[4 * UNIT..][..UNIT].copy_from_slice(&noise(seed, UNIT));
+    disk
+}
+
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+
+/// Backs up, forgets, takes back, gives up and takes over. Each step is acknowledged or fails.
+fn history(storage: Arc<Cutting>, index: &dyn Fn() -> Arc<ChunkIndex>, told: &mut Acknowledged) -> Result<()> {
+    let repository = init(storage)?;
+    let mut commit = |repository: &Repository, told: &mut Acknowledged, name: &str, disk: Vec<u8>| {
+        told.pending = Some(disk.clone());
+        let snapshot = backup_with(repository, index(), &options(name), &disk)?;
+        told.pending = None;
+        told.snapshots.insert(snapshot.id, disk);
+        told.hidden.insert(snapshot.id, false);
+        Ok::<_, Error>(snapshot.id)
+    };
+    let first = commit(&repository, told, "vm", disk(100))?;
+    let second = commit(&repository, told, "vm", disk(101))?;
+    commit(&repository, told, "other", disk(100))?;
+    told.doubtful = Some(first);
+    repository.forget(&first, WEEK, "test")?;
+    told.hidden.insert(first, true);
+    told.doubtful = Some(second);
+    repository.forget(&second, WEEK, "test")?;
+    told.hidden.insert(second, true);
+    repository.unforget(&second)?;
+    told.hidden.insert(second, false);
+    told.doubtful = None;
+    let slot = repository.add_slot(&wherry_repo::Credential::Password("other".to_owned().into()), CHEAP)?;
+    repository.remove_slot(slot)?;
+    let writer = SnapshotWriter::start(&repository, index(), &options("vm"))?;
+    put_all(&writer, &disk(102))?;
+    writer.abandon()?;
+    commit(&repository, told, "vm", disk(102))?;
+    Ok(())
+}
+
+/// Everything that was acknowledged is there, whole, and what is in doubt is there whole or not at all.
+fn verify(storage: &Arc<Memory>, told: &Acknowledged, what: &str) {
+    let repository = match Repository::open(components(storage.clone()), &password()) {
+        Ok(repository) => repository,
+        Err(e) if e.kind() == ErrorKind::NoRepository && told.snapshots.is_empty() => return,
+        Err(e) => panic!("{what}: {e}"),
+    };
+    let list = repository.snapshots(None).unwrap();
+    assert!(list.damaged.is_empty(), "{what}: {:?}", list.damaged);
+    for (id, disk) in &told.snapshots {
+        let snapshot = list.snapshots.iter().find(|s| s.id == *id).unwrap_or_else(|| panic!("{what}: {id} is lost"));
+        assert!(restore(&repository, snapshot).unwrap() == *disk, "{what}: {id} is another disk");
+        if told.doubtful != Some(*id) {
+            assert_eq!(!list.is_visible(id), told.hidden[id], "{what}: {id} is hidden or not");
+        }
+    }
+    for snapshot in list.snapshots.iter().filter(|s| !told.snapshots.contains_key(&s.id)) {
+        let disk = told.pending.as_ref().unwrap_or_else(|| panic!("{what}: {} was never made", snapshot.id));
+        assert!(restore(&repository, snapshot).unwrap() == *disk, "{what}: a snapshot in doubt is not whole");
+    }
+}
+
+fn run(index: &dyn Fn() -> Arc<ChunkIndex>) -> u64 {
+    let whole = Arc::new(Cutting::new(Arc::default(), 0, Cut::NotApplied));
+    history(whole.clone(), index, &mut Acknowledged::default()).unwrap();
+    let total = whole.mutations();
+    for at in 1..=total {
+        for how in CUTS {
+            let what = format!("cut at {at} of {total}, {how:?}");
+            let storage = Arc::new(Memory::default());
+            let mut told = Acknowledged::default();
+            let cut = Arc::new(Cutting::new(storage.clone(), at, how));
+            history(cut, index, &mut told).expect_err(&what);
+            verify(&storage, &told, &what);
+            // All memory is gone. What follows works on what is left, and loses nothing of it.
+            let repository = match Repository::open(components(storage.clone()), &password()) {
+                Ok(repository) => repository,
+                Err(_) => init(storage.clone()).unwrap_or_else(|e| panic!("{what}: init is not finished: {e}")),
+            };
+            let disk = disk(200 + at);
+            let snapshot = backup_with(&repository, index(), &options("vm"), &disk).unwrap();
+            told.snapshots.insert(snapshot.id, disk);
+            told.hidden.insert(snapshot.id, false);
+            verify(&storage, &told, &format!("{what}, then another backup"));
+        }
+    }
+    total
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_whatever_is_cut_off() {
+    let mutations = run(&index);
+    assert!(mutations > 40, "the history has only {mutations} mutations");
+}
+
+#[test]
+fn nor_with_an_index_that_knows_what_was_lost() {
+    // One index for all the histories: most of what it says is about packs that do not exist. Its repositories have
+    // different keys, so nothing fits but by damage; within one history it outlives the cut.
+    let shared = ChunkIndex::in_memory(64 << 20);
+    let shared = Arc::new(shared);
+    run(&|| shared.clone());
+}
+
+/// The retrying layer settles every lost reply: the history ends well.
+#[test]
+fn a_lost_reply_changes_nothing_under_retries() {
+    use wherry_repo::storage::{Retries, Retrying};
+    let whole = Arc::new(Cutting::new(Arc::default(), 0, Cut::NotApplied));
+    history(whole.clone(), &index, &mut Acknowledged::default()).unwrap();
+    for at in 1..=whole.mutations() {
+        let storage = Arc::new(Once { inner: Arc::default(), at, seen: Default::default() });
+        let clock = Arc::new(TestClock::default());
+        let retrying = Arc::new(Retrying::new(storage, Retries::default(), clock, Arc::new(TestRng::new(at))));
+        let repository = init(retrying.clone()).unwrap();
+        let first = backup(&repository, "vm", &disk(1)).unwrap();
+        let second = backup(&repository, "vm", &disk(2)).unwrap();
+        assert!(repository.forget(&first.id, WEEK, "test").unwrap());
+        assert!(repository.unforget(&first.id).unwrap());
+        assert!(restore(&repository, &first).unwrap() == disk(1) && restore(&repository, &second).unwrap() == disk(2));
+        let info = CommitInfo { size: 0, ..CommitInfo::default() };
+        let writer = SnapshotWriter::start(&repository, index(), &options("empty")).unwrap();
+        writer.commit(info).unwrap();
+    }
+}
+
+/// Loses one reply and then works on.
+#[derive(Debug)]
+struct Once {
+    inner: Memory,
+    at: u64,
+    seen: std::sync::atomic::AtomicU64,
+}
+
+impl wherry_repo::Storage for Once {
+    fn location(&self) -> String {
+        "memory".into()
+    }
+    fn get(&self, key: &wherry_repo::Key) -> Result<bytes::Bytes> {
+        self.inner.get(key)
+    }
+    fn get_range(&self, key: &wherry_repo::Key, range: std::ops::Range<u64>) -> Result<bytes::Bytes> {
+        self.inner.get_range(key, range)
+    }
+    fn get_tail(&self, key: &wherry_repo::Key, len: u64) -> Result<wherry_repo::storage::Tail> {
+        self.inner.get_tail(key, len)
+    }
+    fn head(&self, key: &wherry_repo::Key) -> Result<wherry_repo::storage::Listed> {
+        self.inner.head(key)
+    }
+    fn create(&self, key: &wherry_repo::Key, body: bytes::Bytes) -> Result<()> {
+        self.inner.create(key, body)?;
+        self.lose()
+    }
+    fn overwrite(&self, key: &wherry_repo::Key, body: bytes::Bytes) -> Result<()> {
+        self.inner.overwrite(key, body)?;
+        self.lose()
+    }
+    fn list(&self, prefix: &str, visit: &mut dyn FnMut(wherry_repo::storage::Listed) -> Result<()>) -> Result<()> {
+        self.inner.list(prefix, visit)
+    }
+    fn delete(&self, key: &wherry_repo::Key) -> Result<()> {
+        self.inner.delete(key)?;
+        self.lose()
+    }
+}
+
+impl Once {
+    fn lose(&self) -> Result<()> {
+        let n = self.seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        if n == self.at { Err(Error::new(ErrorKind::Unavailable, "the reply was lost")) } else { Ok(()) }
+    }
+}
