@@ -49,6 +49,7 @@ pub enum SessionKind {
 
 /// The process that runs a session, so that another one on the same machine can tell that it is dead.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Process {
     /// Host name, for people.
     #[n(0)]
@@ -66,6 +67,7 @@ pub struct Process {
 
 /// `sess/<sid>/open`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct SessionOpen {
     /// What for.
     #[n(0)]
@@ -95,6 +97,7 @@ pub struct SessionOpen {
 
 /// `sess/<sid>/seen-<n>`: every list up to generation n is barred in this session.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Seen {
     /// The newest generation read.
     #[n(0)]
@@ -103,6 +106,7 @@ pub struct Seen {
 
 /// `sess/<sid>/beat`: overwritten now and then; only its age matters.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Beat {
     /// When, by the writer's clock.
     #[n(0)]
@@ -111,6 +115,7 @@ pub struct Beat {
 
 /// What a run did, in bytes of the volume unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Stats {
     /// Read from the source.
     #[n(0)]
@@ -140,6 +145,7 @@ pub struct Stats {
 
 /// The sealed content of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct SnapshotRecord {
     /// Name of the volume.
     #[n(0)]
@@ -216,6 +222,7 @@ pub enum Outcome {
 
 /// Why a session was ended.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Fence {
     /// For people.
     #[n(0)]
@@ -230,6 +237,7 @@ pub struct Fence {
 
 /// `forget/<sid>/<k>-asked`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Asked {
     /// When it was asked.
     #[n(0)]
@@ -259,6 +267,7 @@ pub enum Verdict {
 
 /// `forget/<sid>/<k>-settled`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Settled {
     /// Which of the two.
     #[n(0)]
@@ -273,6 +282,7 @@ pub struct Settled {
 
 /// `gc/gen/<n>`: packs no session may hit any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Generation {
     /// The condemned packs.
     #[n(0)]
@@ -290,6 +300,7 @@ pub struct Generation {
 
 /// `gc/gen/<n>-sealed`: the packs that will be deleted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
 pub struct Sweep {
     /// The packs.
     #[n(0)]
