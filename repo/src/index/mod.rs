@@ -28,8 +28,8 @@
 //! # Bounds
 //! Memory: block cache, filters, block indexes and memtables come out of [`IndexOptions::memory`]. Disk: at six tenths of
 //! [`IndexOptions::max_disk`] the index begins to keep only the chunks whose ids end in a zero bit, then two, and so on
-//! (ids are uniform, so each bit halves it); a compaction in the background drops the others. At nine tenths nothing is
-//! taken until that is done. What is lost is the deduplication against chunks whose rows were left out.
+//! (ids are uniform, so each bit halves it); a compaction in the background drops the others. At eight tenths nothing is
+//! taken until that is done; the rest is for what a compaction writes before it removes what it read. What is lost is the deduplication against chunks whose rows were left out.
 
 mod memory;
 mod options;
@@ -56,7 +56,7 @@ pub struct IndexOptions {
     pub repository: RepositoryId,
     /// Bytes of memory, all told. Below 4 MiB it is taken as 4 MiB.
     pub memory: u64,
-    /// Bytes on disk. Below 4 MiB it is taken as 4 MiB.
+    /// Bytes on disk. Below 16 MiB it is taken as 16 MiB.
     pub max_disk: u64,
 }
 

@@ -12,6 +12,7 @@ const MIB: u64 = 1 << 20;
 
 /// The least memory and disk that RocksDB is worth opening for.
 const LEAST: u64 = 4 * MIB;
+const LEAST_DISK: u64 = 16 * MIB;
 
 /// What of an index's memory is kept for rows that the database does not take.
 pub(super) fn overflow_memory(memory: u64) -> u64 {
@@ -20,7 +21,7 @@ pub(super) fn overflow_memory(memory: u64) -> u64 {
 
 /// The bound on disk that is kept to.
 pub(super) fn max_disk(options: &IndexOptions) -> u64 {
-    options.max_disk.max(LEAST)
+    options.max_disk.max(LEAST_DISK)
 }
 
 /// Sizes in bytes that follow from the bounds.
@@ -29,15 +30,21 @@ struct Sizes {
     memtable: u64,
     /// Of one SST file.
     file: u64,
-    /// Input of one compaction, and so what it may need beside the data for a moment.
+    /// Input of one compaction below the uppermost level, and so what it may need beside the data for a moment.
     compaction: u64,
+    manifest: u64,
 }
+
+/// Files in the uppermost level at which writing waits for compaction. With the level below they are the largest
+/// compaction: 12 + 4 memtables of at most 1/128 of the disk bound each, an eighth of it.
+const UPPERMOST_FILES: i32 = 12;
 
 fn sizes(options: &IndexOptions) -> Sizes {
     let memory = options.memory.max(LEAST);
     let disk = max_disk(options);
-    let file = (disk / 64).clamp(MIB / 8, 32 * MIB);
-    Sizes { memory, memtable: (memory / 8).min(16 * MIB).min(disk / 32), file, compaction: file * 8 }
+    let file = (disk / 128).min(32 * MIB);
+    let memtable = (memory / 8).min(16 * MIB).min(disk / 128);
+    Sizes { memory, memtable, file, compaction: file * 8, manifest: (disk / 128).min(MIB) }
 }
 
 /// Bytes of free disk that the database needs to go on: for both memtables and one compaction.
@@ -50,15 +57,19 @@ pub(super) fn room_wanted(options: &IndexOptions) -> u64 {
 /// count (open tables, a compaction's buffers, iterators), five eighths are one cache that holds blocks, filters and block
 /// indexes and is charged for the memtables, which take at most two eighths.
 pub(super) fn database(options: &IndexOptions, sampling: Arc<AtomicU32>) -> Options {
-    let Sizes { memory, memtable, file, compaction } = sizes(options);
-    let cache = Cache::new_lru_cache(size(memory / 8 * 5));
+    let Sizes { memory, memtable, file, compaction, manifest } = sizes(options);
+    let x = std::env::var("X").unwrap_or_default();
+    let cache = if x.contains("hcc") { Cache::new_hyper_clock_cache(size(memory / 8 * 5), 0) } else { Cache::new_lru_cache(size(memory / 8 * 5)) };
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&cache);
     blocks.set_bloom_filter(10.0, false);
     // Filters and block indexes are cut into small parts, so that they may be larger than the cache and are built
     // without much memory.
+    if !x.contains("whole") {
     blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
     blocks.set_partition_filters(true);
+    }
+    if x.contains("big") { blocks.set_metadata_block_size(16384); }
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
     blocks.set_pin_top_level_index_and_filter(true);
@@ -87,9 +98,13 @@ pub(super) fn database(options: &IndexOptions, sampling: Arc<AtomicU32>) -> Opti
     db.set_target_file_size_base(file);
     db.set_max_bytes_for_level_base((memtable * 4).max(file));
     db.set_max_compaction_bytes(compaction);
+    db.set_level_zero_slowdown_writes_trigger(UPPERMOST_FILES * 2 / 3);
+    db.set_level_zero_stop_writes_trigger(UPPERMOST_FILES);
+    // One flush and one compaction at a time.
     db.set_max_background_jobs(2);
 
-    db.set_max_manifest_file_size(size(MIB));
+    db.set_max_manifest_file_size(size(manifest));
+    db.set_manifest_preallocation_size(64 << 10);
     db.set_stats_dump_period_sec(0);
     db.set_stats_persist_period_sec(0);
     db.set_info_logger(rocksdb::InfoLogger::new_callback_logger(LogLevel::Warn, |_, line| {

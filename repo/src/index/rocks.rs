@@ -41,7 +41,7 @@ pub(super) struct Rocks {
     max_disk: u64,
     place: Place,
     /// Last: let go when the database is closed.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What only the one inserting thread touches.
@@ -50,6 +50,24 @@ struct Writer {
     next_pack: u32,
     /// Drops the rows that are no longer kept.
     trim: Option<JoinHandle<()>>,
+}
+
+/// A database that was there and is sound as far as opening tells.
+struct Existing {
+    db: DB,
+    next_pack: u32,
+    kept: Sampling,
+}
+
+/// Held while the database is in use.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not by closing alone: a process that is just being started may hold a copy of the descriptor.
+        let _ = self.0.unlock();
+    }
 }
 
 /// The folder of one repository in the cache directory, and what lies in it.
@@ -74,13 +92,13 @@ impl Place {
     }
 
     /// Makes the folder and takes the lock. The lock file is never removed: two holders could have two files.
-    fn lock(&self) -> Result<File> {
+    fn lock(&self) -> Result<Lock> {
         let path = self.folder.join("index.lock");
         let failed = |e| from_io(e, &path, "cannot be made");
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
         let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(file),
+            Ok(()) => Ok(Lock(file)),
             Err(TryLockError::WouldBlock) => Err(busy(&self.folder)),
             Err(TryLockError::Error(e)) => Err(from_io(e, &path, "cannot be locked")),
         }
@@ -129,9 +147,9 @@ impl Rocks {
             opened = Opened::Dropped(format!("damage was found while it was in use: {}", why.trim()));
         } else if !place.is_empty()? {
             match Self::open_existing(&db_options, &place, &options.repository) {
-                Ok((db, kept)) => {
+                Ok(Existing { db, next_pack, kept }) => {
                     sampling.store(kept.bits, Ordering::Release);
-                    let index = Self::new(db, sampling, options, place, lock)?;
+                    let index = Self::new(db, next_pack, sampling, options, place, lock);
                     if !kept.trimmed {
                         index.start_trim(&mut index.writer.lock());
                     }
@@ -149,11 +167,11 @@ impl Rocks {
         db.put_opt(STAMP, row::checked(STAMP, &stamp(&options.repository)), &write_options())
             .and_then(|()| db.flush())
             .map_err(|e| from_db(&e, &place))?;
-        Ok((Self::new(db, sampling, options, place, lock)?, opened))
+        Ok((Self::new(db, 0, sampling, options, place, lock), opened))
     }
 
     /// `Corrupt` or `Unsupported`: drop it. Other errors: it may be sound, but cannot be used now.
-    fn open_existing(options: &rocksdb::Options, place: &Place, repository: &RepositoryId) -> Result<(DB, Sampling)> {
+    fn open_existing(options: &rocksdb::Options, place: &Place, repository: &RepositoryId) -> Result<Existing> {
         let failed = |e: rocksdb::Error| from_db(&e, place);
         let db = DB::open(options, place.database()).map_err(failed)?;
         let stored = db.get(STAMP).map_err(failed)?;
@@ -177,12 +195,12 @@ impl Rocks {
             None => Some(Sampling { bits: 0, trimmed: true }),
             Some(value) => row::unchecked(SAMPLING, &value).and_then(Sampling::decode),
         };
-        Ok((db, sampling.ok_or_else(|| Error::corrupt("its note on sampling is damaged"))?))
+        let kept = sampling.ok_or_else(|| Error::corrupt("its note on sampling is damaged"))?;
+        Ok(Existing { next_pack: next_pack(&db).map_err(failed)?, db, kept })
     }
 
-    fn new(db: DB, sampling: Arc<AtomicU32>, options: &IndexOptions, place: Place, lock: File) -> Result<Self> {
-        let next_pack = next_pack(&db).map_err(|e| from_db(&e, &place))?;
-        Ok(Self {
+    fn new(db: DB, next_pack: u32, sampling: Arc<AtomicU32>, options: &IndexOptions, place: Place, lock: Lock) -> Self {
+        Self {
             db: Arc::new(db),
             writer: Mutex::new(Writer { next_pack, trim: None }),
             packs: RwLock::default(),
@@ -190,7 +208,7 @@ impl Rocks {
             max_disk: max_disk(options),
             place,
             _lock: lock,
-        })
+        }
     }
 
     pub(super) fn lookup(&self, id: &ShortId) -> Result<Vec<Location>> {
@@ -361,7 +379,7 @@ impl Rocks {
                 self.start_trim(writer);
             }
         }
-        Ok(used < self.max_disk / 10 * 9)
+        Ok(used < self.max_disk / 10 * 8)
     }
 
     fn note_sampling(&self, sampling: Sampling) -> Result<()> {

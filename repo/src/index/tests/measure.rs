@@ -15,6 +15,19 @@ fn status(name: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).expect("number") / 1024
 }
 
+/// Nanoseconds this thread has been on a processor: what it took, whatever else the machine does.
+fn thread_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("schedstat");
+    text.split_whitespace().next().and_then(|n| n.parse().ok()).expect("number")
+}
+
+/// Seconds of CPU all threads took.
+fn process_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").expect("stat");
+    let ticks = text.rsplit(')').next().expect("fields").split_whitespace().skip(11).take(2);
+    ticks.map(|n| n.parse::<f64>().expect("number")).sum::<f64>() / 100.0
+}
+
 #[test]
 #[ignore = "a measurement"]
 fn measure() {
@@ -24,43 +37,40 @@ fn measure() {
     options.memory = memory << 20;
     let packs = (count / 100) as u32;
     let before = status("VmRSS");
-    let per = |start: Instant, n: u64| start.elapsed().as_nanos() as f64 / n as f64 / 1000.0;
-
     let (index, _) = ChunkIndex::open(&options).expect("open");
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), process_seconds());
     (0..packs).for_each(|n| insert(&index, n).expect("insert"));
-    let insert_us = per(start, count);
     index.flush().expect("flush");
-    let inserted = status("VmRSS");
+    let (wall, cpu) = (start.elapsed().as_secs_f64(), process_seconds() - cpu);
+    println!(
+        "{count} rows, {memory} MiB: inserted in {wall:.1} s, CPU {:.2} us/row with all background work; RSS {before} MiB, +{}",
+        cpu * 1e6 / count as f64,
+        status("VmRSS").saturating_sub(before)
+    );
 
-    let ask = |first: u64, threads: u64| {
-        let asked = 400_000u64;
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            for t in 0..threads {
-                let index = &index;
-                scope.spawn(move || {
-                    for i in 0..asked {
-                        let n = first + (i * 7_919 + t * 104_729) % count;
-                        let found = index.lookup(&id(n)).expect("lookup");
-                        assert_eq!(found.len(), usize::from(n < count));
-                    }
-                });
-            }
-        });
-        per(start, asked)
+    let asked = setting("ASKED", 400_000);
+    let timed = |f: &dyn Fn(u64)| {
+        let (start, cpu) = (Instant::now(), thread_ns());
+        (0..asked).for_each(f);
+        let per = |ns: u64| ns as f64 / asked as f64 / 1000.0;
+        (per(thread_ns() - cpu), per(start.elapsed().as_nanos() as u64))
     };
-    let hashing = Instant::now();
-    let sum: u64 = (0..400_000).map(|n| u64::from(id(n).bytes()[0])).sum();
-    let hash_us = per(hashing, 400_000);
-    let (miss, hit, miss2) = (ask(count, 1), ask(0, 1), ask(count, 2));
+    println!("PHASE");
+    let hashing = timed(&|i| assert_ne!(id(i), ShortId::default())).0;
+    println!("  making an id: CPU {hashing:.2} us (taken off below)");
+    for (what, first, step) in
+        [("miss", count, 7_919), ("hit, packs at random", 0, 7_919), ("hit, in order", 0, 1), ("miss again", count, 7_919)]
+    {
+        let (cpu, wall) = timed(&|i| {
+            let n = first + i * step % count;
+            assert_eq!(index.lookup(&id(n)).expect("lookup").len(), usize::from(n < count));
+        });
+        println!("  {what}: CPU {:.2} us, wall {:.2} us", cpu - hashing, wall - hashing);
+    }
     let stats = index.stats();
     println!(
-        "{count} rows, {memory} MiB: insert {insert_us:.2} us/row, miss {miss:.2} us, hit {hit:.2} us, miss with 2 threads \
-         {miss2:.2} us (of which {hash_us:.2} us make the id, {sum}); {:.1} bytes/row on disk; RSS {before} MiB, \
-         +{} inserted, +{} asked, peak +{}; {stats:?}",
+        "  {:.1} bytes/row on disk; RSS +{} MiB, peak +{} MiB; {stats:?}",
         stats.disk as f64 / count as f64,
-        inserted.saturating_sub(before),
         status("VmRSS").saturating_sub(before),
         status("VmHWM").saturating_sub(before),
     );
