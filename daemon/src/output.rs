@@ -153,6 +153,11 @@ pub fn local_time(time: Timestamp) -> String {
     moment(time).to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// A time for log lines: RFC 3339 in UTC, to the millisecond.
+pub fn log_time(time: Timestamp) -> String {
+    format!("{:.3}", moment(time))
+}
+
 /// A time for programs: RFC 3339 in UTC, with as many digits as there are.
 pub fn utc_time(time: Timestamp) -> String {
     moment(time).to_string()
@@ -187,6 +192,8 @@ mod tests {
     fn times() {
         assert_eq!(utc_time(Timestamp(0)), "1970-01-01T00:00:00Z");
         assert_eq!(utc_time(Timestamp(1_795_375_805_500_000_000)), "2026-11-22T19:30:05.5Z");
+        assert_eq!(log_time(Timestamp(1_795_375_805_500_000_001)), "2026-11-22T19:30:05.500Z");
+        assert_eq!(log_time(Timestamp(0)), "1970-01-01T00:00:00.000Z");
         assert_eq!(utc_time(Timestamp(i64::MIN)), "1677-09-21T00:12:43.145224192Z");
     }
 

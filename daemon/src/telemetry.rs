@@ -70,7 +70,7 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let time = crate::output::utc_time(self.clock.now());
+        let time = crate::output::log_time(self.clock.now());
         let (level, target) = (*event.metadata().level(), event.metadata().target());
         match self.format {
             LogFormat::Text => writeln!(writer, "{}", text_line(&time, level, self.run, &fields)),

@@ -184,10 +184,8 @@ fn a_policy_says_why_and_stops_before_too_much() {
     let line = home.run(&["forget", "--keep-last", "1"]).fails(2);
     assert!(line.contains("4 of the 5") && line.contains("--force"), "{line}");
     let listed = |args: &[&str]| {
-        let ran = home.run(args).ok();
-        let json = ran.json();
-        let ids = json.as_array().unwrap().iter().map(|s| s["snapshot"].as_str().unwrap().to_owned());
-        ids.collect::<Vec<_>>()
+        let json = home.run(args).ok().json();
+        json.as_array().unwrap().iter().map(|s| s["snapshot"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(listed(&["snapshots", "--json"]), ids, "neither a dry run nor a refusal changes anything");
 

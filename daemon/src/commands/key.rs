@@ -15,6 +15,8 @@ struct View {
     slot: String,
     kind: String,
     created: String,
+    #[serde(skip)]
+    created_local: String,
     current: bool,
 }
 
@@ -59,12 +61,16 @@ fn list(context: &Context, repository: &Repository) -> Result<Exit> {
     let mut exit = Exit::Done;
     for slot in repository.slots()? {
         match slot {
-            Ok(slot) => views.push(View {
-                slot: hex(slot.slot),
-                kind: slot.kind,
-                created: output::utc_time(Timestamp(slot.created.saturating_mul(1_000_000_000))),
-                current: slot.current,
-            }),
+            Ok(slot) => {
+                let created = Timestamp(slot.created.saturating_mul(1_000_000_000));
+                views.push(View {
+                    slot: hex(slot.slot),
+                    kind: slot.kind,
+                    created: output::utc_time(created),
+                    created_local: output::local_time(created),
+                    current: slot.current,
+                });
+            }
             Err(e) => {
                 tracing::error!("a key slot is damaged: {e}");
                 exit = Exit::Damage;
@@ -76,7 +82,7 @@ fn list(context: &Context, repository: &Repository) -> Result<Exit> {
             Table::new(&[("SLOT", Side::Left), ("KIND", Side::Left), ("CREATED", Side::Left), ("", Side::Left)]);
         for view in &views {
             let current = if view.current { "in use" } else { "" };
-            table.row([view.slot.clone(), view.kind.clone(), view.created.clone(), current.to_owned()]);
+            table.row([view.slot.clone(), view.kind.clone(), view.created_local.clone(), current.to_owned()]);
         }
         table.render()
     })?;

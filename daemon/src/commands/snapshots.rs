@@ -27,6 +27,8 @@ pub(super) struct View {
     pub(super) forgotten: bool,
     /// When a forgotten one may go for good.
     due: Option<String>,
+    #[serde(skip)]
+    due_local: String,
     read: u64,
     hole: u64,
     zero: u64,
@@ -63,6 +65,7 @@ impl View {
             resumed: record.resumed,
             forgotten,
             due: due.map(output::utc_time),
+            due_local: due.map(output::local_time).unwrap_or_default(),
             read: stats.read,
             hole: stats.hole,
             zero: stats.zero,
@@ -118,7 +121,7 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
                 output::size(view.size),
                 output::size(view.new),
                 if view.partial { "partial" } else { "whole" }.to_owned(),
-                if forgotten { view.due.clone().unwrap_or_default() } else { view.tags() },
+                if forgotten { view.due_local.clone() } else { view.tags() },
             ]);
         }
         table.render()
