@@ -23,6 +23,9 @@ use wherry_repo::{Put, SnapshotWriter};
 /// Signs of life come this often; other machines take a session for dead after two hours of silence.
 const BEAT: Duration = Duration::from_secs(60);
 
+/// A source that stalls must not keep a signal from being seen for longer than this.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// What a backup works with.
 #[derive(Debug)]
 pub struct Backup<'a> {
@@ -64,6 +67,8 @@ impl Backup<'_> {
         let tracker = Arc::new(Mutex::new(Tracker::new(unit as u64)));
         let ranges = self.ranges(size, tracker.clone())?;
         let reader = self.source.read_all(ranges, unit, self.depth, self.pool)?;
+        let results = reader.receiver().clone();
+        let reader = Mutex::new(Some(reader));
         let throttle = self.limit_read.map(Throttle::new);
         let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
         let stop = AtomicBool::new(false);
@@ -73,7 +78,7 @@ impl Backup<'_> {
         };
         let work = || -> Result<()> {
             let mut scratch = self.writer.scratch()?;
-            for done in reader.receiver().clone() {
+            for done in results.clone() {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
@@ -108,7 +113,18 @@ impl Backup<'_> {
             let (ended, end) = bounded::<()>(0);
             scope.spawn(|| {
                 let end = end;
-                while end.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+                let mut waited = Duration::ZERO;
+                while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                    if let Err(e) = self.cancel.check() {
+                        fail(e.into());
+                        // Ends the reading, and so the workers that wait for it.
+                        return drop(reader.lock().take());
+                    }
+                    waited += LOOK;
+                    if waited < BEAT {
+                        continue;
+                    }
+                    waited = Duration::ZERO;
                     match self.writer.beat() {
                         Err(e) if e.kind() == wherry_repo::ErrorKind::Conflict => return fail(e.into()),
                         Err(e) => tracing::warn!("no sign of life could be given: {e}"),
@@ -125,7 +141,7 @@ impl Backup<'_> {
             }
             drop(ended);
         });
-        drop(reader);
+        drop(reader.into_inner());
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }

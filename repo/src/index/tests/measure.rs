@@ -58,9 +58,12 @@ fn measure() {
     println!("PHASE");
     let hashing = timed(&|i| assert_ne!(id(i), ShortId::default())).0;
     println!("  making an id: CPU {hashing:.2} us (taken off below)");
-    for (what, first, step) in
-        [("miss", count, 7_919), ("hit, packs at random", 0, 7_919), ("hit, in order", 0, 1), ("miss again", count, 7_919)]
-    {
+    for (what, first, step) in [
+        ("miss", count, 7_919),
+        ("hit, packs at random", 0, 7_919),
+        ("hit, in order", 0, 1),
+        ("miss again", count, 7_919),
+    ] {
         let (cpu, wall) = timed(&|i| {
             let n = first + i * step % count;
             assert_eq!(index.lookup(&id(n)).expect("lookup").len(), usize::from(n < count));
