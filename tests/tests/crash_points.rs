@@ -35,7 +35,7 @@ const WEEK: Duration = Duration::from_secs(7 * 86_400);
 /// Backs up, forgets, takes back, gives up and takes over. Each step is acknowledged or fails.
 fn history(storage: Arc<Cutting>, index: &dyn Fn() -> Arc<ChunkIndex>, told: &mut Acknowledged) -> Result<()> {
     let repository = init(storage)?;
-    let mut commit = |repository: &Repository, told: &mut Acknowledged, name: &str, disk: Vec<u8>| {
+    let commit = |repository: &Repository, told: &mut Acknowledged, name: &str, disk: Vec<u8>| {
         told.pending = Some(disk.clone());
         let snapshot = backup_with(repository, index(), &options(name), &disk)?;
         told.pending = None;
@@ -116,7 +116,7 @@ fn run(index: &dyn Fn() -> Arc<ChunkIndex>) -> u64 {
 #[test]
 fn nothing_acknowledged_is_lost_whatever_is_cut_off() {
     let mutations = run(&index);
-    assert!(mutations > 40, "the history has only {mutations} mutations");
+    assert!(mutations >= 40, "the history has only {mutations} mutations");
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_lost_reply_changes_nothing_under_retries() {
     let whole = Arc::new(Cutting::new(Arc::default(), 0, Cut::NotApplied));
     history(whole.clone(), &index, &mut Acknowledged::default()).unwrap();
     for at in 1..=whole.mutations() {
-        let storage = Arc::new(Once { inner: Arc::default(), at, seen: Default::default() });
+        let storage = Arc::new(Once { inner: Memory::default(), at, seen: Default::default() });
         let clock = Arc::new(TestClock::default());
         let retrying = Arc::new(Retrying::new(storage, Retries::default(), clock, Arc::new(TestRng::new(at))));
         let repository = init(retrying.clone()).unwrap();
