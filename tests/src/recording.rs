@@ -16,10 +16,12 @@ pub enum Cut {
     ReplyLost,
     /// It happened, the reply was lost, and the same was sent again.
     Twice,
+    /// It never happened, and everything after it works again.
+    Refused,
 }
 
 /// All ways.
-pub const CUTS: [Cut; 3] = [Cut::NotApplied, Cut::ReplyLost, Cut::Twice];
+pub const CUTS: [Cut; 4] = [Cut::NotApplied, Cut::ReplyLost, Cut::Twice, Cut::Refused];
 
 /// Counts mutations, and works no more from the chosen one on.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Cutting {
 
     /// True when the cut has been reached.
     pub fn is_cut(&self) -> bool {
-        self.at != 0 && self.mutations() >= self.at
+        self.at != 0 && self.how != Cut::Refused && self.mutations() >= self.at
     }
 
     fn dead() -> Error {
@@ -61,7 +63,7 @@ impl Cutting {
             return apply();
         }
         match self.how {
-            Cut::NotApplied => {}
+            Cut::NotApplied | Cut::Refused => {}
             Cut::ReplyLost => drop(apply()),
             Cut::Twice => {
                 drop(apply());

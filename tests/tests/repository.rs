@@ -104,7 +104,9 @@ fn a_run_that_was_left_is_taken_over() {
 #[test]
 fn chunks_of_lost_packs_are_stored_anew() {
     let (storage, repository) = in_memory();
-    let disk = disk(6);
+    // Several leaves: those of the parent say where the lost chunks were, and must not be taken over.
+    let mut disk = disk(6);
+    disk.resize(300 * UNIT, 0);
     let index = index();
     let first = backup_with(&repository, index.clone(), &options("vm"), &disk).unwrap();
     for key in keys_of(&*storage).into_iter().filter(|k| k.as_str().starts_with("packs/")) {
