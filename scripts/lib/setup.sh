@@ -13,10 +13,16 @@ need_root() {
 need_packages() {
   local need missing=()
   for need in "$@"; do command -v "${need%%:*}" >/dev/null 2>&1 || missing+=("${need#*:}"); done
-  if [[ " $* " == *" clang:clang "* ]] && ! ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib*/libclang*.so* >/dev/null 2>&1; then
-    missing+=(libclang-dev) # bindgen loads it
-  fi
   install_packages "${missing[@]}"
+}
+
+# bindgen loads libclang when RocksDB is built.
+need_libclang() {
+  local dir
+  for dir in /usr/lib/llvm-*/lib /usr/lib/*-linux-gnu /usr/lib64 /usr/lib; do
+    ! compgen -G "$dir/libclang.so*" >/dev/null && ! compgen -G "$dir/libclang-[0-9]*.so*" >/dev/null || return 0
+  done
+  install_packages libclang-dev
 }
 
 install_packages() {
@@ -40,6 +46,7 @@ need_rust() {
 # The toolchain, the packages and every crate of the lock file: after this the build needs no network.
 setup_build() {
   need_packages "${build_needs[@]}"
+  need_libclang
   need_rust
   mkdir -p "$CARGO_TARGET_DIR"
   cargo fetch --locked --quiet || die "the crates of Cargo.lock could not be fetched"
