@@ -102,11 +102,16 @@ fn line<T: Clear>(object: &T) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// The checksum of a line in which `crc` stands as zeros.
+pub fn checksum(line: &[u8]) -> u32 {
+    crc32fast::hash(line)
+}
+
 /// The bytes, with the checksum set.
 pub fn encode<T: Clear>(object: &T) -> Result<Vec<u8>> {
     let mut object = object.clone();
     *object.crc() = "00000000".into();
-    let crc = crc32fast::hash(&line(&object)?);
+    let crc = checksum(&line(&object)?);
     *object.crc() = format!("{crc:08x}");
     line(&object)
 }
@@ -130,7 +135,7 @@ fn newer(bytes: &[u8]) -> Result<()> {
     let Some(crc) = map.get("crc").and_then(|v| v.as_str()) else { return Ok(()) };
     let text = String::from_utf8_lossy(bytes);
     let zeroed = text.replacen(&format!("\"crc\":\"{crc}\""), "\"crc\":\"00000000\"", 1);
-    if format > u64::from(FORMAT) && format!("{:08x}", crc32fast::hash(zeroed.as_bytes())) == crc {
+    if format > u64::from(FORMAT) && format!("{:08x}", checksum(zeroed.as_bytes())) == crc {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("the repository has format {format}, this build knows {FORMAT}: use a newer wherry"),

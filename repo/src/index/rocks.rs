@@ -308,6 +308,11 @@ impl Rocks {
     }
 
     pub(super) fn flush(&self) -> Result<()> {
+        // After an error in the background, such as a full disk, a flush would wait until somebody makes room.
+        if self.property(rocksdb::properties::BACKGROUND_ERRORS) > 0 {
+            let text = "the chunk index could not be written to its disk; what was taken in since is taken in again";
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        }
         self.db.flush().map_err(|e| self.error(&e))
     }
 
@@ -423,7 +428,7 @@ impl Rocks {
 
 impl Drop for Rocks {
     fn drop(&mut self) {
-        if let Err(e) = self.db.flush() {
+        if let Err(e) = self.flush() {
             tracing::debug!("closing the chunk index: {e}");
         }
         self.db.cancel_all_background_work(true);

@@ -1,0 +1,106 @@
+//! A repository of each released format is read by every later build: opened, checked, restored, built upon.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use wherry_repo::storage::{Local, Storage};
+use wherry_repo::{Compression, Credential, ErrorKind, ParentChoice, Repository, WriterOptions};
+use wherry_tests::small::*;
+
+/// The disk of each snapshot, by the name of its volume, oldest first. The end is no multiple of anything.
+fn disks() -> Vec<(&'static str, Compression, Vec<u8>)> {
+    let mut first = vec![0; 300 * UNIT + 1234];
+    first[..UNIT].copy_from_slice(&noise(1, UNIT));
+    first[2 * UNIT..4 * UNIT].copy_from_slice(&b"wherry, format 1. ".repeat(2 * UNIT / 18 + 1)[..2 * UNIT]);
+    first[200 * UNIT..201 * UNIT].copy_from_slice(&noise(2, UNIT));
+    first[300 * UNIT..].fill(7);
+    let mut second = first.clone();
+    second[200 * UNIT] ^= 1;
+    let text = b"another volume ".repeat(20_000);
+    vec![
+        ("vm", Compression::Lz4, first.clone()),
+        ("vm", Compression::None, second),
+        ("text", Compression::Zstd(3), text),
+        ("copy", Compression::Lz4, first),
+        ("nothing", Compression::Lz4, vec![0; 5 * UNIT]),
+    ]
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+}
+
+/// The tests must not write into the source tree.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn key_file() -> Credential {
+    Credential::KeyFile(noise(42, 32).into())
+}
+
+/// Makes the repository anew, where WHERRY_MAKE_GOLDEN says. A released one is never made again.
+#[test]
+#[ignore = "makes a golden repository: for a new format or feature only"]
+fn make() {
+    let place = PathBuf::from(std::env::var_os("WHERRY_MAKE_GOLDEN").expect("WHERRY_MAKE_GOLDEN names a new folder"));
+    let storage: Arc<dyn Storage> = Arc::new(Local::new(&place, false));
+    let repository = init(storage).unwrap();
+    repository.add_slot(&key_file(), CHEAP).unwrap();
+    let index = index();
+    let mut last = None;
+    for (name, compression, disk) in disks() {
+        let options = WriterOptions { compression, parent: ParentChoice::Auto, ..options(name) };
+        let snapshot = backup_with(&repository, index.clone(), &options, &disk).unwrap();
+        last = Some(snapshot.id);
+    }
+    let week = std::time::Duration::from_secs(7 * 86_400);
+    let last = last.unwrap();
+    repository.forget(&last, week, "golden").unwrap();
+    repository.unforget(&last).unwrap();
+}
+
+#[test]
+fn format_1_is_read_and_built_upon() {
+    let temp = tempfile::tempdir().unwrap();
+    copy(&golden("v1-block"), temp.path());
+    let storage: Arc<dyn Storage> = Arc::new(Local::new(temp.path(), false));
+    for credential in [password(), key_file()] {
+        let repository = Repository::open(components(storage.clone()), &credential).unwrap();
+        let list = repository.snapshots(None).unwrap();
+        assert!(list.damaged.is_empty(), "{:?}", list.damaged);
+        assert_eq!(list.visible().count(), disks().len());
+        for (name, _, disk) in disks() {
+            let id = repository.volume_id(name);
+            let mut of_volume = list.snapshots.iter().filter(|s| s.volume == id && s.record.name == name);
+            assert!(of_volume.any(|s| restore(&repository, s).unwrap() == disk), "no snapshot of {name} is this disk");
+        }
+    }
+    let repository = Repository::open(components(storage), &password()).unwrap();
+    let (name, _, disk) = disks().swap_remove(1);
+    let stats = backup(&repository, name, &disk).unwrap().record.stats;
+    assert_eq!((stats.new, stats.stored), (0, 0), "the map of the parent is not understood");
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    copy(&golden("v1-block"), temp.path());
+    let line = std::fs::read_to_string(temp.path().join("repo.json")).unwrap();
+    let newer = line.replace("\"format\":1", "\"format\":2");
+    assert_ne!(line, newer);
+    let at = newer.find("\"crc\":\"").unwrap() + 7;
+    let zeroed = format!("{}00000000{}", &newer[..at], &newer[at + 8..]);
+    let crc = format!("{:08x}", wherry_repo::format::clear::checksum(zeroed.as_bytes()));
+    std::fs::write(temp.path().join("repo.json"), format!("{}{crc}{}", &newer[..at], &newer[at + 8..])).unwrap();
+    let storage: Arc<dyn Storage> = Arc::new(Local::new(temp.path(), false));
+    let error = Repository::open(components(storage.clone()), &password()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert_eq!(init(storage).unwrap_err().kind(), ErrorKind::Unsupported);
+}
