@@ -152,7 +152,7 @@ fn folders_links_and_attributes() {
     let (_, repository) = in_memory();
     let odd = "a b'\"\\é$(x)*\u{202e}z";
     let first = backup(&repository, odd, &disk(1, &[true, false, true], 5)).unwrap();
-    let second = backup(&repository, odd, &disk(2, &[true], 0)).unwrap();
+    let second = backup(&repository, odd, &disk(2, &[], UNIT)).unwrap();
     backup(&repository, "other", &[]).unwrap();
     let (_, fs) = mounted(&repository);
     assert_eq!(names(&fs, ""), ["by-volume", "by-id"]);
@@ -164,7 +164,9 @@ fn folders_links_and_attributes() {
     let disk = |path: &str| fs.attributes(walk(&fs, &format!("{path}/disk.raw")).unwrap()).unwrap();
     let of_first = disk(&format!("by-volume/{odd}/{time}"));
     assert_eq!(of_first.size, first.record.size);
-    assert_eq!(of_first.allocated, 2 * UNIT as u64 + 5, "whole chunks, but not beyond the end");
+    assert_eq!(of_first.allocated, 3 * UNIT as u64, "the end counts as a whole chunk");
+    let of_second = disk(&format!("by-volume/{odd}/latest"));
+    assert_eq!(of_second.allocated, UNIT as u64, "but nothing is beyond the end");
     assert_eq!((of_first.kind, of_first.time), (Kind::Disk, first.record.started));
     assert_eq!(disk(&format!("by-id/{}", first.id)), of_first);
     assert_eq!(disk(&format!("by-volume/{odd}/latest")), disk(&format!("by-id/{}", second.id)));

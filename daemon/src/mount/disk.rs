@@ -77,23 +77,42 @@ impl Disk {
         }
         let unit = self.reader.chunk_size();
         let numbers = offset / unit..end.div_ceil(unit);
-        self.fetch_ahead(streams, numbers.clone());
+        let most = (self.shared.window / unit).max(1);
+        let ahead = streams.lock().note(numbers.clone(), most);
+        let result = self.answer(offset..end, numbers, short, scratch, answer);
+        // After the answer: who waits for that should not wait for this.
+        if let Some(ahead) = ahead {
+            self.fetch_ahead(ahead);
+        }
+        result
+    }
+
+    fn answer<T>(
+        &self,
+        bytes: Range<u64>,
+        numbers: Range<u64>,
+        short: bool,
+        scratch: &mut Scratch,
+        answer: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, ErrorKind> {
+        let unit = self.reader.chunk_size();
+        let len = (bytes.end - bytes.start) as usize;
         let mut chunks = Vec::with_capacity((numbers.end - numbers.start) as usize);
         for number in numbers.clone() {
             chunks.push(self.chunk(number)?);
         }
-        if chunks.iter().all(Option::is_none) && end - offset <= ZEROS.len() as u64 {
-            return Ok(answer(&ZEROS[..(end - offset) as usize]));
+        if chunks.iter().all(Option::is_none) && len <= ZEROS.len() {
+            return Ok(answer(&ZEROS[..len]));
         }
         if let [Some(chunk)] = &chunks[..] {
-            let start = (offset - chunk.number * unit) as usize;
+            let start = (bytes.start - chunk.number * unit) as usize;
             let opened = self.get(chunk, scratch)?;
-            return Ok(answer(&(*opened).as_ref()[start..start + (end - offset) as usize]));
+            return Ok(answer(&(*opened).as_ref()[start..start + len]));
         }
         self.bring(chunks.iter().flatten().copied().collect(), scratch);
         let mut whole = std::mem::take(&mut scratch.answer);
         whole.clear();
-        let joined = self.join(&mut whole, offset..end, numbers, &chunks, scratch);
+        let joined = self.join(&mut whole, bytes, numbers, &chunks, scratch);
         let result = match joined {
             Err(kind) if !short || whole.is_empty() => Err(kind),
             _ => Ok(answer(&whole)),
@@ -198,23 +217,17 @@ impl Disk {
         (mine, claims)
     }
 
-    /// Fetches what a reader that goes straight on will want next.
-    fn fetch_ahead(self: &Arc<Self>, streams: &Mutex<Streams>, read: Range<u64>) {
-        let most = (self.shared.window / self.reader.chunk_size()).max(1);
-        let Some(wanted) = streams.lock().note(read, most) else { return };
-        let wanted = wanted.start..wanted.end.min(self.reader.chunk_count());
-        let disk = self.clone();
-        self.shared.ahead.submit(move |_| {
-            // An error will be met again, and said, by whoever reads that far.
-            let chunks = wanted.map_while(|n| disk.reader.chunk(n).ok()).flatten().collect();
-            let (mine, mut claims) = disk.claim(chunks);
-            for fetch in disk.reader.plan(mine, disk.shared.fetch) {
-                let mut claims: HashMap<_, _> =
-                    fetch.chunks.iter().filter_map(|c| claims.remove_entry(&c.id())).collect();
-                let disk = disk.clone();
-                disk.clone().shared.ahead.submit(move |scratch| disk.run(&fetch, &mut claims, scratch));
-            }
-        });
+    /// Has these chunks fetched, as far as nobody has them or fetches them.
+    fn fetch_ahead(self: &Arc<Self>, numbers: Range<u64>) {
+        // An error will be met again, and said, by whoever reads that far.
+        let numbers = numbers.start..numbers.end.min(self.reader.chunk_count());
+        let chunks = numbers.map_while(|n| self.reader.chunk(n).ok()).flatten().collect();
+        let (mine, mut claims) = self.claim(chunks);
+        for fetch in self.reader.plan(mine, self.shared.fetch) {
+            let disk = self.clone();
+            let mut claims = fetch.chunks.iter().filter_map(|c| claims.remove_entry(&c.id())).collect();
+            self.shared.ahead.submit(move |scratch| disk.run(&fetch, &mut claims, scratch));
+        }
     }
 
     /// Fetches and opens. Damage to one chunk, or to a part of the pack, is no damage to the others.

@@ -107,10 +107,11 @@ impl Mount {
     pub fn serve(&self, cancel: &Cancel) -> Result<()> {
         while !self.session.guard.is_finished() {
             if cancel.is_cancelled() {
-                if self.end()? {
-                    return Ok(());
-                }
+                let Unmount::Busy(by) = self.end()? else { return Ok(()) };
+                // In this order: who reads the message may send the next signal at once.
                 cancel.decline();
+                let by = if by.is_empty() { "somebody out of sight".to_owned() } else { by.join("; ") };
+                tracing::warn!("{} is busy and stays mounted: it is used by {by}", self.point.dir().display());
             }
             std::thread::sleep(TICK);
         }
@@ -121,13 +122,9 @@ impl Mount {
         Ok(())
     }
 
-    /// Unmounts unless somebody uses it; then says who, and gives false.
-    pub fn end(&self) -> Result<bool> {
-        let Unmount::Busy(by) = self.point.unmount(&self.device)? else { return Ok(true) };
-        let by = if by.is_empty() { "somebody this process cannot see".to_owned() } else { by.join("; ") };
-        let dir = self.point.dir().display();
-        tracing::warn!("{dir} is busy and stays mounted: it is used by {by}");
-        Ok(false)
+    /// Unmounts unless somebody uses it.
+    pub fn end(&self) -> Result<Unmount> {
+        self.point.unmount(&self.device)
     }
 }
 
