@@ -34,7 +34,7 @@ pub struct InitOptions {
     pub password_cost: PasswordCost,
 }
 
-/// 256 KiB: see README, *Chunk size*.
+/// 256 KiB: a leaf of the map covers 32 MiB, and a random 4 KiB write costs a quarter of what it costs at 1 MiB.
 pub const DEFAULT_CHUNK_SIZE: u32 = 256 << 10;
 
 impl Default for InitOptions {
