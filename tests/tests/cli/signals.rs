@@ -82,6 +82,9 @@ fn the_second_signal_ends_at_once() {
     std::fs::write(home.path("noise"), wherry_tests::small::noise(1, 4 << 20)).unwrap();
     let mut command = home.command();
     let mut child = command.args(["backup", "noise", "--name", "slow", "--limit-upload", "1"]).spawn().unwrap();
+    // Its first log line comes when it has long been listening to signals.
+    let mut first = [0];
+    child.stderr.as_mut().unwrap().read_exact(&mut first).unwrap();
     let start = Instant::now();
     // Signals that come at once are one; so they are sent until there is nobody to take one.
     let code = loop {
