@@ -76,6 +76,9 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     };
     let mut engine_name = "none";
     if !dry_run {
+        if plan.create {
+            marker()?.set()?;
+        }
         let sink = match plan.create {
             true => Sink::create(&target, reader.size(), options, &pool)?,
             false => Sink::open(&target, reader.size(), options, &pool)?,

@@ -12,7 +12,12 @@ use wherry_repo::{Error, Result, SnapshotId};
 pub struct Marker {
     path: PathBuf,
     note: Note,
+    /// Nothing was ever written to the target.
+    untouched: bool,
 }
+
+/// The identity of a file that is going to be made.
+const NEW: &str = "new";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
@@ -23,8 +28,13 @@ struct Note {
 }
 
 impl Marker {
-    /// For a target that exists.
+    /// For a target that exists, or for a file that is going to be made.
     pub fn new(target: &Path, cache: &Path, snapshot: &SnapshotId, root: &str) -> Result<Self> {
+        if !target.exists() {
+            let name = format!(".{}.wherry-restore", target.file_name().unwrap_or_default().to_string_lossy());
+            let note = Note { snapshot: snapshot.to_string(), root: root.into(), identity: NEW.into() };
+            return Ok(Self { path: target.with_file_name(name), note, untouched: true });
+        }
         let unreadable = |e| Error::invalid(format!("{} cannot be looked at: {e}", target.display()));
         let real = fs::canonicalize(target).map_err(unreadable)?;
         let meta = fs::metadata(&real).map_err(unreadable)?;
@@ -39,13 +49,19 @@ impl Marker {
             let name = format!(".{}.wherry-restore", real.file_name().unwrap_or_default().to_string_lossy());
             (real.with_file_name(name), format!("file {:x} {}", meta.dev(), meta.ino()))
         };
-        Ok(Self { path, note: Note { snapshot: snapshot.to_string(), root: root.into(), identity } })
+        // Killed between the making of the file and the note that names it, a run has written nothing.
+        let untouched = !device && meta.blocks() == 0;
+        Ok(Self { path, untouched, note: Note { snapshot: snapshot.to_string(), root: root.into(), identity } })
     }
 
     /// True when the same restore to the same target was begun and did not end.
     pub fn is_set(&self) -> bool {
         let note = fs::read(&self.path).ok().and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
-        note.is_some_and(|note| note == self.note)
+        let same = |note: Note| {
+            let identity = note.identity == self.note.identity || (note.identity == NEW && self.untouched);
+            identity && note.snapshot == self.note.snapshot && note.root == self.note.root
+        };
+        note.is_some_and(same)
     }
 
     /// Says that the restore has begun.
