@@ -118,6 +118,25 @@ fn an_absurd_number_of_entries_is_refused_before_anything_is_taken_for_it() {
 }
 
 #[test]
+fn chunks_that_overlap_or_leave_gaps_or_are_in_another_order_are_refused() {
+    let (index, end) = samples(index(), 20).into_iter().find(|(index, _)| index.entries.len() > 2).unwrap();
+    let refused = |change: &dyn Fn(&mut Vec<Entry>), end| {
+        let mut bad = index.clone();
+        change(&mut bad.entries);
+        assert_eq!(Index::decode(&bad.encode(), end).unwrap_err().kind(), ErrorKind::Corrupt);
+    };
+    refused(&|entries| entries[1].offset += 1, end);
+    refused(&|entries| entries[1].offset -= 1, end);
+    refused(&|entries| entries[0].offset = 0, end);
+    refused(&|entries| entries[1].len += 1, end);
+    refused(&|entries| entries.iter_mut().for_each(|e| e.offset += 1), end + 1);
+    refused(&|entries| entries.swap(0, 1), end);
+    refused(&|entries| entries[1].origin = index.origins.len() as u16 + 1, end);
+    refused(&|entries| (entries[1].origin, entries[1].ordinal) = (0, 0), end);
+    refused(&|entries| entries[2].len = u32::MAX, end);
+}
+
+#[test]
 fn garbage_is_survived() {
     let headers: Vec<_> = samples(header(), 3).iter().map(|h| h.encode().to_vec()).collect();
     assert_garbage_is_survived(&headers, Header::decode, |header, bytes| assert_eq!(header.encode(), *bytes));

@@ -194,6 +194,8 @@ fn unknown_fields_are_skipped_and_missing_ones_are_damage() {
     assert_eq!(decode::<Seen>(&body).unwrap(), Seen { generation: 7 });
     assert_eq!(decode::<Seen>(&[0xa0]).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(decode::<Seen>(&[]).unwrap_err().kind(), ErrorKind::Corrupt);
+    body.push(0);
+    assert_eq!(decode::<Seen>(&body).unwrap_err().kind(), ErrorKind::Corrupt, "bytes follow its end");
 }
 
 #[test]

@@ -1,0 +1,121 @@
+//! `wherry check` from outside: its exit codes, what it names, what it says it left out.
+
+use super::harness::{Home, Ran, shape};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use wherry_tests::small::noise;
+
+const MIB: usize = 1 << 20;
+
+/// Two volumes; gives the ids of their snapshots and a data pack of the first.
+fn home() -> (Home, String, String, PathBuf) {
+    let home = Home::with_repository();
+    let first = home.backup("vm one", &noise(1, 3 * MIB));
+    let packs: Vec<_> = home.tree("repo/packs").into_keys().collect();
+    let second = home.backup("vm2", &noise(2, MIB));
+    (home, first, second, packs[0].clone())
+}
+
+fn without_time(ran: &Ran) -> Value {
+    let mut value = ran.json();
+    value["seconds"] = Value::Null;
+    value
+}
+
+#[test]
+fn a_clean_repository_is_0_and_says_what_was_not_read() {
+    let (home, ..) = home();
+    let ran = home.run(&["check"]).ok();
+    assert!(ran.stdout.ends_with("no damage found\n"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("not read  4.0 MiB") && ran.stdout.contains("--read-data"), "{}", ran.stdout);
+    let ran = home.run(&["check", "--read-data"]).ok();
+    assert!(ran.stdout.contains("read      4.0 MiB") && !ran.stdout.contains("not read"), "{}", ran.stdout);
+    let ran = home.run(&["check", "--read-data", "--max-age", "1d", "--sample", "50%", "latest:vm2"]).ok();
+    assert!(ran.stdout.contains("1 snapshots"), "{}", ran.stdout);
+    let want = json!({
+        "clean": "bool", "snapshots": "int", "records": "int", "packs": "int", "nodes": "int", "chunks": "int",
+        "data": "int", "read": "int", "not_read": [{ "reason": "string", "packs": "int", "bytes": "int" }],
+        "unused": { "packs": "int", "bytes": "int" }, "damages": [], "seconds": "float",
+    });
+    assert_eq!(shape(&home.run(&["check", "--json"]).ok().json()), want);
+}
+
+#[test]
+fn a_missing_pack_is_13_and_the_same_with_and_without_the_cache() {
+    let (home, first, second, pack) = home();
+    fs::remove_file(&pack).unwrap();
+    let ran = home.run(&["check"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (13, ""));
+    let name = pack.file_name().unwrap().to_str().unwrap();
+    for word in [name, "it is gone", "vm one", &first, "nothing of it can be read", "next backup", "1 snapshot is hit"]
+    {
+        assert!(ran.stdout.contains(word), "{word} is not in {}", ran.stdout);
+    }
+    assert!(!ran.stdout.contains(&second) && !ran.stdout.contains("no damage"), "{}", ran.stdout);
+
+    let cached = without_time(&home.run(&["check", "--json"]));
+    assert_eq!(without_time(&home.run(&["check", "--json", "--no-cache"])), cached);
+    fs::remove_dir_all(home.path("cache")).unwrap();
+    assert_eq!(without_time(&home.run(&["check", "--json"])), cached);
+    let want = json!([{
+        "object": "string", "kind": "string", "missing": "bool", "what": "string", "advice": "string",
+        "hits": [{
+            "snapshot": "string", "volume": "string", "volume_id": "string", "time": "string", "whole": "bool",
+            "bytes": "int", "ranges": [{ "offset": "int", "length": "int" }], "more": "int",
+        }],
+    }]);
+    assert_eq!(shape(&cached["damages"]), want);
+    assert_eq!(cached["damages"][0]["hits"][0]["ranges"], json!([{ "offset": 0, "length": 3 * MIB }]));
+
+    home.run(&["check", "latest:vm2", "--read-data"]).ok();
+    assert_eq!(home.run(&["check", "latest:vm one"]).code, 13);
+    // What it advises helps.
+    home.backup("vm one", &noise(1, 3 * MIB));
+    let ran = home.run(&["check", "latest:vm one", "--read-data"]).ok();
+    assert!(ran.stdout.contains("no damage found"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_damaged_chunk_is_13_when_it_is_read_and_its_range_is_what_cannot_be_read() {
+    let (home, first, _, pack) = home();
+    let mut bytes = fs::read(&pack).unwrap();
+    let len = bytes.len();
+    bytes[len / 2] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    home.run(&["check"]).ok();
+    let ran = home.run(&["check", "--read-data", "--json"]);
+    assert_eq!(ran.code, 13);
+    let hit = ran.json()["damages"][0]["hits"][0].take();
+    assert_eq!((&hit["snapshot"], &hit["whole"]), (&json!(first), &json!(false)));
+    let offset = hit["ranges"][0]["offset"].as_u64().unwrap();
+    let cat = |offset: u64| -> Ran {
+        let offset = offset.to_string();
+        home.command()
+            .args(["cat", &first, "--length", "1", "--offset", &offset])
+            .stdout(std::process::Stdio::null())
+            .output()
+            .unwrap()
+            .into()
+    };
+    assert_eq!(cat(offset).code, 13);
+    assert_eq!(cat(offset + hit["ranges"][0]["length"].as_u64().unwrap()).code, 0);
+    let ran = home.run(&["check", "--read-data"]);
+    assert!(ran.stdout.contains(&format!("bytes {offset} to ")), "{}", ran.stdout);
+}
+
+#[test]
+fn a_damaged_snapshot_is_13_also_when_it_is_asked_for_by_its_id() {
+    let (home, first, second, _) = home();
+    let record = home.tree("repo/snap").into_keys().find(|path| path.ends_with(&first)).unwrap();
+    let mut bytes = fs::read(&record).unwrap();
+    bytes.truncate(50);
+    fs::write(&record, bytes).unwrap();
+    for args in [&["check"][..], &["check", &first]] {
+        let ran = home.run(args);
+        assert_eq!((ran.code, ran.stderr.as_str()), (13, ""), "{}", ran.stdout);
+        assert!(ran.stdout.contains(&first) && ran.stdout.contains("nothing of it can be read"), "{}", ran.stdout);
+    }
+    home.run(&["check", &second]).ok();
+    assert!(home.run(&["check", "0123456789abcdef0123456789abcdef"]).fails(14).contains("0123456789abcdef"));
+}
