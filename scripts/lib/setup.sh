@@ -84,10 +84,15 @@ setup_deny() {
   rm -rf "$cache/tools/build"
 }
 
-# Builds the one executable; $wherry is its path. Cargo writes the list of its sources beside it (wherry.d). Always the whole
-# workspace: with `--package`, cargo picks other features for some dependencies and compiles RocksDB a second time.
+# Builds the one executable and links it, and the list of its sources that cargo writes beside it, into the run directory:
+# another build may replace the ones in the target directory meanwhile. $wherry is its path. Always the whole workspace:
+# with `--package`, cargo picks other features for some dependencies and compiles RocksDB a second time.
 build_wherry() {
   cargo build --release --locked --quiet --workspace --bin wherry
-  # shellcheck disable=SC2034 # for the scripts that source this
-  wherry=$CARGO_TARGET_DIR/release/wherry
+  mkdir -p "$run_dir/bin"
+  wherry=$run_dir/bin/wherry
+  local file
+  for file in wherry wherry.d; do
+    cp -pl "$CARGO_TARGET_DIR/release/$file" "$run_dir/bin/" 2>/dev/null || cp -p "$CARGO_TARGET_DIR/release/$file" "$run_dir/bin/"
+  done
 }
