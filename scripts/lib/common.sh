@@ -32,6 +32,7 @@ usage() { sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p}}' "$script"; }
 # how leftovers are found. (`set -m`: what is started with `&` would ignore SIGINT otherwise, and so would what it tests.)
 run_dir_make() {
   run_dir=$(mktemp -d "${WHERRY_SCRATCH:-${TMPDIR:-/var/tmp}}/wherry-$1.XXXXXX")
+  chmod 711 "$run_dir" # tests that run as another user reach what was opened to them below
   export WHERRY_RUN_DIR=$run_dir
   set -m
   trap run_dir_clean EXIT
