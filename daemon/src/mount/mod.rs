@@ -136,8 +136,11 @@ fn cannot_mount(point: &Point, e: std::io::Error) -> Error {
                 "{dir} cannot be mounted: {e}; is the fuse module loaded, and for other users than root fusermount3 installed?"
             )
         }
-        std::io::ErrorKind::PermissionDenied => format!("{dir} cannot be mounted: {e}; is /dev/fuse accessible?"),
-        _ => format!("{dir} cannot be mounted: {e}"),
+        std::io::ErrorKind::PermissionDenied if e.raw_os_error().is_some() => {
+            format!("{dir} cannot be mounted: {e}; may this user write to /dev/fuse?")
+        }
+        // What fusermount3 said ends with a line end.
+        _ => format!("{dir} cannot be mounted: {}", e.to_string().trim_end()),
     };
     Error::new(ErrorKind::Unavailable, text).with_source(e)
 }
