@@ -26,7 +26,9 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap() };
+        // Others may pass through it: what keeps them out is the mount.
+        let others = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        let place = Self { dir: tempfile::Builder::new().permissions(others).tempdir().unwrap() };
         fs::create_dir(place.mnt()).unwrap();
         place.run(&["init", "--chunk-size", "64K"]);
         place
