@@ -251,7 +251,7 @@ impl Rocks {
         }
         self.add_rows(&mut batch, &pack, rows)?;
         if !batch.is_empty() {
-            self.db.write_opt(batch, &write_options()).map_err(|e| self.error(&e))?;
+            self.write(batch.data())?;
         }
         if known.is_none() {
             // 2^32 packs are 128 PiB; past them the last number would be given out twice.
@@ -304,15 +304,30 @@ impl Rocks {
             return Ok(());
         }
         let key = covered_key(segment);
-        self.db.put_opt(&key, row::checked(&key, &[]), &write_options()).map_err(|e| self.error(&e))
+        let mut batch = WriteBatch::default();
+        batch.put(&key, row::checked(&key, &[]));
+        self.write(batch.data())
+    }
+
+    /// Writes a batch, and again when the database had to catch up just then.
+    fn write(&self, batch: &[u8]) -> Result<()> {
+        for _ in 0..24_000 {
+            self.wait_for_room()?;
+            match self.db.write_opt(WriteBatch::from_data(batch), &write_options()) {
+                Err(e) if e.as_ref().contains("Write stall") => {
+                    self.check_space()?;
+                    std::thread::sleep(STEP);
+                }
+                result => return result.map_err(|e| self.error(&e)),
+            }
+        }
+        // No error was reported, and still it does not get on: a flush found no room and is tried again and again.
+        Err(full(&self.place, "it does not get on"))
     }
 
     pub(super) fn flush(&self) -> Result<()> {
         // After an error in the background, such as a full disk, a flush would wait until somebody makes room.
-        if self.property(rocksdb::properties::BACKGROUND_ERRORS) > 0 {
-            let text = "the chunk index could not be written to its disk; what was taken in since is taken in again";
-            return Err(Error::new(ErrorKind::Unavailable, text));
-        }
+        self.wait_for_room()?;
         self.db.flush().map_err(|e| self.error(&e))
     }
 
@@ -414,6 +429,31 @@ impl Rocks {
         self.db.property_int_value(name).ok().flatten().unwrap_or(0)
     }
 
+    /// Waits while the database catches up with itself, but not for somebody to make room on a full disk: a write would
+    /// wait for that without end.
+    fn wait_for_room(&self) -> Result<()> {
+        for _ in 0..24_000 {
+            if self.property(rocksdb::properties::BACKGROUND_ERRORS) > 0 {
+                return Err(full(&self.place, "it could not be written in the background"));
+            }
+            if self.property(rocksdb::properties::IS_WRITE_STOPPED) == 0
+                && self.property(rocksdb::properties::ACTUAL_DELAYED_WRITE_RATE) == 0
+            {
+                return Ok(());
+            }
+            self.check_space()?;
+            std::thread::sleep(STEP);
+        }
+        Err(full(&self.place, "it does not get on"))
+    }
+
+    /// `Full` when what makes the database wait is a disk that has no room left.
+    fn check_space(&self) -> Result<()> {
+        const LEAST: u64 = 1 << 20;
+        let free = rustix::fs::statvfs(&self.place.folder).map_or(u64::MAX, |s| s.f_bavail.saturating_mul(s.f_frsize));
+        if free < LEAST { Err(full(&self.place, "it waits for room")) } else { Ok(()) }
+    }
+
     fn error(&self, error: &rocksdb::Error) -> Error {
         from_db(error, &self.place)
     }
@@ -511,9 +551,14 @@ fn covered_key(segment: &str) -> Vec<u8> {
     key
 }
 
+/// How long to wait between two looks at a database that is busy with itself.
+const STEP: std::time::Duration = std::time::Duration::from_millis(5);
+
 fn write_options() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
+    // An error in place of a wait whose end nobody knows; see `wait_for_room`.
+    options.set_no_slowdown(true);
     options
 }
 
@@ -551,7 +596,7 @@ fn from_db(error: &rocksdb::Error, place: &Place) -> Error {
         let message = format!("the cache in {at} cannot be used: {text}; give another --cache-dir, or use --no-cache");
         return Error::new(ErrorKind::Denied, message);
     }
-    if says(&["Too many open files", "Cannot allocate memory", "Shutdown in progress"]) {
+    if says(&["Too many open files", "Cannot allocate memory", "Shutdown in progress", "Write stall"]) {
         let message = format!("the chunk index in {at} cannot be used now: {text}; going on without it");
         return Error::new(ErrorKind::Unavailable, message);
     }

@@ -1,4 +1,4 @@
-//! Does a storage keep the contract of [`Storage`](super::Storage)? The same checks run in our tests and, in short, as
+//! Does a storage keep the contract of [`Storage`]? The same checks run in our tests and, in short, as
 //! `wherry probe` and before `init`. Everything is written below `probe/<random>/` and removed at the end.
 
 mod checks;
