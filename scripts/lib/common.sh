@@ -91,7 +91,7 @@ run_dir_detach() {
 
 # Takes away whatever is left, and the run directory.
 run_dir_clean() {
-  [ -n "${run_dir:-}" ] && [ -d "$run_dir" ] || return 0
+  [ -n "${run_dir:-}" ] || return 0
   local signal pid item
   run_dir_detach
   for signal in TERM KILL; do
