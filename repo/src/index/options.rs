@@ -81,7 +81,8 @@ pub(super) fn database(options: &IndexOptions, sampling: Arc<AtomicU32>) -> Opti
     blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_optimize_filters_for_memory(true);
 
-    let mut db = Options::default();
+    // Closing must not wait for room on a full disk; what is worth a flush has been flushed before.
+    let mut db = Options::default().get_options_from_string("avoid_flush_during_shutdown=true").unwrap_or_default();
     db.set_block_based_table_factory(&blocks);
     db.set_paranoid_checks(true);
     // Ids and checks are random bytes.

@@ -327,6 +327,7 @@ impl Rocks {
 
     pub(super) fn flush(&self) -> Result<()> {
         // After an error in the background, such as a full disk, a flush would wait until somebody makes room.
+        self.check_space()?;
         self.wait_for_room()?;
         self.db.flush().map_err(|e| self.error(&e))
     }
