@@ -11,8 +11,6 @@ fn git(args: &[&str]) -> Option<String> {
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    // As in the other crates: the debug information of RocksDB's C++ is half a gigabyte.
-    println!("cargo::rustc-link-arg=-Wl,--strip-debug");
     println!("cargo::rerun-if-env-changed=WHERRY_BUILD");
     // The reflog grows with every commit and checkout. One outside the clone (a linked work tree has it there) is left
     // alone: the tests take an executable with sources elsewhere for that of another clone.

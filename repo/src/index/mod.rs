@@ -33,6 +33,7 @@
 
 mod memory;
 mod options;
+mod place;
 mod rocks;
 mod row;
 #[cfg(test)]

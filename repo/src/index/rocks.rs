@@ -1,16 +1,15 @@
 //! The index in a RocksDB database. What the bytes mean is said in the module's head.
 
 use super::options::{self, max_disk, sampled};
+use super::place::{Lock, Place};
 use super::row::{self, COPY_LEN, Copy, MAX_COPIES, Pack, Row};
 use super::{IndexOptions, IndexStats, Opened};
 use crate::{Error, ErrorKind, Location, PackId, RepositoryId, Result, ShortId};
 use parking_lot::{Mutex, RwLock};
 use rocksdb::{BottommostLevelCompaction, CompactOptions, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -59,73 +58,6 @@ struct Existing {
     kept: Sampling,
 }
 
-/// Held while the database is in use.
-#[derive(Debug)]
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Not by closing alone: a process that is just being started may hold a copy of the descriptor.
-        let _ = self.0.unlock();
-    }
-}
-
-/// The folder of one repository in the cache directory, and what lies in it.
-#[derive(Debug)]
-struct Place {
-    folder: PathBuf,
-    /// Bytes of free disk that the database wants beside what it has.
-    wanted: u64,
-}
-
-impl Place {
-    fn new(dir: &Path, repository: &RepositoryId, wanted: u64) -> Self {
-        Self { folder: dir.join(repository.to_string()), wanted }
-    }
-
-    fn database(&self) -> PathBuf {
-        self.folder.join("index")
-    }
-
-    fn damaged(&self) -> PathBuf {
-        self.folder.join("index.damaged")
-    }
-
-    /// Makes the folder and takes the lock. The lock file is never removed: two holders could have two files.
-    fn lock(&self) -> Result<Lock> {
-        let path = self.folder.join("index.lock");
-        let failed = |e| from_io(e, &path, "cannot be made");
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
-        let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock(file)),
-            Err(TryLockError::WouldBlock) => Err(busy(&self.folder)),
-            Err(TryLockError::Error(e)) => Err(from_io(e, &path, "cannot be locked")),
-        }
-    }
-
-    fn remove_database(&self) -> Result<()> {
-        for removed in [fs::remove_dir_all(self.database()), fs::remove_file(self.damaged())] {
-            match removed {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(from_io(e, &self.database(), "cannot be removed"));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether there is anything where the database belongs.
-    fn is_empty(&self) -> Result<bool> {
-        match fs::read_dir(self.database()) {
-            Ok(mut entries) => Ok(entries.next().is_none()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
-            Err(e) => Err(from_io(e, &self.database(), "cannot be read")),
-        }
-    }
-}
-
 pub(super) fn destroy(dir: &Path, repository: &RepositoryId) -> Result<()> {
     let place = Place::new(dir, repository, 0);
     if !place.folder.exists() {
@@ -163,16 +95,16 @@ impl Rocks {
         }
         place.remove_database()?;
         db_options.create_if_missing(true);
-        let db = DB::open(&db_options, place.database()).map_err(|e| from_db(&e, &place))?;
+        let db = DB::open(&db_options, place.database()).map_err(|e| place.from_db(&e))?;
         db.put_opt(STAMP, row::checked(STAMP, &stamp(&options.repository)), &write_options())
             .and_then(|()| db.flush())
-            .map_err(|e| from_db(&e, &place))?;
+            .map_err(|e| place.from_db(&e))?;
         Ok((Self::new(db, 0, sampling, options, place, lock), opened))
     }
 
     /// `Corrupt` or `Unsupported`: drop it. Other errors: it may be sound, but cannot be used now.
     fn open_existing(options: &rocksdb::Options, place: &Place, repository: &RepositoryId) -> Result<Existing> {
-        let failed = |e: rocksdb::Error| from_db(&e, place);
+        let failed = |e: rocksdb::Error| place.from_db(&e);
         let db = DB::open(options, place.database()).map_err(failed)?;
         let stored = db.get(STAMP).map_err(failed)?;
         let stored = stored.as_deref().and_then(|v| row::unchecked(STAMP, v));
@@ -315,19 +247,19 @@ impl Rocks {
             self.wait_for_room()?;
             match self.db.write_opt(WriteBatch::from_data(batch), &write_options()) {
                 Err(e) if e.as_ref().contains("Write stall") => {
-                    self.check_space()?;
+                    self.place.check_space()?;
                     std::thread::sleep(STEP);
                 }
                 result => return result.map_err(|e| self.error(&e)),
             }
         }
         // No error was reported, and still it does not get on: a flush found no room and is tried again and again.
-        Err(full(&self.place, "it does not get on"))
+        Err(self.place.full("it does not get on"))
     }
 
     pub(super) fn flush(&self) -> Result<()> {
         // After an error in the background, such as a full disk, a flush would wait until somebody makes room.
-        self.check_space()?;
+        self.place.check_space()?;
         self.wait_for_room()?;
         self.db.flush().map_err(|e| self.error(&e))
     }
@@ -435,28 +367,21 @@ impl Rocks {
     fn wait_for_room(&self) -> Result<()> {
         for _ in 0..24_000 {
             if self.property(rocksdb::properties::BACKGROUND_ERRORS) > 0 {
-                return Err(full(&self.place, "it could not be written in the background"));
+                return Err(self.place.full("it could not be written in the background"));
             }
             if self.property(rocksdb::properties::IS_WRITE_STOPPED) == 0
                 && self.property(rocksdb::properties::ACTUAL_DELAYED_WRITE_RATE) == 0
             {
                 return Ok(());
             }
-            self.check_space()?;
+            self.place.check_space()?;
             std::thread::sleep(STEP);
         }
-        Err(full(&self.place, "it does not get on"))
-    }
-
-    /// `Full` when what makes the database wait is a disk that has no room left.
-    fn check_space(&self) -> Result<()> {
-        const LEAST: u64 = 1 << 20;
-        let free = rustix::fs::statvfs(&self.place.folder).map_or(u64::MAX, |s| s.f_bavail.saturating_mul(s.f_frsize));
-        if free < LEAST { Err(full(&self.place, "it waits for room")) } else { Ok(()) }
+        Err(self.place.full("it does not get on"))
     }
 
     fn error(&self, error: &rocksdb::Error) -> Error {
-        from_db(error, &self.place)
+        self.place.from_db(error)
     }
 
     fn damaged(&self, what: &str) -> Error {
@@ -561,59 +486,4 @@ fn write_options() -> WriteOptions {
     // An error in place of a wait whose end nobody knows; see `wait_for_room`.
     options.set_no_slowdown(true);
     options
-}
-
-fn busy(folder: &Path) -> Error {
-    Error::new(
-        ErrorKind::Busy,
-        format!("the cache in {} is in use by another wherry; going on without it", folder.display()),
-    )
-}
-
-fn from_io(error: io::Error, path: &Path, what: &str) -> Error {
-    let path = path.display();
-    let (kind, next) = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (ErrorKind::Full, "make room"),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            (ErrorKind::Denied, "give another --cache-dir")
-        }
-        _ => (ErrorKind::Unavailable, "give another --cache-dir"),
-    };
-    Error::new(kind, format!("{path} {what}: {error}; {next}, or use --no-cache")).with_source(error)
-}
-
-/// RocksDB tells the cause of an I/O error in its text alone.
-fn from_db(error: &rocksdb::Error, place: &Place) -> Error {
-    let text = error.as_ref();
-    let says = |needles: &[&str]| needles.iter().any(|n| text.contains(n));
-    let at = place.folder.display();
-    if says(&["No space left on device", "Disk quota exceeded", "Not enough space"]) {
-        return full(place, text);
-    }
-    if says(&["lock hold by current process", "While lock file"]) {
-        return busy(&place.folder);
-    }
-    if says(&["Permission denied", "Read-only file system", "Operation not permitted"]) {
-        let message = format!("the cache in {at} cannot be used: {text}; give another --cache-dir, or use --no-cache");
-        return Error::new(ErrorKind::Denied, message);
-    }
-    if says(&["Too many open files", "Cannot allocate memory", "Shutdown in progress", "Write stall"]) {
-        let message = format!("the chunk index in {at} cannot be used now: {text}; going on without it");
-        return Error::new(ErrorKind::Unavailable, message);
-    }
-    Error::corrupt(format!("the chunk index in {at} is damaged: {text}; it is made anew"))
-}
-
-fn full(place: &Place, text: &str) -> Error {
-    const MIB: u64 = 1 << 20;
-    let free = rustix::fs::statvfs(&place.folder).map_or(0, |s| s.f_bavail.saturating_mul(s.f_frsize));
-    let missing = place.wanted.saturating_sub(free).div_ceil(MIB).max(1);
-    Error::new(
-        ErrorKind::Full,
-        format!(
-            "the disk of the cache in {} is full, about {missing} MiB are missing: the chunk index takes no more rows, \
-             deduplication is worse until there is room ({text})",
-            place.folder.display()
-        ),
-    )
 }
