@@ -2,7 +2,7 @@
 
 # Command that must exist : Debian package that has it.
 build_needs=(cc:build-essential c++:build-essential make:build-essential cmake:cmake clang:clang pkg-config:pkg-config git:git)
-run_needs=(losetup:mount mount:mount findmnt:util-linux blockdev:util-linux sfdisk:fdisk mkfs.ext4:e2fsprogs debugfs:e2fsprogs
+run_needs=(losetup:mount mount:mount findmnt:util-linux blockdev:util-linux sfdisk:fdisk mkfs.ext4:e2fsprogs debugfs:e2fsprogs mkfs.xfs:xfsprogs
   fusermount3:fuse3 jq:jq cmp:diffutils python3:python3)
 
 need_root() {
@@ -50,6 +50,14 @@ setup_build() {
   need_rust
   mkdir -p "$CARGO_TARGET_DIR"
   cargo fetch --locked --quiet || die "the crates of Cargo.lock could not be fetched"
+}
+
+# What compiling for aarch64 takes; fails where its standard library cannot be had.
+setup_aarch64() {
+  rustup target list --installed 2>/dev/null | grep -qx aarch64-unknown-linux-gnu ||
+    timeout 120 rustup target add aarch64-unknown-linux-gnu >/dev/null 2>&1 || return 1
+  command -v aarch64-linux-gnu-g++ >/dev/null ||
+    install_packages gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross
 }
 
 setup_run() {

@@ -23,7 +23,7 @@ WHERRY = {"wherry-ring": "ring", "wherry-threads": "threads"}
 class Bench:
     def __init__(self, args):
         self.size, self.scratch = args.size, args.scratch
-        self.wherry, self.peers, self.python = args.wherry, args.peers, args.python
+        self.wherry, self.peers, self.python, self.weed = args.wherry, args.peers, args.python, args.weed
         self.source = os.path.join(args.scratch, "source/disk.img")
         self.other = os.path.join(args.scratch, "other.img")
         self.point = os.path.join(args.scratch, "mnt")
@@ -178,7 +178,7 @@ def main():
     parser.add_argument("--size", type=size, default=size("4G"))
     parser.add_argument("--tools", default=",".join([*PEERS, *WHERRY]))
     parser.add_argument("--json", help="file for all numbers")
-    for name in ("scratch", "wherry", "peers", "python"):
+    for name in ("scratch", "wherry", "peers", "python", "weed"):
         parser.add_argument(f"--{name}", required=True)
     args = parser.parse_args()
     chosen = args.tools.split(",")

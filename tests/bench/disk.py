@@ -135,10 +135,10 @@ def log_lines(length, rng):
 
 
 def facts(path, chunk=256 << 10):
-    """(bytes that are not zero, by 4 KiB blocks; start of the densest window; its length). The window, an eighth of the
+    """(bytes that are not zero, by 4 KiB blocks; start of the densest window; its length). The window, a quarter of the
     disk and at most 1 GiB, is where random reads are measured."""
     size = os.path.getsize(path)
-    length = min(1 << 30, size // 8)
+    length = min(1 << 30, size // 4)
     zeros, zero = bytes(chunk), bytes(4096)
     dense = []
     data = 0

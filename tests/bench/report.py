@@ -79,6 +79,7 @@ def figures(results):
             line(f"{tool}: FUSE sequential, MB/s", m["sequential"], 600, "{:.0f}", least=True)
             line(f"{tool}: FUSE random 4 KiB, IOPS", m["random"], 3000, "{:.0f}", least=True)
             line(f"{tool}: FUSE second pass, IOPS", m["second"], 20000, "{:.0f}", least=True)
+            line(f"{tool}: mount, peak x --memory", m["peak"] / (256 * MIB), 1)
     for what, value, limit, form, least in results.get("figures", []):
         line(what, value, limit, form, least)
     if rows:

@@ -45,28 +45,28 @@ class Tool:
 class Wherry(Tool):
     mounts = True
 
-    def __init__(self, name, program, home, source, env, engine, flags=()):
+    def __init__(self, name, program, home, source, env, engine, memory=None, compression=None):
         super().__init__(name, program, home, source, env)
-        self.flags = list(flags)
         self.env |= {
             "WHERRY_REPOSITORY": self.repo,
             "WHERRY_KEY_FILE": f"{home}/key",
             "WHERRY_CACHE_DIR": f"{home}/cache",
         }
-        self.engine = ["--engine", engine]
-        self.said = {}
+        self.globals = ["--engine", engine, *(["--memory", memory] if memory else [])]
+        self.flags = ["--compression", compression] if compression else []
 
     def init(self):
         self.quiet("init")
 
-    def backup(self, source=None, name="bench", flags=()):
-        args = ["backup", source or self.source, "--name", name, *self.flags, *flags]
-        result = self.call("--json", *self.engine, *args)
-        self.said = json.loads(next(line for line in result.out.splitlines() if line.startswith("{")))
-        return result
+    def metadata(self):
+        """Bytes in a local repository that are no packs of data."""
+        return self.stored() - measure.stored(os.path.join(self.repo, "packs"))
+
+    def backup(self, source=None):
+        return self.call("--json", *self.globals, "backup", source or self.source, "--name", "bench", *self.flags)
 
     def restore_file(self, target):
-        return self.call(*self.engine, "restore", "latest:bench", target)
+        return self.call(*self.globals, "restore", "latest:bench", target)
 
     restore_device = restore_file
 
