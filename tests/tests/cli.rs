@@ -11,6 +11,8 @@ mod json;
 mod keys;
 #[path = "cli/signals.rs"]
 mod signals;
+#[path = "cli/stream.rs"]
+mod stream;
 
 use harness::Home;
 use serde_json::Value;

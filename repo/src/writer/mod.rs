@@ -1,6 +1,7 @@
 //! Writing a snapshot: chunks go in from any number of threads, a committed snapshot comes out. Nothing is acknowledged
 //! before the storage has acknowledged everything the snapshot leads to.
 
+mod shape;
 mod uploads;
 
 use crate::codec::{Compression, Packer};
@@ -14,6 +15,7 @@ use crate::repository::{Snapshot, class_of};
 use crate::session::{ParentChoice, Session};
 use crate::{Error, ErrorKind, Repository, Result};
 use parking_lot::Mutex;
+use shape::Shape;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -113,6 +115,7 @@ pub struct SnapshotWriter {
     data: Mutex<Option<Arc<OpenPack>>>,
     meta: Mutex<Option<Arc<OpenPack>>>,
     map: Mutex<MapState>,
+    shape: Shape,
     uploads: Uploads,
     counts: Counts,
 }
@@ -175,6 +178,7 @@ impl SnapshotWriter {
                 inherited: BTreeMap::new(),
                 next: 0,
             }),
+            shape: Shape::new(class),
             uploads,
             counts: Counts::default(),
             session,
@@ -222,9 +226,11 @@ impl SnapshotWriter {
         result
     }
 
-    /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero.
+    /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero. All have the chunk
+    /// size but the last one of a volume that ends inside it.
     pub fn put(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
         self.uploads.check()?;
+        self.shape.note(number, plain.len())?;
         let len = plain.len() as u64;
         self.counts.read.fetch_add(len, Ordering::Relaxed);
         if is_zero(plain) {
@@ -313,6 +319,7 @@ impl SnapshotWriter {
 
     /// Commits: Ok means the snapshot is durable and will restore. `Conflict` means the run was ended by somebody else.
     pub fn commit(self, info: CommitInfo) -> Result<Snapshot> {
+        self.shape.check(info.size)?;
         self.advance(u64::MAX)?;
         let map = std::mem::replace(&mut self.map.lock().builder, MapBuilder::new());
         let chunks = map.chunks();
