@@ -97,15 +97,10 @@ impl Backup<'_> {
                 self.progress.add(end - offset);
                 let decided = {
                     let mut tracker = tracker.lock();
-                    if stream {
-                        tracker.announce(offset..end);
-                    }
                     tracker.complete(offset..end);
                     tracker.decided()
                 };
-                if !stream {
-                    self.writer.advance(decided / unit as u64)?;
-                }
+                self.writer.advance(decided / unit as u64)?;
             }
             Ok(())
         };
@@ -147,10 +142,13 @@ impl Backup<'_> {
         }
         self.source.recheck()?;
         let tracker = tracker.lock();
-        if stream {
-            return Ok(Done { size: tracker.end(), hole: 0 });
+        let size = if stream { tracker.end() } else { size };
+        // A piece that went missing between the engine and the workers would be taken for zeros.
+        if let Some(first) = tracker.missing(size) {
+            let text = format!("the bytes from {first} on were not read; nothing is committed, please report it");
+            return Err(wherry_repo::Error::internal(text).into());
         }
-        Ok(Done { size, hole: size - tracker.covered(size) })
+        Ok(Done { size, hole: if stream { 0 } else { size - tracker.covered(size) } })
     }
 
     /// What is read: the allocated ranges, or of these the changed ones. Each is announced when the engine takes it; the
@@ -160,6 +158,10 @@ impl Backup<'_> {
         size: u64,
         tracker: Arc<Mutex<Tracker>>,
     ) -> Result<Box<dyn Iterator<Item = Range<u64>> + Send + 'static>> {
+        if self.source.geometry().kind == Kind::Stream {
+            tracker.lock().announce_stream();
+            return Ok(Box::new(std::iter::empty()));
+        }
         let announce = move |range: &Range<u64>| tracker.lock().announce(range.clone());
         let Some(changed) = &self.changed else {
             return Ok(Box::new(self.source.extents(0..size).inspect(announce)));
