@@ -43,4 +43,4 @@ pub use reader::{ChunkRef, Fetch, SnapshotReader, Verified};
 pub use repository::{Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of};
 pub use session::ParentChoice;
 pub use storage::{Key, Storage};
-pub use writer::{CommitInfo, Put, Scratch, SnapshotWriter, WriterOptions};
+pub use writer::{CommitInfo, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};

@@ -1,6 +1,6 @@
 //! `wherry backup`
 
-use crate::backup::{Backup, ChangedBlocks};
+use crate::backup::{BEAT, Backup, ChangedBlocks};
 use crate::cli::{BackupArgs, Parent, SourceArg};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use wherry_block::{BufferPool, Kind, Source};
-use wherry_repo::{CommitInfo, Error, ErrorKind, ParentChoice, Repository, Snapshot, SnapshotWriter, WriterOptions};
+use wherry_repo::{CommitInfo, Error, ErrorKind, ParentChoice, Snapshot, SnapshotWriter, WriterOptions};
 
 /// Reads are this long (bytes), or one chunk where chunks are longer.
 const READ: usize = 1 << 20;
@@ -95,53 +95,35 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         if changed.is_some() && !writer.can_inherit() {
             tracing::warn!("there is no parent to take unchanged blocks from: everything is read");
         }
-        let progress = context.progress("backup", total);
         let work = Backup {
             source: &source,
-            writer: &writer,
             pool: &pool,
             depth: pool.count(),
             workers: budget.workers,
             changed: changed.clone().filter(|_| writer.can_inherit()),
+            writer,
             limit_read: limit_read.map(|l| l.0),
-            progress: &progress,
+            beat: BEAT,
+            progress: context.progress("backup", total),
             cancel: &context.cancel,
         };
-        let done = match work.run() {
-            Ok(done) => done,
-            Err(error) => {
-                drop(progress);
-                let again = kind(&error) == Some(ErrorKind::Conflict) && total.is_some() && attempt < TRIES;
-                if let Err(e) = writer.abandon() {
-                    tracing::debug!("the run was not left in order: {e}");
-                }
-                if again {
-                    tracing::warn!("{error:#}; starting over");
-                    continue;
-                }
-                return Err(error);
-            }
-        };
         let info = CommitInfo {
-            size: done.size,
             tags: tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect::<BTreeMap<_, _>>(),
             source: source_name(path),
             run: context.run.to_string(),
-            engine: source.engine().name.to_owned(),
-            hole: done.hole,
+            ..CommitInfo::default()
         };
-        drop(progress);
-        match writer.commit(info) {
+        match work.run(info) {
             Ok(snapshot) => {
                 drop(armed);
                 index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
-                report(context, &repository, &snapshot, start)?;
+                report(context, &snapshot, start)?;
                 return Ok(Exit::Done);
             }
-            Err(e) if e.kind() == ErrorKind::Conflict && total.is_some() && attempt < TRIES => {
-                tracing::warn!("{e}; starting over");
+            Err(error) if kind(&error) == Some(ErrorKind::Conflict) && total.is_some() && attempt < TRIES => {
+                tracing::warn!("{error:#}; starting over");
             }
-            Err(e) => return Err(e.into()),
+            Err(error) => return Err(error),
         }
     }
     Err(Error::internal("a backup neither ended nor failed").into())
@@ -168,7 +150,7 @@ fn default_name(path: &Path) -> Result<String> {
     }
 }
 
-fn report(context: &Context, repository: &Repository, snapshot: &Snapshot, start: Instant) -> Result<()> {
+fn report(context: &Context, snapshot: &Snapshot, start: Instant) -> Result<()> {
     let record = &snapshot.record;
     let stats = record.stats;
     let report = Report {
@@ -190,7 +172,6 @@ fn report(context: &Context, repository: &Repository, snapshot: &Snapshot, start
         resumed: record.resumed,
         run: record.run.clone(),
     };
-    let _ = repository;
     context.output.result(&report, || {
         let size = output::size;
         let parent = report.parent.as_ref().map_or_else(|| "none".to_owned(), |id| id[..8].to_owned());

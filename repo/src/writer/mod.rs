@@ -1,8 +1,11 @@
 //! Writing a snapshot: chunks go in from any number of threads, a committed snapshot comes out. Nothing is acknowledged
 //! before the storage has acknowledged everything the snapshot leads to.
 
+mod pulse;
 mod shape;
 mod uploads;
+
+pub use pulse::Pulse;
 
 use crate::codec::{Compression, Packer};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
@@ -116,6 +119,7 @@ pub struct SnapshotWriter {
     meta: Mutex<Option<Arc<OpenPack>>>,
     map: Mutex<MapState>,
     shape: Shape,
+    pulse: Pulse,
     uploads: Uploads,
     counts: Counts,
 }
@@ -179,6 +183,7 @@ impl SnapshotWriter {
                 next: 0,
             }),
             shape: Shape::new(class),
+            pulse: Pulse::new(session.clone(), uploads.shared()),
             uploads,
             counts: Counts::default(),
             session,
@@ -215,15 +220,14 @@ impl SnapshotWriter {
         Ok(Scratch { packer: Packer::new(self.compression, self.chunk_size())?, sealed: Vec::new() })
     }
 
-    /// A sign of life, and news from collectors; call it about once a minute. `Conflict`: the session is over.
-    pub fn beat(&self) -> Result<()> {
-        let result = self.session.beat();
-        if let Err(e) = &result
-            && e.kind() == ErrorKind::Conflict
-        {
-            self.uploads.fail(e.again());
-        }
-        result
+    /// Gives signs of life of this run; somebody has to do that about once a minute, until it has committed.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
+    /// Fails when this run cannot commit any more: an upload failed, or the session was ended.
+    pub fn check(&self) -> Result<()> {
+        self.uploads.check()
     }
 
     /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero. All have the chunk
@@ -329,7 +333,7 @@ impl SnapshotWriter {
         self.close(&self.data, &self.pool)?;
         self.close(&self.meta, &self.meta_pool)?;
         self.uploads.finish()?;
-        self.session.beat()?;
+        self.pulse.beat()?;
         let ids = &self.repository.keys().ids;
         let top_id = top.as_ref().map(|top| ids.node(top.level, top.present().map(|(n, slot)| (n as u8, slot.id))));
         let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
