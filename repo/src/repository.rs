@@ -74,6 +74,8 @@ impl Snapshot {
 pub struct SnapshotList {
     /// The readable ones, oldest first; those somebody asked to forget are in `hidden` too.
     pub snapshots: Vec<Snapshot>,
+    /// Those that are gone for good and whose records a collector has not removed yet.
+    pub(crate) gone: Vec<Snapshot>,
     /// What each forgotten or asked-for snapshot's newest forget says.
     pub forgets: BTreeMap<SnapshotId, crate::forget::Forget>,
     /// Objects that are damaged, and how.
@@ -291,7 +293,8 @@ impl Repository {
                 Err(e) => return Err(e),
             }
         }
-        list.snapshots.retain(|s| !list.forgets.get(&s.id).is_some_and(|f| f.is_final()));
+        let is_final = |s: &mut Snapshot| list.forgets.get(&s.id).is_some_and(|f| f.is_final());
+        list.gone = list.snapshots.extract_if(.., is_final).collect();
         list.snapshots.sort_by_key(|s| (s.record.started, s.id));
         Ok(list)
     }

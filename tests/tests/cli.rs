@@ -1,6 +1,8 @@
 //! The executable from outside: exit codes, what goes to which stream, the shape of the JSON, the text of the help.
 #![forbid(unsafe_code)]
 
+#[path = "cli/changed.rs"]
+mod changed;
 #[path = "cli/check.rs"]
 mod check;
 #[path = "cli/harness.rs"]

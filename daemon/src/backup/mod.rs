@@ -5,7 +5,7 @@ mod beating;
 mod changed;
 mod tracker;
 
-pub use changed::ChangedBlocks;
+pub use changed::{ChangedBlocks, ListUse, Pinned};
 
 use crate::progress::Progress;
 use crate::signals::Cancel;
