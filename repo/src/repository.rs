@@ -4,6 +4,7 @@ use crate::format::clear::{self, Config, FORMAT, Identity, KeySlot, SUITE};
 use crate::format::records::{self, Outcome, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SnapshotId, VolumeId};
 use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
+use crate::map::NodeCache;
 use crate::pack::KeyCache;
 use crate::storage::{Key, Storage, keys};
 use crate::{Clock, Error, ErrorKind, Result, Rng, clock};
@@ -108,6 +109,7 @@ struct Inner {
     keys: Keys,
     config: Config,
     pack_keys: KeyCache,
+    nodes: NodeCache,
 }
 
 impl Repository {
@@ -176,7 +178,15 @@ impl Repository {
                 Error::corrupt("the repository's configuration was not written with its keys").with_object(&key)
             );
         }
-        Ok(Self { inner: Arc::new(Inner { components, keys, config, pack_keys: KeyCache::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                components,
+                keys,
+                config,
+                pack_keys: KeyCache::default(),
+                nodes: NodeCache::default(),
+            }),
+        })
     }
 
     /// The repository's uuid.
@@ -218,6 +228,15 @@ impl Repository {
 
     pub(crate) fn pack_keys(&self) -> &KeyCache {
         &self.inner.pack_keys
+    }
+
+    pub(crate) fn nodes(&self) -> &NodeCache {
+        &self.inner.nodes
+    }
+
+    /// Keeps about so many bytes of nodes of maps, for all snapshots that are read or built upon together.
+    pub fn limit_nodes(&self, bytes: u64) {
+        self.inner.nodes.set_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
     /// The id of a volume by its name.

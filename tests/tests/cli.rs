@@ -11,6 +11,8 @@ mod harness;
 mod json;
 #[path = "cli/keys.rs"]
 mod keys;
+#[path = "cli/memory.rs"]
+mod memory;
 #[path = "cli/signals.rs"]
 mod signals;
 #[path = "cli/stream.rs"]

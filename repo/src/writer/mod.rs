@@ -390,7 +390,7 @@ impl SnapshotWriter {
         let group = number >> (2 * FANOUT_BITS);
         let load = || match self.parent_loaded.swap(group, Ordering::Relaxed) == group {
             true => Ok(()),
-            false => tree.load_below(group),
+            false => tree.load_below(group, 0),
         };
         match load().and_then(|()| tree.chunk(number)) {
             Ok(slot) => Ok(slot),
