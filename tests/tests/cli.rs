@@ -17,6 +17,8 @@ mod memory;
 mod signals;
 #[path = "cli/stream.rs"]
 mod stream;
+#[path = "cli/unreadable.rs"]
+mod unreadable;
 
 use harness::Home;
 use serde_json::Value;
