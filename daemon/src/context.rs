@@ -106,6 +106,7 @@ impl Context {
         let credential = self.settings.credential.read(&format!("Password of {place}: "))?;
         self.admit(&credential)?;
         let repository = Repository::open(self.components(storage), &credential)?;
+        repository.limit_nodes(self.budget.nodes);
         tracing::debug!(repository = %repository.id(), %place, "opened");
         Ok(repository)
     }

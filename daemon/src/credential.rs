@@ -225,7 +225,10 @@ pub fn make_key_file(path: &Path, rng: &dyn Rng) -> Result<()> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()
     };
-    write().map_err(|e| Error::invalid(format!("key file {} cannot be made", path.display())).with_source(e))
+    write().map_err(|e| {
+        Error::invalid(format!("key file {} cannot be made: check the folder, or name another file", path.display()))
+            .with_source(e)
+    })
 }
 
 fn write_hex(out: &mut Vec<u8>, byte: u8) {

@@ -4,6 +4,7 @@ use crate::format::clear::{self, Config, FORMAT, Identity, KeySlot, SUITE};
 use crate::format::records::{self, Outcome, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SnapshotId, VolumeId};
 use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
+use crate::map::NodeCache;
 use crate::pack::KeyCache;
 use crate::storage::{Key, Storage, keys};
 use crate::{Clock, Error, ErrorKind, Result, Rng, clock};
@@ -74,6 +75,8 @@ impl Snapshot {
 pub struct SnapshotList {
     /// The readable ones, oldest first; those somebody asked to forget are in `hidden` too.
     pub snapshots: Vec<Snapshot>,
+    /// Those that are gone for good and whose records a collector has not removed yet.
+    pub(crate) gone: Vec<Snapshot>,
     /// What each forgotten or asked-for snapshot's newest forget says.
     pub forgets: BTreeMap<SnapshotId, crate::forget::Forget>,
     /// Objects that are damaged, and how.
@@ -106,6 +109,7 @@ struct Inner {
     keys: Keys,
     config: Config,
     pack_keys: KeyCache,
+    nodes: NodeCache,
 }
 
 impl Repository {
@@ -174,7 +178,15 @@ impl Repository {
                 Error::corrupt("the repository's configuration was not written with its keys").with_object(&key)
             );
         }
-        Ok(Self { inner: Arc::new(Inner { components, keys, config, pack_keys: KeyCache::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                components,
+                keys,
+                config,
+                pack_keys: KeyCache::default(),
+                nodes: NodeCache::default(),
+            }),
+        })
     }
 
     /// The repository's uuid.
@@ -216,6 +228,15 @@ impl Repository {
 
     pub(crate) fn pack_keys(&self) -> &KeyCache {
         &self.inner.pack_keys
+    }
+
+    pub(crate) fn nodes(&self) -> &NodeCache {
+        &self.inner.nodes
+    }
+
+    /// Keeps about so many bytes of nodes of maps, for all snapshots that are read or built upon together.
+    pub fn limit_nodes(&self, bytes: u64) {
+        self.inner.nodes.set_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
     /// The id of a volume by its name.
@@ -291,7 +312,8 @@ impl Repository {
                 Err(e) => return Err(e),
             }
         }
-        list.snapshots.retain(|s| !list.forgets.get(&s.id).is_some_and(|f| f.is_final()));
+        let is_final = |s: &mut Snapshot| list.forgets.get(&s.id).is_some_and(|f| f.is_final());
+        list.gone = list.snapshots.extract_if(.., is_final).collect();
         list.snapshots.sort_by_key(|s| (s.record.started, s.id));
         Ok(list)
     }

@@ -1,5 +1,5 @@
 //! A filesystem that can neither link nor rename without replacing, as some network and removable ones: in memory,
-//! through FUSE. It keeps files, folders, sizes and times, and no more than that.
+//! through FUSE. It keeps files, folders, sizes and times, and no more than that. Parts of its files can be spoiled.
 #![allow(clippy::redundant_closure_call, reason = "the closure is what lets `?` end the action of the macro")]
 
 use fuser::{
@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use wherry_repo::{Clock, System};
@@ -23,6 +25,7 @@ const ROOT: u64 = 1;
 pub struct NoLinks {
     session: Option<BackgroundSession>,
     folder: TempDir,
+    tree: Arc<Mutex<Tree>>,
 }
 
 impl fmt::Debug for NoLinks {
@@ -37,14 +40,40 @@ impl NoLinks {
         let folder = tempfile::Builder::new().prefix("wherry-nolinks-").tempdir().expect("a temporary folder");
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("nolinks".into())];
-        let tree = Tree { nodes: HashMap::from([(ROOT, Node::new(Kind::Folder(BTreeMap::new())))]), next: ROOT + 1 };
-        let session = fuser::spawn_mount(Memory(Mutex::new(tree)), folder.path(), &config).expect("FUSE mounts");
-        Self { session: Some(session), folder }
+        let tree = Tree {
+            nodes: HashMap::from([(ROOT, Node::new(Kind::Folder(BTreeMap::new())))]),
+            next: ROOT + 1,
+            spoiled: Vec::new(),
+        };
+        let tree = Arc::new(Mutex::new(tree));
+        let session = fuser::spawn_mount(Memory(tree.clone()), folder.path(), &config).expect("FUSE mounts");
+        Self { session: Some(session), folder, tree }
     }
 
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// These bytes of a file in the topmost folder cannot be read, as in a bad sector: until they are written, or, `for_good`,
+    /// never again.
+    pub fn spoil(&self, name: &str, bytes: Range<usize>, for_good: bool) {
+        let mut tree = self.tree.lock();
+        let ino = tree.find(ROOT, name.as_ref()).unwrap_or_else(|_| panic!("there is no {name}"));
+        tree.spoiled.push(Spoiled { ino, bytes, for_good });
+    }
+}
+
+#[derive(Debug)]
+struct Spoiled {
+    ino: u64,
+    bytes: Range<usize>,
+    for_good: bool,
+}
+
+impl Spoiled {
+    fn is_hit(&self, ino: u64, bytes: &Range<usize>) -> bool {
+        self.ino == ino && self.bytes.start < bytes.end && bytes.start < self.bytes.end
     }
 }
 
@@ -81,12 +110,14 @@ fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
 }
 
+#[derive(Debug)]
 struct Tree {
     nodes: HashMap<u64, Node>,
     next: u64,
+    spoiled: Vec<Spoiled>,
 }
 
-struct Memory(Mutex<Tree>);
+struct Memory(Arc<Mutex<Tree>>);
 
 impl Tree {
     fn node(&mut self, ino: u64) -> Result<&mut Node, Errno> {
@@ -278,9 +309,12 @@ impl Filesystem for Memory {
         reply: ReplyData,
     ) {
         answer!(reply, self, tree => {
+            let range = offset as usize..offset as usize + size as usize;
+            if tree.spoiled.iter().any(|s| s.is_hit(ino.0, &range)) {
+                return Err(Errno::EIO);
+            }
             let bytes = tree.file(ino.0)?;
-            let from = bytes.len().min(offset as usize);
-            Ok(bytes[from..bytes.len().min(from + size as usize)].to_vec())
+            Ok(bytes[bytes.len().min(range.start)..bytes.len().min(range.end)].to_vec())
         }, bytes => reply.data(&bytes));
     }
 
@@ -298,6 +332,7 @@ impl Filesystem for Memory {
     ) {
         answer!(reply, self, tree => {
             let (from, to) = (offset as usize, offset as usize + data.len());
+            tree.spoiled.retain(|s| s.for_good || !s.is_hit(ino.0, &(from..to)));
             let bytes = tree.file(ino.0)?;
             bytes.resize(bytes.len().max(to), 0);
             bytes[from..to].copy_from_slice(data);

@@ -1,6 +1,8 @@
 //! The executable from outside: exit codes, what goes to which stream, the shape of the JSON, the text of the help.
 #![forbid(unsafe_code)]
 
+#[path = "cli/changed.rs"]
+mod changed;
 #[path = "cli/check.rs"]
 mod check;
 #[path = "cli/harness.rs"]
@@ -9,8 +11,14 @@ mod harness;
 mod json;
 #[path = "cli/keys.rs"]
 mod keys;
+#[path = "cli/memory.rs"]
+mod memory;
 #[path = "cli/signals.rs"]
 mod signals;
+#[path = "cli/stream.rs"]
+mod stream;
+#[path = "cli/unreadable.rs"]
+mod unreadable;
 
 use harness::Home;
 use serde_json::Value;

@@ -31,6 +31,19 @@ fn what_goes_in_comes_out() {
 }
 
 #[test]
+fn a_size_that_does_not_fit_the_chunks_is_not_committed() {
+    let (_, repository) = in_memory();
+    let disk = disk(1);
+    for size in [disk.len() - 1, disk.len() + 1, 41 * UNIT, 0] {
+        let writer = SnapshotWriter::start(&repository, index(), &options("vm")).unwrap();
+        put_all(&writer, &disk).unwrap();
+        let error = writer.commit(CommitInfo { size: size as u64, ..CommitInfo::default() }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{size}: {error}");
+    }
+    assert!(repository.snapshots(None).unwrap().snapshots.is_empty());
+}
+
+#[test]
 fn an_unchanged_disk_stores_nothing_and_a_changed_chunk_little() {
     let (storage, repository) = in_memory();
     let mut disk = disk(1);

@@ -19,7 +19,7 @@ pub enum Error {
         by: String,
     },
     /// The target cannot hold the data.
-    #[error("{path} is too small: it holds {size} bytes, {needed} are needed", path = path.display())]
+    #[error("{path} is too small: it holds {size} bytes, {needed} are needed; name a larger one", path = path.display())]
     TooSmall {
         /// Device.
         path: PathBuf,
@@ -37,19 +37,19 @@ pub enum Error {
         why: String,
     },
     /// Device or filesystem is read-only.
-    #[error("{path} is read-only", path = path.display())]
+    #[error("{path} is read-only; make it writable, or name another one", path = path.display())]
     ReadOnly {
         /// Device or file.
         path: PathBuf,
     },
     /// No such device or file, or no such folder to make the file in.
-    #[error("{path} does not exist", path = path.display())]
+    #[error("{path} does not exist; check the path", path = path.display())]
     NotFound {
         /// Device, file or folder.
         path: PathBuf,
     },
     /// A file that was to be made is there already.
-    #[error("{path} exists already", path = path.display())]
+    #[error("{path} exists already; name another file, or remove this one", path = path.display())]
     Exists {
         /// File.
         path: PathBuf,
@@ -90,7 +90,10 @@ pub enum Error {
         got: u64,
     },
     /// The system reported an error for a transfer.
-    #[error("{op} of {len} bytes at {offset} of {path} failed: {errno}", path = path.display())]
+    #[error(
+        "{op} of {len} bytes at {offset} of {path} failed: {errno}; the kernel's log (dmesg) may say more",
+        path = path.display()
+    )]
     Io {
         /// What was done: open, read, write, zero, flush, ...
         op: &'static str,
@@ -122,7 +125,7 @@ pub enum Error {
         errno: Errno,
     },
     /// A thread of the engine ended before its work was done. Nothing after it can be trusted to have happened.
-    #[error("the engine that works on {path} stopped: {why}", path = path.display())]
+    #[error("the engine that works on {path} stopped: {why}; run again, with --engine threads if it stays so", path = path.display())]
     Stopped {
         /// Device or file.
         path: PathBuf,
@@ -152,5 +155,33 @@ impl Error {
 
     pub(crate) fn invalid(path: &Path, why: impl Into<String>) -> Self {
         Self::Invalid { path: path.to_owned(), why: why.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_says_what_to_do() {
+        let path = || PathBuf::from("/dev/x");
+        for error in [
+            Error::Busy { path: path(), by: "mounted".into() },
+            Error::TooSmall { path: path(), size: 1, needed: 2 },
+            Error::ReadOnly { path: path() },
+            Error::NotFound { path: path() },
+            Error::Exists { path: path() },
+            Error::Denied { path: path(), errno: Errno::PERM },
+            Error::Changed { path: path(), was: 1, now: 2 },
+            Error::ShortRead { path: path(), offset: 1, len: 2, got: 1 },
+            Error::Io { op: "read", path: path(), offset: 1, len: 2, errno: Errno::IO },
+            Error::Unsupported { engine: "ring", why: "it is off".into() },
+            Error::NoMemory { bytes: 1, errno: Errno::NOMEM },
+            Error::Stopped { path: path(), why: "a panic".into() },
+        ] {
+            let text = error.to_string();
+            let next = text.split_once("; ").map(|(_, next)| next);
+            assert!(next.is_some_and(|next| next.len() > 10), "no next step: {text}");
+        }
     }
 }

@@ -1,8 +1,62 @@
 //! A list of changed blocks, as storage systems and hypervisors give it: what is not in it equals the parent.
 
+use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;
-use wherry_repo::{Error, Result};
+use wherry_repo::{Error, Result, SnapshotId, SnapshotWriter};
+
+/// A list and the one snapshot it may be applied to. With any other one it would give wrong data.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    list: ChangedBlocks,
+    /// `Err`: there is none, for this reason.
+    parent: Result<SnapshotId, String>,
+}
+
+/// What became of a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListUse {
+    /// False: everything was read.
+    pub used: bool,
+    /// Why it was not used.
+    pub reason: Option<String>,
+}
+
+impl From<&Result<ChangedBlocks, String>> for ListUse {
+    fn from(list: &Result<ChangedBlocks, String>) -> Self {
+        Self { used: list.is_ok(), reason: list.as_ref().err().cloned() }
+    }
+}
+
+impl Pinned {
+    /// The list holds what changed since this snapshot.
+    pub fn new(list: ChangedBlocks, parent: Result<SnapshotId, String>) -> Self {
+        Self { list, parent }
+    }
+
+    /// The list, if it may be applied in this run; else why not. Runs count from 1: one that starts over may build on
+    /// another snapshot, and has another look at a source that may have changed.
+    pub fn for_run(&self, run: usize, writer: &SnapshotWriter) -> Result<ChangedBlocks, String> {
+        self.admit(run, writer.parent().map(|p| p.id), writer.can_inherit())
+    }
+
+    fn admit(&self, run: usize, parent: Option<SnapshotId>, intact: bool) -> Result<ChangedBlocks, String> {
+        let pinned = self.parent.clone()?;
+        if run > 1 {
+            return Err("the run was started over".to_owned());
+        }
+        if parent != Some(pinned) {
+            let on = parent.map_or_else(|| "no snapshot".to_owned(), |id| id.to_string());
+            return Err(format!("it belongs to snapshot {pinned}, and the run builds on {on}: snapshots came or went"));
+        }
+        if !intact {
+            return Err(format!(
+                "snapshot {pinned} cannot be built upon: its map is damaged, or its chunk size another"
+            ));
+        }
+        Ok(self.list.clone())
+    }
+}
 
 /// Ascending ranges of bytes that do not touch each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +129,26 @@ impl ChangedBlocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_applied_to_its_snapshot_alone() {
+        let [mine, other] = ["0a".repeat(16), "0b".repeat(16)].map(|id| id.parse::<SnapshotId>().unwrap());
+        let list = ChangedBlocks::new(vec![1..2, 5..6]);
+        let pinned = Pinned::new(list.clone(), Ok(mine));
+        assert_eq!(pinned.admit(1, Some(mine), true), Ok(list.clone()));
+        for (run, parent, intact, words) in [
+            (2, Some(mine), true, "started over"),
+            (1, Some(other), true, "0b0b"),
+            (1, None, false, "no snapshot"),
+            (1, Some(mine), false, "damaged"),
+        ] {
+            let why = pinned.admit(run, parent, intact).unwrap_err();
+            assert!(why.contains(words), "{why}");
+        }
+        let unpinned = Pinned::new(list, Err("it is partial".into()));
+        let refused = unpinned.admit(1, Some(mine), true);
+        assert_eq!(ListUse::from(&refused), ListUse { used: false, reason: Some("it is partial".into()) });
+    }
 
     #[test]
     fn ranges_are_sorted_merged_and_rounded_out() {

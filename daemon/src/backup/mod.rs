@@ -1,15 +1,17 @@
 //! The way of a backup: ranges of the source are read with a deep queue, workers hash and store the chunks, the map
 //! follows as far as everything below is decided.
 
+mod beating;
 mod changed;
 mod tracker;
 
-pub use changed::ChangedBlocks;
+pub use changed::{ChangedBlocks, ListUse, Pinned};
 
 use crate::progress::Progress;
 use crate::signals::Cancel;
 use crate::throttle::Throttle;
 use anyhow::Result;
+use beating::Beating;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
 use std::ops::Range;
@@ -18,12 +20,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracker::Tracker;
 use wherry_block::{BufferPool, Kind, ReadDone, Source};
-use wherry_repo::{Put, SnapshotWriter};
+use wherry_repo::{CommitInfo, Put, Snapshot, SnapshotWriter};
 
 /// Signs of life come this often; other machines take a session for dead after two hours of silence.
-const BEAT: Duration = Duration::from_secs(60);
+pub const BEAT: Duration = Duration::from_secs(60);
 
-/// A source that stalls must not keep a signal from being seen for longer than this.
+/// A source that stalls must not keep a signal, or the failure of an upload, from being seen for longer than this.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What a backup works with.
@@ -32,7 +34,7 @@ pub struct Backup<'a> {
     /// What is read.
     pub source: &'a Source,
     /// What is written.
-    pub writer: &'a SnapshotWriter,
+    pub writer: SnapshotWriter,
     /// Buffers to read into: the memory budget.
     pub pool: &'a BufferPool,
     /// Reads in flight.
@@ -43,24 +45,48 @@ pub struct Backup<'a> {
     pub changed: Option<ChangedBlocks>,
     /// Bytes per second to read at most.
     pub limit_read: Option<u64>,
+    /// A sign of life is given this often: [`BEAT`].
+    pub beat: Duration,
     /// Shows how far it is.
-    pub progress: &'a Progress,
+    pub progress: Progress,
     /// Asks to end.
     pub cancel: &'a Cancel,
 }
 
 /// What was read.
 #[derive(Clone, Copy, Debug)]
-pub struct Done {
+struct Done {
     /// Size of the volume in bytes.
-    pub size: u64,
+    size: u64,
     /// Bytes that were not allocated, or taken over from the parent, and so not read.
-    pub hole: u64,
+    hole: u64,
 }
 
 impl Backup<'_> {
-    /// Reads everything and puts it. Nothing is committed.
-    pub fn run(self) -> Result<Done> {
+    /// Reads everything, puts it and commits, with what is found out of `info` filled in. After an error there is no
+    /// snapshot, and what was stored is left to the next run of the volume.
+    pub fn run(self, info: CommitInfo) -> Result<Snapshot> {
+        // Until the end: a commit waits for uploads, and a run that is silent for long is taken for dead.
+        let _beating = Beating::start(self.writer.pulse(), self.beat)?;
+        let done = self.read();
+        let Self { source, writer, progress, .. } = self;
+        drop(progress);
+        match done {
+            Ok(Done { size, hole }) => {
+                let engine = source.engine().name.to_owned();
+                Ok(writer.commit(CommitInfo { size, hole, engine, ..info })?)
+            }
+            Err(error) => {
+                if let Err(e) = writer.abandon() {
+                    tracing::debug!("the run was not left in order: {e}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads everything and puts it.
+    fn read(&self) -> Result<Done> {
         let unit = self.writer.chunk_size();
         let size = self.source.geometry().size;
         let stream = self.source.geometry().kind == Kind::Stream;
@@ -97,15 +123,10 @@ impl Backup<'_> {
                 self.progress.add(end - offset);
                 let decided = {
                     let mut tracker = tracker.lock();
-                    if stream {
-                        tracker.announce(offset..end);
-                    }
                     tracker.complete(offset..end);
                     tracker.decided()
                 };
-                if !stream {
-                    self.writer.advance(decided / unit as u64)?;
-                }
+                self.writer.advance(decided / unit as u64)?;
             }
             Ok(())
         };
@@ -113,22 +134,13 @@ impl Backup<'_> {
             let (ended, end) = bounded::<()>(0);
             scope.spawn(|| {
                 let end = end;
-                let mut waited = Duration::ZERO;
                 while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                    if let Err(e) = self.cancel.check() {
+                    if let Err(e) = self.cancel.check().and_then(|()| self.writer.check()) {
                         fail(e.into());
+                    }
+                    if stop.load(Ordering::Relaxed) {
                         // Ends the reading, and so the workers that wait for it.
                         return drop(reader.lock().take());
-                    }
-                    waited += LOOK;
-                    if waited < BEAT {
-                        continue;
-                    }
-                    waited = Duration::ZERO;
-                    match self.writer.beat() {
-                        Err(e) if e.kind() == wherry_repo::ErrorKind::Conflict => return fail(e.into()),
-                        Err(e) => tracing::warn!("no sign of life could be given: {e}"),
-                        Ok(()) => {}
                     }
                 }
             });
@@ -148,7 +160,12 @@ impl Backup<'_> {
         self.source.recheck()?;
         let tracker = tracker.lock();
         let size = if stream { tracker.end() } else { size };
-        Ok(Done { size, hole: size - tracker.covered(size) })
+        // A piece that went missing between the engine and the workers would be taken for zeros.
+        if let Some(first) = tracker.missing(size) {
+            let text = format!("the bytes from {first} on were not read; nothing is committed, please report it");
+            return Err(wherry_repo::Error::internal(text).into());
+        }
+        Ok(Done { size, hole: if stream { 0 } else { size - tracker.covered(size) } })
     }
 
     /// What is read: the allocated ranges, or of these the changed ones. Each is announced when the engine takes it; the
@@ -158,6 +175,10 @@ impl Backup<'_> {
         size: u64,
         tracker: Arc<Mutex<Tracker>>,
     ) -> Result<Box<dyn Iterator<Item = Range<u64>> + Send + 'static>> {
+        if self.source.geometry().kind == Kind::Stream {
+            tracker.lock().announce_stream();
+            return Ok(Box::new(std::iter::empty()));
+        }
         let announce = move |range: &Range<u64>| tracker.lock().announce(range.clone());
         let Some(changed) = &self.changed else {
             return Ok(Box::new(self.source.extents(0..size).inspect(announce)));
@@ -173,3 +194,6 @@ impl Backup<'_> {
         Ok(Box::new(extents.into_iter().flatten().inspect(announce)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,15 +10,24 @@ pub(super) struct Tracker {
     open: BTreeMap<u64, u64>,
     announced: u64,
     covered: u64,
+    end: u64,
 }
 
 impl Tracker {
     pub(super) fn new(unit: u64) -> Self {
-        Self { unit, open: BTreeMap::new(), announced: 0, covered: 0 }
+        Self { unit, open: BTreeMap::new(), announced: 0, covered: 0, end: 0 }
+    }
+
+    /// All that may come of a stream, whose end nobody knows.
+    pub(super) fn announce_stream(&mut self) {
+        self.announce(0..u64::MAX / self.unit * self.unit);
     }
 
     /// A range is going to be read; ranges ascend. The chunks it touches are open, but those an earlier range touched.
     pub(super) fn announce(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
         let start = (range.start / self.unit * self.unit).max(self.announced);
         let end = range.end.div_ceil(self.unit) * self.unit;
         if start < end {
@@ -30,6 +39,7 @@ impl Tracker {
 
     /// A piece of it was read and its chunks were put. It begins with a chunk and ends with one, or with the volume.
     pub(super) fn complete(&mut self, piece: Range<u64>) {
+        self.end = self.end.max(piece.end);
         let (mut start, end) = (piece.start, piece.end.div_ceil(self.unit) * self.unit);
         // A piece may reach over ranges that touch each other.
         while start < end {
@@ -53,9 +63,14 @@ impl Tracker {
         self.open.first_key_value().map_or(self.announced, |(start, _)| *start)
     }
 
-    /// Where the last announced chunk ends.
+    /// Where the last completed piece ends, to the byte: its last chunk may be a short one.
     pub(super) fn end(&self) -> u64 {
-        self.announced
+        self.end
+    }
+
+    /// The first byte of a volume of `size` bytes that was announced and never completed.
+    pub(super) fn missing(&self, size: u64) -> Option<u64> {
+        self.open.first_key_value().map(|(start, _)| *start).filter(|start| *start < size)
     }
 
     /// Bytes of all announced chunks that lie inside a volume of `size` bytes.
@@ -73,16 +88,29 @@ mod tests {
         let mut t = Tracker::new(10);
         t.announce(5..25);
         t.announce(27..31);
-        assert_eq!((t.decided(), t.end()), (0, 40));
+        assert_eq!((t.decided(), t.end()), (0, 0));
         t.complete(10..30);
         assert_eq!(t.decided(), 0);
         t.complete(0..10);
         assert_eq!(t.decided(), 30);
         t.announce(90..95);
+        t.announce(97..97);
         t.complete(30..40);
-        assert_eq!(t.decided(), 90);
+        assert_eq!((t.decided(), t.missing(95)), (90, Some(90)));
         t.complete(90..95);
-        assert_eq!((t.decided(), t.covered(95)), (100, 45));
+        assert_eq!((t.decided(), t.covered(95), t.end(), t.missing(95)), (100, 45, 95, None));
+    }
+
+    #[test]
+    fn a_stream_is_decided_up_to_its_first_gap() {
+        let mut t = Tracker::new(4096);
+        t.announce_stream();
+        t.complete(8192..12_288);
+        assert_eq!((t.decided(), t.end(), t.missing(12_288)), (0, 12_288, Some(0)));
+        t.complete(0..8192);
+        assert_eq!(t.decided(), 12_288);
+        t.complete(12_288..12_300);
+        assert_eq!((t.decided(), t.end(), t.missing(12_300)), (16_384, 12_300, None));
     }
 
     #[test]

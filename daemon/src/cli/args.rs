@@ -112,6 +112,10 @@ pub struct BackupArgs {
     #[arg(long, value_name = "SIZE")]
     pub limit_upload: Option<Size>,
     /// Reads only the ranges listed in a file and takes the rest from the parent
+    ///
+    /// The list holds what changed since one snapshot, one range a line: offset and length in bytes. Say which snapshot
+    /// with --parent SNAP. With --parent auto it is taken to be the newest one of the volume; where it is not certain which
+    /// one that is, or it cannot be built upon, everything is read, and the result says why.
     #[arg(long, value_name = "FILE")]
     pub changed_blocks: Option<PathBuf>,
 }

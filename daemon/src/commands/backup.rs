@@ -1,17 +1,20 @@
 //! `wherry backup`
 
-use crate::backup::{Backup, ChangedBlocks};
+use crate::backup::{BEAT, Backup, ChangedBlocks, ListUse, Pinned};
 use crate::cli::{BackupArgs, Parent, SourceArg};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
+use crate::select::SnapSpec;
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use wherry_block::{BufferPool, Kind, Source};
-use wherry_repo::{CommitInfo, Error, ErrorKind, ParentChoice, Repository, Snapshot, SnapshotWriter, WriterOptions};
+use wherry_repo::{
+    CommitInfo, Error, ErrorKind, Newest, ParentChoice, Repository, Snapshot, SnapshotId, SnapshotWriter, WriterOptions,
+};
 
 /// Reads are this long (bytes), or one chunk where chunks are longer.
 const READ: usize = 1 << 20;
@@ -38,6 +41,8 @@ struct Report {
     root: String,
     resumed: bool,
     run: String,
+    /// What became of the list of changed blocks; null without one.
+    changed_blocks: Option<ListUse>,
 }
 
 /// Backs up a device, an image or standard input.
@@ -53,6 +58,14 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
             (Some(path.as_path()), name.map_or_else(|| default_name(path), |n| Ok(n.to_string()))?)
         }
     };
+    if let (None, Some(list)) = (path, &changed_blocks) {
+        let list = list.display();
+        let text = format!(
+            "--changed-blocks {list} with standard input: it is read from front to back anyway; give the device or image, \
+             or leave the list out"
+        );
+        return Err(Error::invalid(text).into());
+    }
     if path.is_some_and(Path::is_dir) {
         let text = format!("{} is a directory: this version backs up block devices and disk images", source_name(path));
         return Err(Error::invalid(text).into());
@@ -68,10 +81,16 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         );
     }
     let repository = context.open_repository_limited(limit_upload.map(|l| l.0))?;
+    let exact = matches!(&parent, Some(Parent::Snap(SnapSpec::Id(_) | SnapSpec::Prefix(_))));
     let parent = match parent {
         None | Some(Parent::Auto) => ParentChoice::Auto,
         Some(Parent::None) => ParentChoice::None,
         Some(Parent::Snap(snap)) => ParentChoice::Snapshot(context.snapshot(&repository, &snap)?.id),
+    };
+    // Before any session chooses its parent: what is newer than this is not what the list belongs to.
+    let changed = match changed {
+        Some(list) => Some(Pinned::new(list, pin(&repository, &name, &parent, exact)?)),
+        None => None,
     };
     let index = context.index(&repository)?;
     let budget = context.budget;
@@ -92,59 +111,64 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         let source = opened.take().map_or_else(|| open(path), Ok)?;
         let geometry = source.geometry();
         let total = (geometry.kind != Kind::Stream).then_some(geometry.size);
-        if changed.is_some() && !writer.can_inherit() {
-            tracing::warn!("there is no parent to take unchanged blocks from: everything is read");
+        let changed = changed.as_ref().map(|pinned| pinned.for_run(attempt, &writer));
+        let list_use = changed.as_ref().map(ListUse::from);
+        if let Some(Err(why)) = &changed {
+            tracing::warn!(
+                "the list of changed blocks is not used, everything is read: {why}; --parent SNAP names its snapshot"
+            );
         }
-        let progress = context.progress("backup", total);
         let work = Backup {
             source: &source,
-            writer: &writer,
             pool: &pool,
             depth: pool.count(),
             workers: budget.workers,
-            changed: changed.clone().filter(|_| writer.can_inherit()),
+            changed: changed.and_then(Result::ok),
+            writer,
             limit_read: limit_read.map(|l| l.0),
-            progress: &progress,
+            beat: BEAT,
+            progress: context.progress("backup", total),
             cancel: &context.cancel,
         };
-        let done = match work.run() {
-            Ok(done) => done,
-            Err(error) => {
-                drop(progress);
-                let again = kind(&error) == Some(ErrorKind::Conflict) && total.is_some() && attempt < TRIES;
-                if let Err(e) = writer.abandon() {
-                    tracing::debug!("the run was not left in order: {e}");
-                }
-                if again {
-                    tracing::warn!("{error:#}; starting over");
-                    continue;
-                }
-                return Err(error);
-            }
-        };
         let info = CommitInfo {
-            size: done.size,
             tags: tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect::<BTreeMap<_, _>>(),
             source: source_name(path),
             run: context.run.to_string(),
-            engine: source.engine().name.to_owned(),
-            hole: done.hole,
+            ..CommitInfo::default()
         };
-        drop(progress);
-        match writer.commit(info) {
+        match work.run(info) {
             Ok(snapshot) => {
                 drop(armed);
                 index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
-                report(context, &repository, &snapshot, start)?;
+                report(context, &snapshot, list_use, start)?;
                 return Ok(Exit::Done);
             }
-            Err(e) if e.kind() == ErrorKind::Conflict && total.is_some() && attempt < TRIES => {
-                tracing::warn!("{e}; starting over");
+            Err(error) if kind(&error) == Some(ErrorKind::Conflict) && total.is_some() && attempt < TRIES => {
+                tracing::warn!("{error:#}; starting over");
             }
-            Err(e) => return Err(e.into()),
+            Err(error) => return Err(error),
         }
     }
     Err(Error::internal("a backup neither ended nor failed").into())
+}
+
+/// The snapshot a list of changed blocks belongs to, or why it has none: the one that was named by its id, `exact`ly,
+/// else the newest one of the volume.
+fn pin(
+    repository: &Repository,
+    volume: &str,
+    parent: &ParentChoice,
+    exact: bool,
+) -> Result<Result<SnapshotId, String>, Error> {
+    match parent {
+        ParentChoice::None => return Ok(Err("--parent none leaves it no snapshot to belong to".to_owned())),
+        ParentChoice::Snapshot(id) if exact => return Ok(Ok(*id)),
+        ParentChoice::Snapshot(_) | ParentChoice::Auto => {}
+    }
+    Ok(match repository.newest(repository.volume_id(volume))? {
+        Newest::Snapshot(id) => Ok(id),
+        Newest::Unclear(why) => Err(why),
+    })
 }
 
 fn kind(error: &anyhow::Error) -> Option<ErrorKind> {
@@ -168,7 +192,7 @@ fn default_name(path: &Path) -> Result<String> {
     }
 }
 
-fn report(context: &Context, repository: &Repository, snapshot: &Snapshot, start: Instant) -> Result<()> {
+fn report(context: &Context, snapshot: &Snapshot, changed_blocks: Option<ListUse>, start: Instant) -> Result<()> {
     let record = &snapshot.record;
     let stats = record.stats;
     let report = Report {
@@ -189,8 +213,8 @@ fn report(context: &Context, repository: &Repository, snapshot: &Snapshot, start
         root: record.root.to_string(),
         resumed: record.resumed,
         run: record.run.clone(),
+        changed_blocks,
     };
-    let _ = repository;
     context.output.result(&report, || {
         let size = output::size;
         let parent = report.parent.as_ref().map_or_else(|| "none".to_owned(), |id| id[..8].to_owned());
@@ -213,6 +237,13 @@ fn report(context: &Context, repository: &Repository, snapshot: &Snapshot, start
             ),
             format!("stored    {} of data, {} of metadata", size(report.stored), size(report.metadata)),
         ];
+        match &report.changed_blocks {
+            Some(ListUse { reason: Some(why), .. }) => {
+                lines.push(format!("list      not used, everything was read: {why}"));
+            }
+            Some(_) => lines.push("list      used: only what it names was read".to_owned()),
+            None => {}
+        }
         if report.resumed {
             lines.push("resumed   what an interrupted run had stored was used".to_owned());
         }

@@ -4,7 +4,7 @@ use crate::cli::RestoreArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
-use crate::restore::{Chunks, Marker, Restore, compare};
+use crate::restore::{Chunks, Compare, Marker, Restore};
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
@@ -61,13 +61,22 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     let engine = context.settings.engine.into();
     let options = SinkOptions { engine, depth: depth.min(64) };
     let _armed = context.cancel.arm("run the same command again: it goes on from what is there");
-    let differing = |what: &'static str| -> Result<Chunks> {
+    let differing = |what: &'static str, is_written: bool| -> Result<Chunks> {
         let progress = context.progress(what, Some(reader.size()));
-        let source = Source::open(&target, engine)?;
-        compare(&source, &reader, &pool, depth.min(64), budget.workers, &progress, &context.cancel)
+        let compare = Compare {
+            target: &Source::open(&target, engine)?,
+            reader: &reader,
+            pool: &pool,
+            depth: depth.min(64),
+            workers: budget.workers,
+            is_written,
+            progress: &progress,
+            cancel: &context.cancel,
+        };
+        compare.run()
     };
     let only = match plan.delta && !plan.create {
-        true => Some(differing("compare")?),
+        true => Some(differing("compare", true)?),
         false => None,
     };
     let written = match &only {
@@ -105,7 +114,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         engine_name = sink.engine().name;
         drop((progress, sink));
         if verify {
-            let wrong = differing("verify")?;
+            let wrong = differing("verify", false)?;
             if let Some(first) = wrong.runs(0, reader.chunk_count()).next() {
                 let text = format!(
                     "{} does not hold what was written: {} chunks differ, the first at byte {}; the medium is faulty or somebody else writes to it",

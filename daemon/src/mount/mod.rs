@@ -78,7 +78,10 @@ impl Mount {
         limits: Limits,
         allow_other: bool,
     ) -> Result<Self> {
-        let threads = |e| Error::new(ErrorKind::Unavailable, "threads cannot be started").with_source(e);
+        let threads = |e| {
+            Error::new(ErrorKind::Unavailable, "threads cannot be started: allow this user more processes")
+                .with_source(e)
+        };
         let shared = Shared::new(limits.cache, limits.ahead, FETCH).map_err(threads)?;
         let fs = Arc::new(Fs::new(repository, only, shared)?);
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());

@@ -5,6 +5,7 @@ use crate::signals::Cancel;
 use anyhow::Result;
 use parking_lot::Mutex;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use wherry_block::{BufferPool, ReadDone, Source};
 use wherry_repo::SnapshotReader;
 
@@ -22,6 +23,12 @@ impl Chunks {
     fn insert(&mut self, chunk: u64) {
         if let Some(word) = self.bits.get_mut((chunk / 64) as usize) {
             *word |= 1 << (chunk % 64);
+        }
+    }
+
+    fn remove(&mut self, chunk: u64) {
+        if let Some(word) = self.bits.get_mut((chunk / 64) as usize) {
+            *word &= !(1 << (chunk % 64));
         }
     }
 
@@ -53,49 +60,117 @@ impl Chunks {
     }
 }
 
-/// Reads the first bytes of `target`, as many as the snapshot has, past the page cache, and returns the chunks that are not
-/// what the snapshot says.
-pub fn compare(
-    target: &Source,
-    reader: &SnapshotReader,
-    pool: &BufferPool,
-    depth: usize,
-    workers: usize,
-    progress: &Progress,
-    cancel: &Cancel,
-) -> Result<Chunks> {
-    let unit = reader.chunk_size();
-    let size = reader.size().min(target.geometry().size);
-    let differing = Mutex::new(Chunks::new(reader.chunk_count()));
-    // What the target does not have differs. What it has not allocated is read too: it is zero, and must be compared.
-    (size / unit..reader.chunk_count())
-        .filter(|n| (n + 1) * unit > size && size < reader.size())
-        .for_each(|n| differing.lock().insert(n));
-    let results = target.read_all(std::iter::once(0..size), unit as usize, depth, pool)?;
-    let work = || -> Result<()> {
-        for done in results.receiver().clone() {
-            cancel.check()?;
-            let ReadDone { offset, buffer } = done?;
-            for (n, chunk) in buffer[..].chunks(unit as usize).enumerate() {
-                let number = offset / unit + n as u64;
-                // The target may be longer than the snapshot: then the last chunk is, too.
-                let len = chunk.len().min((reader.size() - number * unit) as usize);
-                if !reader.is_same(number, &chunk[..len])? {
-                    differing.lock().insert(number);
-                }
+/// After so many parts that cannot be read the rest is written without a look: each of them ends a reading.
+const MOST_FAULTS: usize = 1000;
+
+/// A comparison of a target with a snapshot.
+#[derive(Debug)]
+pub struct Compare<'a> {
+    /// What is read.
+    pub target: &'a Source,
+    /// What it should hold.
+    pub reader: &'a SnapshotReader,
+    /// Buffers to read into.
+    pub pool: &'a BufferPool,
+    /// Reads in flight.
+    pub depth: usize,
+    /// Threads that compare.
+    pub workers: usize,
+    /// What differs is going to be written, which gives a bad sector of a disk back: a part that cannot be read differs.
+    /// Otherwise it is an error.
+    pub is_written: bool,
+    /// Shows how far it is.
+    pub progress: &'a Progress,
+    /// Asks to end.
+    pub cancel: &'a Cancel,
+}
+
+/// What was found so far.
+struct State {
+    differing: Chunks,
+    /// Chunks to be looked at.
+    pending: Chunks,
+}
+
+impl Compare<'_> {
+    /// Reads the first bytes of the target, as many as the snapshot has, past the page cache, and returns the chunks that
+    /// are not what the snapshot says.
+    pub fn run(&self) -> Result<Chunks> {
+        let (unit, count) = (self.reader.chunk_size(), self.reader.chunk_count());
+        let size = self.size();
+        let mut state = State { differing: Chunks::new(count), pending: Chunks::new(count) };
+        // What the target does not have differs. What it has not allocated is read too: it is zero, and must be compared.
+        (size / unit..count)
+            .filter(|n| (n + 1) * unit > size && size < self.reader.size())
+            .for_each(|n| state.differing.insert(n));
+        (0..size.div_ceil(unit)).for_each(|n| state.pending.insert(n));
+        let state = Mutex::new(state);
+        for _ in 0..MOST_FAULTS {
+            let Some(bad) = self.pass(&state)? else { return Ok(state.into_inner().differing) };
+            let state = &mut *state.lock();
+            for n in bad.start / unit..bad.end.div_ceil(unit) {
+                state.pending.remove(n);
+                state.differing.insert(n);
             }
-            progress.add(buffer.len() as u64);
         }
-        Ok(())
-    };
-    let results = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers.max(1)).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|t| t.join()).collect::<Vec<_>>()
-    });
-    for result in results {
-        result.map_err(|_| wherry_repo::Error::internal("a worker thread panicked"))??;
+        tracing::warn!("so much of the target cannot be read that the rest is written without a look");
+        let State { mut differing, pending } = state.into_inner();
+        pending.runs(0, count).flatten().for_each(|n| differing.insert(n));
+        Ok(differing)
     }
-    Ok(differing.into_inner())
+
+    fn size(&self) -> u64 {
+        self.reader.size().min(self.target.geometry().size)
+    }
+
+    /// Looks at what is pending. `Some`: these bytes cannot be read, and what is pending still was not looked at.
+    fn pass(&self, state: &Mutex<State>) -> Result<Option<Range<u64>>> {
+        let (unit, size) = (self.reader.chunk_size(), self.size());
+        let bytes = |run: Range<u64>| run.start * unit..(run.end * unit).min(size);
+        let pending: Vec<_> = state.lock().pending.runs(0, self.reader.chunk_count()).map(bytes).collect();
+        let results = self.target.read_all(pending.into_iter(), unit as usize, self.depth, self.pool)?;
+        let stop = AtomicBool::new(false);
+        let bad = Mutex::new(None);
+        let work = || -> Result<()> {
+            for done in results.receiver().clone() {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                self.cancel.check()?;
+                let ReadDone { offset, buffer } = match done {
+                    Err(e @ wherry_block::Error::Io { offset, len, .. }) if self.is_written && len > 0 => {
+                        tracing::warn!("{e}; it is written anew");
+                        *bad.lock() = Some(offset..offset + len);
+                        return Ok(());
+                    }
+                    done => done?,
+                };
+                for (n, chunk) in buffer[..].chunks(unit as usize).enumerate() {
+                    let number = offset / unit + n as u64;
+                    // The target may be longer than the snapshot: then the last chunk is, too.
+                    let len = chunk.len().min((self.reader.size() - number * unit) as usize);
+                    let is_same = self.reader.is_same(number, &chunk[..len])?;
+                    let mut state = state.lock();
+                    state.pending.remove(number);
+                    if !is_same {
+                        state.differing.insert(number);
+                    }
+                }
+                self.progress.add(buffer.len() as u64);
+            }
+            Ok(())
+        };
+        // One that failed ends the others: what they would find is of no use.
+        let work = || work().inspect_err(|_| stop.store(true, Ordering::Relaxed));
+        let results = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.workers.max(1)).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().map(|t| t.join()).collect::<Vec<_>>()
+        });
+        for result in results {
+            result.map_err(|_| wherry_repo::Error::internal("a worker thread panicked"))??;
+        }
+        Ok(bad.into_inner())
+    }
 }
 
 #[cfg(test)]
@@ -111,5 +186,7 @@ mod tests {
         assert_eq!(c.runs(66, 200).count(), 0);
         assert_eq!(c.count(), 6);
         assert!(!c.contains(1000));
+        c.remove(64);
+        assert_eq!(c.runs(4, 66).collect::<Vec<_>>(), [4..5, 63..64, 65..66]);
     }
 }

@@ -35,7 +35,7 @@ impl Marker {
             let note = Note { snapshot: snapshot.to_string(), root: root.into(), identity: NEW.into() };
             return Ok(Self { path: target.with_file_name(name), note, untouched: true });
         }
-        let unreadable = |e| Error::invalid(format!("{} cannot be looked at: {e}", target.display()));
+        let unreadable = |e| Error::invalid(format!("{} cannot be looked at: {e}; check the path", target.display()));
         let real = fs::canonicalize(target).map_err(unreadable)?;
         let meta = fs::metadata(&real).map_err(unreadable)?;
         let device = meta.rdev() != 0 && !meta.is_file();

@@ -4,7 +4,7 @@
 mod compare;
 mod marker;
 
-pub use compare::{Chunks, compare};
+pub use compare::{Chunks, Compare};
 pub use marker::Marker;
 
 use crate::progress::Progress;

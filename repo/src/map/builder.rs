@@ -3,9 +3,9 @@
 //! `docs/concurrency.md`).
 
 use super::{Tree, above};
-use crate::Result;
 use crate::crypto::MAX_LEVELS;
 use crate::format::node::{Node, Slot};
+use crate::{Error, Result};
 
 /// Where finished nodes go.
 pub(crate) trait NodeSink {
@@ -18,12 +18,14 @@ pub(crate) trait NodeSink {
 pub(crate) struct MapBuilder {
     open: Vec<(u64, Node)>,
     chunks: u64,
+    /// The lowest number that may still come.
+    next: u64,
 }
 
 impl MapBuilder {
     /// For a map of any size: how many levels it has is known when it ends.
     pub(crate) fn new() -> Self {
-        Self { open: (0..MAX_LEVELS as u8).map(|level| (0, Node::new(level))).collect(), chunks: 0 }
+        Self { open: (0..MAX_LEVELS as u8).map(|level| (0, Node::new(level))).collect(), chunks: 0, next: 0 }
     }
 
     /// Chunks that are not zero, so far.
@@ -31,8 +33,15 @@ impl MapBuilder {
         self.chunks
     }
 
-    /// The next present chunk; numbers ascend.
+    /// The next present chunk. `Internal` unless numbers ascend: one that came twice, or too late, would take the place of
+    /// another one, or of a whole node.
     pub(crate) fn push(&mut self, number: u64, slot: Slot, parent: Option<&Tree>, sink: &dyn NodeSink) -> Result<()> {
+        if number < self.next {
+            let text =
+                format!("chunk {number} was put after chunk {}; nothing is committed, please report it", self.next - 1);
+            return Err(Error::internal(text));
+        }
+        self.next = number.saturating_add(1);
         self.chunks += 1;
         self.place(0, number, slot, parent, sink)
     }
@@ -75,5 +84,46 @@ impl MapBuilder {
             self.close(level, parent, sink)?;
         }
         Ok(Some(self.open.swap_remove(usize::from(levels) - 1).1).filter(|top| !top.is_empty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::id::{Codec, Location, PackId, PackKind, SessionId, ShortId};
+
+    /// Takes nodes and stores none.
+    struct Nowhere;
+
+    impl NodeSink for Nowhere {
+        fn store(&self, node: &Node) -> Result<Slot> {
+            Ok(slot(node.level))
+        }
+    }
+
+    fn slot(n: u8) -> Slot {
+        let pack = PackId { kind: PackKind::Data, session: SessionId::new([1; 16]), seq: 0, random: 7 };
+        let at = Location { pack, epoch: 0, ordinal: n.into(), offset: 64, len: 100, codec: Codec::Raw };
+        Slot { id: ShortId::new([n; 16]), at }
+    }
+
+    #[test]
+    fn numbers_ascend() {
+        for (numbers, ascend) in [
+            (&[0, 1, 127, 128, 1 << 40][..], true),
+            (&[0, 0], false),
+            (&[5, 4], false),
+            // The node of the first one is closed by then.
+            (&[0, 128, 1], false),
+            (&[u64::MAX], true),
+        ] {
+            let mut builder = MapBuilder::new();
+            let pushed = numbers.iter().try_for_each(|n| builder.push(*n, slot(*n as u8), None, &Nowhere));
+            match ascend {
+                true => assert!(pushed.is_ok() && builder.chunks() == numbers.len() as u64, "{numbers:?}: {pushed:?}"),
+                false => assert_eq!(pushed.unwrap_err().kind(), ErrorKind::Internal, "{numbers:?}"),
+            }
+        }
     }
 }

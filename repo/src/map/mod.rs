@@ -1,9 +1,11 @@
 //! The map of a snapshot: a fixed-radix Merkle tree over its chunks. See `docs/format.md`, section "Map".
 
 mod builder;
+mod cache;
 mod tree;
 
 pub(crate) use builder::{MapBuilder, NodeSink};
+pub(crate) use cache::NodeCache;
 pub(crate) use tree::Tree;
 
 use crate::format::node::{FANOUT, FANOUT_BITS};

@@ -1,4 +1,4 @@
-//! Reading a map: nodes on demand, verified, a bounded number of them kept.
+//! Reading a map: nodes on demand, verified, a bounded number of them kept for the whole repository.
 
 use super::{above, chunk_count, levels};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
@@ -7,12 +7,8 @@ use crate::id::PackId;
 use crate::pack::open_node;
 use crate::storage::keys;
 use crate::{Error, Repository, Result};
-use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Nodes kept in memory; one takes about 9 KiB.
-const KEPT: usize = 512;
 /// Nodes in the same pack that lie this close (bytes) are fetched by one request.
 const GAP: u64 = 64 << 10;
 /// Longest such request (bytes).
@@ -27,25 +23,8 @@ pub(crate) struct Tree {
     repository: Repository,
     top: Option<Arc<Node>>,
     levels: u8,
-    cache: Mutex<Cache>,
-}
-
-#[derive(Debug, Default)]
-struct Cache {
-    nodes: HashMap<(u8, u64), Arc<Node>>,
-    order: VecDeque<(u8, u64)>,
-}
-
-impl Cache {
-    fn insert(&mut self, place: (u8, u64), node: Arc<Node>) {
-        if self.nodes.insert(place, node).is_none() {
-            self.order.push_back(place);
-        }
-        while self.nodes.len() > KEPT {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.nodes.remove(&oldest);
-        }
-    }
+    /// Tells its nodes in the repository's cache.
+    number: u64,
 }
 
 impl Tree {
@@ -69,7 +48,7 @@ impl Tree {
             repository: repository.clone(),
             top: top.map(Arc::new),
             levels: record.levels,
-            cache: Mutex::default(),
+            number: repository.nodes().new_map(),
         })
     }
 
@@ -82,12 +61,13 @@ impl Tree {
         if level + 1 >= self.levels {
             return Ok(self.top.clone().filter(|_| level + 1 == self.levels && number == 0));
         }
-        if let Some(node) = self.cache.lock().nodes.get(&(level, number)) {
-            return Ok(Some(node.clone()));
+        let (cache, place) = (self.repository.nodes(), (self.number, level, number));
+        if let Some(node) = cache.get(place) {
+            return Ok(Some(node));
         }
         let Some(slot) = self.slot(level + 1, number)? else { return Ok(None) };
         let node = Arc::new(self.fetch(&[(number, slot)], level)?.pop().map(|(_, node)| node).ok_or_else(lost)?);
-        self.cache.lock().insert((level, number), node.clone());
+        cache.insert(place, node.clone());
         Ok(Some(node))
     }
 
@@ -116,7 +96,7 @@ impl Tree {
         // Leaves below one child.
         let below = super::span(level - 1);
         if level == 1 {
-            self.load_below(number)?;
+            self.load_below(number, from)?;
         }
         for (n, _) in node.present() {
             let child = (number << FANOUT_BITS) + n as u64;
@@ -134,24 +114,17 @@ impl Tree {
         Ok(None)
     }
 
-    /// Loads all leaves below the level-1 node `number` that are not in memory yet, in few requests.
-    pub(crate) fn load_below(&self, number: u64) -> Result<()> {
+    /// Loads the leaves below the level-1 node `number`, from leaf `from` on, that are not in memory yet, in few requests.
+    pub(crate) fn load_below(&self, number: u64, from: u64) -> Result<()> {
         if self.levels < 2 {
             return Ok(());
         }
         let Some(node) = self.node(1, number)? else { return Ok(()) };
-        let missing: Vec<_> = {
-            let cache = self.cache.lock();
-            let place = |n: usize| (number << FANOUT_BITS) + n as u64;
-            node.present()
-                .map(|(n, slot)| (place(n), *slot))
-                .filter(|(n, _)| !cache.nodes.contains_key(&(0, *n)))
-                .collect()
-        };
-        let loaded = self.fetch(&missing, 0)?;
-        let mut cache = self.cache.lock();
-        for (n, node) in loaded {
-            cache.insert((0, n), Arc::new(node));
+        let cache = self.repository.nodes();
+        let below = node.present().map(|(n, slot)| ((number << FANOUT_BITS) + n as u64, *slot));
+        let missing: Vec<_> = below.filter(|(n, _)| *n >= from && !cache.contains((self.number, 0, *n))).collect();
+        for (n, node) in self.fetch(&missing, 0)? {
+            cache.insert((self.number, 0, n), Arc::new(node));
         }
         Ok(())
     }

@@ -1,7 +1,11 @@
 //! Writing a snapshot: chunks go in from any number of threads, a committed snapshot comes out. Nothing is acknowledged
 //! before the storage has acknowledged everything the snapshot leads to.
 
+mod pulse;
+mod shape;
 mod uploads;
+
+pub use pulse::Pulse;
 
 use crate::codec::{Compression, Packer};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
@@ -14,6 +18,7 @@ use crate::repository::{Snapshot, class_of};
 use crate::session::{ParentChoice, Session};
 use crate::{Error, ErrorKind, Repository, Result};
 use parking_lot::Mutex;
+use shape::Shape;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -113,6 +118,8 @@ pub struct SnapshotWriter {
     data: Mutex<Option<Arc<OpenPack>>>,
     meta: Mutex<Option<Arc<OpenPack>>>,
     map: Mutex<MapState>,
+    shape: Shape,
+    pulse: Pulse,
     uploads: Uploads,
     counts: Counts,
 }
@@ -175,6 +182,8 @@ impl SnapshotWriter {
                 inherited: BTreeMap::new(),
                 next: 0,
             }),
+            shape: Shape::new(class),
+            pulse: Pulse::new(session.clone(), uploads.shared()),
             uploads,
             counts: Counts::default(),
             session,
@@ -211,20 +220,21 @@ impl SnapshotWriter {
         Ok(Scratch { packer: Packer::new(self.compression, self.chunk_size())?, sealed: Vec::new() })
     }
 
-    /// A sign of life, and news from collectors; call it about once a minute. `Conflict`: the session is over.
-    pub fn beat(&self) -> Result<()> {
-        let result = self.session.beat();
-        if let Err(e) = &result
-            && e.kind() == ErrorKind::Conflict
-        {
-            self.uploads.fail(e.again());
-        }
-        result
+    /// Gives signs of life of this run; somebody has to do that about once a minute, until it has committed.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
-    /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero.
+    /// Fails when this run cannot commit any more: an upload failed, or the session was ended.
+    pub fn check(&self) -> Result<()> {
+        self.uploads.check()
+    }
+
+    /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero. All have the chunk
+    /// size but the last one of a volume that ends inside it.
     pub fn put(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
         self.uploads.check()?;
+        self.shape.note(number, plain.len())?;
         let len = plain.len() as u64;
         self.counts.read.fetch_add(len, Ordering::Relaxed);
         if is_zero(plain) {
@@ -313,6 +323,7 @@ impl SnapshotWriter {
 
     /// Commits: Ok means the snapshot is durable and will restore. `Conflict` means the run was ended by somebody else.
     pub fn commit(self, info: CommitInfo) -> Result<Snapshot> {
+        self.shape.check(info.size)?;
         self.advance(u64::MAX)?;
         let map = std::mem::replace(&mut self.map.lock().builder, MapBuilder::new());
         let chunks = map.chunks();
@@ -322,7 +333,7 @@ impl SnapshotWriter {
         self.close(&self.data, &self.pool)?;
         self.close(&self.meta, &self.meta_pool)?;
         self.uploads.finish()?;
-        self.session.beat()?;
+        self.pulse.beat()?;
         let ids = &self.repository.keys().ids;
         let top_id = top.as_ref().map(|top| ids.node(top.level, top.present().map(|(n, slot)| (n as u8, slot.id))));
         let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
@@ -379,7 +390,7 @@ impl SnapshotWriter {
         let group = number >> (2 * FANOUT_BITS);
         let load = || match self.parent_loaded.swap(group, Ordering::Relaxed) == group {
             true => Ok(()),
-            false => tree.load_below(group),
+            false => tree.load_below(group, 0),
         };
         match load().and_then(|()| tree.chunk(number)) {
             Ok(slot) => Ok(slot),

@@ -22,8 +22,9 @@ pub(super) struct Uploads {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What the threads share.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     session: Arc<Session>,
     index: Arc<ChunkIndex>,
     failed: Mutex<Option<Error>>,
@@ -67,6 +68,10 @@ impl Uploads {
         Self { shared, queue: Mutex::new(Some(sender)), threads: Mutex::new(threads) }
     }
 
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
     /// Fails when an upload has failed: nothing more is taken then.
     pub(super) fn check(&self) -> Result<()> {
         self.shared.failed.lock().as_ref().map_or(Ok(()), |e| Err(e.again()))
@@ -74,7 +79,7 @@ impl Uploads {
 
     /// Makes every later call fail.
     pub(super) fn fail(&self, error: Error) {
-        self.shared.failed.lock().get_or_insert(error);
+        self.shared.fail(error);
     }
 
     pub(super) fn stored(&self) -> u64 {
@@ -125,6 +130,10 @@ impl Drop for Uploads {
 }
 
 impl Shared {
+    pub(super) fn fail(&self, error: Error) {
+        self.failed.lock().get_or_insert(error);
+    }
+
     fn upload(&self, pack: SealedPack) {
         if self.failed.lock().is_some() {
             return;

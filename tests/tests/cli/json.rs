@@ -37,6 +37,7 @@ fn snapshots() {
         "snapshot": "string", "volume": "string", "parent": "null", "size": "int", "read": "int", "hole": "int",
         "zero": "int", "unchanged": "int", "known": "int", "new": "int", "stored": "int", "metadata": "int",
         "seconds": "float", "engine": "string", "root": "string", "resumed": "bool", "run": "string",
+        "changed_blocks": "null",
     });
     assert_eq!(of(&home, &["backup", &image, "--name", "vm", "--tag", "a=b"]), backup);
     let mut snapshot = json!({

@@ -1,0 +1,45 @@
+//! Signs of life, from the first read until the commit is done.
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+use wherry_repo::{Error, ErrorKind, Pulse, Result};
+
+/// Gives signs of life of a run until it is dropped.
+#[derive(Debug)]
+pub(super) struct Beating {
+    /// Dropped to end the thread.
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Beating {
+    /// One sign of life per `every`.
+    pub(super) fn start(pulse: Pulse, every: Duration) -> Result<Self> {
+        let (end, ended) = bounded::<()>(0);
+        let beat = move || {
+            while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                match pulse.beat() {
+                    Ok(()) => {}
+                    // The writer has been told, and tells whoever works with it.
+                    Err(e) if e.kind() == ErrorKind::Conflict => return,
+                    Err(e) => tracing::warn!("no sign of life could be given: {e}"),
+                }
+            }
+        };
+        let thread = Builder::new().name("beat".to_owned()).spawn(beat);
+        let text = "no thread could be started for signs of life: allow this user more processes";
+        let thread = thread.map_err(|e| Error::new(ErrorKind::Unavailable, text).with_source(e))?;
+        Ok(Self { end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // It panics only by a mistake, which has been reported then.
+            let _ = thread.join();
+        }
+    }
+}

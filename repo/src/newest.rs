@@ -1,0 +1,154 @@
+//! Which snapshot of a volume is the newest, for somebody who relies on it: a list of changed blocks holds what changed
+//! since that one, and would give wrong data with any other.
+
+use crate::id::{SnapshotId, VolumeId};
+use crate::{Repository, Result, SnapshotList, Timestamp};
+
+/// The newest snapshot of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Newest {
+    /// It is certain which one that is, and it may be built upon.
+    Snapshot(SnapshotId),
+    /// It is not, for this reason.
+    Unclear(String),
+}
+
+impl Repository {
+    /// The newest committed snapshot of a volume, those that are forgotten or partial included: one that may not be built
+    /// upon is no reason to take the one before it.
+    pub fn newest(&self, volume: VolumeId) -> Result<Newest> {
+        Ok(judge(&self.snapshots(Some(volume))?, self.clock().now()))
+    }
+}
+
+fn judge(list: &SnapshotList, now: Timestamp) -> Newest {
+    let unclear = Newest::Unclear;
+    if let Some((key, error)) = list.damaged.first() {
+        return unclear(format!("{key} cannot be read, and may be the newest snapshot of the volume ({error})"));
+    }
+    let all = || list.snapshots.iter().chain(&list.gone);
+    let Some(newest) = all().max_by_key(|s| (s.record.started, s.id)) else {
+        return unclear("the volume has no snapshot yet".to_owned());
+    };
+    let id = newest.id;
+    // Clocks differ and jump, and runs overlap: what began last need not be what was made last.
+    let later = |s: &&crate::Snapshot| s.record.ended > newest.record.ended || s.record.parent == Some(id);
+    if let Some(other) = all().filter(|s| s.id != id).find(later) {
+        return unclear(format!("it is not certain which snapshot is the newest, {id} or {}", other.id));
+    }
+    if newest.record.ended > now {
+        return unclear(format!("the newest snapshot, {id}, is from the future: a clock is wrong, or was"));
+    }
+    if !list.is_visible(&id) {
+        return unclear(format!("the newest snapshot, {id}, is forgotten"));
+    }
+    if newest.record.partial {
+        return unclear(format!("the newest snapshot, {id}, is partial"));
+    }
+    Newest::Snapshot(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::records::{Outcome, Settled, Verdict};
+    use crate::index::ChunkIndex;
+    use crate::storage::{Memory, keys};
+    use crate::{
+        CommitInfo, Components, Credential, InitOptions, PasswordCost, Snapshot, SnapshotRecord, SnapshotWriter,
+        System, WriterOptions,
+    };
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn repository() -> Repository {
+        let components = Components {
+            storage: Arc::new(Memory::default()),
+            clock: Arc::new(System::default()),
+            rng: Arc::new(System::default()),
+        };
+        let cheap = PasswordCost { memory_kib: 8, passes: 1 };
+        let options = InitOptions { password_cost: cheap, ..InitOptions::default() };
+        Repository::init(components, &options, &Credential::Password("x".to_owned().into())).unwrap()
+    }
+
+    /// A snapshot of an empty volume.
+    fn snapshot(repository: &Repository) -> Snapshot {
+        let options = WriterOptions { name: "vm".into(), uploads: 0, ..WriterOptions::default() };
+        let index = Arc::new(ChunkIndex::in_memory(1 << 20));
+        SnapshotWriter::start(repository, index, &options).unwrap().commit(CommitInfo::default()).unwrap()
+    }
+
+    fn rewrite(repository: &Repository, snapshot: &Snapshot, change: impl FnOnce(&mut SnapshotRecord)) {
+        let key = keys::snap(&snapshot.volume, &snapshot.id);
+        let mut record = snapshot.record.clone();
+        change(&mut record);
+        let sealed = repository.sealed(&key, &Outcome::Snapshot(Box::new(record))).unwrap();
+        repository.storage().overwrite(&key, sealed).unwrap();
+    }
+
+    fn newest(repository: &Repository) -> Newest {
+        repository.newest(repository.volume_id("vm")).unwrap()
+    }
+
+    #[track_caller]
+    fn unclear(repository: &Repository, words: &str) {
+        let Newest::Unclear(why) = newest(repository) else { panic!("it was certain: {words}") };
+        assert!(why.contains(words), "{why}");
+    }
+
+    #[test]
+    fn one_that_may_not_be_built_upon_is_still_the_newest() {
+        let repository = repository();
+        unclear(&repository, "no snapshot yet");
+        let first = snapshot(&repository);
+        assert_eq!(newest(&repository), Newest::Snapshot(first.id));
+        let second = snapshot(&repository);
+        assert_eq!(newest(&repository), Newest::Snapshot(second.id));
+
+        rewrite(&repository, &second, |record| record.partial = true);
+        unclear(&repository, "partial");
+        rewrite(&repository, &second, |_| {});
+        repository.forget(&second.id, Duration::ZERO, "test").unwrap();
+        unclear(&repository, &second.id.to_string());
+        repository.unforget(&second.id).unwrap();
+        assert_eq!(newest(&repository), Newest::Snapshot(second.id));
+        repository.forget(&second.id, Duration::ZERO, "test").unwrap();
+        let settled = Settled { verdict: Verdict::Final, at: Timestamp(1), nonce: [1; 16] };
+        repository.create(&keys::forget(&second.id, 1, true), &settled).unwrap();
+        assert_eq!(repository.snapshots(None).unwrap().snapshots.len(), 1, "it is gone for good");
+        unclear(&repository, "forgotten");
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_may_be_that_of_the_newest() {
+        let repository = repository();
+        let first = snapshot(&repository);
+        snapshot(&repository);
+        let key = keys::snap(&first.volume, &first.id);
+        repository.storage().overwrite(&key, b"junk".as_slice().into()).unwrap();
+        unclear(&repository, key.as_str());
+    }
+
+    #[test]
+    fn clocks_alone_decide_nothing() {
+        let repository = repository();
+        let (first, second) = (snapshot(&repository), snapshot(&repository));
+        // The clock went back between the two, and before that it ran ahead.
+        rewrite(&repository, &second, |record| (record.started, record.ended) = (Timestamp(1), Timestamp(2)));
+        unclear(&repository, "not certain");
+        rewrite(&repository, &second, |record| {
+            (record.started, record.ended, record.parent) = (Timestamp(1), first.record.ended, None);
+        });
+        assert_eq!(newest(&repository), Newest::Snapshot(first.id));
+        // The other one ended later: two runs side by side.
+        rewrite(&repository, &second, |record| {
+            (record.started, record.ended, record.parent) = (Timestamp(1), second.record.ended, None);
+        });
+        unclear(&repository, "not certain");
+        rewrite(&repository, &second, |record| {
+            (record.started, record.ended) = (Timestamp(i64::MAX - 1), Timestamp(i64::MAX));
+        });
+        unclear(&repository, "future");
+    }
+}

@@ -1,0 +1,75 @@
+//! Backups of standard input.
+
+use super::harness::{Home, Ran};
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use wherry_tests::small::noise;
+
+const UNIT: usize = 64 << 10;
+
+/// A repository with chunks of 64 KiB.
+fn home() -> Home {
+    let home = Home::new();
+    home.run(&["init", "-q", "--chunk-size", "64K"]).ok();
+    home
+}
+
+/// Backs up what is piped in.
+fn piped(home: &Home, content: &[u8], args: &[&str]) -> Ran {
+    let mut command = home.command();
+    let mut child = command.args(["backup", "-"]).args(args).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(content).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn a_stream_of_any_length_restores() {
+    let home = home();
+    // Several reads of the pipeline, the last one full, short by a byte, and a byte long.
+    let many = 3 << 20;
+    for len in [0, 1, UNIT - 1, UNIT, UNIT + 1, 5 * UNIT + 37_856, many - 1, many, many + 1] {
+        for zeros in [0, 1, UNIT - 1, UNIT, 2 * UNIT + 7, 20 * UNIT + 3] {
+            let mut disk = noise(len as u64, len);
+            disk.resize(len + zeros, 0);
+            let report = piped(&home, &disk, &["--name", "pipe", "--json"]).ok().json();
+            assert_eq!((&report["size"], &report["hole"]), (&disk.len().into(), &0.into()), "{len} and {zeros} zeros");
+            let id = report["snapshot"].as_str().unwrap();
+            home.run(&["restore", id, "out.raw", "--force", "-q"]).ok();
+            let restored = fs::read(home.path("out.raw")).unwrap();
+            assert!(restored == disk, "{} bytes restored of {len} and {zeros} zeros", restored.len());
+            fs::remove_file(home.path("out.raw")).unwrap();
+        }
+    }
+    home.run(&["check", "--read-data"]).ok();
+}
+
+#[test]
+fn a_failed_upload_ends_a_backup_that_waits_for_its_source() {
+    // So much that one pack is full, and nothing more; and more than that, so that some threads find the failure when they
+    // put a chunk, and the others wait for what never comes.
+    for len in [9 << 20, 30 << 20] {
+        let home = home();
+        // No pack can be stored: a file is where its folder belongs.
+        fs::create_dir_all(home.path("repo/packs")).unwrap();
+        (0..256).for_each(|n| fs::write(home.path(&format!("repo/packs/{n:02x}")), "").unwrap());
+        let mut command = home.command();
+        command.args(["backup", "-", "--name", "pipe", "--memory", "64M"]);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // It stays open; the writing ends early when the reader is gone.
+        let writing = std::thread::spawn(move || (stdin.write_all(&noise(1, len)), stdin));
+        let start = Instant::now();
+        while child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let ended = child.try_wait().unwrap().is_some();
+        let _ = child.kill();
+        drop(writing.join().unwrap());
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        assert!(ended, "it waited for its standard input: {}", ran.stderr);
+        assert!(ran.code != 0 && ran.stderr.lines().last().unwrap().contains("packs/"), "{}: {}", ran.code, ran.stderr);
+        assert!(!home.tree("repo/sess").is_empty(), "it ended before it read anything");
+    }
+}
