@@ -40,7 +40,9 @@ pub use index_sync::Synced;
 pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, SlotInfo};
 pub use process::host_name;
 pub use reader::{ChunkRef, Fetch, SnapshotReader, Verified};
-pub use repository::{Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of};
+pub use repository::{
+    Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of, newest_config,
+};
 pub use session::ParentChoice;
 pub use storage::{Key, Storage};
 pub use writer::{CommitInfo, Put, Scratch, SnapshotWriter, WriterOptions};
