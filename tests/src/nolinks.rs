@@ -1,5 +1,6 @@
 //! A filesystem that can neither link nor rename without replacing, as some network and removable ones: in memory,
-//! through FUSE. It keeps files, folders, sizes and times, and no more than that.
+//! through FUSE. It keeps files, folders, sizes and times, and no more than that. On demand a file turns out to lie on bad
+//! sectors, and it tells which folders were made durable.
 #![allow(clippy::redundant_closure_call, reason = "the closure is what lets `?` end the action of the macro")]
 
 use fuser::{
@@ -8,10 +9,11 @@ use fuser::{
     ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use wherry_repo::{Clock, System};
@@ -23,6 +25,7 @@ const ROOT: u64 = 1;
 pub struct NoLinks {
     session: Option<BackgroundSession>,
     folder: TempDir,
+    tree: Arc<Mutex<Tree>>,
 }
 
 impl fmt::Debug for NoLinks {
@@ -37,9 +40,26 @@ impl NoLinks {
         let folder = tempfile::Builder::new().prefix("wherry-nolinks-").tempdir().expect("a temporary folder");
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("nolinks".into())];
-        let tree = Tree { nodes: HashMap::from([(ROOT, Node::new(Kind::Folder(BTreeMap::new())))]), next: ROOT + 1 };
-        let session = fuser::spawn_mount(Memory(Mutex::new(tree)), folder.path(), &config).expect("FUSE mounts");
-        Self { session: Some(session), folder }
+        let nodes = HashMap::from([(ROOT, Node::new(Kind::Folder(BTreeMap::new())))]);
+        let tree = Tree { nodes, next: ROOT + 1, unreadable: HashSet::new(), durable: HashSet::new() };
+        let tree = Arc::new(Mutex::new(tree));
+        let session = fuser::spawn_mount(Memory(tree.clone()), folder.path(), &config).expect("FUSE mounts");
+        Self { session: Some(session), folder, tree }
+    }
+
+    /// From now on reads of this file answer EIO, or no more.
+    pub fn spoil(&self, path: &Path, spoiled: bool) {
+        let mut tree = self.tree.lock();
+        let ino = tree.resolve(path.strip_prefix(self.path()).expect("it is in the mount")).expect("it is there");
+        let changed = if spoiled { tree.unreadable.insert(ino) } else { tree.unreadable.remove(&ino) };
+        assert!(changed, "{} was so before", path.display());
+    }
+
+    /// True when the names in this folder were made durable.
+    pub fn is_durable(&self, folder: &Path) -> bool {
+        let mut tree = self.tree.lock();
+        let ino = tree.resolve(folder.strip_prefix(self.path()).expect("it is in the mount")).expect("it is there");
+        tree.durable.contains(&ino)
     }
 
     /// Where it is mounted.
@@ -84,11 +104,18 @@ fn now() -> SystemTime {
 struct Tree {
     nodes: HashMap<u64, Node>,
     next: u64,
+    unreadable: HashSet<u64>,
+    /// Folders that were fsynced.
+    durable: HashSet<u64>,
 }
 
-struct Memory(Mutex<Tree>);
+struct Memory(Arc<Mutex<Tree>>);
 
 impl Tree {
+    fn resolve(&mut self, path: &Path) -> Result<u64, Errno> {
+        path.iter().try_fold(ROOT, |ino, name| self.find(ino, name))
+    }
+
     fn node(&mut self, ino: u64) -> Result<&mut Node, Errno> {
         self.nodes.get_mut(&ino).ok_or(Errno::ENOENT)
     }
@@ -278,6 +305,9 @@ impl Filesystem for Memory {
         reply: ReplyData,
     ) {
         answer!(reply, self, tree => {
+            if tree.unreadable.contains(&ino.0) {
+                return Err(Errno::EIO);
+            }
             let bytes = tree.file(ino.0)?;
             let from = bytes.len().min(offset as usize);
             Ok(bytes[from..bytes.len().min(from + size as usize)].to_vec())
@@ -314,7 +344,8 @@ impl Filesystem for Memory {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.0.lock().durable.insert(ino.0);
         reply.ok();
     }
 
