@@ -5,7 +5,7 @@ use crate::throttle::Throttle;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
-use wherry_repo::format::clear::{self, Config};
+use wherry_repo::format::clear::Config;
 use wherry_repo::storage::{self, Listed, Options, S3Options, Storage, Tail, keys};
 use wherry_repo::{Error, ErrorKind, Key, Result};
 
@@ -34,13 +34,7 @@ pub(crate) fn peek(storage: &dyn Storage) -> Result<Option<Config>> {
         }
         found => found?,
     };
-    let mut newest = None;
-    storage.list(keys::CONFIG, &mut |object| {
-        let number = object.key.as_str().strip_prefix(keys::CONFIG).and_then(|n| n.parse::<u32>().ok());
-        newest = newest.take().max(number.map(|number| (number, object.key)));
-        Ok(())
-    })?;
-    newest.map(|(_, key)| clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))).transpose()
+    Ok(wherry_repo::newest_config(storage)?.map(|(_, config)| config))
 }
 
 /// Opens the storage of a repository that exists, by the rules its configuration asks for.
@@ -69,6 +63,10 @@ impl Limited {
 impl Storage for Limited {
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {

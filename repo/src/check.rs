@@ -23,7 +23,7 @@ pub use report::{CheckReport, Damage, DamageKind, Hit, NotRead, NotReadReason};
 
 use crate::id::{ShortId, SnapshotId};
 use crate::storage::Storage;
-use crate::{Error, ErrorKind, Repository, Result};
+use crate::{Error, Repository, Result};
 use report::Findings;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -128,12 +128,7 @@ impl Run<'_> {
 
     /// True when the error says that an object is not as it should be; others end the check.
     fn is_damage(&self, error: &Error) -> bool {
-        match error.kind() {
-            ErrorKind::Corrupt | ErrorKind::NotFound => true,
-            // A local disk that cannot read a sector will not be able to in a minute either.
-            ErrorKind::Unavailable => self.storage().is_local(),
-            _ => false,
-        }
+        self.repository.is_damage(error)
     }
 
     /// Does `work` for each item with several threads; the results are in the order of the items. The first error ends

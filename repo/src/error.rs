@@ -75,6 +75,13 @@ impl Error {
         self
     }
 
+    /// Puts what to do next behind the message: `message; next`.
+    #[must_use]
+    pub fn advise(mut self, next: &str) -> Self {
+        self.message = format!("{}; {next}", self.message);
+        self
+    }
+
     /// The same error for another caller, without what caused it.
     pub(crate) fn again(&self) -> Self {
         Self { kind: self.kind, message: self.message.clone(), object: self.object.clone(), source: None }

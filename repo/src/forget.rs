@@ -1,5 +1,5 @@
 //! Forgetting snapshots and taking that back. Asked-for snapshots are hidden, not taken as parents, and restorable;
-//! a collector makes a forget final when its delay is over. Steps F1 and U1 of `docs/concurrency.md`.
+//! a collector makes a forget final when its delay is over. Steps F1 and F2 of `docs/concurrency.md`.
 
 use crate::format::records::{Asked, Settled, Verdict};
 use crate::id::SnapshotId;
@@ -32,8 +32,8 @@ impl Forget {
 }
 
 impl Repository {
-    /// The newest forget of each snapshot that has one. A damaged settled record counts as not settled, so that
-    /// nothing is given up because of damage.
+    /// The newest forget of each snapshot that has one. A settled record that cannot be read counts as not settled, so
+    /// that nothing is given up because of damage.
     pub(crate) fn forgets(&self) -> Result<BTreeMap<SnapshotId, Forget>> {
         self.forgets_below(keys::FORGET)
     }
@@ -53,7 +53,7 @@ impl Repository {
                         entry.verdict = Some(settled.verdict);
                         entry.any_final |= settled.verdict == Verdict::Final;
                     }
-                    Err(e) if e.kind() == ErrorKind::Corrupt => tracing::warn!("{e}: counted as not settled"),
+                    Err(e) if self.is_damage(&e) => tracing::warn!("{e}: counted as not settled"),
                     Err(e) => return Err(e),
                 }
             }
@@ -69,6 +69,7 @@ impl Repository {
     /// Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
     /// asked for already.
     pub fn forget(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
+        self.check_writable()?;
         let k = match self.forget_of(id)? {
             Some(forget) if forget.hides() => return Ok(false),
             Some(forget) => forget.k + 1,
@@ -86,6 +87,7 @@ impl Repository {
 
     /// Takes a forget back. False when none was pending. `Conflict` when it is too late.
     pub fn unforget(&self, id: &SnapshotId) -> Result<bool> {
+        self.check_writable()?;
         let too_late =
             || Error::new(ErrorKind::Conflict, format!("it is too late: snapshot {id} was forgotten for good"));
         let k = match self.forget_of(id)? {

@@ -2,12 +2,11 @@
 //! packs that no segment names.
 
 use crate::format::{records::Kind, segment};
-use crate::id::{PackKind, SessionId};
+use crate::id::{PackId, PackKind, SessionId};
 use crate::index::{ChunkIndex, Row};
 use crate::pack::read_index;
 use crate::storage::{Key, keys};
-use crate::{ErrorKind, Repository, Result};
-use std::collections::HashSet;
+use crate::{Repository, Result};
 
 /// What a synchronisation did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,57 +24,68 @@ impl ChunkIndex {
     /// that is new, or when segments were lost.
     pub fn synchronise(&self, repository: &Repository, trailers: bool) -> Result<Synced> {
         let mut synced = Synced::default();
-        let mut named = HashSet::new();
-        for key in repository.list(keys::IDX)? {
-            if !trailers && self.is_covered(key.as_str()).unwrap_or(false) {
-                continue;
-            }
-            match take_segment(repository, self, &key, &mut named) {
-                Ok(()) => synced.segments += 1,
-                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
-                    tracing::warn!("{key} is left out of the chunk index: {e}");
-                    synced.damaged += 1;
-                }
-                Err(e) => return Err(e),
-            }
-        }
+        take_segments(repository, self, &mut synced, |_| true)?;
         if trailers || synced.damaged > 0 {
-            take_trailers(repository, self, &mut synced, |id| !named.contains(&id.random))?;
+            // Only what is wanted is kept of a listing: there may be millions of packs.
+            let mut wanted = Vec::new();
+            repository.storage().list(keys::PACKS, &mut |object| {
+                wanted.extend(keys::parse_pack(&object.key).filter(|id| self.lacks(id)));
+                Ok(())
+            })?;
+            take_trailers(repository, self, &mut synced, &wanted)?;
         }
         Ok(synced)
+    }
+
+    fn lacks(&self, pack: &PackId) -> bool {
+        pack.kind == PackKind::Data && !self.covered_pack(pack).unwrap_or(false)
     }
 }
 
 /// A3, A4: packs of dead sessions become ordinary hits. Those a checkpoint names are in its segment, the others have
-/// their own index.
-pub(crate) fn adopt(repository: &Repository, index: &ChunkIndex, dead: &[SessionId]) -> Result<()> {
+/// their own index. `packs` are the packs of these sessions that were listed (W8).
+pub(crate) fn adopt(repository: &Repository, index: &ChunkIndex, dead: &[SessionId], packs: &[PackId]) -> Result<()> {
     if dead.is_empty() {
         return Ok(());
     }
-    let mut named = HashSet::new();
-    let dead: HashSet<_> = dead.iter().copied().collect();
-    for key in repository.list(keys::IDX)? {
-        if keys::parse_segment(&key).is_some_and(|(id, _)| dead.contains(&id)) {
-            match take_segment(repository, index, &key, &mut named) {
-                Err(e) if !matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => return Err(e),
-                _ => {}
-            }
-        }
-    }
-    let mine = |id: &crate::PackId| dead.contains(&id.session) && !named.contains(&id.random);
-    take_trailers(repository, index, &mut Synced::default(), mine)
+    let mut synced = Synced::default();
+    take_segments(repository, index, &mut synced, |session| dead.contains(session))?;
+    let wanted: Vec<PackId> = packs.iter().filter(|id| index.lacks(id)).copied().collect();
+    take_trailers(repository, index, &mut synced, &wanted)
 }
 
-fn take_segment(repository: &Repository, index: &ChunkIndex, key: &Key, named: &mut HashSet<u64>) -> Result<()> {
+/// Takes in the segments of these sessions that the index has not taken in yet; those that cannot be read are left out.
+fn take_segments(
+    repository: &Repository,
+    index: &ChunkIndex,
+    synced: &mut Synced,
+    of: impl Fn(&SessionId) -> bool,
+) -> Result<()> {
+    let mut wanted = Vec::new();
+    repository.storage().list(keys::IDX, &mut |object| {
+        let segment = keys::parse_segment(&object.key).filter(|(session, _)| of(session));
+        wanted.extend(segment.filter(|_| !index.is_covered(object.key.as_str()).unwrap_or(false)));
+        Ok(())
+    })?;
+    for (session, k) in wanted {
+        let key = keys::segment(&session, k);
+        match take_segment(repository, index, &key) {
+            Ok(()) => synced.segments += 1,
+            Err(e) if repository.is_damage(&e) => {
+                tracing::warn!("{key} is left out of the chunk index: {e}");
+                synced.damaged += 1;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn take_segment(repository: &Repository, index: &ChunkIndex, key: &Key) -> Result<()> {
     let bytes = repository.storage().get(key)?;
     let body = repository.keys().open_record(Kind::Segment, key, &bytes)?;
-    for rows in segment::decode(&body).map_err(|e| e.with_object(key))? {
-        let entries: Vec<Row> = rows
-            .locations()
-            .map(|(id, at)| Row { id, ordinal: at.ordinal, offset: at.offset, len: at.len, codec: at.codec })
-            .collect();
-        named.insert(rows.pack.random);
-        take_rows(index, &rows.pack, rows.epoch, &entries);
+    for pack in segment::decode(&body).map_err(|e| e.with_object(key))? {
+        take_rows(index, &pack.pack, pack.epoch, &Row::all(&pack));
     }
     if let Err(e) = index.cover(key.as_str()) {
         tracing::warn!("the chunk index takes no more rows: {e}");
@@ -83,33 +93,26 @@ fn take_segment(repository: &Repository, index: &ChunkIndex, key: &Key, named: &
     Ok(())
 }
 
-fn take_rows(index: &ChunkIndex, pack: &crate::PackId, epoch: u32, rows: &[Row]) {
+fn take_rows(index: &ChunkIndex, pack: &PackId, epoch: u32, rows: &[Row]) {
     if let Err(e) = index.insert(pack, epoch, rows) {
         tracing::warn!("the chunk index takes no more rows: {e}");
     }
 }
 
-fn take_trailers(
-    repository: &Repository,
-    index: &ChunkIndex,
-    synced: &mut Synced,
-    wanted: impl Fn(&crate::PackId) -> bool,
-) -> Result<()> {
-    for id in repository.list(keys::PACKS)?.iter().filter_map(keys::parse_pack) {
-        if id.kind != PackKind::Data || !wanted(&id) {
-            continue;
-        }
-        match read_index(repository.storage(), repository.keys(), &id) {
+/// Takes in packs by their own index; those that cannot be read are left out.
+fn take_trailers(repository: &Repository, index: &ChunkIndex, synced: &mut Synced, wanted: &[PackId]) -> Result<()> {
+    for id in wanted {
+        match read_index(repository.storage(), repository.keys(), id) {
             Ok((found, epoch, _)) => {
                 let own = found.entries.iter().filter(|e| e.origin == 0);
                 let rows: Vec<Row> = own
                     .map(|e| Row { id: e.id.short(), ordinal: e.ordinal, offset: e.offset, len: e.len, codec: e.codec })
                     .collect();
-                take_rows(index, &id, epoch, &rows);
+                take_rows(index, id, epoch, &rows);
                 synced.packs += 1;
             }
-            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
-                tracing::warn!("{} is left out of the chunk index: {e}", keys::pack(&id));
+            Err(e) if repository.is_damage(&e) => {
+                tracing::warn!("{} is left out of the chunk index: {e}", keys::pack(id));
                 synced.damaged += 1;
             }
             Err(e) => return Err(e),

@@ -250,13 +250,24 @@ pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential
     for (number, slot) in slots(storage)? {
         let slot = match slot {
             Ok(slot) => slot,
+            // Removed since it was listed.
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            // Another one may open.
+            Err(e) if crate::storage::is_damage(storage, &e) => {
+                damaged = Some(e);
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        let kek = match kek(&slot, credential) {
+            Ok(Some(kek)) => kek,
+            Ok(None) => continue,
             Err(e) if e.kind() == ErrorKind::Corrupt => {
                 damaged = Some(e);
                 continue;
             }
             Err(e) => return Err(e),
         };
-        let Some(kek) = kek(&slot, credential)? else { continue };
         tried += 1;
         let Some(wrapped) = unhex_vec(&slot.wrapped) else { continue };
         if let Some(bundle) = crypto::open(&kek, &slot_context(&repository, &slot)?, &wrapped) {
@@ -264,7 +275,7 @@ pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential
         }
     }
     if let Some(e) = damaged {
-        return Err(e.context("no intact key slot takes this password or key, and one slot is damaged"));
+        return Err(e.context("no intact key slot takes this password or key, and one slot cannot be read"));
     }
     let what = match (credential, tried) {
         (_, 0) => {

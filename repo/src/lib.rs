@@ -42,7 +42,9 @@ pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, SlotInfo};
 pub use newest::Newest;
 pub use process::host_name;
 pub use reader::{ChunkRef, Fetch, SnapshotReader, Verified};
-pub use repository::{Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of};
+pub use repository::{
+    Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of, newest_config,
+};
 pub use session::ParentChoice;
 pub use storage::{Key, Storage};
 pub use writer::{CommitInfo, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};

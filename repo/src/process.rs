@@ -7,14 +7,42 @@ impl Process {
     /// This process.
     pub fn current() -> Self {
         let pid = std::process::id();
-        Self { host: host_name(), boot: boot(), pid, start: start_time(pid).unwrap_or_default() }
+        let start = match start_time(pid) {
+            Seen::Started(start) => start,
+            Seen::Ended | Seen::Nothing => 0,
+        };
+        Self { host: host_name(), boot: boot(), pid, start }
     }
 
     /// True only when it certainly runs no more: same machine, same boot, same process namespace, and no process of
-    /// that id with that start time.
+    /// that id with that start time. One that this user may not look at (`/proc` with `hidepid`) is not dead.
     pub fn is_dead(&self) -> bool {
-        !self.boot.is_empty() && self.boot == boot() && start_time(self.pid) != Some(self.start)
+        if self.boot.is_empty() || self.boot != boot() {
+            return false;
+        }
+        match start_time(self.pid) {
+            Seen::Started(start) => start != self.start,
+            Seen::Ended => true,
+            Seen::Nothing => is_unused(self.pid),
+        }
     }
+}
+
+/// What `/proc` says of a process id.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    /// A process that started then, in clock ticks since boot.
+    Started(u64),
+    /// A process that has ended, and holds only its number.
+    Ended,
+    /// There is none, or it is hidden from this user.
+    Nothing,
+}
+
+/// True when the kernel says that no process has this id.
+fn is_unused(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
 /// Name of this host.
@@ -35,20 +63,56 @@ fn boot() -> String {
 
 /// Field 22 of `/proc/<pid>/stat`: clock ticks since boot. The name in field 2 may hold anything but ends at the last
 /// parenthesis.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let state = rest.split_whitespace().next()?;
+fn start_time(pid: u32) -> Seen {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return Seen::Nothing };
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     // A zombie holds its number but does nothing any more.
-    if state == "Z" || state == "X" {
-        return None;
+    if matches!(fields.next(), Some("Z" | "X")) {
+        return Seen::Ended;
     }
-    rest.split_whitespace().nth(19)?.parse().ok()
+    fields.nth(18).and_then(|start| start.parse().ok()).map_or(Seen::Nothing, Seen::Started)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Stdio};
+
+    const HIDDEN: &str = "WHERRY_TEST_HIDDEN_PID";
+
+    /// Not a test: what a user says of a process that `/proc` hides from it.
+    #[test]
+    fn hidden() {
+        let Ok(pid) = std::env::var(HIDDEN) else { return };
+        let process = Process { pid: pid.parse().unwrap(), start: 1, ..Process::current() };
+        let stat = fs::exists(format!("/proc/{pid}/stat")).unwrap();
+        println!("told: seen {stat}, dead {}", process.is_dead());
+    }
+
+    #[test]
+    fn a_hidden_process_is_not_dead_and_one_that_is_gone_is() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        // The other user may not be able to come to where this binary lies.
+        let exe = folder.path().join("exe");
+        fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+        let told = |pid: u32| {
+            let script = "mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+                          \"$0\" --exact process::tests::hidden --nocapture";
+            let mut command = Command::new("unshare");
+            let output = command.args(["--mount", "sh", "-c", script]).arg(&exe).env(HIDDEN, pid.to_string()).output();
+            let output = output.unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let told = text.lines().find_map(|line| Some(line.split_once("told: ")?.1.to_owned()));
+            told.unwrap_or_else(|| panic!("{text}{} (root is needed)", String::from_utf8_lossy(&output.stderr)))
+        };
+        assert_eq!(told(std::process::id()), "seen false, dead false");
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(told(child.id()), "seen false, dead true");
+    }
 
     #[test]
     fn only_a_gone_process_of_this_boot_is_dead() {

@@ -2,12 +2,12 @@
 
 use crate::format::clear::{self, Config, FORMAT, Identity, KeySlot, SUITE};
 use crate::format::records::{self, Outcome, Record, SnapshotRecord};
-use crate::id::{RepositoryId, SnapshotId, VolumeId};
+use crate::id::{RepositoryId, SessionId, SnapshotId, VolumeId};
 use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
 use crate::map::NodeCache;
 use crate::pack::KeyCache;
 use crate::storage::{Key, Storage, keys};
-use crate::{Clock, Error, ErrorKind, Result, Rng, clock};
+use crate::{Clock, Error, ErrorKind, Result, Rng, Timestamp, clock};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,8 +81,8 @@ pub struct SnapshotList {
     pub forgets: BTreeMap<SnapshotId, crate::forget::Forget>,
     /// Objects that are damaged, and how.
     pub damaged: Vec<(Key, Error)>,
-    /// Sessions that ended without a snapshot.
-    pub fenced: usize,
+    /// Sessions that ended without a snapshot, and when.
+    pub fenced: Vec<(SessionId, Timestamp)>,
 }
 
 impl SnapshotList {
@@ -167,17 +167,11 @@ impl Repository {
                 format!("the repository at {} was begun and not finished: run `wherry init` again", storage.location());
             Error::new(ErrorKind::NoRepository, text)
         };
-        let newest = highest_config(&*storage)?.ok_or_else(half)?;
-        let key = keys::config(newest);
-        let config: Config = clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))?;
-        clear::check_features(&config, false)?;
+        let (key, config) = newest_config(&*storage)?.ok_or_else(half)?;
+        clear::check_readable(&config)?;
         class_of(config.chunk_size).map_err(|e| Error::corrupt(e.to_string()).with_object(&key))?;
         let keys = bundle::unlock(&*storage, id, credential)?;
-        if config_mac(&keys, &key, &config)? != config.mac {
-            return Err(
-                Error::corrupt("the repository's configuration was not written with its keys").with_object(&key)
-            );
-        }
+        check_mac(&keys, &key, &config)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 components,
@@ -250,19 +244,15 @@ impl Repository {
 
     /// Fails when the repository was given a feature meanwhile that this build must not write beside.
     pub(crate) fn check_writable(&self) -> Result<()> {
-        let newest = highest_config(self.storage())?.unwrap_or(0);
-        let key = keys::config(newest);
-        let config: Config = clear::decode(&self.storage().get(&key)?).map_err(|e| e.with_object(&key))?;
-        clear::check_features(&config, false)?;
-        match config.write.first() {
-            Some(name) => {
-                let text = format!(
-                    "the repository uses the feature {name:?}; this build may read but not write it: use a newer wherry"
-                );
-                Err(Error::new(ErrorKind::Unsupported, text))
-            }
-            None => Ok(()),
-        }
+        let gone = || Error::corrupt("the repository has no configuration any more").with_object(keys::config(0));
+        let (key, config) = newest_config(self.storage())?.ok_or_else(gone)?;
+        check_mac(self.keys(), &key, &config)?;
+        clear::check_writable(&config)
+    }
+
+    /// True when the error says that an object is not as it should be; others may pass.
+    pub(crate) fn is_damage(&self, error: &Error) -> bool {
+        crate::storage::is_damage(self.storage(), error)
     }
 
     /// Reads a record and checks that it was written for this key.
@@ -306,9 +296,10 @@ impl Repository {
                 Ok(Outcome::Snapshot(record)) => {
                     list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record })
                 }
-                Ok(Outcome::Fence(_)) => list.fenced += 1,
+                Ok(Outcome::Fence(fence)) => list.fenced.push((*id, fence.at)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) if e.kind() == ErrorKind::Corrupt => list.damaged.push((key.clone(), e)),
+                // The others are as they were.
+                Err(e) if self.is_damage(&e) => list.damaged.push((key.clone(), e)),
                 Err(e) => return Err(e),
             }
         }
@@ -342,33 +333,71 @@ impl Repository {
 
     /// Adds a way in; returns the new slot's number.
     pub fn add_slot(&self, credential: &Credential, cost: PasswordCost) -> Result<u64> {
+        self.check_writable()?;
         let slot = u64::from_le_bytes(clock::random(self.rng())?);
         let object = self.keys().wrap(credential, cost, slot, self.clock().now().seconds(), self.rng())?;
         self.storage().create(&keys::slot(slot), clear::encode(&object)?.into())?;
         Ok(slot)
     }
 
-    /// Removes a way in; never the last one.
+    /// Removes a way in; never the last one. `Conflict` when another was removed at the same time and this one was the
+    /// last: it is there again.
     pub fn remove_slot(&self, slot: u64) -> Result<()> {
-        let intact: Vec<_> =
-            bundle::slots(self.storage())?.into_iter().filter(|(n, s)| s.is_ok() || *n == slot).collect();
-        if !intact.iter().any(|(n, _)| *n == slot) {
+        self.check_writable()?;
+        let all = bundle::slots(self.storage())?;
+        if !all.iter().any(|(n, _)| *n == slot) {
             return Err(Error::invalid(format!("there is no key slot {slot:016x}: see `wherry key list`")));
         }
-        if !intact.iter().any(|(n, s)| *n != slot && s.is_ok()) {
+        let is_another = |(n, object): &(u64, Result<KeySlot>)| *n != slot && object.is_ok();
+        if !all.iter().any(is_another) {
             return Err(Error::invalid(format!(
                 "key slot {slot:016x} is the last one: without it all data is lost for ever"
             )));
         }
-        self.storage().delete(&keys::slot(slot))
+        let (storage, key) = (self.storage(), keys::slot(slot));
+        let kept = match storage.get(&key) {
+            Ok(bytes) => Some(bytes),
+            // It opens nothing as it is: nothing is lost with it.
+            Err(e) if self.is_damage(&e) => None,
+            Err(e) => return Err(e),
+        };
+        let deleted = storage.delete(&key);
+        // Of two who remove each the other's way in, whoever looks last sees that none is left.
+        let looked = bundle::slots(storage);
+        if looked.as_ref().is_ok_and(|all| all.iter().any(is_another)) {
+            return deleted;
+        }
+        match kept.map(|bytes| storage.create(&key, bytes)) {
+            Some(Err(e)) if e.kind() != ErrorKind::Conflict => {
+                let what =
+                    format!("key slot {slot:016x} was removed, may have been the last one, and was not put back");
+                return Err(e.context(what));
+            }
+            _ => {}
+        }
+        looked
+            .map_err(|e| e.context(format!("key slot {slot:016x} was put back: which others are left is not known")))?;
+        let text = format!(
+            "key slot {slot:016x} is there again: the others were removed at the same time, and without any all data is lost \
+             for ever; see `wherry key list`"
+        );
+        Err(Error::new(ErrorKind::Conflict, text))
     }
 }
 
 /// What the `mac` field of a configuration must be.
-pub(crate) fn config_mac(keys: &Keys, key: &Key, config: &Config) -> Result<String> {
+fn config_mac(keys: &Keys, key: &Key, config: &Config) -> Result<String> {
     let bare = Config { mac: "0".repeat(64), crc: "0".repeat(8), ..config.clone() };
     let line = serde_json::to_vec(&bare).map_err(|e| Error::internal("JSON was not written").with_source(e))?;
     Ok(keys.config_mac(key, &line))
+}
+
+/// Fails unless a configuration was written with these keys.
+pub(crate) fn check_mac(keys: &Keys, key: &Key, config: &Config) -> Result<()> {
+    if config_mac(keys, key, config)? == config.mac {
+        return Ok(());
+    }
+    Err(Error::corrupt("the repository's configuration was not written with its keys").with_object(key))
 }
 
 fn read_identity(storage: &dyn Storage) -> Result<RepositoryId> {
@@ -420,9 +449,19 @@ fn create_identity(components: &Components) -> Result<RepositoryId> {
 fn highest_config(storage: &dyn Storage) -> Result<Option<u32>> {
     let mut highest = None;
     storage.list(keys::CONFIG, &mut |object| {
-        let n = object.key.as_str().strip_prefix(keys::CONFIG).and_then(|n| n.parse::<u32>().ok());
-        highest = highest.max(n);
+        highest = highest.max(keys::parse_config(&object.key));
         Ok(())
     })?;
     Ok(highest)
 }
+
+/// The newest configuration and its key, before anything vouches for it; `None` when there is none, because a repository's
+/// making was not finished.
+pub fn newest_config(storage: &dyn Storage) -> Result<Option<(Key, Config)>> {
+    let Some(key) = highest_config(storage)?.map(keys::config) else { return Ok(None) };
+    let config = clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))?;
+    Ok(Some((key, config)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,13 +4,13 @@
 use crate::format::records::{
     Beat, Fence, Generation, Outcome, Process, Seen, SessionKind, SessionOpen, SnapshotRecord,
 };
-use crate::id::{PackId, SessionId, SnapshotId, VolumeId};
-use crate::repository::Snapshot;
+use crate::id::{PackId, PackKind, SessionId, SnapshotId, VolumeId};
+use crate::repository::{Snapshot, SnapshotList};
 use crate::storage::{Listed, keys};
 use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Which snapshot a new one is built on.
@@ -28,9 +28,6 @@ pub enum ParentChoice {
 /// is fenced wrongly loses its run, never data.
 pub(crate) const SILENT: Duration = Duration::from_secs(2 * 3600);
 
-/// The part of a session's keys by which its own process says that it gave the run up.
-const LEFT: &str = "left";
-
 /// Above so many packs their names are not kept to compare hits with (8 bytes each).
 const MOST_LISTED: usize = 8 << 20;
 
@@ -42,12 +39,14 @@ pub(crate) struct Session {
     pub(crate) volume: VolumeId,
     pub(crate) name: String,
     pub(crate) parent: Option<Snapshot>,
-    /// Dead sessions whose packs may be used.
+    /// Dead sessions that left packs, which may be used.
     pub(crate) adopts: Vec<SessionId>,
     pub(crate) started: Timestamp,
     /// Bytes of records written so far.
     pub(crate) metadata: AtomicU64,
     bars: RwLock<Bars>,
+    /// The generation of the last acknowledged `seen`.
+    seen: AtomicU32,
     tracked: Mutex<HashSet<PackId>>,
     listed: Option<Vec<u64>>,
 }
@@ -60,15 +59,17 @@ struct Bars {
 }
 
 impl Session {
-    /// W1 to W6. Opens sessions until one has a parent that stays.
-    pub(crate) fn start(repository: &Repository, name: &str, choice: &ParentChoice) -> Result<Self> {
+    /// W1 to W8. Opens sessions until one has a parent that stays. Gives also the packs of chunks that dead sessions left.
+    pub(crate) fn start(repository: &Repository, name: &str, choice: &ParentChoice) -> Result<(Self, Vec<PackId>)> {
         const TRIES: usize = 8;
         repository.check_writable()?;
         let volume = repository.volume_id(name);
         for _ in 0..TRIES {
-            let parent = choose_parent(repository, volume, choice)?;
-            if let Some(session) = Self::open(repository, volume, name, parent)? {
-                return Ok(session);
+            let list = repository.snapshots(Some(volume))?;
+            let parent = choose_parent(&list, choice)?;
+            let adopts = dead_sessions(repository, volume, &list)?;
+            if let Some(opened) = Self::open(repository, volume, name, parent, adopts)? {
+                return Ok(opened);
             }
         }
         let text = format!(
@@ -78,9 +79,14 @@ impl Session {
     }
 
     /// One try; `None` when the parent is being forgotten: a parent is never exchanged inside a session.
-    fn open(repository: &Repository, volume: VolumeId, name: &str, parent: Option<Snapshot>) -> Result<Option<Self>> {
+    fn open(
+        repository: &Repository,
+        volume: VolumeId,
+        name: &str,
+        parent: Option<Snapshot>,
+        adopts: Vec<SessionId>,
+    ) -> Result<Option<(Self, Vec<PackId>)>> {
         let id = SessionId::new(clock::random(repository.rng())?);
-        let adopts = dead_sessions(repository, volume)?;
         let started = repository.clock().now();
         let open = SessionOpen {
             kind: SessionKind::Write,
@@ -104,6 +110,7 @@ impl Session {
             started,
             metadata: AtomicU64::new(0),
             bars: RwLock::default(),
+            seen: AtomicU32::new(0),
             tracked: Mutex::default(),
             listed: None,
         };
@@ -111,18 +118,21 @@ impl Session {
         metadata += session.put_seen(generation)?; // W4
         if let Some(parent) = &session.parent {
             let hidden = repository.forget_of(&parent.id)?.is_some_and(|f| f.hides()); // W5
-            let gone = matches!(
-                repository.read::<Outcome>(&keys::snap(&volume, &parent.id)), // W6
-                Err(e) if e.kind() == ErrorKind::NotFound
-            );
+            let gone = match repository.read::<Outcome>(&keys::snap(&volume, &parent.id)) {
+                Ok(_) => false, // W6
+                Err(e) if repository.is_damage(&e) => true,
+                Err(e) => return Err(e),
+            };
             if hidden || gone {
                 session.fence("its parent was being forgotten")?;
                 return Ok(None);
             }
         }
         session.metadata.store(metadata, Ordering::Relaxed);
-        let listed = list_packs(repository)?;
-        Ok(Some(Self { listed, ..session }))
+        let (listed, left) = list_packs(repository, &session.adopts)?; // W8
+        let mut adopts = session.adopts.clone();
+        adopts.retain(|dead| left.iter().any(|pack| pack.session == *dead));
+        Ok(Some((Self { listed, adopts, ..session }, left)))
     }
 
     /// W3, R1 to R3: reads the lists it lacks and installs them as bars. Returns the newest generation.
@@ -135,18 +145,32 @@ impl Session {
         found.sort_unstable();
         found.dedup();
         for n in found.into_iter().filter(|n| *n > known) {
-            condemned.extend(self.repository.read::<Generation>(&keys::generation(n))?.condemned);
+            let list = self.repository.read::<Generation>(&keys::generation(n)).map_err(|e| {
+                // M5: without the list a backup could refer to what will be deleted.
+                match self.repository.is_damage(&e) {
+                    true => e.advise("bring it back from a copy of the repository: no backup may begin without it"),
+                    false => e,
+                }
+            })?;
+            condemned.extend(list.condemned);
             newest = newest.max(n);
         }
         // Workers hold the read half while they turn a hit into a slot, so none is in between after this line.
         let mut bars = self.bars.write();
         bars.packs.extend(condemned);
-        bars.generation = newest;
-        Ok(newest)
+        bars.generation = newest.max(bars.generation);
+        Ok(bars.generation)
     }
 
+    /// W4, R5. Nobody else writes this key: when it exists, an earlier try that failed has written it.
     fn put_seen(&self, generation: u32) -> Result<u64> {
-        self.repository.create(&keys::session(&self.id, &format!("seen-{generation:08}")), &Seen { generation })
+        let (key, seen) = (keys::seen(&self.id, generation), Seen { generation });
+        let written = match self.repository.create(&key, &seen) {
+            Err(e) if e.kind() == ErrorKind::Conflict && self.repository.read::<Seen>(&key)? == seen => 0,
+            created => created?,
+        };
+        self.seen.fetch_max(generation, Ordering::Relaxed);
+        Ok(written)
     }
 
     /// D2: true when a hit in this pack may become a slot; the pack is then tracked. Own packs are always allowed.
@@ -173,13 +197,15 @@ impl Session {
         let key = keys::session(&self.id, "beat");
         let beat = Beat { at: self.repository.clock().now() };
         self.repository.storage().overwrite(&key, self.repository.sealed(&key, &beat)?)?;
-        let before = self.bars.read().generation;
         let newest = self.read_bars()?;
-        if newest == before {
-            return Ok(());
+        match self.outcome()? {
+            Some(Outcome::Fence(fence)) => return Err(self.lost(&fence.reason)),
+            Some(Outcome::Snapshot(_)) => return Ok(()),
+            None => {}
         }
-        if let Some(Outcome::Fence(fence)) = self.outcome()? {
-            return Err(self.lost(&fence.reason));
+        // Not with the bars: the steps after a list was read may have failed the last time.
+        if newest == self.seen.load(Ordering::Relaxed) {
+            return Ok(());
         }
         let bars = self.bars.read();
         let hit = self.tracked.lock().iter().any(|pack| bars.packs.contains(pack));
@@ -188,18 +214,20 @@ impl Session {
         if hit || own {
             // R4 by starting over: the source is read again and everything stored so far is found again.
             let reason = format!("generation {newest} condemned packs this run refers to");
-            self.fence(&reason)?;
-            return Err(self.lost(&reason));
+            return match self.fence(&reason)? {
+                // The commit was first: whatever it refers to, the collector waits for it (G9).
+                Some(SnapshotRecord { .. }) => Ok(()),
+                None => Err(self.lost(&reason)),
+            };
         }
         let len = self.put_seen(newest)?;
         self.metadata.fetch_add(len, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Leaves the session to the next run of the volume, which adopts what it stored.
+    /// N3: gives the run up. The next run of the volume adopts what it stored.
     pub(crate) fn leave(&self) -> Result<()> {
-        let seen = Seen { generation: self.bars.read().generation };
-        self.repository.create(&keys::session(&self.id, LEFT), &seen).map(drop)
+        self.fence("it was given up by its own process").map(drop)
     }
 
     fn lost(&self, reason: &str) -> Error {
@@ -248,7 +276,8 @@ impl Session {
 }
 
 impl Repository {
-    /// G6: publishes a condemned list. `Conflict` when the number is taken.
+    /// G8: publishes a condemned list; for collectors, of which this version has none. `Conflict` when the number is
+    /// taken.
     pub fn publish_generation(&self, n: u32, list: &Generation) -> Result<()> {
         self.create(&keys::generation(n), list).map(drop)
     }
@@ -269,11 +298,10 @@ fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str)
 }
 
 /// W1.
-fn choose_parent(repository: &Repository, volume: VolumeId, choice: &ParentChoice) -> Result<Option<Snapshot>> {
-    let list = match choice {
-        ParentChoice::None => return Ok(None),
-        _ => repository.snapshots(Some(volume))?,
-    };
+fn choose_parent(list: &SnapshotList, choice: &ParentChoice) -> Result<Option<Snapshot>> {
+    if *choice == ParentChoice::None {
+        return Ok(None);
+    }
     for (key, error) in &list.damaged {
         tracing::warn!("{key} cannot be read and is not built upon: {error}");
     }
@@ -287,13 +315,15 @@ fn choose_parent(repository: &Repository, volume: VolumeId, choice: &ParentChoic
     }
 }
 
-/// Sessions of the volume without an outcome whose process is gone.
-fn dead_sessions(repository: &Repository, volume: VolumeId) -> Result<Vec<SessionId>> {
+/// A1: sessions of the volume without an outcome whose process is gone, fenced ones that nobody has come after, and those
+/// that all these had adopted.
+fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList) -> Result<Vec<SessionId>> {
+    let newest = list.snapshots.last().map(|s| s.record.started);
+    let fenced: HashSet<SessionId> =
+        list.fenced.iter().filter(|(_, at)| Some(*at) > newest).map(|(id, _)| *id).collect();
     let mut sessions: Vec<(SessionId, Timestamp)> = Vec::new();
-    let mut left = Vec::new();
     repository.storage().list(keys::SESS, &mut |Listed { key, modified, .. }| {
-        if let Some((id, part)) = keys::parse_session(&key) {
-            left.extend((part == LEFT).then_some(id));
+        if let Some((id, _)) = keys::parse_session(&key) {
             match sessions.last_mut() {
                 Some((last, newest)) if *last == id => *newest = modified.max(*newest),
                 _ => sessions.push((id, modified)),
@@ -309,19 +339,19 @@ fn dead_sessions(repository: &Repository, volume: VolumeId) -> Result<Vec<Sessio
     let ended: HashSet<SessionId> =
         repository.list(keys::SNAP)?.iter().filter_map(keys::parse_snap).map(|(_, id)| id).collect();
     let now = repository.clock().now();
-    let left: HashSet<SessionId> = left.into_iter().collect();
     let mut dead = Vec::new();
-    for (id, last) in sessions.into_iter().filter(|(id, _)| !ended.contains(id)) {
+    for (id, last) in sessions.into_iter().filter(|(id, _)| fenced.contains(id) || !ended.contains(id)) {
         let open: SessionOpen = match repository.read(&keys::session(&id, "open")) {
             Ok(open) => open,
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => continue,
+            Err(e) if repository.is_damage(&e) => continue,
             Err(e) => return Err(e),
         };
         let silent = now.0.saturating_sub(last.0) > SILENT.as_nanos() as i64;
-        if open.kind == SessionKind::Write
-            && open.volume == volume
-            && (open.process.is_dead() || silent || left.contains(&id))
-        {
+        let over = match fenced.contains(&id) {
+            true => Some(open.started) > newest,
+            false => open.process.is_dead() || silent,
+        };
+        if open.kind == SessionKind::Write && open.volume == volume && over {
             dead.push(id);
             // What it had adopted itself is still worth having.
             dead.extend(open.adopts);
@@ -343,12 +373,16 @@ fn fence_dead(repository: &Repository, volume: VolumeId, dead: Vec<SessionId>) -
     Ok(adopted)
 }
 
-/// The random parts of the names of all packs there are, sorted; `None` when there are too many to keep.
-fn list_packs(repository: &Repository) -> Result<Option<Vec<u64>>> {
-    let mut listed = Vec::new();
+/// The random parts of the names of all packs there are, sorted, or `None` when there are too many to keep; and the packs
+/// of chunks that these dead sessions left.
+fn list_packs(repository: &Repository, dead: &[SessionId]) -> Result<(Option<Vec<u64>>, Vec<PackId>)> {
+    let (mut listed, mut left) = (Vec::new(), Vec::new());
     for prefix in [keys::PACKS, keys::META] {
         repository.storage().list(prefix, &mut |object| {
-            listed.extend(keys::parse_pack(&object.key).filter(|_| listed.len() <= MOST_LISTED).map(|id| id.random));
+            if let Some(id) = keys::parse_pack(&object.key) {
+                listed.extend((listed.len() <= MOST_LISTED).then_some(id.random));
+                left.extend((id.kind == PackKind::Data && dead.contains(&id.session)).then_some(id));
+            }
             Ok(())
         })?;
     }
@@ -356,8 +390,8 @@ fn list_packs(repository: &Repository) -> Result<Option<Vec<u64>>> {
         tracing::warn!(
             "more than {MOST_LISTED} packs: whether each pack that is built upon still exists is left to `wherry check`"
         );
-        return Ok(None);
+        return Ok((None, left));
     }
     listed.sort_unstable();
-    Ok(Some(listed))
+    Ok((Some(listed), left))
 }

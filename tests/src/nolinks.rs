@@ -1,5 +1,6 @@
 //! A filesystem that can neither link nor rename without replacing, as some network and removable ones: in memory,
-//! through FUSE. It keeps files, folders, sizes and times, and no more than that. Parts of its files can be spoiled.
+//! through FUSE. It keeps files, folders, sizes and times, and no more than that. Parts of its files can be spoiled, as by
+//! bad sectors, and it tells which folders were made durable.
 #![allow(clippy::redundant_closure_call, reason = "the closure is what lets `?` end the action of the macro")]
 
 use fuser::{
@@ -7,8 +8,8 @@ use fuser::{
     LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
     ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::ops::Range;
@@ -40,14 +41,29 @@ impl NoLinks {
         let folder = tempfile::Builder::new().prefix("wherry-nolinks-").tempdir().expect("a temporary folder");
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("nolinks".into())];
-        let tree = Tree {
-            nodes: HashMap::from([(ROOT, Node::new(Kind::Folder(BTreeMap::new())))]),
-            next: ROOT + 1,
-            spoiled: Vec::new(),
-        };
+        let nodes = HashMap::from([(ROOT, Node::new(Kind::Folder(BTreeMap::new())))]);
+        let tree = Tree { nodes, next: ROOT + 1, spoiled: Vec::new(), durable: HashSet::new() };
         let tree = Arc::new(Mutex::new(tree));
         let session = fuser::spawn_mount(Memory(tree.clone()), folder.path(), &config).expect("FUSE mounts");
         Self { session: Some(session), folder, tree }
+    }
+
+    /// All of this file can be read again.
+    pub fn heal(&self, path: &Path) {
+        let (mut tree, ino) = self.find(path);
+        tree.spoiled.retain(|s| s.ino != ino);
+    }
+
+    /// True when the names in this folder were made durable.
+    pub fn is_durable(&self, folder: &Path) -> bool {
+        let (tree, ino) = self.find(folder);
+        tree.durable.contains(&ino)
+    }
+
+    fn find(&self, path: &Path) -> (MutexGuard<'_, Tree>, u64) {
+        let mut tree = self.tree.lock();
+        let ino = tree.resolve(path.strip_prefix(self.path()).expect("it is in the mount")).expect("it is there");
+        (tree, ino)
     }
 
     /// Where it is mounted.
@@ -55,11 +71,10 @@ impl NoLinks {
         self.folder.path()
     }
 
-    /// These bytes of a file in the topmost folder cannot be read, as in a bad sector: until they are written, or, `for_good`,
+    /// These bytes of a file cannot be read, as in a bad sector: until they are written, or, `for_good`,
     /// never again.
-    pub fn spoil(&self, name: &str, bytes: Range<usize>, for_good: bool) {
-        let mut tree = self.tree.lock();
-        let ino = tree.find(ROOT, name.as_ref()).unwrap_or_else(|_| panic!("there is no {name}"));
+    pub fn spoil(&self, path: &Path, bytes: Range<usize>, for_good: bool) {
+        let (mut tree, ino) = self.find(path);
         tree.spoiled.push(Spoiled { ino, bytes, for_good });
     }
 }
@@ -115,11 +130,17 @@ struct Tree {
     nodes: HashMap<u64, Node>,
     next: u64,
     spoiled: Vec<Spoiled>,
+    /// Folders that were fsynced.
+    durable: HashSet<u64>,
 }
 
 struct Memory(Arc<Mutex<Tree>>);
 
 impl Tree {
+    fn resolve(&mut self, path: &Path) -> Result<u64, Errno> {
+        path.iter().try_fold(ROOT, |ino, name| self.find(ino, name))
+    }
+
     fn node(&mut self, ino: u64) -> Result<&mut Node, Errno> {
         self.nodes.get_mut(&ino).ok_or(Errno::ENOENT)
     }
@@ -349,7 +370,8 @@ impl Filesystem for Memory {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.0.lock().durable.insert(ino.0);
         reply.ok();
     }
 

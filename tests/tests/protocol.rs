@@ -98,6 +98,18 @@ fn two_writers_that_adopt() {
     holds("2 writers, 1 collector, 1 generation", bounds, &cases);
 }
 
+/// A1, A2: session 1 has uploaded and has given up; session 2 adopts it all the same, at any moment of a collection that
+/// may condemn what it left.
+#[test]
+fn a_session_that_gave_up_is_adopted() {
+    use Action::*;
+    let open = [OpenSession { s: 1, parent: NONE, adopts: NONE }, ListGenerations(1), PutSeen(1)];
+    let prefix = [&open[..], &[UploadPack(1, 0), GiveUp(1)]].concat();
+    let bounds = Bounds { generations: 2, copies: 1, give_up: true, ..TWO };
+    let cases = ["adopted", "condemned", "swept", "raise with replacement"];
+    check("2 writers, one gave up, 2 generations", bounds, prefix, usize::MAX, true, &cases);
+}
+
 #[test]
 fn two_writers_and_two_generations() {
     let bounds = Bounds { generations: 2, copies: 1, adopt: false, ..TWO };

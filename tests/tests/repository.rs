@@ -110,7 +110,7 @@ fn a_run_that_was_left_is_taken_over() {
     assert_eq!((snapshot.record.stats.new, snapshot.record.resumed), (0, true));
     assert!(restore(&repository, &snapshot).unwrap() == disk);
     assert_ne!(snapshot.id, dead);
-    let fences = repository.snapshots(None).unwrap().fenced;
+    let fences = repository.snapshots(None).unwrap().fenced.len();
     assert_eq!(fences, 1, "the dead one can never commit");
 }
 

@@ -7,7 +7,7 @@ use crate::format::records::{
 };
 use crate::format::segment;
 use crate::id::{SnapshotId, VolumeId};
-use crate::repository::config_mac;
+use crate::repository::check_mac;
 use crate::storage::{Key, keys};
 use crate::{Error, ErrorKind, Result, Snapshot};
 use std::collections::{BTreeMap, HashSet};
@@ -132,9 +132,7 @@ fn decode(run: &Run<'_>, key: &Key) -> Result<Item> {
         return match part {
             "open" => fine(read::<SessionOpen>(run, key).map(drop)),
             "beat" => fine(read::<Beat>(run, key).map(drop)),
-            "left" => fine(read::<Seen>(run, key).map(drop)),
-            part if part.starts_with("seen-") => fine(read::<Seen>(run, key).map(drop)),
-            _ => Ok(Item::Unknown),
+            _ => fine(read::<Seen>(run, key).map(drop)),
         };
     }
     if let Some((_, sealed)) = keys::parse_generation(key) {
@@ -144,8 +142,7 @@ fn decode(run: &Run<'_>, key: &Key) -> Result<Item> {
         let body = run.repository.keys().open_record(Kind::Segment, key, &run.storage().get(key)?)?;
         return fine(segment::decode(&body).map(drop));
     }
-    let number = key.as_str().strip_prefix(keys::CONFIG).and_then(|n| n.parse().ok());
-    match number.filter(|n| keys::config(*n) == *key) {
+    match keys::parse_config(key) {
         Some(_) => fine(config(run, key)),
         None => Ok(Item::Unknown),
     }
@@ -157,8 +154,5 @@ fn read<T: Record>(run: &Run<'_>, key: &Key) -> Result<T> {
 
 fn config(run: &Run<'_>, key: &Key) -> Result<()> {
     let config: Config = clear::decode(&run.storage().get(key)?)?;
-    if config_mac(run.repository.keys(), key, &config)? == config.mac {
-        return Ok(());
-    }
-    Err(Error::corrupt("the repository's configuration was not written with its keys"))
+    check_mac(run.repository.keys(), key, &config)
 }

@@ -144,20 +144,31 @@ fn newer(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Fails for features this build does not know. It knows none yet.
-pub fn check_features(config: &Config, deleting: bool) -> Result<()> {
-    let unknown = |set: &[String], what: &str| match set.first() {
-        Some(name) => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "the repository uses the feature {name:?}, without which this build must not {what} it: use a newer wherry"
-            ),
-        )),
-        None => Ok(()),
-    };
+/// Fails for features without which this build must not read. It knows none yet.
+pub fn check_readable(config: &Config) -> Result<()> {
     if config.suite != SUITE {
-        return unknown(std::slice::from_ref(&config.suite), "open");
+        return Err(unknown(&config.suite, "open"));
     }
-    unknown(&config.read, "read")?;
-    if deleting { unknown(&config.gc, "delete from") } else { Ok(()) }
+    config.read.first().map_or(Ok(()), |name| Err(unknown(name, "read")))
+}
+
+/// Fails for features beside which this build must not write; reading it may do.
+pub fn check_writable(config: &Config) -> Result<()> {
+    check_readable(config)?;
+    match config.write.first() {
+        Some(name) => {
+            let text = format!(
+                "the repository uses the feature {name:?}; this build may read but not write it: use a newer wherry"
+            );
+            Err(Error::new(ErrorKind::Unsupported, text))
+        }
+        None => Ok(()),
+    }
+}
+
+fn unknown(name: &str, what: &str) -> Error {
+    let text = format!(
+        "the repository uses the feature {name:?}, without which this build must not {what} it: use a newer wherry"
+    );
+    Error::new(ErrorKind::Unsupported, text)
 }

@@ -101,6 +101,9 @@ impl Trailer {
             index_hash: f.array()?,
         };
         f.zeros(20)?;
+        if size > MAX_PACK {
+            return Err(f.bad("the pack is longer than any may be"));
+        }
         let end = u64::from(trailer.index_offset) + u64::from(trailer.index_len) + TRAILER as u64;
         if u64::from(trailer.pack_len) != size || end != size || (trailer.index_offset as usize) < HEADER {
             return Err(f.bad("its lengths do not fit the object"));

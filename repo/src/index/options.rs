@@ -58,24 +58,14 @@ pub(super) fn room_wanted(options: &IndexOptions) -> u64 {
 /// indexes and is charged for the memtables, which take at most two eighths.
 pub(super) fn database(options: &IndexOptions, sampling: Arc<AtomicU32>) -> Options {
     let Sizes { memory, memtable, file, compaction, manifest } = sizes(options);
-    let x = std::env::var("X").unwrap_or_default();
-    let cache = if x.contains("hcc") {
-        Cache::new_hyper_clock_cache(size(memory / 8 * 5), 0)
-    } else {
-        Cache::new_lru_cache(size(memory / 8 * 5))
-    };
+    let cache = Cache::new_lru_cache(size(memory / 8 * 5));
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&cache);
     blocks.set_bloom_filter(10.0, false);
     // Filters and block indexes are cut into small parts, so that they may be larger than the cache and are built
     // without much memory.
-    if !x.contains("whole") {
-        blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-        blocks.set_partition_filters(true);
-    }
-    if x.contains("big") {
-        blocks.set_metadata_block_size(16384);
-    }
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
     blocks.set_pin_top_level_index_and_filter(true);

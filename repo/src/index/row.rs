@@ -6,6 +6,7 @@
 //! block was written, a row under another key, and a pack number that has come to mean another pack. It is a CRC: it
 //! guards against accidents, not against somebody who may write the cache directory.
 
+use crate::format::segment::PackRows;
 use crate::{Codec, Error, Location, PackId, Result, ShortId};
 
 /// One chunk of a pack, as [`super::ChunkIndex::insert`] takes it.
@@ -48,6 +49,15 @@ pub(super) struct Copy {
 }
 
 impl Row {
+    /// The rows of a pack, as a segment has them.
+    pub(crate) fn all(pack: &PackRows) -> Vec<Self> {
+        let row = |(id, at): (ShortId, Location)| {
+            let Location { ordinal, offset, len, codec, .. } = at;
+            Self { id, ordinal, offset, len, codec }
+        };
+        pack.locations().map(row).collect()
+    }
+
     /// The copy this row stands for, once it lies in the pack of this number. `Invalid` when the length has no room.
     pub(super) fn copy_in(&self, pack: u32) -> Result<Copy> {
         if self.len >> 24 != 0 {

@@ -54,6 +54,9 @@ pub const KEYS: &str = "keys/";
 /// Prefix of configurations.
 pub const CONFIG: &str = "config/";
 
+/// What the last part of `sess/<sid>/seen-<n>` begins with.
+const SEEN: &str = "seen-";
+
 /// Prefix of what a probe writes and removes again.
 pub const PROBE: &str = "probe/";
 
@@ -70,6 +73,12 @@ pub fn repo() -> Key {
 /// `config/<n>`; the highest number counts.
 pub fn config(n: u32) -> Key {
     Key::made(format!("{CONFIG}{n:08}"))
+}
+
+/// The number of a key made by [`config`]; `None` for any other key.
+pub fn parse_config(key: &Key) -> Option<u32> {
+    let n = key.as_str().strip_prefix(CONFIG)?.parse().ok()?;
+    (config(n) == *key).then_some(n)
 }
 
 /// `keys/<slot>`; the slot is 16 hex digits.
@@ -114,15 +123,25 @@ pub fn parse_segment(key: &Key) -> Option<(SessionId, u32)> {
     Some((SessionId::new(unhex(sid)?), u32::from_be_bytes(unhex(k)?)))
 }
 
-/// `sess/<sid>/<part>`: `open`, `seen-<n>`, `beat`.
+/// `sess/<sid>/<part>`: `open`, `beat`; see [`seen`] for the third.
 pub fn session(session: &SessionId, part: &str) -> Key {
     Key::made(format!("{SESS}{session}/{part}"))
 }
 
-/// The session and part of a key made by [`session`].
+/// `sess/<sid>/seen-<n>`: the session has taken the lists up to n into account.
+pub fn seen(id: &SessionId, n: u32) -> Key {
+    session(id, &format!("{SEEN}{n:08}"))
+}
+
+/// The session and part of a key made by [`session`] or [`seen`]; `None` for any other key.
 pub fn parse_session(key: &Key) -> Option<(SessionId, &str)> {
     let (sid, part) = key.as_str().strip_prefix(SESS)?.split_once('/')?;
-    Some((SessionId::new(unhex(sid)?), part))
+    let id = SessionId::new(unhex(sid)?);
+    let known = match part.strip_prefix(SEEN) {
+        Some(n) => seen(&id, n.parse().ok()?) == *key,
+        None => matches!(part, "open" | "beat"),
+    };
+    known.then_some((id, part))
 }
 
 /// `snap/<vid>/<sid>`: the write-once outcome of a session.
@@ -142,7 +161,7 @@ pub fn forget(session: &SessionId, k: u32, settled: bool) -> Key {
     Key::made(format!("{FORGET}{session}/{k:08}-{part}"))
 }
 
-/// The session, the count and whether it is the settled one, of a key made by [`forget`].
+/// The session, the count and whether it is the settled one, of a key made by [`forget`]; `None` for any other key.
 pub fn parse_forget(key: &Key) -> Option<(SessionId, u32, bool)> {
     let (sid, rest) = key.as_str().strip_prefix(FORGET)?.split_once('/')?;
     let (k, part) = rest.split_once('-')?;
@@ -151,7 +170,8 @@ pub fn parse_forget(key: &Key) -> Option<(SessionId, u32, bool)> {
         "settled" => true,
         _ => return None,
     };
-    Some((SessionId::new(unhex(sid)?), k.parse().ok()?, settled))
+    let (id, k) = (SessionId::new(unhex(sid)?), k.parse().ok()?);
+    (forget(&id, k, settled) == *key).then_some((id, k, settled))
 }
 
 /// `gc/gen/<n>`: the condemned list of a generation.
@@ -164,9 +184,14 @@ pub fn sealed(n: u32) -> Key {
     Key::made(format!("{GEN}{n:08}-sealed"))
 }
 
-/// The generation of a key made by [`generation`] or [`sealed`], and which of the two.
+/// The generation of a key made by [`generation`] or [`sealed`], and which of the two; `None` for any other key.
 pub fn parse_generation(key: &Key) -> Option<(u32, bool)> {
     let rest = key.as_str().strip_prefix(GEN)?;
-    let (n, sealed) = rest.strip_suffix("-sealed").map_or((rest, false), |n| (n, true));
-    Some((n.parse().ok()?, sealed))
+    let (n, is_sealed) = rest.strip_suffix("-sealed").map_or((rest, false), |n| (n, true));
+    let n = n.parse().ok()?;
+    let made = if is_sealed { sealed(n) } else { generation(n) };
+    (made == *key).then_some((n, is_sealed))
 }
+
+#[cfg(test)]
+mod tests;

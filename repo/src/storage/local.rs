@@ -138,7 +138,10 @@ impl Local {
                 (ErrorKind::Denied, "; run as the owner of the folder, or give this user access to it")
             }
             Errno::ROFS => (ErrorKind::Denied, "; mount the filesystem read-write"),
-            Errno::NOSPC | Errno::DQUOT | Errno::FBIG => (ErrorKind::Full, ""),
+            Errno::NOSPC | Errno::DQUOT => (ErrorKind::Full, "; make room there and run the command again"),
+            Errno::FBIG => {
+                (ErrorKind::Full, "; raise the limit on the size of files (`ulimit -f`), or use another filesystem")
+            }
             Errno::ISDIR | Errno::LOOP => {
                 (ErrorKind::Corrupt, ": no regular file stands there; was the folder edited by hand?")
             }

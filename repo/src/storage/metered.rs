@@ -77,6 +77,10 @@ impl Storage for Metered {
         self.inner.location()
     }
 
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
+
     fn get(&self, key: &Key) -> Result<Bytes> {
         self.counters.get.count(self.inner.get(key), |bytes| bytes.len() as u64)
     }
@@ -121,6 +125,12 @@ impl Storage for Metered {
 mod tests {
     use super::*;
     use crate::storage::Memory;
+
+    #[test]
+    fn a_disk_of_this_machine_stays_one() {
+        let counted = |inner| Metered::new(inner, Arc::default()).is_local();
+        assert!(counted(Arc::new(crate::storage::Local::new("/", false))) && !counted(Arc::new(Memory::default())));
+    }
 
     #[test]
     fn every_verb_counts() {

@@ -134,6 +134,16 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
     }
 }
 
+/// True when the error says that an object is not as it should be, and will not be in a minute either; others may pass.
+pub(crate) fn is_damage(storage: &dyn Storage, error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::NotFound => true,
+        // A sector that a local disk cannot read.
+        ErrorKind::Unavailable => storage.is_local(),
+        _ => false,
+    }
+}
+
 /// The prefix of a listing is made of whole segments.
 fn check_prefix(prefix: &str) -> Result<()> {
     let whole = match prefix.strip_suffix('/') {

@@ -89,7 +89,9 @@ impl Pauses<'_> {
         if left.is_zero() {
             let Self { doing, name, failures, .. } = self;
             let seconds = passed.as_secs_f64();
-            return Err(error.context(format!("{doing} {name}: gave up after {failures} attempts in {seconds:.0} s")));
+            return Err(error
+                .context(format!("{doing} {name}: gave up after {failures} attempts in {seconds:.0} s"))
+                .advise("see that the storage can be reached and answers, and run the same command again"));
         }
         let doubled = settings.first.saturating_mul(1u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX));
         let spread = f64::from(u32::from_le_bytes(random(&**rng)?)) / f64::from(u32::MAX);

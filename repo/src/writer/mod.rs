@@ -9,6 +9,7 @@ pub use pulse::Pulse;
 
 use crate::codec::{Compression, Packer};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
+use crate::format::pack::MAX_PACK;
 use crate::format::records::{SnapshotRecord, Stats};
 use crate::id::{ChunkId, Codec, PackKind, SessionId, ShortId};
 use crate::index::ChunkIndex;
@@ -146,7 +147,8 @@ impl SnapshotWriter {
     /// Opens a session. `index` is brought up to date with what adopted sessions stored.
     pub fn start(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions) -> Result<Self> {
         let wanted = options.chunk_size.map(class_of).transpose()?;
-        let session = Arc::new(Session::start(repository, &options.name, &options.parent)?);
+        let (session, left) = Session::start(repository, &options.name, &options.parent)?;
+        let session = Arc::new(session);
         let inherited = session.parent.as_ref().map(|p| p.record.class);
         let class = wanted.or(inherited).map_or_else(|| class_of(repository.chunk_size()), Ok)?;
         let parent = match &session.parent {
@@ -160,8 +162,8 @@ impl SnapshotWriter {
             },
             _ => None,
         };
-        crate::index_sync::adopt(repository, &index, &session.adopts)?;
-        let pool = PackPool::new(options.pack_buffers.max(2), options.pack_size.max(2 << class));
+        crate::index_sync::adopt(repository, &index, &session.adopts, &left)?;
+        let pool = PackPool::new(options.pack_buffers.max(2), pack_capacity(options.pack_size, class));
         let uploads = Uploads::start(session.clone(), index.clone(), options.uploads, options.checkpoint_packs);
         Ok(Self {
             repository: repository.clone(),
@@ -231,9 +233,14 @@ impl SnapshotWriter {
     }
 
     /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero. All have the chunk
-    /// size but the last one of a volume that ends inside it.
+    /// size but the last one of a volume that ends inside it. After an error there is no snapshot.
     pub fn put(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
         self.uploads.check()?;
+        // What was not put would be zero.
+        self.take(scratch, number, plain).inspect_err(|e| self.uploads.fail(e.again()))
+    }
+
+    fn take(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
         self.shape.note(number, plain.len())?;
         let len = plain.len() as u64;
         self.counts.read.fetch_add(len, Ordering::Relaxed);
@@ -279,8 +286,14 @@ impl SnapshotWriter {
         self.parent.is_some()
     }
 
-    /// Says that every chunk below `number` was put, is inherited or is zero, so that the map of these can be written.
+    /// Says that every chunk below `number` was put, is inherited or is zero, so that the map of these can be written. After
+    /// an error there is no snapshot.
     pub fn advance(&self, number: u64) -> Result<()> {
+        // What was being put into the map is in it no more.
+        self.write_map(number).inspect_err(|e| self.uploads.fail(e.again()))
+    }
+
+    fn write_map(&self, number: u64) -> Result<()> {
         let mut guard = self.map.lock();
         let map = &mut *guard;
         if number <= map.next {
@@ -373,9 +386,12 @@ impl SnapshotWriter {
 
     /// Gives the run up, storing what is complete, so that the next run of the volume does not send it again.
     pub fn abandon(self) -> Result<()> {
-        self.close(&self.data, &self.pool)?;
-        self.uploads.finish()?;
-        self.session.leave()
+        let stored = self.close(&self.data, &self.pool).and_then(|()| self.uploads.finish());
+        match stored {
+            // A storage that does not answer takes no Fence either: the next run finds that this process is gone.
+            Err(e) if e.kind() == ErrorKind::Unavailable => Err(e),
+            stored => self.session.leave().and(stored),
+        }
     }
 
     fn decide(&self, number: u64, slot: Slot) {
@@ -394,13 +410,13 @@ impl SnapshotWriter {
         };
         match load().and_then(|()| tree.chunk(number)) {
             Ok(slot) => Ok(slot),
-            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            Err(e) if self.repository.is_damage(&e) => {
                 if !self.parent_broken.swap(true, Ordering::Relaxed) {
-                    tracing::warn!("the parent's map is damaged and not built upon any further: {e}");
+                    tracing::warn!("the parent's map cannot be read and is not built upon any further: {e}");
                 }
                 Ok(None)
             }
-            Err(e) => Err(e),
+            Err(e) => Err(e.context("the parent's map").advise("--parent none does without it")),
         }
     }
 
@@ -488,9 +504,26 @@ impl NodeSink for SnapshotWriter {
     }
 }
 
+/// How long packs are at most: two chunks fit, and readers take it.
+fn pack_capacity(wanted: usize, class: u8) -> usize {
+    wanted.clamp(2 << class, MAX_PACK as usize)
+}
+
 /// True when every byte is zero.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     // Blocks long enough to be compared with wide registers, short enough to stop soon.
     let mut blocks = bytes.chunks_exact(512);
     blocks.all(|block| block.iter().fold(0, |a, b| a | b) == 0) && blocks.remainder().iter().all(|b| *b == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pack_is_longer_than_readers_take() {
+        assert_eq!(pack_capacity(1 << 30, 18), MAX_PACK as usize);
+        assert_eq!(pack_capacity(32 << 20, 18), 32 << 20);
+        assert_eq!(pack_capacity(0, 22), 8 << 20);
+    }
 }

@@ -153,10 +153,7 @@ impl Shared {
         }
         self.stored.fetch_add(len, Ordering::Relaxed);
         // D5: rows only now that the storage has acknowledged the pack.
-        let entries: Vec<Row> = rows
-            .locations()
-            .map(|(id, at)| Row { id, ordinal: at.ordinal, offset: at.offset, len: at.len, codec: at.codec })
-            .collect();
+        let entries = Row::all(&rows);
         if let Err(e) = self.index.insert(&id, rows.epoch, &entries) {
             tracing::warn!("the chunk index takes no more rows: {e}");
         }
@@ -171,7 +168,7 @@ impl Shared {
         self.checkpoint(self.checkpoint_packs)
     }
 
-    /// K1, K2: an index segment of the acknowledged packs, when there are at least so many.
+    /// K1: an index segment of the acknowledged packs, when there are at least so many.
     fn checkpoint(&self, at_least: usize) -> Result<()> {
         let packs = {
             let mut acknowledged = self.acknowledged.lock();

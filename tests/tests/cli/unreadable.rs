@@ -21,7 +21,7 @@ fn what_cannot_be_read_of_a_target_is_written() {
     for engine in ["ring", "threads"] {
         // Two in one chunk, in two neighbours, in the last one.
         for start in [UNIT, UNIT + 8192, 5 * UNIT + 512, 6 * UNIT, 40 * UNIT] {
-            place.spoil("target", start..start + 512, false);
+            place.spoil(&target, start..start + 512, false);
         }
         let args = ["restore", "latest", target.to_str().unwrap(), "--delta", "--engine", engine];
         let dry = home.run(&[&args[..], &["--dry-run", "--json"]].concat()).ok().json();
@@ -31,7 +31,7 @@ fn what_cannot_be_read_of_a_target_is_written() {
         assert!(fs::read(&target).unwrap() == disk, "{engine}");
     }
     // Writing gives this one back nothing: the restore must not say that all is well.
-    place.spoil("target", 7 * UNIT..7 * UNIT + 1, true);
+    place.spoil(&target, 7 * UNIT..7 * UNIT + 1, true);
     let ran = home.run(&["restore", "latest", target.to_str().unwrap(), "--delta", "--verify"]);
     assert!(ran.code == 1 && ran.stdout.is_empty(), "{}: {}", ran.code, ran.stdout);
     assert!(ran.stderr.lines().last().unwrap().contains(&format!("at {}", 7 * UNIT)), "{}", ran.stderr);

@@ -1,7 +1,9 @@
 //! The clear objects.
 
 use super::*;
-use crate::format::clear::{Clear, Config, FORMAT, Identity, KeySlot, SUITE, check_features, decode, encode};
+use crate::format::clear::{
+    Clear, Config, FORMAT, Identity, KeySlot, SUITE, check_readable, check_writable, decode, encode,
+};
 
 fn identity() -> Identity {
     Identity { wherry: "repository".into(), format: FORMAT, uuid: "0f".repeat(16), crc: String::new() }
@@ -91,17 +93,27 @@ fn an_intact_newer_identity_is_unsupported_and_a_damaged_one_corrupt() {
 
 #[test]
 fn unknown_features_are_unsupported() {
-    let with = |read: &[&str], gc: &[&str], suite: &str| Config {
-        read: read.iter().map(|s| (*s).to_owned()).collect(),
-        gc: gc.iter().map(|s| (*s).to_owned()).collect(),
-        suite: suite.into(),
-        ..config()
-    };
-    assert!(check_features(&with(&[], &["x"], SUITE), false).is_ok());
-    for (config, deleting) in
-        [(with(&["x"], &[], SUITE), false), (with(&[], &["x"], SUITE), true), (with(&[], &[], "x"), false)]
+    let features = || vec!["x".to_owned()];
+    let (none, read, write) =
+        (config(), Config { read: features(), ..config() }, Config { write: features(), ..config() });
+    let suite = Config { suite: "x".into(), ..config() };
+    // Those of collectors do not concern who only adds.
+    let gc = Config { gc: features(), ..config() };
+    for (config, readable, writable) in
+        [(none, true, true), (read, false, false), (write, true, false), (suite, false, false), (gc, true, true)]
     {
-        assert_eq!(check_features(&config, deleting).unwrap_err().kind(), ErrorKind::Unsupported, "{config:?}");
+        let allowed = |result: crate::Result<()>| match result {
+            Ok(()) => true,
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::Unsupported, "{e}");
+                false
+            }
+        };
+        assert_eq!(
+            (allowed(check_readable(&config)), allowed(check_writable(&config))),
+            (readable, writable),
+            "{config:?}"
+        );
     }
 }
 

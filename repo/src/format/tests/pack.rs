@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::crypto::{ChunkSeal, PackKey, Secret, TAG};
-use crate::format::pack::{ENTRY, Entry, HEADER, Header, Index, TRAILER, Trailer};
+use crate::format::pack::{ENTRY, Entry, HEADER, Header, Index, MAX_PACK, TRAILER, Trailer};
 use crate::id::RepositoryId;
 
 fn header() -> impl Strategy<Value = Header> {
@@ -15,7 +15,9 @@ fn header() -> impl Strategy<Value = Header> {
 
 /// A trailer and the length of the object it is at the end of.
 fn trailer() -> impl Strategy<Value = (Trailer, u64)> {
-    (HEADER as u32..1 << 28, 0u32..1 << 28, any::<u32>(), any::<[u8; 16]>()).prop_map(|(offset, len, entries, hash)| {
+    let half = 1 << 27;
+    let parts = (HEADER as u32..half, 0..half - TRAILER as u32, any::<u32>(), any::<[u8; 16]>());
+    parts.prop_map(|(offset, len, entries, hash)| {
         let size = offset + len + TRAILER as u32;
         let trailer = Trailer { index_offset: offset, index_len: len, entries, pack_len: size, index_hash: hash };
         (trailer, u64::from(size))
@@ -194,5 +196,14 @@ fn a_sealed_chunk_opens_unchanged_in_its_place_and_nowhere_else() {
     ];
     for other in others {
         assert!(open(&other, &sealed).is_err(), "{other:?}");
+    }
+}
+
+#[test]
+fn a_pack_longer_than_any_is_refused() {
+    for (size, fits) in [(MAX_PACK, true), (MAX_PACK + 1, false)] {
+        let index_offset = size as u32 - 100 - TRAILER as u32;
+        let trailer = Trailer { index_offset, index_len: 100, entries: 1, pack_len: size as u32, index_hash: [7; 16] };
+        assert_eq!(Trailer::decode(&trailer.encode(), size).is_ok(), fits, "{size} bytes");
     }
 }

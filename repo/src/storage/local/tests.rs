@@ -101,6 +101,13 @@ fn strangers_are_not_listed_and_not_read() {
 }
 
 #[test]
+fn a_file_that_may_not_be_so_long_says_what_to_do() {
+    let error = Local::new("/nowhere", false).failed_on("write", "packs/a", Errno::FBIG);
+    assert_eq!(error.kind(), ErrorKind::Full);
+    assert!(error.to_string().contains("ulimit -f"), "{error}");
+}
+
+#[test]
 fn ranges_outside_an_object_are_damage() {
     let folder = tempfile::tempdir().unwrap();
     let local = Local::new(folder.path(), false);

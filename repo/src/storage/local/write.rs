@@ -76,7 +76,12 @@ impl Local {
             root => root?,
         }
         .as_fd();
-        self.swept.call_once(|| temporary::sweep(root));
+        self.swept.call_once(|| {
+            temporary::sweep(root);
+            // Whoever made the root may not have made its name durable. A folder above that this user may not open is
+            // somebody else's care.
+            let _ = rustix::fs::openat(root, "..", FOLDER, Mode::empty()).and_then(rustix::fs::fsync);
+        });
         let (folder, name) = split(key);
         let folder = self.durable_folder(root, folder)?;
         if when == If::Absent && self.settled(&folder, name)? {

@@ -195,6 +195,7 @@ fn time_is_bounded_and_pauses_grow() {
     let error = retrying.delete(&key()).unwrap_err();
     assert_eq!(error.kind(), Unavailable);
     assert!(error.to_string().contains("gave up after"), "{error}");
+    assert!(error.to_string().ends_with("run the same command again"), "{error}");
     assert_eq!(*steered.passed.lock(), Duration::from_secs(300));
     // 0.2, 0.4 ... 12.8 s, then 20 s each; the last one is cut to what is left.
     assert_eq!(faulty.calls.lock().len(), 22);
