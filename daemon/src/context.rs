@@ -153,7 +153,7 @@ impl Context {
     }
 
     /// The note that this restore is under way.
-    pub fn restore_marker(&self, target: &Path, snapshot: &Snapshot) -> Result<Marker> {
+    pub fn restore_marker(&self, target: &Path, snapshot: &Snapshot) -> anyhow::Result<Marker> {
         Marker::new(target, &self.state_dir(), &snapshot.id, &snapshot.record.root.to_string())
     }
 

@@ -9,4 +9,5 @@ pub mod protocol;
 pub mod recording;
 pub mod seaweed;
 pub mod small;
+pub mod steered;
 pub mod volumes;

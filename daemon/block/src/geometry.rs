@@ -114,6 +114,14 @@ impl Opened {
     }
 }
 
+/// The folder that `path` lies in, as a path that can be opened.
+pub(crate) fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
 fn kind(path: &Path, stat: &Stat) -> Result<Kind> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::BlockDevice => Ok(Kind::Device),

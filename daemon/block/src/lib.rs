@@ -15,6 +15,7 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod buffer;
+mod disk;
 mod engine;
 mod error;
 mod extents;
@@ -34,6 +35,7 @@ mod wake;
 mod zero;
 
 pub use buffer::{Buffer, BufferPool};
+pub use disk::disk_identity;
 pub use engine::{Engine, EngineInfo};
 pub use error::{Error, Result};
 pub use extents::Extents;

@@ -12,11 +12,11 @@ use std::time::Duration;
 use crossbeam_channel::{SendTimeoutError, Sender};
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::{Mode, OFlags};
-use work::{Shared, State, folder, set_size};
+use work::{Shared, State, set_size};
 
 use crate::buffer::{Buffer, BufferPool};
 use crate::engine::{self, Channel, Engine, EngineInfo, Running, Setup};
-use crate::geometry::{self, Geometry, Kind, Opened};
+use crate::geometry::{self, Geometry, Kind, Opened, folder};
 use crate::request::{Op, Request};
 use crate::sysfs::Device;
 use crate::wake::Waker;
@@ -50,7 +50,8 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Makes a file of `size` bytes, all hole, and opens it. It must not exist. Its mode is 0600.
+    /// Makes a file of `size` bytes, all hole, and opens it. It must not exist. Its mode is 0600. When this fails, nothing
+    /// is left of it.
     ///
     /// # Errors
     /// `Exists`, `NotFound` (the folder), `Denied`, `ReadOnly`, `Io`, `Unsupported`.
@@ -60,8 +61,12 @@ impl Sink {
             Error::NotFound { .. } => Error::NotFound { path: folder(path).to_owned() },
             e => e,
         })?;
-        set_size(path, &opened, size)?;
-        Self::start(path, opened, size, true, options, pool)
+        let sink = set_size(path, &opened, size).and_then(|()| Self::start(path, opened, size, true, options, pool));
+        if sink.is_err() {
+            // It was made above, so it is nobody else's; there is no help if it cannot be removed either.
+            let _ = rustix::fs::unlink(path);
+        }
+        sink
     }
 
     /// Opens a block device or a regular file that exists, to write `size` bytes to it. A file is set to exactly `size`

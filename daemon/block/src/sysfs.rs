@@ -53,8 +53,16 @@ impl Device {
         folders.filter_map(|folder| parse_number(fs::read_to_string(folder.join("dev")).ok()?.trim())).collect()
     }
 
-    fn text(&self, file: &str) -> Option<String> {
-        Some(fs::read_to_string(self.folder.join(file)).ok()?.trim().to_owned())
+    /// The disk this is a partition of.
+    pub(crate) fn whole(&self) -> Option<Self> {
+        self.text("partition")?;
+        let folder = fs::canonicalize(&self.folder).ok()?;
+        Some(Self { folder: folder.parent()?.to_owned() })
+    }
+
+    /// What a file in its folder says, without the end of the line; `None` when there is none, or nothing in it.
+    pub(crate) fn text(&self, file: &str) -> Option<String> {
+        Some(fs::read_to_string(self.folder.join(file)).ok()?.trim().to_owned()).filter(|text| !text.is_empty())
     }
 }
 

@@ -1,5 +1,6 @@
 //! A look at the target of a restore before anything is written.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{Access, FileType, Mode, OFlags};
@@ -11,8 +12,22 @@ use crate::source::Source;
 use crate::sysfs::Device;
 use crate::{Error, Result, mounts};
 
-/// What lies at the beginning and the end of a device is looked at this far.
+/// What lies at the beginning and the end of a device is looked at this far (bytes).
 const EDGE: u64 = 1 << 20;
+
+/// A look at one place of a device takes so many bytes.
+const LOOK: usize = 4096;
+
+/// What stays of a filesystem whose first MiB was wiped: where its copies lie (a multiple of [`LOOK`], and the place
+/// behind that), how they begin, its name.
+const COPIES: [(u64, usize, &[u8], &str); 6] = [
+    (8 << 20, 1024 + 0x38, b"\x53\xef", "what is left of an ext2/3/4 filesystem"),
+    (32 << 20, 0x38, b"\x53\xef", "what is left of an ext2/3/4 filesystem"),
+    (128 << 20, 0x38, b"\x53\xef", "what is left of an ext2/3/4 filesystem"),
+    (64 << 20, 0x40, b"_BHRfS_M", "what is left of a btrfs filesystem"),
+    (256 << 30, 0x40, b"_BHRfS_M", "what is left of a btrfs filesystem"),
+    (1 << 20, 0, b"\x0d\xd0\x01\xc0", "a VMFS volume"),
+];
 
 /// State of a target of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +41,11 @@ pub struct TargetState {
 /// What there is at the path of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetKind {
-    /// Nothing; a file can be made. (Whether its folder exists and is writable shows then.)
-    Missing,
+    /// Nothing.
+    Missing {
+        /// Why no file can be made there, `None` if nothing speaks against it.
+        refused: Option<String>,
+    },
     /// A folder.
     Directory,
     /// A regular file. It is empty if and only if its size is 0.
@@ -43,7 +61,7 @@ pub enum TargetKind {
         size: u64,
         /// It cannot be written to.
         read_only: bool,
-        /// What was found in its first or last MiB, `None` if they are all zero.
+        /// What was found in its first or last MiB or, of a known kind, elsewhere; `None` if it counts as empty.
         contents: Option<String>,
     },
     /// Neither file, folder nor block device.
@@ -57,7 +75,9 @@ pub enum TargetKind {
 pub fn inspect_target(path: &Path) -> Result<TargetState> {
     let stat = match rustix::fs::stat(path) {
         Ok(stat) => stat,
-        Err(Errno::NOENT) => return Ok(TargetState { kind: TargetKind::Missing, busy: None }),
+        Err(Errno::NOENT | Errno::NOTDIR) => {
+            return Ok(TargetState { kind: TargetKind::Missing { refused: cannot_make(path)? }, busy: None });
+        }
         Err(errno) => return Err(Error::on_path("look at", path, errno)),
     };
     let denied = match rustix::fs::access(path, Access::WRITE_OK) {
@@ -84,20 +104,56 @@ pub fn inspect_target(path: &Path) -> Result<TargetState> {
     Ok(TargetState { kind, busy })
 }
 
-/// What is in the first and last MiB of a device, if not only zeros.
+/// Why no file can be made at `path`, where nothing is.
+fn cannot_make(path: &Path) -> Result<Option<String>> {
+    if rustix::fs::lstat(path).is_ok() {
+        return Ok(Some("it is a symbolic link to nothing".to_owned()));
+    }
+    let folder = crate::geometry::folder(path);
+    let name = folder.display();
+    let why = match rustix::fs::stat(folder) {
+        Err(Errno::NOENT) => format!("there is no folder {name}; make it first"),
+        Err(Errno::NOTDIR) => format!("{name} is not a folder"),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => format!("{name} is not a folder"),
+        Err(Errno::ACCESS | Errno::PERM) => format!("there is no permission to look into the folder {name}"),
+        Err(errno) => return Err(Error::on_path("look at", folder, errno)),
+        Ok(_) if path.as_os_str().as_bytes().ends_with(b"/") => {
+            "a name that ends with / is that of a folder".to_owned()
+        }
+        Ok(_) => match rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+            Ok(()) => return Ok(None),
+            Err(Errno::ROFS) => format!("the folder {name} is on a read-only filesystem"),
+            Err(Errno::ACCESS | Errno::PERM) => format!("there is no permission to write to the folder {name}"),
+            Err(errno) => return Err(Error::on_path("look at", folder, errno)),
+        },
+    };
+    Ok(Some(why))
+}
+
+/// What is on a device, if it does not count as empty.
 fn contents(source: &Source) -> Result<Option<String>> {
     let size = source.geometry().size;
-    let pool = BufferPool::new(EDGE as usize, 1)?;
-    let block = u64::from(source.geometry().logical_block).max(4096);
+    let block = u64::from(source.geometry().logical_block).max(LOOK as u64);
+    // The last MiB need not begin where a read may: then the read before it begins is longer.
+    let pool = BufferPool::new((EDGE + block) as usize, 1)?;
     let first = source.read_at(0, size.min(EDGE) as usize, pool.take())?;
     if let Some(found) = describe(&first, 0) {
         return Ok(Some(found));
     }
-    // Rounded up, so that the read is aligned and not longer than the buffer.
-    let start = size.saturating_sub(EDGE).next_multiple_of(block).min(size / block * block);
     drop(first);
+    let edge = size.saturating_sub(EDGE);
+    let start = edge / block * block;
     let last: Buffer = source.read_at(start, (size - start) as usize, pool.take())?;
-    Ok(describe(&last, start))
+    if let Some(found) = describe(&last[(edge - start) as usize..], edge) {
+        return Ok(Some(found));
+    }
+    drop(last);
+    for (place, behind, magic, name) in COPIES {
+        if place + LOOK as u64 <= size && source.read_at(place, LOOK, pool.take())?[behind..].starts_with(magic) {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// Names the first thing found in `bytes`, which lie at `start` of the device.
@@ -121,8 +177,8 @@ fn describe(bytes: &[u8], start: u64) -> Option<String> {
     let name = known.iter().find(|(offset, magic, _)| start == 0 && at(*offset, magic)).map(|(_, _, name)| *name);
     let place = start + position as u64;
     Some(match name {
-        Some(name) => format!("it holds {name}"),
-        None => format!("it holds data (first at byte {place})"),
+        Some(name) => name.to_owned(),
+        None => format!("data (first at byte {place})"),
     })
 }
 
@@ -135,9 +191,9 @@ mod tests {
         let mut bytes = vec![0u8; 1 << 20];
         assert_eq!(describe(&bytes, 0), None);
         bytes[77] = 1;
-        assert_eq!(describe(&bytes, 4096).unwrap(), "it holds data (first at byte 4173)");
+        assert_eq!(describe(&bytes, 4096).unwrap(), "data (first at byte 4173)");
         bytes[0x438..0x43a].copy_from_slice(b"\x53\xef");
-        assert_eq!(describe(&bytes, 0).unwrap(), "it holds an ext2/3/4 filesystem");
-        assert_eq!(describe(&bytes[..600], 0).unwrap(), "it holds data (first at byte 77)");
+        assert_eq!(describe(&bytes, 0).unwrap(), "an ext2/3/4 filesystem");
+        assert_eq!(describe(&bytes[..600], 0).unwrap(), "data (first at byte 77)");
     }
 }

@@ -8,7 +8,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use common::{KIB, Loop, MIB, Mount, file_with, run, sparse_file};
-use wherry_block::{BufferPool, Engine, Error, Sink, SinkOptions, Source, TargetKind, TargetState, inspect_target};
+use wherry_block::{
+    BufferPool, Engine, Error, Sink, SinkOptions, Source, TargetKind, TargetState, disk_identity, inspect_target,
+};
 
 const SIZE: u64 = 16 * MIB as u64;
 
@@ -35,7 +37,16 @@ fn assert_busy(path: &Path, why: &str) {
 fn missing_files_and_folders() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("none");
-    assert_eq!(inspect_target(&missing).unwrap(), TargetState { kind: TargetKind::Missing, busy: None });
+    let kind = |path: &Path| inspect_target(path).unwrap().kind;
+    let refused = |path: &Path| match kind(path) {
+        TargetKind::Missing { refused } => refused,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(&missing), None);
+    assert!(refused(&missing.join("disk")).unwrap().contains(missing.to_str().unwrap()));
+    std::os::unix::fs::symlink(&missing, folder.path().join("link")).unwrap();
+    assert!(refused(&folder.path().join("link")).unwrap().contains("symbolic link"));
+    assert!(refused(&folder.path().join("none/")).unwrap().contains('/'));
     assert_eq!(inspect_target(folder.path()).unwrap().kind, TargetKind::Directory);
     assert_eq!(inspect_target("/dev/null".as_ref()).unwrap().kind, TargetKind::Other);
     assert!(matches!(open(&missing), Err(Error::NotFound { .. })));
@@ -44,6 +55,7 @@ fn missing_files_and_folders() {
     let below = Sink::create(&missing.join("disk"), 1, options, &pool).unwrap_err();
     assert_eq!(below, Error::NotFound { path: missing });
     let file = file_with(&folder.path().join("file"), b"x");
+    assert!(refused(&file.join("disk")).unwrap().contains("not a folder"));
     assert!(matches!(Sink::create(&file, 1, options, &pool), Err(Error::Exists { .. })));
     assert_eq!(std::fs::read(&file).unwrap(), b"x");
     let kind = TargetKind::File { size: 1, read_only: false };
@@ -73,7 +85,7 @@ fn empty_and_used_devices() {
     }
     drop(raw);
     run("mkfs.ext4", &["-q", "-F", device.0.to_str().unwrap()]);
-    assert_eq!(contents().unwrap(), "it holds an ext2/3/4 filesystem");
+    assert_eq!(contents().unwrap(), "an ext2/3/4 filesystem");
 }
 
 #[test]
@@ -117,6 +129,88 @@ fn a_disk_with_a_mounted_partition_is_busy() {
     assert_busy(&partition, "it is mounted at");
     let seen = Source::open(&device.0, Engine::Threads).unwrap().mounted_writable().unwrap();
     assert_eq!((seen.mount_point, seen.device), (place, partition.display().to_string()));
+}
+
+#[test]
+fn the_last_mib_is_looked_at_from_its_first_byte_on() {
+    let folder = tempfile::tempdir().unwrap();
+    for (sectors, size) in [("512", 4 * MIB + 7 * 512), ("512", MIB + 512), ("4096", 4 * MIB + 4096), ("512", 512)] {
+        let file = sparse_file(&folder.path().join("disk"), size as u64, &[]);
+        let device = Loop::new(&file, &["--sector-size", sectors]);
+        let contents = || match inspect_target(&device.0).unwrap().kind {
+            TargetKind::Device { contents, .. } => contents,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(contents(), None);
+        let raw = File::options().write(true).open(&device.0).unwrap();
+        for at in [size.saturating_sub(MIB), size.saturating_sub(MIB - 5), size - 1] {
+            raw.write_all_at(&[1], at as u64).unwrap();
+            raw.sync_all().unwrap();
+            assert_eq!(contents().unwrap(), format!("data (first at byte {at})"), "{size} bytes");
+            raw.write_all_at(&[0], at as u64).unwrap();
+            raw.sync_all().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_disk_is_known_again_and_another_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = |path: &Path| disk_identity(path).unwrap().unwrap();
+    // At one and the same device, and so as soon as nobody else has it.
+    let first = Loop::new(&empty_disk(folder.path()), &[]);
+    let name = first.0.clone();
+    let attach = |args: &[&str], file: &Path| {
+        run("losetup", &["-d", name.to_str().unwrap()]);
+        when_free(|| {
+            let mut command = std::process::Command::new("losetup");
+            command.args(args).arg(&name).arg(file).status().unwrap().success().then_some(())
+        });
+        identity(&name)
+    };
+    let disk = folder.path().join("disk");
+    let known = identity(&name);
+    assert_eq!(attach(&[], &disk), known);
+    let moved = folder.path().join("moved");
+    std::fs::rename(&disk, &moved).unwrap();
+    assert_eq!(identity(&name), known, "by its place in the filesystem, not by its name");
+    assert_eq!(attach(&[], &moved), known);
+    let of_file = identity(&moved);
+    let other = empty_disk(folder.path());
+    assert_ne!(attach(&[], &other), known);
+    let part = |offset: &str| attach(&["--offset", offset, "--sizelimit", "1048576"], &moved);
+    assert_ne!(part("0"), part("1048576"));
+    // Its number is free for the next one, once nothing is over it.
+    attach(&[], &other);
+    std::fs::remove_file(&moved).unwrap();
+    std::fs::rename(&other, folder.path().join("other")).unwrap();
+    let again = sparse_file(&moved, SIZE, &[]);
+    assert_ne!(identity(&again), of_file);
+    assert_ne!(attach(&[], &again), known);
+    // What is behind it has lost its name: it is itself until it is detached.
+    std::fs::remove_file(&again).unwrap();
+    let nameless = identity(&name);
+    assert_eq!(identity(&name), nameless);
+    assert_ne!(attach(&[], &folder.path().join("other")), nameless);
+    assert_eq!(disk_identity("/dev/null".as_ref()).unwrap(), None);
+}
+
+#[test]
+fn partitions_of_a_disk_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Loop::new(&empty_disk(folder.path()), &["--partscan"]);
+    let name = device.0.to_str().unwrap();
+    run("addpart", &[name, "1", "2048", "8192"]);
+    let part = PathBuf::from(format!("{name}p1"));
+    let first = when_free(|| disk_identity(&part).ok()).unwrap();
+    assert_ne!(Some(&first), disk_identity(&device.0).unwrap().as_ref());
+    run("delpart", &[name, "1"]);
+    run("addpart", &[name, "1", "4096", "8192"]);
+    assert_ne!(when_free(|| disk_identity(&part).ok()).unwrap(), first);
+    run("delpart", &[name, "1"]);
+    run("addpart", &[name, "1", "2048", "8192"]);
+    assert_eq!(when_free(|| disk_identity(&part).ok()).unwrap(), first);
+    run("delpart", &[name, "1"]);
 }
 
 /// What was closed may still be open in a process that another test is just starting.

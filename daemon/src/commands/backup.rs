@@ -43,6 +43,7 @@ struct Report {
     run: String,
     /// What became of the list of changed blocks; null without one.
     changed_blocks: Option<ListUse>,
+    engine_reason: String,
 }
 
 /// Backs up a device, an image or standard input.
@@ -140,7 +141,7 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
             Ok(snapshot) => {
                 drop(armed);
                 index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
-                report(context, &snapshot, list_use, start)?;
+                report(context, &snapshot, list_use, source.engine().why, start)?;
                 return Ok(Exit::Done);
             }
             Err(error) if kind(&error) == Some(ErrorKind::Conflict) && total.is_some() && attempt < TRIES => {
@@ -192,7 +193,13 @@ fn default_name(path: &Path) -> Result<String> {
     }
 }
 
-fn report(context: &Context, snapshot: &Snapshot, changed_blocks: Option<ListUse>, start: Instant) -> Result<()> {
+fn report(
+    context: &Context,
+    snapshot: &Snapshot,
+    changed_blocks: Option<ListUse>,
+    engine_reason: String,
+    start: Instant,
+) -> Result<()> {
     let record = &snapshot.record;
     let stats = record.stats;
     let report = Report {
@@ -214,6 +221,7 @@ fn report(context: &Context, snapshot: &Snapshot, changed_blocks: Option<ListUse
         resumed: record.resumed,
         run: record.run.clone(),
         changed_blocks,
+        engine_reason,
     };
     context.output.result(&report, || {
         let size = output::size;

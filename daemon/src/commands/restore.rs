@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
-use wherry_block::{BufferPool, Sink, SinkOptions, Source, TargetKind, inspect_target};
+use wherry_block::{BufferPool, EngineInfo, Sink, SinkOptions, Source, TargetKind, inspect_target};
 use wherry_repo::{Error, ErrorKind, Snapshot, SnapshotReader};
 
 #[derive(Serialize)]
@@ -27,11 +27,16 @@ struct Report {
     dry_run: bool,
     resumed: bool,
     partial: bool,
+    /// Bytes behind the snapshot's end, on a larger device.
+    untouched: u64,
+    engine_reason: String,
 }
 
 /// What is done to the target.
 struct Plan {
     create: bool,
+    /// Bytes of a larger device that are left as they are.
+    untouched: u64,
     /// Compare first and write what differs.
     delta: bool,
     resumed: bool,
@@ -83,22 +88,23 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         Some(only) => only.count() * unit,
         None => snapshot.record.chunks * unit,
     };
-    let mut engine_name = "none";
+    let mut engine_used = EngineInfo { name: "none", why: "a dry run writes nothing".to_owned() };
     if !dry_run {
-        if plan.create {
-            marker()?.set()?;
-        }
+        // Before the target is touched: a file gets its size when it is opened.
+        let begun = marker()?;
+        begun.set();
         let sink = match plan.create {
-            true => Sink::create(&target, reader.size(), options, &pool)?,
-            false => Sink::open(&target, reader.size(), options, &pool)?,
+            true => Sink::create(&target, reader.size(), options, &pool),
+            false => Sink::open(&target, reader.size(), options, &pool),
         };
+        let sink = sink.inspect_err(|_| {
+            if !plan.resumed {
+                begun.clear();
+            }
+        })?;
+        // A file that was made is known by more than its name now.
         let marker = marker()?;
-        marker.set()?;
-        let whole = sink.geometry().size;
-        if whole > reader.size() {
-            let rest = output::size(whole - reader.size());
-            tracing::warn!("{} is larger than the snapshot: its last {rest} are left as they are", target.display());
-        }
+        marker.set();
         let progress = context.progress("restore", Some(reader.size()));
         let work = Restore {
             reader: &reader,
@@ -111,7 +117,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
             cancel: &context.cancel,
         };
         work.run()?;
-        engine_name = sink.engine().name;
+        engine_used = sink.engine();
         drop((progress, sink));
         if verify {
             let wrong = differing("verify", false)?;
@@ -135,13 +141,15 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         size: record.size,
         written: written.min(record.size),
         seconds: start.elapsed().as_secs_f64(),
-        engine: engine_name,
+        engine: engine_used.name,
         root: record.root.to_string(),
         delta: plan.delta,
         verified: verify && !dry_run,
         dry_run,
         resumed: plan.resumed,
         partial,
+        untouched: plan.untouched,
+        engine_reason: engine_used.why,
     };
     context.output.result(&report, || {
         let what = if dry_run { "would write" } else { "wrote" };
@@ -152,6 +160,11 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
             report.target,
             report.seconds
         )];
+        if report.untouched > 0 {
+            let does = if dry_run { "would leave" } else { "left" };
+            let rest = output::size(report.untouched);
+            lines.push(format!("{does} the last {rest} of {}, which is larger, as they are", report.target));
+        }
         if report.resumed {
             lines.push("went on after an interruption: what was there already was compared".to_owned());
         }
@@ -170,7 +183,7 @@ fn admit(
     snapshot: &Snapshot,
     force: bool,
     delta: bool,
-    marker: &dyn Fn() -> wherry_repo::Result<Marker>,
+    marker: &dyn Fn() -> Result<Marker>,
 ) -> Result<Plan> {
     let name = target.display();
     let state = inspect_target(target)?;
@@ -181,16 +194,21 @@ fn admit(
     }
     let need = snapshot.record.size;
     let refuse = |why: String| -> Result<Plan> { Err(Error::invalid(why).into()) };
-    let (read_only, contents) = match state.kind {
-        TargetKind::Missing => return Ok(Plan { create: true, delta, resumed: false }),
+    let (read_only, contents, untouched) = match state.kind {
+        TargetKind::Missing { refused: Some(why) } => return refuse(format!("{name} cannot be made: {why}")),
+        TargetKind::Missing { refused: None } => {
+            return Ok(Plan { create: true, untouched: 0, delta, resumed: false });
+        }
         TargetKind::Directory => return refuse(format!("{name} is a directory: name a file or a block device")),
         TargetKind::Other => return refuse(format!("{name} is neither a file nor a block device")),
         TargetKind::Device { size, .. } if size < need => {
             return refuse(format!("{name} is too small: it holds {size} bytes, the snapshot has {need}"));
         }
-        TargetKind::Device { read_only, contents, .. } => (read_only, contents),
+        TargetKind::Device { size, read_only, contents } => {
+            (read_only, contents.map(|what| format!("it holds {what}")), size - need)
+        }
         TargetKind::File { size, read_only } => {
-            (read_only, (size > 0).then(|| format!("a file of {}", output::size(size))))
+            (read_only, (size > 0).then(|| format!("it is a file of {}", output::size(size))), 0)
         }
     };
     if read_only {
@@ -198,9 +216,9 @@ fn admit(
     }
     let resumed = contents.is_some() && marker()?.is_set();
     match contents {
-        Some(what) if !(force || delta || resumed) => refuse(format!(
-            "{name} is not empty: it holds {what}; --force overwrites it, --delta writes only what differs"
-        )),
-        _ => Ok(Plan { create: false, delta: delta || resumed, resumed }),
+        Some(what) if !(force || delta || resumed) => {
+            refuse(format!("{name} is not empty: {what}; --force overwrites it, --delta writes only what differs"))
+        }
+        _ => Ok(Plan { create: false, untouched, delta: delta || resumed, resumed }),
     }
 }

@@ -2,12 +2,13 @@
 //! longer empty. It is no more than a permission: what is there already is compared, never believed.
 
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use wherry_repo::{Error, Result, SnapshotId};
+use wherry_repo::SnapshotId;
 
-/// Lies beside a file, or in the cache directory for a device.
+/// Lies beside a file, or in the cache directory for a device: one for each name of a target, so none is left behind.
 #[derive(Debug)]
 pub struct Marker {
     path: PathBuf,
@@ -23,69 +24,111 @@ const NEW: &str = "new";
 struct Note {
     snapshot: String,
     root: String,
-    /// Tells the target from another one that has taken its name.
-    identity: String,
+    /// Tells the target from another one that has taken its name; `None` where that cannot be told.
+    identity: Option<String>,
 }
 
 impl Marker {
     /// For a target that exists, or for a file that is going to be made.
-    pub fn new(target: &Path, cache: &Path, snapshot: &SnapshotId, root: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the target cannot be looked at.
+    pub fn new(target: &Path, cache: &Path, snapshot: &SnapshotId, root: &str) -> anyhow::Result<Self> {
+        let note = |identity| Note { snapshot: snapshot.to_string(), root: root.into(), identity };
+        let beside = |file: &Path| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            file.with_file_name(format!(".{name}.wherry-restore"))
+        };
         if !target.exists() {
-            let name = format!(".{}.wherry-restore", target.file_name().unwrap_or_default().to_string_lossy());
-            let note = Note { snapshot: snapshot.to_string(), root: root.into(), identity: NEW.into() };
-            return Ok(Self { path: target.with_file_name(name), note, untouched: true });
+            return Ok(Self { path: beside(target), note: note(Some(NEW.into())), untouched: true });
         }
-        let unreadable = |e| Error::invalid(format!("{} cannot be looked at: {e}; check the path", target.display()));
+        let unreadable = |e| wherry_repo::Error::invalid(format!("{} cannot be looked at: {e}; check the path", target.display()));
         let real = fs::canonicalize(target).map_err(unreadable)?;
         let meta = fs::metadata(&real).map_err(unreadable)?;
-        let device = meta.rdev() != 0 && !meta.is_file();
-        let (path, identity) = if device {
+        let device = meta.file_type().is_block_device();
+        let path = if device {
             let name = real.to_string_lossy().replace('/', "-");
-            (
-                cache.join("restores").join(format!("{}.json", name.trim_start_matches('-'))),
-                format!("device {:x}", meta.rdev()),
-            )
+            cache.join("restores").join(format!("{}.json", name.trim_start_matches('-')))
         } else {
-            let name = format!(".{}.wherry-restore", real.file_name().unwrap_or_default().to_string_lossy());
-            (real.with_file_name(name), format!("file {:x} {}", meta.dev(), meta.ino()))
+            beside(&real)
         };
         // Killed between the making of the file and the note that names it, a run has written nothing.
         let untouched = !device && meta.blocks() == 0;
-        Ok(Self { path, untouched, note: Note { snapshot: snapshot.to_string(), root: root.into(), identity } })
+        Ok(Self { path, untouched, note: note(wherry_block::disk_identity(&real)?) })
+    }
+
+    fn read(&self) -> Option<Note> {
+        serde_json::from_slice(&fs::read(&self.path).ok()?).ok()
     }
 
     /// True when the same restore to the same target was begun and did not end.
     pub fn is_set(&self) -> bool {
-        let note = fs::read(&self.path).ok().and_then(|bytes| serde_json::from_slice::<Note>(&bytes).ok());
         let same = |note: Note| {
-            let identity = note.identity == self.note.identity || (note.identity == NEW && self.untouched);
-            identity && note.snapshot == self.note.snapshot && note.root == self.note.root
+            let known = note.identity.is_some() && note.identity == self.note.identity;
+            let made = note.identity.as_deref() == Some(NEW) && self.untouched;
+            (known || made) && note.snapshot == self.note.snapshot && note.root == self.note.root
         };
-        note.is_some_and(same)
+        self.read().is_some_and(same)
     }
 
-    /// Says that the restore has begun.
-    pub fn set(&self) -> Result<()> {
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let text = serde_json::to_vec(&self.note).unwrap_or_default();
-        let write = || {
-            fs::create_dir_all(folder)?;
-            fs::write(&self.path, &text)?;
-            fs::File::open(&self.path)?.sync_all()
-        };
-        write().map_err(|e| {
-            let text =
-                format!("the note that a restore is under way cannot be written to {}: {e}", self.path.display());
-            Error::new(wherry_repo::ErrorKind::Unavailable, text)
-        })
-    }
-
-    /// Says that it has ended.
-    pub fn clear(&self) {
-        if let Err(e) = fs::remove_file(&self.path)
-            && e.kind() != std::io::ErrorKind::NotFound
+    /// Says that the restore has begun, durably, and takes the place of the note of another one. A restore does not fail
+    /// because this does.
+    pub fn set(&self) {
+        if self.read().is_none_or(|note| note != self.note)
+            && let Err(e) = self.write()
         {
+            let path = self.path.display();
+            tracing::warn!("{path} cannot be written ({e}): after an interruption, --delta is needed to go on");
+        }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let folder = folder(&self.path);
+        make_folder(folder)?;
+        let fresh = self.fresh();
+        fs::write(&fresh, serde_json::to_vec(&self.note)?)?;
+        File::open(&fresh)?.sync_all()?;
+        // At any moment there is the old note or the new one, whole.
+        fs::rename(&fresh, &self.path)?;
+        File::open(folder)?.sync_all()
+    }
+
+    fn fresh(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".new");
+        name.into()
+    }
+
+    /// Says that it has ended, durably: a note that came back after a power failure would let the same command write to a
+    /// disk that has been in use since.
+    pub fn clear(&self) {
+        let _ = fs::remove_file(self.fresh());
+        let removed = match fs::remove_file(&self.path) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+            Err(e) => Err(e),
+            Ok(()) => File::open(folder(&self.path)).and_then(|folder| folder.sync_all()),
+        };
+        if let Err(e) = removed {
             tracing::warn!("{} could not be removed: {e}; remove it by hand", self.path.display());
         }
     }
+}
+
+/// The folder of a file, as a path that can be opened.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes a folder and those above it, durably.
+fn make_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = folder(path);
+    make_folder(above)?;
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    File::open(above)?.sync_all()
 }

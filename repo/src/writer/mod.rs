@@ -77,6 +77,8 @@ pub struct CommitInfo {
     pub engine: String,
     /// Bytes the source did not have allocated.
     pub hole: u64,
+    /// Some of the source could not be read: the snapshot is only a part.
+    pub partial: bool,
 }
 
 /// What became of a chunk.
@@ -366,7 +368,7 @@ impl SnapshotWriter {
             source: info.source,
             run: info.run,
             engine: info.engine,
-            partial: false,
+            partial: info.partial,
             resumed: self.is_resumed(),
             stats: Stats {
                 read: count(&self.counts.read),

@@ -37,7 +37,7 @@ fn snapshots() {
         "snapshot": "string", "volume": "string", "parent": "null", "size": "int", "read": "int", "hole": "int",
         "zero": "int", "unchanged": "int", "known": "int", "new": "int", "stored": "int", "metadata": "int",
         "seconds": "float", "engine": "string", "root": "string", "resumed": "bool", "run": "string",
-        "changed_blocks": "null",
+        "changed_blocks": "null", "engine_reason": "string",
     });
     assert_eq!(of(&home, &["backup", &image, "--name", "vm", "--tag", "a=b"]), backup);
     let mut snapshot = json!({
@@ -66,7 +66,7 @@ fn snapshots() {
     let restore = json!({
         "snapshot": "string", "volume": "string", "target": "string", "size": "int", "written": "int",
         "seconds": "float", "engine": "string", "root": "string", "delta": "bool", "verified": "bool",
-        "dry_run": "bool", "resumed": "bool", "partial": "bool",
+        "dry_run": "bool", "resumed": "bool", "partial": "bool", "untouched": "int", "engine_reason": "string",
     });
     assert_eq!(of(&home, &["restore", "latest", "out.raw"]), restore);
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::buffer::{Buffer, BufferPool};
 use crate::engine::Work;
-use crate::geometry::{self, Kind, Opened};
+use crate::geometry::{self, Kind, Opened, folder};
 use crate::request::Request;
 use crate::wake::Waker;
 use crate::{Error, Result, zero};
@@ -42,13 +42,6 @@ pub(super) struct State {
     pub(super) tail: Vec<u8>,
     /// The folder must learn of a file that was made.
     pub(super) unsynced_folder: bool,
-}
-
-pub(super) fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 pub(super) fn set_size(path: &Path, opened: &Opened, size: u64) -> Result<()> {
