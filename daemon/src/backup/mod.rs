@@ -147,7 +147,9 @@ impl Backup<'_> {
         }
         self.source.recheck()?;
         let tracker = tracker.lock();
-        let size = if stream { tracker.end() } else { size };
+        if stream {
+            return Ok(Done { size: tracker.end(), hole: 0 });
+        }
         Ok(Done { size, hole: size - tracker.covered(size) })
     }
 

@@ -10,15 +10,17 @@ pub(super) struct Tracker {
     open: BTreeMap<u64, u64>,
     announced: u64,
     covered: u64,
+    end: u64,
 }
 
 impl Tracker {
     pub(super) fn new(unit: u64) -> Self {
-        Self { unit, open: BTreeMap::new(), announced: 0, covered: 0 }
+        Self { unit, open: BTreeMap::new(), announced: 0, covered: 0, end: 0 }
     }
 
     /// A range is going to be read; ranges ascend. The chunks it touches are open, but those an earlier range touched.
     pub(super) fn announce(&mut self, range: Range<u64>) {
+        self.end = self.end.max(range.end);
         let start = (range.start / self.unit * self.unit).max(self.announced);
         let end = range.end.div_ceil(self.unit) * self.unit;
         if start < end {
@@ -53,9 +55,9 @@ impl Tracker {
         self.open.first_key_value().map_or(self.announced, |(start, _)| *start)
     }
 
-    /// Where the last announced chunk ends.
+    /// Where the last announced range ends, to the byte: its last chunk may be a short one.
     pub(super) fn end(&self) -> u64 {
-        self.announced
+        self.end
     }
 
     /// Bytes of all announced chunks that lie inside a volume of `size` bytes.
@@ -73,7 +75,7 @@ mod tests {
         let mut t = Tracker::new(10);
         t.announce(5..25);
         t.announce(27..31);
-        assert_eq!((t.decided(), t.end()), (0, 40));
+        assert_eq!((t.decided(), t.end()), (0, 31));
         t.complete(10..30);
         assert_eq!(t.decided(), 0);
         t.complete(0..10);
