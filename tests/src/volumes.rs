@@ -23,6 +23,16 @@ impl Volume {
         volume
     }
 
+    /// A filesystem in memory of so many bytes.
+    pub fn tmpfs(bytes: u64) -> Self {
+        let folder = tempfile::Builder::new().prefix("wherry-volume-").tempdir().expect("a temporary folder");
+        let volume = Self { folder };
+        std::fs::create_dir(volume.path()).expect("the mount point is made");
+        let size = format!("size={bytes}");
+        run("mount", &["-t", "tmpfs", "-o", &size, "wherry-volume", &volume.path().display().to_string()]);
+        volume
+    }
+
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("mounted")
@@ -46,9 +56,54 @@ impl Drop for Volume {
     }
 }
 
-fn run(program: &str, args: &[&str]) {
+/// A loop device over a file; dropped, it is gone.
+#[derive(Debug)]
+pub struct Loop(PathBuf);
+
+impl Loop {
+    /// Over this file, with these further arguments of losetup.
+    pub fn new(file: &Path, args: &[&str]) -> Self {
+        let file = file.display().to_string();
+        let name = run("losetup", &[&["--find", "--show"][..], args, &[&file]].concat());
+        Self(name.trim().into())
+    }
+
+    /// The device.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The same as text.
+    pub fn text(&self) -> &str {
+        self.0.to_str().expect("losetup names devices in ASCII")
+    }
+
+    /// Tells the device that its file has another size.
+    pub fn resize(&self) {
+        run("losetup", &["-c", self.text()]);
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+/// Takes all room of a filesystem with one file, whose removal gives it back.
+pub fn fill(filler: &Path) {
+    use std::io::Write;
+    let mut file = std::fs::File::options().create(true).append(true).open(filler).expect("the filler is made");
+    for size in [1 << 20, 4096, 512] {
+        while file.write_all(&vec![1; size]).is_ok() {}
+        let _ = file.sync_all();
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     let output = output.unwrap_or_else(|error| panic!("{program} can not be run: {error}; run scripts/test"));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {args:?}: {text} (root and loop devices are needed)");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
