@@ -69,6 +69,7 @@ impl Repository {
     /// Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
     /// asked for already.
     pub fn forget(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
+        self.check_writable()?;
         let k = match self.forget_of(id)? {
             Some(forget) if forget.hides() => return Ok(false),
             Some(forget) => forget.k + 1,
@@ -86,6 +87,7 @@ impl Repository {
 
     /// Takes a forget back. False when none was pending. `Conflict` when it is too late.
     pub fn unforget(&self, id: &SnapshotId) -> Result<bool> {
+        self.check_writable()?;
         let too_late =
             || Error::new(ErrorKind::Conflict, format!("it is too late: snapshot {id} was forgotten for good"));
         let k = match self.forget_of(id)? {

@@ -227,6 +227,16 @@ impl Repository {
         clock::random(self.rng())
     }
 
+    /// Creates configuration `n`: the present one, changed, and under this repository's keys. What an upgrade does.
+    /// `Conflict` when the number is taken.
+    pub fn publish_config(&self, n: u32, change: impl FnOnce(&mut Config)) -> Result<()> {
+        let mut config = self.inner.config.clone();
+        change(&mut config);
+        let key = keys::config(n);
+        config.mac = config_mac(self.keys(), &key, &config)?;
+        self.storage().create(&key, clear::encode(&config)?.into())
+    }
+
     /// Fails when the repository was given a feature meanwhile that this build must not write beside.
     pub(crate) fn check_writable(&self) -> Result<()> {
         let newest = highest_config(self.storage())?.unwrap_or(0);
@@ -320,6 +330,7 @@ impl Repository {
 
     /// Adds a way in; returns the new slot's number.
     pub fn add_slot(&self, credential: &Credential, cost: PasswordCost) -> Result<u64> {
+        self.check_writable()?;
         let slot = u64::from_le_bytes(clock::random(self.rng())?);
         let object = self.keys().wrap(credential, cost, slot, self.clock().now().seconds(), self.rng())?;
         self.storage().create(&keys::slot(slot), clear::encode(&object)?.into())?;
@@ -328,6 +339,7 @@ impl Repository {
 
     /// Removes a way in; never the last one.
     pub fn remove_slot(&self, slot: u64) -> Result<()> {
+        self.check_writable()?;
         let intact: Vec<_> =
             bundle::slots(self.storage())?.into_iter().filter(|(n, s)| s.is_ok() || *n == slot).collect();
         if !intact.iter().any(|(n, _)| *n == slot) {
