@@ -89,7 +89,9 @@ impl Pauses<'_> {
         if left.is_zero() {
             let Self { doing, name, failures, .. } = self;
             let seconds = passed.as_secs_f64();
-            return Err(error.context(format!("{doing} {name}: gave up after {failures} attempts in {seconds:.0} s")));
+            return Err(error.context(format!(
+                "{doing} {name}: gave up after {failures} attempts in {seconds:.0} s (--retry-for allows more)"
+            )));
         }
         let doubled = settings.first.saturating_mul(1u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX));
         let spread = f64::from(u32::from_le_bytes(random(&**rng)?)) / f64::from(u32::MAX);
@@ -151,8 +153,8 @@ impl Retrying {
                 Found::Ours => Ok(()),
                 Found::Other => Err(error),
                 Found::Nothing => {
-                    Err(Error::new(ErrorKind::Unavailable, "refused as a conflict, but nothing is there")
-                        .with_object(key))
+                    let text = format!("{key} was refused as a conflict, but nothing is there in {}", self.location());
+                    Err(Error::new(ErrorKind::Unavailable, text).with_object(key))
                 }
             },
             done => done,
