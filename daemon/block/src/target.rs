@@ -57,7 +57,7 @@ pub enum TargetKind {
 pub fn inspect_target(path: &Path) -> Result<TargetState> {
     let stat = match rustix::fs::stat(path) {
         Ok(stat) => stat,
-        Err(Errno::NOENT) => return Ok(TargetState { kind: TargetKind::Missing, busy: None }),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(TargetState { kind: TargetKind::Missing, busy: None }),
         Err(errno) => return Err(Error::on_path("look at", path, errno)),
     };
     let denied = match rustix::fs::access(path, Access::WRITE_OK) {

@@ -53,6 +53,9 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
             (Some(path.as_path()), name.map_or_else(|| default_name(path), |n| Ok(n.to_string()))?)
         }
     };
+    if path.is_some_and(|path| path.as_os_str().is_empty()) {
+        return Err(Error::invalid("SOURCE is empty: name a block device or a disk image").into());
+    }
     if path.is_some_and(Path::is_dir) {
         let text = format!("{} is a directory: this version backs up block devices and disk images", source_name(path));
         return Err(Error::invalid(text).into());
@@ -131,6 +134,9 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
             hole: done.hole,
         };
         drop(progress);
+        if path.is_none() && info.size == 0 {
+            tracing::warn!("standard input was empty, and so is the snapshot: did the command before it fail?");
+        }
         match writer.commit(info) {
             Ok(snapshot) => {
                 drop(armed);

@@ -6,6 +6,8 @@ use crate::exit::Exit;
 use crate::output;
 use crate::restore::{Chunks, Marker, Restore, compare};
 use anyhow::Result;
+use rustix::fs::Access;
+use rustix::io::Errno;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
@@ -173,7 +175,17 @@ fn admit(
     let need = snapshot.record.size;
     let refuse = |why: String| -> Result<Plan> { Err(Error::invalid(why).into()) };
     let (read_only, contents) = match state.kind {
-        TargetKind::Missing => return Ok(Plan { create: true, delta, resumed: false }),
+        TargetKind::Missing => {
+            let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let why = match rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+                Ok(()) if folder.is_dir() => return Ok(Plan { create: true, delta, resumed: false }),
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {
+                    format!("there is no folder {}; make it first", folder.display())
+                }
+                Err(errno) => format!("the folder {} cannot be written to: {errno}", folder.display()),
+            };
+            return refuse(format!("{name} cannot be made: {why}"));
+        }
         TargetKind::Directory => return refuse(format!("{name} is a directory: name a file or a block device")),
         TargetKind::Other => return refuse(format!("{name} is neither a file nor a block device")),
         TargetKind::Device { size, .. } if size < need => {
