@@ -20,7 +20,7 @@ const DEFAULT_MEMORY: Size = Size(256 << 20);
 pub(crate) const HELP: &str = "\
 Keys are the names of flags without the dashes:
   repo password-file password-command key-file cache-dir no-cache json quiet verbose log-format memory engine
-  s3-endpoint s3-region s3-profile s3-virtual-host s3-ca-file s3-skip-verify
+  s3-endpoint s3-region s3-profile s3-virtual-host s3-ca-file s3-skip-verify retry-for
 and of these commands:
   init     single-writer chunk-size
   backup   compression limit-read limit-upload
@@ -62,6 +62,7 @@ pub(crate) struct File {
     s3_virtual_host: Option<bool>,
     s3_ca_file: Option<PathBuf>,
     s3_skip_verify: Option<bool>,
+    retry_for: Option<Span>,
     // init
     single_writer: Option<bool>,
     chunk_size: Option<Size>,
@@ -137,6 +138,7 @@ impl File {
             s3_virtual_host,
             s3_ca_file,
             s3_skip_verify,
+            retry_for,
             single_writer,
             chunk_size,
             compression,
@@ -177,6 +179,7 @@ impl File {
         switch(&mut global.s3.s3_virtual_host, s3_virtual_host);
         gap(&mut global.s3.s3_ca_file, s3_ca_file);
         switch(&mut global.s3.s3_skip_verify, s3_skip_verify);
+        gap(&mut global.s3.retry_for, retry_for);
         match &mut cli.command {
             Command::Init(InitArgs { single_writer: one, chunk_size: size }) => {
                 switch(one, single_writer);

@@ -4,6 +4,7 @@ use crate::signals::Cancel;
 use std::io;
 use std::process::ExitCode;
 use wherry_repo::ErrorKind;
+use wherry_repo::storage::keys;
 
 /// The exit codes of the command line's contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,13 +69,14 @@ pub fn of_kind(kind: ErrorKind, cancel: &Cancel) -> Exit {
         ErrorKind::NoRepository => Exit::NoRepository,
         ErrorKind::Busy => Exit::Busy,
         ErrorKind::Denied => Exit::Denied,
-        ErrorKind::Corrupt => Exit::Damage,
+        // What nobody has taken for "not there" is an object that others refer to: it is lost.
+        ErrorKind::Corrupt | ErrorKind::NotFound => Exit::Damage,
         ErrorKind::NoSnapshot => Exit::NoSnapshot,
         ErrorKind::Unsupported => Exit::Unsupported,
         ErrorKind::Invalid => Exit::Usage,
         ErrorKind::Cancelled if cancel.terminated() => Exit::Terminated,
         ErrorKind::Cancelled => Exit::Interrupted,
-        // Unavailable, Full, NotFound, Conflict, Internal: nothing that a caller would act on by the code.
+        // Unavailable, Full, Conflict, Internal: nothing that a caller would act on by the code.
         _ => Exit::Failed,
     }
 }
@@ -112,6 +114,21 @@ pub fn of_error(error: &anyhow::Error, cancel: &Cancel) -> Option<Exit> {
         repository.or_else(|| cause.downcast_ref().map(kind_of_block))
     };
     Some(error.chain().find_map(known).map_or(Exit::Failed, |kind| of_kind(kind, cancel)))
+}
+
+/// What to do about damage that ended a command; `None` where the error is about something else, or says it itself.
+pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    let found = error.chain().find_map(|cause| cause.downcast_ref::<wherry_repo::Error>())?;
+    if !matches!(found.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) || found.to_string().contains("wherry check") {
+        return None;
+    }
+    let object = found.object()?;
+    // Without these the repository does not open, and nothing can check it.
+    let way_in = ["repo.json", keys::CONFIG, keys::KEYS].iter().any(|prefix| object.starts_with(prefix));
+    Some(match way_in {
+        true => "put it back from a copy of the repository",
+        false => "`wherry check --read-data` says what else is damaged, and which snapshots are hit",
+    })
 }
 
 /// The error and its causes in one line. Causes that the line before has said already are left out.
@@ -184,7 +201,7 @@ mod tests {
             (ErrorKind::Cancelled, 130),
             (ErrorKind::Unavailable, 1),
             (ErrorKind::Full, 1),
-            (ErrorKind::NotFound, 1),
+            (ErrorKind::NotFound, 13),
             (ErrorKind::Conflict, 1),
             (ErrorKind::Internal, 1),
         ] {

@@ -57,7 +57,8 @@ fn resolve_and_run(cli: cli::Cli, cancel: &Cancel) -> anyhow::Result<Exit> {
 fn end(error: &anyhow::Error, cancel: &Cancel) -> Exit {
     match exit::of_error(error, cancel) {
         Some(code) => {
-            exit::complain(&exit::one_line(error));
+            let advice = exit::advice(error).map_or_else(String::new, |advice| format!("; {advice}"));
+            exit::complain(&format!("{}{advice}", exit::one_line(error)));
             code
         }
         None => Exit::Done,

@@ -1,17 +1,23 @@
 //! The storage as the settings name it, and a limit on what is sent to it.
 
-use crate::cli::S3Flags;
+use crate::cli::{S3Flags, Span};
 use crate::throttle::Throttle;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use wherry_repo::format::clear::Config;
 use wherry_repo::storage::{self, Listed, Options, S3Options, Storage, Tail, keys};
 use wherry_repo::{Error, ErrorKind, Key, Result};
 
+/// A request on which nothing moves is given up after a sixth of the time for trying again, within these bounds.
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+const MOST_PATIENCE: Duration = Duration::from_secs(45);
+
 /// Settings of the storage. `single_writer` promises that no other process writes meanwhile.
 pub(crate) fn options(flags: &S3Flags, single_writer: bool) -> Options {
-    let S3Flags { s3_endpoint, s3_region, s3_profile, s3_virtual_host, s3_ca_file, s3_skip_verify } = flags.clone();
+    let S3Flags { s3_endpoint, s3_region, s3_profile, s3_virtual_host, s3_ca_file, s3_skip_verify, retry_for } =
+        flags.clone();
     let s3 = S3Options {
         endpoint: s3_endpoint,
         region: s3_region,
@@ -20,7 +26,13 @@ pub(crate) fn options(flags: &S3Flags, single_writer: bool) -> Options {
         ca_file: s3_ca_file,
         skip_verify: s3_skip_verify,
     };
-    Options { s3, single_writer, ..Options::default() }
+    let mut options = Options { s3, single_writer, ..Options::default() };
+    if let Some(Span(time)) = retry_for {
+        options.retries.total = time;
+        // Silence must be noticed while there is time left to try again.
+        options.patience = Some((time / 6).clamp(LEAST_PATIENCE, MOST_PATIENCE));
+    }
+    options
 }
 
 /// The newest configuration of the repository, before anything vouches for it; `None` when its making was not finished.

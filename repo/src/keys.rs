@@ -281,8 +281,12 @@ pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential
         (_, 0) => {
             "no key slot of this repository is of that kind: try a password instead of a key file, or the reverse"
         }
-        (Credential::Password(_), _) => "wrong password: no key slot opens with it",
-        (Credential::KeyFile(_), _) => "wrong key file: no key slot opens with it",
+        (Credential::Password(_), _) => {
+            "wrong password: no key slot of this repository opens with it; try another one, or a key file"
+        }
+        (Credential::KeyFile(_), _) => {
+            "wrong key file: no key slot of this repository opens with it; try another one, or a password"
+        }
     };
     Err(Error::new(ErrorKind::Denied, what))
 }

@@ -242,6 +242,16 @@ impl Repository {
         clock::random(self.rng())
     }
 
+    /// Creates configuration `n`: the present one, changed, and under this repository's keys. What an upgrade does.
+    /// `Conflict` when the number is taken.
+    pub fn publish_config(&self, n: u32, change: impl FnOnce(&mut Config)) -> Result<()> {
+        let mut config = self.inner.config.clone();
+        change(&mut config);
+        let key = keys::config(n);
+        config.mac = config_mac(self.keys(), &key, &config)?;
+        self.storage().create(&key, clear::encode(&config)?.into())
+    }
+
     /// Fails when the repository was given a feature meanwhile that this build must not write beside.
     pub(crate) fn check_writable(&self) -> Result<()> {
         let gone = || Error::corrupt("the repository has no configuration any more").with_object(keys::config(0));

@@ -15,6 +15,10 @@ use tokio::runtime::Runtime;
 pub enum Fault {
     /// Answered with this status; the server sees nothing.
     Refuse(u16),
+    /// Answered as if the bucket did not exist; the server sees nothing.
+    NoSuchBucket,
+    /// The request waits until [`FaultyS3::release`], then it is served.
+    Hold,
     /// The server does it, the answer is this status.
     ApplyAndRefuse(u16),
     /// The server does it, the connection ends without an answer.
@@ -36,6 +40,8 @@ impl Fault {
     pub fn name(self) -> &'static str {
         match self {
             Self::Refuse(_) => "refuse",
+            Self::NoSuchBucket => "no-such-bucket",
+            Self::Hold => "hold",
             Self::ApplyAndRefuse(_) => "apply-and-refuse",
             Self::LoseReply => "lose-reply",
             Self::DropRequest => "drop-request",
@@ -67,6 +73,23 @@ impl Rule {
     pub fn next(method: &'static str, fault: Fault) -> Self {
         Self { method, path: "", skip: 0, times: 1, fault }
     }
+
+    /// Every request of this method whose path contains this.
+    pub fn every(method: &'static str, path: &'static str, fault: Fault) -> Self {
+        Self { method, path, skip: 0, times: u32::MAX, fault }
+    }
+}
+
+/// A request that came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    method: String,
+    /// With its query.
+    path: String,
+    /// Length of its body.
+    len: u64,
+    /// It has not come to its end yet.
+    open: bool,
 }
 
 /// Faults by chance.
@@ -85,14 +108,18 @@ struct State {
     rules: Vec<Rule>,
     chaos: Option<Chaos>,
     latency: Duration,
-    requests: u64,
+    /// Bytes of a body that are passed on per second; as fast as it goes if 0.
+    pace: u64,
+    /// How often those held were let go.
+    releases: u64,
+    seen: Vec<Seen>,
     hits: BTreeMap<&'static str, u64>,
 }
 
 impl State {
     /// Counts a request and decides what happens to it.
-    fn decide(&mut self, method: &str, path: &str) -> Option<Fault> {
-        self.requests += 1;
+    fn decide(&mut self, method: &str, path: &str, len: u64) -> Option<Fault> {
+        self.seen.push(Seen { method: method.into(), path: path.into(), len, open: true });
         let fault = self.by_rule(method, path).or_else(|| self.by_chance());
         if let Some(fault) = fault {
             *self.hits.entry(fault.name()).or_default() += 1;
@@ -152,8 +179,14 @@ impl FaultyS3 {
         runtime.spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let state = Arc::clone(&shared);
-                // Errors are what this is about.
-                tokio::spawn(async move { serve(client, server, &state).await.ok() });
+                tokio::spawn(async move {
+                    let mut number = None;
+                    // Errors are what this is about.
+                    serve(client, server, &state, &mut number).await.ok();
+                    if let Some(number) = number {
+                        state.lock().seen[number].open = false;
+                    }
+                });
             }
         });
         Self { port, state, runtime: Some(runtime) }
@@ -179,9 +212,44 @@ impl FaultyS3 {
         self.state.lock().latency = latency;
     }
 
+    /// Of the body of a request so many bytes are passed on per second.
+    pub fn pace(&self, bytes: u64) {
+        self.state.lock().pace = bytes;
+    }
+
+    /// No rule holds any longer.
+    pub fn heal(&self) {
+        self.state.lock().rules.clear();
+    }
+
+    /// Lets those go that are held now.
+    pub fn release(&self) {
+        self.state.lock().releases += 1;
+    }
+
     /// Requests that came, hit or not.
     pub fn requests(&self) -> u64 {
-        self.state.lock().requests
+        self.state.lock().seen.len() as u64
+    }
+
+    fn matching<T: std::iter::Sum>(&self, method: &str, path: &str, count: impl Fn(&Seen) -> T) -> T {
+        let state = self.state.lock();
+        state.seen.iter().filter(|seen| seen.method == method && seen.path.contains(path)).map(count).sum()
+    }
+
+    /// Requests of this method, whose path contains this, that are under way now.
+    pub fn open(&self, method: &str, path: &str) -> usize {
+        self.matching(method, path, |seen| usize::from(seen.open))
+    }
+
+    /// Those that came so far.
+    pub fn came(&self, method: &str, path: &str) -> usize {
+        self.matching(method, path, |_| 1)
+    }
+
+    /// Bytes of their bodies, as far as announced.
+    pub fn bytes(&self, method: &str, path: &str) -> u64 {
+        self.matching(method, path, |seen| seen.len)
     }
 
     /// Requests that were hit, by [`Fault::name`].
@@ -199,26 +267,34 @@ impl Drop for FaultyS3 {
 }
 
 /// One request, one answer, both connections end.
-async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>) -> io::Result<()> {
+async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number: &mut Option<usize>) -> io::Result<()> {
     let Some(request) = read_head(&mut client).await? else { return Ok(()) };
     let first = request.text.lines().next().unwrap_or_default();
     let mut words = first.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let (fault, latency) = {
+    let body = request.content_length;
+    let (fault, latency, pace, releases) = {
         let mut state = state.lock();
-        (state.decide(method, path), state.latency)
+        *number = Some(state.seen.len());
+        (state.decide(method, path, body), state.latency, state.pace, state.releases)
     };
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
-    let body = request.content_length;
+    while fault == Some(Fault::Hold) && state.lock().releases == releases {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let mut incoming = request.rest.as_slice().chain(&mut client);
     match fault {
         Some(Fault::DropRequest) => return Ok(()),
         Some(Fault::Refuse(status)) => {
             // Read to its end, or the client sees a reset and not the answer.
             discard(&mut incoming, body).await?;
-            return refuse(&mut client, status, method).await;
+            return refuse(&mut client, status, code_of(status), method).await;
+        }
+        Some(Fault::NoSuchBucket) => {
+            discard(&mut incoming, body).await?;
+            return refuse(&mut client, 404, "NoSuchBucket", method).await;
         }
         Some(Fault::Stall) => {
             discard(&mut incoming, body).await?;
@@ -232,8 +308,9 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>) -> io::
     let head = request.text.replacen("\r\n", "\r\nConnection: close\r\n", 1);
     upstream.write_all(head.as_bytes()).await?;
     let sent = if fault == Some(Fault::CutRequest) { body / 2 } else { body };
-    tokio::io::copy(&mut incoming.take(sent), &mut upstream).await?;
-    if fault == Some(Fault::CutRequest) {
+    let passed = pass_on(&mut incoming.take(sent), &mut upstream, pace).await?;
+    // Of a client that has gone the server would wait for the rest.
+    if passed < body || fault == Some(Fault::CutRequest) {
         return Ok(());
     }
     match fault {
@@ -243,7 +320,7 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>) -> io::
         }
         Some(Fault::ApplyAndRefuse(status)) => {
             discard(&mut upstream, u64::MAX).await?;
-            refuse(&mut client, status, method).await
+            refuse(&mut client, status, code_of(status), method).await
         }
         Some(cut @ (Fault::CutReply | Fault::StallReply)) => {
             let Some(reply) = read_head(&mut upstream).await? else { return Ok(()) };
@@ -294,13 +371,29 @@ async fn discard(from: &mut (impl AsyncRead + Unpin), len: u64) -> io::Result<u6
     tokio::io::copy(&mut from.take(len), &mut tokio::io::sink()).await
 }
 
+/// Passes a body on, so many bytes per second if that is not 0.
+async fn pass_on(from: &mut (impl AsyncRead + Unpin), to: &mut TcpStream, pace: u64) -> io::Result<u64> {
+    const PIECE: u64 = 64 << 10;
+    let mut passed = 0;
+    loop {
+        let piece = tokio::io::copy(&mut (&mut *from).take(PIECE), to).await?;
+        passed += piece;
+        if piece == 0 {
+            return Ok(passed);
+        }
+        if pace > 0 {
+            tokio::time::sleep(Duration::from_secs_f64(piece as f64 / pace as f64)).await;
+        }
+    }
+}
+
 /// Until the client has had enough.
 async fn wait_for_end(client: &mut TcpStream) -> io::Result<()> {
     discard(client, u64::MAX).await.map(|_| ())
 }
 
-async fn refuse(client: &mut TcpStream, status: u16, method: &str) -> io::Result<()> {
-    let code = match status {
+fn code_of(status: u16) -> &'static str {
+    match status {
         403 => "AccessDenied",
         404 => "NoSuchKey",
         409 => "ConditionalRequestConflict",
@@ -309,7 +402,10 @@ async fn refuse(client: &mut TcpStream, status: u16, method: &str) -> io::Result
         503 => "SlowDown",
         507 => "InsufficientStorage",
         _ => "InternalError",
-    };
+    }
+}
+
+async fn refuse(client: &mut TcpStream, status: u16, code: &str, method: &str) -> io::Result<()> {
     let text = format!("<Error><Code>{code}</Code><Message>planted</Message></Error>");
     let body = if method == "HEAD" { "" } else { text.as_str() };
     let head = format!("HTTP/1.1 {status} Planted\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
@@ -329,11 +425,11 @@ mod tests {
         let seen: Vec<_> = [("PUT", "/b/packs/1"), ("PUT", "/b/packs/2"), ("GET", "/b/packs/2"), ("PUT", "/b/packs/3")]
             .into_iter()
             .chain([("PUT", "/b/packs/4"), ("GET", "/")])
-            .map(|(method, path)| state.decide(method, path))
+            .map(|(method, path)| state.decide(method, path, 1))
             .collect();
         let (lost, stall) = (Some(Fault::LoseReply), Some(Fault::Stall));
         assert_eq!(seen, [None, lost, stall, lost, None, None]);
-        assert_eq!((state.requests, state.hits["lose-reply"], state.hits["stall"]), (6, 2, 1));
+        assert_eq!((state.seen.len(), state.hits["lose-reply"], state.hits["stall"]), (6, 2, 1));
     }
 
     #[test]
@@ -341,7 +437,7 @@ mod tests {
         let decide = |seed| {
             let faults = vec![Fault::LoseReply, Fault::CutReply];
             let mut state = State { chaos: Some(Chaos { seed, per_mille: 300, faults }), ..State::default() };
-            (0..200).map(|_| state.decide("GET", "/")).collect::<Vec<_>>()
+            (0..200).map(|_| state.decide("GET", "/", 0)).collect::<Vec<_>>()
         };
         assert_eq!(decide(1), decide(1));
         assert_ne!(decide(1), decide(2));

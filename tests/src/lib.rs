@@ -3,6 +3,7 @@
 
 pub mod binary;
 pub mod faulty_s3;
+pub mod home;
 pub mod meddling;
 pub mod nolinks;
 pub mod protocol;

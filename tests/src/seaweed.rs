@@ -22,10 +22,23 @@ pub const SECRET_KEY: &str = "wherry-test-secret";
 /// by the first write.
 #[derive(Debug)]
 pub struct Seaweed {
-    port: u16,
-    stop: Option<Sender<()>>,
-    keeper: Option<JoinHandle<()>>,
+    ports: [u16; 8],
+    process: Option<Process>,
     folder: TempDir,
+}
+
+/// A running server and the thread that started it.
+#[derive(Debug)]
+struct Process {
+    stop: Sender<()>,
+    keeper: JoinHandle<()>,
+}
+
+impl Process {
+    fn kill(self) {
+        drop(self.stop);
+        let _ = self.keeper.join();
+    }
 }
 
 impl Seaweed {
@@ -44,21 +57,28 @@ impl Seaweed {
 
     /// Free ports can be taken by others before the server takes them; then it ends, and this is `None`.
     fn try_start() -> Option<Self> {
-        let Some(weed) = std::env::var_os(WHERRY_TEST_SEAWEED) else {
-            panic!(
-                "there is no S3 server to test with ({WHERRY_TEST_SEAWEED} is not set): run scripts/test, which installs one"
-            );
-        };
         let folder = tempfile::Builder::new().prefix("wherry-seaweed-").tempdir().expect("a temporary folder");
         let at = |name: &str| folder.path().join(name).display().to_string();
-        let ports = free_ports::<8>();
-        let [master, master_grpc, volume, volume_grpc, filer, filer_grpc, port, s3_grpc] = ports;
         let users = serde_json::json!({"identities": [{
             "name": "test", "actions": ["Admin"],
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         }]});
         std::fs::write(at("users.json"), users.to_string()).expect("the server's users are written");
         std::fs::create_dir(at("data")).expect("the server's folder is made");
+        let mut server = Self { ports: free_ports(), process: None, folder };
+        server.run().then_some(server)
+    }
+
+    /// Starts the process; false when it does not answer within a minute.
+    fn run(&mut self) -> bool {
+        let Some(weed) = std::env::var_os(WHERRY_TEST_SEAWEED) else {
+            panic!(
+                "there is no S3 server to test with ({WHERRY_TEST_SEAWEED} is not set): run scripts/test, which installs one"
+            );
+        };
+        let folder = self.folder.path();
+        let at = |name: &str| folder.join(name).display().to_string();
+        let [master, master_grpc, volume, volume_grpc, filer, filer_grpc, port, s3_grpc] = self.ports;
         let log = std::fs::File::create(at("log")).expect("the server's log is made");
         let mut command = Command::new("setpriv");
         command
@@ -76,8 +96,8 @@ impl Seaweed {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle of the log"))
             .stderr(log)
-            .env("HOME", folder.path())
-            .current_dir(folder.path());
+            .env("HOME", folder)
+            .current_dir(folder);
         let (stop, stopped) = channel::<()>();
         let (started, has_started) = channel();
         let keeper = std::thread::spawn(move || {
@@ -88,13 +108,28 @@ impl Seaweed {
             server.wait().expect("the server has ended");
         });
         has_started.recv().expect("the server's thread runs");
-        let server = Self { port, stop: Some(stop), keeper: Some(keeper), folder };
-        let ready = server.wait_until_ready();
+        self.process = Some(Process { stop, keeper });
+        let ready = self.wait_until_ready();
         if !ready {
-            let log = std::fs::read_to_string(server.folder.path().join("log")).unwrap_or_default();
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             eprintln!("{}", log.lines().rev().take(30).collect::<Vec<_>>().join("\n"));
         }
-        ready.then_some(server)
+        ready
+    }
+
+    /// Pulls the plug (SIGKILL). What was acknowledged is there when it is started again.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Starts it again after [`Self::kill`], at the same address.
+    ///
+    /// # Panics
+    /// When it does not answer within a minute.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none() && self.run(), "SeaweedFS did not start again; its log is above");
     }
 
     fn wait_until_ready(&self) -> bool {
@@ -114,17 +149,18 @@ impl Seaweed {
 
     /// `http://127.0.0.1:<port>`.
     pub fn endpoint(&self) -> String {
-        endpoint(self.port)
+        endpoint(self.port())
     }
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        let [.., port, _] = self.ports;
+        port
     }
 
     /// What opens a bucket of this server: endpoint, credentials, short pauses between retries.
     pub fn options(&self) -> Options {
-        options_for(self.port)
+        options_for(self.port())
     }
 
     /// Opens `s3://<place>` on this server.
@@ -134,21 +170,13 @@ impl Seaweed {
 
     /// The variables with which a child process reaches this server.
     pub fn variables(&self) -> [(&'static str, String); 4] {
-        [
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
-            ("AWS_ENDPOINT_URL", self.endpoint()),
-            ("AWS_REGION", "us-east-1".into()),
-        ]
+        variables_for(self.port())
     }
 }
 
 impl Drop for Seaweed {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(keeper) = self.keeper.take() {
-            let _ = keeper.join();
-        }
+        self.kill();
     }
 }
 
@@ -164,6 +192,16 @@ pub fn options_for(port: u16) -> Options {
         env: Environment::of(&[("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]),
         ..Options::default()
     }
+}
+
+/// The variables with which a child process reaches a server of ours, or a proxy before it, on this port of 127.0.0.1.
+pub fn variables_for(port: u16) -> [(&'static str, String); 4] {
+    [
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
+        ("AWS_ENDPOINT_URL", endpoint(port)),
+        ("AWS_REGION", "us-east-1".into()),
+    ]
 }
 
 fn endpoint(port: impl fmt::Display) -> String {

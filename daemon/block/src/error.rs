@@ -90,10 +90,7 @@ pub enum Error {
         got: u64,
     },
     /// The system reported an error for a transfer.
-    #[error(
-        "{op} of {len} bytes at {offset} of {path} failed: {errno}; the kernel's log (dmesg) may say more",
-        path = path.display()
-    )]
+    #[error("{op} of {len} bytes at {offset} of {path} failed: {errno}{}", hint(*errno), path = path.display())]
     Io {
         /// What was done: open, read, write, zero, flush, ...
         op: &'static str,
@@ -134,12 +131,21 @@ pub enum Error {
     },
 }
 
+/// What to do about it, where that is known.
+fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::NOSPC | Errno::DQUOT => "; make room there and run the same command again",
+        Errno::IO => "; check the device, the kernel log has the cause",
+        _ => "",
+    }
+}
+
 impl Error {
     /// The error for a failed open, stat or other call on `path` that concerns no range of bytes.
     pub(crate) fn on_path(op: &'static str, path: &Path, errno: Errno) -> Self {
         let path = path.to_owned();
         match errno {
-            Errno::NOENT => Self::NotFound { path },
+            Errno::NOENT | Errno::NOTDIR => Self::NotFound { path },
             Errno::EXIST => Self::Exists { path },
             Errno::ROFS => Self::ReadOnly { path },
             Errno::ACCESS | Errno::PERM => Self::Denied { path, errno },

@@ -67,6 +67,9 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         );
         return Err(Error::invalid(text).into());
     }
+    if path.is_some_and(|path| path.as_os_str().is_empty()) {
+        return Err(Error::invalid("SOURCE is empty: name a block device or a disk image").into());
+    }
     if path.is_some_and(Path::is_dir) {
         let text = format!("{} is a directory: this version backs up block devices and disk images", source_name(path));
         return Err(Error::invalid(text).into());
@@ -140,6 +143,9 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         match work.run(info) {
             Ok(snapshot) => {
                 drop(armed);
+                if path.is_none() && snapshot.record.size == 0 {
+                    tracing::warn!("standard input was empty, and so is the snapshot: did the command before it fail?");
+                }
                 index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
                 report(context, &snapshot, list_use, source.engine().why, start)?;
                 return Ok(Exit::Done);

@@ -107,7 +107,7 @@ fn state(storage: &dyn wherry_repo::Storage) -> Result<State> {
 
 /// An error unless the storage keeps the promises that this repository will rest on.
 fn admit(context: &Context, single_writer: bool) -> Result<()> {
-    let report = probe(context, single_writer)?;
+    let report = probe(context, single_writer).map_err(|e| e.context("nothing was made"))?;
     let fit = if single_writer { report.usable() } else { report.many_writers() };
     if fit {
         return Ok(());

@@ -42,7 +42,8 @@ impl Marker {
         if !target.exists() {
             return Ok(Self { path: beside(target), note: note(Some(NEW.into())), untouched: true });
         }
-        let unreadable = |e| wherry_repo::Error::invalid(format!("{} cannot be looked at: {e}; check the path", target.display()));
+        let unreadable =
+            |e| wherry_repo::Error::invalid(format!("{} cannot be looked at: {e}; check the path", target.display()));
         let real = fs::canonicalize(target).map_err(unreadable)?;
         let meta = fs::metadata(&real).map_err(unreadable)?;
         let device = meta.file_type().is_block_device();

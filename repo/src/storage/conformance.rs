@@ -6,7 +6,7 @@ mod race;
 
 use super::{Key, Storage, keys};
 use crate::clock::{Clock, Rng, System, random};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -88,8 +88,8 @@ impl Report {
     }
 }
 
-/// Runs the checks on two connections made by `open`. Fails only if there is no storage to check, or nothing to draw
-/// random names from; what the storage does wrong is in the report.
+/// Runs the checks on two connections made by `open`. Fails if there is no storage to check, it cannot be reached, it
+/// refuses these credentials or it is full: then nothing is known of it. What it does wrong is in the report.
 pub fn run(open: &dyn Fn() -> Result<Arc<dyn Storage>>, options: &Options) -> Result<Report> {
     let system = System::default();
     let place = Place {
@@ -101,13 +101,29 @@ pub fn run(open: &dyn Fn() -> Result<Arc<dyn Storage>>, options: &Options) -> Re
     };
     let mut report = Report { checks: Vec::new() };
     for (name, need, check) in checks::ALL {
-        let failed = check(&place, options).err().map(|error| error.to_string());
+        let failed = match check(&place, options) {
+            Err(error) if is_verdict(&error) => Some(error.to_string()),
+            Err(error) => {
+                // What does not answer is not waited for once more.
+                if error.kind() != ErrorKind::Unavailable {
+                    let _ = place.clean();
+                }
+                return Err(error.context(format!("check {name:?} of the storage could not be made")));
+            }
+            Ok(()) => None,
+        };
         tracing::debug!(check = name, failed, "checked the storage");
         report.checks.push(Check { name, need: *need, failed });
     }
     let cleaned = place.clean().err().map(|error| error.to_string());
     report.checks.push(Check { name: "clean-up", need: Need::Basic, failed: cleaned });
     Ok(report)
+}
+
+/// Whether the error says what the storage is worth.
+fn is_verdict(error: &Error) -> bool {
+    use ErrorKind::{Denied, Full, NoRepository, Unavailable};
+    !matches!(error.kind(), Denied | Full | NoRepository | Unavailable)
 }
 
 /// Two connections to one storage, and all keys that were made through them.
@@ -160,7 +176,7 @@ impl Place {
 
 /// A check failed: the storage did not do what it should.
 fn wrong(what: impl Into<String>) -> Error {
-    Error::new(crate::ErrorKind::Unsupported, what)
+    Error::new(ErrorKind::Unsupported, what)
 }
 
 #[cfg(test)]

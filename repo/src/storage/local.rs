@@ -28,6 +28,8 @@ use std::sync::{Once, OnceLock};
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+const READ: &str = "read";
+
 /// A [`Storage`] in a folder. The folder is made by the first write.
 #[derive(Debug)]
 pub struct Local {
@@ -81,7 +83,7 @@ impl Local {
             match rustix::io::pread(file, spare_capacity(&mut out), at) {
                 Ok(0) => return Err(too_short(key, &range, at)),
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.failed("read", key, errno)),
+                Err(errno) => return Err(self.failed(READ, key, errno)),
             }
         }
         out.truncate(len);
@@ -133,7 +135,9 @@ impl Local {
 
     fn failed_on(&self, doing: &str, name: &str, errno: Errno) -> Error {
         let (kind, hint) = match errno {
-            Errno::NOENT | Errno::NOTDIR => (ErrorKind::NotFound, "; check the path"),
+            // Only a read is of something that may be missing; there is no place to list, or to write to.
+            Errno::NOENT | Errno::NOTDIR if doing == READ => (ErrorKind::NotFound, "; check the path"),
+            Errno::NOENT | Errno::NOTDIR => (ErrorKind::NoRepository, "; check the path"),
             Errno::ACCESS | Errno::PERM => {
                 (ErrorKind::Denied, "; run as the owner of the folder, or give this user access to it")
             }
@@ -175,24 +179,24 @@ impl Storage for Local {
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {
-        let (file, stat) = self.open(key).map_err(|e| self.failed("read", key, e))?;
+        let (file, stat) = self.open(key).map_err(|e| self.failed(READ, key, e))?;
         self.read(key, &file, 0..size(&stat))
     }
 
     fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
-        let (file, stat) = self.open(key).map_err(|e| self.failed("read", key, e))?;
+        let (file, stat) = self.open(key).map_err(|e| self.failed(READ, key, e))?;
         check_range(key, &range, size(&stat))?;
         self.read(key, &file, range)
     }
 
     fn get_tail(&self, key: &Key, len: u64) -> Result<Tail> {
-        let (file, stat) = self.open(key).map_err(|e| self.failed("read", key, e))?;
+        let (file, stat) = self.open(key).map_err(|e| self.failed(READ, key, e))?;
         let size = size(&stat);
         Ok(Tail { bytes: self.read(key, &file, size.saturating_sub(len)..size)?, size })
     }
 
     fn head(&self, key: &Key) -> Result<Listed> {
-        let (_, stat) = self.open(key).map_err(|e| self.failed("read", key, e))?;
+        let (_, stat) = self.open(key).map_err(|e| self.failed(READ, key, e))?;
         Ok(listed(key.clone(), &stat))
     }
 

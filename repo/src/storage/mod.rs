@@ -114,7 +114,7 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
     let metered = |inner| Arc::new(Metered::new(inner, Arc::clone(&options.counters)));
     let local = |path: &str| -> Result<Arc<dyn Storage>> {
         if path.is_empty() {
-            return Err(Error::invalid("the repository's path is empty"));
+            return Err(Error::invalid("the repository's path is empty: give --repo a path, or s3://bucket/prefix"));
         }
         Ok(metered(Arc::new(Local::new(path, options.single_writer))))
     };
@@ -130,7 +130,11 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
             let message = format!("{scheme}:// comes with a later version; use a path or s3://bucket/prefix");
             Err(Error::new(ErrorKind::Unsupported, message))
         }
-        Some(_) => Err(Error::invalid(format!("{url} is no storage; use a path or s3://bucket/prefix"))),
+        Some((scheme, place)) => {
+            // It may hold a password.
+            let shown = if place.contains('@') { scheme } else { url };
+            Err(Error::invalid(format!("{shown} is no storage; use a path or s3://bucket/prefix")))
+        }
     }
 }
 

@@ -26,6 +26,10 @@ pub use s3::{Environment, S3Options};
 const PIECE: usize = 256 << 10;
 /// The one request that can end in a conflict.
 const CREATE: &str = "create";
+const OVERWRITE: &str = "overwrite";
+const LIST: &str = "list";
+/// What to do without a bucket.
+const NO_BUCKET: &str = "; make the bucket first, or check its name and the endpoint";
 
 /// What is needed of object_store beyond its main trait.
 trait Backend: ObjectStore + PaginatedListStore {}
@@ -101,6 +105,10 @@ impl Objects {
         let (kind, text) = match explain(&error) {
             // Without a condition in the request: "others are at it, too".
             (ErrorKind::Conflict, text) if doing != CREATE => (ErrorKind::Unavailable, text),
+            // No object was asked for: it is the bucket that is not there.
+            (ErrorKind::NotFound, text) if matches!(doing, CREATE | OVERWRITE | LIST) => {
+                (ErrorKind::NoRepository, format!("{}{NO_BUCKET}", text.trim_end_matches(NO_BUCKET)))
+            }
             explained => explained,
         };
         Error::new(kind, format!("can not {doing} {name} in {}: {text}", self.location)).with_source(error)
@@ -142,6 +150,8 @@ fn meaning(refused: &Refused) -> (ErrorKind, &'static str) {
         _ if says("Quota") || says("quota") || says("StorageFull") => {
             (ErrorKind::Full, "; make room there, or raise the limit")
         }
+        // Some servers make a bucket at the first write: until then it is empty.
+        404 if says("NoSuchBucket") => (ErrorKind::NotFound, NO_BUCKET),
         404 => (ErrorKind::NotFound, ""),
         304 | 409 | 412 => (ErrorKind::Conflict, ""),
         416 => (ErrorKind::Corrupt, ""),
@@ -237,7 +247,7 @@ impl Storage for Objects {
     }
 
     fn overwrite(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.put("overwrite", key, body, PutMode::Overwrite)
+        self.put(OVERWRITE, key, body, PutMode::Overwrite)
     }
 
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
@@ -247,9 +257,9 @@ impl Storage for Objects {
         let mut token = None;
         loop {
             // Page by page: a listing that failed goes on where it was, which nobody above can do.
-            let page = self.policy.run("list", prefix, || {
+            let page = self.policy.run(LIST, prefix, || {
                 let options = PaginatedListOptions { page_token: token.clone(), ..PaginatedListOptions::default() };
-                self.wait(self.store.list_paginated(whole, options)).map_err(|e| self.failed_on("list", prefix, e))
+                self.wait(self.store.list_paginated(whole, options)).map_err(|e| self.failed_on(LIST, prefix, e))
             })?;
             // Other keys were not written by us.
             page.result.objects.iter().filter_map(|meta| self.listed(meta)).try_for_each(&mut *visit)?;

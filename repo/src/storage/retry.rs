@@ -90,7 +90,9 @@ impl Pauses<'_> {
             let Self { doing, name, failures, .. } = self;
             let seconds = passed.as_secs_f64();
             return Err(error
-                .context(format!("{doing} {name}: gave up after {failures} attempts in {seconds:.0} s"))
+                .context(format!(
+                    "{doing} {name}: gave up after {failures} attempts in {seconds:.0} s (--retry-for allows more)"
+                ))
                 .advise("see that the storage can be reached and answers, and run the same command again"));
         }
         let doubled = settings.first.saturating_mul(1u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX));
@@ -153,8 +155,8 @@ impl Retrying {
                 Found::Ours => Ok(()),
                 Found::Other => Err(error),
                 Found::Nothing => {
-                    Err(Error::new(ErrorKind::Unavailable, "refused as a conflict, but nothing is there")
-                        .with_object(key))
+                    let text = format!("{key} was refused as a conflict, but nothing is there in {}", self.location());
+                    Err(Error::new(ErrorKind::Unavailable, text).with_object(key))
                 }
             },
             done => done,

@@ -2,8 +2,6 @@
 
 use super::{Storage, conforms, failed, key};
 use bytes::Bytes;
-use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,19 +10,10 @@ use wherry_repo::ErrorKind;
 use wherry_repo::storage::conformance::{self, Options, body_of};
 use wherry_repo::storage::{Key, Local};
 use wherry_tests::nolinks::NoLinks;
-use wherry_tests::volumes::Volume;
+use wherry_tests::volumes::{Volume, fill};
 
 fn files(folder: &Path) -> usize {
     std::fs::read_dir(folder).map_or(0, Iterator::count)
-}
-
-/// Takes the last bytes; never gives any back.
-fn fill(filler: &Path) {
-    let mut file = File::options().create(true).append(true).open(filler).unwrap();
-    for size in [1 << 20, 4096, 512] {
-        while file.write_all(&vec![1; size]).is_ok() {}
-        let _ = file.sync_all();
-    }
 }
 
 #[test]

@@ -75,6 +75,10 @@ pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -
     let location = format!("s3://{place}");
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     let prefix = prefix.trim_matches('/');
+    if place.contains('@') {
+        // Not repeated, here and below: it may hold a password.
+        return Err(Error::invalid("an s3:// place must not hold credentials; use AWS_ACCESS_KEY_ID or a profile"));
+    }
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     if bucket.is_empty() || !bucket.bytes().all(plain) {
         return Err(Error::invalid(format!("{location} names no bucket; write s3://bucket/prefix")));

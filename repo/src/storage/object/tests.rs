@@ -10,6 +10,7 @@ fn each_answer_has_its_meaning() {
     use ErrorKind::*;
     for (status, code, kind) in [
         (404, "NoSuchKey", NotFound),
+        (404, "NoSuchBucket", NotFound),
         (409, "ConditionalRequestConflict", Conflict),
         (412, "PreconditionFailed", Conflict),
         (401, "", Denied),
@@ -51,6 +52,11 @@ fn places_are_checked_before_anything_is_sent() {
         let error = s3(url, |_| {}).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("later version"), "{error}");
+    }
+    for url in ["s3://key:hidden@bucket/x", "sftp://user:hidden@host"] {
+        let error = s3(url, |_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(!error.to_string().contains("hidden"), "{error}");
     }
     for endpoint in ["host", "ftp://host", "https://", "https://user:hidden@host"] {
         let error = s3("s3://bucket", |s3| s3.endpoint = Some(endpoint.into())).unwrap_err();
