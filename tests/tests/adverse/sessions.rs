@@ -53,7 +53,7 @@ fn a_beat_that_failed_half_way_is_made_up_for() {
             true => Fate::Fails(unavailable()),
             false => Fate::Done,
         });
-        assert_eq!(refused(writer.beat()).kind(), ErrorKind::Unavailable);
+        assert_eq!(refused(writer.pulse().beat()).kind(), ErrorKind::Unavailable);
         storage.leave_alone();
         let error = refused(commit(writer, &disk));
         assert_eq!(error.kind(), ErrorKind::Conflict, "a hit in a condemned pack must not be committed: {error}");
@@ -71,9 +71,9 @@ fn a_sign_that_was_written_though_it_failed_is_no_conflict() {
         true => Fate::ReplyLost(unavailable()),
         false => Fate::Done,
     });
-    assert_eq!(refused(writer.beat()).kind(), ErrorKind::Unavailable);
+    assert_eq!(refused(writer.pulse().beat()).kind(), ErrorKind::Unavailable);
     storage.leave_alone();
-    writer.beat().unwrap();
+    writer.pulse().beat().unwrap();
     let snapshot = commit(writer, &disk).unwrap();
     assert!(restore(&repository, &snapshot).unwrap() == disk);
 }
@@ -85,7 +85,7 @@ fn a_fence_is_found_by_the_next_beat() {
     let silent = start(&repository, "vm").unwrap();
     clock.advance(Duration::from_secs(3 * 3600));
     start(&repository, "vm").unwrap();
-    let error = refused(silent.beat());
+    let error = refused(silent.pulse().beat());
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
 }
 
