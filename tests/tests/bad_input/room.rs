@@ -1,0 +1,119 @@
+//! Disks that are full, under the repository, under the cache and under a target; filesystems that lack what a
+//! repository needs.
+
+use super::{Kept, MIB, has, restores};
+use std::fs;
+use std::path::Path;
+use wherry_tests::home::Home;
+use wherry_tests::nolinks::NoLinks;
+use wherry_tests::small::noise;
+use wherry_tests::volumes::{Volume, fill};
+
+/// Leaves so many bytes free.
+fn leave(filler: &Path, free: u64) {
+    fill(filler);
+    let file = fs::OpenOptions::new().write(true).open(filler).unwrap();
+    let len = file.metadata().unwrap().len();
+    file.set_len(len - free).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn a_full_disk_under_the_repository_says_how_much_is_missing_and_with_room_the_same_command_succeeds() {
+    let volume = Volume::ext4(96);
+    let repository = volume.path().join("repo");
+    let kept = Kept::begin(Home::new().at(repository.to_str().unwrap(), &[]));
+    let home = &kept.home;
+    let disk = noise(5, 40 * MIB);
+    home.write("disk", &disk);
+    let filler = volume.path().join("filler");
+    let args = ["backup", "disk", "--name", "vm", "--memory", "64M"];
+    // Room for some packs, for not even one, and for no byte at all.
+    for free in [20 * MIB as u64, MIB as u64, 0] {
+        leave(&filler, free);
+        let line = home.run(&args).ends(1);
+        has(
+            &line,
+            &["no space is left in", repository.to_str().unwrap(), "bytes were to be written", "bytes are free"],
+        );
+        has(&line, &["make room there", "again"]);
+        assert_eq!(home.snapshots(), 1);
+        // Reading needs no room there.
+        kept.is_whole();
+        fs::remove_file(&filler).unwrap();
+    }
+    let ran = home.run(&[&args[..], &["--json"]].concat()).ok();
+    assert_eq!(ran.json()["resumed"], true, "what had been stored was not used");
+    restores(home, "latest:vm", &disk);
+    kept.is_whole_with(2);
+    assert_eq!(fs::read_dir(repository.join("_tmp")).map_or(0, Iterator::count), 0, "half-made objects are left");
+}
+
+#[test]
+fn an_init_on_a_full_disk_says_so_and_with_room_the_same_command_succeeds() {
+    let volume = Volume::ext4(64);
+    let place = volume.path();
+    let home = Home::new().at(place.join("repo").to_str().unwrap(), &[]);
+    leave(&place.join("filler"), 0);
+    has(&home.run(&["init"]).ends(1), &[place.to_str().unwrap(), "no space is left", "make room"]);
+    fs::remove_file(place.join("filler")).unwrap();
+    home.run(&["init"]).ok();
+    let id = home.backup("vm", b"content");
+    restores(&home, &id, b"content");
+}
+
+#[test]
+fn a_full_disk_under_the_cache_is_a_warning_that_says_how_much_is_missing() {
+    let kept = Kept::new();
+    let volume = Volume::tmpfs(4 << 20);
+    let cache = volume.path().join("cache");
+    let disk = noise(6, 24 * MIB);
+    kept.home.write("disk", &disk);
+    let filler = volume.path().join("filler");
+    leave(&filler, 16 << 10);
+    let backup = |name: &str| {
+        let args = ["backup", "disk", "--name", name, "--json", "--cache-dir", cache.to_str().unwrap()];
+        kept.home.run(&args).ok()
+    };
+    let ran = backup("vm");
+    has(&ran.stderr, &["the disk of the cache in", cache.to_str().unwrap(), "is full", "MiB are missing"]);
+    restores(&kept.home, "latest:vm", &disk);
+    kept.is_whole_with(2);
+    fs::remove_file(filler).unwrap();
+    let ran = backup("other");
+    assert!(!ran.stderr.contains("full"), "{}", ran.stderr);
+    assert_eq!(ran.json()["new"], 0, "the cache was not rebuilt");
+    kept.is_whole_with(3);
+}
+
+#[test]
+fn a_full_disk_under_the_target_is_an_error_and_with_room_the_same_command_goes_on() {
+    let kept = Kept::new();
+    let volume = Volume::ext4(32);
+    let (out, filler) = (volume.path().join("out"), volume.path().join("filler"));
+    let args = ["restore", &kept.id, out.to_str().unwrap()];
+    leave(&filler, 3 * MIB as u64);
+    let line = kept.home.run(&args).ends(1);
+    has(&line, &[out.to_str().unwrap(), "No space left on device", "make room", "again"]);
+    fs::remove_file(filler).unwrap();
+    kept.home.run(&args).ok();
+    assert!(fs::read(out).unwrap() == kept.disk);
+    kept.is_whole();
+}
+
+#[test]
+fn a_filesystem_without_links_is_refused_unless_there_is_one_writer() {
+    let nolinks = NoLinks::mount();
+    let place = nolinks.path().join("repo");
+    let home = Home::new().at(place.to_str().unwrap(), &[]);
+    let line = home.run(&["init"]).ends(15);
+    has(&line, &[place.to_str().unwrap(), "nothing was made", "--single-writer"]);
+    assert!(!home.path("key").exists(), "a key was made for nothing");
+    has(&home.run(&["snapshots"]).fails(10), &["there is no repository"]);
+
+    home.run(&["init", "--single-writer", "--chunk-size", "64K"]).ok();
+    let disk = noise(7, 2 * MIB + 5);
+    let id = home.backup("vm", &disk);
+    restores(&home, &id, &disk);
+    home.run(&["check", "--read-data"]).ok();
+}
