@@ -83,7 +83,7 @@ impl Place {
     }
 
     /// RocksDB tells the cause of an I/O error in its text alone.
-    pub(super) fn from_db(&self, error: &rocksdb::Error) -> Error {
+    pub(super) fn db_failure(&self, error: &rocksdb::Error) -> Error {
         let text = error.as_ref();
         let says = |needles: &[&str]| needles.iter().any(|n| text.contains(n));
         let at = self.folder.display();

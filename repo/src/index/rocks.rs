@@ -95,16 +95,16 @@ impl Rocks {
         }
         place.remove_database()?;
         db_options.create_if_missing(true);
-        let db = DB::open(&db_options, place.database()).map_err(|e| place.from_db(&e))?;
+        let db = DB::open(&db_options, place.database()).map_err(|e| place.db_failure(&e))?;
         db.put_opt(STAMP, row::checked(STAMP, &stamp(&options.repository)), &write_options())
             .and_then(|()| db.flush())
-            .map_err(|e| place.from_db(&e))?;
+            .map_err(|e| place.db_failure(&e))?;
         Ok((Self::new(db, 0, sampling, options, place, lock), opened))
     }
 
     /// `Corrupt` or `Unsupported`: drop it. Other errors: it may be sound, but cannot be used now.
     fn open_existing(options: &rocksdb::Options, place: &Place, repository: &RepositoryId) -> Result<Existing> {
-        let failed = |e: rocksdb::Error| place.from_db(&e);
+        let failed = |e: rocksdb::Error| place.db_failure(&e);
         let db = DB::open(options, place.database()).map_err(failed)?;
         let stored = db.get(STAMP).map_err(failed)?;
         let stored = stored.as_deref().and_then(|v| row::unchecked(STAMP, v));
@@ -381,7 +381,7 @@ impl Rocks {
     }
 
     fn error(&self, error: &rocksdb::Error) -> Error {
-        self.place.from_db(error)
+        self.place.db_failure(error)
     }
 
     fn damaged(&self, what: &str) -> Error {
