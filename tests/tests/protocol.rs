@@ -107,7 +107,9 @@ fn a_session_that_gave_up_is_adopted() {
     let prefix = [&open[..], &[UploadPack(1, 0), GiveUp(1)]].concat();
     let bounds = Bounds { generations: 2, copies: 1, give_up: true, ..TWO };
     let cases = ["adopted", "condemned", "swept", "raise with replacement"];
-    check("2 writers, one gave up, 2 generations", bounds, prefix, usize::MAX, true, &cases);
+    check("2 writers, one gave up, 2 generations", bounds, prefix.clone(), usize::MAX, true, &cases);
+    let found = without(&["hits_are_barred"], bounds, prefix);
+    assert!(found.broken.is_some(), "its packs are a stranger's: only the bars make hits in them safe");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::ffi::OsString;
+use std::{fs, io};
 
 /// Chunks that packs draw from: few, so that most stand in several packs.
 const CHUNKS: u64 = 24;
@@ -71,15 +72,27 @@ fn actual(index: &ChunkIndex) -> State {
     }
 }
 
-/// A copy of the database as a crash would leave it, in a folder of its own.
+/// A copy of the database as a crash would leave it, in a folder of its own. A crash is one instant; a copy that a
+/// background job ran into is made again.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(database(to)).expect("mkdir");
-    for entry in fs::read_dir(database(from)).expect("readdir") {
-        let entry = entry.expect("entry");
+    let files = || -> BTreeMap<OsString, u64> {
+        let entries = fs::read_dir(database(from)).expect("readdir").map(|entry| entry.expect("entry"));
+        let named = entries.filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.len())));
         // Opening and closing LOCK would let go of the lock of this process.
-        if entry.file_name() != "LOCK" {
-            fs::copy(entry.path(), database(to).join(entry.file_name())).expect("copy");
+        named.filter(|(name, _)| name != "LOCK").collect()
+    };
+    loop {
+        fs::create_dir_all(database(to)).expect("mkdir");
+        let before = files();
+        let copied = before.keys().all(|name| {
+            let copied = fs::copy(database(from).join(name), database(to).join(name));
+            assert!(!copied.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::NotFound), "{copied:?}");
+            copied.is_ok()
+        });
+        if copied && files() == before {
+            return;
         }
+        fs::remove_dir_all(database(to)).expect("remove");
     }
 }
 
