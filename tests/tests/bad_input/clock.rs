@@ -74,7 +74,7 @@ fn backups_go_on_whatever_the_clock_shows() {
         let writer = SnapshotWriter::start(&repository, index(), &options("vm")).unwrap();
         put_all(&writer, &disk).unwrap();
         clock.jump(by);
-        writer.beat().unwrap();
+        writer.pulse().beat().unwrap();
         let info = CommitInfo { size: disk.len() as u64, ..CommitInfo::default() };
         all.push((writer.commit(info).unwrap(), disk));
         all_whole(&repository, &all);
