@@ -1,12 +1,13 @@
 //! The storage as the settings name it, and a limit on what is sent to it.
 
 use crate::cli::S3Flags;
+use crate::signals::Cancel;
 use crate::throttle::Throttle;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use wherry_repo::format::clear::{self, Config};
-use wherry_repo::storage::{self, Listed, Options, S3Options, Storage, Tail, keys};
+use wherry_repo::storage::{self, Listed, Lock, Options, S3Options, Storage, Tail, keys};
 use wherry_repo::{Error, ErrorKind, Key, Result};
 
 /// Settings of the storage. `single_writer` promises that no other process writes meanwhile.
@@ -52,23 +53,33 @@ pub(crate) fn open(url: &str, flags: &S3Flags) -> Result<Arc<dyn Storage>> {
     }
 }
 
-/// A storage that is sent no more than so many bytes per second.
+/// A storage that is sent no more than so many bytes per second, until the run is asked to end: what is under way then
+/// goes out as fast as it can, so that the run ends soon and nothing of it has to be sent again.
 #[derive(Debug)]
 pub(crate) struct Limited {
     inner: Arc<dyn Storage>,
     throttle: Throttle,
+    cancel: Cancel,
 }
 
 impl Limited {
     /// At most `rate` bytes per second go to `inner`.
-    pub(crate) fn new(inner: Arc<dyn Storage>, rate: u64) -> Self {
-        Self { inner, throttle: Throttle::new(rate) }
+    pub(crate) fn new(inner: Arc<dyn Storage>, rate: u64, cancel: Cancel) -> Self {
+        Self { inner, throttle: Throttle::new(rate), cancel }
     }
 }
 
 impl Storage for Limited {
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
+
+    fn lock(&self, holder: &str) -> Result<Option<Lock>> {
+        self.inner.lock(holder)
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {
@@ -88,7 +99,7 @@ impl Storage for Limited {
     }
 
     fn create(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.throttle.take(body.len() as u64);
+        self.throttle.take(body.len() as u64, || self.cancel.is_cancelled());
         self.inner.create(key, body)
     }
 

@@ -26,6 +26,7 @@ mod reader;
 mod repository;
 mod session;
 pub mod storage;
+mod turn;
 mod writer;
 
 pub use check::{
@@ -43,4 +44,5 @@ pub use reader::{ChunkRef, Fetch, SnapshotReader, Verified};
 pub use repository::{Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of};
 pub use session::ParentChoice;
 pub use storage::{Key, Storage};
+pub use turn::Turn;
 pub use writer::{CommitInfo, Put, Scratch, SnapshotWriter, WriterOptions};

@@ -60,9 +60,17 @@ pub struct Snapshot {
     pub volume: VolumeId,
     /// What it holds.
     pub record: SnapshotRecord,
+    /// Bytes that the record takes in the storage.
+    pub record_size: u64,
 }
 
 impl Snapshot {
+    /// Bytes of all objects the run left in the storage that are no data packs, this record included, which cannot hold
+    /// its own length.
+    pub fn metadata(&self) -> u64 {
+        self.record.stats.metadata + self.record_size
+    }
+
     /// Chunk size in bytes.
     pub fn chunk_size(&self) -> u64 {
         1 << self.record.class
@@ -244,10 +252,27 @@ impl Repository {
         }
     }
 
+    /// Publishes the next configuration: the one in force, changed. What is open goes on with the one it has read, until it
+    /// commits. [`ErrorKind::Conflict`] when somebody else published one meanwhile.
+    pub fn publish_config(&self, change: impl FnOnce(&mut Config)) -> Result<()> {
+        let newest = highest_config(self.storage())?.unwrap_or(0);
+        let mut config: Config = clear::decode(&self.storage().get(&keys::config(newest))?)?;
+        change(&mut config);
+        let key = keys::config(newest + 1);
+        let config = Config { mac: config_mac(self.keys(), &key, &config)?, ..config };
+        self.storage().create(&key, clear::encode(&config)?.into())
+    }
+
     /// Reads a record and checks that it was written for this key.
     pub(crate) fn read<T: Record>(&self, key: &Key) -> Result<T> {
-        let body = self.keys().open_record(T::KIND, key, &self.storage().get(key)?)?;
-        records::decode(&body).map_err(|e| e.with_object(key))
+        self.read_sized(key).map(|(record, _)| record)
+    }
+
+    /// Reads a record, and gives the bytes it takes in the storage.
+    pub(crate) fn read_sized<T: Record>(&self, key: &Key) -> Result<(T, u64)> {
+        let bytes = self.storage().get(key)?;
+        let body = self.keys().open_record(T::KIND, key, &bytes)?;
+        records::decode(&body).map(|record| (record, bytes.len() as u64)).map_err(|e| e.with_object(key))
     }
 
     /// The sealed bytes of a record.
@@ -282,10 +307,10 @@ impl Repository {
             self.list(&prefix)?.into_iter().filter_map(|key| Some((keys::parse_snap(&key)?, key))).collect();
         for (((volume, id), key), outcome) in found.iter().zip(self.read_many(&found)) {
             match outcome {
-                Ok(Outcome::Snapshot(record)) => {
-                    list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record })
+                Ok((Outcome::Snapshot(record), record_size)) => {
+                    list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record, record_size })
                 }
-                Ok(Outcome::Fence(_)) => list.fenced += 1,
+                Ok((Outcome::Fence(_), _)) => list.fenced += 1,
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) if e.kind() == ErrorKind::Corrupt => list.damaged.push((key.clone(), e)),
                 Err(e) => return Err(e),
@@ -296,14 +321,14 @@ impl Repository {
         Ok(list)
     }
 
-    /// Reads outcomes with several requests under way, in the order of `found`.
-    fn read_many<K: Sync>(&self, found: &[(K, Key)]) -> Vec<Result<Outcome>> {
+    /// Reads outcomes, and how long they are, with several requests under way, in the order of `found`.
+    fn read_many<K: Sync>(&self, found: &[(K, Key)]) -> Vec<Result<(Outcome, u64)>> {
         const THREADS: usize = 16;
         let share = found.len().div_ceil(THREADS).max(8);
         std::thread::scope(|scope| {
             let parts: Vec<_> = found
                 .chunks(share)
-                .map(|part| scope.spawn(move || part.iter().map(|(_, key)| self.read(key)).collect::<Vec<_>>()))
+                .map(|part| scope.spawn(move || part.iter().map(|(_, key)| self.read_sized(key)).collect::<Vec<_>>()))
                 .collect();
             let lost = || vec![Err(Error::internal("a thread that read snapshots panicked"))];
             parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|_| lost())).collect()

@@ -45,8 +45,10 @@ pub(crate) struct Session {
     /// Dead sessions whose packs may be used.
     pub(crate) adopts: Vec<SessionId>,
     pub(crate) started: Timestamp,
-    /// Bytes of records written so far.
+    /// Bytes of all that was written so far and is no data pack, but for the beat.
     pub(crate) metadata: AtomicU64,
+    /// Bytes of the beat, which is one object however often it is written.
+    beat: AtomicU64,
     bars: RwLock<Bars>,
     tracked: Mutex<HashSet<PackId>>,
     listed: Option<Vec<u64>>,
@@ -65,9 +67,10 @@ impl Session {
         const TRIES: usize = 8;
         repository.check_writable()?;
         let volume = repository.volume_id(name);
+        let mut written = 0;
         for _ in 0..TRIES {
             let parent = choose_parent(repository, volume, choice)?;
-            if let Some(session) = Self::open(repository, volume, name, parent)? {
+            if let Some(session) = Self::open(repository, volume, name, parent, &mut written)? {
                 return Ok(session);
             }
         }
@@ -77,8 +80,15 @@ impl Session {
         Err(Error::new(ErrorKind::Conflict, text))
     }
 
-    /// One try; `None` when the parent is being forgotten: a parent is never exchanged inside a session.
-    fn open(repository: &Repository, volume: VolumeId, name: &str, parent: Option<Snapshot>) -> Result<Option<Self>> {
+    /// One try; `None` when the parent is being forgotten: a parent is never exchanged inside a session. `written` are
+    /// the bytes of the records of all tries.
+    fn open(
+        repository: &Repository,
+        volume: VolumeId,
+        name: &str,
+        parent: Option<Snapshot>,
+        written: &mut u64,
+    ) -> Result<Option<Self>> {
         let id = SessionId::new(clock::random(repository.rng())?);
         let adopts = dead_sessions(repository, volume)?;
         let started = repository.clock().now();
@@ -92,8 +102,8 @@ impl Session {
             started,
             nonce: repository.nonce()?,
         };
-        let mut metadata = repository.create(&keys::session(&id, "open"), &open)?; // W2
-        let adopts = fence_dead(repository, volume, adopts)?; // A2
+        *written += repository.create(&keys::session(&id, "open"), &open)?; // W2
+        let adopts = fence_dead(repository, volume, adopts, written)?; // A2
         let session = Self {
             repository: repository.clone(),
             id,
@@ -103,12 +113,13 @@ impl Session {
             adopts,
             started,
             metadata: AtomicU64::new(0),
+            beat: AtomicU64::new(0),
             bars: RwLock::default(),
             tracked: Mutex::default(),
             listed: None,
         };
         let generation = session.read_bars()?; // W3
-        metadata += session.put_seen(generation)?; // W4
+        *written += session.put_seen(generation)?; // W4
         if let Some(parent) = &session.parent {
             let hidden = repository.forget_of(&parent.id)?.is_some_and(|f| f.hides()); // W5
             let gone = matches!(
@@ -116,11 +127,11 @@ impl Session {
                 Err(e) if e.kind() == ErrorKind::NotFound
             );
             if hidden || gone {
-                session.fence("its parent was being forgotten")?;
+                *written += session.fence("its parent was being forgotten")?.unwrap_or(0);
                 return Ok(None);
             }
         }
-        session.metadata.store(metadata, Ordering::Relaxed);
+        session.metadata.store(*written, Ordering::Relaxed);
         let listed = list_packs(repository)?;
         Ok(Some(Self { listed, ..session }))
     }
@@ -172,7 +183,10 @@ impl Session {
     pub(crate) fn beat(&self) -> Result<()> {
         let key = keys::session(&self.id, "beat");
         let beat = Beat { at: self.repository.clock().now() };
-        self.repository.storage().overwrite(&key, self.repository.sealed(&key, &beat)?)?;
+        let sealed = self.repository.sealed(&key, &beat)?;
+        let len = sealed.len() as u64;
+        self.repository.storage().overwrite(&key, sealed)?;
+        self.beat.store(len, Ordering::Relaxed);
         let before = self.bars.read().generation;
         let newest = self.read_bars()?;
         if newest == before {
@@ -196,6 +210,11 @@ impl Session {
         Ok(())
     }
 
+    /// Bytes of all objects this run has left in the storage so far that are no data packs.
+    pub(crate) fn written(&self) -> u64 {
+        self.metadata.load(Ordering::Relaxed) + self.beat.load(Ordering::Relaxed)
+    }
+
     /// Leaves the session to the next run of the volume, which adopts what it stored.
     pub(crate) fn leave(&self) -> Result<()> {
         let seen = Seen { generation: self.bars.read().generation };
@@ -216,8 +235,8 @@ impl Session {
         }
     }
 
-    /// Ends the session without a snapshot. `Some` when it turns out to have committed.
-    pub(crate) fn fence(&self, reason: &str) -> Result<Option<SnapshotRecord>> {
+    /// Ends the session without a snapshot, see [`fence`].
+    pub(crate) fn fence(&self, reason: &str) -> Result<Option<u64>> {
         fence(&self.repository, self.volume, self.id, reason)
     }
 
@@ -226,8 +245,10 @@ impl Session {
         self.repository.check_writable()?;
         let key = keys::snap(&self.volume, &self.id);
         let outcome = Outcome::Snapshot(Box::new(record));
-        match self.repository.create(&key, &outcome) {
-            Ok(_) => {}
+        let sealed = self.repository.sealed(&key, &outcome)?;
+        let record_size = sealed.len() as u64;
+        match self.repository.storage().create(&key, sealed) {
+            Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::Conflict => match self.outcome()? {
                 Some(theirs) if theirs == outcome => {}
                 Some(Outcome::Fence(fence)) => return Err(self.lost(&fence.reason)),
@@ -241,7 +262,9 @@ impl Session {
             Err(e) => return Err(e),
         }
         match outcome {
-            Outcome::Snapshot(record) => Ok(Snapshot { id: self.id, volume: self.volume, record: *record }),
+            Outcome::Snapshot(record) => {
+                Ok(Snapshot { id: self.id, volume: self.volume, record: *record, record_size })
+            }
             Outcome::Fence(_) => Err(Error::internal("a fence was committed")),
         }
     }
@@ -254,15 +277,16 @@ impl Repository {
     }
 }
 
-/// Creates a Fence on a session's key; `Some` when the session has committed already.
-fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str) -> Result<Option<SnapshotRecord>> {
+/// Creates a Fence on a session's key; the bytes that took (none when somebody else had fenced it), or `None` when the
+/// session has committed already.
+fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str) -> Result<Option<u64>> {
     let key = keys::snap(&volume, &id);
     let fence = Fence { reason: reason.into(), at: repository.clock().now(), nonce: repository.nonce()? };
     match repository.create(&key, &Outcome::Fence(fence)) {
-        Ok(_) => Ok(None),
+        Ok(written) => Ok(Some(written)),
         Err(e) if e.kind() == ErrorKind::Conflict => match repository.read(&key)? {
-            Outcome::Snapshot(record) => Ok(Some(*record)),
-            Outcome::Fence(_) => Ok(None),
+            Outcome::Snapshot(_) => Ok(None),
+            Outcome::Fence(_) => Ok(Some(0)),
         },
         Err(e) => Err(e),
     }
@@ -278,17 +302,55 @@ fn choose_parent(repository: &Repository, volume: VolumeId, choice: &ParentChoic
         tracing::warn!("{key} cannot be read and is not built upon: {error}");
     }
     match choice {
-        ParentChoice::Snapshot(id) => {
-            let found = list.visible().find(|s| s.id == *id && !s.record.partial).cloned();
-            let text = || format!("snapshot {id} is no whole snapshot of this volume that can be built upon");
-            found.map(Some).ok_or_else(|| Error::new(ErrorKind::NoSnapshot, text()))
-        }
+        ParentChoice::Snapshot(id) => match list.snapshots.iter().find(|s| s.id == *id) {
+            Some(parent) if !list.is_visible(id) => {
+                Err(cannot_be_parent(id, &format!("it is forgotten (`wherry unforget {}` takes that back)", parent.id)))
+            }
+            Some(parent) if parent.record.partial => {
+                Err(cannot_be_parent(id, "it is partial: some of it was unreadable"))
+            }
+            Some(parent) => Ok(Some(parent.clone())),
+            None => match repository.snapshots(None)?.snapshots.into_iter().find(|s| s.id == *id) {
+                Some(other) => Err(cannot_be_parent(id, &format!("it is of another volume ({:?})", other.record.name))),
+                None => Err(Error::new(ErrorKind::NoSnapshot, format!("there is no snapshot {id}"))),
+            },
+        },
         _ => Ok(list.visible().filter(|s| !s.record.partial).last().cloned()),
     }
 }
 
-/// Sessions of the volume without an outcome whose process is gone.
+fn cannot_be_parent(id: &SnapshotId, why: &str) -> Error {
+    Error::invalid(format!("snapshot {id} cannot be built upon: {why}; use --parent auto, or name another one"))
+}
+
+/// A session without an outcome.
+#[derive(Debug)]
+pub(crate) struct OpenSession {
+    pub(crate) id: SessionId,
+    pub(crate) open: SessionOpen,
+    /// Its last sign of life, by the storage's clock.
+    pub(crate) last: Timestamp,
+    /// Nobody works in it any more: its process is gone, has left it, or was silent for [`SILENT`].
+    pub(crate) dead: bool,
+}
+
+/// Sessions of the volume whose process is gone, and those they had adopted.
 fn dead_sessions(repository: &Repository, volume: VolumeId) -> Result<Vec<SessionId>> {
+    let mut dead = Vec::new();
+    for session in open_sessions(repository)? {
+        if session.dead && session.open.kind == SessionKind::Write && session.open.volume == volume {
+            dead.push(session.id);
+            // What it had adopted itself is still worth having.
+            dead.extend(session.open.adopts);
+        }
+    }
+    dead.sort_unstable();
+    dead.dedup();
+    Ok(dead)
+}
+
+/// Every session without an outcome.
+pub(crate) fn open_sessions(repository: &Repository) -> Result<Vec<OpenSession>> {
     let mut sessions: Vec<(SessionId, Timestamp)> = Vec::new();
     let mut left = Vec::new();
     repository.storage().list(keys::SESS, &mut |Listed { key, modified, .. }| {
@@ -310,7 +372,7 @@ fn dead_sessions(repository: &Repository, volume: VolumeId) -> Result<Vec<Sessio
         repository.list(keys::SNAP)?.iter().filter_map(keys::parse_snap).map(|(_, id)| id).collect();
     let now = repository.clock().now();
     let left: HashSet<SessionId> = left.into_iter().collect();
-    let mut dead = Vec::new();
+    let mut found = Vec::new();
     for (id, last) in sessions.into_iter().filter(|(id, _)| !ended.contains(id)) {
         let open: SessionOpen = match repository.read(&keys::session(&id, "open")) {
             Ok(open) => open,
@@ -318,25 +380,23 @@ fn dead_sessions(repository: &Repository, volume: VolumeId) -> Result<Vec<Sessio
             Err(e) => return Err(e),
         };
         let silent = now.0.saturating_sub(last.0) > SILENT.as_nanos() as i64;
-        if open.kind == SessionKind::Write
-            && open.volume == volume
-            && (open.process.is_dead() || silent || left.contains(&id))
-        {
-            dead.push(id);
-            // What it had adopted itself is still worth having.
-            dead.extend(open.adopts);
-        }
+        let dead = open.process.is_dead() || silent || left.contains(&id);
+        found.push(OpenSession { id, open, last, dead });
     }
-    dead.sort_unstable();
-    dead.dedup();
-    Ok(dead)
+    Ok(found)
 }
 
 /// A2: a fenced session never commits, so its packs can be taken over. One that did commit has nothing to adopt.
-fn fence_dead(repository: &Repository, volume: VolumeId, dead: Vec<SessionId>) -> Result<Vec<SessionId>> {
+fn fence_dead(
+    repository: &Repository,
+    volume: VolumeId,
+    dead: Vec<SessionId>,
+    written: &mut u64,
+) -> Result<Vec<SessionId>> {
     let mut adopted = Vec::new();
     for id in dead {
-        if fence(repository, volume, id, "its process is gone; a later run takes over")?.is_none() {
+        if let Some(bytes) = fence(repository, volume, id, "its process is gone; a later run takes over")? {
+            *written += bytes;
             adopted.push(id);
         }
     }
@@ -361,3 +421,7 @@ fn list_packs(repository: &Repository) -> Result<Option<Vec<u64>>> {
     listed.sort_unstable();
     Ok(Some(listed))
 }
+
+#[cfg(test)]
+#[path = "session/tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 use wherry_block::{BufferPool, Kind, Source};
-use wherry_repo::{CommitInfo, Error, ErrorKind, ParentChoice, Repository, Snapshot, SnapshotWriter, WriterOptions};
+use wherry_repo::{CommitInfo, Error, ErrorKind, ParentChoice, Snapshot, SnapshotWriter, WriterOptions};
 
 /// Reads are this long (bytes), or one chunk where chunks are longer.
 const READ: usize = 1 << 20;
@@ -67,7 +67,8 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
             "{mounted}: what is read may not fit together; back up a snapshot of it, or freeze it meanwhile"
         );
     }
-    let repository = context.open_repository_limited(limit_upload.map(|l| l.0))?;
+    let (repository, _turn) =
+        context.open_to_write_limited(&format!("backup of {name:?}"), limit_upload.map(|l| l.0))?;
     let parent = match parent {
         None | Some(Parent::Auto) => ParentChoice::Auto,
         Some(Parent::None) => ParentChoice::None,
@@ -122,6 +123,7 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
                 return Err(error);
             }
         };
+        tracing::debug!(size = done.size, "all is read");
         let info = CommitInfo {
             size: done.size,
             tags: tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect::<BTreeMap<_, _>>(),
@@ -135,7 +137,7 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
             Ok(snapshot) => {
                 drop(armed);
                 index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
-                report(context, &repository, &snapshot, start)?;
+                report(context, &snapshot, start)?;
                 return Ok(Exit::Done);
             }
             Err(e) if e.kind() == ErrorKind::Conflict && total.is_some() && attempt < TRIES => {
@@ -168,7 +170,7 @@ fn default_name(path: &Path) -> Result<String> {
     }
 }
 
-fn report(context: &Context, repository: &Repository, snapshot: &Snapshot, start: Instant) -> Result<()> {
+fn report(context: &Context, snapshot: &Snapshot, start: Instant) -> Result<()> {
     let record = &snapshot.record;
     let stats = record.stats;
     let report = Report {
@@ -183,14 +185,13 @@ fn report(context: &Context, repository: &Repository, snapshot: &Snapshot, start
         known: stats.known,
         new: stats.new,
         stored: stats.stored,
-        metadata: stats.metadata,
+        metadata: snapshot.metadata(),
         seconds: start.elapsed().as_secs_f64(),
         engine: record.engine.clone(),
         root: record.root.to_string(),
         resumed: record.resumed,
         run: record.run.clone(),
     };
-    let _ = repository;
     context.output.result(&report, || {
         let size = output::size;
         let parent = report.parent.as_ref().map_or_else(|| "none".to_owned(), |id| id[..8].to_owned());

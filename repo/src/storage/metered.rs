@@ -1,6 +1,6 @@
 //! Counting requests and bytes: what a run costs.
 
-use super::{Key, Listed, Storage, Tail};
+use super::{Key, Listed, Lock, Storage, Tail};
 use crate::Result;
 use bytes::Bytes;
 use std::ops::Range;
@@ -75,6 +75,14 @@ impl Metered {
 impl Storage for Metered {
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn is_local(&self) -> bool {
+        self.inner.is_local()
+    }
+
+    fn lock(&self, holder: &str) -> Result<Option<Lock>> {
+        self.inner.lock(holder)
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {

@@ -49,6 +49,15 @@ impl Ran {
         line.strip_prefix("wherry: ").unwrap_or_else(|| panic!("the line does not name wherry: {line}")).to_owned()
     }
 
+    /// As [`Self::fails`], for a command that may have logged what it did before.
+    #[track_caller]
+    pub fn fails_after_work(self, code: i32) -> String {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(self.stdout, "", "a failed command prints no result");
+        let line = self.stderr.lines().last().unwrap_or_default();
+        line.strip_prefix("wherry: ").unwrap_or_else(|| panic!("the line does not name wherry: {line}")).to_owned()
+    }
+
     #[track_caller]
     pub fn json(&self) -> Value {
         assert_eq!(self.stdout.lines().count(), 1, "not one value on one line: {}", self.stdout);
@@ -84,6 +93,12 @@ impl Home {
     /// The executable, with no arguments yet: no repository, no credentials, nothing to read, no terminal.
     pub fn bare(&self) -> Command {
         let mut command = Command::new(wherry_bin());
+        self.prepare(&mut command);
+        command
+    }
+
+    /// Gives a command the surroundings of [`Self::bare`].
+    pub fn prepare(&self, command: &mut Command) {
         command
             .env_clear()
             .env("HOME", self.dir.path())
@@ -95,7 +110,6 @@ impl Home {
             .stderr(Stdio::piped())
             // Two threads of a test must not wait for each other's cache folder, which is /var/cache for root.
             .env("WHERRY_CACHE_DIR", self.path("cache"));
-        command
     }
 
     /// The executable, with repository and key.
@@ -118,6 +132,13 @@ impl Home {
         let image = self.write(&format!("{volume}.raw"), content);
         let ran = self.run(&["backup", &image, "--name", volume, "--json"]).ok();
         ran.json()["snapshot"].as_str().unwrap().to_owned()
+    }
+
+    /// Bytes of all files of the repository, and of its data packs.
+    pub fn sizes(&self) -> (u64, u64) {
+        let tree = self.tree("repo");
+        let sum = |below: &Path| tree.iter().filter(|(p, _)| p.starts_with(below)).map(|(_, b)| b.len() as u64).sum();
+        (sum(&self.path("repo")), sum(&self.path("repo/packs")))
     }
 
     /// Every file below the repository, and what is in it.
