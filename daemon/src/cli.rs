@@ -84,11 +84,12 @@ pub struct Global {
     pub s3: S3Flags,
 }
 
-/// Where the password or key comes from; at most one of them. Never the secret itself.
+/// Where the password or key comes from; at most one of them in each place: flags win over the environment, where the
+/// password wins over the key file, and that over the configuration. Never the secret itself.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Global options")]
 pub struct CredentialFlags {
-    /// Reads the password from a file [env: WHERRY_PASSWORD holds the password itself]
+    /// Reads the password from a file [env: WHERRY_PASSWORD holds the password itself and wins over WHERRY_KEY_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// Reads the password from the output of a shell command

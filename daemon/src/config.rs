@@ -25,10 +25,11 @@ and of these commands:
   init     single-writer chunk-size
   backup   compression limit-read limit-upload
   restore  verify
-  mount    allow-other
+  mount    allow-other foreground
   check    read-data sample max-age
   forget   keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly keep-within delay
-What decides about one run (such as --force) is not taken from a file.
+Not taken from a file, because they are about one run: force dry-run allow-partial delta changed-blocks parent offset
+length forgotten name tag new-password-file new-key-file config. A password is never written into one.
 
 Examples:
   wherry config check --config /etc/wherry/config.toml
@@ -74,6 +75,7 @@ pub(crate) struct File {
     verify: Option<bool>,
     // mount
     allow_other: Option<bool>,
+    foreground: Option<bool>,
     // check
     read_data: Option<bool>,
     sample: Option<Percent>,
@@ -117,7 +119,7 @@ impl File {
         })
     }
 
-    /// Fills the gaps of the command line. The three sources of a credential count as one setting.
+    /// Fills the gaps of the command line. All sources of a credential count as one setting.
     fn fill(self, cli: &mut Cli) {
         let Self {
             repo,
@@ -146,6 +148,7 @@ impl File {
             limit_upload,
             verify,
             allow_other,
+            foreground,
             read_data,
             sample,
             max_age,
@@ -191,7 +194,10 @@ impl File {
                 gap(upload, limit_upload);
             }
             Command::Restore(RestoreArgs { verify: on, .. }) => switch(on, verify),
-            Command::Mount(MountArgs { allow_other: on, .. }) => switch(on, allow_other),
+            Command::Mount(MountArgs { allow_other: others, foreground: stays, .. }) => {
+                switch(others, allow_other);
+                switch(stays, foreground);
+            }
             Command::Check(CheckArgs { read_data: on, sample: share, max_age: age, .. }) => {
                 switch(on, read_data);
                 gap(share, sample);
@@ -320,11 +326,16 @@ pub fn resolve(mut cli: Cli, env: &Environment<'_>) -> Result<(Settings, Command
     let mut warnings = Vec::new();
     let mut files = Vec::new();
     from_environment(&mut cli.global, env)?;
+    let asked = part_of_data(&cli.command);
     for (path, file) in read_files(cli.global.config.take(), env, &mut warnings)? {
         file.fill(&mut cli);
         files.push(path);
     }
     let Cli { global, command } = cli;
+    // In a file they are for when data is read; on the command line somebody waits for them.
+    if let (Some(flag), Command::Check(CheckArgs { read_data: false, .. })) = (asked, &command) {
+        return Err(Error::invalid(format!("{flag} is about the data of the disks: add --read-data")));
+    }
     let Global {
         repo,
         credential,
@@ -372,12 +383,22 @@ pub fn resolve(mut cli: Cli, env: &Environment<'_>) -> Result<(Settings, Command
     Ok((settings, command))
 }
 
+/// The flag of `check` on the command line that says which part of the data is read.
+fn part_of_data(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Check(CheckArgs { sample: Some(_), .. }) => Some("--sample"),
+        Command::Check(CheckArgs { max_age: Some(_), .. }) => Some("--max-age"),
+        _ => None,
+    }
+}
+
 fn from_environment(global: &mut Global, env: &Environment<'_>) -> Result<()> {
     gap(&mut global.repo, env.text("WHERRY_REPOSITORY")?);
     gap(&mut global.cache_dir, env.path("WHERRY_CACHE_DIR"));
     if !global.credential.is_given() {
+        // A session may have inherited both: the password wins, by the order of the contract.
         global.credential.environment = env.var("WHERRY_PASSWORD").is_some();
-        global.credential.key_file = env.path("WHERRY_KEY_FILE");
+        global.credential.key_file = env.path("WHERRY_KEY_FILE").filter(|_| !global.credential.environment);
     }
     Ok(())
 }

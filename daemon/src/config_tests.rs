@@ -74,10 +74,6 @@ fn credential_sources_of_one_layer_hide_those_below() {
     assert_eq!(machine.settings("stats").credential, CredentialSource::Environment);
     let flag = machine.settings("stats --password-command p").credential;
     assert_eq!(flag, CredentialSource::PasswordCommand("p".into()));
-    let both = machine.set("WHERRY_KEY_FILE", "k").resolve("stats").unwrap_err();
-    assert_eq!(both.kind(), ErrorKind::Invalid);
-    let both = Machine::new().resolve("stats --password-file a --key-file b").unwrap_err();
-    assert_eq!(both.kind(), ErrorKind::Invalid);
     assert_eq!(Machine::new().settings("stats").credential, CredentialSource::Prompt);
 }
 
@@ -140,7 +136,7 @@ fn errors_name_the_file_the_line_and_the_key() {
 #[test]
 fn commands_take_their_settings_from_the_file() {
     let text = "compression = 'zstd:7'\nlimit-read = '10M'\nkeep-daily = 7\nkeep-within = '30d'\ndelay = '1d'\n\
-                chunk-size = 65536\nsample = '5%'\nread-data = true\nverify = true\nallow-other = true";
+                chunk-size = 65536\nsample = '5%'\nread-data = true\nverify = true\nallow-other = true\nforeground = true";
     let machine = Machine::new().user_file(text);
     let command = |line: &str| machine.resolve(line).unwrap().1;
     let Command::Backup(backup) = command("backup x --limit-read 5M") else { panic!() };
@@ -153,7 +149,7 @@ fn commands_take_their_settings_from_the_file() {
     let Command::Restore(restore) = command("restore latest x") else { panic!() };
     assert!(restore.verify && !restore.force);
     let Command::Mount(mount) = command("mount x") else { panic!() };
-    assert!(mount.allow_other);
+    assert!(mount.allow_other && mount.foreground);
 
     let Command::Forget(forget) = command("forget") else { panic!() };
     assert_eq!((forget.keep.keep_daily, forget.keep.keep_within.map(|s| s.0.as_secs())), (Some(7), Some(30 * 86_400)));
@@ -163,17 +159,79 @@ fn commands_take_their_settings_from_the_file() {
     assert_eq!((forget.keep, forget.delay), (KeepFlags::default(), Some(Span(std::time::Duration::from_secs(86_400)))));
 }
 
+#[test]
+fn a_credential_of_a_higher_place_hides_those_below_and_two_of_one_place_are_refused() {
+    let flags = [
+        ("--password-file f", CredentialSource::PasswordFile("f".into())),
+        ("--password-command f", CredentialSource::PasswordCommand("f".into())),
+        ("--key-file f", CredentialSource::KeyFile("f".into())),
+    ];
+    let variables = [
+        (&["WHERRY_PASSWORD"][..], CredentialSource::Environment),
+        (&["WHERRY_KEY_FILE"], CredentialSource::KeyFile("e".into())),
+        (&["WHERRY_PASSWORD", "WHERRY_KEY_FILE"], CredentialSource::Environment),
+    ];
+    let files = [
+        ("password-file = 'c'", CredentialSource::PasswordFile("c".into())),
+        ("password-command = 'c'", CredentialSource::PasswordCommand("c".into())),
+        ("key-file = 'c'", CredentialSource::KeyFile("c".into())),
+    ];
+    for (text, file) in &files {
+        let machine = || Machine::new().user_file(text);
+        assert_eq!(machine().settings("stats").credential, *file);
+        for (flag, source) in &flags {
+            assert_eq!(machine().settings(&format!("stats {flag}")).credential, *source, "{flag} and {text}");
+        }
+        for (names, source) in &variables {
+            let machine = || names.iter().fold(machine(), |machine, name| machine.set(name, "e"));
+            assert_eq!(machine().settings("stats").credential, *source, "{names:?} and {text}");
+            for (flag, source) in &flags {
+                assert_eq!(machine().settings(&format!("stats {flag}")).credential, *source, "{flag} and {names:?}");
+            }
+        }
+        // Two at the same place.
+        for (other, _) in files.iter().filter(|(other, _)| other != text) {
+            let error = Machine::new().user_file(&format!("{text}\n{other}")).resolve("stats").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{text} and {other}");
+        }
+    }
+    for (n, (one, _)) in flags.iter().enumerate() {
+        for (other, _) in &flags[n + 1..] {
+            let machine = Machine::new().set("WHERRY_PASSWORD", "e");
+            let error = machine.resolve(&format!("stats {one} {other}")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{one} {other}");
+            assert!(error.to_string().contains("at once"), "{error}");
+        }
+    }
+    let empty = Machine::new().set("WHERRY_PASSWORD", "").set("WHERRY_KEY_FILE", "e");
+    assert_eq!(empty.settings("stats").credential, CredentialSource::KeyFile("e".into()), "an empty one is none");
+}
+
+#[test]
+fn a_part_of_the_data_needs_data_to_be_read() {
+    let machine = Machine::new();
+    for (line, flag) in [("check --sample 10%", "--sample"), ("check --max-age 1d", "--max-age")] {
+        let error = machine.resolve(line).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains(flag) && error.to_string().contains("--read-data"), "{error}");
+    }
+    machine.resolve("check --sample 10% --read-data").unwrap();
+    // A part that stands in a file is for when data is read; that alone asks for no data.
+    Machine::new().user_file("sample = '10%'\nmax-age = '1d'").resolve("check").unwrap();
+    let machine = Machine::new().user_file("read-data = true");
+    let Command::Check(check) = machine.resolve("check --sample 10%").unwrap().1 else { panic!() };
+    assert_eq!((check.read_data, check.sample), (true, Some(Percent(10.0))));
+}
+
 /// What decides about a single run and has no place in a file.
-const NOT_IN_FILES: [&str; 21] = [
+const NOT_IN_FILES: [&str; 14] = [
     "allow-partial",
     "changed-blocks",
     "config",
     "delta",
     "dry-run",
     "force",
-    "foreground",
     "forgotten",
-    "help",
     "length",
     "name",
     "new-key-file",
@@ -181,11 +239,6 @@ const NOT_IN_FILES: [&str; 21] = [
     "offset",
     "parent",
     "tag",
-    "version",
-    "filter",
-    "snap",
-    "target",
-    "dir",
 ];
 
 #[test]
@@ -196,7 +249,11 @@ fn keys_are_the_flags() {
     }
     let mut expected = BTreeSet::new();
     flags(&Cli::command(), &mut expected);
-    expected.retain(|flag| !NOT_IN_FILES.contains(&flag.as_str()));
+    for flag in NOT_IN_FILES {
+        assert!(expected.remove(flag), "--{flag} is no flag");
+        assert!(HELP.split([' ', '.', '\n']).any(|w| w == flag), "{flag} is not among the exceptions in the help");
+    }
+    expected.retain(|flag| !["help", "version"].contains(&flag.as_str()));
 
     let error = toml::from_str::<File>("unknown = 1").unwrap_err().to_string();
     let (_, list) = error.split_once("expected one of").unwrap();

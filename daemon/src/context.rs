@@ -16,7 +16,7 @@ use std::time::Instant;
 use wherry_repo::index::{ChunkIndex, IndexOptions, Opened};
 use wherry_repo::storage::Storage;
 use wherry_repo::{
-    Components, Credential, Error, ErrorKind, PasswordCost, Repository, Result, Snapshot, SnapshotList, System,
+    Components, Credential, Error, ErrorKind, PasswordCost, Repository, Result, Snapshot, SnapshotList, System, Turn,
 };
 
 /// The chunk index takes this much of the disk at most (bytes): the chunks of about 20 TiB.
@@ -89,17 +89,16 @@ impl Context {
         self.settings.repo.as_ref().is_some_and(|place| place.contains("://"))
     }
 
-    /// Opens the repository of the settings.
+    /// Opens the repository of the settings, to read it.
     pub fn open_repository(&self) -> Result<Repository> {
-        self.open_repository_limited(None)
+        self.open_limited(None)
     }
 
-    /// Opens the repository, and sends it at most so many bytes per second.
-    pub fn open_repository_limited(&self, upload: Option<u64>) -> Result<Repository> {
+    fn open_limited(&self, upload: Option<u64>) -> Result<Repository> {
         let place = self.settings.repo()?;
         let storage = storage::open(place, &self.settings.s3)?;
         let storage: Arc<dyn Storage> = match upload {
-            Some(rate) => Arc::new(Limited::new(storage, rate)),
+            Some(rate) => Arc::new(Limited::new(storage, rate, self.cancel.clone())),
             None => storage,
         };
         // After the storage: nobody should type a password to learn that there is no repository.
@@ -109,6 +108,19 @@ impl Context {
         repository.limit_nodes(self.budget.nodes);
         tracing::debug!(repository = %repository.id(), %place, "opened");
         Ok(repository)
+    }
+
+    /// Opens the repository to write to it, as [`Self::open_repository`]. What is done is what others are told who have to
+    /// wait; the second value keeps them out where one process at a time may write.
+    pub fn open_to_write(&self, what: &str) -> Result<(Repository, Turn)> {
+        self.open_to_write_limited(what, None)
+    }
+
+    /// Likewise, and sends it at most so many bytes per second.
+    pub fn open_to_write_limited(&self, what: &str, upload: Option<u64>) -> Result<(Repository, Turn)> {
+        let repository = self.open_limited(upload)?;
+        let turn = repository.begin_writing(what)?;
+        Ok((repository, turn))
     }
 
     /// The one snapshot that is meant.
@@ -158,7 +170,7 @@ impl Context {
     }
 
     /// Where a few bytes can be kept from one run to the next, with `--no-cache` too.
-    fn state_dir(&self) -> PathBuf {
+    pub fn state_dir(&self) -> PathBuf {
         let user = || std::env::temp_dir().join(format!("wherry-{}", rustix::process::geteuid().as_raw()));
         self.settings.cache_dir.clone().unwrap_or_else(user)
     }

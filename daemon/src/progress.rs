@@ -147,7 +147,7 @@ impl View {
     fn new(screen: &Screen, what: &'static str) -> Self {
         let bar = (screen.show == Show::Bar).then(|| {
             let bar = screen.bars.add(ProgressBar::new(1).with_prefix(what));
-            if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {wide_msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:20}] {wide_msg}") {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar
@@ -220,7 +220,8 @@ struct Moment {
 }
 
 impl Moment {
-    /// `50% of 8.0 GiB, 512.0 MiB/s, 1.2 GiB stored, 00:08 left`
+    /// `50% of 8.0 GiB, 512.0 MiB/s, 00:08 left, 1.2 GiB stored`: what is asked first comes first, a narrow terminal cuts
+    /// the end off.
     fn describe(&self, rate: u64) -> String {
         let mut parts = vec![match self.total {
             Some(total) => {
@@ -230,13 +231,13 @@ impl Moment {
             None => output::size(self.done),
         }];
         parts.push(format!("{}/s", output::size(rate)));
-        if self.stored > 0 {
-            parts.push(format!("{} stored", output::size(self.stored)));
-        }
         parts.push(match self.total {
             Some(total) if rate > 0 => format!("{} left", output::duration(total.saturating_sub(self.done) / rate)),
             _ => output::duration(self.elapsed.as_secs()),
         });
+        if self.stored > 0 {
+            parts.push(format!("{} stored", output::size(self.stored)));
+        }
         parts.join(", ")
     }
 }
@@ -250,8 +251,8 @@ mod tests {
     #[test]
     fn describes_with_and_without_a_total() {
         let moment = Moment { done: 4 * GIB, total: Some(8 * GIB), stored: GIB, elapsed: Duration::from_secs(8) };
-        assert_eq!(moment.describe(GIB / 2), "50% of 8.0 GiB, 512.0 MiB/s, 1.0 GiB stored, 00:08 left");
-        assert_eq!(moment.describe(0), "50% of 8.0 GiB, 0 B/s, 1.0 GiB stored, 00:08");
+        assert_eq!(moment.describe(GIB / 2), "50% of 8.0 GiB, 512.0 MiB/s, 00:08 left, 1.0 GiB stored");
+        assert_eq!(moment.describe(0), "50% of 8.0 GiB, 0 B/s, 00:08, 1.0 GiB stored");
         let moment = Moment { total: None, stored: 0, ..moment };
         assert_eq!(moment.describe(GIB), "4.0 GiB, 1.0 GiB/s, 00:08");
         let empty = Moment { done: 0, total: Some(0), stored: 0, elapsed: Duration::ZERO };

@@ -211,22 +211,20 @@ fn day(time: &Zoned) -> i64 {
     i64::from(time.year()) * 1000 + i64::from(time.day_of_year())
 }
 
-/// Refuses decisions that would drop more than half of a volume's snapshots, and more than two: a policy or a clock may
-/// be wrong.
+/// So many snapshots a policy may always drop in one run.
+const HARMLESS: usize = 10;
+
+/// Refuses decisions of one run that would drop more than [`HARMLESS`] snapshots and more than half of all that were
+/// considered: a policy or a clock may be wrong.
 pub fn guard(decisions: &[Decision]) -> Result<()> {
-    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for decision in decisions {
-        let (dropped, all) = counts.entry(&decision.volume).or_default();
-        *dropped += usize::from(!decision.keep());
-        *all += 1;
+    let (dropped, all) = (decisions.iter().filter(|d| !d.keep()).count(), decisions.len());
+    if dropped <= HARMLESS || dropped * 2 <= all {
+        return Ok(());
     }
-    match counts.into_iter().find(|(_, (dropped, all))| *dropped > 2 && dropped * 2 > *all) {
-        Some((volume, (dropped, all))) => Err(Error::invalid(format!(
-            "this would forget {dropped} of the {all} snapshots of volume {volume:?}; nothing was changed: look at it with \
-             --dry-run, and add --force if it is right"
-        ))),
-        None => Ok(()),
-    }
+    Err(Error::invalid(format!(
+        "this would forget {dropped} of the {all} snapshots it is about, more than {HARMLESS} and more than half; nothing \
+         was changed: look at it with --dry-run, and add --force if it is right"
+    )))
 }
 
 #[cfg(test)]

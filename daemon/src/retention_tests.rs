@@ -121,22 +121,24 @@ fn all_reasons_are_said() {
 }
 
 #[test]
-fn most_of_a_volume_goes_only_by_force() {
-    let decision = |volume: &str, keep: bool| Decision {
+fn many_and_most_go_only_by_force() {
+    let decision = |n: usize, keep: bool| Decision {
         id: SnapshotId::default(),
-        volume: volume.to_owned(),
+        // Of all the run is about, whatever their volumes.
+        volume: (n % 3).to_string(),
         time: Timestamp(0),
         reasons: if keep { vec![Reason::Last] } else { vec![] },
     };
-    let of = |keep: usize, drop: usize| -> Vec<_> {
-        let all = std::iter::repeat_n(true, keep).chain(std::iter::repeat_n(false, drop));
-        all.map(|k| decision("a", k)).chain([decision("b", true)]).collect()
-    };
-    assert!(guard(&of(1, 2)).is_ok());
-    assert!(guard(&of(3, 3)).is_ok());
-    for (keep, drop) in [(0, 3), (1, 3), (2, 3), (10, 11)] {
-        let error = guard(&of(keep, drop)).unwrap_err().to_string();
-        assert!(error.contains(&format!("{drop} of the {} snapshots of volume \"a\"", keep + drop)), "{error}");
+    let of = |keep: usize, drop: usize| -> Vec<_> { (0..keep + drop).map(|n| decision(n, n < keep)).collect() };
+    for (keep, drop) in [(0, 0), (1, 9), (0, 10), (1, 10), (11, 11), (12, 11), (500, 500)] {
+        assert!(guard(&of(keep, drop)).is_ok(), "{drop} of {}", keep + drop);
+    }
+    for (keep, drop) in [(0, 11), (1, 11), (10, 11), (499, 500)] {
+        let error = guard(&of(keep, drop)).unwrap_err();
+        assert_eq!(error.kind(), wherry_repo::ErrorKind::Invalid);
+        let error = error.to_string();
+        assert!(error.contains(&format!("{drop} of the {} snapshots", keep + drop)), "{error}");
+        assert!(error.contains("--force"), "{error}");
     }
 }
 

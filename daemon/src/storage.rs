@@ -1,13 +1,14 @@
 //! The storage as the settings name it, and a limit on what is sent to it.
 
 use crate::cli::{S3Flags, Span};
+use crate::signals::Cancel;
 use crate::throttle::Throttle;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use wherry_repo::format::clear::Config;
-use wherry_repo::storage::{self, Listed, Options, S3Options, Storage, Tail, keys};
+use wherry_repo::storage::{self, Listed, Lock, Options, S3Options, Storage, Tail, keys};
 use wherry_repo::{Error, ErrorKind, Key, Result};
 
 /// A request on which nothing moves is given up after a sixth of the time for trying again, within these bounds.
@@ -58,17 +59,19 @@ pub(crate) fn open(url: &str, flags: &S3Flags) -> Result<Arc<dyn Storage>> {
     }
 }
 
-/// A storage that is sent no more than so many bytes per second.
+/// A storage that is sent no more than so many bytes per second, until the run is asked to end: what is under way then
+/// goes out as fast as it can, so that the run ends soon and nothing of it has to be sent again.
 #[derive(Debug)]
 pub(crate) struct Limited {
     inner: Arc<dyn Storage>,
     throttle: Throttle,
+    cancel: Cancel,
 }
 
 impl Limited {
     /// At most `rate` bytes per second go to `inner`.
-    pub(crate) fn new(inner: Arc<dyn Storage>, rate: u64) -> Self {
-        Self { inner, throttle: Throttle::new(rate) }
+    pub(crate) fn new(inner: Arc<dyn Storage>, rate: u64, cancel: Cancel) -> Self {
+        Self { inner, throttle: Throttle::new(rate), cancel }
     }
 }
 
@@ -79,6 +82,10 @@ impl Storage for Limited {
 
     fn is_local(&self) -> bool {
         self.inner.is_local()
+    }
+
+    fn lock(&self, holder: &str) -> Result<Option<Lock>> {
+        self.inner.lock(holder)
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {
@@ -98,7 +105,7 @@ impl Storage for Limited {
     }
 
     fn create(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.throttle.take(body.len() as u64);
+        self.throttle.take(body.len() as u64, || self.cancel.is_cancelled());
         self.inner.create(key, body)
     }
 

@@ -23,7 +23,8 @@ pub enum ErrorKind {
     Busy,
     /// Bytes are not what was written: damage, or a forgery.
     Corrupt,
-    /// Written by a newer version, or using a feature this build does not know.
+    /// The repository was written by a newer version, or uses a feature this build does not know. Nothing else: what a
+    /// storage or this version cannot do is `Invalid`.
     Unsupported,
     /// The request makes no sense or was refused.
     Invalid,

@@ -27,6 +27,7 @@ mod reader;
 mod repository;
 mod session;
 pub mod storage;
+mod turn;
 mod writer;
 
 pub use check::{
@@ -47,4 +48,5 @@ pub use repository::{
 };
 pub use session::ParentChoice;
 pub use storage::{Key, Storage};
+pub use turn::Turn;
 pub use writer::{CommitInfo, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};

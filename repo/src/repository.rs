@@ -61,9 +61,17 @@ pub struct Snapshot {
     pub volume: VolumeId,
     /// What it holds.
     pub record: SnapshotRecord,
+    /// Bytes that the record takes in the storage.
+    pub record_size: u64,
 }
 
 impl Snapshot {
+    /// Bytes of all objects the run left in the storage that are no data packs, this record included, which cannot hold
+    /// its own length.
+    pub fn metadata(&self) -> u64 {
+        self.record.stats.metadata + self.record_size
+    }
+
     /// Chunk size in bytes.
     pub fn chunk_size(&self) -> u64 {
         1 << self.record.class
@@ -267,8 +275,14 @@ impl Repository {
 
     /// Reads a record and checks that it was written for this key.
     pub(crate) fn read<T: Record>(&self, key: &Key) -> Result<T> {
-        let body = self.keys().open_record(T::KIND, key, &self.storage().get(key)?)?;
-        records::decode(&body).map_err(|e| e.with_object(key))
+        self.read_sized(key).map(|(record, _)| record)
+    }
+
+    /// Reads a record, and gives the bytes it takes in the storage.
+    pub(crate) fn read_sized<T: Record>(&self, key: &Key) -> Result<(T, u64)> {
+        let bytes = self.storage().get(key)?;
+        let body = self.keys().open_record(T::KIND, key, &bytes)?;
+        records::decode(&body).map(|record| (record, bytes.len() as u64)).map_err(|e| e.with_object(key))
     }
 
     /// The sealed bytes of a record.
@@ -303,10 +317,10 @@ impl Repository {
             self.list(&prefix)?.into_iter().filter_map(|key| Some((keys::parse_snap(&key)?, key))).collect();
         for (((volume, id), key), outcome) in found.iter().zip(self.read_many(&found)) {
             match outcome {
-                Ok(Outcome::Snapshot(record)) => {
-                    list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record })
+                Ok((Outcome::Snapshot(record), record_size)) => {
+                    list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record, record_size })
                 }
-                Ok(Outcome::Fence(fence)) => list.fenced.push((*id, fence.at)),
+                Ok((Outcome::Fence(fence), _)) => list.fenced.push((*id, fence.at)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 // The others are as they were.
                 Err(e) if self.is_damage(&e) => list.damaged.push((key.clone(), e)),
@@ -319,14 +333,14 @@ impl Repository {
         Ok(list)
     }
 
-    /// Reads outcomes with several requests under way, in the order of `found`.
-    fn read_many<K: Sync>(&self, found: &[(K, Key)]) -> Vec<Result<Outcome>> {
+    /// Reads outcomes, and how long they are, with several requests under way, in the order of `found`.
+    fn read_many<K: Sync>(&self, found: &[(K, Key)]) -> Vec<Result<(Outcome, u64)>> {
         const THREADS: usize = 16;
         let share = found.len().div_ceil(THREADS).max(8);
         std::thread::scope(|scope| {
             let parts: Vec<_> = found
                 .chunks(share)
-                .map(|part| scope.spawn(move || part.iter().map(|(_, key)| self.read(key)).collect::<Vec<_>>()))
+                .map(|part| scope.spawn(move || part.iter().map(|(_, key)| self.read_sized(key)).collect::<Vec<_>>()))
                 .collect();
             let lost = || vec![Err(Error::internal("a thread that read snapshots panicked"))];
             parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|_| lost())).collect()

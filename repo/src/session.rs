@@ -42,8 +42,10 @@ pub(crate) struct Session {
     /// Dead sessions that left packs, which may be used.
     pub(crate) adopts: Vec<SessionId>,
     pub(crate) started: Timestamp,
-    /// Bytes of records written so far.
+    /// Bytes of all that was written so far and is no data pack, but for the beat.
     pub(crate) metadata: AtomicU64,
+    /// Bytes of the beat, which is one object however often it is written.
+    beat: AtomicU64,
     bars: RwLock<Bars>,
     /// The generation of the last acknowledged `seen`.
     seen: AtomicU32,
@@ -64,11 +66,12 @@ impl Session {
         const TRIES: usize = 8;
         repository.check_writable()?;
         let volume = repository.volume_id(name);
+        let mut written = 0;
         for _ in 0..TRIES {
             let list = repository.snapshots(Some(volume))?;
-            let parent = choose_parent(&list, choice)?;
+            let parent = choose_parent(repository, &list, choice)?;
             let adopts = dead_sessions(repository, volume, &list)?;
-            if let Some(opened) = Self::open(repository, volume, name, parent, adopts)? {
+            if let Some(opened) = Self::open(repository, volume, name, parent, adopts, &mut written)? {
                 return Ok(opened);
             }
         }
@@ -78,13 +81,15 @@ impl Session {
         Err(Error::new(ErrorKind::Conflict, text))
     }
 
-    /// One try; `None` when the parent is being forgotten: a parent is never exchanged inside a session.
+    /// One try; `None` when the parent is being forgotten: a parent is never exchanged inside a session. `written` are
+    /// the bytes of the records of all tries.
     fn open(
         repository: &Repository,
         volume: VolumeId,
         name: &str,
         parent: Option<Snapshot>,
         adopts: Vec<SessionId>,
+        written: &mut u64,
     ) -> Result<Option<(Self, Vec<PackId>)>> {
         let id = SessionId::new(clock::random(repository.rng())?);
         let started = repository.clock().now();
@@ -98,8 +103,8 @@ impl Session {
             started,
             nonce: repository.nonce()?,
         };
-        let mut metadata = repository.create(&keys::session(&id, "open"), &open)?; // W2
-        let adopts = fence_dead(repository, volume, adopts)?; // A2
+        *written += repository.create(&keys::session(&id, "open"), &open)?; // W2
+        let adopts = fence_dead(repository, volume, adopts, written)?; // A2
         let session = Self {
             repository: repository.clone(),
             id,
@@ -109,13 +114,14 @@ impl Session {
             adopts,
             started,
             metadata: AtomicU64::new(0),
+            beat: AtomicU64::new(0),
             bars: RwLock::default(),
             seen: AtomicU32::new(0),
             tracked: Mutex::default(),
             listed: None,
         };
         let generation = session.read_bars()?; // W3
-        metadata += session.put_seen(generation)?; // W4
+        *written += session.put_seen(generation)?; // W4
         if let Some(parent) = &session.parent {
             let hidden = repository.forget_of(&parent.id)?.is_some_and(|f| f.hides()); // W5
             let gone = match repository.read::<Outcome>(&keys::snap(&volume, &parent.id)) {
@@ -124,11 +130,11 @@ impl Session {
                 Err(e) => return Err(e),
             };
             if hidden || gone {
-                session.fence("its parent was being forgotten")?;
+                *written += session.fence("its parent was being forgotten")?.unwrap_or(0);
                 return Ok(None);
             }
         }
-        session.metadata.store(metadata, Ordering::Relaxed);
+        session.metadata.store(*written, Ordering::Relaxed);
         let (listed, left) = list_packs(repository, &session.adopts)?; // W8
         let mut adopts = session.adopts.clone();
         adopts.retain(|dead| left.iter().any(|pack| pack.session == *dead));
@@ -196,7 +202,10 @@ impl Session {
     pub(crate) fn beat(&self) -> Result<()> {
         let key = keys::session(&self.id, "beat");
         let beat = Beat { at: self.repository.clock().now() };
-        self.repository.storage().overwrite(&key, self.repository.sealed(&key, &beat)?)?;
+        let sealed = self.repository.sealed(&key, &beat)?;
+        let len = sealed.len() as u64;
+        self.repository.storage().overwrite(&key, sealed)?;
+        self.beat.store(len, Ordering::Relaxed);
         let newest = self.read_bars()?;
         match self.outcome()? {
             Some(Outcome::Fence(fence)) => return Err(self.lost(&fence.reason)),
@@ -225,6 +234,11 @@ impl Session {
         Ok(())
     }
 
+    /// Bytes of all objects this run has left in the storage so far that are no data packs.
+    pub(crate) fn written(&self) -> u64 {
+        self.metadata.load(Ordering::Relaxed) + self.beat.load(Ordering::Relaxed)
+    }
+
     /// N3: gives the run up. The next run of the volume adopts what it stored.
     pub(crate) fn leave(&self) -> Result<()> {
         self.fence("it was given up by its own process").map(drop)
@@ -244,8 +258,8 @@ impl Session {
         }
     }
 
-    /// Ends the session without a snapshot. `Some` when it turns out to have committed.
-    pub(crate) fn fence(&self, reason: &str) -> Result<Option<SnapshotRecord>> {
+    /// Ends the session without a snapshot, see [`fence`].
+    pub(crate) fn fence(&self, reason: &str) -> Result<Option<u64>> {
         fence(&self.repository, self.volume, self.id, reason)
     }
 
@@ -254,8 +268,10 @@ impl Session {
         self.repository.check_writable()?;
         let key = keys::snap(&self.volume, &self.id);
         let outcome = Outcome::Snapshot(Box::new(record));
-        match self.repository.create(&key, &outcome) {
-            Ok(_) => {}
+        let sealed = self.repository.sealed(&key, &outcome)?;
+        let record_size = sealed.len() as u64;
+        match self.repository.storage().create(&key, sealed) {
+            Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::Conflict => match self.outcome()? {
                 Some(theirs) if theirs == outcome => {}
                 Some(Outcome::Fence(fence)) => return Err(self.lost(&fence.reason)),
@@ -269,7 +285,9 @@ impl Session {
             Err(e) => return Err(e),
         }
         match outcome {
-            Outcome::Snapshot(record) => Ok(Snapshot { id: self.id, volume: self.volume, record: *record }),
+            Outcome::Snapshot(record) => {
+                Ok(Snapshot { id: self.id, volume: self.volume, record: *record, record_size })
+            }
             Outcome::Fence(_) => Err(Error::internal("a fence was committed")),
         }
     }
@@ -283,22 +301,23 @@ impl Repository {
     }
 }
 
-/// Creates a Fence on a session's key; `Some` when the session has committed already.
-fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str) -> Result<Option<SnapshotRecord>> {
+/// Creates a Fence on a session's key; the bytes that took (none when somebody else had fenced it), or `None` when the
+/// session has committed already.
+fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str) -> Result<Option<u64>> {
     let key = keys::snap(&volume, &id);
     let fence = Fence { reason: reason.into(), at: repository.clock().now(), nonce: repository.nonce()? };
     match repository.create(&key, &Outcome::Fence(fence)) {
-        Ok(_) => Ok(None),
+        Ok(written) => Ok(Some(written)),
         Err(e) if e.kind() == ErrorKind::Conflict => match repository.read(&key)? {
-            Outcome::Snapshot(record) => Ok(Some(*record)),
-            Outcome::Fence(_) => Ok(None),
+            Outcome::Snapshot(_) => Ok(None),
+            Outcome::Fence(_) => Ok(Some(0)),
         },
         Err(e) => Err(e),
     }
 }
 
 /// W1.
-fn choose_parent(list: &SnapshotList, choice: &ParentChoice) -> Result<Option<Snapshot>> {
+fn choose_parent(repository: &Repository, list: &SnapshotList, choice: &ParentChoice) -> Result<Option<Snapshot>> {
     if *choice == ParentChoice::None {
         return Ok(None);
     }
@@ -306,13 +325,36 @@ fn choose_parent(list: &SnapshotList, choice: &ParentChoice) -> Result<Option<Sn
         tracing::warn!("{key} cannot be read and is not built upon: {error}");
     }
     match choice {
-        ParentChoice::Snapshot(id) => {
-            let found = list.visible().find(|s| s.id == *id && !s.record.partial).cloned();
-            let text = || format!("snapshot {id} is no whole snapshot of this volume that can be built upon");
-            found.map(Some).ok_or_else(|| Error::new(ErrorKind::NoSnapshot, text()))
-        }
+        ParentChoice::Snapshot(id) => match list.snapshots.iter().find(|s| s.id == *id) {
+            Some(parent) if !list.is_visible(id) => {
+                Err(cannot_be_parent(id, &format!("it is forgotten (`wherry unforget {}` takes that back)", parent.id)))
+            }
+            Some(parent) if parent.record.partial => {
+                Err(cannot_be_parent(id, "it is partial: some of it was unreadable"))
+            }
+            Some(parent) => Ok(Some(parent.clone())),
+            None => match repository.snapshots(None)?.snapshots.into_iter().find(|s| s.id == *id) {
+                Some(other) => Err(cannot_be_parent(id, &format!("it is of another volume ({:?})", other.record.name))),
+                None => Err(Error::new(ErrorKind::NoSnapshot, format!("there is no snapshot {id}"))),
+            },
+        },
         _ => Ok(list.visible().filter(|s| !s.record.partial).last().cloned()),
     }
+}
+
+fn cannot_be_parent(id: &SnapshotId, why: &str) -> Error {
+    Error::invalid(format!("snapshot {id} cannot be built upon: {why}; use --parent auto, or name another one"))
+}
+
+/// A session, and what is known of whoever works in it.
+#[derive(Debug)]
+pub(crate) struct OpenSession {
+    pub(crate) id: SessionId,
+    pub(crate) open: SessionOpen,
+    /// Its last sign of life, by the storage's clock.
+    pub(crate) last: Timestamp,
+    /// Nobody works in it any more: its process is gone, or was silent for [`SILENT`].
+    pub(crate) dead: bool,
 }
 
 /// A1: sessions of the volume without an outcome whose process is gone, fenced ones that nobody has come after, and those
@@ -321,6 +363,26 @@ fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList)
     let newest = list.snapshots.last().map(|s| s.record.started);
     let fenced: HashSet<SessionId> =
         list.fenced.iter().filter(|(_, at)| Some(*at) > newest).map(|(id, _)| *id).collect();
+    let mut dead = Vec::new();
+    for session in open_sessions(repository, &fenced)? {
+        let OpenSession { id, open, .. } = session;
+        let over = match fenced.contains(&id) {
+            true => Some(open.started) > newest,
+            false => session.dead,
+        };
+        if open.kind == SessionKind::Write && open.volume == volume && over {
+            dead.push(id);
+            // What it had adopted itself is still worth having.
+            dead.extend(open.adopts);
+        }
+    }
+    dead.sort_unstable();
+    dead.dedup();
+    Ok(dead)
+}
+
+/// Every session without an outcome, and of those that have one the ones in `also`.
+pub(crate) fn open_sessions(repository: &Repository, also: &HashSet<SessionId>) -> Result<Vec<OpenSession>> {
     let mut sessions: Vec<(SessionId, Timestamp)> = Vec::new();
     repository.storage().list(keys::SESS, &mut |Listed { key, modified, .. }| {
         if let Some((id, _)) = keys::parse_session(&key) {
@@ -339,34 +401,31 @@ fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList)
     let ended: HashSet<SessionId> =
         repository.list(keys::SNAP)?.iter().filter_map(keys::parse_snap).map(|(_, id)| id).collect();
     let now = repository.clock().now();
-    let mut dead = Vec::new();
-    for (id, last) in sessions.into_iter().filter(|(id, _)| fenced.contains(id) || !ended.contains(id)) {
+    let mut found = Vec::new();
+    for (id, last) in sessions.into_iter().filter(|(id, _)| also.contains(id) || !ended.contains(id)) {
         let open: SessionOpen = match repository.read(&keys::session(&id, "open")) {
             Ok(open) => open,
             Err(e) if repository.is_damage(&e) => continue,
             Err(e) => return Err(e),
         };
         let silent = now.0.saturating_sub(last.0) > SILENT.as_nanos() as i64;
-        let over = match fenced.contains(&id) {
-            true => Some(open.started) > newest,
-            false => open.process.is_dead() || silent,
-        };
-        if open.kind == SessionKind::Write && open.volume == volume && over {
-            dead.push(id);
-            // What it had adopted itself is still worth having.
-            dead.extend(open.adopts);
-        }
+        let dead = open.process.is_dead() || silent;
+        found.push(OpenSession { id, open, last, dead });
     }
-    dead.sort_unstable();
-    dead.dedup();
-    Ok(dead)
+    Ok(found)
 }
 
 /// A2: a fenced session never commits, so its packs can be taken over. One that did commit has nothing to adopt.
-fn fence_dead(repository: &Repository, volume: VolumeId, dead: Vec<SessionId>) -> Result<Vec<SessionId>> {
+fn fence_dead(
+    repository: &Repository,
+    volume: VolumeId,
+    dead: Vec<SessionId>,
+    written: &mut u64,
+) -> Result<Vec<SessionId>> {
     let mut adopted = Vec::new();
     for id in dead {
-        if fence(repository, volume, id, "its process is gone; a later run takes over")?.is_none() {
+        if let Some(bytes) = fence(repository, volume, id, "its process is gone; a later run takes over")? {
+            *written += bytes;
             adopted.push(id);
         }
     }
@@ -395,3 +454,7 @@ fn list_packs(repository: &Repository, dead: &[SessionId]) -> Result<(Option<Vec
     listed.sort_unstable();
     Ok((Some(listed), left))
 }
+
+#[cfg(test)]
+#[path = "session/tests.rs"]
+mod tests;

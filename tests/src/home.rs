@@ -139,7 +139,7 @@ impl Home {
         command
     }
 
-    /// Gives a command the prepareings of [`Self::bare`].
+    /// Gives a command the surroundings of [`Self::bare`].
     pub fn prepare(&self, command: &mut Command) {
         command
             .env_clear()

@@ -505,6 +505,68 @@ fn a_signal_unmounts() {
 }
 
 #[test]
+fn what_a_mount_in_the_background_says_is_kept_in_a_file_it_names() {
+    let place = Place::new();
+    place.backup("vm", &[1; 5000]);
+    let mnt = place.mnt();
+    let line = place.run(&["mount", mnt.to_str().unwrap()]);
+    let (_, log) = line.trim_end().split_once("; messages go to ").unwrap_or_else(|| panic!("{line}"));
+    let log = PathBuf::from(log);
+    let name = log.file_name().unwrap().to_str().unwrap();
+    let pid = name.strip_prefix("mount-").and_then(|n| n.strip_suffix(".log")).unwrap().parse().unwrap();
+    let mount = Background { mnt, pid };
+    assert_eq!(log.parent().unwrap(), place.path("cache"));
+    assert_eq!(fs::metadata(&log).unwrap().mode() & 0o777, 0o600);
+    let read = || fs::read_to_string(&log).unwrap_or_default();
+    assert_eq!(read(), "");
+
+    let held = File::open(latest(&mount.mnt, "vm")).unwrap();
+    mount.signal(rustix::process::Signal::TERM);
+    wait("the message", || read().contains("is busy"));
+    assert!(read().contains(&format!("(pid {}, in by-volume/vm/", std::process::id())), "{}", read());
+    assert!(is_running(pid) && is_mounted(&mount.mnt));
+    drop(held);
+    mount.signal(rustix::process::Signal::TERM);
+    mount.ended();
+    assert!(read().contains("is busy"), "what was said is kept");
+
+    // One that had nothing to say leaves nothing.
+    let report = place.run(&["--json", "mount", mount.mnt.to_str().unwrap()]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let second = Background { mnt: mount.mnt.clone(), pid: report["pid"].as_u64().unwrap() as i32 };
+    let log = PathBuf::from(report["log"].as_str().unwrap());
+    assert!(log.exists());
+    sh("umount", &[second.mnt.to_str().unwrap()]).unwrap();
+    second.ended();
+    assert!(!log.exists());
+
+    // Where standard error outlives whoever started it, it is kept.
+    let said = place.path("said");
+    let mut command = place.command(&["--json", "mount", mount.mnt.to_str().unwrap()]);
+    let output = command.stderr(File::create(&said).unwrap()).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let third = Background { mnt: mount.mnt.clone(), pid: report["pid"].as_u64().unwrap() as i32 };
+    assert_eq!(report["log"], serde_json::Value::Null);
+    let held = File::open(latest(&third.mnt, "vm")).unwrap();
+    third.signal(rustix::process::Signal::TERM);
+    wait("the message", || fs::read_to_string(&said).unwrap().contains("is busy"));
+    drop(held);
+    third.signal(rustix::process::Signal::TERM);
+    third.ended();
+}
+
+#[test]
+fn the_kernel_reads_further_ahead() {
+    let place = Place::new();
+    place.backup("vm", &[1]);
+    let mount = place.mount(&[]);
+    let device = fs::metadata(&mount.mnt).unwrap().dev();
+    let file = format!("/sys/class/bdi/{}:{}/read_ahead_kb", rustix::fs::major(device), rustix::fs::minor(device));
+    let ahead: u32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    assert_eq!(ahead, 4096, "{file}");
+}
+
+#[test]
 fn under_load_it_says_who_reads_and_goes_on() {
     let place = Place::new();
     let disk = disk(1, 400, 0, |_| true);

@@ -73,6 +73,7 @@ impl Backup<'_> {
         drop(progress);
         match done {
             Ok(Done { size, hole }) => {
+                tracing::debug!(size, "all is read");
                 let engine = source.engine().name.to_owned();
                 Ok(writer.commit(CommitInfo { size, hole, engine, ..info })?)
             }
@@ -111,7 +112,8 @@ impl Backup<'_> {
                 self.cancel.check()?;
                 let ReadDone { offset, buffer } = done?;
                 if let Some(throttle) = &throttle {
-                    throttle.take(buffer.len() as u64);
+                    throttle.take(buffer.len() as u64, || self.cancel.is_cancelled() || stop.load(Ordering::Relaxed));
+                    self.cancel.check()?;
                 }
                 for (n, chunk) in buffer.chunks(unit).enumerate() {
                     if self.writer.put(&mut scratch, offset / unit as u64 + n as u64, chunk)? == Put::New {

@@ -217,7 +217,9 @@ pub struct StatsArgs {}
 /// `wherry mount`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Returns as soon as DIR answers. `umount DIR` or SIGTERM ends it.
+Returns as soon as DIR answers. `umount DIR` or SIGTERM ends it. Where somebody uses it, SIGTERM leaves it mounted and a \
+line on standard error says who. A mount that stays in the background keeps standard error where that is a terminal, a \
+file or the journal; else its lines go to mount-PID.log in the cache folder, and the first line names that file.
 
 Examples:
   wherry mount /mnt && ls /mnt/by-volume/vm1
@@ -253,11 +255,11 @@ pub struct CheckArgs {
     /// Reads and verifies the data of the disks too
     #[arg(long)]
     pub read_data: bool,
-    /// Reads only such a share of the data, another one each time
-    #[arg(long, value_name = "PERCENT", requires = "read_data")]
+    /// Reads only such a share of the data, another one each time; with --read-data
+    #[arg(long, value_name = "PERCENT")]
     pub sample: Option<Percent>,
-    /// Reads only packs written within this time
-    #[arg(long, value_name = "TIME", requires = "read_data")]
+    /// Reads only packs written within this time; with --read-data
+    #[arg(long, value_name = "TIME")]
     pub max_age: Option<Span>,
 }
 
@@ -292,8 +294,8 @@ pub struct KeepFlags {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 A forgotten snapshot can be had back with `wherry unforget` until the delay is over. A policy works on each volume by \
-itself. Partial snapshots and those dated in the future never count. More than half of a volume's snapshots, and more \
-than two, go only with --force.
+itself. Partial snapshots and those dated in the future never count. A policy that would drop more than 10 snapshots \
+and more than half of those it is about, in one run, is refused (exit 2) without --force.
 
 Examples:
   wherry forget 3f2a 77c0
@@ -315,7 +317,7 @@ pub struct ForgetArgs {
     /// Says which snapshots would stay and go, and why
     #[arg(long)]
     pub dry_run: bool,
-    /// Lets a policy drop most of a volume's snapshots
+    /// Lets a policy drop more than 10 snapshots that are more than half of all
     #[arg(long)]
     pub force: bool,
 }

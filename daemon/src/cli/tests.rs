@@ -68,7 +68,6 @@ fn odd_words_are_taken_as_they_are() {
         &["backup", "x", "--compression", "gzip"],
         &["restore", "latest"],
         &["restore", "zzzz", "x"],
-        &["check", "--sample", "10%"],
         &["unforget"],
         &["key", "add", "--new-password-file", "a", "--new-key-file", "b"],
         &["stats", "-q", "-v"],

@@ -84,7 +84,8 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
             "{mounted}: what is read may not fit together; back up a snapshot of it, or freeze it meanwhile"
         );
     }
-    let repository = context.open_repository_limited(limit_upload.map(|l| l.0))?;
+    let (repository, _turn) =
+        context.open_to_write_limited(&format!("backup of {name:?}"), limit_upload.map(|l| l.0))?;
     let exact = matches!(&parent, Some(Parent::Snap(SnapSpec::Id(_) | SnapSpec::Prefix(_))));
     let parent = match parent {
         None | Some(Parent::Auto) => ParentChoice::Auto,
@@ -220,7 +221,7 @@ fn report(
         known: stats.known,
         new: stats.new,
         stored: stats.stored,
-        metadata: stats.metadata,
+        metadata: snapshot.metadata(),
         seconds: start.elapsed().as_secs_f64(),
         engine: record.engine.clone(),
         root: record.root.to_string(),

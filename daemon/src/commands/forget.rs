@@ -42,7 +42,10 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
         }
         _ => {}
     }
-    let repository = context.open_repository()?;
+    let (repository, _turn) = match dry_run {
+        true => (context.open_repository()?, None),
+        false => context.open_to_write("forget").map(|(repository, turn)| (repository, Some(turn)))?,
+    };
     let list = repository.snapshots(None)?;
     let summaries: Vec<_> = select::summaries(&list).into_iter().filter(|s| filter.admits(s)).collect();
     let (decisions, why) = match snaps.is_empty() {

@@ -1,7 +1,7 @@
 //! `wherry init`
 
 use super::key::keep_a_copy;
-use super::probe::probe;
+use super::probe::{fit_alone, probe};
 use crate::cli::{InitArgs, Size};
 use crate::context::Context;
 use crate::credential;
@@ -112,15 +112,26 @@ fn admit(context: &Context, single_writer: bool) -> Result<()> {
     if fit {
         return Ok(());
     }
-    let failed = report.failed().map(|c| format!("{}: {}", c.name, c.failed.as_deref().unwrap_or_default()));
-    let failed = failed.collect::<Vec<_>>().join("; ");
+    // One reason may fail every check.
+    let mut failed: Vec<_> =
+        report.failed().map(|c| format!("{}: {}", c.name, c.failed.as_deref().unwrap_or_default())).collect();
+    let more = failed.len().saturating_sub(1);
+    failed.truncate(1);
+    if more > 0 {
+        failed.push(format!("and {more} more, see `wherry probe`"));
+    }
+    let failed = failed.join("; ");
     let place = context.settings.repo()?;
-    let text = match report.usable() {
-        true => format!(
+    Err(match !single_writer && fit_alone(context, &report)? {
+        true => Error::invalid(format!(
             "the storage at {place} cannot serve several writers at once ({failed}); nothing was made: use another one, or \
-             --single-writer and never more than one process at a time"
-        ),
-        false => format!("the storage at {place} cannot hold a repository ({failed}); nothing was made"),
-    };
-    Err(Error::new(ErrorKind::Unsupported, text).into())
+             --single-writer: then one process at a time writes"
+        )),
+        // Nothing was refused: the storage failed.
+        false => {
+            let text = format!("the storage at {place} cannot hold a repository ({failed}); nothing was made");
+            Error::new(ErrorKind::Unavailable, text)
+        }
+    }
+    .into())
 }

@@ -30,19 +30,21 @@ struct Changed {
 
 /// Lists, adds, removes and replaces ways into the repository. Its data is not touched.
 pub(crate) fn run(context: &Context, command: KeyCommand) -> Result<Exit> {
-    let repository = context.open_repository()?;
     match command {
-        KeyCommand::List => list(context, &repository),
+        KeyCommand::List => list(context, &context.open_repository()?),
         KeyCommand::Add(new) => {
+            let (repository, _turn) = context.open_to_write("key add")?;
             let (slot, key_file) = add(context, &repository, new)?;
             report(context, Changed { added: Some(slot), removed: None, key_file })
         }
         KeyCommand::Remove { slot } => {
+            let (repository, _turn) = context.open_to_write("key remove")?;
             let slot = find(&repository, &slot)?;
             repository.remove_slot(slot)?;
             report(context, Changed { added: None, removed: Some(hex(slot)), key_file: None })
         }
         KeyCommand::Passwd(new) => {
+            let (repository, _turn) = context.open_to_write("key passwd")?;
             let current = repository.slots()?.into_iter().flatten().find(|slot| slot.current);
             let current = current.ok_or_else(|| Error::internal("the key slot in use is not among the slots"))?;
             let (slot, key_file) = add(context, &repository, new)?;

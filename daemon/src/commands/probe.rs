@@ -25,7 +25,7 @@ pub(crate) fn run(context: &Context, args: ProbeArgs) -> anyhow::Result<Exit> {
     let ProbeArgs {} = args;
     let place = context.settings.repo()?;
     let report = probe(context, false)?;
-    let (usable, many_writers) = (report.usable(), report.many_writers());
+    let (usable, many_writers) = (fit_alone(context, &report)?, report.many_writers());
     context.output.result(&View { location: place, usable, many_writers, report: &report }, || {
         let mut table =
             Table::new(&[("CHECK", Side::Left), ("NEEDED FOR", Side::Left), ("", Side::Left), ("WHY", Side::Left)]);
@@ -50,6 +50,12 @@ pub(crate) fn run(context: &Context, args: ProbeArgs) -> anyhow::Result<Exit> {
         format!("{}{place} is {verdict}\n", table.render())
     })?;
     Ok(if many_writers { Exit::Done } else { Exit::Failed })
+}
+
+/// Whether one process at a time could use the storage that gave this report. One that refuses every create because two
+/// could overwrite each other fails all checks, and is tried again as somebody would who is alone.
+pub(super) fn fit_alone(context: &Context, report: &Report) -> Result<bool> {
+    Ok(report.usable() || probe(context, true)?.usable())
 }
 
 /// Runs the short checks.

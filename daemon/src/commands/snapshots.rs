@@ -46,7 +46,7 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn new(repository: &Repository, list: &SnapshotList, snapshot: &Snapshot) -> wherry_repo::Result<Self> {
-        let record = snapshot.record.clone();
+        let (record, metadata) = (snapshot.record.clone(), snapshot.metadata());
         let stats = record.stats;
         let forgotten = !list.is_visible(&snapshot.id);
         let due = if forgotten { repository.forget_due(&snapshot.id)? } else { None };
@@ -73,7 +73,7 @@ impl View {
             known: stats.known,
             new: stats.new,
             stored: stats.stored,
-            metadata: stats.metadata,
+            metadata,
             engine: record.engine,
             host: record.host,
             source: record.source,

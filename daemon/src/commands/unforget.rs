@@ -18,7 +18,7 @@ struct View {
 /// Takes back what was forgotten. All names are resolved before anything is changed.
 pub(crate) fn run(context: &Context, args: UnforgetArgs) -> anyhow::Result<Exit> {
     let UnforgetArgs { snaps } = args;
-    let repository = context.open_repository()?;
+    let (repository, _turn) = context.open_to_write("unforget")?;
     let summaries = select::summaries(&repository.snapshots(None)?);
     let meant = snaps.iter().map(|spec| spec.resolve(&summaries)).collect::<wherry_repo::Result<Vec<_>>>()?;
     let mut views = Vec::new();

@@ -113,12 +113,14 @@ fn open(run: &Run<'_>, key: &Key) -> Result<Item> {
 fn decode(run: &Run<'_>, key: &Key) -> Result<Item> {
     let fine = |result: Result<()>| result.map(|()| Item::Fine);
     if let Some((volume, id)) = keys::parse_snap(key) {
-        return match read::<Outcome>(run, key)? {
-            Outcome::Fence(_) => Ok(Item::Fine),
-            Outcome::Snapshot(record) if run.repository.volume_id(&record.name) != volume => {
+        return match run.repository.read_sized::<Outcome>(key)? {
+            (Outcome::Fence(_), _) => Ok(Item::Fine),
+            (Outcome::Snapshot(record), _) if run.repository.volume_id(&record.name) != volume => {
                 Err(Error::corrupt(format!("the snapshot is of volume {:?}, whose id is another one", record.name)))
             }
-            Outcome::Snapshot(record) => Ok(Item::Snapshot(Box::new(Snapshot { id, volume, record: *record }))),
+            (Outcome::Snapshot(record), record_size) => {
+                Ok(Item::Snapshot(Box::new(Snapshot { id, volume, record: *record, record_size })))
+            }
         };
     }
     if let Some((id, _, settled)) = keys::parse_forget(key) {

@@ -138,7 +138,7 @@ pub struct Stats {
     /// Bytes of data packs written.
     #[n(6)]
     pub stored: u64,
-    /// Bytes of all other objects written before the snapshot record.
+    /// Bytes of all other objects of the run but this record itself; see [`Snapshot::metadata`](crate::Snapshot::metadata).
     #[n(7)]
     pub metadata: u64,
 }

@@ -176,7 +176,7 @@ impl Place {
 
 /// A check failed: the storage did not do what it should.
 fn wrong(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Unsupported, what)
+    Error::internal(what)
 }
 
 #[cfg(test)]

@@ -5,12 +5,17 @@
 //! process has not seen durable yet. A crash leaves at most a file in `_tmp`, which the next writer removes: each is
 //! locked by the process that writes it. `_tmp` can not be taken for an object, because no key may contain `_`.
 //!
+//! `_lock` is the file that processes lock which must take turns, with a line about the one that holds it.
+//!
 //! Large bodies bypass the page cache (`O_DIRECT`) when their memory is aligned to 4096 bytes: a third of the CPU time
 //! of buffered writes, and nothing else is pushed out of the cache. Other bodies are written through the cache and
 //! dropped from it.
 
+mod lock;
 mod temporary;
 mod write;
+
+pub use lock::Lock;
 
 use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict, too_short};
 use crate::{Error, ErrorKind, Result, Timestamp};
@@ -176,6 +181,11 @@ impl Storage for Local {
 
     fn is_local(&self) -> bool {
         true
+    }
+
+    fn lock(&self, holder: &str) -> Result<Option<Lock>> {
+        let root = self.root().map_err(|errno| self.failed_on("open", "", errno))?;
+        lock::lock(root.as_fd(), holder).map_err(|errno| self.failed_on("lock", lock::NAME, errno))?
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {

@@ -1,6 +1,6 @@
 //! Counting requests and bytes: what a run costs.
 
-use super::{Key, Listed, Storage, Tail};
+use super::{Key, Listed, Lock, Storage, Tail};
 use crate::Result;
 use bytes::Bytes;
 use std::ops::Range;
@@ -79,6 +79,10 @@ impl Storage for Metered {
 
     fn is_local(&self) -> bool {
         self.inner.is_local()
+    }
+
+    fn lock(&self, holder: &str) -> Result<Option<Lock>> {
+        self.inner.lock(holder)
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {

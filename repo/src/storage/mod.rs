@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use keys::Key;
-pub use local::Local;
+pub use local::{Local, Lock};
 pub use memory::Memory;
 pub use metered::{Counters, Metered, Verb};
 pub use object::{Environment, S3Options};
@@ -88,6 +88,13 @@ pub trait Storage: Send + Sync + Debug {
 
     /// Removes an object; one that is not there counts as removed.
     fn delete(&self, key: &Key) -> Result<()>;
+
+    /// Keeps out every other process that locks this storage until the lock is dropped or this process ends, however it
+    /// ends. `holder` is what they are told. `None` where the storage has no such lock.
+    /// [`Busy`](crate::ErrorKind::Busy) when another process holds it; the text is that one's `holder`.
+    fn lock(&self, _holder: &str) -> Result<Option<Lock>> {
+        Ok(None)
+    }
 }
 
 /// Settings of [`open`].
@@ -128,7 +135,7 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
         }
         Some((scheme @ ("az" | "gs"), _)) => {
             let message = format!("{scheme}:// comes with a later version; use a path or s3://bucket/prefix");
-            Err(Error::new(ErrorKind::Unsupported, message))
+            Err(Error::invalid(message))
         }
         Some((scheme, place)) => {
             // It may hold a password.

@@ -163,7 +163,7 @@ fn meaning(refused: &Refused) -> (ErrorKind, &'static str) {
         400 if says("RequestTimeout") || says("IncompleteBody") || says("BadDigest") || says("SHA256Mismatch") => {
             (ErrorKind::Unavailable, "")
         }
-        405 | 501 => (ErrorKind::Unsupported, "; the storage lacks what is needed, see `wherry probe`"),
+        405 | 501 => (ErrorKind::Invalid, "; the storage lacks what is needed, see `wherry probe`"),
         301 | 302 | 308 => (ErrorKind::Invalid, "; the bucket is elsewhere: check --s3-region and --s3-endpoint"),
         307 | 408 | 425 | 429 | 500..=599 => (ErrorKind::Unavailable, ""),
         _ if says("AuthorizationHeaderMalformed") => (ErrorKind::Invalid, "; check --s3-region"),

@@ -9,7 +9,7 @@
 //! segments, whose ends are unique. So two callers that create the same key with equal bytes both succeed; who must
 //! know which of them won writes something of its own into the body.
 
-use super::{Key, Listed, Storage, Tail};
+use super::{Key, Listed, Lock, Storage, Tail};
 use crate::clock::{Clock, Rng, System, random};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -175,6 +175,10 @@ impl Storage for Retrying {
 
     fn is_local(&self) -> bool {
         self.inner.is_local()
+    }
+
+    fn lock(&self, holder: &str) -> Result<Option<Lock>> {
+        self.inner.lock(holder)
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {

@@ -378,7 +378,7 @@ impl SnapshotWriter {
                 known: count(&self.counts.known),
                 new: count(&self.counts.new),
                 stored: self.uploads.stored(),
-                metadata: count(&self.session.metadata),
+                metadata: self.session.written(),
             },
             version: env!("CARGO_PKG_VERSION").into(),
             nonce: self.repository.nonce()?,

@@ -45,6 +45,67 @@ fn every_source_of_a_password() {
 }
 
 #[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_configuration() {
+    let home = with_password();
+    run(&home, &["key", "add", "--new-key-file", "key"]).ok();
+    let good = home.write("pw", SECRET);
+    let config = home.write("c.toml", "key-file = 'from-the-file'");
+    let sources = ["password-file", "password-command", "key-file"];
+    let shown = |flags: &[&str], variables: &[&str], config: &str| {
+        let mut command = home.bare();
+        command.args(["config", "check", "--json", "--config", config]).args(flags);
+        let ran: Ran =
+            command.envs(variables.iter().map(|name| (*name, "of-the-environment"))).output().unwrap().into();
+        ran
+    };
+    let credential = |ran: Ran| ran.ok().json()["credential"].as_str().unwrap().to_owned();
+    let named = |source: &str, value: &str| match source {
+        "password-command" => "password command".to_owned(),
+        source => format!("{} {value}", source.replace('-', " ")),
+    };
+    let both = ["WHERRY_PASSWORD", "WHERRY_KEY_FILE"];
+    for in_file in sources {
+        let config = home.write("c.toml", format!("{in_file} = 'in-the-file'"));
+        assert_eq!(credential(shown(&[], &[], &config)), named(in_file, "in-the-file"));
+        // The order of the contract: the password wins over the key file.
+        for variables in [&both[..], &both[..1]] {
+            assert_eq!(credential(shown(&[], variables, &config)), "WHERRY_PASSWORD");
+        }
+        assert_eq!(credential(shown(&[], &both[1..], &config)), "key file of-the-environment");
+        for flag in sources {
+            for variables in [&both[..], &both[..1], &both[1..], &[]] {
+                let ran = shown(&[&format!("--{flag}"), "typed"], variables, &config);
+                assert_eq!(credential(ran), named(flag, "typed"), "{variables:?} {in_file}");
+            }
+        }
+    }
+    for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+        let flags = [&format!("--{}", sources[one]), "a", &format!("--{}", sources[other]), "b"];
+        let line = shown(&flags, &both, &config).fails(2);
+        assert!(line.contains("at once"), "{flags:?}: {line}");
+        let file = home.write("two.toml", format!("{} = 'a'\n{} = 'b'", sources[one], sources[other]));
+        assert!(shown(&[], &[], &file).fails(2).contains("at once"));
+    }
+    // And what wins is what opens: the others are wrong.
+    let stats = |args: &[&str], variables: &[(&str, &str)]| -> Ran {
+        let mut command = home.bare();
+        command
+            .args(["stats", "--repo", "repo", "-q"])
+            .args(args)
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+            .into()
+    };
+    stats(&["--password-file", &good], &[("WHERRY_PASSWORD", "wrong"), ("WHERRY_KEY_FILE", "none")]).ok();
+    stats(&["--key-file", "key"], &[("WHERRY_PASSWORD", "wrong"), ("WHERRY_KEY_FILE", "none")]).ok();
+    stats(&["--config", &config], &[("WHERRY_PASSWORD", SECRET), ("WHERRY_KEY_FILE", "none")]).ok();
+    stats(&["--config", &config], &[("WHERRY_KEY_FILE", "key")]).ok();
+    stats(&["--password-file", "none"], &[("WHERRY_PASSWORD", SECRET)]).fails(12);
+    stats(&[], &[("WHERRY_PASSWORD", "wrong"), ("WHERRY_KEY_FILE", "key")]).fails(12);
+}
+
+#[test]
 fn a_file_that_others_may_read_is_warned_of() {
     let home = with_password();
     let file = home.write("pw", SECRET);

@@ -73,7 +73,7 @@ fn without_links_one_writer_at_a_time_works_and_many_are_refused() {
     let nolinks = NoLinks::mount();
     let many = Local::new(nolinks.path(), false);
     let error = many.create(&key("a/b"), Bytes::from_static(b"1")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("--single-writer"), "{error}");
     many.list("", &mut |found| panic!("{found:?} was made although it was refused")).unwrap();
     many.overwrite(&key("sess/a/beat"), Bytes::from_static(b"1")).unwrap();

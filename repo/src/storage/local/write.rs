@@ -56,7 +56,7 @@ impl Local {
                          could overwrite each other; use another filesystem, or one writer at a time: --single-writer",
                         self.path.display()
                     );
-                    return Err(Error::new(ErrorKind::Unsupported, message).with_object(key));
+                    return Err(Error::invalid(message).with_object(key));
                 }
             }
         }

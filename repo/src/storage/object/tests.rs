@@ -27,7 +27,7 @@ fn each_answer_has_its_meaning() {
         (400, "RequestTimeout", Unavailable),
         (400, "BadDigest", Unavailable),
         (400, "InvalidRequest", Invalid),
-        (501, "NotImplemented", Unsupported),
+        (501, "NotImplemented", Invalid),
         (301, "PermanentRedirect", Invalid),
     ] {
         assert_eq!(refused(status, code), kind, "{status} {code}");
@@ -50,7 +50,7 @@ fn places_are_checked_before_anything_is_sent() {
     }
     for url in ["az://container/x", "gs://bucket"] {
         let error = s3(url, |_| {}).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(error.kind(), ErrorKind::Invalid, "not a repository of a newer format");
         assert!(error.to_string().contains("later version"), "{error}");
     }
     for url in ["s3://key:hidden@bucket/x", "sftp://user:hidden@host"] {
