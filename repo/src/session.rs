@@ -225,8 +225,8 @@ impl Session {
             let reason = format!("generation {newest} condemned packs this run refers to");
             return match self.fence(&reason)? {
                 // The commit was first: whatever it refers to, the collector waits for it (G9).
-                Some(SnapshotRecord { .. }) => Ok(()),
-                None => Err(self.lost(&reason)),
+                None => Ok(()),
+                Some(_) => Err(self.lost(&reason)),
             };
         }
         let len = self.put_seen(newest)?;
