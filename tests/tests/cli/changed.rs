@@ -118,7 +118,7 @@ fn a_named_snapshot_is_the_one_the_list_belongs_to() {
     fixture.restores(&report);
     fixture.home.run(&["forget", &first, "-q"]).ok();
     let refused = fixture.backup(&["--changed-blocks", "list", "--parent", &first]);
-    assert!(refused.code == 14 && refused.stderr.contains(&first), "{}: {}", refused.code, refused.stderr);
+    assert!(refused.code == 2 && refused.stderr.contains(&first), "{}: {}", refused.code, refused.stderr);
     fixture.not_used(&fixture.listed(&["--parent", "none"]), "--parent none");
 }
 
