@@ -107,6 +107,27 @@ impl Repository {
         }
     }
 
+    /// F3: makes the pending forget of a snapshot final, when its delay is over. False when none is pending, or it was
+    /// taken back meanwhile. `Invalid` before the delay is over.
+    pub fn settle(&self, id: &SnapshotId) -> Result<bool> {
+        self.check_writable()?;
+        let k = match self.forget_of(id)? {
+            Some(forget) if forget.verdict.is_none() => forget.k,
+            _ => return Ok(false),
+        };
+        let asked: Asked = self.read(&keys::forget(id, k, false))?;
+        let at = self.clock().now();
+        if at < asked.not_before {
+            return Err(Error::invalid(format!("the delay of the forget of snapshot {id} is not over")));
+        }
+        let key = keys::forget(id, k, true);
+        match self.create(&key, &Settled { verdict: Verdict::Final, at, nonce: self.nonce()? }) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::Conflict => Ok(self.read::<Settled>(&key)?.verdict == Verdict::Final),
+            Err(e) => Err(e),
+        }
+    }
+
     /// When the newest pending forget of a snapshot may become final.
     pub fn forget_due(&self, id: &SnapshotId) -> Result<Option<Timestamp>> {
         match self.forget_of(id)? {
