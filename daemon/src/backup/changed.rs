@@ -35,9 +35,18 @@ impl Pinned {
     }
 
     /// The list, if it may be applied in this run; else why not. Runs count from 1: one that starts over may build on
-    /// another snapshot, and has another look at a source that may have changed.
-    pub fn for_run(&self, run: usize, writer: &SnapshotWriter) -> Result<ChangedBlocks, String> {
-        self.admit(run, writer.parent().map(|p| p.id), writer.can_inherit())
+    /// another snapshot, and has another look at a source that may have changed. `size` is that of the source in bytes.
+    pub fn for_run(&self, run: usize, writer: &SnapshotWriter, size: u64) -> Result<ChangedBlocks, String> {
+        let list = self.admit(run, writer.parent().map(|p| p.id), writer.can_inherit())?;
+        // Where a disk shrank, the list may name what is gone.
+        let end = writer.parent().map_or(size, |p| p.record.size.max(size));
+        match list.beyond(end) {
+            Some(Range { start, end: to }) => Err(format!(
+                "it names {} bytes at {start}, and the disk ends at {size}: it is of another disk, or not in bytes",
+                to - start
+            )),
+            None => Ok(list),
+        }
     }
 
     fn admit(&self, run: usize, parent: Option<SnapshotId>, intact: bool) -> Result<ChangedBlocks, String> {
@@ -118,11 +127,22 @@ impl ChangedBlocks {
         &self.0
     }
 
+    /// The first range that begins where `size` bytes have ended: then the list is of another volume, or counts in other
+    /// units. One that only ends there was rounded up.
+    pub fn beyond(&self, size: u64) -> Option<Range<u64>> {
+        self.0.iter().find(|r| r.start >= size).cloned()
+    }
+
     /// What lies between them in a volume of `size` bytes.
     pub fn gaps(&self, size: u64) -> Vec<Range<u64>> {
-        let starts = std::iter::once(0).chain(self.0.iter().map(|r| r.end));
-        let ends = self.0.iter().map(|r| r.start).chain(std::iter::once(size));
-        starts.zip(ends).map(|(a, b)| a..b).filter(|r| !r.is_empty()).collect()
+        Self::complement(self.0.iter().cloned(), size)
+    }
+
+    /// What lies between ascending ranges in a volume of `size` bytes.
+    pub fn complement(ranges: impl Iterator<Item = Range<u64>> + Clone, size: u64) -> Vec<Range<u64>> {
+        let starts = std::iter::once(0).chain(ranges.clone().map(|r| r.end));
+        let ends = ranges.map(|r| r.start).chain(std::iter::once(size));
+        starts.zip(ends).map(|(a, b)| a..b).filter(|r| r.start < r.end).collect()
     }
 }
 
@@ -159,5 +179,12 @@ mod tests {
         assert_eq!(r.gaps(98), [0..10, 30..90]);
         assert_eq!(c.rounded(10, 118, 98).ranges(), [10..30, 90..118], "the volume grew");
         assert_eq!(c.rounded(10, 55, 98).ranges(), [10..30, 50..55], "it shrank");
+    }
+
+    #[test]
+    fn a_range_that_begins_behind_the_end_is_found() {
+        let c = ChangedBlocks::new(vec![11..25, 95..106]);
+        assert_eq!(c.beyond(96), None, "it was rounded up");
+        assert_eq!((c.beyond(95), c.beyond(5)), (Some(95..106), Some(11..25)));
     }
 }

@@ -28,6 +28,9 @@ pub const BEAT: Duration = Duration::from_secs(60);
 /// A source that stalls must not keep a signal, or the failure of an upload, from being seen for longer than this.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Ranges of a source, ascending.
+type Ranges = Box<dyn Iterator<Item = Range<u64>> + Send + 'static>;
+
 /// What a backup works with.
 #[derive(Debug)]
 pub struct Backup<'a> {
@@ -58,7 +61,7 @@ pub struct Backup<'a> {
 struct Done {
     /// Size of the volume in bytes.
     size: u64,
-    /// Bytes that were not allocated, or taken over from the parent, and so not read.
+    /// Bytes that were not allocated, and so not read.
     hole: u64,
 }
 
@@ -92,7 +95,7 @@ impl Backup<'_> {
         let size = self.source.geometry().size;
         let stream = self.source.geometry().kind == Kind::Stream;
         let tracker = Arc::new(Mutex::new(Tracker::new(unit as u64)));
-        let ranges = self.ranges(size, tracker.clone())?;
+        let (ranges, inherited) = self.ranges(size, tracker.clone())?;
         let reader = self.source.read_all(ranges, unit, self.depth, self.pool)?;
         let results = reader.receiver().clone();
         let reader = Mutex::new(Some(reader));
@@ -167,33 +170,43 @@ impl Backup<'_> {
             let text = format!("the bytes from {first} on were not read; nothing is committed, please report it");
             return Err(wherry_repo::Error::internal(text).into());
         }
-        Ok(Done { size, hole: if stream { 0 } else { size - tracker.covered(size) } })
+        Ok(Done { size, hole: if stream { 0 } else { size - inherited - tracker.covered(size) } })
     }
 
     /// What is read: the allocated ranges, or of these the changed ones. Each is announced when the engine takes it; the
-    /// rest is zero, or the parent's.
-    fn ranges(
-        &self,
-        size: u64,
-        tracker: Arc<Mutex<Tracker>>,
-    ) -> Result<Box<dyn Iterator<Item = Range<u64>> + Send + 'static>> {
+    /// rest is zero, or the parent's. Also, how many bytes are the parent's.
+    fn ranges(&self, size: u64, tracker: Arc<Mutex<Tracker>>) -> Result<(Ranges, u64)> {
         if self.source.geometry().kind == Kind::Stream {
             tracker.lock().announce_stream();
-            return Ok(Box::new(std::iter::empty()));
+            return Ok((Box::new(std::iter::empty()), 0));
         }
         let announce = move |range: &Range<u64>| tracker.lock().announce(range.clone());
         let Some(changed) = &self.changed else {
-            return Ok(Box::new(self.source.extents(0..size).inspect(announce)));
+            return Ok((Box::new(self.source.extents(0..size).inspect(announce)), 0));
         };
         let unit = self.writer.chunk_size() as u64;
         let parent = self.writer.parent().map_or(0, |p| p.record.size);
         let changed = changed.rounded(unit, size, parent);
-        for same in changed.gaps(size) {
-            self.progress.add(same.end - same.start);
-            self.writer.inherit(same.start / unit..same.end.div_ceil(unit))?;
+        let mut same = Vec::new();
+        for gap in changed.gaps(size) {
+            same.extend(self.writer.inheritable(gap.start / unit..gap.end.div_ceil(unit))?);
         }
-        let extents: Vec<_> = changed.ranges().iter().map(|range| self.source.extents(range.clone())).collect();
-        Ok(Box::new(extents.into_iter().flatten().inspect(announce)))
+        let mut inherited = 0;
+        for chunks in &same {
+            let bytes = (chunks.end * unit).min(size) - chunks.start * unit;
+            self.writer.inherit(chunks.clone(), bytes)?;
+            self.progress.add(bytes);
+            inherited += bytes;
+        }
+        let listed: u64 = changed.ranges().iter().map(|r| r.end - r.start).sum();
+        let lost = size - listed - inherited;
+        if lost > 0 {
+            let lost = crate::output::size(lost);
+            tracing::warn!("{lost} are read although the list does not name them: the parent's copy of them is gone");
+        }
+        let read = ChangedBlocks::complement(same.into_iter().map(|c| c.start * unit..c.end * unit), size);
+        let extents: Vec<_> = read.into_iter().map(|range| self.source.extents(range)).collect();
+        Ok((Box::new(extents.into_iter().flatten().inspect(announce)), inherited))
     }
 }
 

@@ -113,9 +113,10 @@ pub struct BackupArgs {
     pub limit_upload: Option<Size>,
     /// Reads only the ranges listed in a file and takes the rest from the parent
     ///
-    /// The list holds what changed since one snapshot, one range a line: offset and length in bytes. Say which snapshot
-    /// with --parent SNAP. With --parent auto it is taken to be the newest one of the volume; where it is not certain which
-    /// one that is, or it cannot be built upon, everything is read, and the result says why.
+    /// The list holds what changed since one snapshot, one range a line: offset and length in bytes, decimal; # begins a
+    /// comment. What it leaves out is taken over unseen. Say which snapshot with --parent SNAP. With --parent auto it is
+    /// taken to be the newest one of the volume; where it is not certain which one that is, it cannot be built upon, or the
+    /// list names bytes that neither it nor SOURCE has, everything is read, and the result says why.
     #[arg(long, value_name = "FILE")]
     pub changed_blocks: Option<PathBuf>,
 }

@@ -116,7 +116,7 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         let source = opened.take().map_or_else(|| open(path), Ok)?;
         let geometry = source.geometry();
         let total = (geometry.kind != Kind::Stream).then_some(geometry.size);
-        let changed = changed.as_ref().map(|pinned| pinned.for_run(attempt, &writer));
+        let changed = changed.as_ref().map(|pinned| pinned.for_run(attempt, &writer, geometry.size));
         let list_use = changed.as_ref().map(ListUse::from);
         if let Some(Err(why)) = &changed {
             tracing::warn!(

@@ -271,12 +271,49 @@ impl SnapshotWriter {
         Ok(put)
     }
 
+    /// W8: those of these chunks that can be inherited, ascending: the parent's map can be read there, and every pack it
+    /// names was there when the session began. All others have to be put.
+    pub fn inheritable(&self, chunks: Range<u64>) -> Result<Vec<Range<u64>>> {
+        let mut found = Vec::new();
+        let Some(tree) = &self.parent else { return Ok(found) };
+        let mut start = chunks.start;
+        let mut leaf = start >> FANOUT_BITS;
+        loop {
+            match tree.next_leaf(leaf) {
+                Ok(Some((number, node))) if number << FANOUT_BITS < chunks.end => {
+                    for (n, _) in node.present().filter(|(_, slot)| !self.session.is_listed(&slot.at.pack)) {
+                        let lost = (number << FANOUT_BITS) + n as u64;
+                        if chunks.contains(&lost) {
+                            found.push(start..lost);
+                            start = lost + 1;
+                        }
+                    }
+                    leaf = number + 1;
+                }
+                Ok(_) => break,
+                // What lies behind it cannot be told from what is zero.
+                Err(e) if self.repository.is_damage(&e) => {
+                    self.parent_broken.store(true, Ordering::Relaxed);
+                    tracing::warn!("a part of the parent's map cannot be read and is not built upon: {e}");
+                    found.push(start..(leaf << FANOUT_BITS).clamp(start, chunks.end));
+                    start = chunks.end;
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        found.push(start..chunks.end);
+        found.retain(|range| range.start < range.end);
+        Ok(found)
+    }
+
     /// Takes these chunks over from the parent without reading them, when a list of changed blocks says they are the
-    /// same. They are not put.
-    pub fn inherit(&self, chunks: Range<u64>) -> Result<()> {
+    /// same and they are [inheritable](Self::inheritable). They are not put. `bytes` is their length in the volume.
+    pub fn inherit(&self, chunks: Range<u64>, bytes: u64) -> Result<()> {
         if self.parent.is_none() {
             return Err(Error::internal("nothing to inherit from"));
         }
+        self.counts.unchanged.fetch_add(bytes, Ordering::Relaxed);
         if !chunks.is_empty() {
             self.map.lock().inherited.insert(chunks.start, chunks.end);
         }
@@ -322,11 +359,13 @@ impl SnapshotWriter {
             }
             let tree = self.parent.as_ref().ok_or_else(|| Error::internal("nothing to inherit from"))?;
             let mut leaf = from >> FANOUT_BITS;
-            while let Some((number, node)) = tree.next_leaf(leaf)?.filter(|(n, _)| n << FANOUT_BITS < stop) {
+            // Not a leaf further: whether that can be read is not known.
+            while leaf << FANOUT_BITS < stop
+                && let Some((number, node)) = tree.next_leaf(leaf)?.filter(|(n, _)| n << FANOUT_BITS < stop)
+            {
                 for (n, slot) in node.present() {
                     let chunk = (number << FANOUT_BITS) + n as u64;
                     if (from..stop).contains(&chunk) {
-                        self.counts.unchanged.fetch_add(1 << self.class, Ordering::Relaxed);
                         map.builder.push(chunk, *slot, Some(tree), self)?;
                     }
                 }
