@@ -106,6 +106,7 @@ impl Context {
         self.admit(&credential)?;
         let repository = Repository::open(self.components(storage), &credential)?;
         repository.limit_nodes(self.budget.nodes);
+        repository.limit_lookups(self.budget.index);
         tracing::debug!(repository = %repository.id(), %place, "opened");
         Ok(repository)
     }
@@ -185,6 +186,11 @@ fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
         let meant = |key: &wherry_repo::Key| key.as_str().rsplit('/').next().is_some_and(|id| spec.names(id));
         if let Some((key, error)) = list.damaged.iter().find(|(key, _)| meant(key)) {
             return Err(Error::corrupt(format!("the record of this snapshot cannot be read: {error}")).with_object(key));
+        }
+        let gone = list.forgets.iter().find(|(id, forget)| forget.is_final() && spec.names(&id.to_string()));
+        if let Some((id, _)) = gone {
+            let text = format!("snapshot {id} was forgotten for good; `wherry snapshots` shows what there is");
+            return Err(Error::new(ErrorKind::NoSnapshot, text));
         }
     }
     let id = found?.id;

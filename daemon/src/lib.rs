@@ -12,6 +12,7 @@ pub mod exit;
 pub mod mount;
 pub mod output;
 pub mod progress;
+pub mod readers;
 pub mod restore;
 pub mod retention;
 pub mod select;

@@ -108,6 +108,8 @@ impl Repository {
             not_read: data.not_read,
             unused_packs: totals.unused_packs,
             unused_bytes: totals.unused_bytes,
+            moved_chunks: totals.moved_chunks,
+            moved_nodes: totals.moved_nodes,
             damages: run.findings.into_damages(hits),
         })
     }

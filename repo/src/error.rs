@@ -88,6 +88,12 @@ impl Error {
         Self { kind: self.kind, message: self.message.clone(), object: self.object.clone(), source: None }
     }
 
+    /// What is lost for good, said by `message`. Damage on a disk of this machine stays what it is: it may be the cable.
+    pub(crate) fn instead(&self, message: String) -> Self {
+        let kind = if self.kind == ErrorKind::NotFound { ErrorKind::Corrupt } else { self.kind };
+        Self { kind, message, object: None, source: None }
+    }
+
     /// What a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind

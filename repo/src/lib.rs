@@ -12,6 +12,7 @@ mod check;
 pub mod clock;
 mod codec;
 mod crypto;
+mod elsewhere;
 mod error;
 pub mod forget;
 pub mod format;
@@ -27,6 +28,8 @@ mod reader;
 mod repository;
 mod session;
 pub mod storage;
+#[cfg(test)]
+mod testing;
 mod turn;
 mod writer;
 
@@ -46,7 +49,7 @@ pub use reader::{ChunkRef, Fetch, SnapshotReader, Verified};
 pub use repository::{
     Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of, newest_config,
 };
-pub use session::ParentChoice;
+pub use session::{ParentChoice, ReadSession};
 pub use storage::{Key, Storage};
 pub use turn::Turn;
 pub use writer::{CommitInfo, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};

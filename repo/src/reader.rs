@@ -1,13 +1,15 @@
 //! Reading a snapshot: by plan for a restore, by chunk for a mount. Nothing leaves this module that was not verified.
 
+use crate::elsewhere::Copy;
 use crate::format::node::{FANOUT, Slot};
-use crate::id::{PackId, ShortId};
+use crate::id::{Location, PackId, ShortId};
 use crate::map::{Tree, chunk_count, chunk_len};
 use crate::pack::open_chunk;
 use crate::storage::keys;
-use crate::{Error, Repository, Result, Snapshot};
+use crate::{Error, ErrorKind, ReadSession, Repository, Result, Snapshot};
 use bytes::Bytes;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bytes whose authentication tag and id were checked. Only these may reach a sink or a reader of a mount.
 #[derive(Debug)]
@@ -66,17 +68,46 @@ const GAP: u64 = 256 << 10;
 #[derive(Debug)]
 pub struct SnapshotReader {
     repository: Repository,
+    session: Option<Arc<ReadSession>>,
     tree: Tree,
     size: u64,
     class: u8,
+    /// What is read, for errors.
+    name: String,
 }
 
 impl SnapshotReader {
-    /// Reads nothing yet: the top of the map is in the snapshot's record.
+    /// Without a session: a collector does not know of this reader. Reads nothing yet: the top of the map is in the
+    /// snapshot's record.
     pub fn open(repository: &Repository, snapshot: &Snapshot) -> Result<Self> {
-        let tree = Tree::open(repository, &snapshot.record)
-            .map_err(|e| e.with_object(keys::snap(&snapshot.volume, &snapshot.id)))?;
-        Ok(Self { repository: repository.clone(), tree, size: snapshot.record.size, class: snapshot.record.class })
+        let record = &snapshot.record;
+        let tree =
+            Tree::open(repository, record).map_err(|e| e.with_object(keys::snap(&snapshot.volume, &snapshot.id)))?;
+        Ok(Self {
+            repository: repository.clone(),
+            session: None,
+            tree: tree.looking_up(),
+            size: record.size,
+            class: record.class,
+            name: format!("{:?}, snapshot {}", record.name, snapshot.id),
+        })
+    }
+
+    /// The snapshot of a session, which is kept for this reader until that ends.
+    pub fn within(session: Arc<ReadSession>) -> Result<Self> {
+        let reader = Self::open(session.repository(), session.snapshot())?;
+        Ok(Self { session: Some(session), ..reader })
+    }
+
+    /// Fails when the snapshot is not kept for this reader any more.
+    fn admit(&self) -> Result<()> {
+        self.session.as_ref().map_or(Ok(()), |session| session.admit())
+    }
+
+    /// Does `read`, if it may, and says in an error of it what was read.
+    fn map<T>(&self, read: impl FnOnce(&Tree) -> Result<T>) -> Result<T> {
+        self.admit()?;
+        read(&self.tree).map_err(|e| e.context(&self.name))
     }
 
     /// Size of the volume in bytes.
@@ -100,13 +131,14 @@ impl SnapshotReader {
 
     /// The chunk of this number; `None` when it is zero.
     pub fn chunk(&self, number: u64) -> Result<Option<ChunkRef>> {
-        Ok(self.tree.chunk(number)?.map(|slot| self.reference(number, slot)))
+        Ok(self.map(|tree| tree.chunk(number))?.map(|slot| self.reference(number, slot)))
     }
 
     /// The chunks that are not zero in the next part of the map, from chunk `from` on, ascending, and the chunk number
     /// to go on from; `None` at the end.
     pub fn next_chunks(&self, from: u64) -> Result<Option<(Vec<ChunkRef>, u64)>> {
-        let Some((leaf, node)) = self.tree.next_leaf(from / FANOUT as u64)? else { return Ok(None) };
+        let found = self.map(|tree| tree.next_leaf(from / FANOUT as u64))?;
+        let Some((leaf, node)) = found else { return Ok(None) };
         let base = leaf * FANOUT as u64;
         let chunks = node.present().map(|(n, slot)| self.reference(base + n as u64, *slot));
         Ok(Some((chunks.filter(|c| c.number >= from).collect(), base + FANOUT as u64)))
@@ -134,24 +166,77 @@ impl SnapshotReader {
         plan
     }
 
-    /// The sealed bytes of a fetch.
-    pub fn fetch(&self, fetch: &Fetch) -> Result<Bytes> {
-        self.repository.storage().get_range(&keys::pack(&fetch.pack), fetch.range.clone())
-    }
-
-    /// Opens one chunk out of the bytes of its fetch into `out`, which has the chunk's length.
-    pub fn open_chunk<B: AsMut<[u8]>>(
+    /// Reads a fetch and opens its chunks, each into memory of its length from `buffer`. One that is not where the map says
+    /// is looked up by id. `take` gets each chunk, verified, or why it cannot be read: `Corrupt` when it is lost. An error
+    /// of `take` ends it.
+    pub fn read<B: AsMut<[u8]>, E>(
         &self,
         fetch: &Fetch,
-        bytes: &[u8],
+        scratch: &mut Vec<u8>,
+        mut buffer: impl FnMut(&ChunkRef) -> B,
+        mut take: impl FnMut(&ChunkRef, Result<Verified<B>>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let bytes = self.fetch(&fetch.pack, fetch.range.clone());
+        for chunk in &fetch.chunks {
+            let at = &chunk.slot.at;
+            let opened = match &bytes {
+                Ok(bytes) => {
+                    let start = (u64::from(at.offset) - fetch.range.start) as usize;
+                    match bytes.get(start..start + at.len as usize) {
+                        Some(sealed) => self.open_chunk(chunk, at, sealed, scratch, buffer(chunk)),
+                        None => Err(Error::internal("a chunk is outside its fetch")),
+                    }
+                }
+                // A part may still be readable.
+                Err(e) if e.kind() != ErrorKind::NotFound && fetch.chunks.len() > 1 && self.repository.is_damage(e) => {
+                    self.read_at(chunk, &at.pack, at, scratch, buffer(chunk))
+                }
+                Err(e) => Err(e.again()),
+            };
+            let opened = match opened {
+                Err(e) if self.repository.is_damage(&e) => self.find(chunk, &e, scratch, &mut buffer),
+                opened => opened,
+            };
+            take(chunk, opened)?;
+        }
+        Ok(())
+    }
+
+    /// One chunk, read and verified.
+    pub fn read_chunk(&self, chunk: &ChunkRef) -> Result<Verified<Vec<u8>>> {
+        let mut found = Err(Error::internal("a plan is empty"));
+        for fetch in self.plan(vec![*chunk], u64::MAX) {
+            self.read(
+                &fetch,
+                &mut Vec::new(),
+                |chunk| vec![0; chunk.len],
+                |_, opened| {
+                    found = opened;
+                    Ok::<(), Error>(())
+                },
+            )?;
+        }
+        found
+    }
+
+    fn fetch(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes> {
+        self.admit()?;
+        let bytes = self.repository.storage().get_range(&keys::pack(pack), range);
+        if let Some(session) = &self.session {
+            session.reached(&bytes);
+        }
+        bytes
+    }
+
+    /// Opens a chunk out of its sealed bytes, which are those at `at`, into `out`, which has the chunk's length.
+    fn open_chunk<B: AsMut<[u8]>>(
+        &self,
         chunk: &ChunkRef,
+        at: &Location,
+        sealed: &[u8],
         scratch: &mut Vec<u8>,
         mut out: B,
     ) -> Result<Verified<B>> {
-        let at = &chunk.slot.at;
-        let start = (u64::from(at.offset) - fetch.range.start) as usize;
-        let sealed =
-            bytes.get(start..start + at.len as usize).ok_or_else(|| Error::internal("a chunk is outside its fetch"))?;
         scratch.clear();
         scratch.extend_from_slice(sealed);
         let plain = out.as_mut();
@@ -163,9 +248,58 @@ impl SnapshotReader {
         Ok(Verified(out))
     }
 
+    /// Reads a chunk alone. The bytes are in `pack`; what they were sealed for is in `at`.
+    fn read_at<B: AsMut<[u8]>>(
+        &self,
+        chunk: &ChunkRef,
+        pack: &PackId,
+        at: &Location,
+        scratch: &mut Vec<u8>,
+        out: B,
+    ) -> Result<Verified<B>> {
+        let start = u64::from(at.offset);
+        let sealed = self.fetch(pack, start..start + u64::from(at.len))?;
+        self.open_chunk(chunk, at, &sealed, scratch, out)
+    }
+
+    /// V3: a chunk from another place than its slot says, where `why` happened.
+    fn find<B: AsMut<[u8]>>(
+        &self,
+        chunk: &ChunkRef,
+        why: &Error,
+        scratch: &mut Vec<u8>,
+        mut buffer: impl FnMut(&ChunkRef) -> B,
+    ) -> Result<Verified<B>> {
+        let slot = &chunk.slot;
+        let elsewhere = self.repository.elsewhere();
+        let copies = elsewhere.find(&self.repository, &slot.id, self.class, &slot.at)?;
+        for copy in copies.iter().filter(|copy| copy.plain as usize == chunk.len) {
+            let Copy { pack, at, .. } = copy;
+            match self.read_at(chunk, pack, at, scratch, buffer(chunk)) {
+                Ok(found) => {
+                    elsewhere.note(slot, copy);
+                    return Ok(found);
+                }
+                Err(e) if self.repository.is_damage(&e) => {
+                    tracing::warn!("another copy of a chunk is damaged too: {e}")
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let start = chunk.number << self.class;
+        let text = format!(
+            "bytes {start} to {} of {} cannot be read: {}, and no other pack has them; run `wherry check`, or take \
+             another snapshot",
+            start + chunk.len as u64 - 1,
+            self.name,
+            why.message()
+        );
+        Err(why.instead(text).with_object(keys::pack(&slot.at.pack)))
+    }
+
     /// True when `plain` is what the snapshot has as chunk `number`.
     pub fn is_same(&self, number: u64, plain: &[u8]) -> Result<bool> {
-        let slot = self.tree.chunk(number)?;
+        let slot = self.map(|tree| tree.chunk(number))?;
         if plain.len() != chunk_len(self.size, self.class, number) {
             return Ok(false);
         }
@@ -173,13 +307,5 @@ impl SnapshotReader {
             None => crate::writer::is_zero(plain),
             Some(slot) => self.repository.keys().ids.chunk(self.class, plain).short() == slot.id,
         })
-    }
-
-    /// One chunk, read and verified.
-    pub fn read_chunk(&self, chunk: &ChunkRef) -> Result<Verified<Vec<u8>>> {
-        let mut plan = self.plan(vec![*chunk], u64::MAX);
-        let fetch = plan.pop().ok_or_else(|| Error::internal("a plan is empty"))?;
-        let bytes = self.fetch(&fetch)?;
-        self.open_chunk(&fetch, &bytes, chunk, &mut Vec::new(), vec![0; chunk.len])
     }
 }

@@ -1,5 +1,6 @@
 //! A repository: made, opened, its records read and written, its snapshots listed.
 
+use crate::elsewhere::Elsewhere;
 use crate::format::clear::{self, Config, FORMAT, Identity, KeySlot, SUITE};
 use crate::format::records::{self, Outcome, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SessionId, SnapshotId, VolumeId};
@@ -11,6 +12,7 @@ use crate::{Clock, Error, ErrorKind, Result, Rng, Timestamp, clock};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a repository works with, passed in so that tests can steer it.
 #[derive(Clone, Debug)]
@@ -118,6 +120,9 @@ struct Inner {
     config: Config,
     pack_keys: KeyCache,
     nodes: NodeCache,
+    elsewhere: Elsewhere,
+    /// It was said that readers go without a session.
+    told_alone: AtomicBool,
 }
 
 impl Repository {
@@ -180,15 +185,16 @@ impl Repository {
         class_of(config.chunk_size).map_err(|e| Error::corrupt(e.to_string()).with_object(&key))?;
         let keys = bundle::unlock(&*storage, id, credential)?;
         check_mac(&keys, &key, &config)?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                components,
-                keys,
-                config,
-                pack_keys: KeyCache::default(),
-                nodes: NodeCache::default(),
-            }),
-        })
+        let inner = Inner {
+            components,
+            keys,
+            config,
+            pack_keys: KeyCache::default(),
+            nodes: NodeCache::default(),
+            elsewhere: Elsewhere::default(),
+            told_alone: AtomicBool::new(false),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The repository's uuid.
@@ -239,6 +245,21 @@ impl Repository {
     /// Keeps about so many bytes of nodes of maps, for all snapshots that are read or built upon together.
     pub fn limit_nodes(&self, bytes: u64) {
         self.inner.nodes.set_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
+    /// What is looked up by id, since it is not where a map says.
+    pub(crate) fn elsewhere(&self) -> &Elsewhere {
+        &self.inner.elsewhere
+    }
+
+    /// Whether it was said before that readers go without a session; from now on it was.
+    pub(crate) fn told_alone(&self) -> bool {
+        self.inner.told_alone.swap(true, Ordering::Relaxed)
+    }
+
+    /// Fails when the repository had a feature, when it was opened, that this build must not write beside. Costs nothing.
+    pub(crate) fn was_writable(&self) -> Result<()> {
+        clear::check_writable(&self.inner.config)
     }
 
     /// The id of a volume by its name.

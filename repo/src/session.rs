@@ -1,6 +1,10 @@
 //! One writer's run, as `docs/concurrency.md` orders its steps: open, bars, seen, parent, then decisions. W, A, R and C
 //! below are the numbers of that document.
 
+mod read;
+
+pub use read::ReadSession;
+
 use crate::format::records::{
     Beat, Fence, Generation, Outcome, Process, Seen, SessionKind, SessionOpen, SnapshotRecord,
 };

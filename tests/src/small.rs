@@ -7,8 +7,8 @@ use std::time::Duration;
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::storage::{Memory, Storage};
 use wherry_repo::{
-    Clock, CommitInfo, Components, Credential, InitOptions, Key, ParentChoice, PasswordCost, Repository, Result, Rng,
-    Snapshot, SnapshotReader, SnapshotWriter, Timestamp, WriterOptions,
+    ChunkRef, Clock, CommitInfo, Components, Credential, InitOptions, Key, ParentChoice, PasswordCost, Repository,
+    Result, Rng, Snapshot, SnapshotReader, SnapshotWriter, Timestamp, WriterOptions,
 };
 
 /// Chunk size of small repositories in bytes.
@@ -171,11 +171,12 @@ pub fn restore(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> 
     let mut next = 0;
     while let Some((chunks, then)) = reader.next_chunks(next)? {
         for fetch in reader.plan(chunks, 1 << 20) {
-            let bytes = reader.fetch(&fetch)?;
-            for chunk in &fetch.chunks {
+            let buffer = |chunk: &ChunkRef| vec![0; chunk.len];
+            reader.read(&fetch, &mut Vec::new(), buffer, |chunk, opened| -> Result<()> {
                 let at = (chunk.number * reader.chunk_size()) as usize;
-                reader.open_chunk(&fetch, &bytes, chunk, &mut Vec::new(), &mut disk[at..at + chunk.len])?;
-            }
+                disk[at..at + chunk.len].copy_from_slice(opened?.as_ref());
+                Ok(())
+            })?;
         }
         next = then;
     }

@@ -15,6 +15,8 @@ mod features;
 mod files;
 #[path = "cli/harness.rs"]
 mod harness;
+#[path = "cli/inherit.rs"]
+mod inherit;
 #[path = "cli/json.rs"]
 mod json;
 #[path = "cli/keys.rs"]
@@ -23,6 +25,8 @@ mod keys;
 mod memory;
 #[path = "cli/options.rs"]
 mod options;
+#[path = "cli/readers.rs"]
+mod readers;
 #[path = "cli/signals.rs"]
 mod signals;
 #[path = "cli/stream.rs"]

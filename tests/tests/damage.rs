@@ -599,8 +599,15 @@ fn the_next_backup_stores_anew_what_is_missing() {
         fixture.backup("alpha", &index, &alpha.1);
         let (healed, disk) = &fixture.snapshots[6];
         assert_eq!(unreadable(&fixture.open().unwrap(), healed, disk), []);
-        let damage = fixture.assert_one(&fixture.check(true), &key);
-        assert!(damage.hits.iter().all(|hit| hit.snapshot != healed.id));
+        // Older snapshots find by id what was stored anew; what only they have is still lost.
+        let report = fixture.check(true);
+        if report.damages.is_empty() {
+            assert!(fixture.unreadable().iter().all(Vec::is_empty));
+        } else {
+            let damage = fixture.assert_one(&report, &key);
+            assert!(damage.hits.iter().all(|hit| hit.snapshot != healed.id));
+        }
+        assert!(prefix == keys::META || report.moved_chunks > 0, "{report:?}");
     }
 }
 

@@ -487,3 +487,29 @@ fn who_reads_straight_on_is_served_ahead_in_large_requests() {
     assert!(reads <= 40, "200 chunks came in {reads} requests");
     assert!(bytes < disk.len() + disk.len() / 10, "nothing was fetched twice: {bytes}");
 }
+
+#[test]
+fn what_is_opened_is_noted_once_and_a_bounded_number_of_notes_stays() {
+    let (storage, repository) = in_memory();
+    for n in 0..12 {
+        backup(&repository, &format!("vm{n}"), &[n + 1]).unwrap();
+    }
+    let noted = || keys_of(&*storage).iter().filter(|key| key.as_str().ends_with("/open")).count() - 12;
+    let (_, fs) = mounted(&repository);
+    let number = |n: u8| walk(&fs, &format!("by-volume/vm{n}/latest/disk.raw")).unwrap();
+    assert_eq!(noted(), 0);
+    let handles: Vec<u64> = (0..3).map(|_| fs.open(number(0)).unwrap()).collect();
+    assert_eq!(noted(), 1, "three handles of one disk");
+    handles.iter().for_each(|handle| fs.close(*handle));
+    let held = fs.open(number(0)).unwrap();
+    for n in 1..12 {
+        let handle = fs.open(number(n)).unwrap();
+        assert_eq!(read(&fs, handle, 0..10).unwrap(), [n + 1]);
+        fs.close(handle);
+        assert!(noted() <= 1 + 5, "{} after {n}", noted());
+    }
+    assert_eq!(noted(), 1 + 4, "the one that is open and the last ones");
+    assert_eq!(read(&fs, held, 0..10).unwrap(), [1]);
+    fs.end();
+    assert_eq!(noted(), 0);
+}

@@ -125,7 +125,7 @@ fn chunks_of_lost_packs_are_stored_anew() {
     for key in keys_of(&*storage).into_iter().filter(|k| k.as_str().starts_with("packs/")) {
         storage.delete(&key).unwrap();
     }
-    assert_eq!(restore(&repository, &first).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(restore(&repository, &first).unwrap_err().kind(), ErrorKind::Corrupt);
     let second = backup_with(&repository, index, &options("vm"), &disk).unwrap();
     assert!(second.record.stats.new > 0);
     assert!(restore(&repository, &second).unwrap() == disk);
@@ -199,13 +199,14 @@ fn inherited_chunks_are_the_parents() {
     disk[20 * UNIT] ^= 1;
     let writer = SnapshotWriter::start(&repository, index(), &options("vm")).unwrap();
     assert!(writer.can_inherit());
-    writer.inherit(0..20).unwrap();
-    writer.inherit(21..41).unwrap();
+    writer.inherit(0..20, 20 * UNIT as u64).unwrap();
+    writer.inherit(21..41, 19 * UNIT as u64 + 1234).unwrap();
     let mut scratch = writer.scratch().unwrap();
     writer.put(&mut scratch, 20, &disk[20 * UNIT..21 * UNIT]).unwrap();
     let snapshot = writer.commit(CommitInfo { size: disk.len() as u64, ..CommitInfo::default() }).unwrap();
     assert!(restore(&repository, &snapshot).unwrap() == disk);
-    assert_eq!(snapshot.record.stats.new, UNIT as u64);
+    let stats = snapshot.record.stats;
+    assert_eq!((stats.new, stats.unchanged), (UNIT as u64, (disk.len() - UNIT) as u64));
 }
 
 #[test]

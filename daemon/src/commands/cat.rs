@@ -3,11 +3,12 @@
 use crate::cli::CatArgs;
 use crate::context::Context;
 use crate::exit::Exit;
+use crate::readers::Readers;
 use anyhow::Result;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use wherry_repo::{Error, SnapshotReader, Verified};
+use wherry_repo::{ChunkRef, Error, SnapshotReader, Verified};
 
 /// Bytes that are read at once, and then written.
 const WINDOW: u64 = 16 << 20;
@@ -19,7 +20,10 @@ pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
     let CatArgs { snap, offset, length } = args;
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &snap)?;
-    let reader = SnapshotReader::open(&repository, &snapshot)?;
+    // The session is ended by a signal too.
+    let _armed = context.cancel.arm("");
+    let readers = Readers::start(&repository)?;
+    let reader = SnapshotReader::within(readers.open(&snapshot)?)?;
     let (size, unit) = (reader.size(), reader.chunk_size());
     let start = offset.map_or(0, |o| o.0);
     if start > size {
@@ -32,6 +36,7 @@ pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
         window = window.end..(window.end + (WINDOW / unit).max(4)).min(end.div_ceil(unit));
         let chunks = read(&reader, window.clone(), context.budget.downloads)?;
         for number in window.clone() {
+            context.cancel.check()?;
             let bytes = chunks.get(&number).map_or(&zeros[..], AsRef::as_ref);
             let from = start.saturating_sub(number * unit) as usize;
             let to = (end - number * unit).min(unit) as usize;
@@ -54,11 +59,11 @@ fn read(
     let work = || -> wherry_repo::Result<()> {
         let mut scratch = Vec::new();
         while let Some(fetch) = plan.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let bytes = reader.fetch(fetch)?;
-            for chunk in &fetch.chunks {
-                let open = reader.open_chunk(fetch, &bytes, chunk, &mut scratch, vec![0; chunk.len])?;
-                found.lock().insert(chunk.number, open);
-            }
+            let buffer = |chunk: &ChunkRef| vec![0; chunk.len];
+            reader.read(fetch, &mut scratch, buffer, |chunk, opened| -> wherry_repo::Result<()> {
+                found.lock().insert(chunk.number, opened?);
+                Ok(())
+            })?;
         }
         Ok(())
     };

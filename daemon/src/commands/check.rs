@@ -28,6 +28,7 @@ struct View {
     read: u64,
     not_read: Vec<NotReadView>,
     unused: Unused,
+    moved: Moved,
     damages: Vec<DamageView>,
     seconds: f64,
 }
@@ -37,6 +38,13 @@ struct NotReadView {
     reason: &'static str,
     packs: u64,
     bytes: u64,
+}
+
+/// Not where the maps say, but found by their ids: no damage.
+#[derive(Serialize)]
+struct Moved {
+    chunks: u64,
+    nodes: u64,
 }
 
 #[derive(Serialize)]
@@ -92,8 +100,9 @@ pub(crate) fn run(context: &Context, args: CheckArgs) -> anyhow::Result<Exit> {
         read_data,
         threads: (budget.chunk_cache >> 23).clamp(2, if context.is_remote() { 32 } else { 2 * budget.workers as u64 })
             as usize,
-        memory: budget.index,
+        memory: budget.index / 2,
     };
+    repository.limit_lookups(budget.index / 2);
     let progress: Mutex<Option<Progress>> = Mutex::default();
     let _armed = context.cancel.arm("nothing was changed; run it again");
     let report = repository.check(&options, &|step, done, total| {
@@ -134,6 +143,7 @@ impl View {
             read: report.read_bytes,
             not_read: not_read.collect(),
             unused: Unused { packs: report.unused_packs, bytes: report.unused_bytes },
+            moved: Moved { chunks: report.moved_chunks, nodes: report.moved_nodes },
             damages: report.damages.iter().map(DamageView::new).collect(),
             seconds,
         }
@@ -216,6 +226,12 @@ fn text(report: &CheckReport) -> String {
             "unused    {} packs ({}) that no snapshot refers to: of runs under way or broken off, or of forgotten snapshots",
             report.unused_packs,
             size(report.unused_bytes)
+        ));
+    }
+    if report.moved_chunks + report.moved_nodes > 0 {
+        lines.push(format!(
+            "moved     {} chunks and {} map nodes are not in the packs that the maps name; they were found in others",
+            report.moved_chunks, report.moved_nodes
         ));
     }
     lines.push(summary(report));

@@ -4,6 +4,7 @@ use crate::cli::RestoreArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
+use crate::readers::Readers;
 use crate::restore::{Chunks, Compare, Marker, Restore};
 use anyhow::Result;
 use serde::Serialize;
@@ -56,7 +57,8 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         );
         return Err(Error::invalid(text).into());
     }
-    let reader = SnapshotReader::open(&repository, &snapshot)?;
+    let readers = Readers::start(&repository)?;
+    let reader = SnapshotReader::within(readers.open(&snapshot)?)?;
     let marker = || context.restore_marker(&target, &snapshot);
     let plan = admit(&target, &snapshot, force, delta, &marker)?;
     let budget = context.budget;
@@ -160,6 +162,10 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
             report.target,
             report.seconds
         )];
+        let moved = repository.found_elsewhere();
+        if moved > 0 {
+            lines.push(format!("{moved} chunks or map nodes were not where the map says, and were found by their ids"));
+        }
         if report.untouched > 0 {
             let does = if dry_run { "would leave" } else { "left" };
             let rest = output::size(report.untouched);

@@ -1,13 +1,14 @@
 //! Reads of one snapshot through the chunk cache.
 
-use super::cache::{Buffer, Chunk, ChunkCache, Claim, Found, Landed};
+use super::cache::{Chunk, ChunkCache, Claim, Found, Landed};
 use super::streams::Streams;
 use super::workers::{Scratch, Workers};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
-use wherry_repo::{ChunkRef, ErrorKind, Fetch, Repository, Result, ShortId, Snapshot, SnapshotReader, Verified};
+use wherry_repo::{ChunkRef, ErrorKind, Fetch, ReadSession, Result, ShortId, SnapshotReader};
 
 /// What all disks of a mount share.
 #[derive(Debug)]
@@ -49,10 +50,10 @@ pub struct Disk {
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 impl Disk {
-    /// Reads nothing yet.
-    pub fn open(repository: &Repository, snapshot: &Snapshot, shared: Arc<Shared>) -> Result<Arc<Self>> {
-        let reader = SnapshotReader::open(repository, snapshot)?;
-        Ok(Arc::new(Self { reader, name: format!("{} ({})", snapshot.record.name, snapshot.id), shared }))
+    /// The disk of a session, which lasts as long as this. Reads nothing yet.
+    pub fn open(session: Arc<ReadSession>, shared: Arc<Shared>) -> Result<Arc<Self>> {
+        let name = format!("{} ({})", session.snapshot().record.name, session.snapshot().id);
+        Ok(Arc::new(Self { reader: SnapshotReader::within(session)?, name, shared }))
     }
 
     /// Size in bytes.
@@ -232,33 +233,21 @@ impl Disk {
 
     /// Fetches and opens. Damage to one chunk, or to a part of the pack, is no damage to the others.
     fn run(&self, fetch: &Fetch, claims: &mut HashMap<ShortId, Claim>, scratch: &mut Scratch) {
-        let bytes = self.reader.fetch(fetch);
-        for chunk in &fetch.chunks {
-            let Some(claim) = claims.remove(&chunk.id()) else { continue };
-            match &bytes {
-                Ok(bytes) => {
-                    let buffer = self.shared.cache.buffer(chunk.len);
-                    let opened = self.reader.open_chunk(fetch, bytes, chunk, &mut scratch.sealed, buffer);
-                    claim.finish(opened.map_err(|e| self.log_chunk(chunk, &e)));
-                }
-                Err(e) if fetch.chunks.len() == 1 || e.kind() == ErrorKind::Unavailable => {
-                    claim.finish(Err(self.log_chunk(chunk, e)));
-                }
-                Err(_) => self.fetch_alone(chunk, claim, scratch),
+        let buffer = |chunk: &ChunkRef| self.shared.cache.buffer(chunk.len);
+        let Ok(()) = self.reader.read(fetch, &mut scratch.sealed, buffer, |chunk, opened| -> Result<(), Infallible> {
+            if let Some(claim) = claims.remove(&chunk.id()) {
+                claim.finish(opened.map_err(|e| self.log_chunk(chunk, &e)));
             }
-        }
+            Ok(())
+        });
     }
 
     fn fetch_alone(&self, chunk: &ChunkRef, claim: Claim, scratch: &mut Scratch) {
-        claim.finish(self.open_alone(chunk, scratch).map_err(|e| self.log_chunk(chunk, &e)));
-    }
-
-    fn open_alone(&self, chunk: &ChunkRef, scratch: &mut Scratch) -> Result<Verified<Buffer>> {
-        let plan = self.reader.plan(vec![*chunk], self.shared.fetch);
-        let fetch = plan.first().ok_or_else(|| wherry_repo::Error::internal("a plan is empty"))?;
-        let bytes = self.reader.fetch(fetch)?;
-        let buffer = self.shared.cache.buffer(chunk.len);
-        self.reader.open_chunk(fetch, &bytes, chunk, &mut scratch.sealed, buffer)
+        let mut claims = HashMap::from([(chunk.id(), claim)]);
+        for fetch in self.reader.plan(vec![*chunk], self.shared.fetch) {
+            self.run(&fetch, &mut claims, scratch);
+        }
+        claims.into_values().for_each(|claim| claim.finish(Err(ErrorKind::Internal)));
     }
 
     /// Says once which bytes of which snapshot cannot be read and why: the kernel asks for each page anew.

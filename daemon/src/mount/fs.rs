@@ -5,6 +5,7 @@ use super::disk::{Disk, Shared};
 use super::streams::Streams;
 use super::tree::{Inode, ROOT, Tree, What};
 use super::workers::Scratch;
+use crate::readers::Readers;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -69,6 +70,7 @@ pub struct Attributes {
 #[derive(Debug)]
 pub struct Fs {
     repository: Repository,
+    readers: Readers,
     shared: Arc<Shared>,
     tree: RwLock<Tree>,
     /// When the snapshots were listed last, by the monotonic clock; `None` when what is shown is fixed.
@@ -108,7 +110,8 @@ impl Fs {
             }
         };
         let (tree, next_handle) = (RwLock::new(tree), AtomicU64::new(1));
-        Ok(Self { repository, shared, tree, listed, opened: Mutex::default(), next_handle })
+        let readers = Readers::start(&repository)?;
+        Ok(Self { repository, readers, shared, tree, listed, opened: Mutex::default(), next_handle })
     }
 
     /// The entry `name` of a folder.
@@ -186,36 +189,54 @@ impl Fs {
         }
     }
 
-    /// Opens a disk for reading and gives a handle.
+    /// Opens a disk for reading and gives a handle. The first one tells the repository that the snapshot is being read;
+    /// it is kept, whoever forgets it, until the disk is closed and a few others were.
     pub fn open(&self, number: u64) -> Result<u64, Fault> {
         let snapshot = match &self.tree.read().inode(number).ok_or(Fault::NoEntry)?.what {
             What::Disk(snapshot) => snapshot.clone(),
             What::Folder(_) => return Err(Fault::IsFolder),
             What::Link(_) => return Err(Fault::Invalid),
         };
-        let mut opened = self.opened.lock();
-        let disk = match opened.disk(number) {
+        let known = self.opened.lock().disk(number);
+        // Nobody else waits meanwhile.
+        let disk = match known {
             Some(disk) => disk,
-            None => Disk::open(&self.repository, &snapshot, self.shared.clone()).map_err(|e| {
+            None => self.disk(&snapshot).map_err(|e| {
                 tracing::error!(snapshot = %snapshot.id, "cannot be opened: {e}");
                 Fault::Repository(e.kind())
             })?,
         };
+        let mut opened = self.opened.lock();
+        let (disk, spare) = match opened.disk(number) {
+            Some(first) => (first, Some(disk)),
+            None => (disk, None),
+        };
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         opened.handles.insert(handle, Arc::new(Handle { number, disk, streams: Mutex::default() }));
+        drop(opened);
+        drop(spare);
         Ok(handle)
+    }
+
+    fn disk(&self, snapshot: &Snapshot) -> Result<Arc<Disk>> {
+        Disk::open(self.readers.open(snapshot)?, self.shared.clone())
+    }
+
+    /// Tells the repository that nothing is read any more.
+    pub fn end(&self) {
+        self.readers.end();
     }
 
     /// Ends a handle.
     pub fn close(&self, handle: u64) {
         let mut opened = self.opened.lock();
-        if let Some(handle) = opened.handles.remove(&handle) {
-            opened.recent.retain(|(number, _)| *number != handle.number);
-            opened.recent.push_back((handle.number, handle.disk.clone()));
-            if opened.recent.len() > RECENT {
-                opened.recent.pop_front();
-            }
-        }
+        let Some(handle) = opened.handles.remove(&handle) else { return };
+        opened.recent.retain(|(number, _)| *number != handle.number);
+        opened.recent.push_back((handle.number, handle.disk.clone()));
+        let oldest = if opened.recent.len() > RECENT { opened.recent.pop_front() } else { None };
+        drop(opened);
+        // Not under the lock: it may end a session.
+        drop(oldest);
     }
 
     /// Gives `answer` the bytes of an open disk from `offset` on: `len` of them, fewer at its end, and with `short`

@@ -80,6 +80,7 @@ fn errno(fault: Fault) -> Errno {
         Fault::ReadOnly => Errno::EROFS,
         Fault::BadHandle => Errno::EBADF,
         Fault::Repository(ErrorKind::Denied) => Errno::EACCES,
+        Fault::Repository(ErrorKind::NoSnapshot) => Errno::ENOENT,
         Fault::Repository(ErrorKind::Busy) => Errno::EBUSY,
         // Corrupt above all, and what nobody who reads a disk could act on.
         Fault::Repository(_) => Errno::EIO,
@@ -150,11 +151,12 @@ impl Filesystem for Shell {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(errno(Fault::ReadOnly));
         }
-        match self.fs.open(number.0) {
+        let fs = self.fs.clone();
+        self.workers.submit(move |_| match fs.open(number.0) {
             // What the kernel has in its cache is right for ever.
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
             Err(fault) => reply.error(errno(fault)),
-        }
+        });
     }
 
     fn read(
@@ -209,8 +211,11 @@ impl Filesystem for Shell {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.close(handle.0);
-        reply.ok();
+        let fs = self.fs.clone();
+        self.workers.submit(move |_| {
+            fs.close(handle.0);
+            reply.ok();
+        });
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {

@@ -62,6 +62,7 @@ impl Limits {
 #[derive(Debug)]
 pub struct Mount {
     point: Point,
+    fs: Arc<Fs>,
     device: String,
     /// Its own way to unmount is never taken: it knows no "busy", and does not see when another mount has taken the
     /// place of this one.
@@ -85,7 +86,7 @@ impl Mount {
         let shared = Shared::new(limits.cache, limits.ahead, FETCH).map_err(threads)?;
         let fs = Arc::new(Fs::new(repository, only, shared)?);
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let shell = Shell::new(fs, limits.readers, owner).map_err(threads)?;
+        let shell = Shell::new(fs.clone(), limits.readers, owner).map_err(threads)?;
         let mut config = Config::default();
         let name = || "wherry".to_owned();
         config.mount_options =
@@ -98,7 +99,7 @@ impl Mount {
         let gone = || Error::new(ErrorKind::Unavailable, format!("{} was unmounted at once", point.dir().display()));
         let device = point.device().ok_or_else(gone)?;
         point.raise_read_ahead(&device);
-        let mount = Self { point, device, session };
+        let mount = Self { point, fs, device, session };
         if let Err(e) = std::fs::read_dir(mount.point.dir()) {
             mount.point.detach()?;
             return Err(cannot_mount(&mount.point, e));
@@ -128,6 +129,13 @@ impl Mount {
     /// Unmounts unless somebody uses it.
     pub fn end(&self) -> Result<Unmount> {
         self.point.unmount(&self.device)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Threads of the session may hold disks for a moment longer than the process lives.
+        self.fs.end();
     }
 }
 

@@ -57,13 +57,12 @@ impl Restore<'_> {
                     continue;
                 }
                 self.cancel.check()?;
-                let bytes = self.reader.fetch(&fetch)?;
-                for chunk in &fetch.chunks {
+                let buffer = |chunk: &ChunkRef| {
                     let mut buffer = self.pool.take();
                     buffer.set_len(chunk.len);
-                    let verified = self.reader.open_chunk(&fetch, &bytes, chunk, &mut scratch, buffer)?;
-                    self.write(chunk, verified)?;
-                }
+                    buffer
+                };
+                self.reader.read(&fetch, &mut scratch, buffer, |chunk, opened| self.write(chunk, opened?))?;
             }
             Ok(())
         };

@@ -111,6 +111,16 @@ fn choose(run: &Run<'_>, packs: Vec<Used>, read: ReadData) -> Result<(Vec<Used>,
     Ok((packs, not_read))
 }
 
+/// Whether a chunk in `pack` verifies.
+pub(super) fn opens(run: &Run<'_>, pack: &PackId, piece: &Piece) -> Result<bool> {
+    let reader = Reader { run, id: pack, read_bytes: &AtomicU64::new(0) };
+    match reader.open(std::slice::from_ref(piece)) {
+        Ok(bad) => Ok(bad.is_empty()),
+        Err(e) if run.is_damage(&e) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Opens chunks of one pack.
 struct Reader<'a> {
     run: &'a Run<'a>,

@@ -5,7 +5,7 @@ use super::maps::{View, node_piece, open_nodes};
 use super::objects::Objects;
 use super::packs::Packs;
 use super::report::Ranges;
-use super::{CheckStep, Hit, Piece, Run};
+use super::{CheckStep, Hit, Piece, Run, data};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::id::PackId;
 use crate::storage::{Key, keys};
@@ -106,6 +106,21 @@ impl Search<'_> {
         self.names.contains(pack) && (self.bad.packs.contains(pack) || self.bad.parts.contains(&(*pack, piece.print())))
     }
 
+    /// True when another pack holds a chunk. Of one whose pack is gone that is believed as far as it was looked at; one that
+    /// is damaged is read there.
+    fn is_elsewhere(&self, piece: &Piece) -> Result<bool> {
+        for copy in self.packs.elsewhere(piece)? {
+            let there = Piece { at: copy.at, ..*piece };
+            if self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&(copy.pack, there.print())) {
+                continue;
+            }
+            if self.bad.packs.contains(&piece.at.pack) || data::opens(self.run, &copy.pack, &there)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// True when something below the node is damaged.
     fn below(
         &self,
@@ -117,20 +132,30 @@ impl Search<'_> {
     ) -> Result<bool> {
         let child = |n: usize| (number << FANOUT_BITS) + n as u64;
         if level == 0 {
-            let bad: Vec<_> = node.present().filter(|(n, slot)| self.is_bad(&view.chunk(child(*n), slot))).collect();
-            bad.iter().for_each(|(n, slot)| hit(found, slot, view.bytes_of(child(*n))));
-            return Ok(!bad.is_empty());
+            let mut any = false;
+            for (n, slot) in node.present() {
+                let piece = view.chunk(child(n), slot);
+                if self.is_bad(&piece) && !self.is_elsewhere(&piece)? {
+                    hit(found, slot, view.bytes_of(child(n)));
+                    any = true;
+                }
+            }
+            return Ok(any);
         }
+        let elsewhere = |slot: &Slot| self.run.repository.elsewhere().node(self.run.repository, slot, level - 1);
         let slots = node.present().map(|(n, slot)| (child(n), *slot));
         let (bad, rest): (Vec<_>, Vec<_>) = slots.partition(|(_, slot)| self.is_bad(&node_piece(slot, level - 1)));
         let wanted: Vec<_> = rest.into_iter().filter(|(_, s)| !self.packs.is_clean(&s.at.pack, s.at.ordinal)).collect();
-        let mut steps: Vec<(u64, Slot, Option<Node>)> = bad.into_iter().map(|(n, slot)| (n, slot, None)).collect();
+        let mut steps: Vec<(u64, Slot, Option<Node>)> = Vec::new();
+        for (n, slot) in bad {
+            steps.push((n, slot, elsewhere(&slot)?));
+        }
         for (n, slot, node) in open_nodes(&view.tree, &wanted, level - 1) {
             match node {
                 Ok(node) => steps.push((n, slot, Some(node))),
                 Err(e) if self.run.is_damage(&e) => {
                     self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal);
-                    steps.push((n, slot, None));
+                    steps.push((n, slot, elsewhere(&slot)?));
                 }
                 Err(e) => return Err(e),
             }

@@ -160,7 +160,7 @@ impl Walk<'_> {
         let child = |n: usize| (number << FANOUT_BITS) + n as u64;
         let slots: Vec<(u64, Slot)> = node.present().map(|(n, slot)| (child(n), *slot)).collect();
         let known = self.packs.know(&slots.iter().map(|(_, slot)| slot.at.pack).collect())?;
-        let mut wanted = Vec::new();
+        let (mut wanted, mut lost) = (Vec::new(), Vec::new());
         for (n, slot) in slots {
             if view.below(level - 1, n).start >= view.chunks {
                 self.beyond(view);
@@ -168,17 +168,20 @@ impl Walk<'_> {
             }
             let piece = node_piece(&slot, level - 1);
             let first = self.packs.see(&piece);
-            let Some(pack) = known.get(&slot.at.pack).filter(|pack| pack.state != State::Missing) else {
-                self.run.findings.missing(&keys::pack(&slot.at.pack));
-                continue;
-            };
-            if !agrees(pack, &piece) {
-                self.disagree(&slot);
-            }
             let edge = || (slot.at.pack, slot.at.ordinal, view.snapshot.record.size, view.snapshot.record.class);
             let new_edge = view.is_edge(level - 1, n) && self.edges.lock().insert(edge());
-            if first || new_edge {
-                wanted.push((n, slot));
+            let is_new = first || new_edge;
+            match known.get(&slot.at.pack).filter(|pack| pack.state != State::Missing) {
+                None => {
+                    self.gone(&piece, first)?;
+                    lost.extend(is_new.then_some((n, slot)));
+                }
+                Some(pack) => {
+                    if !agrees(pack, &piece) {
+                        self.disagree(&slot);
+                    }
+                    wanted.extend(is_new.then_some((n, slot)));
+                }
             }
         }
         let mut nodes = Vec::with_capacity(wanted.len());
@@ -188,9 +191,14 @@ impl Walk<'_> {
                 Err(e) if self.run.is_damage(&e) => {
                     self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal);
                     self.maps.lock().bad.insert((slot.at.pack, node_piece(&slot, level - 1).print()));
+                    lost.push((n, slot));
                 }
                 Err(e) => return Err(e),
             }
+        }
+        for (n, slot) in lost {
+            let repository = self.run.repository;
+            nodes.extend(repository.elsewhere().node(repository, &slot, level - 1)?.map(|node| (n, node)));
         }
         if level == 1 {
             let nodes: Vec<_> = nodes.iter().map(|(n, node)| (*n, node)).collect();
@@ -211,10 +219,10 @@ impl Walk<'_> {
                     continue;
                 }
                 let piece = view.chunk(number, slot);
-                self.packs.see(&piece);
+                let first = self.packs.see(&piece);
                 match known.get(&slot.at.pack) {
                     None => {}
-                    Some(Known { state: State::Missing, .. }) => self.run.findings.missing(&keys::pack(&slot.at.pack)),
+                    Some(Known { state: State::Missing, .. }) => self.gone(&piece, first)?,
                     Some(pack) if agrees(pack, &piece) => {}
                     Some(Known { prints: Some(_), .. }) => {
                         self.disagree(slot);
@@ -223,6 +231,15 @@ impl Walk<'_> {
                     Some(_) => self.suspect(piece),
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The pack of a chunk or node is gone; another one may hold the same.
+    fn gone(&self, piece: &Piece, first: bool) -> Result<()> {
+        self.run.findings.missing(&keys::pack(&piece.at.pack));
+        if first && let Some(copy) = self.packs.elsewhere(piece)?.first() {
+            self.packs.see_moved(piece, copy);
         }
         Ok(())
     }

@@ -2,8 +2,9 @@
 
 use super::{CheckStep, Piece, Run};
 use crate::crypto::{MAX_CLASS, MAX_LEVELS, MIN_CLASS, TAG};
+use crate::elsewhere::Copy;
 use crate::format::pack::{Entry, Index};
-use crate::id::{Location, PackId, PackKind};
+use crate::id::{PackId, PackKind};
 use crate::pack::read_index;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result, Timestamp};
@@ -40,6 +41,9 @@ struct Pack {
     /// Chunks or nodes seen, and their bytes.
     count: u64,
     bytes: u64,
+    /// Those of them that are not here but in another pack.
+    moved: u64,
+    moved_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +115,8 @@ pub(super) struct Totals {
     pub(super) bytes: u64,
     pub(super) unused_packs: u64,
     pub(super) unused_bytes: u64,
+    pub(super) moved_chunks: u64,
+    pub(super) moved_nodes: u64,
 }
 
 impl Table {
@@ -126,6 +132,8 @@ impl Table {
                 clean: Bits::default(),
                 count: 0,
                 bytes: 0,
+                moved: 0,
+                moved_bytes: 0,
             });
             packs.len() - 1
         })
@@ -241,19 +249,44 @@ impl<'a> Packs<'a> {
 
     /// Notes that a map refers to a chunk or node; true for the first time.
     pub(super) fn see(&self, piece: &Piece) -> bool {
-        if piece.at.ordinal >= MOST_ORDINALS {
+        self.see_at(&piece.at.pack, piece.at.ordinal, piece.at.len)
+    }
+
+    fn see_at(&self, pack: &PackId, place: u32, len: u32) -> bool {
+        if place >= MOST_ORDINALS {
             return true;
         }
         let mut table = self.table.lock();
-        let number = table.number(&piece.at.pack);
+        let number = table.number(pack);
         table.packs.get_mut(number).is_some_and(|pack| {
-            let first = pack.seen.set(piece.at.ordinal);
+            let first = pack.seen.set(place);
             if first {
                 pack.count += 1;
-                pack.bytes += u64::from(piece.at.len);
+                pack.bytes += u64::from(len);
             }
             first
         })
+    }
+
+    /// What a map says is in a pack that is gone, in packs that are intact (V6).
+    pub(super) fn elsewhere(&self, piece: &Piece) -> Result<Vec<Copy>> {
+        let repository = self.run.repository;
+        let mut copies = repository.elsewhere().find(repository, &piece.id, piece.class, &piece.at)?;
+        copies.retain(|copy| piece.class >= 128 || copy.plain == piece.plain);
+        let known = self.know(&copies.iter().map(|copy| copy.pack).collect())?;
+        copies.retain(|copy| known.get(&copy.pack).is_some_and(|pack| pack.state == State::Good));
+        Ok(copies)
+    }
+
+    /// Notes that a chunk or node, met for the first time, is not where the map says but where `copy` is.
+    pub(super) fn see_moved(&self, piece: &Piece, copy: &Copy) {
+        self.see_at(&copy.pack, copy.place, copy.at.len);
+        let mut table = self.table.lock();
+        let number = table.number(&piece.at.pack);
+        if let Some(pack) = table.packs.get_mut(number) {
+            pack.moved += 1;
+            pack.moved_bytes += u64::from(piece.at.len);
+        }
     }
 
     /// Notes that nothing below a node is damaged.
@@ -299,14 +332,18 @@ impl<'a> Packs<'a> {
         for pack in &self.table.lock().packs {
             totals.packs += u64::from(pack.state != State::Missing);
             match pack.id.kind {
-                PackKind::Meta => totals.nodes += pack.count,
+                PackKind::Meta => {
+                    totals.nodes += pack.count - pack.moved;
+                    totals.moved_nodes += pack.moved;
+                }
                 PackKind::Data if pack.count == 0 => {
                     totals.unused_packs += u64::from(pack.state != State::Missing);
                     totals.unused_bytes += pack.size;
                 }
                 PackKind::Data => {
-                    totals.chunks += pack.count;
-                    totals.bytes += pack.bytes;
+                    totals.chunks += pack.count - pack.moved;
+                    totals.bytes += pack.bytes - pack.moved_bytes;
+                    totals.moved_chunks += pack.moved;
                 }
             }
         }
@@ -320,10 +357,6 @@ fn piece(index: &Index, entry: &Entry, id: &PackId, epoch: u32) -> Option<Piece>
         PackKind::Data => (MIN_CLASS..=MAX_CLASS).contains(&entry.class) && u64::from(entry.plain) <= 1 << entry.class,
         PackKind::Meta => entry.class >= 128 && usize::from(entry.class - 128) < MAX_LEVELS,
     };
-    let (pack, epoch) = match entry.origin {
-        0 => (*id, epoch),
-        n => *index.origins.get(usize::from(n) - 1)?,
-    };
-    let at = Location { pack, epoch, ordinal: entry.ordinal, offset: entry.offset, len: entry.len, codec: entry.codec };
+    let at = index.location(entry, id, epoch)?;
     fits.then_some(Piece { id: entry.id.short(), at, class: entry.class, plain: entry.plain })
 }

@@ -30,6 +30,10 @@ pub struct CheckReport {
     pub unused_packs: u64,
     /// Bytes of them.
     pub unused_bytes: u64,
+    /// Chunks that are not where the maps say, since that pack is gone, and were found by their ids: no damage.
+    pub moved_chunks: u64,
+    /// Likewise, map nodes.
+    pub moved_nodes: u64,
     /// What is damaged, by key.
     pub damages: Vec<Damage>,
 }

@@ -1,7 +1,7 @@
 //! Header, index and trailer of a pack.
 
 use super::Fields;
-use crate::id::{ChunkId, Codec, PackId};
+use crate::id::{ChunkId, Codec, Location, PackId};
 use crate::{Error, Result};
 
 /// Length in bytes of a pack's header.
@@ -143,6 +143,17 @@ pub struct Index {
 }
 
 impl Index {
+    /// Where the chunk of an entry of `pack`, sealed under `epoch`, lies, and what it was sealed for; `None` when its origin
+    /// is not in the index.
+    pub fn location(&self, entry: &Entry, pack: &PackId, epoch: u32) -> Option<Location> {
+        let (pack, epoch) = match entry.origin {
+            0 => (*pack, epoch),
+            n => *self.origins.get(usize::from(n) - 1)?,
+        };
+        let Entry { ordinal, offset, len, codec, .. } = *entry;
+        Some(Location { pack, epoch, ordinal, offset, len, codec })
+    }
+
     /// Length in bytes of the plain index of `entries` chunks without origins.
     pub const fn plain_len(entries: usize) -> usize {
         6 + entries * ENTRY

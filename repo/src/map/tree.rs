@@ -1,6 +1,6 @@
 //! Reading a map: nodes on demand, verified, a bounded number of them kept for the whole repository.
 
-use super::{above, chunk_count, levels};
+use super::{above, chunk_count, levels, span};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::format::records::SnapshotRecord;
 use crate::id::PackId;
@@ -23,6 +23,9 @@ pub(crate) struct Tree {
     repository: Repository,
     top: Option<Arc<Node>>,
     levels: u8,
+    class: u8,
+    /// Nodes that are not where their slots say are looked up by id.
+    by_id: bool,
     /// Tells its nodes in the repository's cache.
     number: u64,
 }
@@ -48,8 +51,16 @@ impl Tree {
             repository: repository.clone(),
             top: top.map(Arc::new),
             levels: record.levels,
+            class: record.class,
+            by_id: false,
             number: repository.nodes().new_map(),
         })
+    }
+
+    /// V3: a node that is not where its slot says is looked up by id. For readers: a writer must not take over a slot
+    /// whose pack is gone (W8).
+    pub(crate) fn looking_up(self) -> Self {
+        Self { by_id: true, ..self }
     }
 
     pub(crate) fn levels(&self) -> u8 {
@@ -94,7 +105,7 @@ impl Tree {
     /// Likewise, below the node (`level`, `number`), level at least 1.
     fn first_leaf(&self, level: u8, number: u64, node: &Node, from: u64) -> Result<Option<(u64, Arc<Node>)>> {
         // Leaves below one child.
-        let below = super::span(level - 1);
+        let below = span(level - 1);
         if level == 1 {
             self.load_below(number, from)?;
         }
@@ -147,14 +158,24 @@ impl Tree {
             }
         }
         let read = |(pack, from, to, members): &Group| -> Result<Vec<(u64, Node)>> {
-            let repository = &self.repository;
-            let bytes = repository.storage().get_range(&keys::pack(pack), *from..*to)?;
+            let bytes = self.repository.storage().get_range(&keys::pack(pack), *from..*to);
             let open = |(number, slot): &(u64, Slot)| {
-                let start = (u64::from(slot.at.offset) - from) as usize;
-                let mut sealed = bytes[start..start + slot.at.len as usize].to_vec();
-                let node =
-                    open_node(repository.keys(), repository.pack_keys(), &slot.id, level, &slot.at, &mut sealed)?;
-                Ok((*number, node))
+                let node = match &bytes {
+                    Ok(bytes) => {
+                        let start = (u64::from(slot.at.offset) - from) as usize;
+                        self.open_node(slot, level, &bytes[start..start + slot.at.len as usize])
+                    }
+                    // A part may still be readable.
+                    Err(e) if self.by_id && members.len() > 1 && self.repository.is_damage(e) => {
+                        self.read_node(slot, level)
+                    }
+                    Err(e) => Err(e.again()),
+                };
+                match node {
+                    Err(e) if self.by_id && self.repository.is_damage(&e) => self.find_node(*number, slot, level, &e),
+                    node => node,
+                }
+                .map(|node| (*number, node))
             };
             members.iter().map(open).collect()
         };
@@ -174,6 +195,33 @@ impl Tree {
             threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(lost()))).collect()
         });
         Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    fn open_node(&self, slot: &Slot, level: u8, sealed: &[u8]) -> Result<Node> {
+        let (keys, cache) = (self.repository.keys(), self.repository.pack_keys());
+        open_node(keys, cache, &slot.id, level, &slot.at, &mut sealed.to_vec())
+    }
+
+    fn read_node(&self, slot: &Slot, level: u8) -> Result<Node> {
+        let start = u64::from(slot.at.offset);
+        let range = start..start + u64::from(slot.at.len);
+        self.open_node(slot, level, &self.repository.storage().get_range(&keys::pack(&slot.at.pack), range)?)
+    }
+
+    /// A node from another place than its slot says, where `why` happened.
+    fn find_node(&self, number: u64, slot: &Slot, level: u8, why: &Error) -> Result<Node> {
+        if let Some(node) = self.repository.elsewhere().node(&self.repository, slot, level)? {
+            return Ok(node);
+        }
+        let bytes = |chunk: u64| u128::from(chunk) << self.class;
+        let (from, to) = (bytes(number.saturating_mul(span(level + 1))), bytes(span(level + 1)));
+        let text = format!(
+            "bytes {from} to {} cannot be read: the part of the map that leads to them is lost: {}, and no other pack has \
+             it; run `wherry check`, or take another snapshot",
+            from + to - 1,
+            why.message()
+        );
+        Err(why.instead(text).with_object(keys::pack(&slot.at.pack)))
     }
 }
 

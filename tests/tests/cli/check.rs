@@ -36,7 +36,7 @@ fn a_clean_repository_is_0_and_says_what_was_not_read() {
     let want = json!({
         "clean": "bool", "snapshots": "int", "records": "int", "packs": "int", "nodes": "int", "chunks": "int",
         "data": "int", "read": "int", "not_read": [{ "reason": "string", "packs": "int", "bytes": "int" }],
-        "unused": { "packs": "int", "bytes": "int" }, "damages": [], "seconds": "float",
+        "unused": { "packs": "int", "bytes": "int" }, "moved": { "chunks": "int", "nodes": "int" }, "damages": [], "seconds": "float",
     });
     assert_eq!(shape(&home.run(&["check", "--json"]).ok().json()), want);
 }

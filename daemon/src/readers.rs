@@ -1,0 +1,88 @@
+//! The snapshots this process reads. Each has a session in the repository, so that collectors keep what it needs, and a
+//! thread gives signs of life for all of them.
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use wherry_repo::{Error, ErrorKind, ReadSession, Repository, Result, Snapshot};
+
+/// Signs of life come this often; a reader that was silent for days is taken for dead.
+const BEAT: Duration = Duration::from_secs(60);
+
+type Sessions = Arc<Mutex<Vec<Weak<ReadSession>>>>;
+
+/// All sessions of readers of this process; dropped, it ends them.
+pub struct Readers {
+    repository: Repository,
+    sessions: Sessions,
+    /// Gone with this, and so is the thread.
+    _stop: Sender<()>,
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Readers({} sessions)", self.sessions.lock().len())
+    }
+}
+
+impl Readers {
+    /// None yet.
+    pub fn start(repository: &Repository) -> Result<Self> {
+        let sessions = Sessions::default();
+        let (stop, stopped) = bounded::<()>(0);
+        let beating = sessions.clone();
+        let beats = move || {
+            let mut told = false;
+            while stopped.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+                told = beat(&beating, told);
+            }
+        };
+        let thread = std::thread::Builder::new().name("signs of life".to_owned()).spawn(beats);
+        thread.map_err(|e| Error::new(ErrorKind::Unavailable, "threads cannot be started").with_source(e))?;
+        Ok(Self { repository: repository.clone(), sessions, _stop: stop })
+    }
+
+    /// Begins to read a snapshot; the session ends when the last one lets go of it. Errors: `NoSnapshot` when it is
+    /// forgotten for good.
+    pub fn open(&self, snapshot: &Snapshot) -> Result<Arc<ReadSession>> {
+        let session = Arc::new(ReadSession::open(&self.repository, snapshot)?);
+        let mut sessions = self.sessions.lock();
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(&session));
+        Ok(session)
+    }
+
+    /// Ends all sessions, whoever has them.
+    pub fn end(&self) {
+        let sessions = std::mem::take(&mut *self.sessions.lock());
+        sessions.iter().filter_map(Weak::upgrade).for_each(|session| session.close());
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A sign of life of each session. An error is told once until all goes well again; returns whether one was.
+fn beat(sessions: &Sessions, told: bool) -> bool {
+    let sessions: Vec<_> = sessions.lock().iter().filter_map(Weak::upgrade).collect();
+    let mut failed = false;
+    for session in sessions {
+        match session.beat() {
+            Ok(()) => {}
+            // Whoever reads meets the same error.
+            Err(e) if e.kind() == ErrorKind::NoSnapshot => tracing::error!("{e}"),
+            Err(e) => {
+                if !(told || failed) {
+                    tracing::warn!("no sign of life could be given: {e}");
+                }
+                failed = true;
+            }
+        }
+    }
+    failed
+}

@@ -1,0 +1,266 @@
+use super::*;
+use crate::check::{CheckOptions, CheckReport, DamageKind, ReadData};
+use crate::format::pack::{Entry, Header, TRAILER, Trailer};
+use crate::id::Codec;
+use crate::pack::{OpenPack, PackPool, Piece};
+use crate::storage::Storage;
+use crate::testing::{UNIT, Watched, backup, chunk, repository};
+use crate::{ErrorKind, Snapshot, SnapshotReader};
+
+/// Chunks of the disks here: three leaves of the map, below the node in the record.
+const CHUNKS: u64 = 300;
+
+fn packs(repository: &Repository, kind: PackKind) -> Vec<PackId> {
+    let prefix = if kind == PackKind::Data { keys::PACKS } else { keys::META };
+    repository.list(prefix).unwrap().iter().filter_map(keys::parse_pack).collect()
+}
+
+fn of(repository: &Repository, snapshot: &Snapshot, kind: PackKind) -> Vec<PackId> {
+    packs(repository, kind).into_iter().filter(|pack| pack.session == snapshot.id).collect()
+}
+
+fn remove(repository: &Repository, packs: &[PackId]) {
+    packs.iter().for_each(|pack| repository.storage().delete(&keys::pack(pack)).unwrap());
+}
+
+/// Copies all that is in some packs into a new one, as a repack does: sealed as it is, with where it came from.
+fn repack(repository: &Repository, from: &[PackId]) -> PackId {
+    let (storage, secrets) = (repository.storage(), repository.keys());
+    let id = PackId { kind: from[0].kind, session: SessionId::new([77; 16]), seq: 0, random: 1 << 60 };
+    let key = secrets.pack(&id, 0).unwrap();
+    let mut body = Header { epoch: 0, pack: id, commitment: key.commitment }.encode().to_vec();
+    let mut index = Index::default();
+    for pack in from {
+        let (theirs, epoch, _) = read_index(storage, secrets, pack).unwrap();
+        let bytes = storage.get(&keys::pack(pack)).unwrap();
+        index.origins.push((*pack, epoch));
+        for entry in theirs.entries {
+            let offset = body.len() as u32;
+            body.extend_from_slice(&bytes[entry.offset as usize..][..entry.len as usize]);
+            index.entries.push(Entry { offset, origin: index.origins.len() as u16, ..entry });
+        }
+    }
+    finish(repository, &id, &index, body);
+    id
+}
+
+/// Adds index and trailer to chunks and stores the pack.
+fn finish(repository: &Repository, id: &PackId, index: &Index, mut body: Vec<u8>) {
+    let sealed = repository.keys().pack(id, 0).unwrap().seal_index(index.encode()).unwrap();
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&blake3::hash(&sealed).as_bytes()[..16]);
+    let trailer = Trailer {
+        index_offset: body.len() as u32,
+        index_len: sealed.len() as u32,
+        entries: index.entries.len() as u32,
+        pack_len: (body.len() + sealed.len() + TRAILER) as u32,
+        index_hash: hash,
+    };
+    body.extend_from_slice(&sealed);
+    body.extend_from_slice(&trailer.encode());
+    repository.storage().overwrite(&keys::pack(id), body.into()).unwrap();
+}
+
+/// A repository that knows nothing of what was looked up before.
+fn anew(repository: &Repository) -> Repository {
+    Repository::open(repository.components().clone(), &crate::testing::password()).unwrap()
+}
+
+fn read(reader: &SnapshotReader, n: u64) -> Result<Vec<u8>> {
+    let chunk = reader.chunk(n)?.expect("no chunk here is zero");
+    reader.read_chunk(&chunk).map(crate::Verified::into_inner)
+}
+
+#[track_caller]
+fn assert_whole(repository: &Repository, snapshot: &Snapshot) {
+    let reader = SnapshotReader::open(repository, snapshot).unwrap();
+    let (mut read, mut next) = (0, 0);
+    while let Some((chunks, then)) = reader.next_chunks(next).unwrap() {
+        for fetch in reader.plan(chunks, 1 << 20) {
+            let take = |found: &crate::ChunkRef, opened: Result<crate::Verified<Vec<u8>>>| -> Result<()> {
+                assert!(opened?.as_ref() == chunk(found.number), "chunk {}", found.number);
+                read += 1;
+                Ok(())
+            };
+            reader.read(&fetch, &mut Vec::new(), |chunk| vec![0; chunk.len], take).unwrap();
+        }
+        next = then;
+        assert_eq!(read, next.min(CHUNKS));
+    }
+    assert_eq!(read, CHUNKS);
+}
+
+fn check(repository: &Repository, read_data: bool) -> CheckReport {
+    let read_data = read_data.then(ReadData::default);
+    repository.check(&CheckOptions { read_data, ..CheckOptions::default() }, &|_, _, _| Ok(())).unwrap()
+}
+
+#[test]
+fn what_a_repack_moved_is_found() {
+    let (_, _, first) = repository();
+    let snapshot = backup(&first, "vm", CHUNKS);
+    for kind in [PackKind::Data, PackKind::Meta] {
+        let old = packs(&first, kind);
+        repack(&first, &old);
+        remove(&first, &old);
+    }
+    for memory in [32 << 20, 0] {
+        let repository = anew(&first);
+        repository.limit_lookups(memory);
+        assert_whole(&repository, &snapshot);
+        assert_eq!(repository.found_elsewhere(), CHUNKS + 3, "three leaves of the map");
+        for read_data in [false, true] {
+            let report = check(&repository, read_data);
+            assert_eq!(report.damages, [], "{read_data}");
+            assert_eq!((report.moved_chunks, report.moved_nodes), (CHUNKS, 3));
+            assert_eq!((report.chunks, report.nodes, report.unused_packs), (CHUNKS, 3, 0));
+            assert_eq!(report.read_bytes, if read_data { report.data_bytes } else { 0 });
+        }
+    }
+}
+
+#[test]
+fn the_copy_of_another_backup_will_do() {
+    let (_, _, repository) = repository();
+    let one = backup(&repository, "vm", CHUNKS);
+    let two = backup(&repository, "copy", CHUNKS);
+    // Nodes of the same id in the other one's pack lead to the other one's chunks, which are gone too.
+    remove(&repository, &of(&repository, &one, PackKind::Meta));
+    remove(&repository, &of(&repository, &two, PackKind::Data));
+    for snapshot in [&one, &two] {
+        assert_whole(&anew(&repository), snapshot);
+    }
+    let report = check(&anew(&repository), true);
+    assert_eq!(report.damages, []);
+    assert_eq!((report.moved_chunks, report.moved_nodes), (CHUNKS, 3));
+}
+
+#[test]
+fn what_is_nowhere_is_damage_with_its_bytes_and_its_pack() {
+    let (_, _, repository) = repository();
+    let snapshot = backup(&repository, "vm", CHUNKS);
+    let lost = of(&repository, &snapshot, PackKind::Data)[0];
+    remove(&repository, &[lost]);
+    let reader = SnapshotReader::open(&repository, &snapshot).unwrap();
+    let mut failed = 0;
+    for n in 0..CHUNKS {
+        match read(&reader, n) {
+            Ok(bytes) => assert!(bytes == chunk(n)),
+            Err(e) => {
+                failed += 1;
+                let range = format!("bytes {} to {}", n * UNIT as u64, (n + 1) * UNIT as u64 - 1);
+                let words = [range, snapshot.id.to_string(), "\"vm\"".into(), keys::pack(&lost).to_string()];
+                assert!(words.iter().all(|word| e.to_string().contains(word)), "{words:?} in {e}");
+                assert_eq!((e.kind(), e.object()), (ErrorKind::Corrupt, Some(keys::pack(&lost).as_str())));
+            }
+        }
+    }
+    assert!(failed > 0 && failed < CHUNKS);
+    remove(&repository, &of(&repository, &snapshot, PackKind::Meta));
+    let reader = SnapshotReader::open(&repository, &snapshot).unwrap();
+    let e = reader.chunk(200).unwrap_err();
+    let leaf = 128 * UNIT;
+    assert!(e.to_string().contains(&format!("bytes {leaf} to {}", 2 * leaf - 1)), "{e}");
+    assert!(e.to_string().contains("meta/") && e.to_string().contains(&snapshot.id.to_string()), "{e}");
+    assert_eq!(e.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_damaged_chunk_is_read_elsewhere_and_is_damage_that_hits_nobody() {
+    let (storage, _, repository) = repository();
+    let one = backup(&repository, "vm", CHUNKS);
+    let two = backup(&repository, "copy", CHUNKS);
+    let flip = |pack: &PackId| {
+        let key = keys::pack(pack);
+        let mut bytes = storage.get(&key).unwrap().to_vec();
+        bytes[100] ^= 1;
+        storage.overwrite(&key, bytes.into()).unwrap();
+    };
+    // The last chunks are not below the first node.
+    let last = of(&repository, &one, PackKind::Data).into_iter().max_by_key(|pack| pack.seq).unwrap();
+    let damaged = [last, of(&repository, &one, PackKind::Meta)[0]];
+    damaged.iter().for_each(flip);
+    assert_whole(&anew(&repository), &one);
+    let report = check(&anew(&repository), true);
+    let found: Vec<_> = report.damages.iter().map(|d| (d.kind, d.object.clone(), d.hits.len())).collect();
+    let want = [(DamageKind::Map, 1), (DamageKind::Pack, 0)].map(|(kind, n)| (kind, keys::pack(&damaged[n]), 0));
+    assert_eq!(found, want);
+    // The only other copy is damaged as well.
+    let (index, ..) = read_index(&*storage, repository.keys(), &damaged[0]).unwrap();
+    let id = index.entries[0].id;
+    let other = of(&repository, &two, PackKind::Data).into_iter().find(|pack| {
+        let (index, ..) = read_index(&*storage, repository.keys(), pack).unwrap();
+        index.entries[0].id == id
+    });
+    flip(&other.expect("both backups fill their packs in the same way"));
+    for snapshot in [&one, &two] {
+        let reader = SnapshotReader::open(&repository, snapshot).unwrap();
+        let lost: Vec<u64> = (0..CHUNKS).filter(|n| read(&reader, *n).is_err()).collect();
+        assert_eq!(lost.len(), 1);
+        let report = check(&anew(&repository), true);
+        let hits: Vec<_> = report.damages.iter().flat_map(|d| &d.hits).filter(|h| h.snapshot == snapshot.id).collect();
+        let range = lost[0] * UNIT as u64..(lost[0] + 1) * UNIT as u64;
+        assert_eq!((hits.len(), &hits[0].ranges), (1, &vec![range]));
+    }
+}
+
+/// What no damage does, and a mistake of a writer could: copies that say they are what they are not.
+#[test]
+fn a_copy_counts_only_when_its_seal_and_its_content_fit() {
+    let (storage, _, repository) = repository();
+    let snapshot = backup(&repository, "vm", 2);
+    let old = of(&repository, &snapshot, PackKind::Data)[0];
+    let (index, ..) = read_index(&*storage, repository.keys(), &old).unwrap();
+    // Properly sealed under the id of chunk 0, with other content.
+    let (secrets, pool) = (repository.keys(), PackPool::new(2, 512 << 10));
+    let forged = OpenPack::new(PackKind::Data, SessionId::new([5; 16]), 0, secrets, repository.rng(), &pool).unwrap();
+    let content = chunk(7);
+    let piece = Piece { id: index.entries[0].id, class: 16, codec: Codec::Raw, plain: UNIT as u32, packed: &content };
+    let at = forged.reserve(&piece, pool.capacity()).unwrap();
+    forged.fill(&at, &piece, &mut Vec::new()).unwrap();
+    assert!(forged.close());
+    let forged = forged.finish(&pool).unwrap();
+    storage.create(&keys::pack(&forged.id), forged.body).unwrap();
+    // A repack that mixed up its index: the id of chunk 1 at the bytes of chunk 0.
+    let mixed = repack(&repository, &[old]);
+    let (mut theirs, ..) = read_index(&*storage, repository.keys(), &mixed).unwrap();
+    let body = storage.get(&keys::pack(&mixed)).unwrap();
+    let end = theirs.entries.iter().map(|e| e.offset + e.len).max().unwrap();
+    (theirs.entries[0].id, theirs.entries[1].id) = (theirs.entries[1].id, theirs.entries[0].id);
+    finish(&repository, &mixed, &theirs, body[..end as usize].to_vec());
+    remove(&repository, &[old]);
+    let reader = SnapshotReader::open(&anew(&repository), &snapshot).unwrap();
+    for n in 0..2 {
+        let e = read(&reader, n).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+    }
+    // The right one beside them is taken.
+    (theirs.entries[0].id, theirs.entries[1].id) = (theirs.entries[1].id, theirs.entries[0].id);
+    finish(&repository, &mixed, &theirs, body[..end as usize].to_vec());
+    let reader = SnapshotReader::open(&anew(&repository), &snapshot).unwrap();
+    for n in 0..2 {
+        assert!(read(&reader, n).unwrap() == chunk(n));
+    }
+}
+
+#[test]
+fn what_moves_later_is_found_and_what_is_lost_is_not_looked_for_again_and_again() {
+    let (storage, clock, repository) = repository();
+    let snapshot = backup(&repository, "vm", CHUNKS);
+    let old = packs(&repository, PackKind::Data);
+    let kept: Vec<_> = old.iter().map(|pack| (*pack, storage.get(&keys::pack(pack)).unwrap())).collect();
+    remove(&repository, &old);
+    let reader = SnapshotReader::open(&repository, &snapshot).unwrap();
+    let lookups = |storage: &Watched| storage.lookups.load(Ordering::Relaxed);
+    assert!(read(&reader, 0).is_err());
+    let before = lookups(&storage);
+    (0..CHUNKS).for_each(|n| assert!(read(&reader, n).is_err()));
+    assert_eq!(lookups(&storage), before, "for a minute");
+    for (pack, body) in &kept {
+        storage.create(&keys::pack(pack), body.clone()).unwrap();
+    }
+    repack(&repository, &old);
+    remove(&repository, &old);
+    clock.advance(FRESH);
+    assert_whole(&repository, &snapshot);
+}

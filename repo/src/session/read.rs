@@ -1,0 +1,217 @@
+//! A reader's session, rules V1 to V5 of `docs/concurrency.md`: while its `open` stands, collectors keep what the
+//! snapshot needs, also when somebody forgets it for good meanwhile.
+
+use crate::format::records::{Beat, Process, SessionKind, SessionOpen};
+use crate::id::SessionId;
+use crate::repository::Snapshot;
+use crate::storage::keys;
+use crate::{Error, ErrorKind, Repository, Result, clock};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+/// A reader that has not seen its `open` for this long (it stalled, or its machine slept) looks for it before it reads
+/// on. Collectors wait for days.
+const UNSEEN: Duration = Duration::from_secs(3600);
+
+/// The end of a session waits no longer than this for a sign of life that is under way.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One snapshot that is being read. Give it a sign of life about once a minute; dropped, it takes its note away.
+#[derive(Debug)]
+pub struct ReadSession {
+    repository: Repository,
+    snapshot: Snapshot,
+    state: Mutex<State>,
+    /// When `open` was there last (nanoseconds of the wall clock); `i64::MIN` when reading must not go on.
+    seen: AtomicI64,
+    /// The storage did not answer the last time.
+    out_of_reach: AtomicBool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// Its `open` was created, and its `beat` since.
+    Open { id: SessionId, beaten: bool },
+    /// V5: it could not be created; collectors know nothing of this reader.
+    Alone,
+    /// The snapshot turned out to be forgotten for good.
+    Refused,
+    /// Ended.
+    Closed,
+}
+
+impl ReadSession {
+    /// V1. Where nothing can be written it goes on without a session, and says so (V5). Errors: `NoSnapshot` when the
+    /// snapshot is forgotten for good.
+    pub fn open(repository: &Repository, snapshot: &Snapshot) -> Result<Self> {
+        let session = Self {
+            repository: repository.clone(),
+            snapshot: snapshot.clone(),
+            state: Mutex::new(State::Alone),
+            seen: AtomicI64::new(0),
+            out_of_reach: AtomicBool::new(false),
+        };
+        session.enter(&mut session.state.lock())?;
+        Ok(session)
+    }
+
+    /// What it reads.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    pub(crate) fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    fn now(&self) -> i64 {
+        self.repository.clock().now().0
+    }
+
+    fn enter(&self, state: &mut State) -> Result<()> {
+        *state = match self.create() {
+            Ok(id) => State::Open { id, beaten: false },
+            // Whatever the reason: what is there can still be read, and is verified. Only a collector that ends its
+            // grace meanwhile can take it away, and then that is an error, never wrong bytes.
+            Err(e) => {
+                if !self.repository.told_alone() {
+                    tracing::info!(
+                        "reads without a session, so what is forgotten for good meanwhile may go while it is read: {e}"
+                    );
+                }
+                State::Alone
+            }
+        };
+        // Never before `open` is there: a collector that did not see it has made the snapshot final earlier.
+        let gone = match self.repository.forget_of(&self.snapshot.id) {
+            Ok(forget) => forget.is_some_and(|forget| forget.is_final()),
+            Err(e) => {
+                self.leave(state);
+                return Err(e);
+            }
+        };
+        if gone {
+            self.leave(state);
+            *state = State::Refused;
+            self.seen.store(i64::MIN, Ordering::Relaxed);
+            return Err(self.refused());
+        }
+        self.seen.store(self.now(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn create(&self) -> Result<SessionId> {
+        self.repository.was_writable()?;
+        let id = SessionId::new(clock::random(self.repository.rng())?);
+        let open = SessionOpen {
+            kind: SessionKind::Read,
+            volume: self.snapshot.volume,
+            name: self.snapshot.record.name.clone(),
+            parent: Some(self.snapshot.id),
+            adopts: Vec::new(),
+            process: Process::current(),
+            started: self.repository.clock().now(),
+            nonce: self.repository.nonce()?,
+        };
+        self.repository.create(&keys::session(&id, "open"), &open).map(|_| id)
+    }
+
+    fn refused(&self) -> Error {
+        let (id, name) = (self.snapshot.id, &self.snapshot.record.name);
+        let text = format!("snapshot {id} of {name:?} was forgotten for good; `wherry snapshots` shows what there is");
+        Error::new(ErrorKind::NoSnapshot, text)
+    }
+
+    /// V4: a sign of life. When a collector has taken this reader for dead it starts again with V1. Errors: `NoSnapshot`
+    /// when it is too late for that; what the storage says.
+    pub fn beat(&self) -> Result<()> {
+        self.look(&mut self.state.lock())
+    }
+
+    fn look(&self, state: &mut State) -> Result<()> {
+        let State::Open { id, beaten } = state else {
+            if *state == State::Refused {
+                return Err(self.refused());
+            }
+            self.seen.store(self.now(), Ordering::Relaxed);
+            return Ok(());
+        };
+        let key = keys::session(id, "beat");
+        let beat = Beat { at: self.repository.clock().now() };
+        let storage = self.repository.storage();
+        let told = storage.overwrite(&key, self.repository.sealed(&key, &beat)?);
+        *beaten = true;
+        match storage.head(&keys::session(id, "open")) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                tracing::warn!("this reader was taken for dead, for it was silent for too long; it starts again");
+                self.leave(state);
+                self.enter(state)
+            }
+            seen => {
+                self.reached(&seen);
+                seen?;
+                self.seen.store(self.now(), Ordering::Relaxed);
+                told
+            }
+        }
+    }
+
+    /// Before each read: fails when the snapshot is not kept for this reader any more.
+    pub(crate) fn admit(&self) -> Result<()> {
+        let is_fresh = || self.now().abs_diff(self.seen.load(Ordering::Relaxed)) < UNSEEN.as_nanos() as u64;
+        if is_fresh() {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        if is_fresh() {
+            return Ok(());
+        }
+        match self.look(&mut state) {
+            // No sign of life could be given, but `open` was seen: so it was not too late.
+            Err(e) if e.kind() != ErrorKind::NoSnapshot && is_fresh() => Ok(()),
+            looked => looked,
+        }
+    }
+
+    /// Notes whether the storage answered a read.
+    pub(crate) fn reached<T>(&self, result: &Result<T>) {
+        let silent = result.as_ref().is_err_and(|e| e.kind() == ErrorKind::Unavailable);
+        self.out_of_reach.store(silent && !self.repository.storage().is_local(), Ordering::Relaxed);
+    }
+
+    /// The end: takes the note away. What fails of it is left to collectors.
+    pub fn close(&self) {
+        // Whoever holds it for long waits for a storage that does not answer.
+        let Some(mut state) = self.state.try_lock_for(PATIENCE) else { return };
+        self.leave(&mut state);
+        if *state != State::Refused {
+            *state = State::Closed;
+        }
+    }
+
+    fn leave(&self, state: &mut State) {
+        let State::Open { id, beaten } = *state else { return };
+        *state = State::Closed;
+        // Whoever gave up for want of an answer should not wait for one more.
+        if self.out_of_reach.load(Ordering::Relaxed) {
+            return;
+        }
+        // `open` last: what is left without it would mean nothing to anybody.
+        for part in if beaten { &["beat", "open"][..] } else { &["open"] } {
+            if let Err(e) = self.repository.storage().delete(&keys::session(&id, part)) {
+                tracing::debug!("the note of this reader stays until a collector removes it: {e}");
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for ReadSession {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! A small repository, for tests of what can only be seen from inside.
+
+use crate::index::ChunkIndex;
+use crate::storage::{Listed, Memory, Storage, Tail};
+use crate::{
+    Clock, CommitInfo, Components, Credential, Error, ErrorKind, InitOptions, Key, ParentChoice, PasswordCost,
+    Repository, Result, Snapshot, SnapshotWriter, System, Timestamp, WriterOptions,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Chunk size in bytes.
+pub(crate) const UNIT: usize = 64 << 10;
+
+/// Time that goes on when it is told to.
+#[derive(Debug, Default)]
+pub(crate) struct StillClock(AtomicI64);
+
+impl StillClock {
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_nanos() as i64, Ordering::Relaxed);
+    }
+}
+
+impl Clock for StillClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_780_000_000_000_000_000 + self.0.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed).unsigned_abs())
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.advance(time);
+    }
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// A storage in memory that can refuse to be written to, does something when a session is opened, and counts reads.
+pub(crate) struct Watched {
+    pub(crate) inner: Memory,
+    pub(crate) refuses: AtomicBool,
+    pub(crate) on_open: Mutex<Option<Hook>>,
+    /// Listings and reads of ends of packs.
+    pub(crate) lookups: AtomicUsize,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl Watched {
+    fn admit(&self) -> Result<()> {
+        match self.refuses.load(Ordering::Relaxed) {
+            true => Err(Error::new(ErrorKind::Denied, "nothing may be written here")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Storage for Watched {
+    fn location(&self) -> String {
+        "memory".into()
+    }
+    fn get(&self, key: &Key) -> Result<Bytes> {
+        self.inner.get(key)
+    }
+    fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.inner.get_range(key, range)
+    }
+    fn get_tail(&self, key: &Key, len: u64) -> Result<Tail> {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.inner.get_tail(key, len)
+    }
+    fn head(&self, key: &Key) -> Result<Listed> {
+        self.inner.head(key)
+    }
+    fn create(&self, key: &Key, body: Bytes) -> Result<()> {
+        self.admit()?;
+        self.inner.create(key, body)?;
+        if key.as_str().starts_with("sess/") && key.as_str().ends_with("/open") {
+            let hook = self.on_open.lock().take();
+            hook.into_iter().for_each(|hook| hook());
+        }
+        Ok(())
+    }
+    fn overwrite(&self, key: &Key, body: Bytes) -> Result<()> {
+        self.admit()?;
+        self.inner.overwrite(key, body)
+    }
+    fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.inner.list(prefix, visit)
+    }
+    fn delete(&self, key: &Key) -> Result<()> {
+        self.admit()?;
+        self.inner.delete(key)
+    }
+}
+
+/// A new repository, its storage and its clock.
+pub(crate) fn repository() -> (Arc<Watched>, Arc<StillClock>, Repository) {
+    let clock = Arc::new(StillClock::default());
+    let storage = Arc::new(Watched {
+        inner: Memory::new(clock.clone()),
+        refuses: AtomicBool::new(false),
+        on_open: Mutex::default(),
+        lookups: AtomicUsize::new(0),
+    });
+    let components = Components { storage: storage.clone(), clock: clock.clone(), rng: Arc::new(System::default()) };
+    let cheap = PasswordCost { memory_kib: 8, passes: 1 };
+    let options = InitOptions { chunk_size: UNIT as u32, password_cost: cheap, ..InitOptions::default() };
+    let repository = Repository::init(components, &options, &password()).unwrap();
+    (storage, clock, repository)
+}
+
+pub(crate) fn password() -> Credential {
+    Credential::Password("x".to_owned().into())
+}
+
+/// A writer that knows nothing of what is stored.
+pub(crate) fn writer(repository: &Repository, name: &str) -> SnapshotWriter {
+    let options = WriterOptions {
+        name: name.into(),
+        pack_size: 512 << 10,
+        uploads: 0,
+        parent: ParentChoice::None,
+        ..WriterOptions::default()
+    };
+    SnapshotWriter::start(repository, Arc::new(ChunkIndex::in_memory(1 << 20)), &options).unwrap()
+}
+
+/// Chunk `n` of every disk here; half of it compresses.
+pub(crate) fn chunk(n: u64) -> Vec<u8> {
+    let mut chunk = vec![0; UNIT];
+    blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut chunk[..UNIT / 2]);
+    chunk
+}
+
+/// Stores a disk of so many chunks, whatever is stored already.
+pub(crate) fn backup(repository: &Repository, name: &str, chunks: u64) -> Snapshot {
+    let writer = writer(repository, name);
+    let mut scratch = writer.scratch().unwrap();
+    for n in 0..chunks {
+        writer.put(&mut scratch, n, &chunk(n)).unwrap();
+        writer.advance(n + 1).unwrap();
+    }
+    writer.commit(CommitInfo { size: chunks * UNIT as u64, ..CommitInfo::default() }).unwrap()
+}
