@@ -214,7 +214,7 @@ fn day(time: &Zoned) -> i64 {
 /// So many snapshots a policy may always drop in one run.
 const HARMLESS: usize = 10;
 
-/// Refuses decisions of one run that would drop more than [`HARMLESS`] snapshots and more than half of all that were
+/// Refuses decisions of one run that would drop more than `HARMLESS` snapshots and more than half of all that were
 /// considered: a policy or a clock may be wrong.
 pub fn guard(decisions: &[Decision]) -> Result<()> {
     let (dropped, all) = (decisions.iter().filter(|d| !d.keep()).count(), decisions.len());

@@ -163,12 +163,13 @@ fn memory_and_a_folder_keep_the_contract_and_are_left_clean() {
 }
 
 #[test]
-fn a_storage_that_refuses_is_reported_not_hidden() {
+fn a_place_where_nothing_can_be_checked_is_an_error_and_no_report() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), b"").unwrap();
     let path = folder.path().join("file");
-    let report = run(&|| Ok(Arc::new(Local::new(&path, false))), &QUICK).unwrap();
-    assert!(!report.usable());
+    let error = run(&|| Ok(Arc::new(Local::new(&path, false))), &QUICK).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoRepository, "{error}");
+    assert!(error.to_string().contains("could not be made"), "{error}");
     let error = Local::new(&path, false).create(&Key::new("a").unwrap(), Bytes::new()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert_eq!(error.kind(), ErrorKind::NoRepository, "{error}");
 }
