@@ -2,6 +2,7 @@
 //! what to do next. Kinds are API, texts are not.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// What went wrong, as far as a caller acts on it. One table in the executable maps kinds to exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +37,7 @@ pub enum ErrorKind {
     Internal,
 }
 
-type Source = Box<dyn std::error::Error + Send + Sync>;
+type Source = Arc<dyn std::error::Error + Send + Sync>;
 
 /// An error of the repository.
 pub struct Error {
@@ -64,8 +65,8 @@ impl Error {
 
     /// Keeps the error that caused this one.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(source.into());
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -83,15 +84,20 @@ impl Error {
         self
     }
 
-    /// The same error for another caller, without what caused it.
+    /// The same error for another caller.
     pub(crate) fn again(&self) -> Self {
-        Self { kind: self.kind, message: self.message.clone(), object: self.object.clone(), source: None }
+        Self {
+            kind: self.kind,
+            message: self.message.clone(),
+            object: self.object.clone(),
+            source: self.source.clone(),
+        }
     }
 
     /// What is lost for good, said by `message`. Damage on a disk of this machine stays what it is: it may be the cable.
     pub(crate) fn instead(&self, message: String) -> Self {
         let kind = if self.kind == ErrorKind::NotFound { ErrorKind::Corrupt } else { self.kind };
-        Self { kind, message, object: None, source: None }
+        Self { kind, message, object: None, source: self.source.clone() }
     }
 
     /// What a caller can do about it.

@@ -1,272 +1,18 @@
 //! Real mounts by the real executable. Needs root, /dev/fuse and loop devices.
 
+#[path = "mount/place.rs"]
+mod place;
+
+use place::*;
 use rustix::fs::SeekFrom;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
-use wherry_tests::binary::wherry_bin;
+use std::sync::mpsc::channel;
 use wherry_tests::small::{noise, splitmix};
-
-/// Chunk size of the repositories of these tests in bytes.
-const UNIT: usize = 64 << 10;
-
-/// How long anything that must happen may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A repository with a key file, in a folder of its own with a place to mount.
-struct Place {
-    dir: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        // Others may pass through it: what keeps them out is the mount.
-        let others = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-        let place = Self { dir: tempfile::Builder::new().permissions(others).tempdir().unwrap() };
-        fs::create_dir(place.mnt()).unwrap();
-        place.run(&["init", "--chunk-size", "64K"]);
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn mnt(&self) -> PathBuf {
-        self.path("mnt")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(wherry_bin());
-        command.args(args).env("WHERRY_REPOSITORY", self.path("repo")).env("WHERRY_KEY_FILE", self.path("key"));
-        command.env("WHERRY_CACHE_DIR", self.path("cache")).env_remove("WHERRY_PASSWORD").stdin(Stdio::null());
-        command
-    }
-
-    fn output(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Runs a command that must succeed and gives its standard output.
-    fn run(&self, args: &[&str]) -> String {
-        let output = self.output(args);
-        assert!(output.status.success(), "wherry {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The exit code and standard error of a command that must fail.
-    fn fail(&self, args: &[&str]) -> (i32, String) {
-        let output = self.output(args);
-        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
-    }
-
-    /// Backs a disk up and gives the id of the snapshot.
-    fn backup(&self, name: &str, disk: &[u8]) -> String {
-        let image = self.path("image");
-        fs::write(&image, disk).unwrap();
-        self.backup_file(name, &image)
-    }
-
-    fn backup_file(&self, name: &str, image: &Path) -> String {
-        let report = self.run(&["--json", "backup", image.to_str().unwrap(), "--name", name]);
-        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-        report["snapshot"].as_str().unwrap().to_owned()
-    }
-
-    /// Mounts in the background, as most people do.
-    fn mount(&self, args: &[&str]) -> Background {
-        let mnt = self.mnt();
-        let report = self.run(&[&["--json", "mount", mnt.to_str().unwrap()], args].concat());
-        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-        assert_eq!(report["mountpoint"].as_str().unwrap(), mnt.canonicalize().unwrap().to_str().unwrap());
-        Background { mnt, pid: report["pid"].as_u64().unwrap() as i32 }
-    }
-
-    /// Mounts in the foreground and gives what it says on standard error.
-    fn mount_here(&self) -> Foreground {
-        let mut command = self.command(&["mount", self.mnt().to_str().unwrap(), "--foreground"]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let (tell, lines) = channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).all(|line| tell.send(line).is_ok()));
-        let mount = Foreground { mnt: self.mnt(), child, lines };
-        assert!(line.starts_with("mounted "), "{line:?} {:?}", mount.lines.recv());
-        mount
-    }
-}
-
-/// A mount by a process that was left behind; gone, with its process, when this is dropped.
-struct Background {
-    mnt: PathBuf,
-    pid: i32,
-}
-
-impl Background {
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(self.pid).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
-    fn ended(&self) {
-        let pid = self.pid;
-        wait("the process to end", || !is_running(pid));
-        assert!(!is_mounted(&self.mnt));
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        lazily_unmount(&self.mnt);
-        let pid = self.pid;
-        wait_or_not(|| !is_running(pid));
-        if is_running(pid) {
-            self.signal(rustix::process::Signal::KILL);
-        }
-    }
-}
-
-/// A mount by a child of this process.
-struct Foreground {
-    mnt: PathBuf,
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Foreground {
-    fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    }
-
-    /// The first line from now on that has this in it.
-    fn says(&self, what: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("nothing was said of {what:?}"));
-            if line.contains(what) {
-                return line;
-            }
-        }
-    }
-}
-
-impl Drop for Foreground {
-    fn drop(&mut self) {
-        lazily_unmount(&self.mnt);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn lazily_unmount(mnt: &Path) {
-    while is_mounted(mnt) && sh("umount", &["-l", mnt.to_str().unwrap()]).is_ok() {}
-}
-
-fn is_running(pid: i32) -> bool {
-    // The init of a container may not collect those whose parent has gone: a zombie has ended too.
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X'])))
-}
-
-fn is_mounted(path: &Path) -> bool {
-    let path = path.to_str().unwrap();
-    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().any(|line| line.split(' ').nth(4) == Some(path))
-}
-
-fn wait_or_not(mut done: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
-        if done() {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    false
-}
-
-fn wait(what: &str, done: impl FnMut() -> bool) {
-    assert!(wait_or_not(done), "waited in vain for {what}");
-}
-
-fn sh(program: &str, args: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).output().unwrap();
-    match output.status.success() {
-        true => Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned()),
-        false => Err(format!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr))),
-    }
-}
-
-/// A loop device with its partitions.
-struct Loop(String);
-
-impl Loop {
-    fn new(flags: &[&str], file: &Path) -> Self {
-        let file = file.to_str().unwrap();
-        let device = sh("losetup", &[flags, &["--partscan", "--find", "--show", file]].concat()).unwrap();
-        let this = Self(device);
-        let first = this.part(1);
-        if !Path::new(&first).exists() {
-            // A kernel that reads no partition tables is told what is in them.
-            let _ = sh("partx", &["--add", &this.0]);
-        }
-        wait("the partitions", || Path::new(&first).exists());
-        this
-    }
-
-    fn part(&self, n: u32) -> String {
-        format!("{}p{n}", self.0)
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = sh("partx", &["--delete", &self.0]);
-        let _ = sh("losetup", &["--detach", &self.0]);
-    }
-}
-
-/// A mounted filesystem.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(options: &[&str], device: &str, at: PathBuf) -> Self {
-        fs::create_dir_all(&at).unwrap();
-        sh("mount", &[options, &[device, at.to_str().unwrap()]].concat()).unwrap();
-        Self(at)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        if sh("umount", &[self.0.to_str().unwrap()]).is_err() {
-            lazily_unmount(&self.0);
-        }
-    }
-}
-
-/// A disk of 64 KiB chunks; those for which `data` is false are zero.
-fn disk(seed: u64, chunks: usize, tail: usize, data: impl Fn(usize) -> bool) -> Vec<u8> {
-    let mut disk = vec![0; chunks * UNIT + tail];
-    for (n, chunk) in disk.chunks_mut(UNIT).enumerate().filter(|(n, _)| data(*n)) {
-        chunk.copy_from_slice(&noise(seed * 1000 + n as u64, chunk.len()));
-    }
-    disk
-}
-
-fn latest(mount: &Path, volume: &str) -> PathBuf {
-    mount.join("by-volume").join(volume).join("latest/disk.raw")
-}
-
-fn errno<T>(result: io::Result<T>) -> i32 {
-    result.err().and_then(|e| e.raw_os_error()).unwrap_or(0)
-}
 
 #[test]
 fn a_disk_reads_as_it_was_and_knows_its_holes() {
@@ -574,13 +320,16 @@ fn under_load_it_says_who_reads_and_goes_on() {
     let mut mount = place.mount_here();
     let path = latest(&mount.mnt, "vm");
     let stop = AtomicBool::new(false);
+    let (begun, begins) = channel();
     std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         let readers: Vec<_> = (0..4u64)
             .map(|reader| {
-                let (path, stop, disk) = (&path, &stop, &disk);
+                let (path, stop, disk, begun) = (&path, &stop, &disk, begun.clone());
                 scope.spawn(move || {
                     let file = File::open(path).unwrap();
                     let mut state = reader;
+                    begun.send(()).unwrap();
                     while !stop.load(Ordering::Relaxed) {
                         let at = splitmix(&mut state) as usize % (disk.len() - 5000);
                         let mut bytes = vec![0; 5000];
@@ -590,6 +339,8 @@ fn under_load_it_says_who_reads_and_goes_on() {
                 })
             })
             .collect();
+        // Whoever has not opened the disk yet does not keep it busy.
+        readers.iter().for_each(|_| begins.recv_timeout(PATIENCE).unwrap());
         let me = format!("(pid {}, in by-volume/vm/", std::process::id());
         for _ in 0..3 {
             mount.terminate();
@@ -597,7 +348,6 @@ fn under_load_it_says_who_reads_and_goes_on() {
             assert!(said.contains(&me), "{said}");
         }
         assert!(readers.iter().all(|r| !r.is_finished()), "nobody was disturbed");
-        stop.store(true, Ordering::Relaxed);
     });
     mount.terminate();
     assert_eq!(mount.child.wait().unwrap().code(), Some(0));
