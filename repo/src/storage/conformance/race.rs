@@ -63,8 +63,17 @@ pub fn race(
     Ok(winners)
 }
 
+/// Rounds of small objects under way at once, each about a key of its own: a server may let losers wait for seconds.
+const ROUNDS: u32 = 25;
+
 pub(super) fn small(place: &Place, options: &Options) -> Result<()> {
-    (0..options.rounds).try_for_each(|round| one(place, options, round, SMALL, "small"))
+    let round = |round| one(place, options, round, SMALL, "small");
+    std::thread::scope(|scope| {
+        let lanes = (0..ROUNDS).map(|lane| (lane..options.rounds).step_by(ROUNDS as usize));
+        let running: Vec<_> = lanes.map(|mut lane| scope.spawn(move || lane.try_for_each(round))).collect();
+        let lost = || Err(crate::Error::internal("a thread of rounds panicked"));
+        running.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(|_| lost()))
+    })
 }
 
 pub(super) fn large(place: &Place, options: &Options) -> Result<()> {
