@@ -5,6 +5,7 @@ mod place;
 
 use place::*;
 use rustix::fs::SeekFrom;
+use rustix::process::Signal;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -241,7 +242,7 @@ fn a_partitioned_disk_copied_while_in_use_mounts_through_a_loop_device() {
 
 #[test]
 fn a_signal_unmounts() {
-    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT] {
         let place = Place::new();
         place.backup("vm", &[1]);
         let mount = place.mount(&[]);
@@ -267,12 +268,12 @@ fn what_a_mount_in_the_background_says_is_kept_in_a_file_it_names() {
     assert_eq!(read(), "");
 
     let held = File::open(latest(&mount.mnt, "vm")).unwrap();
-    mount.signal(rustix::process::Signal::TERM);
+    mount.signal(Signal::TERM);
     wait("the message", || read().contains("is busy"));
     assert!(read().contains(&format!("(pid {}, in by-volume/vm/", std::process::id())), "{}", read());
     assert!(is_running(pid) && is_mounted(&mount.mnt));
     drop(held);
-    mount.signal(rustix::process::Signal::TERM);
+    mount.signal(Signal::TERM);
     mount.ended();
     assert!(read().contains("is busy"), "what was said is kept");
 
@@ -294,10 +295,10 @@ fn what_a_mount_in_the_background_says_is_kept_in_a_file_it_names() {
     let third = Background { mnt: mount.mnt.clone(), pid: report["pid"].as_u64().unwrap() as i32 };
     assert_eq!(report["log"], serde_json::Value::Null);
     let held = File::open(latest(&third.mnt, "vm")).unwrap();
-    third.signal(rustix::process::Signal::TERM);
+    third.signal(Signal::TERM);
     wait("the message", || fs::read_to_string(&said).unwrap().contains("is busy"));
     drop(held);
-    third.signal(rustix::process::Signal::TERM);
+    third.signal(Signal::TERM);
     third.ended();
 }
 
@@ -343,15 +344,37 @@ fn under_load_it_says_who_reads_and_goes_on() {
         readers.iter().for_each(|_| begins.recv_timeout(PATIENCE).unwrap());
         let me = format!("(pid {}, in by-volume/vm/", std::process::id());
         for _ in 0..3 {
-            mount.terminate();
+            mount.signal(Signal::TERM);
             let said = mount.says("is busy");
             assert!(said.contains(&me), "{said}");
         }
         assert!(readers.iter().all(|r| !r.is_finished()), "nobody was disturbed");
     });
-    mount.terminate();
+    mount.signal(Signal::TERM);
     assert_eq!(mount.child.wait().unwrap().code(), Some(0));
     assert!(!is_mounted(&mount.mnt));
+}
+
+#[test]
+fn a_mount_that_ends_late_leaves_the_next_one_alone() {
+    let place = Place::new();
+    let disk = disk(1, 3, 0, |_| true);
+    place.backup("vm", &disk);
+    let mut first = place.mount_here();
+    let device = || fs::metadata(place.mnt()).unwrap().dev();
+    let its = device();
+    // It sees only later that somebody unmounted it.
+    first.signal(Signal::STOP);
+    // The program of this name would ask what is mounted there, and wait for an answer.
+    rustix::mount::unmount(place.mnt(), rustix::mount::UnmountFlags::NOFOLLOW).unwrap();
+    let mut second = place.mount_here();
+    assert_eq!(device(), its, "the kernel gave the number again, or this test shows nothing");
+    first.signal(Signal::CONT);
+    assert_eq!(first.child.wait().unwrap().code(), Some(0));
+    assert!(fs::read(latest(&second.mnt, "vm")).unwrap() == disk);
+    second.signal(Signal::TERM);
+    assert_eq!(second.child.wait().unwrap().code(), Some(0));
+    assert!(!is_mounted(&second.mnt));
 }
 
 #[test]
@@ -363,7 +386,7 @@ fn a_loop_device_and_a_working_folder_are_named_too() {
     let device = Loop::new(&["--read-only"], &latest(&mount.mnt, "vm"));
     let inside = Mounted::new(&["-o", "ro,noload"], &device.part(1), place.path("in"));
     let mut sleeper = Command::new("sleep").arg("600").current_dir(mount.mnt.join("by-id")).spawn().unwrap();
-    mount.terminate();
+    mount.signal(Signal::TERM);
     let said = mount.says("is busy");
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
@@ -379,7 +402,7 @@ fn a_killed_mount_is_removed_by_the_next_one() {
     place.backup("vm", &disk);
     let killed = place.mount(&[]);
     let held = File::open(latest(&killed.mnt, "vm")).unwrap();
-    killed.signal(rustix::process::Signal::KILL);
+    killed.signal(Signal::KILL);
     wait("the process to end", || !is_running(killed.pid));
     let notconn = rustix::io::Errno::NOTCONN.raw_os_error();
     // While the kernel takes the connection apart it is "aborted".
@@ -387,7 +410,7 @@ fn a_killed_mount_is_removed_by_the_next_one() {
     let mount = place.mount(&[]);
     assert!(fs::read(latest(&mount.mnt, "vm")).unwrap() == disk);
     assert_eq!(errno((&held).read(&mut [0; 10])), notconn);
-    mount.signal(rustix::process::Signal::TERM);
+    mount.signal(Signal::TERM);
     mount.ended();
 }
 

@@ -72,13 +72,13 @@ impl Backup<'_> {
         // Until the end: a commit waits for uploads, and a run that is silent for long is taken for dead.
         let _beating = Beating::start(self.writer.pulse(), self.beat)?;
         let done = self.read();
-        let Self { source, writer, progress, .. } = self;
+        let Self { source, writer, progress, cancel, .. } = self;
         drop(progress);
         match done {
             Ok(Done { size, hole }) => {
                 tracing::debug!(size, "all is read");
                 let engine = source.engine().name.to_owned();
-                Ok(writer.commit(CommitInfo { size, hole, engine, ..info })?)
+                Ok(writer.commit_unless(CommitInfo { size, hole, engine, ..info }, || cancel.check())?)
             }
             Err(error) => {
                 if let Err(e) = writer.abandon() {

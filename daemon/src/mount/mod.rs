@@ -119,8 +119,9 @@ impl Mount {
             }
             std::thread::sleep(TICK);
         }
-        // The connection was cut, not the mount: what is left answers nobody.
-        if self.point.device().as_deref() == Some(&self.device) {
+        // The connection was cut, not the mount: what is left answers nobody. One that answers is not this one, though it
+        // has its number: the kernel gives it to the next mount as soon as this one is gone.
+        if self.point.device().as_deref() == Some(&self.device) && self.point.is_dead() {
             self.point.detach()?;
         }
         Ok(())

@@ -84,7 +84,7 @@ impl Point {
         let name = dir.display();
         for _ in 0..TRIES {
             let entries = match fs::read_dir(dir) {
-                Err(e) if e.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
+                Err(e) if answers_nobody(&e) => {
                     detach(&absolute(dir)?)?;
                     tracing::warn!("{name} held the mount of a process that was killed: it was removed");
                     continue;
@@ -115,6 +115,11 @@ impl Point {
     /// The device number of what is mounted there now, as `<major>:<minor>`.
     pub fn device(&self) -> Option<String> {
         mounts().ok()?.into_iter().rfind(|m| m.at == self.dir).map(|m| m.device)
+    }
+
+    /// What is mounted there has no process any more that would answer.
+    pub fn is_dead(&self) -> bool {
+        fs::read_dir(&self.dir).is_err_and(|e| answers_nobody(&e))
     }
 
     /// Unmounts what has this device number.
@@ -152,6 +157,11 @@ impl Point {
     fn failed(&self, what: &str, error: io::Error) -> Error {
         Error::new(ErrorKind::Unavailable, format!("{} {what}: {error}", self.dir.display())).with_source(error)
     }
+}
+
+fn answers_nobody(e: &io::Error) -> bool {
+    // The second one only for a moment: requests that were under way when the process ended.
+    [Errno::NOTCONN, Errno::CONNABORTED].iter().any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn no_folder(dir: &Path, e: io::Error) -> Error {

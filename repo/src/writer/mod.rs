@@ -377,6 +377,12 @@ impl SnapshotWriter {
 
     /// Commits: Ok means the snapshot is durable and will restore. `Conflict` means the run was ended by somebody else.
     pub fn commit(self, info: CommitInfo) -> Result<Snapshot> {
+        self.commit_unless(info, || Ok(()))
+    }
+
+    /// As [`commit`](Self::commit), but asks `refused` when all is stored, which may have taken long. On an error of that
+    /// the run is given up, and what it stored is left to the next one.
+    pub fn commit_unless(self, info: CommitInfo, refused: impl FnOnce() -> Result<()>) -> Result<Snapshot> {
         self.shape.check(info.size)?;
         self.advance(u64::MAX)?;
         let map = std::mem::replace(&mut self.map.lock().builder, MapBuilder::new());
@@ -387,6 +393,12 @@ impl SnapshotWriter {
         self.close(&self.data, &self.pool)?;
         self.close(&self.meta, &self.meta_pool)?;
         self.uploads.finish()?;
+        if let Err(refused) = refused() {
+            if let Err(e) = self.session.leave() {
+                tracing::debug!("the run was not left in order: {e}");
+            }
+            return Err(refused);
+        }
         self.pulse.beat()?;
         let ids = &self.repository.keys().ids;
         let top_id = top.as_ref().map(|top| ids.node(top.level, top.present().map(|(n, slot)| (n as u8, slot.id))));

@@ -44,12 +44,26 @@ fn a_backup_to_s3_killed_at_any_time_loses_nothing_acknowledged() {
     let (mut snapshots, mut hits) = (2, Vec::new());
     for round in 1..=12 {
         change(&mut disk, round);
-        let after = moment(&mut state, first / 4, whole);
         let came = proxy.came("PUT", "/sess/");
-        let running = home.spawn(&args);
-        std::thread::sleep(after);
+        // Every other one at any time; the others while an upload is surely under way, the first pack's or the second's.
+        let (after, running) = if round % 2 == 0 {
+            let after = moment(&mut state, first / 4, whole);
+            let running = home.spawn(&args);
+            std::thread::sleep(after);
+            (after, running)
+        } else {
+            let (skip, start) = (round as usize / 2 % 2, Instant::now());
+            let packs = proxy.came("PUT", "/packs/");
+            proxy.inject(Rule { skip: skip as u32, ..Rule::every("PUT", "/packs/", Fault::Hold) });
+            let mut running = home.spawn(&args);
+            running.until("a pack that is held", || proxy.came("PUT", "/packs/") > packs + skip);
+            std::thread::sleep(moment(&mut state, Duration::from_millis(1), Duration::from_millis(300)));
+            (start.elapsed(), running)
+        };
         let (open, begun) = (proxy.open("PUT", "/packs/"), proxy.came("PUT", "/sess/") > came);
         let ended = running.kill();
+        proxy.heal();
+        proxy.release();
         // What it had handed to the system arrives still: the next round must not take it for its own.
         wait_for(|| proxy.open("PUT", "") == 0);
         let now = home.snapshots();

@@ -1,6 +1,7 @@
 //! A repository with a place to mount it, mounts in the foreground and in the background, and what is done with a disk
 //! that is mounted. All of it is gone when it is dropped, also where a test failed.
 
+use rustix::process::Signal;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -109,7 +110,7 @@ pub struct Background {
 }
 
 impl Background {
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
@@ -127,7 +128,7 @@ impl Drop for Background {
         let pid = self.pid;
         wait_or_not(|| !is_running(pid));
         if is_running(pid) {
-            self.signal(rustix::process::Signal::KILL);
+            self.signal(Signal::KILL);
         }
     }
 }
@@ -140,9 +141,9 @@ pub struct Foreground {
 }
 
 impl Foreground {
-    pub fn terminate(&self) {
+    pub fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// The first line from now on that has this in it.
