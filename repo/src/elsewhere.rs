@@ -101,26 +101,62 @@ impl Elsewhere {
 
     /// Every copy of a chunk or node of `class` that an intact pack says it holds, but the one at `not`.
     pub(crate) fn find(&self, repository: &Repository, id: &ShortId, class: u8, not: &Location) -> Result<Vec<Copy>> {
-        let (table, kind) = match class {
-            128.. => (&self.meta, PackKind::Meta),
-            _ => (&self.data, PackKind::Data),
-        };
+        let known = self.known(repository, id, class, not)?;
+        if known.is_empty() { self.again(repository, id, class, not) } else { Ok(known) }
+    }
+
+    /// What `open` makes of a copy of a chunk or node of `class` that is not the one at `not`. It says `None` of a copy
+    /// that is damaged or gone. `None` when it does so of all of them, also of those that came since the last look.
+    pub(crate) fn first<T>(
+        &self,
+        repository: &Repository,
+        id: &ShortId,
+        class: u8,
+        not: &Location,
+        mut open: impl FnMut(&Copy) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let known = self.known(repository, id, class, not)?;
+        for copy in &known {
+            if let Some(found) = open(copy)? {
+                return Ok(Some(found));
+            }
+        }
+        // What is known of a pack may be older than the loss of it.
+        for copy in self.again(repository, id, class, not)?.iter().filter(|copy| !known.contains(copy)) {
+            if let Some(found) = open(copy)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The table of chunks or of nodes, and how many rows it may have.
+    fn table(&self, class: u8) -> (&Mutex<Table>, PackKind, usize) {
         let most = (self.memory.load(Ordering::Relaxed) / 2 / ROW) as usize;
-        let copies = |packs: Vec<PackId>| self.copies(repository, packs, id, class, not);
-        let (packs, is_fresh, is_full) = {
+        match class {
+            128.. => (&self.meta, PackKind::Meta, most),
+            _ => (&self.data, PackKind::Data, most),
+        }
+    }
+
+    /// Copies in packs that the table has, which is made when there is none.
+    fn known(&self, repository: &Repository, id: &ShortId, class: u8, not: &Location) -> Result<Vec<Copy>> {
+        let (table, kind, most) = self.table(class);
+        let packs = {
             let mut table = table.lock();
-            let is_new = table.made.is_none();
-            if is_new {
+            if table.made.is_none() {
                 table.update(repository, kind, most)?;
             }
-            (table.candidates(id), is_new || !table.is_due(repository), table.is_full)
+            table.candidates(id)
         };
-        let found = copies(packs)?;
-        if !found.is_empty() {
-            return Ok(found);
-        }
-        if is_full {
-            let mut packs = Vec::new();
+        self.copies(repository, packs, id, class, not)
+    }
+
+    /// Copies that the table does not have: of those that had no room, or came since. None when it is too early to look.
+    fn again(&self, repository: &Repository, id: &ShortId, class: u8, not: &Location) -> Result<Vec<Copy>> {
+        let (table, kind, most) = self.table(class);
+        let mut packs = Vec::new();
+        if table.lock().is_full {
             walk(
                 repository,
                 kind,
@@ -133,19 +169,14 @@ impl Elsewhere {
                     true
                 },
             )?;
-            return copies(packs);
-        }
-        if is_fresh {
-            return Ok(found);
-        }
-        let packs = {
+        } else {
             let mut table = table.lock();
             if table.is_due(repository) {
                 table.update(repository, kind, most)?;
+                packs = table.candidates(id);
             }
-            table.candidates(id)
-        };
-        copies(packs)
+        }
+        self.copies(repository, packs, id, class, not)
     }
 
     /// What the indexes of these packs say of the chunk.
@@ -194,7 +225,7 @@ impl Elsewhere {
 
     /// A map node of `level` from another place than its slot says, verified; `None` when there is none.
     pub(crate) fn node(&self, repository: &Repository, slot: &Slot, level: u8) -> Result<Option<Node>> {
-        for copy in self.find(repository, &slot.id, 128 + level, &slot.at)? {
+        self.first(repository, &slot.id, 128 + level, &slot.at, |copy| {
             let start = u64::from(copy.at.offset);
             let range = start..start + u64::from(copy.at.len);
             let node = repository.storage().get_range(&keys::pack(&copy.pack), range).and_then(|bytes| {
@@ -203,14 +234,16 @@ impl Elsewhere {
             });
             match node {
                 Ok(node) => {
-                    self.note(slot, &copy);
-                    return Ok(Some(node));
+                    self.note(slot, copy);
+                    Ok(Some(node))
                 }
-                Err(e) if repository.is_damage(&e) => tracing::warn!("another copy of a map node is damaged too: {e}"),
-                Err(e) => return Err(e),
+                Err(e) if repository.is_damage(&e) => {
+                    tracing::warn!("another copy of a map node is damaged too: {e}");
+                    Ok(None)
+                }
+                Err(e) => Err(e),
             }
-        }
-        Ok(None)
+        })
     }
 }
 

@@ -1,6 +1,5 @@
 //! Reading a snapshot: by plan for a restore, by chunk for a mount. Nothing leaves this module that was not verified.
 
-use crate::elsewhere::Copy;
 use crate::format::node::{FANOUT, Slot};
 use crate::id::{Location, PackId, ShortId};
 use crate::map::{Tree, chunk_count, chunk_len};
@@ -272,19 +271,24 @@ impl SnapshotReader {
     ) -> Result<Verified<B>> {
         let slot = &chunk.slot;
         let elsewhere = self.repository.elsewhere();
-        let copies = elsewhere.find(&self.repository, &slot.id, self.class, &slot.at)?;
-        for copy in copies.iter().filter(|copy| copy.plain as usize == chunk.len) {
-            let Copy { pack, at, .. } = copy;
-            match self.read_at(chunk, pack, at, scratch, buffer(chunk)) {
+        let found = elsewhere.first(&self.repository, &slot.id, self.class, &slot.at, |copy| {
+            if copy.plain as usize != chunk.len {
+                return Ok(None);
+            }
+            match self.read_at(chunk, &copy.pack, &copy.at, scratch, buffer(chunk)) {
                 Ok(found) => {
                     elsewhere.note(slot, copy);
-                    return Ok(found);
+                    Ok(Some(found))
                 }
                 Err(e) if self.repository.is_damage(&e) => {
-                    tracing::warn!("another copy of a chunk is damaged too: {e}")
+                    tracing::warn!("another copy of a chunk is damaged too: {e}");
+                    Ok(None)
                 }
-                Err(e) => return Err(e),
+                Err(e) => Err(e),
             }
+        })?;
+        if let Some(found) = found {
+            return Ok(found);
         }
         let start = chunk.number << self.class;
         let text = format!(

@@ -16,23 +16,33 @@ pub const UNIT: usize = 64 << 10;
 
 /// Time that stands still until it is told to go on.
 #[derive(Debug, Default)]
-pub struct TestClock(AtomicI64);
+pub struct TestClock {
+    passed: AtomicI64,
+    /// How far wall time was put back, in nanoseconds.
+    back: AtomicI64,
+}
 
 impl TestClock {
     /// Lets time pass.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.passed.fetch_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Puts wall time back, as a clock that is set does.
+    pub fn put_back(&self, by: Duration) {
+        self.back.fetch_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         // Each look is a nanosecond later, so that no two snapshots have one time.
-        Timestamp(1_780_000_000_000_000_000 + self.0.fetch_add(1, Ordering::Relaxed))
+        let passed = self.passed.fetch_add(1, Ordering::Relaxed) - self.back.load(Ordering::Relaxed);
+        Timestamp(1_780_000_000_000_000_000 + passed)
     }
 
     fn monotonic(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed).unsigned_abs())
+        Duration::from_nanos(self.passed.load(Ordering::Relaxed).unsigned_abs())
     }
 
     fn sleep(&self, time: Duration) {
@@ -93,10 +103,15 @@ pub fn components(storage: Arc<dyn Storage>) -> Components {
 
 /// A new repository with 64 KiB chunks on this storage.
 pub fn init(storage: Arc<dyn Storage>) -> Result<Repository> {
+    init_with(components(storage))
+}
+
+/// Likewise, with a clock or random numbers of one's own.
+pub fn init_with(components: Components) -> Result<Repository> {
     let mut options = InitOptions::default();
     options.chunk_size = UNIT as u32;
     options.password_cost = CHEAP;
-    Repository::init(components(storage), &options, &password())
+    Repository::init(components, &options, &password())
 }
 
 /// A new repository in memory.

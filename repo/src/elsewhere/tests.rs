@@ -264,3 +264,18 @@ fn what_moves_later_is_found_and_what_is_lost_is_not_looked_for_again_and_again(
     clock.advance(FRESH);
     assert_whole(&repository, &snapshot);
 }
+
+/// The index of a pack that is gone is still in memory.
+#[test]
+fn what_is_lost_once_more_is_looked_for_once_more() {
+    let (_, clock, repository) = repository();
+    let snapshot = backup(&repository, "vm", CHUNKS);
+    for name in ["one", "two", "three"] {
+        let copy = backup(&repository, name, CHUNKS);
+        let old =
+            |kind| packs(&repository, kind).into_iter().filter(|pack| pack.session != copy.id).collect::<Vec<_>>();
+        [PackKind::Data, PackKind::Meta].into_iter().for_each(|kind| remove(&repository, &old(kind)));
+        clock.advance(FRESH);
+        assert_whole(&repository, &snapshot);
+    }
+}

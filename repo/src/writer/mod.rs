@@ -17,6 +17,7 @@ use crate::map::{MapBuilder, NodeSink, Tree, chunk_count, levels};
 use crate::pack::{OpenPack, PackPool, Piece};
 use crate::repository::{Snapshot, class_of};
 use crate::session::{ParentChoice, Session};
+use crate::storage::keys;
 use crate::{Error, ErrorKind, Repository, Result};
 use parking_lot::Mutex;
 use shape::Shape;
@@ -343,14 +344,14 @@ impl SnapshotWriter {
         let ready = std::mem::replace(&mut map.waiting, later);
         let parent = self.parent.as_ref().filter(|_| !self.parent_broken.load(Ordering::Relaxed));
         for (n, slot) in ready {
-            self.push_inherited(map, n)?;
+            self.push_inherited(map, n, parent)?;
             map.builder.push(n, slot, parent, self)?;
         }
-        self.push_inherited(map, number)
+        self.push_inherited(map, number, parent)
     }
 
-    /// Puts the inherited chunks below `end` into the map.
-    fn push_inherited(&self, map: &mut MapState, end: u64) -> Result<()> {
+    /// Puts the inherited chunks below `end` into the map, whose nodes may be those of `parent`.
+    fn push_inherited(&self, map: &mut MapState, end: u64, parent: Option<&Tree>) -> Result<()> {
         while let Some((&from, &to)) = map.inherited.first_key_value().filter(|(from, _)| **from < end) {
             map.inherited.pop_first();
             let stop = to.min(end);
@@ -366,7 +367,15 @@ impl SnapshotWriter {
                 for (n, slot) in node.present() {
                     let chunk = (number << FANOUT_BITS) + n as u64;
                     if (from..stop).contains(&chunk) {
-                        map.builder.push(chunk, *slot, Some(tree), self)?;
+                        if !self.session.is_listed(&slot.at.pack) {
+                            // Who asked what is inheritable does not come here. The chunk would be lost.
+                            return Err(Error::internal(format!(
+                                "chunk {chunk} was taken over unread from {}, which is gone; nothing is committed, please \
+                                 report it",
+                                keys::pack(&slot.at.pack)
+                            )));
+                        }
+                        map.builder.push(chunk, *slot, parent, self)?;
                     }
                 }
                 leaf = number + 1;
