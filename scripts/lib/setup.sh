@@ -39,6 +39,11 @@ install_packages() {
 }
 
 need_rust() {
+  # Debian 13 and later have it as a package. Elsewhere it is a script from the network, which is for the user to run.
+  if ! command -v cargo >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    apt-get update -qq >/dev/null 2>&1 || true # a fresh machine knows of no package yet
+    [ -z "$(apt-cache madison rustup 2>/dev/null)" ] || install_packages rustup
+  fi
   command -v cargo >/dev/null ||
     die "cargo is missing: install rustup (Debian 13: apt-get install rustup; elsewhere: rustup.rs), then run this again"
   cargo --version >/dev/null || die "the toolchain that rust-toolchain.toml names cannot be used: rustup toolchain install"
