@@ -160,7 +160,24 @@ impl Home {
     /// The executable, with repository and key.
     pub fn command(&self) -> Command {
         let mut command = self.bare();
+        self.point_to_repository(&mut command);
+        command
+    }
+
+    fn point_to_repository(&self, command: &mut Command) {
         command.env("WHERRY_REPOSITORY", &self.repository).env("WHERRY_KEY_FILE", self.path("key"));
+    }
+
+    /// As [`Self::command`], for a process that sees other things at some paths: each second one is, for it alone, what
+    /// is at the first. Needs root.
+    pub fn command_with_bound(&self, bound: &[(&Path, &Path)]) -> Command {
+        const BIND: &str =
+            r#"set -e; while [ "$1" != -- ]; do mount --bind "$1" "$2"; shift 2; done; shift; exec "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", BIND, "sh"]);
+        command.args(bound.iter().flat_map(|(from, at)| [from, at])).arg("--").arg(wherry_bin());
+        self.prepare(&mut command);
+        self.point_to_repository(&mut command);
         command
     }
 

@@ -111,6 +111,7 @@ const ROWS: &[(&str, &[&str])] = &[
         "target smaller, mounted, busy, read-only, not empty, no disk",
         &[
             "bad_input/targets.rs::devices_that_are_small_mounted_held_or_read_only_are_refused_whatever_is_forced",
+            "bad_input/targets.rs::a_device_that_others_are_built_on_is_refused_whatever_is_forced",
             "bad_input/targets.rs::what_is_not_empty_is_refused_until_it_is_forced",
             "bad_input/targets.rs::what_is_no_disk_is_refused",
             "bad_input/targets.rs::a_file_that_may_not_be_written_is_refused",

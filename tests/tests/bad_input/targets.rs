@@ -87,6 +87,56 @@ fn devices_that_are_small_mounted_held_or_read_only_are_refused_whatever_is_forc
 }
 
 #[test]
+fn a_device_that_others_are_built_on_is_refused_whatever_is_forced() {
+    let kept = Kept::new();
+    let home = &kept.home;
+    let below = Loop::new(&blank(home, "below", 12 * MIB), &["--partscan"]);
+    let above = Loop::new(&blank(home, "above", 12 * MIB), &[]);
+    // Not every kernel has a device mapper. A loop device plays what is built on the other one: of both, the process sees
+    // below /sys what it would see then.
+    let sys = |device: &Loop| Path::new("/sys/devices/virtual/block").join(device.path().file_name().unwrap());
+    fs::create_dir_all(home.path("mapped/dm")).unwrap();
+    home.write("mapped/dev", fs::read(sys(&above).join("dev")).unwrap());
+    home.write("mapped/dm/name", "vg-vm1\n");
+    fs::create_dir(home.path("holders")).unwrap();
+    std::os::unix::fs::symlink(sys(&above), home.path("holders/above")).unwrap();
+    let (mapped, holders) = ((home.path("mapped"), sys(&above)), home.path("holders"));
+    let run = |held: &Path, args: &[&str]| {
+        let mut command = home.command_with_bound(&[(&mapped.0, &mapped.1), (&holders, &held.join("holders"))]);
+        home.ran(command.args(args).output().unwrap())
+    };
+    let name = format!("{} (vg-vm1)", above.text());
+    let before = fs::read(below.path()).unwrap();
+    let refused = |held: &Path, target: &str, why: &str| {
+        for force in [&[][..], &["--force"], &["--delta"], &["--dry-run", "--force"]] {
+            let line = run(held, &[&["restore", &kept.id, target], force].concat()).fails(11);
+            has(&line, &[target, "in use", &name, why, "run again"]);
+        }
+        assert!(fs::read(below.path()).unwrap() == before, "{target} was written to");
+    };
+    refused(&sys(&below), below.text(), "is built on it");
+    assert!(!run(&sys(&below), &["backup", below.text(), "--name", "held"]).ok().stderr.contains("WARN"));
+    sh("addpart", &[below.text(), "1", "2048", "8192"]);
+    let partition = format!("{}p1", below.text());
+    let part = sys(&below).join(Path::new(&partition).file_name().unwrap());
+    refused(&part, &partition, "is built on it");
+    refused(&part, below.text(), "is built on it");
+
+    sh("mkfs.ext4", &["-q", "-F", above.text()]);
+    let at = home.path("mounted");
+    let mount = Mounted::new(above.text(), &at, "rw");
+    for (held, target) in [(sys(&below), below.text()), (part.clone(), &partition), (part, below.text())] {
+        refused(&held, target, &format!("is mounted at {}", at.display()));
+        let ran = run(&held, &["backup", target, "--name", "held"]).ok();
+        has(&ran.stderr, &["WARN", &name, at.to_str().unwrap(), "may not fit together"]);
+    }
+    drop(mount);
+    kept.is_whole_with(5);
+    // Nothing else was in the way.
+    home.run(&["restore", &kept.id, below.text(), "--force"]).ok();
+}
+
+#[test]
 fn what_is_not_empty_is_refused_until_it_is_forced() {
     let kept = Kept::new();
     let home = &kept.home;
