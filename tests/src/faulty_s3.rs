@@ -80,6 +80,19 @@ impl Rule {
     }
 }
 
+/// What becomes of creates that must not overwrite: PUTs with `If-None-Match`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conditions {
+    /// The server sees them as they are.
+    #[default]
+    Kept,
+    /// The server sees none, as if it had never heard of them: a create overwrites. They are signed with the rest of the
+    /// request, so its signature goes too, and this takes a server that lets in those who show none.
+    Ignored,
+    /// Answered with 501; the server sees nothing.
+    Refused,
+}
+
 /// A request that came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
@@ -105,6 +118,7 @@ pub struct Chaos {
 
 #[derive(Debug, Default)]
 struct State {
+    conditions: Conditions,
     rules: Vec<Rule>,
     chaos: Option<Chaos>,
     latency: Duration,
@@ -156,6 +170,9 @@ impl State {
     }
 }
 
+/// The header of a condition.
+const CONDITION: &str = "if-none-match";
+
 /// The proxy; dropped, it ends with all its connections.
 #[derive(Debug)]
 pub struct FaultyS3 {
@@ -205,6 +222,11 @@ impl FaultyS3 {
     /// Hits requests by chance from now on, or no longer.
     pub fn chaos(&self, chaos: Option<Chaos>) {
         self.state.lock().chaos = chaos;
+    }
+
+    /// What becomes of conditions from now on.
+    pub fn conditions(&self, conditions: Conditions) {
+        self.state.lock().conditions = conditions;
     }
 
     /// Every request waits this long before it is passed on.
@@ -273,10 +295,10 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number:
     let mut words = first.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let body = request.content_length;
-    let (fault, latency, pace, releases) = {
+    let (fault, latency, pace, releases, conditions) = {
         let mut state = state.lock();
         *number = Some(state.seen.len());
-        (state.decide(method, path, body), state.latency, state.pace, state.releases)
+        (state.decide(method, path, body), state.latency, state.pace, state.releases, state.conditions)
     };
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
@@ -284,6 +306,11 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number:
     while fault == Some(Fault::Hold) && state.lock().releases == releases {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let without = without_header(&request.text, CONDITION);
+    let fault = match conditions {
+        Conditions::Refused if without.len() < request.text.len() => fault.or(Some(Fault::Refuse(501))),
+        _ => fault,
+    };
     let mut incoming = request.rest.as_slice().chain(&mut client);
     match fault {
         Some(Fault::DropRequest) => return Ok(()),
@@ -305,7 +332,11 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number:
 
     let mut upstream = TcpStream::connect(("127.0.0.1", server)).await?;
     // So that the end of the answer is the end of the connection.
-    let head = request.text.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let head = match conditions {
+        Conditions::Ignored if without.len() < request.text.len() => without_header(&without, "authorization"),
+        _ => request.text.clone(),
+    };
+    let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
     upstream.write_all(head.as_bytes()).await?;
     let sent = if fault == Some(Fault::CutRequest) { body / 2 } else { body };
     let passed = pass_on(&mut incoming.take(sent), &mut upstream, pace).await?;
@@ -367,6 +398,12 @@ async fn read_head(from: &mut TcpStream) -> io::Result<Option<Head>> {
     Ok(Some(Head { text, content_length, rest }))
 }
 
+/// The head without the lines of one header; `name` is in lower case.
+fn without_header(head: &str, name: &str) -> String {
+    let is_it = |line: &str| line.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(name));
+    head.split_inclusive("\r\n").filter(|line| !is_it(line)).collect()
+}
+
 async fn discard(from: &mut (impl AsyncRead + Unpin), len: u64) -> io::Result<u64> {
     tokio::io::copy(&mut from.take(len), &mut tokio::io::sink()).await
 }
@@ -399,6 +436,7 @@ fn code_of(status: u16) -> &'static str {
         409 => "ConditionalRequestConflict",
         412 => "PreconditionFailed",
         429 => "TooManyRequests",
+        501 => "NotImplemented",
         503 => "SlowDown",
         507 => "InsufficientStorage",
         _ => "InternalError",
@@ -430,6 +468,13 @@ mod tests {
         let (lost, stall) = (Some(Fault::LoseReply), Some(Fault::Stall));
         assert_eq!(seen, [None, lost, stall, lost, None, None]);
         assert_eq!((state.seen.len(), state.hits["lose-reply"], state.hits["stall"]), (6, 2, 1));
+    }
+
+    #[test]
+    fn a_header_is_taken_out_and_nothing_else() {
+        let head = "PUT /if-none-match:x HTTP/1.1\r\nHost: a\r\nIf-None-Match: *\r\nX: if-none-match\r\n\r\n";
+        let without = "PUT /if-none-match:x HTTP/1.1\r\nHost: a\r\nX: if-none-match\r\n\r\n";
+        assert_eq!(without_header(head, CONDITION), without);
     }
 
     #[test]

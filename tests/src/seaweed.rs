@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -22,9 +23,21 @@ pub const SECRET_KEY: &str = "wherry-test-secret";
 /// by the first write.
 #[derive(Debug)]
 pub struct Seaweed {
-    ports: [u16; 8],
+    ports: [u16; 9],
+    extras: Extras,
     process: Option<Process>,
     folder: TempDir,
+}
+
+/// How a server differs from the usual one.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Requests that nobody signed may do everything, too.
+    pub open: bool,
+    /// Certificate and key, both PEM: it answers by HTTPS as well, at a port of its own.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Buckets are also found by the host name `<bucket>.<domain>`.
+    pub domain: Option<String>,
 }
 
 /// A running server and the thread that started it.
@@ -47,8 +60,16 @@ impl Seaweed {
     /// # Panics
     /// When there is no server to start, or it does not answer within a minute.
     pub fn start() -> Self {
+        Self::start_with(&Extras::default())
+    }
+
+    /// Likewise, one that differs from the usual.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_with(extras: &Extras) -> Self {
         for _ in 0..3 {
-            if let Some(server) = Self::try_start() {
+            if let Some(server) = Self::try_start(extras) {
                 return server;
             }
         }
@@ -56,16 +77,19 @@ impl Seaweed {
     }
 
     /// Free ports can be taken by others before the server takes them; then it ends, and this is `None`.
-    fn try_start() -> Option<Self> {
+    fn try_start(extras: &Extras) -> Option<Self> {
         let folder = tempfile::Builder::new().prefix("wherry-seaweed-").tempdir().expect("a temporary folder");
         let at = |name: &str| folder.path().join(name).display().to_string();
-        let users = serde_json::json!({"identities": [{
+        let mut users = serde_json::json!({"identities": [{
             "name": "test", "actions": ["Admin"],
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         }]});
+        if let (true, Some(users)) = (extras.open, users["identities"].as_array_mut()) {
+            users.push(serde_json::json!({"name": "anonymous", "actions": ["Admin"]}));
+        }
         std::fs::write(at("users.json"), users.to_string()).expect("the server's users are written");
         std::fs::create_dir(at("data")).expect("the server's folder is made");
-        let mut server = Self { ports: free_ports(), process: None, folder };
+        let mut server = Self { ports: free_ports(), extras: extras.clone(), process: None, folder };
         server.run().then_some(server)
     }
 
@@ -78,7 +102,8 @@ impl Seaweed {
         };
         let folder = self.folder.path();
         let at = |name: &str| folder.join(name).display().to_string();
-        let [master, master_grpc, volume, volume_grpc, filer, filer_grpc, port, s3_grpc] = self.ports;
+        let [master, master_grpc, volume, volume_grpc, filer, filer_grpc, https, port, s3_grpc] = self.ports;
+        let Extras { open: _, tls, domain } = &self.extras;
         let log = std::fs::File::create(at("log")).expect("the server's log is made");
         let mut command = Command::new("setpriv");
         command
@@ -93,6 +118,15 @@ impl Seaweed {
             .args([format!("-volume.port={volume}"), format!("-volume.port.grpc={volume_grpc}")])
             .args([format!("-filer.port={filer}"), format!("-filer.port.grpc={filer_grpc}")])
             .args([format!("-s3.port={port}"), format!("-s3.port.grpc={s3_grpc}")])
+            .args(domain.iter().map(|domain| format!("-s3.domainName={domain}")))
+            .args(tls.iter().flat_map(|(certificate, key)| {
+                let [certificate, key] = [certificate, key].map(|path| path.display());
+                [
+                    format!("-s3.port.https={https}"),
+                    format!("-s3.cert.file={certificate}"),
+                    format!("-s3.key.file={key}"),
+                ]
+            }))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle of the log"))
             .stderr(log)
@@ -156,6 +190,12 @@ impl Seaweed {
     pub fn port(&self) -> u16 {
         let [.., port, _] = self.ports;
         port
+    }
+
+    /// The port on 127.0.0.1 where it answers by HTTPS, if it was started so.
+    pub fn https_port(&self) -> u16 {
+        let [.., https, _, _] = self.ports;
+        https
     }
 
     /// What opens a bucket of this server: endpoint, credentials, short pauses between retries.

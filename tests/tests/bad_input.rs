@@ -25,6 +25,8 @@ mod sources;
 mod table;
 #[path = "bad_input/targets.rs"]
 mod targets;
+#[path = "bad_input/tls.rs"]
+mod tls;
 #[path = "bad_input/unplugged.rs"]
 mod unplugged;
 

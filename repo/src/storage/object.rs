@@ -132,14 +132,25 @@ fn explain(error: &object_store::Error) -> (ErrorKind, String) {
     match cause::<Broken>(error) {
         Some(broken) => {
             let text = broken.to_string();
-            if text.contains("certificate") {
-                return (ErrorKind::Denied, format!("{text}; give the authority that signed it: --s3-ca-file"));
+            match untrusted(&text) {
+                Some(step) => (ErrorKind::Denied, format!("{text}; {step}")),
+                None => (ErrorKind::Unavailable, text),
             }
-            (ErrorKind::Unavailable, text)
         }
         // A nonsensical answer, which may pass as well as not.
         None => (ErrorKind::Unavailable, error.to_string()),
     }
+}
+
+/// What to do about the server's certificate; `None` where that is not what failed.
+fn untrusted(text: &str) -> Option<&'static str> {
+    let says = |word: &str| text.contains(word);
+    Some(match says("certificate") {
+        false => return None,
+        true if says("not valid for name") => "name a host that it is for: --s3-endpoint",
+        true if says("expired") || says("not valid yet") => "renew it, or set the clock of this machine",
+        true => "give the authority that signed it: --s3-ca-file",
+    })
 }
 
 fn meaning(refused: &Refused) -> (ErrorKind, &'static str) {

@@ -8,8 +8,9 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use wherry_tests::faulty_s3::{Chaos, Fault, FaultyS3, Rule};
+use wherry_tests::faulty_s3::{Chaos, Conditions, Fault, FaultyS3, Rule};
 use wherry_tests::home::{Home, PATIENCE, Running};
+use wherry_tests::seaweed::{Extras, Seaweed, variables_for};
 use wherry_tests::small::noise;
 
 /// A mount by a process in the foreground; it goes with this.
@@ -177,7 +178,7 @@ fn ends_like(kept: &Kept, case: &Case, number: usize, command: &str) {
         "init" => format!("s3://permanent/new-{number}"),
         _ => "s3://permanent/x".to_owned(),
     };
-    let home = home.at(repository, &wherry_tests::seaweed::variables_for(proxy.port()));
+    let home = home.at(repository, &variables_for(proxy.port()));
     fs::copy(kept.home.path("key"), home.path("key")).unwrap();
     home.write("disk", noise(30, 2 * MIB));
     let _ = fs::create_dir(home.path("mnt"));
@@ -280,4 +281,43 @@ fn wrong_credentials_and_places_are_told_at_once() {
     has(&line, &["gave up after", "onnection refused"]);
     restores(home, "latest", &kept.disk);
     kept.is_whole();
+}
+
+#[test]
+fn a_server_without_create_if_absent_is_refused_unless_there_is_one_writer() {
+    // Open: a request whose condition was taken out is no longer what was signed.
+    let server = Seaweed::start_with(&Extras { open: true, ..Extras::default() });
+    for (bucket, conditions) in [("overwrites", Conditions::Ignored), ("knows-none", Conditions::Refused)] {
+        let proxy = FaultyS3::start(server.port());
+        let home = Home::new().at(format!("s3://{bucket}/x"), &variables_for(proxy.port()));
+        // The same server serves many when it is passed everything: what follows is for the lack of this alone.
+        home.run(&["probe"]).ok();
+        proxy.conditions(conditions);
+        let ran = home.run(&["probe"]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        has(&ran.stdout, &["create-if-absent", "FAILED", "fit for one writer at a time", "init --single-writer"]);
+        let report = home.run(&["probe", "--json"]).json();
+        assert_eq!((&report["usable"], &report["many_writers"]), (&true.into(), &false.into()), "{report}");
+        let line = home.run(&["init"]).ends(2);
+        has(&line, &[bucket, "cannot serve several writers", "nothing was made", "--single-writer"]);
+        assert!(!home.path("key").exists(), "a key was made for nothing");
+        has(&home.run(&["snapshots"]).fails(10), &["there is no repository"]);
+
+        home.run(&["init", "--single-writer", "--chunk-size", "64K"]).ok();
+        let disk = noise(33, 3 * MIB + 5);
+        let id = home.backup("vm", &disk);
+        // One process at a time, indeed.
+        proxy.inject(Rule::every("PUT", "/packs/", Fault::Hold));
+        home.write("disk", noise(34, 2 * MIB));
+        let mut running = home.spawn(&["backup", "disk", "--name", "vm"]);
+        running.until("a pack that is held", || proxy.open("PUT", "/packs/") > 0);
+        has(&home.run(&["backup", "disk", "--name", "other"]).ends(11), &["backup of \"vm\""]);
+        proxy.heal();
+        proxy.release();
+        running.end().ok();
+        restores(&home, &id, &disk);
+        restores(&home, "latest", &noise(34, 2 * MIB));
+        home.run(&["check", "--read-data"]).ok();
+        assert_eq!(home.snapshots(), 2);
+    }
 }

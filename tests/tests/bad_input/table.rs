@@ -143,6 +143,17 @@ const ROWS: &[(&str, &[&str])] = &[
         &["bad_input/names.rs::snapshots_are_never_guessed", "cli.rs::snapshots_are_named_without_guessing"],
     ),
     (
+        "S3 server without create-if-absent",
+        &["bad_input/s3.rs::a_server_without_create_if_absent_is_refused_unless_there_is_one_writer"],
+    ),
+    (
+        "S3 server with a certificate that nobody vouches for, file of authorities that is none",
+        &[
+            "bad_input/tls.rs::a_certificate_is_trusted_by_its_authority_or_not_at_all",
+            "bad_input/tls.rs::a_file_of_authorities_that_is_none_is_2_and_named",
+        ],
+    ),
+    (
         "local store on a filesystem without hard links",
         &[
             "bad_input/room.rs::a_filesystem_without_links_is_refused_unless_there_is_one_writer",

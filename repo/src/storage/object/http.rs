@@ -67,7 +67,7 @@ pub(super) enum Broken {
 }
 
 /// The last cause says what happened; the outer ones that a request failed.
-fn innermost(error: &reqwest::Error) -> String {
+pub(super) fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
         cause = next;

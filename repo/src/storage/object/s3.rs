@@ -2,7 +2,7 @@
 
 use super::Objects;
 use super::credentials::{Credentials, Profile};
-use super::http::Connector;
+use super::http::{Connector, innermost};
 use crate::storage::retry::Policy;
 use crate::storage::{Options, Storage};
 use crate::{Error, ErrorKind, Result};
@@ -164,14 +164,18 @@ fn connector(options: &S3Options, env: &Environment, patience: Duration) -> Resu
         .http1_only()
         .connect_timeout(CONNECT)
         .redirect(reqwest::redirect::Policy::none());
-    if let Some(file) = options.ca_file.clone().or_else(|| env.get("AWS_CA_BUNDLE").map(PathBuf::from)) {
-        let unusable = |why: &dyn std::fmt::Display| {
-            Error::invalid(format!("{} holds no usable certificates (--s3-ca-file, PEM): {why}", file.display()))
-        };
-        let pem = std::fs::read(&file).map_err(|e| unusable(&e))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| unusable(&e))?;
+    let file = options.ca_file.clone().or_else(|| env.get("AWS_CA_BUNDLE").map(PathBuf::from));
+    let unusable = |why: String| {
+        Error::invalid(match &file {
+            Some(file) => format!("{} holds no usable certificates (--s3-ca-file, PEM): {why}", file.display()),
+            None => format!("no HTTPS client can be made: {why}; install ca-certificates, or give --s3-ca-file"),
+        })
+    };
+    if let Some(file) = &file {
+        let pem = std::fs::read(file).map_err(|e| unusable(e.to_string()))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| unusable(innermost(&e)))?;
         if certificates.is_empty() {
-            return Err(unusable(&"there is none in it"));
+            return Err(unusable("there is none in it".to_owned()));
         }
         client = client.tls_certs_merge(certificates);
     }
@@ -179,6 +183,7 @@ fn connector(options: &S3Options, env: &Environment, patience: Duration) -> Resu
         tracing::warn!("--s3-skip-verify: whoever sits between here and the storage can read credentials");
         client = client.tls_danger_accept_invalid_certs(true);
     }
-    let client = client.build().map_err(|e| Error::invalid("no HTTP client can be made").with_source(e))?;
+    // Here it is seen whether they are certificates, or whether the machine has any without them.
+    let client = client.build().map_err(|e| unusable(innermost(&e)))?;
     Ok(Connector { client, patience })
 }
