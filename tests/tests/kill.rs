@@ -1,12 +1,17 @@
-//! The real binary is killed (SIGKILL) at times that are spread over all orders of magnitude. What it acknowledged
-//! restores, what it did not acknowledge is not there, and the same command goes on.
+//! The real binary is killed (SIGKILL) at times that are spread over all orders of magnitude, and while it surely writes
+//! a pack. What it acknowledged restores, what it did not acknowledge is not there, and the same command goes on.
 
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use wherry_tests::small::{noise, splitmix};
 
 const MIB: usize = 1 << 20;
+/// How a run was hit, if it was writing a pack.
+const IN_A_PACK: &str = "in a pack";
 
 /// A folder with a key, and a repository in it.
 struct Home {
@@ -44,6 +49,52 @@ impl Home {
         std::thread::sleep(after);
         let _ = child.kill();
         child.wait().unwrap().success()
+    }
+
+    /// Starts it, and kills it while a pack is half-made, so many others having been stored by it. It is stopped before:
+    /// what is there then is there when it is killed. False when it ended before one was seen.
+    fn kill_in_a_pack(&self, args: &[&str], stored: usize) -> bool {
+        let (old, enough) = (self.half_made(), self.pack_count() + stored);
+        let mut child = self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let half = || !self.half_made().is_subset(&old);
+        let mut begun = false;
+        loop {
+            if child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            // Counted until it is enough: what is waited for then is there for a short time only.
+            begun = begun || self.pack_count() >= enough;
+            if !begun || !half() {
+                continue;
+            }
+            kill_process(pid, Signal::STOP).unwrap();
+            // All its threads; or it has ended, which is seen above.
+            waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+            if half() {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                return true;
+            }
+            // It had got its name meanwhile: the next one.
+            let _ = kill_process(pid, Signal::CONT);
+        }
+    }
+
+    /// Packs on their way to a name, of this process or of one that was killed: files of the storage's own temporary
+    /// folder that are too large for anything else.
+    fn half_made(&self) -> BTreeSet<OsString> {
+        let entries = std::fs::read_dir(self.path("repo/_tmp")).into_iter().flatten().flatten();
+        let large = entries.filter(|entry| entry.metadata().is_ok_and(|m| m.len() >= MIB as u64));
+        large.map(|entry| entry.file_name()).collect()
+    }
+
+    fn pack_count(&self) -> usize {
+        fn count(path: &Path) -> usize {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            entries.map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
+        }
+        count(&self.path("repo/packs"))
     }
 
     fn snapshots(&self) -> usize {
@@ -89,18 +140,28 @@ fn a_killed_backup_loses_nothing_acknowledged() {
         let at = (splitmix(&mut state) % 64) as usize * MIB;
         disk[at..at + 24 * MIB].copy_from_slice(&noise(100 + round, 24 * MIB));
         std::fs::write(home.path("disk"), &disk).unwrap();
-        let (sessions, snapshots, after) = (home.sessions(), home.snapshots(), moment(&mut state));
+        let (sessions, snapshots, old) = (home.sessions(), home.snapshots(), home.half_made());
         // Small packs, sent slowly: whatever the machine, most of the time is spent in sending.
         let slow = ["backup", "disk", "--name", "vm", "--memory", "64M", "--limit-upload", "6M"];
-        let ended = home.kill(&slow, after);
-        let now = home.snapshots();
-        let hit = match (ended, now > snapshots, home.sessions() > sessions) {
-            (true, ..) => "it had ended",
-            (false, true, _) => "after the commit",
-            (false, false, true) => "a running upload",
-            (false, false, false) => "before the session",
+        // Every fourth one at any time; the others in the first pack or the second.
+        let (ended, when) = match round % 4 {
+            0 => {
+                let after = moment(&mut state);
+                (home.kill(&slow, after), format!("{after:.3?}"))
+            }
+            _ => (!home.kill_in_a_pack(&slow, round as usize % 2), "a part of a pack".to_owned()),
         };
-        println!("round {round}: killed after {after:.3?}: {hit}");
+        // What the dead one was writing stays until the next writer comes.
+        let in_a_pack = home.half_made().difference(&old).next().is_some();
+        let now = home.snapshots();
+        let hit = match (ended, now > snapshots, in_a_pack, home.sessions() > sessions) {
+            (true, ..) => "it had ended",
+            (false, true, ..) => "after the commit",
+            (false, false, true, _) => IN_A_PACK,
+            (false, false, false, true) => "between two packs",
+            (false, false, false, false) => "before the session",
+        };
+        println!("round {round}: killed after {when}: {hit}");
         hits.push(hit);
         // One that was acknowledged is there; one that was not is there whole or not at all.
         assert!(now == snapshots + 1 || (now == snapshots && !ended), "round {round}: {snapshots} then {now}, {hit}");
@@ -112,7 +173,7 @@ fn a_killed_backup_loses_nothing_acknowledged() {
             assert!(std::fs::read(home.path("out")).unwrap() == disk, "round {round}");
         }
     }
-    let running = hits.iter().filter(|hit| **hit == "a running upload").count();
+    let running = hits.iter().filter(|hit| **hit == IN_A_PACK).count();
     assert!(2 * running >= hits.len(), "{hits:?}");
     assert_eq!(home.snapshots(), acknowledged);
     home.ok(&["backup", "disk", "--name", "vm"]);
