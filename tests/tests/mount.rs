@@ -6,6 +6,7 @@ mod place;
 use place::*;
 use rustix::fs::SeekFrom;
 use rustix::process::Signal;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -71,6 +72,61 @@ fn a_disk_reads_as_it_was_and_knows_its_holes() {
     // By id it is the same file.
     let by_id = fs::metadata(mount.mnt.join("by-id").join(&id).join("disk.raw")).unwrap();
     assert_eq!(by_id.ino(), file.metadata().unwrap().ino());
+}
+
+/// Everything below a folder: what links say, and for files their bytes.
+fn seen(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let (path, kind) = (entry.as_ref().unwrap().path(), entry.unwrap().file_type().unwrap());
+        match kind.is_dir() {
+            true => all.extend(seen(&path)),
+            false if kind.is_symlink() => {
+                all.insert(path.clone(), fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes());
+            }
+            false => {
+                all.insert(path.clone(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn the_cache_makes_no_difference() {
+    let place = Place::new();
+    let disks = [disk(1, 40, 700, |n| n % 3 > 0), disk(2, 30, 0, |_| true)];
+    place.backup("vm", &disks[0]);
+    place.backup("vm", &disks[1]);
+    place.backup("other", &disks[0]);
+    let cache = place.path("cache");
+    assert!(!seen(&cache).is_empty(), "the backups made no cache");
+    let mounted = |args: &[&str]| {
+        let mount = place.mount(args);
+        let all = seen(&mount.mnt);
+        mount.signal(Signal::TERM);
+        mount.ended();
+        all
+    };
+    let with = mounted(&[]);
+    let files = with.keys().filter(|path| path.ends_with("disk.raw"));
+    // Each by volume; what leads there by id and by `latest` is a link.
+    assert_eq!(files.count(), 3);
+    assert!(disks.iter().all(|disk| with.values().any(|bytes| bytes == disk)));
+    let same = |what: &str, args: &[&str]| assert!(mounted(args) == with, "{what}");
+    same("without it", &["--no-cache"]);
+    for (file, bytes) in seen(&cache) {
+        fs::write(file, noise(3, bytes.len() + 1)).unwrap();
+    }
+    same("with junk in it", &[]);
+    fs::remove_dir_all(&cache).unwrap();
+    same("deleted", &[]);
+    let _ = fs::remove_dir_all(&cache);
+    same("deleted, and without it", &["--no-cache"]);
+    // A file in its place: it cannot be made.
+    let _ = fs::remove_dir_all(&cache);
+    fs::write(&cache, "").unwrap();
+    same("impossible", &[]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The shape of every `--json` result. A field may be added; one that goes or changes its type breaks programs.
 
-use super::harness::{Home, shape};
+use super::harness::{Home, PATIENCE, shape};
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
 
 fn of(home: &Home, args: &[&str]) -> Value {
     shape(&home.run(&[args, &["--json"]].concat()).ok().json())
@@ -69,6 +70,42 @@ fn snapshots() {
         "dry_run": "bool", "resumed": "bool", "partial": "bool", "untouched": "int", "engine_reason": "string",
     });
     assert_eq!(of(&home, &["restore", "latest", "out.raw"]), restore);
+}
+
+/// A folder that something is mounted at; unmounted when this is dropped.
+struct At(String);
+
+impl Drop for At {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").args(["-l", &self.0]).output();
+    }
+}
+
+#[test]
+fn mount() {
+    let home = Home::with_repository();
+    home.backup("vm", b"content");
+    std::fs::create_dir(home.path("mnt")).unwrap();
+    let mut report = json!({ "mountpoint": "string", "repository": "string", "pid": "int", "log": "null" });
+    // Its standard error is a pipe, which takes messages as long as it is in the foreground.
+    let at = At(home.text("mnt"));
+    let mut running = home.spawn(&["mount", "mnt", "--foreground", "--json"]);
+    let mut line = String::new();
+    BufReader::new(running.child().stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(shape(&serde_json::from_str(&line).unwrap()), report);
+    running.send(rustix::process::Signal::TERM);
+    running.end().ok();
+
+    let background = home.run(&["mount", "mnt", "--json"]).ok().json();
+    report["log"] = "string".into();
+    assert_eq!(shape(&background), report);
+    drop(at);
+    // It had nothing to say, and takes its log away at its end.
+    let start = std::time::Instant::now();
+    while std::path::Path::new(background["log"].as_str().unwrap()).exists() {
+        assert!(start.elapsed() < PATIENCE, "it did not end");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }
 
 #[test]
