@@ -1,6 +1,7 @@
 //! How the process ends. The one table from kinds of errors to exit codes is here.
 
 use crate::signals::Cancel;
+use crate::telemetry;
 use std::io;
 use std::process::ExitCode;
 use wherry_repo::ErrorKind;
@@ -161,9 +162,11 @@ pub fn on_one_line(text: &str) -> String {
     line
 }
 
-/// Says on standard error what ended the process. Nothing can be done when that fails too.
+/// Says on standard error what ended the process: as a log line where those are JSON, for the program that reads them.
+/// Nothing can be done when that fails too.
 pub fn complain(line: &str) {
-    let _ = io::Write::write_all(&mut io::stderr().lock(), format!("wherry: {line}\n").as_bytes());
+    let text = telemetry::last_line(line).unwrap_or_else(|| format!("wherry: {line}"));
+    let _ = io::Write::write_all(&mut io::stderr().lock(), format!("{text}\n").as_bytes());
 }
 
 /// A panic is a mistake in wherry: the user gets one line and exit code 1, whichever thread it was.

@@ -3,6 +3,7 @@
 use crate::cli::LogFormat;
 use crate::progress::Screen;
 use std::fmt;
+use std::sync::OnceLock;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -11,7 +12,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use wherry_repo::{Clock, Result, Rng};
+use wherry_repo::{Clock, Result, Rng, System};
 
 /// Names one run of wherry: 16 random hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +45,28 @@ fn levels(verbosity: i8) -> Targets {
     Targets::new().with_default(others).with_target("wherry", ours)
 }
 
+/// The run whose log lines are JSON, if they are.
+static JSON: OnceLock<RunId> = OnceLock::new();
+
 /// Starts logging, once per process. Lines go through `screen`, so that they do not run into a progress bar.
 pub fn start(format: LogFormat, verbosity: i8, run: RunId, clock: impl Clock + 'static, screen: Screen) {
+    if format == LogFormat::Json {
+        JSON.get_or_init(|| run);
+    }
     let layer = tracing_subscriber::fmt::layer()
         .event_format(Lines { format, run, clock })
         .with_writer(screen)
         .with_ansi(false);
     // It fails only when a log was started before, in tests of this crate; then that one stays.
     let _ = tracing_subscriber::registry().with(levels(verbosity)).with(layer).try_init();
+}
+
+/// What ended the run as a log line, with no line end; `None` where log lines are text, or before logging has started.
+/// It passes by the subscriber: it is said with any verbosity, and a panic that came out of a log line can say it too.
+pub fn last_line(message: &str) -> Option<String> {
+    let time = crate::output::log_time(System::default().now());
+    let fields = Fields { message: message.to_owned(), others: Vec::new() };
+    JSON.get().map(|run| json_line(&time, Level::ERROR, *run, "wherry", fields))
 }
 
 #[derive(Debug)]

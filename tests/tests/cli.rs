@@ -283,3 +283,20 @@ fn every_log_line_names_the_run_that_the_snapshot_names() {
         assert_eq!(shown["run"], run.as_str());
     }
 }
+
+#[test]
+fn the_last_line_of_a_failed_run_is_a_log_line_where_those_are_json() {
+    let home = Home::with_repository();
+    for more in [&[][..], &["-q"], &["-vv"]] {
+        let ran = home.run(&[&["cat", "latest", "--log-format", "json"], more].concat());
+        assert_eq!(ran.code, 14, "{}", ran.stderr);
+        let lines: Vec<Value> = ran.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let last = lines.last().unwrap();
+        assert_eq!((&last["level"], last["run"].as_str().unwrap().len()), (&"ERROR".into(), 16), "{last}");
+        assert!(last["message"].as_str().unwrap().contains("no snapshot"), "{last}");
+        assert!(lines.iter().all(|line| line["run"] == last["run"]), "{}", ran.stderr);
+        assert_eq!(lines.len() > 1, more == ["-vv"], "{}", ran.stderr);
+    }
+    let line = home.run(&["cat", "latest", "--log-format", "text"]).fails(14);
+    assert!(line.contains("no snapshot"), "{line}");
+}

@@ -15,7 +15,7 @@ const WINDOW: u64 = 16 << 20;
 /// Longest request to the storage (bytes).
 const FETCH: u64 = 4 << 20;
 
-/// Writes a disk, or a part of it, to standard output.
+/// Writes a disk, or a part of it, to standard output. What is missing in a partial one is said, and ends it as such.
 pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
     let CatArgs { snap, offset, length } = args;
     let repository = context.open_repository()?;
@@ -30,6 +30,10 @@ pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
         return Err(Error::invalid(format!("the disk ends at byte {size}: --offset {start} is beyond")).into());
     }
     let end = length.map_or(size, |l| start.saturating_add(l.0).min(size));
+    let partial = snapshot.record.partial;
+    if partial {
+        tracing::warn!("snapshot {} is partial: what could not be read when it was made is missing", snapshot.id);
+    }
     let zeros = vec![0; unit as usize];
     let mut window = start / unit..start / unit;
     while window.end * unit < end {
@@ -43,7 +47,7 @@ pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
             context.output.bytes(&bytes[from..to])?;
         }
     }
-    Ok(Exit::Done)
+    Ok(if partial { Exit::Partial } else { Exit::Done })
 }
 
 /// The chunks of a window that are not zero.

@@ -174,6 +174,9 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         if report.resumed {
             lines.push("went on after an interruption: what was there already was compared".to_owned());
         }
+        if report.partial {
+            lines.push("the snapshot is partial: what could not be read when it was made is missing".to_owned());
+        }
         if report.verified {
             lines.push("verified: everything was read back from the medium".to_owned());
         }

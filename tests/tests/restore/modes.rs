@@ -259,6 +259,20 @@ fn a_partial_snapshot_needs_leave_and_ends_with_3() {
     let ran = home.run(&["restore", &id, text, "--allow-partial", "--json"]);
     assert_eq!((ran.code, &ran.json()["partial"]), (3, &json!(true)), "{}", ran.stderr);
     same(&fs::read(&target).unwrap(), &content, "what there is of it");
+    let says = format!("snapshot {id} is partial");
+    for dry in [&["--dry-run"][..], &[]] {
+        let ran = home.run(&[&["restore", &id, text, "--allow-partial", "--force"], dry].concat());
+        assert_eq!(ran.code, 3, "{}", ran.stderr);
+        has(&ran.stdout, &["the snapshot is partial", "is missing"]);
+    }
+    let output = home.command().args(["cat", &id]).output().unwrap();
+    same(&output.stdout, &content, "what there is of it");
+    let ran = home.ran(output);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    has(&ran.stderr, &["WARN", &says]);
+    let whole = home.backup("whole", b"content");
+    assert!(!home.run(&["cat", &whole]).ok().stderr.contains("partial"));
+    home.run(&["restore", &whole, "whole.out"]).ok();
 }
 
 #[test]
