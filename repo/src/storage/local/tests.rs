@@ -42,7 +42,11 @@ fn many_folders_are_listed_whole_and_an_error_ends_it() {
     all.sort();
     for prefix in ["", "snap/"] {
         let mut found = Vec::new();
-        local.list(prefix, &mut |listed| Ok(found.push(listed.key))).unwrap();
+        let mut visit = |listed: Listed| {
+            found.push(listed.key);
+            Ok(())
+        };
+        local.list(prefix, &mut visit).unwrap();
         found.sort();
         assert_eq!(found, all);
     }
