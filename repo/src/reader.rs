@@ -176,6 +176,9 @@ impl SnapshotReader {
         mut take: impl FnMut(&ChunkRef, Result<Verified<B>>) -> Result<(), E>,
     ) -> Result<(), E> {
         let bytes = self.fetch(&fetch.pack, fetch.range.clone());
+        if bytes.as_ref().is_err_and(|e| self.repository.is_damage(e)) {
+            self.repository.elsewhere().expect(self.class, fetch.chunks.iter().map(ChunkRef::id));
+        }
         for chunk in &fetch.chunks {
             let at = &chunk.slot.at;
             let opened = match &bytes {
