@@ -178,6 +178,8 @@ fn run(command: &str) -> Result<Zeroizing<Vec<u8>>> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
         .env_remove("WHERRY_PASSWORD")
+        // What comes in there may be the disk.
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(cannot)?;

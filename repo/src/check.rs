@@ -52,7 +52,8 @@ impl Default for CheckOptions {
 pub struct ReadData {
     /// So many of them, from 0 to 1, chosen anew each time.
     pub share: f64,
-    /// Only those that were written so long ago or less.
+    /// Only those that were read last longer ago than this. Checks do not keep yet what they read, so that is when they
+    /// were written.
     pub max_age: Option<Duration>,
 }
 

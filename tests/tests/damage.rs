@@ -506,12 +506,12 @@ fn a_sample_and_an_age_limit_say_what_they_left_out() {
         let time = std::time::UNIX_EPOCH + Duration::from_secs(now - age);
         fs::File::options().write(true).open(fixture.path(&key)).unwrap().set_modified(time).unwrap();
     }
-    let young = read(1.0, Some(Duration::from_secs(1000)));
+    let due = read(1.0, Some(Duration::from_secs(1000)));
     for snapshots in [vec![], fixture.snapshots.iter().map(|(s, _)| s.id).collect()] {
-        let report = check(&repository, &CheckOptions { snapshots, ..young.clone() });
+        let report = check(&repository, &CheckOptions { snapshots, ..due.clone() });
         assert_eq!(
             (report.not_read.len(), report.not_read[0].reason, report.not_read[0].packs),
-            (1, NotReadReason::Older, 1)
+            (1, NotReadReason::Younger, packs - 1)
         );
     }
 }

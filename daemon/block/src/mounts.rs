@@ -83,28 +83,48 @@ fn mounted(numbers: &[Number], wanted: impl Fn(&Mount) -> bool) -> Option<(Numbe
 /// Whether the device or file of `identity`, or anything built on it, is mounted so that it may change.
 pub(crate) fn mounted_writable(identity: &Identity) -> Option<MountedSource> {
     let stat = rustix::fs::stat(&identity.path).ok()?;
-    let mut numbers: Vec<Number> = device_number(&stat).map(sysfs::with_users).unwrap_or_default();
-    numbers.extend(sysfs::loops_over(&stat).into_iter().flat_map(|(number, _)| sysfs::with_users(number)));
+    let numbers = match device_number(&stat) {
+        Some(number) => sysfs::with_users(number),
+        None => {
+            let loops = sysfs::loops().into_iter().filter(|l| sysfs::same(&l.backing, &stat));
+            loops.flat_map(|l| sysfs::with_users(l.number)).collect()
+        }
+    };
     let (number, mount) = mounted(&numbers, |mount| mount.writable)?;
     Some(MountedSource { mount_point: mount.mount_point, device: Device::new(number).name() })
 }
 
 /// Who uses the device or file so that it must not be written to; `None` if nobody is known to.
 pub(crate) fn user_of(stat: &Stat) -> Option<String> {
+    // The device and what overlaps with it. A loop device over any of them sees what is written.
+    let mut overlapping = Vec::new();
     if let Some(number) = device_number(stat) {
         let users = sysfs::with_users(number);
         if let Some((mounted, mount)) = mounted(&users, |_| true) {
             let what = if mounted == number { "it".to_owned() } else { Device::new(mounted).name() };
             return Some(format!("{what} is mounted at {}", mount.mount_point.display()));
         }
-        for user in std::iter::once(number).chain(Device::new(number).partitions()) {
-            if let Some(holder) = Device::new(user).holders().first() {
+        overlapping.push(number);
+        overlapping.extend(Device::new(number).partitions());
+        for user in &overlapping {
+            if let Some(holder) = Device::new(*user).holders().first() {
                 return Some(format!("{} is built on it", Device::new(*holder).name()));
             }
         }
+        let whole = Device::new(number).whole();
+        overlapping.extend(whole.and_then(|disk| sysfs::parse_number(&disk.text("dev")?)));
     }
-    if let Some((_, name)) = sysfs::loops_over(stat).first() {
-        return Some(format!("it is the backing file of {name}"));
+    for above in sysfs::loops() {
+        if sysfs::same(&above.backing, stat) {
+            return Some(format!("it is the backing file of {}", above.name));
+        }
+        if let Some(below) = device_number(&above.backing).filter(|below| overlapping.contains(below)) {
+            return Some(format!(
+                "{}, a part of the same disk, is the backing file of {}",
+                Device::new(below).name(),
+                above.name
+            ));
+        }
     }
     sysfs::is_swap(stat).then(|| "it is in use as swap".to_owned())
 }

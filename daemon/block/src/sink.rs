@@ -95,10 +95,15 @@ impl Sink {
             Kind::Device if opened.geometry.size < size => {
                 return Err(Error::TooSmall { path: path.to_owned(), size: opened.geometry.size, needed: size });
             }
-            Kind::Device => {}
-            _ => set_size(path, &opened, size)?,
+            _ => {}
         }
-        Self::start(path, opened, size, false, options, pool)
+        let is_file = opened.geometry.kind != Kind::Device;
+        let sink = Self::start(path, opened, size, false, options, pool)?;
+        // Not before the engine runs: a refusal must leave the file as it was.
+        if is_file {
+            set_size(path, &sink.shared.opened, size)?;
+        }
+        Ok(sink)
     }
 
     fn start(

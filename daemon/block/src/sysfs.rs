@@ -1,6 +1,7 @@
 //! What the kernel says of block devices under /sys.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -72,8 +73,9 @@ pub(crate) fn parse_number(text: &str) -> Option<Number> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// The device, its partitions and all that is built on them, itself first.
+/// The device, its partitions and all that is built on them, loop devices too; itself first.
 pub(crate) fn with_users(number: Number) -> Vec<Number> {
+    let loops = loops();
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
     let mut todo = vec![number];
@@ -85,27 +87,33 @@ pub(crate) fn with_users(number: Number) -> Vec<Number> {
         let device = Device::new(number);
         todo.extend(device.partitions());
         todo.extend(device.holders());
+        todo.extend(loops.iter().filter(|l| device_number(&l.backing) == Some(number)).map(|l| l.number));
     }
     found
 }
 
-/// The loop devices whose backing file (or device) is the one with this `stat`.
-pub(crate) fn loops_over(stat: &Stat) -> Vec<(Number, String)> {
+/// A loop device.
+pub(crate) struct Loop {
+    pub(crate) number: Number,
+    /// Its name under /dev, for people.
+    pub(crate) name: String,
+    /// The file or device below it.
+    pub(crate) backing: Stat,
+}
+
+/// All loop devices that have something below them. The kernel does not keep that for them alone, as it does for other
+/// devices that are built on one.
+pub(crate) fn loops() -> Vec<Loop> {
     let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
-    let mut found = Vec::new();
-    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b"loop")) {
+    let is_loop = |entry: &fs::DirEntry| entry.file_name().as_bytes().starts_with(b"loop");
+    let described = |entry: fs::DirEntry| {
         let folder = entry.path();
-        let Ok(backing) = fs::read(folder.join("loop/backing_file")) else { continue };
-        let backing = Path::new(std::ffi::OsStr::from_bytes(backing.trim_ascii_end()));
-        let Ok(of_backing) = rustix::fs::stat(backing) else { continue };
-        let number = fs::read_to_string(folder.join("dev")).ok().and_then(|text| parse_number(text.trim()));
-        if same(&of_backing, stat)
-            && let Some(number) = number
-        {
-            found.push((number, format!("/dev/{}", entry.file_name().to_string_lossy())));
-        }
-    }
-    found
+        let backing = fs::read(folder.join("loop/backing_file")).ok()?;
+        let backing = rustix::fs::stat(Path::new(OsStr::from_bytes(backing.trim_ascii_end()))).ok()?;
+        let number = parse_number(fs::read_to_string(folder.join("dev")).ok()?.trim())?;
+        Some(Loop { number, name: format!("/dev/{}", entry.file_name().to_string_lossy()), backing })
+    };
+    entries.flatten().filter(is_loop).filter_map(described).collect()
 }
 
 /// Whether both are the same file or the same device.

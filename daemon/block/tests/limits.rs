@@ -75,6 +75,12 @@ fn without_io_uring_threads_are_used_and_the_ring_is_refused() {
             let options = SinkOptions { engine: Engine::Ring, depth: 1 };
             let refused = Sink::create(&folder.path().join("new"), 1, options, &pool);
             assert!(matches!(refused, Err(Error::Unsupported { .. })));
+            // What is refused stays as it was.
+            let there = folder.path().join("there");
+            std::fs::write(&there, "as it was").unwrap();
+            let refused = Sink::open(&there, 1, options, &pool);
+            assert!(matches!(refused, Err(Error::Unsupported { .. })));
+            assert_eq!(std::fs::read(&there).unwrap(), b"as it was");
         });
     }
 }

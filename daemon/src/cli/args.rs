@@ -259,7 +259,7 @@ pub struct CheckArgs {
     /// Reads only such a share of the data, another one each time; with --read-data
     #[arg(long, value_name = "PERCENT")]
     pub sample: Option<Percent>,
-    /// Reads only packs written within this time; with --read-data
+    /// Reads only packs last read, or written, longer ago; with --read-data
     #[arg(long, value_name = "TIME")]
     pub max_age: Option<Span>,
 }

@@ -2,18 +2,25 @@
 
 use crate::cli::CatArgs;
 use crate::context::Context;
-use crate::exit::Exit;
+use crate::exit::{Exit, complain, of_kind};
 use crate::readers::Readers;
 use anyhow::Result;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use wherry_repo::{ChunkRef, Error, SnapshotReader, Verified};
 
 /// Bytes that are read at once, and then written.
 const WINDOW: u64 = 16 << 20;
 /// Longest request to the storage (bytes).
 const FETCH: u64 = 4 << 20;
+/// A signal is looked for this often.
+const LOOK: Duration = Duration::from_millis(50);
+/// So long after a signal the process may end by itself.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Writes a disk, or a part of it, to standard output.
 pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
@@ -24,17 +31,44 @@ pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
     let _armed = context.cancel.arm("");
     let readers = Readers::start(&repository)?;
     let reader = SnapshotReader::within(readers.open(&snapshot)?)?;
-    let (size, unit) = (reader.size(), reader.chunk_size());
+    let size = reader.size();
     let start = offset.map_or(0, |o| o.0);
     if start > size {
         return Err(Error::invalid(format!("the disk ends at byte {size}: --offset {start} is beyond")).into());
     }
     let end = length.map_or(size, |l| start.saturating_add(l.0).min(size));
+    std::thread::scope(|scope| {
+        let (done, ended) = bounded(0);
+        scope.spawn(|| end_at_a_signal(context, &readers, ended));
+        let _done: Sender<()> = done;
+        write(context, &reader, start..end)
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Whoever reads standard output may have stopped, and the storage may not answer: a signal ends the process all the
+/// same. The session is all there is to tidy. Returns when the other side of `ended` is gone.
+#[expect(clippy::exit, reason = "a write to a full pipe cannot be called off")]
+fn end_at_a_signal(context: &Context, readers: &Readers, ended: Receiver<()>) {
+    while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+        if context.cancel.is_cancelled() && ended.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout) {
+            readers.end();
+            let error = context.cancel.error();
+            complain(&error.to_string());
+            std::process::exit(of_kind(error.kind(), &context.cancel) as i32);
+        }
+    }
+}
+
+/// Writes these bytes of the disk.
+fn write(context: &Context, reader: &SnapshotReader, bytes: Range<u64>) -> Result<()> {
+    let unit = reader.chunk_size();
+    let Range { start, end } = bytes;
     let zeros = vec![0; unit as usize];
     let mut window = start / unit..start / unit;
     while window.end * unit < end {
         window = window.end..(window.end + (WINDOW / unit).max(4)).min(end.div_ceil(unit));
-        let chunks = read(&reader, window.clone(), context.budget.downloads)?;
+        let chunks = read(reader, window.clone(), context.budget.downloads)?;
         for number in window.clone() {
             context.cancel.check()?;
             let bytes = chunks.get(&number).map_or(&zeros[..], AsRef::as_ref);
@@ -43,15 +77,11 @@ pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
             context.output.bytes(&bytes[from..to])?;
         }
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// The chunks of a window that are not zero.
-fn read(
-    reader: &SnapshotReader,
-    window: std::ops::Range<u64>,
-    threads: usize,
-) -> Result<HashMap<u64, Verified<Vec<u8>>>> {
+fn read(reader: &SnapshotReader, window: Range<u64>, threads: usize) -> Result<HashMap<u64, Verified<Vec<u8>>>> {
     let chunks = window.filter_map(|n| reader.chunk(n).transpose()).collect::<wherry_repo::Result<Vec<_>>>()?;
     let plan = reader.plan(chunks, FETCH);
     let next = AtomicUsize::new(0);

@@ -126,7 +126,7 @@ impl View {
         let not_read = report.not_read.iter().map(|left| NotReadView {
             reason: match left.reason {
                 NotReadReason::NotAsked => "not-asked",
-                NotReadReason::Older => "older",
+                NotReadReason::Younger => "younger",
                 NotReadReason::Sample => "sample",
             },
             packs: left.packs,
@@ -216,7 +216,7 @@ fn text(report: &CheckReport) -> String {
             NotReadReason::NotAsked => {
                 "nobody asked for it: --read-data does, and finds damage in the chunks themselves"
             }
-            NotReadReason::Older => "older than --max-age",
+            NotReadReason::Younger => "younger than --max-age",
             NotReadReason::Sample => "not in this --sample",
         };
         lines.push(format!("not read  {} of chunks in {} packs: {why}", size(left.bytes), left.packs));

@@ -90,16 +90,16 @@ fn left_out(packs: &[Used], reason: NotReadReason) -> Option<NotRead> {
 fn choose(run: &Run<'_>, packs: Vec<Used>, read: ReadData) -> Result<(Vec<Used>, Vec<NotRead>)> {
     let mut not_read = Vec::new();
     let mut packs = packs;
-    if let Some(most) = read.max_age {
-        let oldest = run.repository.clock().now().0.saturating_sub(i64::try_from(most.as_nanos()).unwrap_or(i64::MAX));
+    if let Some(age) = read.max_age {
+        let since = run.repository.clock().now().0.saturating_sub(i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
         let written = run.each(&packs, |pack| match pack.written {
             Some(written) => Ok(written),
             None => run.storage().head(&keys::pack(&pack.id)).map(|listed| listed.modified),
         })?;
-        let (young, old): (Vec<_>, Vec<_>) = packs.into_iter().zip(written).partition(|(_, at)| at.0 >= oldest);
-        let old: Vec<Used> = old.into_iter().map(|(pack, _)| pack).collect();
-        not_read.extend(left_out(&old, NotReadReason::Older));
-        packs = young.into_iter().map(|(pack, _)| pack).collect();
+        let (young, old): (Vec<_>, Vec<_>) = packs.into_iter().zip(written).partition(|(_, at)| at.0 >= since);
+        let young: Vec<Used> = young.into_iter().map(|(pack, _)| pack).collect();
+        not_read.extend(left_out(&young, NotReadReason::Younger));
+        packs = old.into_iter().map(|(pack, _)| pack).collect();
     }
     if read.share < 1.0 {
         let seed: [u8; 32] = clock::random(run.repository.rng())?;

@@ -61,8 +61,8 @@ pub struct NotRead {
 pub enum NotReadReason {
     /// Nobody asked for it.
     NotAsked,
-    /// The pack is older than was asked for.
-    Older,
+    /// The pack is younger than was asked for.
+    Younger,
     /// The pack is not in the sample.
     Sample,
 }

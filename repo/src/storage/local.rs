@@ -31,12 +31,18 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Once, OnceLock};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 const READ: &str = "read";
+/// So many folders in a folder are listed several at a time.
+const MANY: usize = 8;
+/// Folders that are listed at a time.
+const LANES: usize = 8;
 
 /// A [`Storage`] in a folder. The folder is made by the first write.
 #[derive(Debug)]
@@ -101,6 +107,7 @@ impl Local {
     fn walk(&self, folder: OwnedFd, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
         let failed = |errno| self.failed_on("list", prefix, errno);
         let mut entries = Dir::new(folder).map_err(failed)?;
+        let mut folders = Vec::new();
         while let Some(entry) = entries.next() {
             let entry = entry.map_err(failed)?;
             // Not ours: `.`, `..`, `_tmp`, lost+found ...
@@ -119,16 +126,68 @@ impl Local {
             };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => visit(listed(key, &stat))?,
-                FileType::Directory => {
-                    match rustix::fs::openat(folder, entry.file_name(), FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
-                        Ok(below) => self.walk(below, &format!("{key}/"), visit)?,
-                        Err(errno) => gone(errno)?,
-                    }
-                }
+                FileType::Directory => folders.push(key),
                 _ => tracing::debug!(object = %key, "neither file nor folder, left out of the listing"),
             }
         }
-        Ok(())
+        let folder = entries.fd().map_err(failed)?;
+        if folders.len() >= MANY {
+            return self.walk_many(folder, prefix, &folders, visit);
+        }
+        folders.iter().try_for_each(|below| self.walk_below(folder, prefix, below, visit))
+    }
+
+    /// Lists the folder `below`, which is in `folder`.
+    fn walk_below(
+        &self,
+        folder: BorrowedFd<'_>,
+        prefix: &str,
+        below: &Key,
+        visit: &mut dyn FnMut(Listed) -> Result<()>,
+    ) -> Result<()> {
+        let name = &below.as_str()[prefix.len()..];
+        match rustix::fs::openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(folder) => self.walk(folder, &format!("{below}/"), visit),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.failed("list", below, errno)),
+        }
+    }
+
+    /// Lists many folders, several at a time: from a cold disk each is a wait.
+    fn walk_many(
+        &self,
+        folder: BorrowedFd<'_>,
+        prefix: &str,
+        below: &[Key],
+        visit: &mut dyn FnMut(Listed) -> Result<()>,
+    ) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let (tell, found) = sync_channel(LANES);
+            let mut lanes = 0;
+            for _ in 0..LANES {
+                let (tell, next) = (tell.clone(), &next);
+                let lane = move || {
+                    while let Some(below) = below.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let mut all = Vec::new();
+                        let walked = self.walk_below(folder, prefix, below, &mut |listed| {
+                            all.push(listed);
+                            Ok(())
+                        });
+                        // Nobody listens any more when an error has ended the listing.
+                        if tell.send(walked.map(|()| all)).is_err() {
+                            return;
+                        }
+                    }
+                };
+                lanes += usize::from(std::thread::Builder::new().spawn_scoped(scope, lane).is_ok());
+            }
+            drop(tell);
+            if lanes == 0 {
+                return below.iter().try_for_each(|below| self.walk_below(folder, prefix, below, visit));
+            }
+            found.into_iter().try_for_each(|all| all?.into_iter().try_for_each(&mut *visit))
+        })
     }
 
     fn failed(&self, doing: &str, key: &Key, errno: Errno) -> Error {

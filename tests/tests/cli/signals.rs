@@ -2,6 +2,7 @@
 
 use super::harness::{Home, Ran};
 use rustix::process::{Pid, Signal, kill_process};
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -223,17 +224,35 @@ fn a_signal_ends_a_backup_that_waits_for_its_source() {
 }
 
 #[test]
+fn a_signal_ends_a_cat_whose_reader_has_stopped() {
+    let home = Home::with_repository();
+    let id = home.backup("vm", &noise(5, 4 * MIB));
+    let before = open_sessions(&home);
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        // Nobody reads on after the first byte, and the pipe is soon full.
+        let mut child = home.command().args(["cat", &id]).stdin(Stdio::null()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let stalled = Endless { home: &home, _stdin: None, child: Some(child) };
+        stalled.send(signal);
+        assert_eq!(stalled.code(), Some(code));
+        assert_eq!(open_sessions(&home), before, "its session is gone");
+    }
+}
+
+#[test]
 fn a_command_that_has_nothing_to_lose_ends_at_once() {
     let home = Home::with_repository();
-    // It waits for its password until standard input ends.
+    // It waits for its password until somebody writes to the pipe.
+    assert!(Command::new("mkfifo").arg(home.path("pipe")).status().unwrap().success());
+    let pipe = OpenOptions::new().read(true).write(true).open(home.path("pipe")).unwrap();
     let mut command = home.bare();
-    command.args(["stats", "--repo", "repo", "--password-command", "echo started >&2; cat"]).stdin(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let stdin = child.stdin.take();
+    command.args(["stats", "--repo", "repo", "--password-command", "echo started >&2; cat pipe"]);
+    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
     let mut first = [0];
     child.stderr.as_mut().unwrap().read_exact(&mut first).unwrap();
-    let waiting = Endless { home: &home, _stdin: stdin, child: Some(child) };
+    let waiting = Endless { home: &home, _stdin: None, child: Some(child) };
     waiting.send(Signal::INT);
     // Not its output: the password command still holds that open.
     assert_eq!(waiting.code(), Some(130));
+    drop(pipe);
 }

@@ -46,6 +46,26 @@ fn a_stream_of_any_length_restores() {
 }
 
 #[test]
+fn a_password_command_takes_nothing_of_the_stream() {
+    let home = Home::new();
+    fs::write(home.path("password"), "correct horse").unwrap();
+    // As `ssh vault cat password` does, it reads what there is on its standard input.
+    let greedy = ["--repo", "repo", "--password-command", "cat >taken; cat password"];
+    let piped = |args: &[&str], content: &[u8]| {
+        let mut command = home.bare();
+        let mut child = command.args(args).args(greedy).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(content).unwrap();
+        Ran::from(child.wait_with_output().unwrap()).ok()
+    };
+    piped(&["init", "-q"], &[]);
+    let disk = noise(1, 3 << 20);
+    piped(&["backup", "-", "--name", "pipe"], &disk);
+    piped(&["restore", "latest", "out.raw"], &[]);
+    assert!(fs::read(home.path("out.raw")).unwrap() == disk);
+    assert_eq!(fs::read(home.path("taken")).unwrap(), b"");
+}
+
+#[test]
 fn a_failed_upload_ends_a_backup_that_waits_for_its_source() {
     // So much that one pack is full, and nothing more; and more than that, so that some threads find the failure when they
     // put a chunk, and the others wait for what never comes.

@@ -97,6 +97,16 @@ fn a_device_with_a_mounted_partition_is_busy() {
     assert_busy(&home, device.path(), &[&partition, "mounted"]);
     assert_busy(&home, Path::new(&partition), &["mounted"]);
     drop(mounted);
+    // The kernel does not keep what is below a loop device for it alone.
+    let above = Loop::new(Path::new(&partition), &[]);
+    let mounted = Mounted::new(above.text(), home.path("mounted"));
+    assert_busy(&home, device.path(), &[above.text(), "mounted"]);
+    drop(mounted);
+    assert_busy(&home, device.path(), &[&partition, "backing file", above.text()]);
+    drop(above);
+    let above = Loop::new(device.path(), &[]);
+    assert_busy(&home, Path::new(&partition), &[device.text(), "backing file", above.text()]);
+    drop(above);
     // A free partition is a target like any other.
     restored(&home, &["latest", &partition, "--force", "--verify"]);
     sh("delpart", &[device.text(), "1"]);

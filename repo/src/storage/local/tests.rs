@@ -27,6 +27,35 @@ fn the_root_is_made_by_the_first_write_only() {
 }
 
 #[test]
+fn many_folders_are_listed_whole_and_an_error_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::new(folder.path(), false);
+    let mut all = Vec::new();
+    for n in 0..100 {
+        for object in 0..n % 4 {
+            let key = key(&format!("snap/{n:02x}/{object}"));
+            std::fs::create_dir_all(folder.path().join(format!("snap/{n:02x}"))).unwrap();
+            std::fs::write(folder.path().join(key.as_str()), "1").unwrap();
+            all.push(key);
+        }
+    }
+    all.sort();
+    for prefix in ["", "snap/"] {
+        let mut found = Vec::new();
+        local.list(prefix, &mut |listed| Ok(found.push(listed.key))).unwrap();
+        found.sort();
+        assert_eq!(found, all);
+    }
+    let mut seen = 0;
+    let enough = || Err(Error::internal("enough"));
+    let ended = local.list("snap/", &mut |_| {
+        seen += 1;
+        if seen == 3 { enough() } else { Ok(()) }
+    });
+    assert_eq!((ended.unwrap_err().kind(), seen), (ErrorKind::Internal, 3));
+}
+
+#[test]
 fn aligned_and_odd_bodies_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let local = Local::new(folder.path(), false);
