@@ -42,7 +42,11 @@ fn many_folders_are_listed_whole_and_an_error_ends_it() {
     all.sort();
     for prefix in ["", "snap/"] {
         let mut found = Vec::new();
-        local.list(prefix, &mut |listed| Ok(found.push(listed.key))).unwrap();
+        let listed = local.list(prefix, &mut |listed| {
+            found.push(listed.key);
+            Ok(())
+        });
+        listed.unwrap();
         found.sort();
         assert_eq!(found, all);
     }
