@@ -69,13 +69,16 @@ impl Drop for Readers {
 
 /// A sign of life of each session. An error is told once until all goes well again; returns whether one was.
 fn beat(sessions: &Sessions, told: bool) -> bool {
-    let sessions: Vec<_> = sessions.lock().iter().filter_map(Weak::upgrade).collect();
+    let beating: Vec<_> = sessions.lock().iter().filter_map(Weak::upgrade).collect();
     let mut failed = false;
-    for session in sessions {
+    for session in beating {
         match session.beat() {
             Ok(()) => {}
-            // Whoever reads meets the same error.
-            Err(e) if e.kind() == ErrorKind::NoSnapshot => tracing::error!("{e}"),
+            // Whoever reads meets the same error. It stays so: once is enough.
+            Err(e) if e.kind() == ErrorKind::NoSnapshot => {
+                tracing::error!("{e}");
+                sessions.lock().retain(|other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(&session)));
+            }
             Err(e) => {
                 if !(told || failed) {
                     tracing::warn!("no sign of life could be given: {e}");
@@ -85,4 +88,46 @@ fn beat(sessions: &Sessions, told: bool) -> bool {
         }
     }
     failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wherry_repo::index::ChunkIndex;
+    use wherry_repo::storage::{Memory, Storage};
+    use wherry_repo::{
+        CommitInfo, Components, Credential, InitOptions, PasswordCost, SnapshotWriter, System, WriterOptions,
+    };
+
+    #[test]
+    fn what_is_forgotten_for_good_is_told_once() {
+        let (storage, system) = (Arc::new(Memory::default()), Arc::new(System::default()));
+        let components = Components { storage: storage.clone(), clock: system.clone(), rng: system };
+        let mut options = InitOptions::default();
+        options.password_cost = PasswordCost::new(8, 1);
+        let credential = Credential::Password("x".to_owned().into());
+        let repository = Repository::init(components, &options, &credential).unwrap();
+        let snapshots = ["gone", "kept"].map(|name| {
+            let options = WriterOptions { name: name.into(), ..WriterOptions::default() };
+            let index = Arc::new(ChunkIndex::in_memory(1 << 20));
+            SnapshotWriter::start(&repository, index, &options).unwrap().commit(CommitInfo::default()).unwrap()
+        });
+        let readers = Readers::start(&repository).unwrap();
+        let sessions = snapshots.each_ref().map(|snapshot| readers.open(snapshot).unwrap());
+        assert!(!beat(&readers.sessions, false));
+        assert_eq!(readers.sessions.lock().len(), 2);
+        let mut keys = Vec::new();
+        let listed = storage.list("sess/", &mut |listed| {
+            keys.push(listed.key);
+            Ok(())
+        });
+        listed.unwrap();
+        keys.iter().for_each(|key| storage.delete(key).unwrap());
+        repository.forget(&snapshots[0].id, Duration::ZERO, "test").unwrap();
+        assert!(repository.settle(&snapshots[0].id).unwrap());
+        assert!(!beat(&readers.sessions, false), "it is told in another way");
+        assert_eq!(readers.sessions.lock().len(), 1, "the next one has nothing to say of it");
+        assert_eq!(sessions[0].beat().unwrap_err().kind(), ErrorKind::NoSnapshot);
+        sessions[1].beat().unwrap();
+    }
 }

@@ -4,39 +4,39 @@
 //!
 //! What is kept is a table of 8 bytes a chunk: 40 bits of its id and the number of the pack. It is only a guess where to
 //! look: the pack's own index says where in it, and whoever reads verifies tag and id. The table is made when it is needed
-//! for the first time. Where memory ends it does, and what it then does not know is looked for in all of the indexes.
+//! for the first time. Where memory ends it does, and what it then does not know is looked for in all of the indexes: one
+//! walk through them for as many ids as are waited for, and its answers hold for a minute.
 //!
 //! The index in the cache directory is not asked. One process at a time has it, and backups want it; a mount that holds
 //! it for days would do more harm than good. So reading is the same with and without a cache.
 
+mod table;
 #[cfg(test)]
 mod tests;
 
 use crate::format::node::{Node, Slot};
 use crate::format::pack::Index;
-use crate::format::{records::Kind, segment};
-use crate::id::{Location, PackId, PackKind, SessionId, ShortId};
+use crate::id::{Location, PackId, PackKind, ShortId};
 use crate::pack::{open_node, read_index};
-use crate::storage::{Key, keys};
-use crate::{ErrorKind, Repository, Result};
+use crate::storage::keys;
+use crate::{Repository, Result};
 use parking_lot::Mutex;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use table::{Table, walk};
 
 /// What was moved since the table was made is looked for no sooner than this after the last time.
 const FRESH: Duration = Duration::from_secs(60);
-/// Requests under way at once.
-const THREADS: usize = 8;
 /// Indexes of packs that are kept: neighbours on a disk are mostly moved together.
 const KEPT: usize = 8;
 /// Packs that are named in the log, each once.
 const NAMED: usize = 100;
 /// Bytes of memory for each row of a table, which needs half of that but while it grows.
 const ROW: u64 = 16;
-/// What is kept of a pack takes as much as so many rows.
-const PACK_ROWS: usize = 6;
+/// Answers of walks that are kept, and ids that one walk looks for: about a megabyte for each kind of pack.
+const ANSWERS: usize = 1 << 14;
 
 /// A chunk or node in a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,19 +56,29 @@ pub(crate) struct Copy {
 #[derive(Debug)]
 pub(crate) struct Elsewhere {
     memory: AtomicU64,
-    data: Mutex<Table>,
-    meta: Mutex<Table>,
+    data: Side,
+    meta: Side,
     recent: Mutex<VecDeque<(PackId, Arc<(Index, u32)>)>>,
     found: AtomicU64,
     named: Mutex<HashSet<PackId>>,
+}
+
+/// What is known of packs of one kind.
+#[derive(Debug, Default)]
+struct Side {
+    table: Mutex<Table>,
+    /// What was asked for while somebody else walked, or will be soon.
+    wanted: Mutex<HashSet<ShortId>>,
+    /// The packs that a walk found, also none, and until when that holds (monotonic). Whoever walks has the lock.
+    walked: Mutex<HashMap<ShortId, (Duration, Vec<PackId>)>>,
 }
 
 impl Default for Elsewhere {
     fn default() -> Self {
         Self {
             memory: AtomicU64::new(32 << 20),
-            data: Mutex::default(),
-            meta: Mutex::default(),
+            data: Side::default(),
+            meta: Side::default(),
             recent: Mutex::default(),
             found: AtomicU64::new(0),
             named: Mutex::default(),
@@ -130,52 +140,59 @@ impl Elsewhere {
         Ok(None)
     }
 
-    /// The table of chunks or of nodes, and how many rows it may have.
-    fn table(&self, class: u8) -> (&Mutex<Table>, PackKind, usize) {
-        let most = (self.memory.load(Ordering::Relaxed) / 2 / ROW) as usize;
+    /// Says that these will be looked for next, so that what needs a walk is done in one.
+    pub(crate) fn expect(&self, class: u8, ids: impl IntoIterator<Item = ShortId>) {
+        let mut wanted = self.side(class).0.wanted.lock();
+        let room = ANSWERS.saturating_sub(wanted.len());
+        wanted.extend(ids.into_iter().take(room));
+    }
+
+    /// What is known of packs of chunks or of nodes.
+    fn side(&self, class: u8) -> (&Side, PackKind) {
         match class {
-            128.. => (&self.meta, PackKind::Meta, most),
-            _ => (&self.data, PackKind::Data, most),
+            128.. => (&self.meta, PackKind::Meta),
+            _ => (&self.data, PackKind::Data),
         }
+    }
+
+    /// Rows that a table may have.
+    fn most(&self) -> usize {
+        (self.memory.load(Ordering::Relaxed) / 2 / ROW) as usize
     }
 
     /// Copies in packs that the table has, which is made when there is none.
     fn known(&self, repository: &Repository, id: &ShortId, class: u8, not: &Location) -> Result<Vec<Copy>> {
-        let (table, kind, most) = self.table(class);
-        let packs = {
-            let mut table = table.lock();
+        let (side, kind) = self.side(class);
+        let (mut packs, is_full) = {
+            let mut table = side.table.lock();
             if table.made.is_none() {
-                table.update(repository, kind, most)?;
+                table.update(repository, kind, self.most())?;
             }
-            table.candidates(id)
+            (table.candidates(id), table.is_full)
         };
+        if is_full {
+            // What was next to it has mostly gone to the same pack.
+            let recent = self.recent.lock();
+            let holds = |index: &Index| index.entries.iter().any(|entry| entry.id.short() == *id);
+            let near = recent.iter().filter(|(pack, known)| pack.kind == kind && holds(&known.0));
+            let near = near.map(|(pack, _)| *pack).filter(|pack| !packs.contains(pack)).collect::<Vec<_>>();
+            packs.extend(near);
+        }
         self.copies(repository, packs, id, class, not)
     }
 
-    /// Copies that the table does not have: of those that had no room, or came since. None when it is too early to look.
+    /// Copies that were not known: of those that had no room, or came since the table was made or somebody looked last.
     fn again(&self, repository: &Repository, id: &ShortId, class: u8, not: &Location) -> Result<Vec<Copy>> {
-        let (table, kind, most) = self.table(class);
-        let mut packs = Vec::new();
-        if table.lock().is_full {
-            walk(
-                repository,
-                kind,
-                |_| true,
-                |_| true,
-                |pack, ids| {
-                    if ids.contains(id) {
-                        packs.push(*pack);
-                    }
-                    true
-                },
-            )?;
-        } else {
-            let mut table = table.lock();
-            if table.is_due(repository) {
-                table.update(repository, kind, most)?;
-                packs = table.candidates(id);
+        let (side, kind) = self.side(class);
+        let (packs, is_full) = {
+            let mut table = side.table.lock();
+            if !table.is_full && table.is_due(repository) {
+                table.update(repository, kind, self.most())?;
             }
-        }
+            // Also when it is not due: another thread may have brought it up to date since this one looked.
+            (table.candidates(id), table.is_full)
+        };
+        let packs = if is_full { side.walked(repository, kind, id)? } else { packs };
         self.copies(repository, packs, id, class, not)
     }
 
@@ -247,146 +264,44 @@ impl Elsewhere {
     }
 }
 
-/// Which pack may hold a chunk.
-#[derive(Debug, Default)]
-struct Table {
-    /// 40 bits of an id, then 24 of the number of its pack; sorted.
-    rows: Vec<u64>,
-    packs: Vec<PackId>,
-    /// The random parts of the names of these packs.
-    known: HashSet<u64>,
-    segments: HashSet<(SessionId, u32)>,
-    /// Some rows had no room.
-    is_full: bool,
-    /// When it was made or last updated, by the monotonic clock.
-    made: Option<Duration>,
-}
-
-/// Bits of a row that are the number of the pack.
-const NUMBER: u32 = 24;
-
-fn prefix(id: &ShortId) -> u64 {
-    let mut first = [0; 8];
-    first.copy_from_slice(&id.bytes()[..8]);
-    u64::from_be_bytes(first) >> NUMBER
-}
-
-impl Table {
-    fn is_due(&self, repository: &Repository) -> bool {
-        let now = repository.clock().monotonic();
-        self.made.is_none_or(|made| now.saturating_sub(made) >= FRESH)
-    }
-
-    /// The packs that may hold this chunk; those of the newest rows last.
-    fn candidates(&self, id: &ShortId) -> Vec<PackId> {
-        let prefix = prefix(id);
-        let from = self.rows.partition_point(|row| row >> NUMBER < prefix);
-        let rows = self.rows[from..].iter().take_while(|row| *row >> NUMBER == prefix);
-        rows.filter_map(|row| self.packs.get((row & ((1 << NUMBER) - 1)) as usize).copied()).collect()
-    }
-
-    /// Takes in what it does not have; at most `most` rows in all.
-    fn update(&mut self, repository: &Repository, kind: PackKind, most: usize) -> Result<()> {
+impl Side {
+    /// The packs that hold `id`, by a walk through all of them that is not older than [`FRESH`], or than it took.
+    fn walked(&self, repository: &Repository, kind: PackKind, id: &ShortId) -> Result<Vec<PackId>> {
+        self.wanted.lock().insert(*id);
+        let mut walked = self.walked.lock();
         let start = repository.clock().monotonic();
-        if self.is_full {
-            self.made = Some(start);
-            return Ok(());
+        walked.retain(|_, (until, _)| start < *until);
+        if let Some((_, packs)) = walked.get(id) {
+            return Ok(packs.clone());
         }
-        let Self { rows, packs, known, segments, is_full, .. } = self;
-        let (had, before) = (packs.len(), segments.clone());
-        let known_before = known.clone();
-        let mut taken = HashSet::new();
-        let result = walk(
+        let mut wanted = std::mem::take(&mut *self.wanted.lock());
+        wanted.retain(|id| !walked.contains_key(id));
+        // It is not in there when somebody else's walk took it and failed.
+        wanted.insert(*id);
+        if walked.len() + wanted.len() > ANSWERS {
+            walked.clear();
+        }
+        let mut found: HashMap<ShortId, Vec<PackId>> = wanted.into_iter().map(|id| (id, Vec::new())).collect();
+        walk(
             repository,
             kind,
-            |segment| !before.contains(segment) && taken.insert(*segment),
-            |pack| !known_before.contains(&pack.random),
+            |_| true,
+            |_| true,
             |pack, ids| {
-                if rows.len() + ids.len() + PACK_ROWS * (packs.len() + 1) > most || packs.len() >> NUMBER != 0 {
-                    *is_full = true;
-                    return false;
-                }
-                if known.insert(pack.random) {
-                    let number = packs.len() as u64;
-                    packs.push(*pack);
-                    rows.extend(ids.iter().map(|id| prefix(id) << NUMBER | number));
+                for id in ids {
+                    if let Some(packs) = found.get_mut(id)
+                        && packs.last() != Some(pack)
+                    {
+                        packs.push(*pack);
+                    }
                 }
                 true
             },
-        );
-        rows.sort_unstable();
-        result?;
-        segments.extend(taken);
-        self.made = Some(start);
-        let seconds = repository.clock().monotonic().saturating_sub(start).as_secs_f64();
-        let (new, what) = (self.packs.len() - had, if kind == PackKind::Data { "chunks" } else { "map nodes" });
-        tracing::debug!(packs = new, full = self.is_full, "{what} can be found by id after {seconds:.1} s");
-        Ok(())
+        )?;
+        let end = repository.clock().monotonic();
+        let until = end + FRESH.max(end.saturating_sub(start));
+        let packs = found.get(id).cloned().unwrap_or_default();
+        walked.extend(found.into_iter().map(|(id, packs)| (id, (until, packs))));
+        Ok(packs)
     }
-}
-
-/// Calls `take` with the ids of all that each pack of a kind holds, from index segments where `segment` says so, and from
-/// its own index for packs no segment names; only packs that are there and that `pack` admits, until `take` returns
-/// false. A segment or pack that is damaged is left out.
-fn walk(
-    repository: &Repository,
-    kind: PackKind,
-    mut segment: impl FnMut(&(SessionId, u32)) -> bool,
-    pack: impl Fn(&PackId) -> bool,
-    mut take: impl FnMut(&PackId, &[ShortId]) -> bool,
-) -> Result<()> {
-    let prefix = if kind == PackKind::Data { keys::PACKS } else { keys::META };
-    let listed = repository.list(prefix)?;
-    let mut wanted: HashSet<PackId> = listed.iter().filter_map(keys::parse_pack).filter(|id| pack(id)).collect();
-    drop(listed);
-    if kind == PackKind::Data {
-        let segments = repository.list(keys::IDX)?;
-        let segments: Vec<_> =
-            segments.into_iter().filter(|key| keys::parse_segment(key).is_some_and(|name| segment(&name))).collect();
-        for part in segments.chunks(THREADS) {
-            for rows in side_by_side(part, |key| read_segment(repository, key))?.into_iter().flatten() {
-                let ids: Vec<ShortId> = rows.chunks.iter().map(|(id, ..)| *id).collect();
-                if wanted.remove(&rows.pack) && !take(&rows.pack, &ids) {
-                    return Ok(());
-                }
-            }
-        }
-    }
-    let mut rest: Vec<PackId> = wanted.into_iter().collect();
-    rest.sort_unstable();
-    for part in rest.chunks(THREADS) {
-        let read = |id: &PackId| match read_index(repository.storage(), repository.keys(), id) {
-            Ok((index, ..)) => Ok(Some((*id, index))),
-            Err(e) if repository.is_damage(&e) => Ok(None),
-            Err(e) => Err(e),
-        };
-        for (id, index) in side_by_side(part, read)?.into_iter().flatten() {
-            let ids: Vec<ShortId> = index.entries.iter().map(|entry| entry.id.short()).collect();
-            if !take(&id, &ids) {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What a segment says of each pack; nothing when it is gone or damaged.
-fn read_segment(repository: &Repository, key: &Key) -> Result<Vec<segment::PackRows>> {
-    let read = || {
-        let body = repository.keys().open_record(Kind::Segment, key, &repository.storage().get(key)?)?;
-        segment::decode(&body)
-    };
-    match read() {
-        Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Ok(Vec::new()),
-        read => read,
-    }
-}
-
-/// Does `work` for a few items at once.
-fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
-        let lost = || Err(crate::Error::internal("a thread that read indexes panicked"));
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
-    })
 }

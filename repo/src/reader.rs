@@ -106,7 +106,12 @@ impl SnapshotReader {
     /// Does `read`, if it may, and says in an error of it what was read.
     fn map<T>(&self, read: impl FnOnce(&Tree) -> Result<T>) -> Result<T> {
         self.admit()?;
-        read(&self.tree).map_err(|e| e.context(&self.name))
+        let read = read(&self.tree);
+        // What is there may have been in memory, which says nothing of the storage.
+        if read.is_err() {
+            self.repository.reached(&read);
+        }
+        read.map_err(|e| e.context(&self.name))
     }
 
     /// Size of the volume in bytes.
@@ -176,6 +181,9 @@ impl SnapshotReader {
         mut take: impl FnMut(&ChunkRef, Result<Verified<B>>) -> Result<(), E>,
     ) -> Result<(), E> {
         let bytes = self.fetch(&fetch.pack, fetch.range.clone());
+        if bytes.as_ref().is_err_and(|e| self.repository.is_damage(e)) {
+            self.repository.elsewhere().expect(self.class, fetch.chunks.iter().map(ChunkRef::id));
+        }
         for chunk in &fetch.chunks {
             let at = &chunk.slot.at;
             let opened = match &bytes {
@@ -221,9 +229,7 @@ impl SnapshotReader {
     fn fetch(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes> {
         self.admit()?;
         let bytes = self.repository.storage().get_range(&keys::pack(pack), range);
-        if let Some(session) = &self.session {
-            session.reached(&bytes);
-        }
+        self.repository.reached(&bytes);
         bytes
     }
 

@@ -123,6 +123,7 @@ struct Inner {
     elsewhere: Elsewhere,
     /// It was said that readers go without a session.
     told_alone: AtomicBool,
+    out_of_reach: AtomicBool,
 }
 
 impl Repository {
@@ -193,6 +194,7 @@ impl Repository {
             nodes: NodeCache::default(),
             elsewhere: Elsewhere::default(),
             told_alone: AtomicBool::new(false),
+            out_of_reach: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -255,6 +257,23 @@ impl Repository {
     /// Whether it was said before that readers go without a session; from now on it was.
     pub(crate) fn told_alone(&self) -> bool {
         self.inner.told_alone.swap(true, Ordering::Relaxed)
+    }
+
+    /// Notes whether the storage answered a request.
+    pub(crate) fn reached<T>(&self, result: &Result<T>) {
+        let silent = result.as_ref().is_err_and(|e| self.is_silence(e));
+        self.inner.out_of_reach.store(silent, Ordering::Relaxed);
+    }
+
+    /// True when a storage that is not of this machine did not answer the last time: what need not be asked of it should
+    /// not be, for each request waits long.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        self.inner.out_of_reach.load(Ordering::Relaxed)
+    }
+
+    /// True when the error says that a storage which is not of this machine does not answer.
+    pub(crate) fn is_silence(&self, error: &Error) -> bool {
+        error.kind() == ErrorKind::Unavailable && !self.storage().is_local()
     }
 
     /// Fails when the repository had a feature, when it was opened, that this build must not write beside. Costs nothing.
@@ -354,8 +373,8 @@ impl Repository {
         Ok(list)
     }
 
-    /// Reads outcomes, and how long they are, with several requests under way, in the order of `found`.
-    fn read_many<K: Sync>(&self, found: &[(K, Key)]) -> Vec<Result<(Outcome, u64)>> {
+    /// Reads records, and how long they are, with several requests under way, in the order of `found`.
+    pub(crate) fn read_many<K: Sync, T: Record + Send>(&self, found: &[(K, Key)]) -> Vec<Result<(T, u64)>> {
         const THREADS: usize = 16;
         let share = found.len().div_ceil(THREADS).max(8);
         std::thread::scope(|scope| {
@@ -363,7 +382,7 @@ impl Repository {
                 .chunks(share)
                 .map(|part| scope.spawn(move || part.iter().map(|(_, key)| self.read_sized(key)).collect::<Vec<_>>()))
                 .collect();
-            let lost = || vec![Err(Error::internal("a thread that read snapshots panicked"))];
+            let lost = || vec![Err(Error::internal("a thread that read records panicked"))];
             parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|_| lost())).collect()
         })
     }

@@ -361,6 +361,20 @@ pub(crate) struct OpenSession {
     pub(crate) dead: bool,
 }
 
+impl OpenSession {
+    /// Removes what a reader or a turn left in which nobody works any more. What stays after an error is removed by the
+    /// next one.
+    pub(crate) fn clear(&self, repository: &Repository) {
+        // `open` last, as its own process does it.
+        for part in ["beat", "open"] {
+            if let Err(e) = repository.storage().delete(&keys::session(&self.id, part)) {
+                tracing::debug!("the note of a process that is gone stays: {e}");
+                return;
+            }
+        }
+    }
+}
+
 /// A1: sessions of the volume without an outcome whose process is gone, fenced ones that nobody has come after, and those
 /// that all these had adopted.
 fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList) -> Result<Vec<SessionId>> {
@@ -369,6 +383,10 @@ fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList)
         list.fenced.iter().filter(|(_, at)| Some(*at) > newest).map(|(id, _)| *id).collect();
     let mut dead = Vec::new();
     for session in open_sessions(repository, &fenced)? {
+        // V4. A process that is certainly gone reads no more.
+        if session.open.kind == SessionKind::Read && session.open.parent.is_some() && session.open.process.is_dead() {
+            session.clear(repository);
+        }
         let OpenSession { id, open, .. } = session;
         let over = match fenced.contains(&id) {
             true => Some(open.started) > newest,
@@ -406,9 +424,12 @@ pub(crate) fn open_sessions(repository: &Repository, also: &HashSet<SessionId>) 
         repository.list(keys::SNAP)?.iter().filter_map(keys::parse_snap).map(|(_, id)| id).collect();
     let now = repository.clock().now();
     let mut found = Vec::new();
-    for (id, last) in sessions.into_iter().filter(|(id, _)| also.contains(id) || !ended.contains(id)) {
-        let open: SessionOpen = match repository.read(&keys::session(&id, "open")) {
-            Ok(open) => open,
+    sessions.retain(|(id, _)| also.contains(id) || !ended.contains(id));
+    let sessions: Vec<_> = sessions.into_iter().map(|session| (session, keys::session(&session.0, "open"))).collect();
+    for (((id, last), _), open) in sessions.iter().zip(repository.read_many(&sessions)) {
+        let (id, last) = (*id, *last);
+        let open: SessionOpen = match open {
+            Ok((open, _)) => open,
             Err(e) if repository.is_damage(&e) => continue,
             Err(e) => return Err(e),
         };

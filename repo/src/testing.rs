@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Chunk size in bytes.
@@ -42,10 +42,16 @@ impl Clock for StillClock {
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A storage in memory that can refuse to be written to, does something when a session is opened, and counts reads.
+/// A storage in memory that can refuse to be written to or not answer, does something when a session is opened, and counts
+/// requests.
 pub(crate) struct Watched {
     pub(crate) inner: Memory,
-    pub(crate) refuses: AtomicBool,
+    /// How it refuses to be written to.
+    pub(crate) refuses: Mutex<Option<ErrorKind>>,
+    /// Nothing below this prefix answers.
+    pub(crate) silent: Mutex<Option<&'static str>>,
+    /// Requests that had no answer.
+    pub(crate) unanswered: AtomicUsize,
     pub(crate) on_open: Mutex<Option<Hook>>,
     /// Listings and reads of ends of packs.
     pub(crate) lookups: AtomicUsize,
@@ -58,10 +64,19 @@ impl std::fmt::Debug for Watched {
 }
 
 impl Watched {
-    fn admit(&self) -> Result<()> {
-        match self.refuses.load(Ordering::Relaxed) {
-            true => Err(Error::new(ErrorKind::Denied, "nothing may be written here")),
-            false => Ok(()),
+    fn answer(&self, name: &str) -> Result<()> {
+        if !self.silent.lock().is_some_and(|prefix| name.starts_with(prefix)) {
+            return Ok(());
+        }
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        Err(Error::new(ErrorKind::Unavailable, format!("no answer for {name}")))
+    }
+
+    fn admit(&self, key: &Key) -> Result<()> {
+        self.answer(key.as_str())?;
+        match *self.refuses.lock() {
+            Some(kind) => Err(Error::new(kind, "nothing may be written here")),
+            None => Ok(()),
         }
     }
 }
@@ -71,20 +86,24 @@ impl Storage for Watched {
         "memory".into()
     }
     fn get(&self, key: &Key) -> Result<Bytes> {
+        self.answer(key.as_str())?;
         self.inner.get(key)
     }
     fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.answer(key.as_str())?;
         self.inner.get_range(key, range)
     }
     fn get_tail(&self, key: &Key, len: u64) -> Result<Tail> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.answer(key.as_str())?;
         self.inner.get_tail(key, len)
     }
     fn head(&self, key: &Key) -> Result<Listed> {
+        self.answer(key.as_str())?;
         self.inner.head(key)
     }
     fn create(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.admit()?;
+        self.admit(key)?;
         self.inner.create(key, body)?;
         if key.as_str().starts_with("sess/") && key.as_str().ends_with("/open") {
             let hook = self.on_open.lock().take();
@@ -93,15 +112,16 @@ impl Storage for Watched {
         Ok(())
     }
     fn overwrite(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.admit()?;
+        self.admit(key)?;
         self.inner.overwrite(key, body)
     }
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
+        self.answer(prefix)?;
         self.inner.list(prefix, visit)
     }
     fn delete(&self, key: &Key) -> Result<()> {
-        self.admit()?;
+        self.admit(key)?;
         self.inner.delete(key)
     }
 }
@@ -111,7 +131,9 @@ pub(crate) fn repository() -> (Arc<Watched>, Arc<StillClock>, Repository) {
     let clock = Arc::new(StillClock::default());
     let storage = Arc::new(Watched {
         inner: Memory::new(clock.clone()),
-        refuses: AtomicBool::new(false),
+        refuses: Mutex::default(),
+        silent: Mutex::default(),
+        unanswered: AtomicUsize::new(0),
         on_open: Mutex::default(),
         lookups: AtomicUsize::new(0),
     });

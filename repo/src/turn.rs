@@ -89,16 +89,15 @@ fn writes(session: &OpenSession) -> bool {
 fn stop_for_others(repository: &Repository, own: Option<SessionId>) -> Result<()> {
     let now = repository.clock().now();
     for session in open_sessions(repository, &HashSet::new())?.into_iter().filter(|s| Some(s.id) != own && writes(s)) {
-        let OpenSession { id, open, last, dead } = session;
+        let OpenSession { open, last, dead, .. } = &session;
         if !dead {
             let Process { host, pid, .. } = &open.process;
-            let who = told(&what(&open), host, &pid.to_string(), now.0.saturating_sub(open.started.0));
+            let who = told(&what(open), host, &pid.to_string(), now.0.saturating_sub(open.started.0));
             let left = (SILENT.as_nanos() as i64).saturating_sub(now.0.saturating_sub(last.0));
             return Err(repository.busy(&who, Some(left)));
         }
         if open.kind == SessionKind::Read {
-            // Nobody's any more; what is left of it after an error is cleared by the next one.
-            let _ = repository.storage().delete(&keys::session(&id, "open"));
+            session.clear(repository);
         }
     }
     Ok(())

@@ -57,6 +57,8 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         );
         return Err(Error::invalid(text).into());
     }
+    // The session is ended by a signal too.
+    let _armed = context.cancel.arm("run the same command again: it goes on from what is there");
     let readers = Readers::start(&repository)?;
     let reader = SnapshotReader::within(readers.open(&snapshot)?)?;
     let marker = || context.restore_marker(&target, &snapshot);
@@ -67,7 +69,6 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     let pool = BufferPool::new(unit as usize, depth)?;
     let engine = context.settings.engine.into();
     let options = SinkOptions { engine, depth: depth.min(64) };
-    let _armed = context.cancel.arm("run the same command again: it goes on from what is there");
     let differing = |what: &'static str, is_written: bool| -> Result<Chunks> {
         let progress = context.progress(what, Some(reader.size()));
         let compare = Compare {

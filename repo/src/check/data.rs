@@ -116,7 +116,10 @@ pub(super) fn opens(run: &Run<'_>, pack: &PackId, piece: &Piece) -> Result<bool>
     let reader = Reader { run, id: pack, read_bytes: &AtomicU64::new(0) };
     match reader.open(std::slice::from_ref(piece)) {
         Ok(bad) => Ok(bad.is_empty()),
-        Err(e) if run.is_damage(&e) => Ok(false),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            run.findings.missing(&keys::pack(pack));
+            Ok(false)
+        }
         Err(e) => Err(e),
     }
 }

@@ -1,5 +1,5 @@
 //! Step 5: whom the damage concerns. The maps are walked once more; below a node where nothing was damaged for one
-//! snapshot, nothing is for another one.
+//! snapshot, nothing is for another one. Where a look at a copy shows new damage, all maps are walked again.
 
 use super::maps::{View, node_piece, open_nodes};
 use super::objects::Objects;
@@ -10,7 +10,8 @@ use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::id::PackId;
 use crate::storage::{Key, keys};
 use crate::{ErrorKind, Result, Snapshot};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 /// What is damaged.
@@ -21,6 +22,9 @@ pub(super) struct Bad {
     pub(super) parts: HashSet<(PackId, u64)>,
 }
 
+/// Answers whether a chunk is elsewhere that are kept (about 100 bytes each).
+const ANSWERS: usize = 1 << 16;
+
 /// The hits of each damaged object.
 pub(super) fn find(
     run: &Run<'_>,
@@ -29,49 +33,19 @@ pub(super) fn find(
     unreadable: &HashSet<usize>,
     bad: Bad,
 ) -> Result<BTreeMap<Key, Vec<Hit>>> {
-    let mut hits: BTreeMap<Key, Vec<Hit>> = BTreeMap::new();
-    for (volume, id, name) in &objects.lost {
-        let hit = Hit {
-            snapshot: *id,
-            volume: *volume,
-            name: name.clone(),
-            time: None,
-            whole: true,
-            bytes: 0,
-            ranges: Vec::new(),
-            more: 0,
-        };
-        hits.entry(keys::snap(volume, id)).or_default().push(hit);
+    let mut search = Search::new(run, packs, bad);
+    loop {
+        let hits = search.all(objects, unreadable)?;
+        let more = search.more.take();
+        if more.is_empty() {
+            return Ok(hits);
+        }
+        // Snapshots that were looked at before may refer to that.
+        let Bad { packs: gone, mut parts } = search.bad;
+        parts.extend(more);
+        packs.forget_clean();
+        search = Search::new(run, packs, Bad { packs: gone, parts });
     }
-    let names = bad.parts.iter().map(|(pack, _)| *pack).chain(bad.packs.iter().copied()).collect();
-    let search = Search { run, packs, bad, names };
-    let total = objects.snapshots.len() as u64;
-    for (n, snapshot) in objects.snapshots.iter().enumerate() {
-        let mut found = BTreeMap::new();
-        if unreadable.contains(&n) {
-            let all = 0..snapshot.record.size;
-            found.entry(keys::snap(&snapshot.volume, &snapshot.id)).or_insert_with(Ranges::default).push(all);
-        } else if !search.names.is_empty() {
-            (run.watch)(CheckStep::Hits, n as u64, total)?;
-            search.snapshot(snapshot, &mut found)?;
-        }
-        if found.is_empty() || has_gone(run, snapshot)? {
-            continue;
-        }
-        for (key, ranges) in found {
-            hits.entry(key).or_default().push(Hit {
-                snapshot: snapshot.id,
-                volume: snapshot.volume,
-                name: Some(snapshot.record.name.clone()),
-                time: Some(snapshot.record.started),
-                whole: ranges.bytes == snapshot.record.size,
-                bytes: ranges.bytes,
-                ranges: ranges.kept,
-                more: ranges.more,
-            });
-        }
-    }
-    Ok(hits)
 }
 
 /// True when the snapshot was forgotten for good meanwhile, so that a collector may have removed what it needs.
@@ -89,9 +63,71 @@ struct Search<'a> {
     bad: Bad,
     /// The packs of all of it.
     names: HashSet<PackId>,
+    /// What turned out to be damaged in this search.
+    more: RefCell<HashSet<(PackId, u64)>>,
+    /// Whether a damaged chunk is elsewhere: many snapshots refer to the same.
+    answers: RefCell<HashMap<(PackId, u64), bool>>,
+    /// Snapshots done, and all.
+    at: Cell<(u64, u64)>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(run: &'a Run<'a>, packs: &'a Packs<'a>, bad: Bad) -> Self {
+        let names = bad.parts.iter().map(|(pack, _)| *pack).chain(bad.packs.iter().copied()).collect();
+        Self { run, packs, bad, names, more: RefCell::default(), answers: RefCell::default(), at: Cell::default() }
+    }
+
+    fn watch(&self) -> Result<()> {
+        let (done, total) = self.at.get();
+        (self.run.watch)(CheckStep::Hits, done, total)
+    }
+
+    fn all(&self, objects: &Objects, unreadable: &HashSet<usize>) -> Result<BTreeMap<Key, Vec<Hit>>> {
+        let run = self.run;
+        let mut hits: BTreeMap<Key, Vec<Hit>> = BTreeMap::new();
+        for (volume, id, name) in &objects.lost {
+            let hit = Hit {
+                snapshot: *id,
+                volume: *volume,
+                name: name.clone(),
+                time: None,
+                whole: true,
+                bytes: 0,
+                ranges: Vec::new(),
+                more: 0,
+            };
+            hits.entry(keys::snap(volume, id)).or_default().push(hit);
+        }
+        let total = objects.snapshots.len() as u64;
+        for (n, snapshot) in objects.snapshots.iter().enumerate() {
+            let mut found = BTreeMap::new();
+            if unreadable.contains(&n) {
+                let all = 0..snapshot.record.size;
+                found.entry(keys::snap(&snapshot.volume, &snapshot.id)).or_insert_with(Ranges::default).push(all);
+            } else if !self.names.is_empty() {
+                self.at.set((n as u64, total));
+                self.watch()?;
+                self.snapshot(snapshot, &mut found)?;
+            }
+            if found.is_empty() || has_gone(run, snapshot)? {
+                continue;
+            }
+            for (key, ranges) in found {
+                hits.entry(key).or_default().push(Hit {
+                    snapshot: snapshot.id,
+                    volume: snapshot.volume,
+                    name: Some(snapshot.record.name.clone()),
+                    time: Some(snapshot.record.started),
+                    whole: ranges.bytes == snapshot.record.size,
+                    bytes: ranges.bytes,
+                    ranges: ranges.kept,
+                    more: ranges.more,
+                });
+            }
+        }
+        Ok(hits)
+    }
+
     fn snapshot(&self, snapshot: &Snapshot, found: &mut BTreeMap<Key, Ranges>) -> Result<()> {
         let view = View::open(self.run, snapshot)?;
         let level = view.tree.levels() - 1;
@@ -109,14 +145,32 @@ impl Search<'_> {
     /// True when another pack holds a chunk. Of one whose pack is gone that is believed as far as it was looked at; one that
     /// is damaged is read there.
     fn is_elsewhere(&self, piece: &Piece) -> Result<bool> {
+        let name = (piece.at.pack, piece.print());
+        if let Some(answer) = self.answers.borrow().get(&name) {
+            return Ok(*answer);
+        }
+        // Finding it may take a while.
+        self.watch()?;
+        let answer = self.look_elsewhere(piece)?;
+        let mut answers = self.answers.borrow_mut();
+        if answers.len() >= ANSWERS {
+            answers.clear();
+        }
+        answers.insert(name, answer);
+        Ok(answer)
+    }
+
+    fn look_elsewhere(&self, piece: &Piece) -> Result<bool> {
         for copy in self.packs.elsewhere(piece)? {
             let there = Piece { at: copy.at, ..*piece };
-            if self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&(copy.pack, there.print())) {
+            let name = (copy.pack, there.print());
+            if self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&name) {
                 continue;
             }
             if self.bad.packs.contains(&piece.at.pack) || data::opens(self.run, &copy.pack, &there)? {
                 return Ok(true);
             }
+            self.more.borrow_mut().insert(name);
         }
         Ok(false)
     }
@@ -132,10 +186,13 @@ impl Search<'_> {
     ) -> Result<bool> {
         let child = |n: usize| (number << FANOUT_BITS) + n as u64;
         if level == 0 {
+            let pieces = node.present().map(|(n, slot)| (n, slot, view.chunk(child(n), slot)));
+            let bad: Vec<_> = pieces.filter(|(.., piece)| self.is_bad(piece)).collect();
+            let class = view.snapshot.record.class;
+            self.run.repository.elsewhere().expect(class, bad.iter().map(|(_, slot, _)| slot.id));
             let mut any = false;
-            for (n, slot) in node.present() {
-                let piece = view.chunk(child(n), slot);
-                if self.is_bad(&piece) && !self.is_elsewhere(&piece)? {
+            for (n, slot, piece) in bad {
+                if !self.is_elsewhere(&piece)? {
                     hit(found, slot, view.bytes_of(child(n)));
                     any = true;
                 }
@@ -155,6 +212,7 @@ impl Search<'_> {
                 Ok(node) => steps.push((n, slot, Some(node))),
                 Err(e) if self.run.is_damage(&e) => {
                     self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal);
+                    self.more.borrow_mut().insert((slot.at.pack, node_piece(&slot, level - 1).print()));
                     steps.push((n, slot, elsewhere(&slot)?));
                 }
                 Err(e) => return Err(e),

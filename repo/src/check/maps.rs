@@ -161,6 +161,7 @@ impl Walk<'_> {
         let slots: Vec<(u64, Slot)> = node.present().map(|(n, slot)| (child(n), *slot)).collect();
         let known = self.packs.know(&slots.iter().map(|(_, slot)| slot.at.pack).collect())?;
         let (mut wanted, mut lost) = (Vec::new(), Vec::new());
+        self.expect(128 + level - 1, slots.iter().map(|(_, slot)| slot), &known);
         for (n, slot) in slots {
             if view.below(level - 1, n).start >= view.chunks {
                 self.beyond(view);
@@ -211,6 +212,8 @@ impl Walk<'_> {
         let packs: BTreeSet<PackId> =
             leaves.iter().flat_map(|(_, leaf)| leaf.present()).map(|(_, s)| s.at.pack).collect();
         let known = self.packs.know(&packs)?;
+        let slots = leaves.iter().flat_map(|(_, leaf)| leaf.present()).map(|(_, slot)| slot);
+        self.expect(view.snapshot.record.class, slots, &known);
         for (leaf, node) in leaves {
             for (n, slot) in node.present() {
                 let number = (leaf << FANOUT_BITS) + n as u64;
@@ -235,8 +238,15 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Those whose packs are gone are looked for next.
+    fn expect<'s>(&self, class: u8, slots: impl Iterator<Item = &'s Slot>, known: &HashMap<PackId, Known>) {
+        let gone = |slot: &&Slot| known.get(&slot.at.pack).is_some_and(|pack| pack.state == State::Missing);
+        self.run.repository.elsewhere().expect(class, slots.filter(gone).map(|slot| slot.id));
+    }
+
     /// The pack of a chunk or node is gone; another one may hold the same.
     fn gone(&self, piece: &Piece, first: bool) -> Result<()> {
+        self.watch()?;
         self.run.findings.missing(&keys::pack(&piece.at.pack));
         if first && let Some(copy) = self.packs.elsewhere(piece)?.first() {
             self.packs.see_moved(piece, copy);

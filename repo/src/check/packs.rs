@@ -298,6 +298,11 @@ impl<'a> Packs<'a> {
         }
     }
 
+    /// Takes back all that [`Self::set_clean`] noted.
+    pub(super) fn forget_clean(&self) {
+        self.table.lock().packs.iter_mut().for_each(|pack| pack.clean = Bits::default());
+    }
+
     pub(super) fn is_clean(&self, pack: &PackId, ordinal: u32) -> bool {
         let table = self.table.lock();
         table.numbers.get(pack).and_then(|n| table.packs.get(*n)).is_some_and(|pack| pack.clean.get(ordinal))

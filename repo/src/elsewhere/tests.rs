@@ -1,7 +1,7 @@
 use super::*;
 use crate::check::{CheckOptions, CheckReport, DamageKind, ReadData};
 use crate::format::pack::{Entry, Header, TRAILER, Trailer};
-use crate::id::Codec;
+use crate::id::{Codec, SessionId};
 use crate::pack::{OpenPack, PackPool, Piece};
 use crate::storage::Storage;
 use crate::testing::{UNIT, Watched, backup, chunk, repository};
@@ -204,6 +204,34 @@ fn a_damaged_chunk_is_read_elsewhere_and_is_damage_that_hits_nobody() {
     }
 }
 
+/// Its index says what snapshots need that were looked at before.
+#[test]
+fn a_copy_that_turns_out_to_be_damaged_is_damage_to_whoever_refers_to_it() {
+    let (storage, _, repository) = repository();
+    let (one, two) = (backup(&repository, "vm", CHUNKS), backup(&repository, "copy", CHUNKS));
+    let last = |snapshot: &Snapshot| {
+        of(&repository, snapshot, PackKind::Data).into_iter().max_by_key(|pack| pack.seq).unwrap()
+    };
+    let flip = |pack: &PackId, at: fn(usize) -> usize| {
+        let key = keys::pack(pack);
+        let mut bytes = storage.get(&key).unwrap().to_vec();
+        let at = at(bytes.len());
+        bytes[at] ^= 1;
+        storage.overwrite(&key, bytes.into()).unwrap();
+    };
+    flip(&last(&one), |_| 100);
+    flip(&last(&two), |_| 100);
+    // What is in this one is read whether data are or not, for its index cannot be.
+    flip(&last(&two), |len| len - 10);
+    let report = check(&anew(&repository), false);
+    let mut found: Vec<(crate::Key, Vec<SessionId>)> =
+        report.damages.iter().map(|d| (d.object.clone(), d.hits.iter().map(|hit| hit.snapshot).collect())).collect();
+    found.sort();
+    let mut want = [one, two].map(|snapshot| (keys::pack(&last(&snapshot)), vec![snapshot.id]));
+    want.sort();
+    assert_eq!(found, want);
+}
+
 /// What no damage does, and a mistake of a writer could: copies that say they are what they are not.
 #[test]
 fn a_copy_counts_only_when_its_seal_and_its_content_fit() {
@@ -263,6 +291,96 @@ fn what_moves_later_is_found_and_what_is_lost_is_not_looked_for_again_and_again(
     remove(&repository, &old);
     clock.advance(FRESH);
     assert_whole(&repository, &snapshot);
+}
+
+/// Both have looked in vain before one of them brings the table up to date.
+#[test]
+fn two_that_look_at_once_both_find_what_came_since() {
+    let (_, clock, repository) = repository();
+    let old = of(&repository, &backup(&repository, "vm", 2), PackKind::Data);
+    let (index, epoch, _) = read_index(repository.storage(), repository.keys(), &old[0]).unwrap();
+    let entry = &index.entries[0];
+    let at = index.location(entry, &old[0], epoch).unwrap();
+    let not = Location { offset: at.offset + 1, ..at };
+    let (elsewhere, id) = (repository.elsewhere(), entry.id.short());
+    assert_eq!(elsewhere.find(&repository, &id, entry.class, &not).unwrap().len(), 1);
+    let new = repack(&repository, &old);
+    clock.advance(FRESH);
+    let both = std::sync::Barrier::new(2);
+    let look = || {
+        elsewhere.first(&repository, &id, entry.class, &not, |copy| {
+            if copy.pack == new {
+                return Ok(Some(copy.pack));
+            }
+            both.wait();
+            Ok(None)
+        })
+    };
+    std::thread::scope(|scope| {
+        let threads = [scope.spawn(look), scope.spawn(look)];
+        threads.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap().unwrap(), Some(new)));
+    });
+}
+
+#[test]
+fn what_comes_when_the_table_has_no_room_left_is_found() {
+    let (_, clock, repository) = repository();
+    let snapshot = backup(&repository, "vm", 2);
+    let old = of(&repository, &snapshot, PackKind::Data);
+    // Room for one pack of two chunks.
+    repository.limit_lookups(2 * ROW * (2 + 6));
+    let reader = SnapshotReader::open(&repository, &snapshot).unwrap();
+    let id = reader.chunk(0).unwrap().unwrap().id();
+    let any =
+        Location { pack: PackId { seq: 9, ..old[0] }, epoch: 0, ordinal: 0, offset: 0, len: 0, codec: Codec::Raw };
+    assert_eq!(repository.elsewhere().find(&repository, &id, 16, &any).unwrap().len(), 1);
+    assert!(!repository.elsewhere().data.table.lock().is_full);
+    backup(&repository, "copy", 2);
+    remove(&repository, &old);
+    clock.advance(FRESH);
+    (0..2).for_each(|n| assert!(read(&reader, n).unwrap() == chunk(n)));
+    assert!(repository.elsewhere().data.table.lock().is_full);
+}
+
+#[test]
+fn without_memory_all_indexes_are_read_once_for_many_chunks_and_hold_for_a_minute() {
+    let (storage, clock, first) = repository();
+    let snapshot = backup(&first, "vm", CHUNKS);
+    backup(&first, "other", 2);
+    let old = of(&first, &snapshot, PackKind::Data);
+    remove(&first, &old);
+    let taken = |work: &dyn Fn()| {
+        let before = storage.lookups.load(Ordering::Relaxed);
+        work();
+        storage.lookups.load(Ordering::Relaxed) - before
+    };
+    // A check has a table of the repository, or walks once for each batch, and not for each chunk.
+    let of_check = |memory| {
+        let repository = anew(&first);
+        repository.limit_lookups(memory);
+        taken(&|| assert_eq!(check(&repository, false).damages.len(), old.len()))
+    };
+    let (with, without) = (of_check(32 << 20), of_check(0));
+    assert!(without < with + 20, "{without} lookups without memory, {with} with it");
+    let repository = anew(&first);
+    repository.limit_lookups(0);
+    let reader = SnapshotReader::open(&repository, &snapshot).unwrap();
+    let chunks: Vec<_> = (0..CHUNKS).map(|n| reader.chunk(n).unwrap().unwrap()).collect();
+    let plan = reader.plan(chunks, 1 << 20);
+    let read_all = || {
+        for fetch in &plan {
+            let take = |chunk: &crate::ChunkRef, opened: Result<crate::Verified<Vec<u8>>>| -> Result<()> {
+                assert_eq!(opened.is_ok(), chunk.number < 2);
+                Ok(())
+            };
+            reader.read(fetch, &mut Vec::new(), |chunk| vec![0; chunk.len], take).unwrap();
+        }
+    };
+    let first_time = taken(&read_all);
+    assert!(first_time <= plan.len() * (packs(&repository, PackKind::Data).len() + 3), "{first_time}");
+    assert_eq!(taken(&read_all), 0, "for a minute");
+    clock.advance(FRESH);
+    assert!(taken(&read_all) > 0);
 }
 
 /// The index of a pack that is gone is still in memory.

@@ -7,7 +7,7 @@ use crate::repository::Snapshot;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Repository, Result, clock};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 /// A reader that has not seen its `open` for this long (it stalled, or its machine slept) looks for it before it reads
@@ -25,16 +25,22 @@ pub struct ReadSession {
     state: Mutex<State>,
     /// When `open` was there last (nanoseconds of the wall clock); `i64::MIN` when reading must not go on.
     seen: AtomicI64,
-    /// The storage did not answer the last time.
-    out_of_reach: AtomicBool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     /// Its `open` was created, and its `beat` since.
     Open { id: SessionId, beaten: bool },
+    /// V1 is yet to be passed.
+    Gone {
+        /// What was created and may still stand.
+        left: Option<SessionId>,
+    },
     /// V5: it could not be created; collectors know nothing of this reader.
-    Alone,
+    Alone {
+        /// What kept it from that may pass.
+        may_pass: bool,
+    },
     /// The snapshot turned out to be forgotten for good.
     Refused,
     /// Ended.
@@ -43,14 +49,13 @@ enum State {
 
 impl ReadSession {
     /// V1. Where nothing can be written it goes on without a session, and says so (V5). Errors: `NoSnapshot` when the
-    /// snapshot is forgotten for good.
+    /// snapshot is forgotten for good; `Unavailable` when the storage does not answer.
     pub fn open(repository: &Repository, snapshot: &Snapshot) -> Result<Self> {
         let session = Self {
             repository: repository.clone(),
             snapshot: snapshot.clone(),
-            state: Mutex::new(State::Alone),
-            seen: AtomicI64::new(0),
-            out_of_reach: AtomicBool::new(false),
+            state: Mutex::new(State::Gone { left: None }),
+            seen: AtomicI64::new(i64::MIN),
         };
         session.enter(&mut session.state.lock())?;
         Ok(session)
@@ -69,22 +74,33 @@ impl ReadSession {
         self.repository.clock().now().0
     }
 
+    /// V1. After an error it is yet to be passed.
     fn enter(&self, state: &mut State) -> Result<()> {
-        *state = match self.create() {
+        let created = self.create();
+        self.repository.reached(&created);
+        let created = match created {
+            // It would not answer whoever reads either.
+            Err(e) if self.repository.is_silence(&e) => return Err(e),
+            created => created,
+        };
+        self.leave(state);
+        *state = match created {
             Ok(id) => State::Open { id, beaten: false },
-            // Whatever the reason: what is there can still be read, and is verified. Only a collector that ends its
-            // grace meanwhile can take it away, and then that is an error, never wrong bytes.
+            // Any other reason: what is there can still be read, and is verified. Only a collector that ends its grace
+            // meanwhile can take it away, and then that is an error, never wrong bytes.
             Err(e) => {
                 if !self.repository.told_alone() {
                     tracing::info!(
                         "reads without a session, so what is forgotten for good meanwhile may go while it is read: {e}"
                     );
                 }
-                State::Alone
+                State::Alone { may_pass: !matches!(e.kind(), ErrorKind::Denied | ErrorKind::Unsupported) }
             }
         };
         // Never before `open` is there: a collector that did not see it has made the snapshot final earlier.
-        let gone = match self.repository.forget_of(&self.snapshot.id) {
+        let forget = self.repository.forget_of(&self.snapshot.id);
+        self.repository.reached(&forget);
+        let gone = match forget {
             Ok(forget) => forget.is_some_and(|forget| forget.is_final()),
             Err(e) => {
                 self.leave(state);
@@ -123,33 +139,41 @@ impl ReadSession {
         Error::new(ErrorKind::NoSnapshot, text)
     }
 
-    /// V4: a sign of life. When a collector has taken this reader for dead it starts again with V1. Errors: `NoSnapshot`
-    /// when it is too late for that; what the storage says.
+    /// V4: a sign of life. When a collector has taken this reader for dead, or it could not begin as it should for a reason
+    /// that may pass, it starts again with V1. Errors: `NoSnapshot` when it is too late for that; what the storage says.
     pub fn beat(&self) -> Result<()> {
         self.look(&mut self.state.lock())
     }
 
     fn look(&self, state: &mut State) -> Result<()> {
-        let State::Open { id, beaten } = state else {
-            if *state == State::Refused {
-                return Err(self.refused());
+        let id = match state {
+            State::Open { id, beaten } => {
+                *beaten = true;
+                *id
             }
-            self.seen.store(self.now(), Ordering::Relaxed);
-            return Ok(());
+            State::Gone { .. } | State::Alone { may_pass: true } => return self.enter(state),
+            State::Refused => return Err(self.refused()),
+            State::Alone { may_pass: false } | State::Closed => {
+                self.seen.store(self.now(), Ordering::Relaxed);
+                return Ok(());
+            }
         };
-        let key = keys::session(id, "beat");
+        let key = keys::session(&id, "beat");
         let beat = Beat { at: self.repository.clock().now() };
         let storage = self.repository.storage();
         let told = storage.overwrite(&key, self.repository.sealed(&key, &beat)?);
-        *beaten = true;
-        match storage.head(&keys::session(id, "open")) {
+        self.repository.reached(&told);
+        let seen = storage.head(&keys::session(&id, "open"));
+        self.repository.reached(&seen);
+        match seen {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 tracing::warn!("this reader was taken for dead, for it was silent for too long; it starts again");
+                // Nothing is read before that has gone well, also not by those who ask when it has failed in passing.
+                self.seen.store(i64::MIN, Ordering::Relaxed);
                 self.leave(state);
                 self.enter(state)
             }
             seen => {
-                self.reached(&seen);
                 seen?;
                 self.seen.store(self.now(), Ordering::Relaxed);
                 told
@@ -174,35 +198,38 @@ impl ReadSession {
         }
     }
 
-    /// Notes whether the storage answered a read.
-    pub(crate) fn reached<T>(&self, result: &Result<T>) {
-        let silent = result.as_ref().is_err_and(|e| e.kind() == ErrorKind::Unavailable);
-        self.out_of_reach.store(silent && !self.repository.storage().is_local(), Ordering::Relaxed);
-    }
-
     /// The end: takes the note away. What fails of it is left to collectors.
     pub fn close(&self) {
         // Whoever holds it for long waits for a storage that does not answer.
         let Some(mut state) = self.state.try_lock_for(PATIENCE) else { return };
-        self.leave(&mut state);
         if *state != State::Refused {
+            self.leave(&mut state);
             *state = State::Closed;
         }
     }
 
+    /// Takes the note away, if there is one.
     fn leave(&self, state: &mut State) {
-        let State::Open { id, beaten } = *state else { return };
-        *state = State::Closed;
-        // Whoever gave up for want of an answer should not wait for one more.
-        if self.out_of_reach.load(Ordering::Relaxed) {
-            return;
-        }
+        let (id, beaten) = match std::mem::replace(state, State::Gone { left: None }) {
+            State::Open { id, beaten } => (id, beaten),
+            State::Gone { left: Some(id) } => (id, true),
+            _ => return,
+        };
         // `open` last: what is left without it would mean nothing to anybody.
         for part in if beaten { &["beat", "open"][..] } else { &["open"] } {
-            if let Err(e) = self.repository.storage().delete(&keys::session(&id, part)) {
-                tracing::debug!("the note of this reader stays until a collector removes it: {e}");
-                return;
+            // Of many that end not each should wait for an answer.
+            let is_tried = !self.repository.is_out_of_reach();
+            let deleted = is_tried.then(|| self.repository.storage().delete(&keys::session(&id, part)));
+            if let Some(deleted) = &deleted {
+                self.repository.reached(deleted);
             }
+            match deleted {
+                Some(Ok(())) => continue,
+                Some(Err(e)) => tracing::debug!("the note of this reader stays until somebody removes it: {e}"),
+                None => {}
+            }
+            *state = State::Gone { left: Some(id) };
+            return;
         }
     }
 }

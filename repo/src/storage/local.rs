@@ -7,6 +7,9 @@
 //!
 //! `_lock` is the file that processes lock which must take turns, with a line about the one that holds it.
 //!
+//! What root makes in a folder of another user is given to that user: else a mount or restore by root would keep the owner
+//! of a repository out of it.
+//!
 //! Large bodies bypass the page cache (`O_DIRECT`) when their memory is aligned to 4096 bytes: a third of the CPU time
 //! of buffered writes, and nothing else is pushed out of the cache. Other bodies are written through the cache and
 //! dropped from it.
@@ -22,7 +25,7 @@ use crate::{Error, ErrorKind, Result, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -331,6 +334,42 @@ fn make_folders(path: &Path) -> Result<(), Errno> {
         Err(errno) => return Err(errno),
     }
     rustix::fs::fsync(rustix::fs::open(parent, FOLDER, Mode::empty())?)
+}
+
+/// Whom a new file or folder in `folder` is to be given to; `None` where it is its maker's.
+fn owner_for(folder: BorrowedFd<'_>) -> Option<(Uid, Gid)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let owner = rustix::fs::fstat(folder).ok()?;
+    (owner.st_uid != 0).then(|| (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid)))
+}
+
+/// Gives what was just made in `folder` to whom that belongs. A filesystem that knows no owners keeps nobody out.
+fn hand_over(folder: BorrowedFd<'_>, made: &OwnedFd) {
+    if let Some((user, group)) = owner_for(folder)
+        && let Err(errno) = rustix::fs::fchown(made, Some(user), Some(group))
+    {
+        tracing::debug!("what root makes stays its own: {errno}");
+    }
+}
+
+/// Makes a folder for the owner of the one above alone, unless it is there.
+fn make_folder(above: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    let is_given = owner_for(above).is_some();
+    // Its owner may look into it before it is theirs: a listing that may not is one that fails.
+    let first = if is_given { Mode::RWXU | Mode::ROTH | Mode::XOTH } else { Mode::RWXU };
+    match rustix::fs::mkdirat(above, name, first) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(()),
+        Err(errno) => return Err(errno),
+    }
+    if is_given {
+        let folder = rustix::fs::openat(above, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+        hand_over(above, &folder);
+        rustix::fs::fchmod(&folder, Mode::RWXU)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

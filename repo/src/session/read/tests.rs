@@ -83,7 +83,7 @@ fn where_nothing_can_be_written_it_reads_without_a_session() {
     let (storage, clock, repository) = repository();
     let snapshot = backup(&repository, "vm", 3);
     let before = repository.list("").unwrap();
-    storage.refuses.store(true, Ordering::Relaxed);
+    *storage.refuses.lock() = Some(ErrorKind::Denied);
     let session = Arc::new(ReadSession::open(&repository, &snapshot).unwrap());
     let reader = SnapshotReader::within(session.clone()).unwrap();
     clock.advance(WEEK);
@@ -91,10 +91,84 @@ fn where_nothing_can_be_written_it_reads_without_a_session() {
     assert!(reader.read_chunk(&reader.chunk(1).unwrap().unwrap()).unwrap().as_ref() == chunk(1));
     session.close();
     assert_eq!(repository.list("").unwrap(), before);
-    storage.refuses.store(false, Ordering::Relaxed);
+    *storage.refuses.lock() = None;
     forget_for_good(&repository, &snapshot);
-    storage.refuses.store(true, Ordering::Relaxed);
+    *storage.refuses.lock() = Some(ErrorKind::Denied);
     assert_eq!(ReadSession::open(&repository, &snapshot).unwrap_err().kind(), ErrorKind::NoSnapshot);
+}
+
+/// What has no room today may have some tomorrow, and a storage may refuse in passing.
+#[test]
+fn a_reader_without_a_session_gets_one_when_it_may() {
+    let (storage, clock, repository) = repository();
+    let snapshot = backup(&repository, "vm", 3);
+    for (kind, later) in [(ErrorKind::Full, 1), (ErrorKind::Denied, 0)] {
+        *storage.refuses.lock() = Some(kind);
+        let session = Arc::new(ReadSession::open(&repository, &snapshot).unwrap());
+        let reader = SnapshotReader::within(session.clone()).unwrap();
+        session.beat().unwrap();
+        reader.read_chunk(&reader.chunk(1).unwrap().unwrap()).unwrap();
+        *storage.refuses.lock() = None;
+        // What was known a moment ago holds for a while.
+        *storage.silent.lock() = Some("sess/");
+        assert_eq!(session.beat().is_err(), later == 1, "{kind:?}");
+        reader.read_chunk(&reader.chunk(2).unwrap().unwrap()).unwrap();
+        *storage.silent.lock() = None;
+        clock.advance(UNSEEN);
+        session.beat().unwrap();
+        assert_eq!(readers(&repository).len(), later, "{kind:?}");
+        session.close();
+        assert_eq!(readers(&repository).len(), 0);
+    }
+}
+
+#[test]
+fn a_storage_that_does_not_answer_is_no_reason_to_read_without_a_session() {
+    let (storage, _, repository) = repository();
+    let snapshot = backup(&repository, "vm", 3);
+    *storage.silent.lock() = Some("sess/");
+    let e = ReadSession::open(&repository, &snapshot).unwrap_err();
+    assert_eq!((e.kind(), storage.unanswered.load(Ordering::Relaxed)), (ErrorKind::Unavailable, 1), "{e}");
+}
+
+/// Each request may wait for minutes.
+#[test]
+fn the_end_of_many_readers_waits_for_one_answer_at_most() {
+    type Notice = fn(&Repository, &ReadSession, &SnapshotReader);
+    let nothing: Notice = |_, _, _| {};
+    let beat: Notice = |_, session, _| assert!(session.beat().is_err());
+    let chunk: Notice = |_, _, reader| {
+        let chunk = reader.chunk(1).unwrap().unwrap();
+        assert!(reader.read_chunk(&chunk).is_err());
+    };
+    let map: Notice = |repository, session, _| {
+        let reader = SnapshotReader::open(repository, session.snapshot()).unwrap();
+        assert!(reader.chunk(0).is_err());
+    };
+    let open: Notice = |repository, session, _| assert!(ReadSession::open(repository, session.snapshot()).is_err());
+    for (notice, silent, most) in [
+        (nothing, "", 1),
+        (beat, "", 0),
+        (chunk, "packs/", 0),
+        (map, "meta/", 0),
+        (open, "sess/", 0),
+        (open, "forget/", 0),
+    ] {
+        let (storage, _, repository) = repository();
+        let snapshot = backup(&repository, "vm", 300);
+        let sessions: Vec<_> = (0..3).map(|_| Arc::new(ReadSession::open(&repository, &snapshot).unwrap())).collect();
+        sessions.iter().for_each(|session| session.beat().unwrap());
+        let reader = SnapshotReader::within(sessions[0].clone()).unwrap();
+        reader.chunk(1).unwrap();
+        *storage.silent.lock() = Some(silent);
+        notice(&repository, &sessions[0], &reader);
+        *storage.silent.lock() = Some("");
+        storage.unanswered.store(0, Ordering::Relaxed);
+        sessions.iter().for_each(|session| session.close());
+        assert_eq!(storage.unanswered.load(Ordering::Relaxed), most, "{silent:?}");
+        drop((reader, sessions));
+        assert_eq!(storage.unanswered.load(Ordering::Relaxed), most, "{silent:?}");
+    }
 }
 
 #[test]
@@ -151,6 +225,44 @@ fn a_reader_that_was_taken_for_dead_starts_again_before_it_reads_on() {
     assert_eq!(readers(&repository).len(), 0);
 }
 
+/// It fails in passing, and is to be done again: nothing is read before.
+#[test]
+fn a_reader_that_could_not_start_again_reads_nothing_until_it_has() {
+    for silent in ["sess/", "forget/"] {
+        let (storage, _, repository) = repository();
+        let snapshot = backup(&repository, "vm", 3);
+        let session = Arc::new(ReadSession::open(&repository, &snapshot).unwrap());
+        let reader = SnapshotReader::within(session.clone()).unwrap();
+        let chunk = reader.chunk(1).unwrap().unwrap();
+        let (id, ..) = readers(&repository).remove(0);
+        storage.delete(&keys::session(&id, "open")).unwrap();
+        let again = |kind| {
+            assert_eq!(session.beat().unwrap_err().kind(), kind);
+            assert_eq!(reader.read_chunk(&chunk).unwrap_err().kind(), kind);
+        };
+        if silent == "forget/" {
+            *storage.silent.lock() = Some(silent);
+        } else {
+            // It sees that its `open` is gone, and no more.
+            *storage.refuses.lock() = Some(ErrorKind::Unavailable);
+        }
+        again(ErrorKind::Unavailable);
+        *storage.refuses.lock() = None;
+        *storage.silent.lock() = None;
+        reader.read_chunk(&chunk).unwrap();
+        assert_eq!(readers(&repository).len(), 1, "{silent}");
+        // The same, and meanwhile it is forgotten for good.
+        let (id, ..) = readers(&repository).remove(0);
+        storage.delete(&keys::session(&id, "open")).unwrap();
+        *storage.silent.lock() = Some("forget/");
+        again(ErrorKind::Unavailable);
+        *storage.silent.lock() = None;
+        forget_for_good(&repository, &snapshot);
+        again(ErrorKind::NoSnapshot);
+        assert_eq!(readers(&repository).len(), 0, "{silent}");
+    }
+}
+
 #[test]
 fn a_snapshot_that_is_read_stays_readable_whoever_forgets_it() {
     let (_, clock, repository) = repository();
@@ -192,5 +304,6 @@ fn a_run_adopts_no_reader() {
     let _second = writer(&repository, "vm");
     assert_eq!(fences(), 2, "and what it had adopted");
     silent.beat().unwrap();
-    assert_eq!(readers(&repository).len(), 2);
+    let left: Vec<SessionId> = readers(&repository).into_iter().map(|(id, ..)| id).collect();
+    assert_eq!((left.len(), left.contains(&reader)), (1, false), "only of the one it is certain that nobody reads");
 }

@@ -1,5 +1,6 @@
 //! One process at a time: a lock that the kernel takes back from a process that ends, however it ends.
 
+use super::hand_over;
 use crate::{Error, ErrorKind, Result};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -20,8 +21,16 @@ pub struct Lock {
 /// Takes the lock. The outer error is one of the filesystem; the inner result is the storage's answer.
 pub(super) fn lock(root: BorrowedFd<'_>, holder: &str) -> Result<Result<Option<Lock>>, Errno> {
     // It is never removed: two processes could then hold two files of one name.
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(root, NAME, flags, Mode::RUSR | Mode::WUSR)?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let new = OFlags::CREATE | OFlags::EXCL;
+    let file = match rustix::fs::openat(root, NAME, flags | new, Mode::RUSR | Mode::WUSR) {
+        Err(Errno::EXIST) => rustix::fs::openat(root, NAME, flags, Mode::empty())?,
+        file => {
+            let file = file?;
+            hand_over(root, &file);
+            file
+        }
+    };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {

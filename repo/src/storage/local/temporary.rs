@@ -1,6 +1,6 @@
 //! Files on their way to a name. Each is locked while its process lives, so that leftovers are told from work.
 
-use super::FOLDER;
+use super::{FOLDER, hand_over, make_folder};
 use crate::clock::{Rng, System};
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -19,7 +19,8 @@ pub(super) struct Temporary<'a> {
 }
 
 impl<'a> Temporary<'a> {
-    pub(super) fn new(root: BorrowedFd<'a>) -> Result<Self, Errno> {
+    /// `folder` is where it will get its name.
+    pub(super) fn new(root: BorrowedFd<'a>, folder: &OwnedFd) -> Result<Self, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..16 {
             let mut random = [0; 8];
@@ -28,13 +29,14 @@ impl<'a> Temporary<'a> {
             let file = match rustix::fs::openat(root, &name, flags, Mode::RUSR | Mode::WUSR) {
                 Ok(file) => file,
                 Err(Errno::EXIST) => continue,
-                Err(Errno::NOENT) => match rustix::fs::mkdirat(root, FOLDER_NAME, Mode::RWXU) {
-                    Ok(()) | Err(Errno::EXIST) => continue,
-                    Err(errno) => return Err(errno),
-                },
+                Err(Errno::NOENT) => {
+                    make_folder(root, FOLDER_NAME)?;
+                    continue;
+                }
                 Err(errno) => return Err(errno),
             };
             let file = Self { root, file, name, moved: false };
+            hand_over(folder.as_fd(), &file.file);
             match rustix::fs::flock(&file.file, FlockOperation::NonBlockingLockExclusive) {
                 // A sweep came between open and lock, and is about to remove it.
                 Err(Errno::WOULDBLOCK) => continue,

@@ -155,3 +155,33 @@ fn ranges_outside_an_object_are_damage() {
     assert_eq!(local.get_range(&key("a"), reversed).unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(&local.get_tail(&key("a"), 9).unwrap().bytes[..], b"0123");
 }
+
+/// Else the owner could not list the sessions, and so back up nothing, while root has a disk mounted.
+#[test]
+fn what_root_makes_in_a_folder_of_another_user_is_that_users() {
+    const NOBODY: u32 = 65534;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let local = Local::new(folder.path(), true);
+    local.create(&key("sess/aa/open"), Bytes::from_static(b"1")).unwrap();
+    local.overwrite(&key("sess/aa/beat"), Bytes::from_static(b"1")).unwrap();
+    let _lock = local.lock("root").unwrap().unwrap();
+    let owner = |path: &str| {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = folder.path().join(path).metadata().unwrap();
+        (metadata.uid(), metadata.gid(), metadata.permissions().mode() & 0o7777)
+    };
+    for made in ["sess", "sess/aa", "_tmp"] {
+        assert_eq!(owner(made), (NOBODY, NOBODY, 0o700), "{made}");
+    }
+    for made in ["sess/aa/open", "sess/aa/beat", "_lock"] {
+        assert_eq!(owner(made), (NOBODY, NOBODY, 0o600), "{made}");
+    }
+    // Whose a folder is that is there already is not for us to say.
+    std::os::unix::fs::chown(folder.path().join("sess"), Some(0), Some(0)).unwrap();
+    Local::new(folder.path(), true).create(&key("sess/bb/open"), Bytes::from_static(b"1")).unwrap();
+    assert_eq!((owner("sess").0, owner("sess/bb").0, owner("sess/bb/open").0), (0, 0, 0));
+}

@@ -1,7 +1,7 @@
 //! Writing one object: temporary file, fsync, name, fsync of the folder.
 
 use super::temporary::{self, Temporary};
-use super::{FOLDER, Local, make_folders};
+use super::{FOLDER, Local, make_folder, make_folders};
 use crate::storage::{Key, conflict};
 use crate::{Error, ErrorKind, Result};
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, RenameFlags};
@@ -87,7 +87,7 @@ impl Local {
         if when == If::Absent && self.settled(&folder, name)? {
             return Err(Errno::EXIST.into());
         }
-        let mut file = Temporary::new(root)?;
+        let mut file = Temporary::new(root, &folder)?;
         fill(&file.file, body)?;
         rustix::fs::fsync(&file.file)?;
         if body.len() >= LARGE {
@@ -167,10 +167,7 @@ impl Local {
         let mut end = 0;
         for part in path.split('/') {
             end += part.len();
-            match rustix::fs::mkdirat(&folder, part, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno),
-            }
+            make_folder(folder.as_fd(), part)?;
             let below = rustix::fs::openat(&folder, part, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
             let inode = rustix::fs::fstat(&below)?.st_ino;
             let prefix = path.get(..end).unwrap_or(path);

@@ -1,0 +1,170 @@
+//! The table of what is where, and reading all indexes of a repository: what an [`Elsewhere`](super::Elsewhere) asks.
+
+use super::FRESH;
+use crate::format::{records::Kind, segment};
+use crate::id::{PackId, PackKind, SessionId, ShortId};
+use crate::pack::read_index;
+use crate::storage::{Key, keys};
+use crate::{ErrorKind, Repository, Result};
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// Requests under way at once.
+const THREADS: usize = 8;
+/// What is kept of a pack takes as much as so many rows.
+const PACK_ROWS: usize = 6;
+
+/// Which pack may hold a chunk.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// 40 bits of an id, then 24 of the number of its pack; sorted.
+    rows: Vec<u64>,
+    packs: Vec<PackId>,
+    /// The random parts of the names of these packs.
+    known: HashSet<u64>,
+    segments: HashSet<(SessionId, u32)>,
+    /// Some rows had no room.
+    pub(super) is_full: bool,
+    /// When it was made or last updated, by the monotonic clock.
+    pub(super) made: Option<Duration>,
+}
+
+/// Bits of a row that are the number of the pack.
+const NUMBER: u32 = 24;
+
+fn prefix(id: &ShortId) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&id.bytes()[..8]);
+    u64::from_be_bytes(first) >> NUMBER
+}
+
+impl Table {
+    pub(super) fn is_due(&self, repository: &Repository) -> bool {
+        let now = repository.clock().monotonic();
+        self.made.is_none_or(|made| now.saturating_sub(made) >= FRESH)
+    }
+
+    /// The packs that may hold this chunk; those of the newest rows last.
+    pub(super) fn candidates(&self, id: &ShortId) -> Vec<PackId> {
+        let prefix = prefix(id);
+        let from = self.rows.partition_point(|row| row >> NUMBER < prefix);
+        let rows = self.rows[from..].iter().take_while(|row| *row >> NUMBER == prefix);
+        rows.filter_map(|row| self.packs.get((row & ((1 << NUMBER) - 1)) as usize).copied()).collect()
+    }
+
+    /// Takes in what it does not have; at most `most` rows in all.
+    pub(super) fn update(&mut self, repository: &Repository, kind: PackKind, most: usize) -> Result<()> {
+        let start = repository.clock().monotonic();
+        if self.is_full {
+            self.made = Some(start);
+            return Ok(());
+        }
+        let Self { rows, packs, known, segments, is_full, .. } = self;
+        let (had, before) = (packs.len(), segments.clone());
+        let known_before = known.clone();
+        let mut taken = HashSet::new();
+        let result = walk(
+            repository,
+            kind,
+            |segment| !before.contains(segment) && taken.insert(*segment),
+            |pack| !known_before.contains(&pack.random),
+            |pack, ids| {
+                if rows.len() + ids.len() + PACK_ROWS * (packs.len() + 1) > most || packs.len() >> NUMBER != 0 {
+                    *is_full = true;
+                    return false;
+                }
+                if known.insert(pack.random) {
+                    let number = packs.len() as u64;
+                    packs.push(*pack);
+                    rows.extend(ids.iter().map(|id| prefix(id) << NUMBER | number));
+                }
+                true
+            },
+        );
+        rows.sort_unstable();
+        result?;
+        segments.extend(taken);
+        self.made = Some(start);
+        let seconds = repository.clock().monotonic().saturating_sub(start).as_secs_f64();
+        let (new, what) = (self.packs.len() - had, if kind == PackKind::Data { "chunks" } else { "map nodes" });
+        tracing::debug!(packs = new, full = self.is_full, "{what} can be found by id after {seconds:.1} s");
+        Ok(())
+    }
+}
+
+/// Calls `take` with the ids of all that each pack of a kind holds, from index segments where `segment` says so, and from
+/// its own index for packs no segment names; only packs that are there and that `pack` admits, until `take` returns
+/// false. A segment or pack that is damaged is left out.
+pub(super) fn walk(
+    repository: &Repository,
+    kind: PackKind,
+    mut segment: impl FnMut(&(SessionId, u32)) -> bool,
+    pack: impl Fn(&PackId) -> bool,
+    mut take: impl FnMut(&PackId, &[ShortId]) -> bool,
+) -> Result<()> {
+    let prefix = if kind == PackKind::Data { keys::PACKS } else { keys::META };
+    let mut wanted = HashSet::new();
+    repository.storage().list(prefix, &mut |object| {
+        wanted.extend(keys::parse_pack(&object.key).filter(|id| pack(id)));
+        Ok(())
+    })?;
+    if kind == PackKind::Data {
+        let segments = repository.list(keys::IDX)?;
+        let segments: Vec<_> =
+            segments.into_iter().filter(|key| keys::parse_segment(key).is_some_and(|name| segment(&name))).collect();
+        for part in segments.chunks(THREADS) {
+            for rows in side_by_side(part, |key| read_segment(repository, key))?.into_iter().flatten() {
+                let ids: Vec<ShortId> = rows.chunks.iter().map(|(id, ..)| *id).collect();
+                if wanted.remove(&rows.pack) && !take(&rows.pack, &ids) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    let mut rest: Vec<PackId> = wanted.into_iter().collect();
+    rest.sort_unstable();
+    for part in rest.chunks(THREADS) {
+        let read = |id: &PackId| match read_index(repository.storage(), repository.keys(), id) {
+            Ok((index, ..)) => Ok(Some((*id, index))),
+            Err(e) if repository.is_damage(&e) => Ok(None),
+            Err(e) => Err(e),
+        };
+        for (id, index) in side_by_side(part, read)?.into_iter().flatten() {
+            let ids: Vec<ShortId> = index.entries.iter().map(|entry| entry.id.short()).collect();
+            if !take(&id, &ids) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a segment says of each pack; nothing when it is gone or damaged.
+fn read_segment(repository: &Repository, key: &Key) -> Result<Vec<segment::PackRows>> {
+    let read = || {
+        let body = repository.keys().open_record(Kind::Segment, key, &repository.storage().get(key)?)?;
+        segment::decode(&body)
+    };
+    match read() {
+        Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+/// Does `work` for a few items at once. What no thread can be had for is done without one.
+fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let begin = |item| {
+            let work = move || work(item);
+            std::thread::Builder::new().spawn_scoped(scope, work).map_err(|_| work())
+        };
+        let begun: Vec<_> = items.iter().map(begin).collect();
+        let lost = || Err(crate::Error::internal("a thread that read indexes panicked"));
+        let done = begun.into_iter().map(|begun| match begun {
+            Ok(thread) => thread.join().unwrap_or_else(|_| lost()),
+            Err(done) => done,
+        });
+        done.collect()
+    })
+}
