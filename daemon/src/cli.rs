@@ -141,6 +141,8 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Writes the bytes of a snapshot to standard output
     Cat(CatArgs),
+    /// Says which bytes differ between two snapshots
+    Diff(DiffArgs),
     /// Lists the snapshots
     Snapshots(SnapshotsArgs),
     /// Shows all there is to know about one snapshot

@@ -5,6 +5,7 @@ mod cat;
 mod check;
 mod completions;
 mod config;
+mod diff;
 mod forget;
 mod init;
 mod key;
@@ -28,6 +29,7 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Backup(args) => backup::run(context, args),
         Command::Restore(args) => restore::run(context, args),
         Command::Cat(args) => cat::run(context, args),
+        Command::Diff(args) => diff::run(context, args),
         Command::Check(args) => check::run(context, args),
         Command::Snapshots(args) => snapshots::run(context, args),
         Command::Show(args) => show::run(context, args),

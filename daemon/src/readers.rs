@@ -1,7 +1,9 @@
 //! The snapshots this process reads. Each has a session in the repository, so that collectors keep what it needs, and a
 //! thread gives signs of life for all of them.
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crate::exit::{complain, of_kind};
+use crate::signals::Cancel;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -10,6 +12,12 @@ use wherry_repo::{Error, ErrorKind, ReadSession, Repository, Result, Snapshot};
 
 /// Signs of life come this often; a reader that was silent for days is taken for dead.
 const BEAT: Duration = Duration::from_secs(60);
+
+/// A signal is looked for this often while standard output is written.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// So long after a signal the process may end by itself.
+const GRACE: Duration = Duration::from_secs(1);
 
 type Sessions = Arc<Mutex<Vec<Weak<ReadSession>>>>;
 
@@ -52,6 +60,30 @@ impl Readers {
         sessions.retain(|session| session.strong_count() > 0);
         sessions.push(Arc::downgrade(&session));
         Ok(session)
+    }
+
+    /// Does work that writes to standard output. Whoever reads that may have stopped, and the storage may not answer: a
+    /// signal ends the process all the same. The sessions are all there is to tidy.
+    pub fn until_a_signal<T>(&self, cancel: &Cancel, work: impl FnOnce() -> T) -> T {
+        std::thread::scope(|scope| {
+            let (done, ended) = bounded::<()>(0);
+            scope.spawn(|| self.end_at_a_signal(cancel, ended));
+            let _done = done;
+            work()
+        })
+    }
+
+    /// Returns when the other side of `ended` is gone.
+    #[expect(clippy::exit, reason = "a write to a full pipe cannot be called off")]
+    fn end_at_a_signal(&self, cancel: &Cancel, ended: Receiver<()>) {
+        while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            if cancel.is_cancelled() && ended.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout) {
+                self.end();
+                let error = cancel.error();
+                complain(&error.to_string());
+                std::process::exit(of_kind(error.kind(), cancel) as i32);
+            }
+        }
     }
 
     /// Ends all sessions, whoever has them.

@@ -9,6 +9,8 @@ mod changed;
 mod check;
 #[path = "cli/counters.rs"]
 mod counters;
+#[path = "cli/diff.rs"]
+mod diff;
 #[path = "cli/features.rs"]
 mod features;
 #[path = "cli/files.rs"]

@@ -170,6 +170,24 @@ pub struct CatArgs {
     pub length: Option<Size>,
 }
 
+/// `wherry diff`
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+One range a line, offset and length in bytes, in whole chunks: what `wherry backup --changed-blocks` takes.
+It compares what is recorded of the disks and reads none of their data.
+
+Examples:
+  wherry diff 3f2a91c0 latest:vm1
+  wherry diff 3f2a91c0 latest:vm1 --json")]
+pub struct DiffArgs {
+    /// The one snapshot
+    #[arg(value_name = "OLD")]
+    pub old: Snap,
+    /// The other one
+    #[arg(value_name = "NEW")]
+    pub new: Snap,
+}
+
 /// Which snapshots are meant, by what they are of.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Filter {

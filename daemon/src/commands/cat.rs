@@ -2,25 +2,19 @@
 
 use crate::cli::CatArgs;
 use crate::context::Context;
-use crate::exit::{Exit, complain, of_kind};
+use crate::exit::Exit;
 use crate::readers::Readers;
 use anyhow::Result;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use wherry_repo::{ChunkRef, Error, SnapshotReader, Verified};
 
 /// Bytes that are read at once, and then written.
 const WINDOW: u64 = 16 << 20;
 /// Longest request to the storage (bytes).
 const FETCH: u64 = 4 << 20;
-/// A signal is looked for this often.
-const LOOK: Duration = Duration::from_millis(50);
-/// So long after a signal the process may end by itself.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// Writes a disk, or a part of it, to standard output. What is missing in a partial one is said, and ends it as such.
 pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
@@ -41,27 +35,8 @@ pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
     if partial {
         tracing::warn!("snapshot {} is partial: what could not be read when it was made is missing", snapshot.id);
     }
-    std::thread::scope(|scope| {
-        let (done, ended) = bounded(0);
-        scope.spawn(|| end_at_a_signal(context, &readers, ended));
-        let _done: Sender<()> = done;
-        write(context, &reader, start..end)
-    })?;
+    readers.until_a_signal(&context.cancel, || write(context, &reader, start..end))?;
     Ok(if partial { Exit::Partial } else { Exit::Done })
-}
-
-/// Whoever reads standard output may have stopped, and the storage may not answer: a signal ends the process all the
-/// same. The session is all there is to tidy. Returns when the other side of `ended` is gone.
-#[expect(clippy::exit, reason = "a write to a full pipe cannot be called off")]
-fn end_at_a_signal(context: &Context, readers: &Readers, ended: Receiver<()>) {
-    while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-        if context.cancel.is_cancelled() && ended.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout) {
-            readers.end();
-            let error = context.cancel.error();
-            complain(&error.to_string());
-            std::process::exit(of_kind(error.kind(), &context.cancel) as i32);
-        }
-    }
 }
 
 /// Writes these bytes of the disk.
