@@ -35,8 +35,9 @@ const KEPT: usize = 8;
 const NAMED: usize = 100;
 /// Bytes of memory for each row of a table, which needs half of that but while it grows.
 const ROW: u64 = 16;
-/// Answers of walks that are kept, and ids that one walk looks for: about a megabyte for each kind of pack.
-const ANSWERS: usize = 1 << 14;
+/// Ids that one walk looks for: what a check of a few snapshots at a time expects. Answers are kept for as many; four
+/// megabytes for each kind of pack.
+const ANSWERS: usize = 1 << 16;
 
 /// A chunk or node in a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,17 +271,26 @@ impl Side {
         self.wanted.lock().insert(*id);
         let mut walked = self.walked.lock();
         let start = repository.clock().monotonic();
-        walked.retain(|_, (until, _)| start < *until);
-        if let Some((_, packs)) = walked.get(id) {
+        let holds = |until: &Duration| start < *until;
+        if let Some((_, packs)) = walked.get(id).filter(|(until, _)| holds(until)) {
             return Ok(packs.clone());
         }
         let mut wanted = std::mem::take(&mut *self.wanted.lock());
-        wanted.retain(|id| !walked.contains_key(id));
+        wanted.retain(|id| !walked.get(id).is_some_and(|(until, _)| holds(until)));
         // It is not in there when somebody else's walk took it and failed.
         wanted.insert(*id);
-        if walked.len() + wanted.len() > ANSWERS {
-            walked.clear();
-        }
+        // What is forgotten may be about to be asked for: this walk answers it once more.
+        let is_full = walked.len() + wanted.len() > ANSWERS;
+        let mut again = Vec::new();
+        walked.retain(|id, (until, _)| {
+            let stays = !is_full && holds(until);
+            if !stays {
+                again.push(*id);
+            }
+            stays
+        });
+        again.truncate(ANSWERS.saturating_sub(wanted.len()));
+        wanted.extend(again);
         let mut found: HashMap<ShortId, Vec<PackId>> = wanted.into_iter().map(|id| (id, Vec::new())).collect();
         walk(
             repository,

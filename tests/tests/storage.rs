@@ -26,6 +26,11 @@ fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
 
+/// Rounds with bodies of 32 MiB: losers upload too, 16 x 32 MiB a round. WHERRY_TEST_LARGE_ROUNDS=100 for the whole of it.
+fn large_rounds(usual: u32) -> u32 {
+    std::env::var("WHERRY_TEST_LARGE_ROUNDS").map_or(usual, |rounds| rounds.parse().unwrap())
+}
+
 fn failed(report: &Report) -> Vec<String> {
     report.failed().map(|check| format!("{}: {}", check.name, check.failed.as_deref().unwrap_or_default())).collect()
 }
@@ -55,13 +60,13 @@ fn conformance_memory() {
 #[test]
 fn conformance_local() {
     let folder = tempfile::tempdir().unwrap();
-    conforms(&|| Ok(Arc::new(Local::new(folder.path(), false))), &Options::FULL);
+    let options = Options { large_rounds: large_rounds(10), ..Options::FULL };
+    conforms(&|| Ok(Arc::new(Local::new(folder.path(), false))), &options);
 }
 
 #[test]
 fn conformance_s3() {
-    // Losers upload, too: 16 x 32 MiB a round.
-    let options = Options { large_rounds: 3, ..Options::FULL };
+    let options = Options { large_rounds: large_rounds(3), ..Options::FULL };
     let server = server();
     conforms(&|| Ok(server.open("conformance/a/b")), &options);
     // A bucket's root, and the sizes of a probe.

@@ -91,6 +91,8 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         Some(only) => only.count() * unit,
         None => snapshot.record.chunks * unit,
     };
+    // A signal that came until now came before anything was touched.
+    context.cancel.check()?;
     let mut engine_used = EngineInfo { name: "none", why: "a dry run writes nothing".to_owned() };
     if !dry_run {
         // Before the target is touched: a file gets its size when it is opened.

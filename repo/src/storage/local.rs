@@ -52,8 +52,8 @@ pub struct Local {
     /// The open root: every access goes through it, so that a run never continues below a mount point whose
     /// filesystem has gone away.
     root: OnceLock<OwnedFd>,
-    /// Inode numbers of folders whose names this process has made durable.
-    durable: Mutex<HashMap<String, u64>>,
+    /// Device and inode of folders whose names this process has made durable.
+    durable: Mutex<HashMap<String, (u64, u64)>>,
     swept: Once,
 }
 
@@ -298,7 +298,7 @@ impl Storage for Local {
         let (folder, name) = write::split(key);
         let remove = || {
             let root = self.root()?;
-            let open = rustix::fs::openat(root, if folder.is_empty() { "." } else { folder }, FOLDER, Mode::empty())?;
+            let open = write::open_below(root.as_fd(), folder)?;
             rustix::fs::unlinkat(&open, name, AtFlags::empty())?;
             rustix::fs::fsync(&open)?;
             // The folder of a session goes with its last object; one that is not empty stays.

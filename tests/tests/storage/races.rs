@@ -1,6 +1,6 @@
 //! Two processes create the same keys at the same time. The second and third process are this test binary again.
 
-use super::{Storage, key, server};
+use super::{Storage, key, large_rounds, server};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -106,12 +106,12 @@ fn two_processes(url: &str, storage: &dyn Storage, variables: &[(&str, String)],
 fn two_processes_race_local() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let url = folder.path().to_str().unwrap();
-    two_processes(url, &*open(url, &Options::default())?, &[], 100, 10);
+    two_processes(url, &*open(url, &Options::default())?, &[], 100, large_rounds(10));
     Ok(())
 }
 
 #[test]
 fn two_processes_race_s3() {
     let server = server();
-    two_processes("s3://race/a", &*server.open("race/a"), &server.variables(), 100, 3);
+    two_processes("s3://race/a", &*server.open("race/a"), &server.variables(), 100, large_rounds(3));
 }

@@ -2,7 +2,7 @@
 
 use super::hand_over;
 use crate::{Error, ErrorKind, Result};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -24,7 +24,15 @@ pub(super) fn lock(root: BorrowedFd<'_>, holder: &str) -> Result<Result<Option<L
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let new = OFlags::CREATE | OFlags::EXCL;
     let file = match rustix::fs::openat(root, NAME, flags | new, Mode::RUSR | Mode::WUSR) {
-        Err(Errno::EXIST) => rustix::fs::openat(root, NAME, flags, Mode::empty())?,
+        Err(Errno::EXIST) => {
+            let file = rustix::fs::openat(root, NAME, flags | OFlags::NONBLOCK, Mode::empty())?;
+            let stat = rustix::fs::fstat(&file)?;
+            // By another name it is another's file, and not one to be emptied.
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
+                return Err(Errno::LOOP);
+            }
+            file
+        }
         file => {
             let file = file?;
             hand_over(root, &file);

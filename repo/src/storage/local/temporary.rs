@@ -10,32 +10,36 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub(super) const FOLDER_NAME: &str = "_tmp";
 
 /// A new empty file below [`FOLDER_NAME`], removed when dropped unless it has been moved away.
-pub(super) struct Temporary<'a> {
-    root: BorrowedFd<'a>,
+pub(super) struct Temporary {
+    /// That folder. It is opened once and never by its path again: its owner could put a link in its place while root
+    /// works here.
+    pub(super) folder: OwnedFd,
     pub(super) file: OwnedFd,
-    /// Relative to the root.
+    /// In `folder`.
     pub(super) name: String,
     pub(super) moved: bool,
 }
 
-impl<'a> Temporary<'a> {
+impl Temporary {
     /// `folder` is where it will get its name.
-    pub(super) fn new(root: BorrowedFd<'a>, folder: &OwnedFd) -> Result<Self, Errno> {
+    pub(super) fn new(root: BorrowedFd<'_>, folder: &OwnedFd) -> Result<Self, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..16 {
             let mut random = [0; 8];
             System::default().fill(&mut random).map_err(|_| Errno::IO)?;
-            let name = format!("{FOLDER_NAME}/{:016x}", u64::from_le_bytes(random));
-            let file = match rustix::fs::openat(root, &name, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(file) => file,
-                Err(Errno::EXIST) => continue,
+            let name = format!("{:016x}", u64::from_le_bytes(random));
+            let mine = match rustix::fs::openat(root, FOLDER_NAME, FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
                 Err(Errno::NOENT) => {
                     make_folder(root, FOLDER_NAME)?;
                     continue;
                 }
-                Err(errno) => return Err(errno),
+                opened => opened?,
             };
-            let file = Self { root, file, name, moved: false };
+            let file = match rustix::fs::openat(&mine, &name, flags, Mode::RUSR | Mode::WUSR) {
+                // Taken, or the folder is gone.
+                Err(Errno::EXIST | Errno::NOENT) => continue,
+                made => Self { folder: mine, file: made?, name, moved: false },
+            };
             hand_over(folder.as_fd(), &file.file);
             match rustix::fs::flock(&file.file, FlockOperation::NonBlockingLockExclusive) {
                 // A sweep came between open and lock, and is about to remove it.
@@ -49,18 +53,19 @@ impl<'a> Temporary<'a> {
     }
 }
 
-impl Drop for Temporary<'_> {
+impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.moved {
             // Nothing to do about a failure: the next sweep tries again.
-            let _ = rustix::fs::unlinkat(self.root, &self.name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
         }
     }
 }
 
 /// Removes the files of processes that are gone. What can not be removed stays for the next time.
 pub(super) fn sweep(root: BorrowedFd<'_>) {
-    let Ok(folder) = rustix::fs::openat(root, FOLDER_NAME, FOLDER, Mode::empty()) else { return };
+    let folder = rustix::fs::openat(root, FOLDER_NAME, FOLDER | OFlags::NOFOLLOW, Mode::empty());
+    let Ok(folder) = folder else { return };
     let Ok(entries) = Dir::read_from(&folder) else { return };
     for entry in entries.flatten() {
         let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

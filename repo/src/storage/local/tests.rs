@@ -59,6 +59,41 @@ fn many_folders_are_listed_whole_and_an_error_ends_it() {
     assert_eq!((ended.unwrap_err().kind(), seen), (ErrorKind::Internal, 3));
 }
 
+/// Root may be at work in the folder of another user, who must not lead it elsewhere.
+#[test]
+fn links_in_place_of_folders_are_not_followed() {
+    let place = tempfile::tempdir().unwrap();
+    let (root, elsewhere) = (place.path().join("repo"), place.path().join("elsewhere"));
+    std::fs::create_dir_all(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("open"), "not ours").unwrap();
+    let first = Local::new(&root, false);
+    first.create(&key("sess/aa/open"), Bytes::new()).unwrap();
+    let link = |name: &str| {
+        let path = root.join(name);
+        std::fs::rename(&path, place.path().join("away")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        let away = place.path().join("away");
+        move || {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::rename(away, &path).unwrap();
+        }
+    };
+    for (folder, object) in [("_tmp", "sess/aa/beat"), ("sess/aa", "sess/aa/beat"), ("sess", "sess/aa/beat")] {
+        let back = link(folder);
+        // A new process, which sweeps first, and one that knows the folders already.
+        for local in [&Local::new(&root, false), &first] {
+            assert!(local.create(&key(object), Bytes::from_static(b"1")).is_err(), "{folder}");
+            let _ = local.delete(&key("sess/aa/open"));
+        }
+        assert_eq!(names(&elsewhere), ["open"], "{folder}");
+        back();
+    }
+    // A file that has another name too is not emptied for a lock.
+    std::fs::hard_link(elsewhere.join("open"), root.join("_lock")).unwrap();
+    assert!(first.lock("me").is_err());
+    assert_eq!(std::fs::read(elsewhere.join("open")).unwrap(), b"not ours");
+}
+
 #[test]
 fn aligned_and_odd_bodies_come_back() {
     let folder = tempfile::tempdir().unwrap();

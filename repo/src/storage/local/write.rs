@@ -96,10 +96,10 @@ impl Local {
         }
         match when {
             If::Any => {
-                rustix::fs::renameat(root, &file.name, &folder, name)?;
+                rustix::fs::renameat(&file.folder, &file.name, &folder, name)?;
                 file.moved = true;
             }
-            If::Absent => match self.name_if_absent(root, &mut file, &folder, name) {
+            If::Absent => match self.name_if_absent(&mut file, &folder, name) {
                 Err(Failed::Errno(Errno::EXIST)) => {
                     self.settled(&folder, name)?;
                     return Err(Errno::EXIST.into());
@@ -119,15 +119,9 @@ impl Local {
         }
     }
 
-    fn name_if_absent(
-        &self,
-        root: BorrowedFd<'_>,
-        file: &mut Temporary<'_>,
-        folder: &OwnedFd,
-        name: &str,
-    ) -> Result<(), Failed> {
+    fn name_if_absent(&self, file: &mut Temporary, folder: &OwnedFd, name: &str) -> Result<(), Failed> {
         let unable = |errno| matches!(errno, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM);
-        match rustix::fs::renameat_with(root, &file.name, folder, name, RenameFlags::NOREPLACE) {
+        match rustix::fs::renameat_with(&file.folder, &file.name, folder, name, RenameFlags::NOREPLACE) {
             Err(errno) if unable(errno) => {}
             renamed => {
                 renamed?;
@@ -136,7 +130,7 @@ impl Local {
             }
         }
         // NFS has no such rename, but links.
-        match rustix::fs::linkat(root, &file.name, folder, name, AtFlags::empty()) {
+        match rustix::fs::linkat(&file.folder, &file.name, folder, name, AtFlags::empty()) {
             Err(Errno::EXIST) if rustix::fs::fstat(&file.file)?.st_nlink > 1 => {} // Made, and the reply was lost.
             Err(errno) if unable(errno) => {
                 if !self.single_writer {
@@ -145,7 +139,7 @@ impl Local {
                 if self.settled(folder, name)? {
                     return Err(Errno::EXIST.into());
                 }
-                rustix::fs::renameat(root, &file.name, folder, name)?;
+                rustix::fs::renameat(&file.folder, &file.name, folder, name)?;
                 file.moved = true;
             }
             linked => linked?,
@@ -160,7 +154,7 @@ impl Local {
             return Ok(folder);
         }
         if let Ok(open) = rustix::fs::openat(root, path, FOLDER, Mode::empty())
-            && self.durable.lock().get(path) == Some(&rustix::fs::fstat(&open)?.st_ino)
+            && self.durable.lock().get(path) == Some(&inode_of(&open)?)
         {
             return Ok(open);
         }
@@ -169,7 +163,7 @@ impl Local {
             end += part.len();
             make_folder(folder.as_fd(), part)?;
             let below = rustix::fs::openat(&folder, part, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
-            let inode = rustix::fs::fstat(&below)?.st_ino;
+            let inode = inode_of(&below)?;
             let prefix = path.get(..end).unwrap_or(path);
             if self.durable.lock().get(prefix) != Some(&inode) {
                 rustix::fs::fsync(&folder)?;
@@ -194,6 +188,20 @@ impl Local {
         );
         Error::new(ErrorKind::Full, message).with_object(key).with_source(std::io::Error::from(errno))
     }
+}
+
+/// Device and inode: no other folder has the same.
+fn inode_of(folder: &OwnedFd) -> Result<(u64, u64), Errno> {
+    rustix::fs::fstat(folder).map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Opens a folder below the root. No part of its path may be a link: root may be at work in the folder of somebody else.
+pub(super) fn open_below(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let mut folder = rustix::fs::openat(root, ".", FOLDER, Mode::empty())?;
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        folder = rustix::fs::openat(&folder, part, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+    }
+    Ok(folder)
 }
 
 /// Writes the whole body, directly as far as memory, filesystem and length allow.
