@@ -42,7 +42,9 @@ fn levels(verbosity: i8) -> Targets {
         _ => (LevelFilter::TRACE, LevelFilter::DEBUG),
     };
     // Targets are matched by prefix: "wherry" is every crate of ours.
-    Targets::new().with_default(others).with_target("wherry", ours)
+    // A certificate that is refused is an error of ours too, which says what to do.
+    let verifier = if verbosity > 0 { others } else { LevelFilter::OFF };
+    Targets::new().with_default(others).with_target("wherry", ours).with_target("rustls_platform_verifier", verifier)
 }
 
 /// The run whose log lines are JSON, if they are.
