@@ -74,7 +74,6 @@ impl Readers {
     }
 
     /// Returns when the other side of `ended` is gone.
-    #[expect(clippy::exit, reason = "a write to a full pipe cannot be called off")]
     fn end_at_a_signal(&self, cancel: &Cancel, ended: Receiver<()>) {
         while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
             if cancel.is_cancelled() && ended.recv_timeout(GRACE) == Err(RecvTimeoutError::Timeout) {
