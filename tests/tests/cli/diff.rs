@@ -44,13 +44,13 @@ fn it_says_what_differs_and_a_backup_takes_it_as_its_list() {
     {
         for tail in [0, 777] {
             let mut disk = noise(round as u64, before * UNIT + tail);
-            disk.chunks_mut(UNIT).filter(|_| splitmix(&mut state) % 3 == 0).for_each(|chunk| chunk.fill(0));
+            disk.chunks_mut(UNIT).filter(|_| splitmix(&mut state).is_multiple_of(3)).for_each(|chunk| chunk.fill(0));
             let (name, from) = (format!("vm{round}-{tail}"), disk.clone());
             let old = home.backup(&name, &from);
             disk.resize(after * UNIT + 500, 0);
             for chunk in disk.chunks_mut(UNIT) {
                 let at = splitmix(&mut state) as usize;
-                if at % 4 == 0 {
+                if at.is_multiple_of(4) {
                     chunk[at % chunk.len()] ^= 1;
                 }
             }
