@@ -1,6 +1,6 @@
 //! Targets of a restore that are refused before a byte is written, and those that fail on the way.
 
-use super::{Kept, MIB, has};
+use super::{Kept, MIB, has, s3::wait_for};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -68,10 +68,13 @@ fn devices_that_are_small_mounted_held_or_read_only_are_refused_whatever_is_forc
     }
     let device = Loop::new(&file, &[]);
     refused(&kept, file.to_str().unwrap(), 11, &["in use", device.text(), "run again"]);
+    let hold = || File::options().read(true).custom_flags(rustix::fs::OFlags::EXCL.bits() as i32).open(device.path());
     {
-        let _held = File::options().read(true).custom_flags(rustix::fs::OFlags::EXCL.bits() as i32).open(device.path());
+        let _held = hold().unwrap();
         refused(&kept, device.text(), 11, &["in use", "exclusively", "close it and run again"]);
     }
+    // What was closed may still be open in a process that another test is just starting.
+    wait_for(|| hold().is_ok());
     sh("mkfs.ext4", &["-q", "-F", device.text()]);
     let at = home.path("mounted");
     for options in ["rw", "ro"] {
