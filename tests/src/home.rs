@@ -108,6 +108,13 @@ impl Home {
         home
     }
 
+    /// With one of chunks of 64 KiB: a leaf of a map is soon full.
+    pub fn with_small_chunks() -> Self {
+        let home = Self::new();
+        home.run(&["init", "-q", "--chunk-size", "64K"]).ok();
+        home
+    }
+
     /// The same with another place for the repository, and further variables.
     #[must_use]
     pub fn at(mut self, repository: impl Into<String>, variables: &[(&'static str, String)]) -> Self {

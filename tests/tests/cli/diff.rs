@@ -7,12 +7,6 @@ use wherry_tests::small::{noise, splitmix};
 
 const UNIT: usize = 64 << 10;
 
-fn home() -> Home {
-    let home = Home::new();
-    home.run(&["init", "-q", "--chunk-size", "64K"]).ok();
-    home
-}
-
 /// What differs, chunk by chunk.
 fn differing(a: &[u8], b: &[u8]) -> Vec<(usize, usize)> {
     let (small, large) = (a.len().min(b.len()), a.len().max(b.len()));
@@ -36,7 +30,7 @@ fn differing(a: &[u8], b: &[u8]) -> Vec<(usize, usize)> {
 
 #[test]
 fn it_says_what_differs_and_a_backup_takes_it_as_its_list() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let mut state = 5;
     // Of one leaf of the map and of several; grown, shrunk, and ending inside a chunk.
     for (round, (before, after)) in
@@ -83,7 +77,7 @@ fn it_says_what_differs_and_a_backup_takes_it_as_its_list() {
 
 #[test]
 fn what_is_no_snapshot_or_lost_is_said() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let id = home.backup("vm", &noise(1, 3 * UNIT));
     home.run(&["diff", &id, "ffffffff"]).fails(14);
     home.run(&["diff", &id]).fails(2);

@@ -10,12 +10,6 @@ const UNIT: usize = 64 << 10;
 /// Three leaves of a map; the last chunk is a short one.
 const DISK: usize = 300 * UNIT + 1000;
 
-fn home() -> Home {
-    let home = Home::new();
-    home.run(&["init", "-q", "--chunk-size", "64K"]).ok();
-    home
-}
-
 /// Noise, but for the chunks from 100 to 110, which are zero.
 fn disk(seed: u64, len: usize) -> Vec<u8> {
     let mut disk = noise(seed, len);
@@ -50,7 +44,7 @@ fn assert_adds_up(report: &Value) {
 
 #[test]
 fn what_is_not_listed_is_the_parents_and_counts_as_unchanged() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let mut disk = disk(1, DISK);
     home.backup("vm", &disk);
     let file = fs::File::options().write(true).open(home.path("vm.raw")).unwrap();
@@ -89,7 +83,7 @@ fn what_is_not_listed_is_the_parents_and_counts_as_unchanged() {
 
 #[test]
 fn a_disk_that_grew_or_shrank() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let long = disk(1, 302 * UNIT);
     for (before, now) in [(DISK - 70_000, DISK), (DISK, DISK - 70_000), (150 * UNIT, 301 * UNIT), (DISK, 300 * UNIT)] {
         home.backup("vm", &long[..before]);
@@ -107,7 +101,7 @@ fn a_disk_that_grew_or_shrank() {
 
 #[test]
 fn what_the_repository_lost_is_read_again() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let disk = disk(1, DISK);
     let first = home.backup("vm", &disk);
     let packs = || home.tree("repo/packs").into_keys();
@@ -123,7 +117,7 @@ fn what_the_repository_lost_is_read_again() {
     home.run(&["check", report["snapshot"].as_str().unwrap(), "--read-data"]).ok();
 
     // The map itself.
-    let home = self::home();
+    let home = Home::with_small_chunks();
     home.backup("vm", &disk);
     fs::remove_dir_all(home.path("repo/meta")).unwrap();
     let (report, said) = with_list(&home, "0 1", &[]);
@@ -135,7 +129,7 @@ fn what_the_repository_lost_is_read_again() {
 
 #[test]
 fn a_list_of_something_else_is_not_used() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let disk = disk(1, DISK);
     home.backup("vm", &disk);
     let (report, said) = with_list(&home, &format!("0 10\n{DISK} 512"), &[]);

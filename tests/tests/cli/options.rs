@@ -9,13 +9,6 @@ use wherry_tests::small::noise;
 
 const UNIT: usize = 64 << 10;
 
-/// A repository with small chunks.
-fn home() -> Home {
-    let home = Home::new();
-    home.run(&["init", "-q", "--chunk-size", "64K"]).ok();
-    home
-}
-
 fn backup(home: &Home, args: &[&str]) -> Value {
     home.run(&[&["backup", "--json"], args].concat()).ok().json()
 }
@@ -43,7 +36,7 @@ fn the_chunk_size_is_what_init_was_told() {
 
 #[test]
 fn the_parent_is_the_one_that_was_named() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let image = home.write("vm.raw", noise(1, 8 * UNIT));
     let first = backup(&home, &[&image, "--name", "vm"]);
     assert_eq!(first["parent"], Value::Null, "there is none yet");
@@ -63,7 +56,7 @@ fn the_parent_is_the_one_that_was_named() {
 
 #[test]
 fn a_parent_that_cannot_be_one_is_refused_and_says_why() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let image = home.write("vm.raw", noise(1, 2 * UNIT));
     let mine = home.backup("vm", b"mine");
     let other = home.backup("other", b"other");
@@ -88,7 +81,7 @@ fn a_parent_that_cannot_be_one_is_refused_and_says_why() {
 
 #[test]
 fn compression_is_the_one_that_was_named() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let text = b"as compressible as text is. ".repeat(40_000);
     let image = home.write("text", &text);
     let stored = |method: &[&str]| {
@@ -117,7 +110,7 @@ fn compression_is_the_one_that_was_named() {
 
 #[test]
 fn the_name_of_a_volume_is_the_hosts_and_the_last_part_of_the_path() {
-    let home = home();
+    let home = Home::with_small_chunks();
     fs::create_dir(home.path("images")).unwrap();
     home.write("images/vm 1.raw", "content");
     let json = backup(&home, &["./images/vm 1.raw"]);
@@ -132,7 +125,7 @@ fn the_name_of_a_volume_is_the_hosts_and_the_last_part_of_the_path() {
 
 #[test]
 fn the_last_line_names_the_snapshot() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let image = home.write("vm.raw", noise(1, 3 * UNIT));
     for _ in 0..2 {
         let ran = home.run(&["backup", &image, "--name", "vm"]).ok();
@@ -145,7 +138,7 @@ fn the_last_line_names_the_snapshot() {
 
 #[test]
 fn limits_hold() {
-    let home = home();
+    let home = Home::with_small_chunks();
     home.write("vm.raw", noise(1, 4 << 20));
     for (limit, rate) in [("--limit-read", "2M"), ("--limit-upload", "2M")] {
         let start = Instant::now();
@@ -163,7 +156,7 @@ fn limits_hold() {
 
 #[test]
 fn snapshots_are_listed_by_volume_by_tags_and_when_forgotten() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let image = home.write("x.raw", "content");
     let made = |name: &str, tags: &[&str]| {
         let tags: Vec<_> = tags.iter().flat_map(|tag| ["--tag", tag]).collect();
@@ -195,7 +188,7 @@ fn snapshots_are_listed_by_volume_by_tags_and_when_forgotten() {
 
 #[test]
 fn what_lies_beyond_the_end_of_a_disk_is_refused() {
-    let home = home();
+    let home = Home::with_small_chunks();
     home.backup("vm", b"ten bytes.");
     let cat = |args: &[&str]| home.run(&[&["cat", "latest"], args].concat());
     assert_eq!(cat(&["--offset", "4", "--length", "5"]).ok().stdout, "bytes");

@@ -17,12 +17,6 @@ const UNIT: usize = 64 << 10;
 /// Three leaves of a map.
 const DISK: usize = 300 * UNIT + 1000;
 
-fn home() -> Home {
-    let home = Home::new();
-    home.run(&["init", "-q", "--chunk-size", "64K"]).ok();
-    home
-}
-
 /// A second backup that knows nothing of what is stored; gives its id.
 fn backup_again(home: &Home, volume: &str) -> String {
     let args = ["backup", "vm.raw", "--name", volume, "--parent", "none", "--no-cache", "--json"];
@@ -137,7 +131,7 @@ fn assert_reads(home: &Home, id: &str, disk: &[u8], args: &[&str]) -> [String; 3
 
 #[test]
 fn what_is_read_is_noted_and_the_note_is_taken_away() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let disk = noise(1, DISK);
     let id = home.backup("vm", &disk);
     home.backup("other", b"small");
@@ -172,7 +166,7 @@ fn what_is_read_is_noted_and_the_note_is_taken_away() {
 
 #[test]
 fn a_killed_reader_leaves_a_note_that_disturbs_nobody_and_goes_with_the_next_backup() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let disk = noise(1, DISK);
     let id = home.backup("vm", &disk);
     let [mut killed, mut live] = [(); 2].map(|()| {
@@ -193,7 +187,7 @@ fn a_killed_reader_leaves_a_note_that_disturbs_nobody_and_goes_with_the_next_bac
 
 #[test]
 fn a_repository_that_cannot_be_written_to_is_read() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let disk = noise(1, DISK);
     let id = home.backup("vm", &disk);
     let before = home.tree("repo");
@@ -234,7 +228,7 @@ fn a_repository_that_cannot_be_written_to_is_read() {
 
 #[test]
 fn a_forgotten_snapshot_is_read_until_it_is_gone_for_good() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let disk = noise(1, DISK);
     let (id, other) = (home.backup("vm", &disk), home.backup("other", &disk[..DISK / 2]));
     home.run(&["forget", &id, "-q"]).ok();
@@ -279,7 +273,7 @@ fn a_forgotten_snapshot_is_read_until_it_is_gone_for_good() {
 
 #[test]
 fn what_is_in_other_packs_than_the_map_says_is_found_and_said() {
-    let home = home();
+    let home = Home::with_small_chunks();
     let disk = noise(1, DISK);
     let first = home.backup("vm", &disk);
     let second = backup_again(&home, "copy");

@@ -234,7 +234,7 @@ fn a_signal_ends_a_cat_whose_reader_has_stopped() {
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let stalled = Endless { home: &home, _stdin: None, child: Some(child) };
         stalled.send(signal);
-        assert_eq!(stalled.code(), Some(code));
+        assert_eq!(stalled.soon().code, code);
         assert_eq!(open_sessions(&home), before, "its session is gone");
     }
 }

@@ -9,13 +9,6 @@ use wherry_tests::small::noise;
 
 const UNIT: usize = 64 << 10;
 
-/// A repository with chunks of 64 KiB.
-fn home() -> Home {
-    let home = Home::new();
-    home.run(&["init", "-q", "--chunk-size", "64K"]).ok();
-    home
-}
-
 /// Backs up what is piped in.
 fn piped(home: &Home, content: &[u8], args: &[&str]) -> Ran {
     let mut command = home.command();
@@ -26,7 +19,7 @@ fn piped(home: &Home, content: &[u8], args: &[&str]) -> Ran {
 
 #[test]
 fn a_stream_of_any_length_restores() {
-    let home = home();
+    let home = Home::with_small_chunks();
     // Several reads of the pipeline, the last one full, short by a byte, and a byte long.
     let many = 3 << 20;
     for len in [0, 1, UNIT - 1, UNIT, UNIT + 1, 5 * UNIT + 37_856, many - 1, many, many + 1] {
@@ -70,7 +63,7 @@ fn a_failed_upload_ends_a_backup_that_waits_for_its_source() {
     // So much that one pack is full, and nothing more; and more than that, so that some threads find the failure when they
     // put a chunk, and the others wait for what never comes.
     for len in [9 << 20, 30 << 20] {
-        let home = home();
+        let home = Home::with_small_chunks();
         // No pack can be stored: a file is where its folder belongs.
         fs::create_dir_all(home.path("repo/packs")).unwrap();
         (0..256).for_each(|n| fs::write(home.path(&format!("repo/packs/{n:02x}")), "").unwrap());
