@@ -10,6 +10,7 @@ use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use race::{body_of, race};
@@ -92,13 +93,8 @@ impl Report {
 /// refuses these credentials or it is full: then nothing is known of it. What it does wrong is in the report.
 pub fn run(open: &dyn Fn() -> Result<Arc<dyn Storage>>, options: &Options) -> Result<Report> {
     let system = System::default();
-    let place = Place {
-        a: open()?,
-        b: open()?,
-        random: u64::from_le_bytes(random(&system as &dyn Rng)?),
-        made: Mutex::default(),
-        clock: Box::new(system),
-    };
+    let random = u64::from_le_bytes(random(&system as &dyn Rng)?);
+    let place = Place::new(open()?, open()?, random, Box::new(system));
     let mut report = Report { checks: Vec::new() };
     for (name, need, check) in checks::ALL {
         let failed = match check(&place, options) {
@@ -127,7 +123,7 @@ fn is_verdict(error: &Error) -> bool {
 }
 
 /// Two connections to one storage, and all keys that were made through them.
-struct Place {
+pub(crate) struct Place {
     a: Arc<dyn Storage>,
     b: Arc<dyn Storage>,
     random: u64,
@@ -136,8 +132,18 @@ struct Place {
 }
 
 impl Place {
-    /// A key of this run; it is removed at the end.
-    fn key(&self, name: &str) -> Result<Key> {
+    /// `random` sets the keys of this run apart from those of all others.
+    pub(crate) fn new(a: Arc<dyn Storage>, b: Arc<dyn Storage>, random: u64, clock: Box<dyn Clock>) -> Self {
+        Self { a, b, random, made: Mutex::default(), clock }
+    }
+
+    /// The prefix of all keys of this run.
+    pub(crate) fn home(&self) -> String {
+        format!("{}{:016x}/", keys::PROBE, self.random)
+    }
+
+    /// A key of this run; it is removed by [`Self::clean`].
+    pub(crate) fn key(&self, name: &str) -> Result<Key> {
         let key = keys::probe(self.random, name)?;
         self.made.lock().push(key.clone());
         Ok(key)
@@ -167,10 +173,10 @@ impl Place {
     }
 
     /// By name, and by listing: what a lagging list hides is removed, too.
-    fn clean(&self) -> Result<()> {
-        let made = std::mem::take(&mut *self.made.lock());
-        let left = self.list(&format!("{}{:016x}/", keys::PROBE, self.random)).unwrap_or_default();
-        made.iter().chain(left.iter().map(|(key, _)| key)).try_for_each(|key| self.a.delete(key))
+    pub(crate) fn clean(&self) -> Result<()> {
+        let mut all: BTreeSet<Key> = std::mem::take(&mut *self.made.lock()).into_iter().collect();
+        all.extend(self.list(&self.home()).unwrap_or_default().into_iter().map(|(key, _)| key));
+        all.iter().try_for_each(|key| self.a.delete(key))
     }
 }
 
