@@ -3,6 +3,7 @@
 //! bad sectors, and it tells which folders were made durable.
 #![allow(clippy::redundant_closure_call, reason = "the closure is what lets `?` end the action of the macro")]
 
+use crate::fuse;
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
@@ -94,11 +95,7 @@ impl Spoiled {
 
 impl Drop for NoLinks {
     fn drop(&mut self) {
-        let Some(session) = self.session.take() else { return };
-        if session.umount_and_join().is_err() {
-            // A process that another test is just starting may have a file of it open for a moment.
-            let _ = rustix::mount::unmount(self.folder.path(), rustix::mount::UnmountFlags::DETACH);
-        }
+        fuse::unmount(self.session.take(), self.folder.path());
     }
 }
 

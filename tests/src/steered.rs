@@ -1,6 +1,7 @@
 //! A disk in memory that does what real ones do on bad days: it keeps another byte than it was given, and what was
 //! discarded reads as junk. A file `disk` in a FUSE mount; a loop device over it is a device that behaves so.
 
+use crate::fuse;
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
@@ -80,11 +81,7 @@ impl Steered {
 
 impl Drop for Steered {
     fn drop(&mut self) {
-        let Some(session) = self.session.take() else { return };
-        if session.umount_and_join().is_err() {
-            // A process that another test is just starting may have a file of it open for a moment.
-            let _ = rustix::mount::unmount(self.folder.path(), rustix::mount::UnmountFlags::DETACH);
-        }
+        fuse::unmount(self.session.take(), self.folder.path());
     }
 }
 

@@ -2,6 +2,8 @@
 //! alone, what is written and no further, what goes on after an interruption. Needs root, loop devices and /dev/fuse.
 #![forbid(unsafe_code)]
 
+#[path = "restore/cancelled.rs"]
+mod cancelled;
 #[allow(dead_code, reason = "each suite uses its part")]
 #[path = "cli/harness.rs"]
 mod harness;
