@@ -1,6 +1,7 @@
 //! Sealing and deriving. Which key seals what, and why no key ever meets the same nonce with other bytes, is in
 //! `docs/format.md`, section "Secrets".
 
+use crate::format::tree;
 use crate::id::{ChunkId, PackId, RepositoryId, ShortId, VolumeId};
 use crate::{Error, Result};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -49,6 +50,12 @@ fn half(secret: &Secret) -> [u8; 16] {
     out
 }
 
+fn first_word(secret: &Secret) -> u64 {
+    let mut out = [0; 8];
+    out.copy_from_slice(&secret.bytes()[..8]);
+    u64::from_le_bytes(out)
+}
+
 fn aead(key: &Secret) -> Result<LessSafeKey> {
     let key = UnboundKey::new(&AES_256_GCM, key.bytes());
     key.map(LessSafeKey::new).map_err(|_| Error::internal("AES-256-GCM takes no key of 32 bytes"))
@@ -83,13 +90,29 @@ pub(crate) fn open(base: &Secret, context: &[u8], sealed: &[u8]) -> Option<Vec<u
     (half(&prf(base, "wherry1 salt", &[&length(context), context, &body])) == *salt).then_some(body)
 }
 
-/// The keys that name content: chunk, node, root and volume ids.
+/// The keys that name content: chunk, node, root and volume ids; and those that decide where trees are cut.
 #[derive(Debug, Clone)]
 pub(crate) struct IdKeys {
     chunk: [Secret; 7],
+    /// Of [`tree::PIECE`], [`tree::SHARED`] and [`tree::ATTRIBUTES`].
+    tree_chunk: [Secret; 3],
     node: [Secret; MAX_LEVELS],
+    /// From [`tree::FOLDER`] on.
+    tree_node: [Secret; 32],
+    gear: Gear,
+    split: Secret,
     root: Secret,
     volume: Secret,
+}
+
+/// The table that decides where files are cut. As secret as a key.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+struct Gear([u64; 256]);
+
+impl fmt::Debug for Gear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gear(..)")
+    }
 }
 
 /// Levels a map can have: 128^10 chunks of 64 KiB are more than 2^64 bytes.
@@ -103,15 +126,22 @@ impl IdKeys {
     pub(crate) fn new(id: &Secret) -> Self {
         Self {
             chunk: std::array::from_fn(|i| prf(id, "wherry1 chunk", &[&[MIN_CLASS + i as u8]])),
+            tree_chunk: std::array::from_fn(|i| prf(id, "wherry1 chunk", &[&[tree::PIECE + i as u8]])),
             node: std::array::from_fn(|i| prf(id, "wherry1 node", &[&[i as u8]])),
+            tree_node: std::array::from_fn(|i| prf(id, "wherry1 tree", &[&[tree::FOLDER + i as u8]])),
+            gear: Gear(std::array::from_fn(|byte| first_word(&prf(id, "wherry1 gear", &[&[byte as u8]])))),
+            split: prf(id, "wherry1 split", &[]),
             root: prf(id, "wherry1 root", &[]),
             volume: prf(id, "wherry1 volume", &[]),
         }
     }
 
-    /// Id of a chunk; `class` is log2 of the chunk size, 16 to 22.
+    /// Id of a chunk; `class` is log2 of the chunk size, 16 to 22, or of a tree, 1 to 3.
     pub(crate) fn chunk(&self, class: u8, plaintext: &[u8]) -> ChunkId {
-        let key = &self.chunk[usize::from(class - MIN_CLASS)];
+        let key = match class {
+            tree::PIECE..=tree::ATTRIBUTES => &self.tree_chunk[usize::from(class - tree::PIECE)],
+            _ => &self.chunk[usize::from(class - MIN_CLASS)],
+        };
         ChunkId::new(*blake3::keyed_hash(key.bytes(), plaintext).as_bytes())
     }
 
@@ -124,7 +154,23 @@ impl IdKeys {
         ChunkId::new(*hasher.finalize().as_bytes())
     }
 
-    /// Digest of a whole disk of `size` bytes.
+    /// Id of a tree node of `class`, 160 to 191, from its [body](tree::body).
+    pub(crate) fn tree_node(&self, class: u8, body: &[u8]) -> ChunkId {
+        let key = &self.tree_node[usize::from(class - tree::FOLDER)];
+        ChunkId::new(*blake3::keyed_hash(key.bytes(), body).as_bytes())
+    }
+
+    /// What decides where a file is cut: a number for each byte.
+    pub(crate) fn gear(&self) -> &[u64; 256] {
+        &self.gear.0
+    }
+
+    /// What decides after which names nodes and shared chunks end.
+    pub(crate) fn split(&self, name: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(self.split.bytes(), name).as_bytes()
+    }
+
+    /// Digest of a whole disk of `size` bytes; of a tree with class and levels 0 and the id of its top node.
     pub(crate) fn root(&self, size: u64, class: u8, levels: u8, top: Option<ChunkId>) -> ChunkId {
         let mut hasher = blake3::Hasher::new_keyed(self.root.bytes());
         hasher.update(&size.to_le_bytes()).update(&[class, levels]).update(top.unwrap_or_default().bytes());

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub const FORMAT: u32 = 1;
 /// The only suite of format 1.
 pub const SUITE: &str = "blake3+aes256gcm";
+/// The feature of a repository that may hold snapshots of trees; stands in `read`.
+pub const TREE: &str = "tree";
+/// The minor version that has it.
+pub const TREE_MINOR: u32 = 1;
 
 /// What the clear objects have in common: a `crc` over the line in which it stands as zeros.
 pub trait Clear: Serialize + DeserializeOwned + Clone {
@@ -144,12 +148,12 @@ fn newer(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Fails for features without which this build must not read. It knows none yet.
+/// Fails for features without which this build must not read. It knows [`TREE`].
 pub fn check_readable(config: &Config) -> Result<()> {
     if config.suite != SUITE {
         return Err(unknown(&config.suite, "open"));
     }
-    config.read.first().map_or(Ok(()), |name| Err(unknown(name, "read")))
+    config.read.iter().find(|name| *name != TREE).map_or(Ok(()), |name| Err(unknown(name, "read")))
 }
 
 /// Fails for features beside which this build must not write; reading it may do.

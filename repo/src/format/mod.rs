@@ -7,7 +7,8 @@ pub mod pack;
 pub mod records;
 pub mod segment;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+pub mod tree;
 
 use crate::{Error, Result};
 

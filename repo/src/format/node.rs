@@ -150,7 +150,7 @@ impl Node {
 }
 
 /// True when `b` lies right behind `a` in the same pack.
-fn follows(a: &Location, b: &Location) -> bool {
+pub(super) fn follows(a: &Location, b: &Location) -> bool {
     a.pack == b.pack
         && a.epoch == b.epoch
         && a.ordinal.checked_add(1) == Some(b.ordinal)

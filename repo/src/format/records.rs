@@ -3,7 +3,7 @@
 
 use super::Fields;
 use crate::crypto::{self, Secret};
-use crate::id::{ChunkId, PackId, RepositoryId, SessionId, SnapshotId, VolumeId};
+use crate::id::{ChunkId, PackId, RepositoryId, SessionId, ShortId, SnapshotId, VolumeId};
 use crate::storage::Key;
 use crate::{Error, Result, Timestamp};
 use minicbor::{Decode, Encode};
@@ -207,6 +207,91 @@ pub struct SnapshotRecord {
     /// Tells an own record from another's.
     #[cbor(n(19), with = "minicbor::bytes")]
     pub nonce: [u8; 16],
+    /// What a tree has besides; `None`: it is the snapshot of a volume.
+    #[n(20)]
+    pub tree: Option<TreeInfo>,
+}
+
+/// The snapshot of a directory, in numbers: what is to be known of it without reading it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct TreeInfo {
+    /// Regular files.
+    #[n(0)]
+    pub files: u64,
+    /// Directories, the root included.
+    #[n(1)]
+    pub folders: u64,
+    /// Everything else.
+    #[n(2)]
+    pub others: u64,
+    /// Entries that could not be looked at or read, the root counted.
+    #[n(3)]
+    pub missing: u64,
+    /// The first of them, at most [`MOST_MISSING`](Self::MOST_MISSING), whose paths have [`MOST_BYTES`](Self::MOST_BYTES)
+    /// together.
+    #[n(4)]
+    pub first_missing: Vec<MissingPath>,
+    /// Files that changed each time they were read.
+    #[n(5)]
+    pub unsettled: u64,
+    /// Kind of filesystem the root is on, as the kernel names it.
+    #[n(6)]
+    pub filesystem: String,
+    /// What was left out, as it was asked for; at most [`MOST_BYTES`](Self::MOST_BYTES) together.
+    #[n(7)]
+    pub excluded: Vec<String>,
+    /// Shared chunks of which it uses less than a quarter, at most [`MOST_THIN`](Self::MOST_THIN).
+    #[n(8)]
+    pub thin: Vec<ShortId>,
+}
+
+/// A path that is missing in a tree, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct MissingPath {
+    /// From the root, without a slash before it.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub path: Vec<u8>,
+    /// An error number of Linux.
+    #[n(1)]
+    pub errno: u32,
+}
+
+impl TreeInfo {
+    /// Paths that are named at most.
+    pub const MOST_MISSING: usize = 100;
+    /// Bytes of all paths, and of all that was left out.
+    pub const MOST_BYTES: usize = 64 << 10;
+    /// Thin chunks that are named at most.
+    pub const MOST_THIN: usize = 4096;
+
+    /// What keeps it from being as the format says.
+    pub fn fault(&self) -> Option<&'static str> {
+        let paths: usize = self.first_missing.iter().map(|missing| missing.path.len()).sum();
+        let excluded: usize = self.excluded.iter().map(String::len).sum();
+        if self.first_missing.len() > Self::MOST_MISSING || paths > Self::MOST_BYTES {
+            Some("it names too much that is missing")
+        } else if self.first_missing.iter().any(|missing| missing.errno == 0) {
+            Some("a path is missing for no reason")
+        } else if excluded > Self::MOST_BYTES {
+            Some("it names too much that was left out")
+        } else if self.thin.len() > Self::MOST_THIN {
+            Some("it names too many thin chunks")
+        } else {
+            None
+        }
+    }
+}
+
+impl SnapshotRecord {
+    /// What keeps it from being as the format says, as far as the record alone shows.
+    pub fn fault(&self) -> Option<&'static str> {
+        let tree = self.tree.as_ref()?;
+        if (self.class, self.levels, self.chunks) != (0, 0, 0) {
+            return Some("a tree has no chunks of its own");
+        }
+        tree.fault()
+    }
 }
 
 /// `snap/<vid>/<sid>`: what became of a session, once and for ever.
@@ -314,16 +399,35 @@ pub struct Sweep {
 pub trait Record: Encode<()> + for<'b> Decode<'b, ()> {
     /// Which kind of object it is.
     const KIND: Kind;
+
+    /// What keeps it from being as the format says, where the types allow more.
+    fn fault(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 macro_rules! record {
     ($($type:ty => $kind:ident),*) => { $(impl Record for $type { const KIND: Kind = Kind::$kind; })* };
 }
-record!(SessionOpen => Open, Seen => Seen, Beat => Beat, Outcome => Outcome, Asked => Asked, Settled => Settled,
+record!(SessionOpen => Open, Seen => Seen, Beat => Beat, Asked => Asked, Settled => Settled,
     Generation => Generation, Sweep => Sweep);
+
+impl Record for Outcome {
+    const KIND: Kind = Kind::Outcome;
+
+    fn fault(&self) -> Option<&'static str> {
+        match self {
+            Self::Snapshot(record) => record.fault(),
+            Self::Fence(_) => None,
+        }
+    }
+}
 
 /// The CBOR body of a record.
 pub fn encode<T: Record>(record: &T) -> Result<Vec<u8>> {
+    if let Some(why) = record.fault() {
+        return Err(Error::internal(format!("a record was not encoded: {why}")));
+    }
     minicbor::to_vec(record).map_err(|e| Error::internal(format!("a record was not encoded: {e}")))
 }
 
@@ -331,7 +435,10 @@ pub fn encode<T: Record>(record: &T) -> Result<Vec<u8>> {
 pub fn decode<T: Record>(body: &[u8]) -> Result<T> {
     let mut decoder = minicbor::Decoder::new(body);
     let damaged = |why: String| Error::corrupt(format!("a record is damaged: {why}"));
-    let record = decoder.decode().map_err(|e| damaged(e.to_string()))?;
+    let record: T = decoder.decode().map_err(|e| damaged(e.to_string()))?;
+    if let Some(why) = record.fault() {
+        return Err(damaged(why.into()));
+    }
     if decoder.position() == body.len() { Ok(record) } else { Err(damaged("bytes follow its end".into())) }
 }
 

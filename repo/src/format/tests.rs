@@ -7,6 +7,7 @@ mod node;
 mod pack;
 mod records;
 mod segment;
+pub(crate) mod tree;
 
 use crate::id::{ChunkId, Codec, PackId, PackKind, SessionId, ShortId};
 use crate::{ErrorKind, Result};

@@ -97,11 +97,19 @@ fn unknown_features_are_unsupported() {
     let (none, read, write) =
         (config(), Config { read: features(), ..config() }, Config { write: features(), ..config() });
     let suite = Config { suite: "x".into(), ..config() };
+    let tree = Config { minor: 1, read: vec!["tree".to_owned()], ..config() };
+    let more = Config { read: vec!["tree".to_owned(), "x".to_owned()], ..config() };
     // Those of collectors do not concern who only adds.
     let gc = Config { gc: features(), ..config() };
-    for (config, readable, writable) in
-        [(none, true, true), (read, false, false), (write, true, false), (suite, false, false), (gc, true, true)]
-    {
+    for (config, readable, writable) in [
+        (none, true, true),
+        (read, false, false),
+        (write, true, false),
+        (suite, false, false),
+        (gc, true, true),
+        (tree, true, true),
+        (more, false, false),
+    ] {
         let allowed = |result: crate::Result<()>| match result {
             Ok(()) => true,
             Err(e) => {

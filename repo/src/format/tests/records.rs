@@ -68,13 +68,43 @@ fn snapshot() -> impl Strategy<Value = SnapshotRecord> {
         stats,
         version: texts[5].clone(),
         nonce,
+        tree: None,
+    })
+}
+
+fn tree() -> impl Strategy<Value = TreeInfo> {
+    let missing = (proptest::collection::vec(any::<u8>(), 0..20), 1..u32::MAX)
+        .prop_map(|(path, errno)| MissingPath { path, errno });
+    let lists = (
+        proptest::collection::vec(missing, 0..4),
+        proptest::collection::vec(any::<String>(), 0..3),
+        proptest::collection::vec(any::<[u8; 16]>().prop_map(ShortId::new), 0..4),
+    );
+    (any::<[u64; 5]>(), any::<String>(), lists).prop_map(|(n, filesystem, (first_missing, excluded, thin))| TreeInfo {
+        files: n[0],
+        folders: n[1],
+        others: n[2],
+        missing: n[3],
+        first_missing,
+        unsettled: n[4],
+        filesystem,
+        excluded,
+        thin,
+    })
+}
+
+/// That of a volume, or of a tree.
+fn any_snapshot() -> impl Strategy<Value = SnapshotRecord> {
+    (snapshot(), proptest::option::of(tree())).prop_map(|(record, tree)| match tree {
+        None => record,
+        tree => SnapshotRecord { class: 0, levels: 0, chunks: 0, tree, ..record },
     })
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     let fence = (any::<String>(), time(), any::<[u8; 16]>())
         .prop_map(|(reason, at, nonce)| Outcome::Fence(Fence { reason, at, nonce }));
-    prop_oneof![fence, snapshot().prop_map(|s| Outcome::Snapshot(Box::new(s)))]
+    prop_oneof![fence, any_snapshot().prop_map(|s| Outcome::Snapshot(Box::new(s)))]
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -239,4 +269,53 @@ fn garbage_is_survived() {
     let open = |bytes: &[u8]| super::super::records::open(&KEY, Kind::Asked, &REPOSITORY, &place(), bytes);
     let accepted = assert_garbage_is_survived(&valid, open, |_, bytes| assert!(valid.iter().any(|v| v == bytes)));
     assert!(accepted > 0, "some are left as they were");
+}
+
+/// What older versions wrote and read: field 20 is there for a tree alone.
+#[test]
+fn a_record_without_a_tree_is_encoded_as_before_there_were_any() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..100 {
+        let record = snapshot().new_tree(&mut runner).unwrap().current();
+        let fields = |record: SnapshotRecord| {
+            let body = encode(&Outcome::Snapshot(Box::new(record))).unwrap();
+            let mut decoder = minicbor::Decoder::new(&body);
+            // Outcome: its number and a row of one.
+            decoder.array().unwrap();
+            decoder.u32().unwrap();
+            decoder.array().unwrap();
+            decoder.map().unwrap().unwrap()
+        };
+        let old = 19 + u64::from(record.parent.is_some());
+        assert_eq!(fields(record.clone()), old);
+        let tree = SnapshotRecord { class: 0, levels: 0, chunks: 0, tree: Some(TreeInfo::default()), ..record };
+        assert_eq!(fields(tree), old + 1);
+    }
+}
+
+#[test]
+fn a_tree_says_no_more_than_it_may() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let record = snapshot().new_tree(&mut runner).unwrap().current();
+    let record = SnapshotRecord { class: 0, levels: 0, chunks: 0, tree: Some(TreeInfo::default()), ..record };
+    let missing = |path: usize, errno| MissingPath { path: vec![b'a'; path], errno };
+    let changes: [fn(&mut SnapshotRecord, &mut TreeInfo, &dyn Fn(usize, u32) -> MissingPath); 8] = [
+        |record, _, _| record.class = 16,
+        |record, _, _| record.levels = 1,
+        |record, _, _| record.chunks = 1,
+        |_, tree, missing| tree.first_missing = vec![missing(1, 5); TreeInfo::MOST_MISSING + 1],
+        |_, tree, missing| tree.first_missing = vec![missing(TreeInfo::MOST_BYTES / 2, 5), missing(40_000, 5)],
+        |_, tree, missing| tree.first_missing = vec![missing(1, 0)],
+        |_, tree, _| tree.excluded = vec!["a".repeat(TreeInfo::MOST_BYTES + 1)],
+        |_, tree, _| tree.thin = vec![ShortId::new([1; 16]); TreeInfo::MOST_THIN + 1],
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let (mut record, mut tree) = (record.clone(), TreeInfo::default());
+        change(&mut record, &mut tree, &missing);
+        record.tree = Some(tree);
+        let outcome = Outcome::Snapshot(Box::new(record));
+        assert_eq!(encode(&outcome).unwrap_err().kind(), ErrorKind::Internal, "{n}");
+        let body = minicbor::to_vec(&outcome).unwrap();
+        assert_eq!(decode::<Outcome>(&body).unwrap_err().kind(), ErrorKind::Corrupt, "{n}");
+    }
 }
