@@ -16,8 +16,9 @@ mod tests;
 
 use crate::format::node::{Node, Slot};
 use crate::format::pack::Index;
+use crate::format::tree::{Placed, Ref};
 use crate::id::{Location, PackId, PackKind, ShortId};
-use crate::pack::{open_node, read_index};
+use crate::pack::{open_node, open_tree_node, read_index};
 use crate::storage::keys;
 use crate::{Repository, Result};
 use parking_lot::Mutex;
@@ -100,12 +101,12 @@ impl Repository {
 }
 
 impl Elsewhere {
-    /// Notes that something which should be at `slot` was found, verified, in another place.
-    pub(crate) fn note(&self, slot: &Slot, copy: &Copy) {
+    /// Notes that something which should be in `pack` was found, verified, in another place.
+    pub(crate) fn note(&self, pack: &PackId, copy: &Copy) {
         self.found.fetch_add(1, Ordering::Relaxed);
         let mut named = self.named.lock();
-        if named.len() < NAMED && named.insert(slot.at.pack) {
-            let (pack, other) = (keys::pack(&slot.at.pack), keys::pack(&copy.pack));
+        if named.len() < NAMED && named.insert(*pack) {
+            let (pack, other) = (keys::pack(pack), keys::pack(&copy.pack));
             tracing::info!("{pack} is gone or damaged; what it held is found by id in other packs, such as {other}");
         }
     }
@@ -243,20 +244,39 @@ impl Elsewhere {
 
     /// A map node of `level` from another place than its slot says, verified; `None` when there is none.
     pub(crate) fn node(&self, repository: &Repository, slot: &Slot, level: u8) -> Result<Option<Node>> {
-        self.first(repository, &slot.id, 128 + level, &slot.at, |copy| {
+        self.opened(repository, &slot.id, 128 + level, &slot.at, |copy, sealed| {
+            open_node(repository.keys(), repository.pack_keys(), &slot.id, level, &copy.at, sealed)
+        })
+    }
+
+    /// Likewise a tree node, encoded. Its hints, and so its length, may be others than those of the one that is gone.
+    pub(crate) fn tree_node(&self, repository: &Repository, node: &Placed) -> Result<Option<Vec<u8>>> {
+        self.opened(repository, &node.to.id, node.to.class, &node.at, |copy, sealed| {
+            let to = Ref { plain: copy.plain, ..node.to };
+            open_tree_node(repository.keys(), repository.pack_keys(), &to, &copy.at, sealed)
+        })
+    }
+
+    /// What `open` makes of the sealed bytes of a copy of a node, as [`first`](Self::first).
+    fn opened<T>(
+        &self,
+        repository: &Repository,
+        id: &ShortId,
+        class: u8,
+        not: &Location,
+        open: impl Fn(&Copy, &mut [u8]) -> Result<T>,
+    ) -> Result<Option<T>> {
+        self.first(repository, id, class, not, |copy| {
             let start = u64::from(copy.at.offset);
             let range = start..start + u64::from(copy.at.len);
-            let node = repository.storage().get_range(&keys::pack(&copy.pack), range).and_then(|bytes| {
-                let (keys, cache) = (repository.keys(), repository.pack_keys());
-                open_node(keys, cache, &slot.id, level, &copy.at, &mut bytes.to_vec())
-            });
-            match node {
+            let sealed = repository.storage().get_range(&keys::pack(&copy.pack), range);
+            match sealed.and_then(|sealed| open(copy, &mut sealed.to_vec())) {
                 Ok(node) => {
-                    self.note(slot, copy);
+                    self.note(&not.pack, copy);
                     Ok(Some(node))
                 }
                 Err(e) if repository.is_damage(&e) => {
-                    tracing::warn!("another copy of a map node is damaged too: {e}");
+                    tracing::warn!("another copy of a node is damaged too: {e}");
                     Ok(None)
                 }
                 Err(e) => Err(e),

@@ -1,6 +1,8 @@
 //! Reading a snapshot: by plan for a restore, by chunk for a mount. Nothing leaves this module that was not verified.
 
+use crate::crypto::MIN_CLASS;
 use crate::format::node::{FANOUT, Slot};
+use crate::format::tree::Placed;
 use crate::id::{Location, PackId, ShortId};
 use crate::map::{Tree, chunk_count, chunk_len};
 use crate::pack::open_chunk;
@@ -34,6 +36,8 @@ pub struct ChunkRef {
     pub number: u64,
     /// Length in bytes of its plaintext.
     pub len: usize,
+    /// Which kind of chunk it is: with its id, what it holds.
+    class: u8,
     slot: Slot,
 }
 
@@ -41,6 +45,12 @@ impl ChunkRef {
     /// Its identity: chunks with the same id have the same content and chunk size.
     pub fn id(&self) -> ShortId {
         self.slot.id
+    }
+
+    /// A chunk of a tree, whose number says nothing.
+    pub(crate) fn of_tree(chunk: &Placed) -> Self {
+        let Placed { to, at } = *chunk;
+        Self { number: 0, len: to.plain as usize, class: to.class, slot: Slot { id: to.id, at } }
     }
 }
 
@@ -63,16 +73,22 @@ impl Fetch {
 /// Chunks of a pack with no more than this between them (bytes) are read together.
 const GAP: u64 = 256 << 10;
 
-/// A snapshot opened for reading; share it between threads.
-#[derive(Debug)]
-pub struct SnapshotReader {
+/// Reads chunks of one snapshot, of a disk or of a tree; share it between threads. Clones are of one session.
+#[derive(Clone, Debug)]
+pub struct ChunkReader {
     repository: Repository,
     session: Option<Arc<ReadSession>>,
+    /// What is read, for errors.
+    name: String,
+}
+
+/// The snapshot of a disk opened for reading; share it between threads.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    chunks: ChunkReader,
     tree: Tree,
     size: u64,
     class: u8,
-    /// What is read, for errors.
-    name: String,
 }
 
 impl SnapshotReader {
@@ -82,36 +98,31 @@ impl SnapshotReader {
         let record = &snapshot.record;
         let tree =
             Tree::open(repository, record).map_err(|e| e.with_object(keys::snap(&snapshot.volume, &snapshot.id)))?;
-        Ok(Self {
-            repository: repository.clone(),
-            session: None,
-            tree: tree.looking_up(),
-            size: record.size,
-            class: record.class,
-            name: format!("{:?}, snapshot {}", record.name, snapshot.id),
-        })
+        let chunks = ChunkReader::new(repository, None, format!("{:?}, snapshot {}", record.name, snapshot.id));
+        Ok(Self { chunks, tree: tree.looking_up(), size: record.size, class: record.class })
     }
 
     /// The snapshot of a session, which is kept for this reader until that ends.
     pub fn within(session: Arc<ReadSession>) -> Result<Self> {
         let reader = Self::open(session.repository(), session.snapshot())?;
-        Ok(Self { session: Some(session), ..reader })
+        let chunks = ChunkReader { session: Some(session), ..reader.chunks };
+        Ok(Self { chunks, ..reader })
     }
 
-    /// Fails when the snapshot is not kept for this reader any more.
-    fn admit(&self) -> Result<()> {
-        self.session.as_ref().map_or(Ok(()), |session| session.admit())
+    /// Plans and reads its chunks.
+    pub fn chunks(&self) -> &ChunkReader {
+        &self.chunks
     }
 
     /// Does `read`, if it may, and says in an error of it what was read.
     fn map<T>(&self, read: impl FnOnce(&Tree) -> Result<T>) -> Result<T> {
-        self.admit()?;
+        self.chunks.admit()?;
         let read = read(&self.tree);
         // What is there may have been in memory, which says nothing of the storage.
         if read.is_err() {
-            self.repository.reached(&read);
+            self.chunks.repository.reached(&read);
         }
-        read.map_err(|e| e.context(&self.name))
+        read.map_err(|e| e.context(&self.chunks.name))
     }
 
     /// Size of the volume in bytes.
@@ -130,7 +141,7 @@ impl SnapshotReader {
     }
 
     fn reference(&self, number: u64, slot: Slot) -> ChunkRef {
-        ChunkRef { number, len: chunk_len(self.size, self.class, number), slot }
+        ChunkRef { number, len: chunk_len(self.size, self.class, number), class: self.class, slot }
     }
 
     /// The chunk of this number; `None` when it is zero.
@@ -146,6 +157,59 @@ impl SnapshotReader {
         let base = leaf * FANOUT as u64;
         let chunks = node.present().map(|(n, slot)| self.reference(base + n as u64, *slot));
         Ok(Some((chunks.filter(|c| c.number >= from).collect(), base + FANOUT as u64)))
+    }
+
+    /// As [`ChunkReader::plan`].
+    pub fn plan(&self, chunks: Vec<ChunkRef>, most: u64) -> Vec<Fetch> {
+        self.chunks.plan(chunks, most)
+    }
+
+    /// As [`ChunkReader::read`].
+    pub fn read<B: AsMut<[u8]>, E>(
+        &self,
+        fetch: &Fetch,
+        scratch: &mut Vec<u8>,
+        buffer: impl FnMut(&ChunkRef) -> B,
+        take: impl FnMut(&ChunkRef, Result<Verified<B>>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.chunks.read(fetch, scratch, buffer, take)
+    }
+
+    /// As [`ChunkReader::read_chunk`].
+    pub fn read_chunk(&self, chunk: &ChunkRef) -> Result<Verified<Vec<u8>>> {
+        self.chunks.read_chunk(chunk)
+    }
+
+    /// True when `plain` is what the snapshot has as chunk `number`.
+    pub fn is_same(&self, number: u64, plain: &[u8]) -> Result<bool> {
+        let slot = self.map(|tree| tree.chunk(number))?;
+        if plain.len() != chunk_len(self.size, self.class, number) {
+            return Ok(false);
+        }
+        Ok(match slot {
+            None => crate::writer::is_zero(plain),
+            Some(slot) => self.chunks.repository.keys().ids.chunk(self.class, plain).short() == slot.id,
+        })
+    }
+}
+
+impl ChunkReader {
+    pub(crate) fn new(repository: &Repository, session: Option<Arc<ReadSession>>, name: String) -> Self {
+        Self { repository: repository.clone(), session, name }
+    }
+
+    pub(crate) fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// What is read, for errors.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Fails when the snapshot is not kept for this reader any more.
+    pub(crate) fn admit(&self) -> Result<()> {
+        self.session.as_ref().map_or(Ok(()), |session| session.admit())
     }
 
     /// Ranged reads that bring these chunks, each at most about `most` bytes, sorted by their place in the storage.
@@ -182,7 +246,9 @@ impl SnapshotReader {
     ) -> Result<(), E> {
         let bytes = self.fetch(&fetch.pack, fetch.range.clone());
         if bytes.as_ref().is_err_and(|e| self.repository.is_damage(e)) {
-            self.repository.elsewhere().expect(self.class, fetch.chunks.iter().map(ChunkRef::id));
+            for chunk in &fetch.chunks {
+                self.repository.elsewhere().expect(chunk.class, [chunk.id()]);
+            }
         }
         for chunk in &fetch.chunks {
             let at = &chunk.slot.at;
@@ -249,7 +315,7 @@ impl SnapshotReader {
             return Err(Error::internal("a chunk was opened into a buffer of another length"));
         }
         let (keys, cache) = (self.repository.keys(), self.repository.pack_keys());
-        open_chunk(keys, cache, &chunk.slot.id, self.class, at, scratch, plain)?;
+        open_chunk(keys, cache, &chunk.slot.id, chunk.class, at, scratch, plain)?;
         Ok(Verified(out))
     }
 
@@ -277,13 +343,13 @@ impl SnapshotReader {
     ) -> Result<Verified<B>> {
         let slot = &chunk.slot;
         let elsewhere = self.repository.elsewhere();
-        let found = elsewhere.first(&self.repository, &slot.id, self.class, &slot.at, |copy| {
+        let found = elsewhere.first(&self.repository, &slot.id, chunk.class, &slot.at, |copy| {
             if copy.plain as usize != chunk.len {
                 return Ok(None);
             }
             match self.read_at(chunk, &copy.pack, &copy.at, scratch, buffer(chunk)) {
                 Ok(found) => {
-                    elsewhere.note(slot, copy);
+                    elsewhere.note(&slot.at.pack, copy);
                     Ok(Some(found))
                 }
                 Err(e) if self.repository.is_damage(&e) => {
@@ -296,26 +362,19 @@ impl SnapshotReader {
         if let Some(found) = found {
             return Ok(found);
         }
-        let start = chunk.number << self.class;
+        let what = match chunk.class {
+            // Of a tree: whoever reads knows of which file.
+            ..MIN_CLASS => "a chunk".to_owned(),
+            class => {
+                let start = chunk.number << class;
+                format!("bytes {start} to {}", start + chunk.len as u64 - 1)
+            }
+        };
         let text = format!(
-            "bytes {start} to {} of {} cannot be read: {}, and no other pack has them; run `wherry check`, or take \
-             another snapshot",
-            start + chunk.len as u64 - 1,
+            "{what} of {} cannot be read: {}, and no other pack has that; run `wherry check`, or take another snapshot",
             self.name,
             why.message()
         );
         Err(why.instead(text).with_object(keys::pack(&slot.at.pack)))
-    }
-
-    /// True when `plain` is what the snapshot has as chunk `number`.
-    pub fn is_same(&self, number: u64, plain: &[u8]) -> Result<bool> {
-        let slot = self.map(|tree| tree.chunk(number))?;
-        if plain.len() != chunk_len(self.size, self.class, number) {
-            return Ok(false);
-        }
-        Ok(match slot {
-            None => crate::writer::is_zero(plain),
-            Some(slot) => self.repository.keys().ids.chunk(self.class, plain).short() == slot.id,
-        })
     }
 }

@@ -1,3 +1,5 @@
+mod classes;
+
 use super::*;
 use crate::check::{CheckOptions, CheckReport, DamageKind, ReadData};
 use crate::format::pack::{Entry, Header, TRAILER, Trailer};

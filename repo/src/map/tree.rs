@@ -34,6 +34,10 @@ impl Tree {
     /// Checks that the top node is the one the snapshot's root id was computed from.
     pub(crate) fn open(repository: &Repository, record: &SnapshotRecord) -> Result<Self> {
         let damaged = |why: &str| Error::corrupt(format!("the snapshot's record is damaged: {why}"));
+        if record.tree.is_some() {
+            let text = "a snapshot is the tree of a directory: it has no map of a disk";
+            return Err(Error::invalid(text));
+        }
         if !(crate::crypto::MIN_CLASS..=crate::crypto::MAX_CLASS).contains(&record.class)
             || record.levels != levels(chunk_count(record.size, record.class))
         {

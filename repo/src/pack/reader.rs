@@ -1,9 +1,10 @@
 //! Reading packs: one chunk by its location, or the index from the end of the object.
 
 use crate::codec::unpack;
-use crate::crypto::{ChunkSeal, MAX_CLASS, MIN_CLASS, PackKey, TAG};
+use crate::crypto::{ChunkSeal, PackKey, TAG};
 use crate::format::node::Node;
 use crate::format::pack::{HEADER, Header, Index, TRAILER, Trailer, damaged_chunk};
+use crate::format::tree;
 use crate::id::{ChunkId, Codec, Location, PackId, ShortId};
 use crate::keys::Keys;
 use crate::storage::{Storage, keys};
@@ -46,7 +47,8 @@ pub(crate) fn open_chunk(
 ) -> Result<ChunkId> {
     let damaged =
         |why| damaged_chunk(&format!("chunk {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
-    if !(MIN_CLASS..=MAX_CLASS).contains(&class) || sealed.len() != at.len as usize {
+    let fits = |class| class < 128 && tree::max_plain(class).is_some_and(|most| out.len() <= most as usize);
+    if !fits(class) || sealed.len() != at.len as usize {
         return Err(damaged("its length or class makes no sense"));
     }
     let key = cache.get(keys, &at.pack, at.epoch)?;
@@ -80,6 +82,34 @@ pub(crate) fn open_node(
     let full = keys.ids.node(node.level, node.present().map(|(n, slot)| (n as u8, slot.id)));
     if node.level == level && full.short() == *id {
         Ok(node)
+    } else {
+        Err(damaged("its content is not what its id says"))
+    }
+}
+
+/// Opens the sealed tree node that a ref says is there, and gives its encoded form. `sealed` is overwritten. Ok means: tag
+/// and id fit; what it says was not looked at.
+pub(crate) fn open_tree_node(
+    keys: &Keys,
+    cache: &KeyCache,
+    to: &tree::Ref,
+    at: &Location,
+    sealed: &mut [u8],
+) -> Result<Vec<u8>> {
+    let damaged =
+        |why| damaged_chunk(&format!("tree node {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
+    let fits = to.class >= tree::FOLDER && tree::max_plain(to.class).is_some_and(|most| to.plain <= most);
+    if !fits || sealed.len() != at.len as usize {
+        return Err(damaged("its length or class makes no sense"));
+    }
+    let key = cache.get(keys, &at.pack, at.epoch)?;
+    let seal = ChunkSeal { ordinal: at.ordinal, id: to.id, codec: at.codec as u8, plain: to.plain, sealed: at.len };
+    let packed = key.open_chunk(&seal, sealed).ok_or_else(|| damaged("its authentication tag does not fit"))?;
+    let mut bytes = vec![0; to.plain as usize];
+    unpack(at.codec, packed, &mut bytes).ok_or_else(|| damaged("it does not unpack"))?;
+    let (class, body) = tree::body(&bytes).map_err(|e| e.with_object(keys::pack(&at.pack)))?;
+    if class == to.class && keys.ids.tree_node(class, body).short() == to.id {
+        Ok(bytes)
     } else {
         Err(damaged("its content is not what its id says"))
     }

@@ -38,6 +38,7 @@ fn snapshot(repository: &Repository, name: &str, partial: bool) -> SnapshotId {
         stats: Default::default(),
         version: String::new(),
         nonce: [0; 16],
+        tree: None,
     };
     session.commit(record).unwrap().id
 }

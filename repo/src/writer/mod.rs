@@ -3,18 +3,18 @@
 
 mod pulse;
 mod shape;
+mod store;
 mod uploads;
 
 pub use pulse::Pulse;
+pub use store::Scratch;
+pub(crate) use store::{Content, Store};
 
-use crate::codec::{Compression, Packer};
+use crate::codec::Compression;
 use crate::format::node::{FANOUT_BITS, Node, Slot};
-use crate::format::pack::MAX_PACK;
-use crate::format::records::{SnapshotRecord, Stats};
-use crate::id::{ChunkId, Codec, PackKind, SessionId, ShortId};
+use crate::id::SessionId;
 use crate::index::ChunkIndex;
-use crate::map::{MapBuilder, NodeSink, Tree, chunk_count, levels};
-use crate::pack::{OpenPack, PackPool, Piece};
+use crate::map::{MapBuilder, Tree, chunk_count, levels};
 use crate::repository::{Snapshot, class_of};
 use crate::session::{ParentChoice, Session};
 use crate::storage::keys;
@@ -24,8 +24,7 @@ use shape::Shape;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use uploads::Uploads;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How a snapshot is written.
 #[derive(Clone, Debug)]
@@ -95,37 +94,16 @@ pub enum Put {
     New,
 }
 
-/// Buffers of one worker thread.
-#[derive(Debug)]
-pub struct Scratch {
-    packer: Packer,
-    sealed: Vec<u8>,
-}
-
-/// Meta packs are this long at most (bytes).
-const META_PACK: usize = 4 << 20;
-
 /// One snapshot being written. Drop it without [`commit`](Self::commit) and there is no snapshot.
 #[derive(Debug)]
 pub struct SnapshotWriter {
-    repository: Repository,
-    session: Arc<Session>,
+    store: Store,
     class: u8,
-    compression: Compression,
     parent: Option<Tree>,
     parent_broken: AtomicBool,
     parent_loaded: AtomicU64,
-    index: Arc<ChunkIndex>,
-    pool: Arc<PackPool>,
-    meta_pool: Arc<PackPool>,
-    seq: AtomicU32,
-    data: Mutex<Option<Arc<OpenPack>>>,
-    meta: Mutex<Option<Arc<OpenPack>>>,
     map: Mutex<MapState>,
     shape: Shape,
-    pulse: Pulse,
-    uploads: Uploads,
-    counts: Counts,
 }
 
 #[derive(Debug)]
@@ -137,22 +115,16 @@ struct MapState {
     next: u64,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    read: AtomicU64,
-    zero: AtomicU64,
-    unchanged: AtomicU64,
-    known: AtomicU64,
-    new: AtomicU64,
-}
-
 impl SnapshotWriter {
     /// Opens a session. `index` is brought up to date with what adopted sessions stored.
     pub fn start(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions) -> Result<Self> {
         let wanted = options.chunk_size.map(class_of).transpose()?;
         let (session, left) = Session::start(repository, &options.name, &options.parent)?;
-        let session = Arc::new(session);
-        let inherited = session.parent.as_ref().map(|p| p.record.class);
+        let other = session.parent.as_ref().filter(|p| p.record.tree.is_some());
+        if let Some(tree) = other {
+            tracing::warn!("snapshot {} is the tree of a directory and not built upon", tree.id);
+        }
+        let inherited = session.parent.as_ref().and_then(|p| p.chunk_size()).map(|size| size.trailing_zeros() as u8);
         let class = wanted.or(inherited).map_or_else(|| class_of(repository.chunk_size()), Ok)?;
         let parent = match &session.parent {
             Some(parent) if parent.record.class == class => match Tree::open(repository, &parent.record) {
@@ -165,22 +137,12 @@ impl SnapshotWriter {
             },
             _ => None,
         };
-        crate::index_sync::adopt(repository, &index, &session.adopts, &left)?;
-        let pool = PackPool::new(options.pack_buffers.max(2), pack_capacity(options.pack_size, class));
-        let uploads = Uploads::start(session.clone(), index.clone(), options.uploads, options.checkpoint_packs);
         Ok(Self {
-            repository: repository.clone(),
+            store: Store::new(session, &left, index, options, 1 << class)?,
             class,
-            compression: options.compression,
             parent,
             parent_broken: AtomicBool::new(false),
             parent_loaded: AtomicU64::new(u64::MAX),
-            index,
-            pool,
-            meta_pool: PackPool::new(3, META_PACK),
-            seq: AtomicU32::new(0),
-            data: Mutex::default(),
-            meta: Mutex::default(),
             map: Mutex::new(MapState {
                 builder: MapBuilder::new(),
                 waiting: BTreeMap::new(),
@@ -188,26 +150,22 @@ impl SnapshotWriter {
                 next: 0,
             }),
             shape: Shape::new(class),
-            pulse: Pulse::new(session.clone(), uploads.shared()),
-            uploads,
-            counts: Counts::default(),
-            session,
         })
     }
 
     /// Id of the session, and of the snapshot if it commits.
     pub fn id(&self) -> SessionId {
-        self.session.id
+        self.store.session.id
     }
 
     /// The snapshot it builds on.
     pub fn parent(&self) -> Option<&Snapshot> {
-        self.session.parent.as_ref()
+        self.store.session.parent.as_ref()
     }
 
     /// True when packs of a dead run may be used.
     pub fn is_resumed(&self) -> bool {
-        !self.session.adopts.is_empty()
+        self.store.is_resumed()
     }
 
     /// Chunk size in bytes.
@@ -217,58 +175,51 @@ impl SnapshotWriter {
 
     /// Bytes of data packs acknowledged so far.
     pub fn stored(&self) -> u64 {
-        self.uploads.stored()
+        self.store.stored()
     }
 
     /// Buffers for one worker thread.
     pub fn scratch(&self) -> Result<Scratch> {
-        Ok(Scratch { packer: Packer::new(self.compression, self.chunk_size())?, sealed: Vec::new() })
+        self.store.scratch(self.chunk_size())
     }
 
     /// Gives signs of life of this run; somebody has to do that about once a minute, until it has committed.
     pub fn pulse(&self) -> Pulse {
-        self.pulse.clone()
+        self.store.pulse()
     }
 
     /// Fails when this run cannot commit any more: an upload failed, or the session was ended.
     pub fn check(&self) -> Result<()> {
-        self.uploads.check()
+        self.store.check()
     }
 
     /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero. All have the chunk
     /// size but the last one of a volume that ends inside it. After an error there is no snapshot.
     pub fn put(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
-        self.uploads.check()?;
+        self.store.check()?;
         // What was not put would be zero.
-        self.take(scratch, number, plain).inspect_err(|e| self.uploads.fail(e.again()))
+        self.take(scratch, number, plain).inspect_err(|e| self.store.fail(e))
     }
 
     fn take(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
         self.shape.note(number, plain.len())?;
         let len = plain.len() as u64;
-        self.counts.read.fetch_add(len, Ordering::Relaxed);
-        if is_zero(plain) {
-            self.counts.zero.fetch_add(len, Ordering::Relaxed);
-            return Ok(Put::Zero);
-        }
-        let id = self.repository.keys().ids.chunk(self.class, plain);
+        self.store.counts.read.fetch_add(len, Ordering::Relaxed);
+        let put = if is_zero(plain) { Put::Zero } else { self.decide(scratch, number, plain)? };
+        self.store.counts.note(put, len);
+        Ok(put)
+    }
+
+    /// Finds or makes a place for a chunk that is not zero.
+    fn decide(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
+        let id = self.store.repository.keys().ids.chunk(self.class, plain);
         let short = id.short();
-        if let Some(slot) = self.parent_slot(number)?.filter(|s| s.id == short && self.session.is_listed(&s.at.pack)) {
-            self.counts.unchanged.fetch_add(len, Ordering::Relaxed);
-            self.decide(number, slot);
-            return Ok(Put::Unchanged);
-        }
-        if let Some(at) = self.known(&short) {
-            self.counts.known.fetch_add(len, Ordering::Relaxed);
-            self.decide(number, Slot { id: short, at });
-            return Ok(Put::Known);
-        }
-        let (codec, packed) = scratch.packer.pack(plain)?;
-        let piece = Piece { id, class: self.class, codec, plain: plain.len() as u32, packed };
-        let (at, put) = self.store_chunk(&piece, &mut scratch.sealed)?;
-        let count = if put == Put::New { &self.counts.new } else { &self.counts.known };
-        count.fetch_add(len, Ordering::Relaxed);
-        self.decide(number, Slot { id: short, at });
+        let same = self.parent_slot(number)?.filter(|s| s.id == short && self.store.is_listed(&s.at.pack));
+        let (at, put) = match same {
+            Some(slot) => (slot.at, Put::Unchanged),
+            None => self.store.put_chunk(scratch, self.class, &id, plain)?,
+        };
+        self.map.lock().waiting.insert(number, Slot { id: short, at });
         Ok(put)
     }
 
@@ -282,7 +233,7 @@ impl SnapshotWriter {
         loop {
             match tree.next_leaf(leaf) {
                 Ok(Some((number, node))) if number << FANOUT_BITS < chunks.end => {
-                    for (n, _) in node.present().filter(|(_, slot)| !self.session.is_listed(&slot.at.pack)) {
+                    for (n, _) in node.present().filter(|(_, slot)| !self.store.is_listed(&slot.at.pack)) {
                         let lost = (number << FANOUT_BITS) + n as u64;
                         if chunks.contains(&lost) {
                             found.push(start..lost);
@@ -293,7 +244,7 @@ impl SnapshotWriter {
                 }
                 Ok(_) => break,
                 // What lies behind it cannot be told from what is zero.
-                Err(e) if self.repository.is_damage(&e) => {
+                Err(e) if self.store.repository.is_damage(&e) => {
                     self.parent_broken.store(true, Ordering::Relaxed);
                     tracing::warn!("a part of the parent's map cannot be read and is not built upon: {e}");
                     found.push(start..(leaf << FANOUT_BITS).clamp(start, chunks.end));
@@ -314,7 +265,7 @@ impl SnapshotWriter {
         if self.parent.is_none() {
             return Err(Error::internal("nothing to inherit from"));
         }
-        self.counts.unchanged.fetch_add(bytes, Ordering::Relaxed);
+        self.store.counts.note(Put::Unchanged, bytes);
         if !chunks.is_empty() {
             self.map.lock().inherited.insert(chunks.start, chunks.end);
         }
@@ -330,7 +281,7 @@ impl SnapshotWriter {
     /// an error there is no snapshot.
     pub fn advance(&self, number: u64) -> Result<()> {
         // What was being put into the map is in it no more.
-        self.write_map(number).inspect_err(|e| self.uploads.fail(e.again()))
+        self.write_map(number).inspect_err(|e| self.store.fail(e))
     }
 
     fn write_map(&self, number: u64) -> Result<()> {
@@ -345,7 +296,7 @@ impl SnapshotWriter {
         let parent = self.parent.as_ref().filter(|_| !self.parent_broken.load(Ordering::Relaxed));
         for (n, slot) in ready {
             self.push_inherited(map, n, parent)?;
-            map.builder.push(n, slot, parent, self)?;
+            map.builder.push(n, slot, parent, &self.store)?;
         }
         self.push_inherited(map, number, parent)
     }
@@ -367,7 +318,7 @@ impl SnapshotWriter {
                 for (n, slot) in node.present() {
                     let chunk = (number << FANOUT_BITS) + n as u64;
                     if (from..stop).contains(&chunk) {
-                        if !self.session.is_listed(&slot.at.pack) {
+                        if !self.store.is_listed(&slot.at.pack) {
                             // Who asked what is inheritable does not come here. The chunk would be lost.
                             return Err(Error::internal(format!(
                                 "chunk {chunk} was taken over unread from {}, which is gone; nothing is committed, please \
@@ -375,7 +326,7 @@ impl SnapshotWriter {
                                 keys::pack(&slot.at.pack)
                             )));
                         }
-                        map.builder.push(chunk, *slot, parent, self)?;
+                        map.builder.push(chunk, *slot, parent, &self.store)?;
                     }
                 }
                 leaf = number + 1;
@@ -398,66 +349,23 @@ impl SnapshotWriter {
         let chunks = map.chunks();
         let levels = levels(chunk_count(info.size, self.class));
         let parent = self.parent.as_ref().filter(|_| !self.parent_broken.load(Ordering::Relaxed));
-        let top = map.finish(levels, parent, &self)?;
-        self.close(&self.data, &self.pool)?;
-        self.close(&self.meta, &self.meta_pool)?;
-        self.uploads.finish()?;
-        if let Err(refused) = refused() {
-            if let Err(e) = self.session.leave() {
-                tracing::debug!("the run was not left in order: {e}");
-            }
-            return Err(refused);
-        }
-        self.pulse.beat()?;
-        let ids = &self.repository.keys().ids;
+        let top = map.finish(levels, parent, &self.store)?;
+        let ids = &self.store.repository.keys().ids;
         let top_id = top.as_ref().map(|top| ids.node(top.level, top.present().map(|(n, slot)| (n as u8, slot.id))));
-        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let record = SnapshotRecord {
-            name: self.session.name.clone(),
-            size: info.size,
+        let content = Content {
             class: self.class,
             levels,
             root: ids.root(info.size, self.class, levels, top_id),
             top: top.as_ref().map(Node::encode).unwrap_or_default(),
             chunks,
-            parent: self.session.parent.as_ref().map(|p| p.id),
-            tags: info.tags,
-            started: self.session.started,
-            ended: self.repository.clock().now(),
-            host: crate::process::host_name(),
-            source: info.source,
-            run: info.run,
-            engine: info.engine,
-            partial: info.partial,
-            resumed: self.is_resumed(),
-            stats: Stats {
-                read: count(&self.counts.read),
-                hole: info.hole,
-                zero: count(&self.counts.zero),
-                unchanged: count(&self.counts.unchanged),
-                known: count(&self.counts.known),
-                new: count(&self.counts.new),
-                stored: self.uploads.stored(),
-                metadata: self.session.written(),
-            },
-            version: env!("CARGO_PKG_VERSION").into(),
-            nonce: self.repository.nonce()?,
+            tree: None,
         };
-        self.session.commit(record)
+        self.store.commit(content, info, refused)
     }
 
     /// Gives the run up, storing what is complete, so that the next run of the volume does not send it again.
     pub fn abandon(self) -> Result<()> {
-        let stored = self.close(&self.data, &self.pool).and_then(|()| self.uploads.finish());
-        match stored {
-            // A storage that does not answer takes no Fence either: the next run finds that this process is gone.
-            Err(e) if e.kind() == ErrorKind::Unavailable => Err(e),
-            stored => self.session.leave().and(stored),
-        }
-    }
-
-    fn decide(&self, number: u64, slot: Slot) {
-        self.map.lock().waiting.insert(number, slot);
+        self.store.abandon()
     }
 
     /// T1: what the parent has at this place. A parent whose map cannot be read is not built upon any longer.
@@ -472,7 +380,7 @@ impl SnapshotWriter {
         };
         match load().and_then(|()| tree.chunk(number)) {
             Ok(slot) => Ok(slot),
-            Err(e) if self.repository.is_damage(&e) => {
+            Err(e) if self.store.repository.is_damage(&e) => {
                 if !self.parent_broken.swap(true, Ordering::Relaxed) {
                     tracing::warn!("the parent's map cannot be read and is not built upon any further: {e}");
                 }
@@ -481,94 +389,6 @@ impl SnapshotWriter {
             Err(e) => Err(e.context("the parent's map").advise("--parent none does without it")),
         }
     }
-
-    /// T2: a chunk of this run that is on its way, or a copy anywhere that may still be referred to.
-    fn known(&self, id: &ShortId) -> Option<crate::Location> {
-        if let Some(at) = self.uploads.on_the_way(id) {
-            return Some(at);
-        }
-        match self.index.lookup(id) {
-            Ok(found) => found.into_iter().find(|at| self.session.may_hit(&at.pack)),
-            Err(e) => {
-                tracing::warn!("the chunk index is not used any further: {e}");
-                None
-            }
-        }
-    }
-
-    /// D3: seals a chunk into the open pack, unless another thread did so a moment ago.
-    fn store_chunk(&self, piece: &Piece<'_>, scratch: &mut Vec<u8>) -> Result<(crate::Location, Put)> {
-        let (pack, at) = loop {
-            let mut open = self.data.lock();
-            if let Some(at) = self.uploads.on_the_way(&piece.id.short()) {
-                return Ok((at, Put::Known));
-            }
-            let pack = self.open_pack(&mut open, PackKind::Data, &self.pool)?;
-            match pack.reserve(piece, self.pool.capacity()) {
-                Some(at) => {
-                    self.uploads.expect(piece.id.short(), at);
-                    break (pack, at);
-                }
-                None => {
-                    *open = None;
-                    drop(open);
-                    if pack.close() {
-                        self.uploads.send(pack.finish(&self.pool)?)?;
-                    }
-                }
-            }
-        };
-        // A place that was reserved and is not filled would leave the pack incomplete for ever.
-        let filled = pack.fill(&at, piece, scratch).inspect_err(|e| self.uploads.fail(e.again()))?;
-        if filled {
-            self.uploads.send(pack.finish(&self.pool)?)?;
-        }
-        Ok((at, Put::New))
-    }
-
-    fn open_pack(&self, open: &mut Option<Arc<OpenPack>>, kind: PackKind, pool: &PackPool) -> Result<Arc<OpenPack>> {
-        if let Some(pack) = open {
-            return Ok(pack.clone());
-        }
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
-        let keys = self.repository.keys();
-        let pack = Arc::new(OpenPack::new(kind, self.session.id, seq, keys, self.repository.rng(), pool)?);
-        *open = Some(pack.clone());
-        Ok(pack)
-    }
-
-    /// Sends the open pack, if there is one.
-    fn close(&self, open: &Mutex<Option<Arc<OpenPack>>>, pool: &PackPool) -> Result<()> {
-        let Some(pack) = open.lock().take() else { return Ok(()) };
-        if pack.close() { self.uploads.send(pack.finish(pool)?) } else { Ok(()) }
-    }
-}
-
-impl NodeSink for SnapshotWriter {
-    fn store(&self, node: &Node) -> Result<Slot> {
-        let id: ChunkId =
-            self.repository.keys().ids.node(node.level, node.present().map(|(n, slot)| (n as u8, slot.id)));
-        let bytes = node.encode();
-        let piece = Piece { id, class: 128 + node.level, codec: Codec::Raw, plain: bytes.len() as u32, packed: &bytes };
-        let mut scratch = Vec::with_capacity(bytes.len() + crate::crypto::TAG);
-        let mut open = self.meta.lock();
-        loop {
-            let pack = self.open_pack(&mut open, PackKind::Meta, &self.meta_pool)?;
-            if let Some(at) = pack.reserve(&piece, self.meta_pool.capacity()) {
-                pack.fill(&at, &piece, &mut scratch)?;
-                return Ok(Slot { id: id.short(), at });
-            }
-            *open = None;
-            if pack.close() {
-                self.uploads.send(pack.finish(&self.meta_pool)?)?;
-            }
-        }
-    }
-}
-
-/// How long packs are at most: two chunks fit, and readers take it.
-fn pack_capacity(wanted: usize, class: u8) -> usize {
-    wanted.clamp(2 << class, MAX_PACK as usize)
 }
 
 /// True when every byte is zero.
@@ -576,16 +396,4 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     // Blocks long enough to be compared with wide registers, short enough to stop soon.
     let mut blocks = bytes.chunks_exact(512);
     blocks.all(|block| block.iter().fold(0, |a, b| a | b) == 0) && blocks.remainder().iter().all(|b| *b == 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_pack_is_longer_than_readers_take() {
-        assert_eq!(pack_capacity(1 << 30, 18), MAX_PACK as usize);
-        assert_eq!(pack_capacity(32 << 20, 18), 32 << 20);
-        assert_eq!(pack_capacity(0, 22), 8 << 20);
-    }
 }
