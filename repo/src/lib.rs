@@ -8,6 +8,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("wherry has not been tried on big-endian machines: golden repositories must pass there first");
 
+pub mod bench;
 mod check;
 pub mod clock;
 mod codec;
@@ -30,26 +31,30 @@ mod session;
 pub mod storage;
 #[cfg(test)]
 mod testing;
+mod tree;
 mod turn;
 mod writer;
 
 pub use check::{
-    CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, NotRead, NotReadReason, ReadData, Watch,
+    CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason, ReadData, Watch,
 };
 pub use clock::{Clock, Rng, System, Timestamp};
 pub use codec::Compression;
 pub use error::{Error, ErrorKind, Result};
-pub use format::records::{SnapshotRecord, Stats};
+pub use format::records::{MissingPath, SnapshotRecord, Stats, TreeInfo};
 pub use id::*;
 pub use index_sync::Synced;
 pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, SlotInfo};
 pub use newest::Newest;
 pub use process::host_name;
-pub use reader::{ChunkRef, Fetch, SnapshotReader, Verified};
+pub use reader::{ChunkReader, ChunkRef, Fetch, SnapshotReader, Verified};
 pub use repository::{
     Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of, newest_config,
 };
 pub use session::{ParentChoice, ReadSession};
 pub use storage::{Key, Storage};
+pub use tree::{
+    Cutter, Entries, FolderBuilder, Kept, ListBuilder, Missing, Part, PieceSet, Pieces, Span, TreeReader, TreeWriter,
+};
 pub use turn::Turn;
 pub use writer::{CommitInfo, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};

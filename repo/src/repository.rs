@@ -8,6 +8,7 @@ use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotIn
 use crate::map::NodeCache;
 use crate::pack::KeyCache;
 use crate::storage::{Key, Storage, keys};
+use crate::tree::TreeCache;
 use crate::{Clock, Error, ErrorKind, Result, Rng, Timestamp, clock};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -74,9 +75,21 @@ impl Snapshot {
         self.record.stats.metadata + self.record_size
     }
 
-    /// Chunk size in bytes.
-    pub fn chunk_size(&self) -> u64 {
-        1 << self.record.class
+    /// Chunk size of the volume in bytes; `None`: it is the tree of a directory.
+    pub fn chunk_size(&self) -> Option<u64> {
+        self.record.tree.is_none().then(|| 1 << self.record.class)
+    }
+
+    /// Likewise, for whoever can do nothing with a tree: an error of kind [`Invalid`](ErrorKind::Invalid) says so.
+    pub fn volume_chunk_size(&self) -> Result<u64> {
+        let text = || {
+            let Self { id, record, .. } = self;
+            let name = &record.name;
+            Error::invalid(format!(
+                "snapshot {id} of {name:?} is the tree of a directory, not a disk: name one of a disk"
+            ))
+        };
+        self.chunk_size().ok_or_else(text)
     }
 }
 
@@ -120,6 +133,7 @@ struct Inner {
     config: Config,
     pack_keys: KeyCache,
     nodes: NodeCache,
+    tree_nodes: TreeCache,
     elsewhere: Elsewhere,
     /// It was said that readers go without a session.
     told_alone: AtomicBool,
@@ -192,6 +206,7 @@ impl Repository {
             config,
             pack_keys: KeyCache::default(),
             nodes: NodeCache::default(),
+            tree_nodes: TreeCache::default(),
             elsewhere: Elsewhere::default(),
             told_alone: AtomicBool::new(false),
             out_of_reach: AtomicBool::new(false),
@@ -207,6 +222,11 @@ impl Repository {
     /// Default chunk size of block volumes in bytes.
     pub fn chunk_size(&self) -> u32 {
         self.inner.config.chunk_size
+    }
+
+    /// True when there may have been snapshots of trees when it was opened.
+    pub fn has_trees(&self) -> bool {
+        self.inner.config.read.iter().any(|name| name == clear::TREE)
     }
 
     /// True when only one process may work in it at a time.
@@ -247,6 +267,16 @@ impl Repository {
     /// Keeps about so many bytes of nodes of maps, for all snapshots that are read or built upon together.
     pub fn limit_nodes(&self, bytes: u64) {
         self.inner.nodes.set_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
+    pub(crate) fn tree_nodes(&self) -> &TreeCache {
+        &self.inner.tree_nodes
+    }
+
+    /// Keeps about so many bytes of nodes of trees, packs of them included, for all snapshots together. With less than
+    /// 6 MiB no whole pack is kept for long, which makes a walk through a large tree slow.
+    pub fn limit_tree_nodes(&self, bytes: u64) {
+        self.inner.tree_nodes.set_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
     /// What is looked up by id, since it is not where a map says.
@@ -295,17 +325,44 @@ impl Repository {
     pub fn publish_config(&self, n: u32, change: impl FnOnce(&mut Config)) -> Result<()> {
         let mut config = self.inner.config.clone();
         change(&mut config);
-        let key = keys::config(n);
-        config.mac = config_mac(self.keys(), &key, &config)?;
-        self.storage().create(&key, clear::encode(&config)?.into())
+        self.create_config(n, config)
     }
 
     /// Fails when the repository was given a feature meanwhile that this build must not write beside.
     pub(crate) fn check_writable(&self) -> Result<()> {
+        self.newest_config().map(drop)
+    }
+
+    /// The newest configuration, if this build may write beside it, and its number.
+    fn newest_config(&self) -> Result<(u32, Config)> {
         let gone = || Error::corrupt("the repository has no configuration any more").with_object(keys::config(0));
         let (key, config) = newest_config(self.storage())?.ok_or_else(gone)?;
         check_mac(self.keys(), &key, &config)?;
-        clear::check_writable(&config)
+        clear::check_writable(&config)?;
+        Ok((keys::parse_config(&key).ok_or_else(gone)?, config))
+    }
+
+    /// W2 of trees: says to all who open the repository from now on that it may hold some. Ok means that this is durable.
+    pub(crate) fn enable_trees(&self) -> Result<()> {
+        loop {
+            let (n, mut config) = self.newest_config()?;
+            if config.read.iter().any(|name| name == clear::TREE) {
+                return Ok(());
+            }
+            config.minor = config.minor.max(clear::TREE_MINOR);
+            config.read.push(clear::TREE.to_owned());
+            match self.create_config(n.saturating_add(1), config) {
+                // Somebody else was first, whatever for.
+                Err(e) if e.kind() == ErrorKind::Conflict => {}
+                created => return created,
+            }
+        }
+    }
+
+    fn create_config(&self, n: u32, mut config: Config) -> Result<()> {
+        let key = keys::config(n);
+        config.mac = config_mac(self.keys(), &key, &config)?;
+        self.storage().create(&key, clear::encode(&config)?.into())
     }
 
     /// True when the error says that an object is not as it should be; others may pass.

@@ -55,6 +55,8 @@ pub(crate) struct Watched {
     pub(crate) on_open: Mutex<Option<Hook>>,
     /// Listings and reads of ends of packs.
     pub(crate) lookups: AtomicUsize,
+    /// Reads of parts of objects, their ends included.
+    parts: AtomicUsize,
 }
 
 impl std::fmt::Debug for Watched {
@@ -64,6 +66,11 @@ impl std::fmt::Debug for Watched {
 }
 
 impl Watched {
+    /// Reads of parts of objects so far.
+    pub(crate) fn reads(&self) -> usize {
+        self.parts.load(Ordering::Relaxed)
+    }
+
     fn answer(&self, name: &str) -> Result<()> {
         if !self.silent.lock().is_some_and(|prefix| name.starts_with(prefix)) {
             return Ok(());
@@ -90,10 +97,12 @@ impl Storage for Watched {
         self.inner.get(key)
     }
     fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.parts.fetch_add(1, Ordering::Relaxed);
         self.answer(key.as_str())?;
         self.inner.get_range(key, range)
     }
     fn get_tail(&self, key: &Key, len: u64) -> Result<Tail> {
+        self.parts.fetch_add(1, Ordering::Relaxed);
         self.lookups.fetch_add(1, Ordering::Relaxed);
         self.answer(key.as_str())?;
         self.inner.get_tail(key, len)
@@ -136,6 +145,7 @@ pub(crate) fn repository() -> (Arc<Watched>, Arc<StillClock>, Repository) {
         unanswered: AtomicUsize::new(0),
         on_open: Mutex::default(),
         lookups: AtomicUsize::new(0),
+        parts: AtomicUsize::new(0),
     });
     let components = Components { storage: storage.clone(), clock: clock.clone(), rng: Arc::new(System::default()) };
     let cheap = PasswordCost { memory_kib: 8, passes: 1 };
