@@ -3,7 +3,8 @@
 //! 1. Records: every clear object and every record opens and decodes.
 //! 2. Packs: each has an intact header, index and trailer.
 //! 3. Maps: every node opens, every slot is what the index of its pack says. What several snapshots share is looked at
-//!    once; one bit per chunk or node says that it was.
+//!    once; one bit per chunk or node says that it was. Trees likewise; what is below each of their nodes adds up to
+//!    what led there, for which 64 bits a node are kept.
 //! 4. Data: on demand, the chunks of the packs that snapshots refer to are opened. Of a pack whose own index cannot be
 //!    used, every chunk that maps refer to is opened in any case: only so can it be said what is lost.
 //! 5. Hits: only when something is damaged, the maps are walked again to see whom it concerns.
@@ -15,14 +16,17 @@ mod hits;
 mod maps;
 mod objects;
 mod packs;
+mod paths;
 mod report;
 #[cfg(test)]
 mod tests;
+mod trees;
 
-pub use report::{CheckReport, Damage, DamageKind, Hit, NotRead, NotReadReason};
+pub use report::{CheckReport, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason};
 
 use crate::id::{ShortId, SnapshotId};
 use crate::storage::Storage;
+use crate::tree::TreeCache;
 use crate::{Error, Repository, Result};
 use report::Findings;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -63,6 +67,9 @@ impl Default for ReadData {
     }
 }
 
+/// Most bytes of nodes of trees that are kept.
+const TREES: u64 = 24 << 20;
+
 /// What a check is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckStep {
@@ -70,7 +77,7 @@ pub enum CheckStep {
     Records,
     /// Indexes of packs; counted in packs.
     Packs,
-    /// Maps; counted in snapshots.
+    /// Maps and trees; counted in snapshots.
     Maps,
     /// Chunks; counted in bytes.
     Data,
@@ -87,7 +94,8 @@ impl Repository {
     /// Damage is in the report, not an error. Errors: `NoSnapshot` for an unknown id; what the storage says when it
     /// cannot be reached.
     pub fn check(&self, options: &CheckOptions, watch: Watch<'_>) -> Result<CheckReport> {
-        let run = Run { repository: self, options, watch, findings: Findings::default() };
+        let run = Run { repository: self, options, watch, findings: Findings::default(), trees: TreeCache::default() };
+        run.trees.set_limit((options.memory / 2).min(TREES) as usize);
         let objects = objects::examine(&run)?;
         let packs = packs::Packs::new(&run);
         if options.snapshots.is_empty() {
@@ -111,6 +119,9 @@ impl Repository {
             unused_bytes: totals.unused_bytes,
             moved_chunks: totals.moved_chunks,
             moved_nodes: totals.moved_nodes,
+            trees: objects.snapshots.iter().filter(|s| s.record.tree.is_some()).count() as u64,
+            images: maps.images.files,
+            image_bytes: maps.images.bytes,
             damages: run.findings.into_damages(hits),
         })
     }
@@ -122,6 +133,8 @@ struct Run<'a> {
     options: &'a CheckOptions,
     watch: Watch<'a>,
     findings: Findings,
+    /// Nodes of trees. Not the repository's, which may be older than the damage.
+    trees: TreeCache,
 }
 
 impl Run<'_> {

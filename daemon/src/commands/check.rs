@@ -1,5 +1,6 @@
 //! `wherry check`
 
+use super::snapshots::PathView;
 use crate::cli::CheckArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -9,10 +10,13 @@ use crate::select::SnapSpec;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::time::Instant;
-use wherry_repo::{CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, NotReadReason, ReadData};
+use wherry_repo::{CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, LostPath, NotReadReason, ReadData};
 
 /// Ranges of one snapshot that text shows; JSON shows those that the report has.
 const SHOWN_RANGES: usize = 5;
+
+/// Paths likewise.
+const SHOWN_PATHS: usize = 5;
 
 /// The result as `--json` shows it; sizes are in bytes.
 #[derive(Serialize)]
@@ -29,6 +33,10 @@ struct View {
     not_read: Vec<NotReadView>,
     unused: Unused,
     moved: Moved,
+    /// Snapshots that are trees of directories.
+    trees: u64,
+    /// Disk images in them, which this version does not look at.
+    images: Images,
     damages: Vec<DamageView>,
     seconds: f64,
 }
@@ -54,6 +62,12 @@ struct Unused {
 }
 
 #[derive(Serialize)]
+struct Images {
+    count: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
 struct DamageView {
     object: String,
     kind: &'static str,
@@ -74,6 +88,35 @@ struct HitView {
     ranges: Vec<RangeView>,
     /// Ranges that are not in the list.
     more: u64,
+    /// Of a tree: entries that cannot be read.
+    entries: u64,
+    paths: Vec<LostView>,
+    /// Paths that are not in the list.
+    more_paths: u64,
+}
+
+#[derive(Serialize)]
+struct LostView {
+    #[serde(flatten)]
+    path: PathView,
+    /// Its content or its attributes cannot be read.
+    itself: bool,
+    /// So many entries below it have no name any more.
+    below: u64,
+}
+
+impl LostView {
+    fn new(lost: &LostPath) -> Self {
+        Self { path: PathView::new(&lost.path), itself: lost.itself, below: lost.below }
+    }
+
+    fn describe(&self) -> String {
+        match self.below {
+            0 => self.path.shown.clone(),
+            1 => format!("1 entry below {}", self.path.shown),
+            n => format!("{n} entries below {}", self.path.shown),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -144,6 +187,8 @@ impl View {
             not_read: not_read.collect(),
             unused: Unused { packs: report.unused_packs, bytes: report.unused_bytes },
             moved: Moved { chunks: report.moved_chunks, nodes: report.moved_nodes },
+            trees: report.trees,
+            images: Images { count: report.images, bytes: report.image_bytes },
             damages: report.damages.iter().map(DamageView::new).collect(),
             seconds,
         }
@@ -174,6 +219,9 @@ impl HitView {
             bytes: hit.bytes,
             ranges: hit.ranges.iter().map(|r| RangeView { offset: r.start, length: r.end - r.start }).collect(),
             more: hit.more,
+            entries: hit.entries,
+            paths: hit.paths.iter().map(LostView::new).collect(),
+            more_paths: hit.more_paths,
         }
     }
 }
@@ -200,12 +248,9 @@ fn text(report: &CheckReport) -> String {
         lines.extend(damage.hits.iter().map(|hit| format!("  hits    {}", describe(hit))));
         lines.push(format!("  next    {}", damage.advice()));
     }
-    let counts = [
-        (report.snapshots, "snapshots"),
-        (report.records, "records"),
-        (report.packs, "packs"),
-        (report.nodes, "map nodes"),
-    ];
+    let nodes = if report.trees > 0 { "nodes of maps and trees" } else { "map nodes" };
+    let counts =
+        [(report.snapshots, "snapshots"), (report.records, "records"), (report.packs, "packs"), (report.nodes, nodes)];
     let counts = counts.map(|(n, what)| format!("{n} {what}")).join(", ");
     lines.push(format!("checked   {counts}; they refer to {} chunks ({})", report.chunks, size(report.data_bytes)));
     if report.read_bytes > 0 {
@@ -221,6 +266,13 @@ fn text(report: &CheckReport) -> String {
         };
         lines.push(format!("not read  {} of chunks in {} packs: {why}", size(left.bytes), left.packs));
     }
+    if report.images > 0 {
+        lines.push(format!(
+            "not read  {} disk images in trees ({}): this version does not look at them, use a newer wherry",
+            report.images,
+            size(report.image_bytes)
+        ));
+    }
     if report.unused_packs > 0 {
         lines.push(format!(
             "unused    {} packs ({}) that no snapshot refers to: of runs under way or broken off, or of forgotten snapshots",
@@ -230,8 +282,10 @@ fn text(report: &CheckReport) -> String {
     }
     if report.moved_chunks + report.moved_nodes > 0 {
         lines.push(format!(
-            "moved     {} chunks and {} map nodes are not in the packs that the maps name; they were found in others",
-            report.moved_chunks, report.moved_nodes
+            "moved     {} chunks and {} {nodes} are not in the packs that {} name; they were found in others",
+            report.moved_chunks,
+            report.moved_nodes,
+            if report.trees > 0 { "they" } else { "the maps" }
         ));
     }
     lines.push(summary(report));
@@ -262,6 +316,19 @@ fn describe(hit: &Hit) -> String {
     let snapshot = format!("{volume}, snapshot {}{time}", hit.snapshot);
     if hit.whole {
         return format!("{snapshot}: nothing of it can be read");
+    }
+    if hit.entries > 0 {
+        let paths: Vec<_> = hit.paths.iter().take(SHOWN_PATHS).map(|lost| LostView::new(lost).describe()).collect();
+        let more = match hit.paths.len() as u64 + hit.more_paths - paths.len() as u64 {
+            0 => String::new(),
+            more => format!(" and {more} more, see --json"),
+        };
+        let what = if hit.entries == 1 { "1 entry".to_owned() } else { format!("{} entries", hit.entries) };
+        return format!(
+            "{snapshot}: {what} cannot be read ({} of files), {}{more}",
+            output::size(hit.bytes),
+            paths.join(", ")
+        );
     }
     let ranges: Vec<_> =
         hit.ranges.iter().take(SHOWN_RANGES).map(|r| format!("{} to {}", r.start, r.end - 1)).collect();

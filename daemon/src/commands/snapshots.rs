@@ -5,19 +5,24 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::{self, Side, Table};
 use crate::select;
+use crate::tree::path::{escaped, joined};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use wherry_repo::{Repository, Snapshot, SnapshotList};
+use std::io;
+use wherry_repo::{Repository, Snapshot, SnapshotList, TreeInfo};
 
 /// A snapshot as `--json` shows it. The names are those of `wherry backup --json`; sizes are in bytes.
 #[derive(Debug, Serialize)]
 pub(super) struct View {
     pub(super) snapshot: String,
     pub(super) volume: String,
+    /// `disk`, or `tree` of a directory.
+    pub(super) kind: &'static str,
     pub(super) time: String,
     ended: String,
     pub(super) size: u64,
-    chunk_size: u64,
+    /// None of the tree of a directory.
+    chunk_size: Option<u64>,
     chunks: u64,
     parent: Option<String>,
     pub(super) tags: BTreeMap<String, String>,
@@ -42,6 +47,81 @@ pub(super) struct View {
     source: String,
     run: String,
     version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tree: Option<TreeView>,
+}
+
+/// What the snapshot of a directory has besides.
+#[derive(Debug, Serialize)]
+pub(super) struct TreeView {
+    pub(super) files: u64,
+    pub(super) directories: u64,
+    pub(super) others: u64,
+    /// Entries that could not be looked at or read.
+    pub(super) missing: u64,
+    /// The first of them.
+    pub(super) first_missing: Vec<MissingView>,
+    /// Files that changed each time they were read.
+    pub(super) unsettled: u64,
+    pub(super) filesystem: String,
+    /// What was left out, as it was asked for.
+    pub(super) excluded: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct MissingView {
+    #[serde(flatten)]
+    pub(super) path: PathView,
+    /// A number of Linux, and what it means.
+    errno: u32,
+    pub(super) error: String,
+}
+
+/// A path in a tree: as text, and in hexadecimal digits where it is not UTF-8.
+#[derive(Debug, Serialize)]
+pub(super) struct PathView {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<String>,
+    /// For people.
+    #[serde(skip)]
+    pub(super) shown: String,
+}
+
+impl PathView {
+    /// Of a path without a leading `/`.
+    pub(super) fn new(path: &[u8]) -> Self {
+        let bytes = joined(&[path.to_vec()]);
+        let shown = escaped(&bytes);
+        match String::from_utf8(bytes) {
+            Ok(path) => Self { path, path_hex: None, shown },
+            Err(e) => {
+                let hex = e.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+                Self { path: shown.clone(), path_hex: Some(hex), shown }
+            }
+        }
+    }
+}
+
+impl TreeView {
+    fn new(tree: TreeInfo) -> Self {
+        let missing = tree.first_missing.iter().map(|missing| MissingView {
+            path: PathView::new(&missing.path),
+            errno: missing.errno,
+            error: i32::try_from(missing.errno)
+                .map_or_else(|_| "unknown".to_owned(), |errno| io::Error::from_raw_os_error(errno).to_string()),
+        });
+        Self {
+            files: tree.files,
+            directories: tree.folders,
+            others: tree.others,
+            missing: tree.missing,
+            first_missing: missing.collect(),
+            unsettled: tree.unsettled,
+            filesystem: tree.filesystem,
+            excluded: tree.excluded,
+        }
+    }
 }
 
 impl View {
@@ -53,6 +133,7 @@ impl View {
         Ok(Self {
             snapshot: snapshot.id.to_string(),
             volume: record.name,
+            kind: if record.tree.is_some() { "tree" } else { "disk" },
             time: output::utc_time(record.started),
             ended: output::utc_time(record.ended),
             size: record.size,
@@ -79,6 +160,7 @@ impl View {
             source: record.source,
             run: record.run,
             version: record.version,
+            tree: record.tree.map(TreeView::new),
         })
     }
 
@@ -108,6 +190,7 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
             ("ID", Side::Left),
             ("TIME", Side::Left),
             ("VOLUME", Side::Left),
+            ("KIND", Side::Left),
             ("SIZE", Side::Right),
             ("NEW", Side::Right),
             ("STATE", Side::Left),
@@ -118,6 +201,7 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
                 view.snapshot.chars().take(digits).collect(),
                 output::local_time(*time),
                 view.volume.clone(),
+                view.kind.to_owned(),
                 output::size(view.size),
                 output::size(view.new),
                 if view.partial { "partial" } else { "whole" }.to_owned(),

@@ -7,6 +7,7 @@ use crate::exit::Exit;
 use crate::output::{self, Side, Table};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use wherry_repo::TreeInfo;
 use wherry_repo::storage::Storage;
 
 /// Objects below one prefix.
@@ -27,6 +28,13 @@ struct Stats {
     forgotten: usize,
     partial: usize,
     damaged: usize,
+    /// Of the snapshots that are not forgotten, those that are trees of directories, and what is in all of them.
+    trees: usize,
+    files: u64,
+    directories: u64,
+    others: u64,
+    missing: u64,
+    unsettled: u64,
     /// Bytes of all volumes of all snapshots that are not forgotten.
     size: u64,
     /// Objects by the first part of their key.
@@ -43,6 +51,8 @@ pub(crate) fn run(context: &Context, args: StatsArgs) -> anyhow::Result<Exit> {
     let objects = count(repository.storage())?;
     let volumes: std::collections::BTreeSet<_> = list.visible().map(|s| s.volume).collect();
     let visible = list.visible().count();
+    let trees: Vec<_> = list.visible().filter_map(|s| s.record.tree.as_ref()).collect();
+    let sum = |of: fn(&TreeInfo) -> u64| trees.iter().map(|tree| of(tree)).fold(0, u64::saturating_add);
     let stats = Stats {
         repository: repository.id().to_string(),
         location: repository.storage().location(),
@@ -53,7 +63,13 @@ pub(crate) fn run(context: &Context, args: StatsArgs) -> anyhow::Result<Exit> {
         forgotten: list.snapshots.len() - visible,
         partial: list.visible().filter(|s| s.record.partial).count(),
         damaged: list.damaged.len(),
-        size: list.visible().map(|s| s.record.size).sum(),
+        trees: trees.len(),
+        files: sum(|tree| tree.files),
+        directories: sum(|tree| tree.folders),
+        others: sum(|tree| tree.others),
+        missing: sum(|tree| tree.missing),
+        unsettled: sum(|tree| tree.unsettled),
+        size: list.visible().map(|s| s.record.size).fold(0, u64::saturating_add),
         stored: objects.values().map(|o| o.bytes).sum(),
         objects,
     };
@@ -71,7 +87,16 @@ pub(crate) fn run(context: &Context, args: StatsArgs) -> anyhow::Result<Exit> {
             ("size of all", output::size(stats.size)),
             ("stored", output::size(stats.stored)),
         ];
-        for (name, value) in rows {
+        let of_trees = [
+            ("trees", stats.trees.to_string()),
+            ("files", stats.files.to_string()),
+            ("directories", stats.directories.to_string()),
+            ("others", stats.others.to_string()),
+            ("missing", stats.missing.to_string()),
+            ("unsettled", stats.unsettled.to_string()),
+        ];
+        let of_trees = of_trees.into_iter().filter(|_| stats.trees > 0);
+        for (name, value) in rows.into_iter().chain(of_trees) {
             table.row([name.to_owned(), value]);
         }
         let mut objects = Table::new(&[("OBJECTS", Side::Left), ("COUNT", Side::Right), ("BYTES", Side::Right)]);

@@ -3,6 +3,7 @@
 use super::maps::Suspects;
 use super::packs::{Packs, State, Used};
 use super::{CheckStep, NotRead, NotReadReason, Piece, ReadData, Run};
+use crate::format::tree::{ATTRIBUTES, Set};
 use crate::id::PackId;
 use crate::pack::open_chunk;
 use crate::storage::keys;
@@ -184,8 +185,9 @@ impl Reader<'_> {
             sealed.clear();
             sealed.extend_from_slice(&bytes[from..from + piece.at.len as usize]);
             plain.resize(piece.plain as usize, 0);
-            match open_chunk(keys, cache, &piece.id, piece.class, &piece.at, sealed, plain) {
-                Ok(_) => {}
+            let open = open_chunk(keys, cache, &piece.id, piece.class, &piece.at, sealed, plain);
+            match open.and_then(|_| if piece.class == ATTRIBUTES { Set::decode(plain).map(drop) } else { Ok(()) }) {
+                Ok(()) => {}
                 Err(e) if self.run.is_damage(&e) => self.damaged(piece, bad),
                 Err(e) => return Err(e),
             }
@@ -194,7 +196,7 @@ impl Reader<'_> {
     }
 
     fn damaged(&self, piece: &Piece, bad: &mut Vec<u64>) {
-        self.run.findings.part(&keys::pack(self.id), piece.at.ordinal);
+        self.run.findings.part(&keys::pack(self.id), piece.at.ordinal, piece.class);
         bad.push(piece.print());
     }
 }

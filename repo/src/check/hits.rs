@@ -1,11 +1,11 @@
-//! Step 5: whom the damage concerns. The maps are walked once more; below a node where nothing was damaged for one
+//! Step 5: whom the damage concerns. Maps and trees are walked once more; below a node where nothing was damaged for one
 //! snapshot, nothing is for another one. Where a look at a copy shows new damage, all maps are walked again.
 
 use super::maps::{View, node_piece, open_nodes};
 use super::objects::Objects;
 use super::packs::Packs;
-use super::report::Ranges;
-use super::{CheckStep, Hit, Piece, Run, data};
+use super::report::Lost;
+use super::{CheckStep, Hit, Piece, Run, data, paths};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::id::PackId;
 use crate::storage::{Key, keys};
@@ -57,14 +57,14 @@ fn has_gone(run: &Run<'_>, snapshot: &Snapshot) -> Result<bool> {
     }
 }
 
-struct Search<'a> {
-    run: &'a Run<'a>,
-    packs: &'a Packs<'a>,
-    bad: Bad,
+pub(super) struct Search<'a> {
+    pub(super) run: &'a Run<'a>,
+    pub(super) packs: &'a Packs<'a>,
+    pub(super) bad: Bad,
     /// The packs of all of it.
     names: HashSet<PackId>,
     /// What turned out to be damaged in this search.
-    more: RefCell<HashSet<(PackId, u64)>>,
+    pub(super) more: RefCell<HashSet<(PackId, u64)>>,
     /// Whether a damaged chunk is elsewhere: many snapshots refer to the same.
     answers: RefCell<HashMap<(PackId, u64), bool>>,
     /// Snapshots done, and all.
@@ -77,7 +77,7 @@ impl<'a> Search<'a> {
         Self { run, packs, bad, names, more: RefCell::default(), answers: RefCell::default(), at: Cell::default() }
     }
 
-    fn watch(&self) -> Result<()> {
+    pub(super) fn watch(&self) -> Result<()> {
         let (done, total) = self.at.get();
         (self.run.watch)(CheckStep::Hits, done, total)
     }
@@ -95,6 +95,9 @@ impl<'a> Search<'a> {
                 bytes: 0,
                 ranges: Vec::new(),
                 more: 0,
+                paths: Vec::new(),
+                more_paths: 0,
+                entries: 0,
             };
             hits.entry(keys::snap(volume, id)).or_default().push(hit);
         }
@@ -102,8 +105,13 @@ impl<'a> Search<'a> {
         for (n, snapshot) in objects.snapshots.iter().enumerate() {
             let mut found = BTreeMap::new();
             if unreadable.contains(&n) {
-                let all = 0..snapshot.record.size;
-                found.entry(keys::snap(&snapshot.volume, &snapshot.id)).or_insert_with(Ranges::default).push(all);
+                let size = snapshot.record.size;
+                let lost: &mut Lost = found.entry(keys::snap(&snapshot.volume, &snapshot.id)).or_default();
+                if snapshot.record.tree.is_some() {
+                    (lost.paths.whole, lost.paths.bytes) = (true, size);
+                } else {
+                    lost.ranges.push(0..size);
+                }
             } else if !self.names.is_empty() {
                 self.at.set((n as u64, total));
                 self.watch()?;
@@ -112,23 +120,30 @@ impl<'a> Search<'a> {
             if found.is_empty() || has_gone(run, snapshot)? {
                 continue;
             }
-            for (key, ranges) in found {
+            let is_tree = snapshot.record.tree.is_some();
+            for (key, Lost { ranges, paths }) in found {
                 hits.entry(key).or_default().push(Hit {
                     snapshot: snapshot.id,
                     volume: snapshot.volume,
                     name: Some(snapshot.record.name.clone()),
                     time: Some(snapshot.record.started),
-                    whole: ranges.bytes == snapshot.record.size,
-                    bytes: ranges.bytes,
+                    whole: if is_tree { paths.whole } else { ranges.bytes == snapshot.record.size },
+                    bytes: if is_tree { paths.bytes } else { ranges.bytes },
                     ranges: ranges.kept,
                     more: ranges.more,
+                    paths: paths.kept,
+                    more_paths: paths.more,
+                    entries: paths.entries,
                 });
             }
         }
         Ok(hits)
     }
 
-    fn snapshot(&self, snapshot: &Snapshot, found: &mut BTreeMap<Key, Ranges>) -> Result<()> {
+    fn snapshot(&self, snapshot: &Snapshot, found: &mut BTreeMap<Key, Lost>) -> Result<()> {
+        if snapshot.record.tree.is_some() {
+            return paths::find(self, snapshot, found);
+        }
         let view = View::open(self.run, snapshot)?;
         let level = view.tree.levels() - 1;
         match view.tree.node(level, 0)? {
@@ -137,14 +152,14 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn is_bad(&self, piece: &Piece) -> bool {
+    pub(super) fn is_bad(&self, piece: &Piece) -> bool {
         let pack = &piece.at.pack;
         self.names.contains(pack) && (self.bad.packs.contains(pack) || self.bad.parts.contains(&(*pack, piece.print())))
     }
 
     /// True when another pack holds a chunk. Of one whose pack is gone that is believed as far as it was looked at; one that
     /// is damaged is read there.
-    fn is_elsewhere(&self, piece: &Piece) -> Result<bool> {
+    pub(super) fn is_elsewhere(&self, piece: &Piece) -> Result<bool> {
         let name = (piece.at.pack, piece.print());
         if let Some(answer) = self.answers.borrow().get(&name) {
             return Ok(*answer);
@@ -182,7 +197,7 @@ impl<'a> Search<'a> {
         level: u8,
         number: u64,
         node: &Node,
-        found: &mut BTreeMap<Key, Ranges>,
+        found: &mut BTreeMap<Key, Lost>,
     ) -> Result<bool> {
         let child = |n: usize| (number << FANOUT_BITS) + n as u64;
         if level == 0 {
@@ -211,7 +226,7 @@ impl<'a> Search<'a> {
             match node {
                 Ok(node) => steps.push((n, slot, Some(node))),
                 Err(e) if self.run.is_damage(&e) => {
-                    self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal);
+                    self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal, 128 + level - 1);
                     self.more.borrow_mut().insert((slot.at.pack, node_piece(&slot, level - 1).print()));
                     steps.push((n, slot, elsewhere(&slot)?));
                 }
@@ -235,8 +250,8 @@ impl<'a> Search<'a> {
     }
 }
 
-fn hit(found: &mut BTreeMap<Key, Ranges>, slot: &Slot, bytes: Range<u64>) {
+fn hit(found: &mut BTreeMap<Key, Lost>, slot: &Slot, bytes: Range<u64>) {
     if !bytes.is_empty() {
-        found.entry(keys::pack(&slot.at.pack)).or_default().push(bytes);
+        found.entry(keys::pack(&slot.at.pack)).or_default().ranges.push(bytes);
     }
 }

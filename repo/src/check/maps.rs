@@ -1,13 +1,13 @@
 //! Step 3: the maps of snapshots, every node and every slot.
 
 use super::packs::{Known, Packs, State};
-use super::{CheckStep, Piece, Run};
+use super::{CheckStep, Piece, Run, trees};
 use crate::crypto::TAG;
 use crate::format::node::{FANOUT_BITS, Node, Slot};
-use crate::id::PackId;
+use crate::id::{Location, PackId, ShortId};
 use crate::map::{Tree, chunk_count, chunk_len, span};
 use crate::storage::keys;
-use crate::{ErrorKind, Result, Snapshot};
+use crate::{Error, ErrorKind, Result, Snapshot};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -25,8 +25,17 @@ pub(super) struct Maps {
     pub(super) suspects: Suspects,
     /// Nodes and chunks that are damaged.
     pub(super) bad: HashSet<(PackId, u64)>,
-    /// Snapshots whose record does not fit its map, by their place in the list.
+    /// Snapshots whose record does not fit its map or tree, by their place in the list.
     pub(super) unreadable: HashSet<usize>,
+    /// Disk images in trees, each name counted, and their bytes: they are not followed.
+    pub(super) images: Images,
+}
+
+/// See [`Maps::images`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Images {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
 }
 
 pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, snapshots: &[Snapshot]) -> Result<Maps> {
@@ -49,13 +58,13 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, snapshots: &[Snapshot]) 
     Ok(walk.maps.into_inner())
 }
 
-struct Walk<'a> {
-    run: &'a Run<'a>,
-    packs: &'a Packs<'a>,
+pub(super) struct Walk<'a> {
+    pub(super) run: &'a Run<'a>,
+    pub(super) packs: &'a Packs<'a>,
     /// Nodes at the end of a volume that were looked at for a volume of this size and class.
     edges: Mutex<HashSet<(PackId, u32, u64, u8)>>,
     suspected: AtomicUsize,
-    maps: Mutex<Maps>,
+    pub(super) maps: Mutex<Maps>,
     /// Snapshots.
     done: AtomicU64,
     total: u64,
@@ -66,12 +75,15 @@ pub(super) struct View<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) tree: Tree,
     chunks: u64,
+    /// Chunk size in bytes.
+    unit: u64,
 }
 
 impl<'a> View<'a> {
     pub(super) fn open(run: &Run<'_>, snapshot: &'a Snapshot) -> Result<Self> {
+        let unit = snapshot.volume_chunk_size()?;
         let tree = Tree::open(run.repository, &snapshot.record)?;
-        Ok(Self { snapshot, tree, chunks: chunk_count(snapshot.record.size, snapshot.record.class) })
+        Ok(Self { snapshot, tree, chunks: chunk_count(snapshot.record.size, snapshot.record.class), unit })
     }
 
     /// The chunks below a node.
@@ -93,12 +105,12 @@ impl<'a> View<'a> {
     }
 
     fn bytes(&self, chunk: u64) -> u64 {
-        chunk.saturating_mul(self.snapshot.chunk_size()).min(self.snapshot.record.size)
+        chunk.saturating_mul(self.unit).min(self.snapshot.record.size)
     }
 
     /// True when the end of the volume is below a node: then it is not the same for volumes of other sizes.
     fn is_edge(&self, level: u8, number: u64) -> bool {
-        self.below(level, number).end > self.snapshot.record.size / self.snapshot.chunk_size()
+        self.below(level, number).end > self.snapshot.record.size / self.unit
     }
 
     /// What the slot of a chunk says.
@@ -132,16 +144,18 @@ pub(super) fn open_nodes(tree: &Tree, wanted: &[(u64, Slot)], level: u8) -> Vec<
 }
 
 impl Walk<'_> {
-    fn watch(&self) -> Result<()> {
+    pub(super) fn watch(&self) -> Result<()> {
         (self.run.watch)(CheckStep::Maps, self.done.load(Ordering::Relaxed), self.total)
     }
 
     fn snapshot(&self, number: usize, snapshot: &Snapshot) -> Result<()> {
+        if snapshot.record.tree.is_some() {
+            return trees::examine(self, number, snapshot);
+        }
         let view = match View::open(self.run, snapshot) {
             Ok(view) => view,
             Err(e) if e.kind() == ErrorKind::Corrupt => {
-                self.run.findings.whole(&keys::snap(&snapshot.volume, &snapshot.id), e.message());
-                self.maps.lock().unreadable.insert(number);
+                self.unreadable(number, snapshot, &e);
                 return Ok(());
             }
             Err(e) => return Err(e),
@@ -154,6 +168,12 @@ impl Walk<'_> {
         }
     }
 
+    /// The record does not fit what it leads to.
+    pub(super) fn unreadable(&self, number: usize, snapshot: &Snapshot, why: &Error) {
+        self.run.findings.whole(&keys::snap(&snapshot.volume, &snapshot.id), why.message());
+        self.maps.lock().unreadable.insert(number);
+    }
+
     /// Everything below a node of level 1 or more.
     fn inner(&self, view: &View<'_>, level: u8, number: u64, node: &Node) -> Result<()> {
         self.watch()?;
@@ -161,7 +181,7 @@ impl Walk<'_> {
         let slots: Vec<(u64, Slot)> = node.present().map(|(n, slot)| (child(n), *slot)).collect();
         let known = self.packs.know(&slots.iter().map(|(_, slot)| slot.at.pack).collect())?;
         let (mut wanted, mut lost) = (Vec::new(), Vec::new());
-        self.expect(128 + level - 1, slots.iter().map(|(_, slot)| slot), &known);
+        self.expect(128 + level - 1, slots.iter().map(|(_, slot)| (slot.id, slot.at.pack)), &known);
         for (n, slot) in slots {
             if view.below(level - 1, n).start >= view.chunks {
                 self.beyond(view);
@@ -179,7 +199,7 @@ impl Walk<'_> {
                 }
                 Some(pack) => {
                     if !agrees(pack, &piece) {
-                        self.disagree(&slot);
+                        self.disagree("map", &slot.at);
                     }
                     wanted.extend(is_new.then_some((n, slot)));
                 }
@@ -190,7 +210,7 @@ impl Walk<'_> {
             match node {
                 Ok(node) => nodes.push((n, node)),
                 Err(e) if self.run.is_damage(&e) => {
-                    self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal);
+                    self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal, 128 + level - 1);
                     self.maps.lock().bad.insert((slot.at.pack, node_piece(&slot, level - 1).print()));
                     lost.push((n, slot));
                 }
@@ -212,7 +232,7 @@ impl Walk<'_> {
         let packs: BTreeSet<PackId> =
             leaves.iter().flat_map(|(_, leaf)| leaf.present()).map(|(_, s)| s.at.pack).collect();
         let known = self.packs.know(&packs)?;
-        let slots = leaves.iter().flat_map(|(_, leaf)| leaf.present()).map(|(_, slot)| slot);
+        let slots = leaves.iter().flat_map(|(_, leaf)| leaf.present()).map(|(_, slot)| (slot.id, slot.at.pack));
         self.expect(view.snapshot.record.class, slots, &known);
         for (leaf, node) in leaves {
             for (n, slot) in node.present() {
@@ -221,31 +241,41 @@ impl Walk<'_> {
                     self.beyond(view);
                     continue;
                 }
-                let piece = view.chunk(number, slot);
-                let first = self.packs.see(&piece);
-                match known.get(&slot.at.pack) {
-                    None => {}
-                    Some(Known { state: State::Missing, .. }) => self.gone(&piece, first)?,
-                    Some(pack) if agrees(pack, &piece) => {}
-                    Some(Known { prints: Some(_), .. }) => {
-                        self.disagree(slot);
-                        self.suspect(piece);
-                    }
-                    Some(_) => self.suspect(piece),
-                }
+                self.chunk("map", view.chunk(number, slot), &known)?;
             }
         }
         Ok(())
     }
 
+    /// A chunk that a map or a tree refers to.
+    pub(super) fn chunk(&self, what: &str, piece: Piece, known: &HashMap<PackId, Known>) -> Result<()> {
+        let first = self.packs.see(&piece);
+        match known.get(&piece.at.pack) {
+            None => {}
+            Some(Known { state: State::Missing, .. }) => self.gone(&piece, first)?,
+            Some(pack) if agrees(pack, &piece) => {}
+            Some(Known { prints: Some(_), .. }) => {
+                self.disagree(what, &piece.at);
+                self.suspect(piece);
+            }
+            Some(_) => self.suspect(piece),
+        }
+        Ok(())
+    }
+
     /// Those whose packs are gone are looked for next.
-    fn expect<'s>(&self, class: u8, slots: impl Iterator<Item = &'s Slot>, known: &HashMap<PackId, Known>) {
-        let gone = |slot: &&Slot| known.get(&slot.at.pack).is_some_and(|pack| pack.state == State::Missing);
-        self.run.repository.elsewhere().expect(class, slots.filter(gone).map(|slot| slot.id));
+    pub(super) fn expect(
+        &self,
+        class: u8,
+        pieces: impl Iterator<Item = (ShortId, PackId)>,
+        known: &HashMap<PackId, Known>,
+    ) {
+        let gone = |(_, pack): &(ShortId, PackId)| known.get(pack).is_some_and(|pack| pack.state == State::Missing);
+        self.run.repository.elsewhere().expect(class, pieces.filter(gone).map(|(id, _)| id));
     }
 
     /// The pack of a chunk or node is gone; another one may hold the same.
-    fn gone(&self, piece: &Piece, first: bool) -> Result<()> {
+    pub(super) fn gone(&self, piece: &Piece, first: bool) -> Result<()> {
         self.watch()?;
         self.run.findings.missing(&keys::pack(&piece.at.pack));
         if first && let Some(copy) = self.packs.elsewhere(piece)?.first() {
@@ -260,12 +290,12 @@ impl Walk<'_> {
     }
 
     /// Authentic nodes and an authentic index say different things: one was written wrongly.
-    fn disagree(&self, slot: &Slot) {
-        let what = format!("its index and a map do not agree on number {}", slot.at.ordinal);
-        self.run.findings.whole(&keys::pack(&slot.at.pack), what);
+    pub(super) fn disagree(&self, what: &str, at: &Location) {
+        let what = format!("its index and a {what} do not agree on number {}", at.ordinal);
+        self.run.findings.whole(&keys::pack(&at.pack), what);
     }
 
-    fn suspect(&self, piece: Piece) {
+    pub(super) fn suspect(&self, piece: Piece) {
         let print = piece.print();
         let mut maps = self.maps.lock();
         if self.suspected.load(Ordering::Relaxed) >= MOST_SUSPECTS {
@@ -277,7 +307,7 @@ impl Walk<'_> {
 }
 
 /// True when the index of the pack says the same as a slot, or cannot be asked.
-fn agrees(pack: &Known, piece: &Piece) -> bool {
+pub(super) fn agrees(pack: &Known, piece: &Piece) -> bool {
     match &pack.prints {
         Some(prints) => prints.get(piece.at.ordinal as usize) == Some(&piece.print()),
         None => piece.class >= 128,

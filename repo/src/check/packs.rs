@@ -1,10 +1,11 @@
 //! Step 2: packs, what their indexes say, and which of their chunks and nodes were seen in maps.
 
 use super::{CheckStep, Piece, Run};
-use crate::crypto::{MAX_CLASS, MAX_LEVELS, MIN_CLASS, TAG};
+use crate::crypto::TAG;
 use crate::elsewhere::Copy;
 use crate::format::pack::{Entry, Index};
-use crate::id::{PackId, PackKind};
+use crate::format::tree::max_plain;
+use crate::id::{Location, PackId, PackKind};
 use crate::pack::read_index;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result, Timestamp};
@@ -38,6 +39,8 @@ struct Pack {
     seen: Bits,
     /// Nodes below which nothing is damaged.
     clean: Bits,
+    /// What tree nodes add up to, by ordinal: 64 bits of it, 0 where that is not known.
+    sums: Vec<u64>,
     /// Chunks or nodes seen, and their bytes.
     count: u64,
     bytes: u64,
@@ -87,6 +90,20 @@ struct Table {
     bytes: u64,
 }
 
+/// In place of a sum: somebody walks the node.
+const CLAIMED: u64 = 1;
+
+/// Who walks what is below a tree node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// Whoever asks.
+    Ours,
+    /// Another thread, or one that found it damaged.
+    Theirs,
+    /// It was opened, and adds up to this.
+    Known(u64),
+}
+
 /// A pack as a batch of slots meets it.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
@@ -130,6 +147,7 @@ impl Table {
                 written: None,
                 seen: Bits::default(),
                 clean: Bits::default(),
+                sums: Vec::new(),
                 count: 0,
                 bytes: 0,
                 moved: 0,
@@ -268,6 +286,48 @@ impl<'a> Packs<'a> {
         })
     }
 
+    /// Notes what a tree node that was opened adds up to.
+    pub(super) fn set_sum(&self, at: &Location, sum: u64) {
+        let (mut table, place) = (self.table.lock(), at.ordinal as usize);
+        let number = table.number(&at.pack);
+        let Some(pack) = table.packs.get_mut(number).filter(|_| at.ordinal < MOST_ORDINALS) else { return };
+        if pack.sums.len() <= place {
+            pack.sums.resize(place + 1, 0);
+        }
+        pack.sums.get_mut(place).into_iter().for_each(|known| *known = sum);
+    }
+
+    /// What was noted of it.
+    pub(super) fn sum(&self, at: &Location) -> Option<u64> {
+        let table = self.table.lock();
+        let pack = table.numbers.get(&at.pack).and_then(|n| table.packs.get(*n))?;
+        pack.sums.get(at.ordinal as usize).copied().filter(|sum| *sum > CLAIMED)
+    }
+
+    /// Says who walks what is below a tree node: each is walked once.
+    pub(super) fn claim(&self, at: &Location) -> Claim {
+        match self.sum(at) {
+            Some(sum) => Claim::Known(sum),
+            None if self.begin(at) => Claim::Ours,
+            None => Claim::Theirs,
+        }
+    }
+
+    fn begin(&self, at: &Location) -> bool {
+        let (mut table, place) = (self.table.lock(), at.ordinal as usize);
+        let number = table.number(&at.pack);
+        let Some(pack) = table.packs.get_mut(number).filter(|_| at.ordinal < MOST_ORDINALS) else { return true };
+        if pack.sums.len() <= place {
+            pack.sums.resize(place + 1, 0);
+        }
+        pack.sums.get_mut(place).is_none_or(|sum| {
+            *sum == 0 && {
+                *sum = CLAIMED;
+                true
+            }
+        })
+    }
+
     /// What a map says is in a pack that is gone, in packs that are intact (V6).
     pub(super) fn elsewhere(&self, piece: &Piece) -> Result<Vec<Copy>> {
         let repository = self.run.repository;
@@ -358,10 +418,8 @@ impl<'a> Packs<'a> {
 
 /// `None` for what no writer writes.
 fn piece(index: &Index, entry: &Entry, id: &PackId, epoch: u32) -> Option<Piece> {
-    let fits = match id.kind {
-        PackKind::Data => (MIN_CLASS..=MAX_CLASS).contains(&entry.class) && u64::from(entry.plain) <= 1 << entry.class,
-        PackKind::Meta => entry.class >= 128 && usize::from(entry.class - 128) < MAX_LEVELS,
-    };
+    let kind = if entry.class < 128 { PackKind::Data } else { PackKind::Meta };
+    let fits = kind == id.kind && max_plain(entry.class).is_some_and(|most| entry.plain <= most);
     let at = index.location(entry, id, epoch)?;
     fits.then_some(Piece { id: entry.id.short(), at, class: entry.class, plain: entry.plain })
 }

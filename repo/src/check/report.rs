@@ -1,6 +1,7 @@
 //! What a check found.
 
 use crate::Timestamp;
+use crate::format::tree::FOLDER;
 use crate::id::{PackKind, SnapshotId, VolumeId};
 use crate::storage::{Key, keys};
 use parking_lot::Mutex;
@@ -10,13 +11,13 @@ use std::ops::Range;
 /// What a check found. The same repository gives the same report, whatever the threads did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CheckReport {
-    /// Snapshots whose maps were followed.
+    /// Snapshots whose maps or trees were followed.
     pub snapshots: u64,
     /// Records and clear objects opened.
     pub records: u64,
     /// Packs whose index was opened, those of map nodes included.
     pub packs: u64,
-    /// Map nodes opened.
+    /// Map nodes and tree nodes opened.
     pub nodes: u64,
     /// Chunks that the snapshots refer to, each counted once.
     pub chunks: u64,
@@ -32,8 +33,14 @@ pub struct CheckReport {
     pub unused_bytes: u64,
     /// Chunks that are not where the maps say, since that pack is gone, and were found by their ids: no damage.
     pub moved_chunks: u64,
-    /// Likewise, map nodes.
+    /// Likewise, map nodes and tree nodes.
     pub moved_nodes: u64,
+    /// Those of the snapshots that are trees of directories.
+    pub trees: u64,
+    /// Disk images in trees, counted under each of their names: this version does not look at them.
+    pub images: u64,
+    /// Bytes of them.
+    pub image_bytes: u64,
     /// What is damaged, by key.
     pub damages: Vec<Damage>,
 }
@@ -99,7 +106,7 @@ impl Damage {
             }
             DamageKind::Map => {
                 "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
-                 each volume writes its map anew"
+                 each volume writes its map or tree anew"
             }
             DamageKind::Snapshot => {
                 "restore another snapshot of the volume, or bring the object back from a copy of the repository; the \
@@ -173,12 +180,29 @@ pub struct Hit {
     pub time: Option<Timestamp>,
     /// True when nothing of the snapshot can be read.
     pub whole: bool,
-    /// Bytes of the volume that cannot be read; 0 when its size is not known.
+    /// Bytes of the volume, or of the files of a tree, that cannot be read; 0 when its size is not known.
     pub bytes: u64,
-    /// Where they are, ascending; the first ones where there are very many.
+    /// Where they are in a volume, ascending; the first ones where there are very many.
     pub ranges: Vec<Range<u64>>,
     /// Ranges that are left out of `ranges`.
     pub more: u64,
+    /// Of a tree: what cannot be read, in the order of the tree; the first ones where there are very many.
+    pub paths: Vec<LostPath>,
+    /// Paths that are left out of `paths`.
+    pub more_paths: u64,
+    /// Entries of a tree that cannot be read, those that no path can name included.
+    pub entries: u64,
+}
+
+/// An entry of a tree that damage hits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostPath {
+    /// Names from the root on with `/` between them, as they are; empty: the root.
+    pub path: Vec<u8>,
+    /// Its own content, or its extended attributes, cannot be read as a whole.
+    pub itself: bool,
+    /// Of a directory: so many entries below it cannot be read since the part of its list is lost that names them.
+    pub below: u64,
 }
 
 /// Ranges kept for one snapshot and object.
@@ -209,6 +233,72 @@ impl Ranges {
     }
 }
 
+/// Paths kept for one snapshot and object, and bytes of them.
+const MOST_PATHS: usize = 200;
+const MOST_PATH_BYTES: usize = 16 << 10;
+
+/// Paths that are pushed in the order of the tree.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Paths {
+    pub(super) bytes: u64,
+    pub(super) kept: Vec<LostPath>,
+    pub(super) more: u64,
+    pub(super) entries: u64,
+    /// The root's own list is lost.
+    pub(super) whole: bool,
+    kept_bytes: usize,
+    /// The last one that was not kept.
+    last: Option<Vec<u8>>,
+}
+
+impl Paths {
+    /// The entry at `path` itself is hit, by so many bytes of its content.
+    pub(super) fn entry(&mut self, path: &[u8], bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        match self.kept.last_mut().filter(|last| self.last.is_none() && last.path == path) {
+            Some(last) => {
+                self.entries += u64::from(!last.itself);
+                last.itself = true;
+            }
+            None if self.last.as_deref() == Some(path) => {}
+            None => {
+                self.entries = self.entries.saturating_add(1);
+                self.push(LostPath { path: path.to_vec(), itself: true, below: 0 });
+            }
+        }
+    }
+
+    /// A part of the list of the directory at `path` is lost.
+    pub(super) fn below(&mut self, path: &[u8], entries: u64, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.entries = self.entries.saturating_add(entries);
+        // What is below it, behind another lost part, may stand between.
+        match self.kept.iter_mut().rev().find(|kept| kept.path == path) {
+            Some(kept) => kept.below = kept.below.saturating_add(entries),
+            None if self.last.as_deref() == Some(path) => {}
+            None => self.push(LostPath { path: path.to_vec(), itself: false, below: entries }),
+        }
+    }
+
+    fn push(&mut self, lost: LostPath) {
+        let bytes = self.kept_bytes.saturating_add(lost.path.len());
+        if self.last.is_none() && self.kept.len() < MOST_PATHS && bytes <= MOST_PATH_BYTES {
+            self.kept_bytes = bytes;
+            self.kept.push(lost);
+        } else {
+            self.more += 1;
+            self.last = Some(lost.path);
+        }
+    }
+}
+
+/// What of one snapshot is lost with one object: ranges of a volume, or paths of a tree.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lost {
+    pub(super) ranges: Ranges,
+    pub(super) paths: Paths,
+}
+
 /// Collects damage from all threads.
 #[derive(Debug, Default)]
 pub(super) struct Findings(Mutex<BTreeMap<Key, Found>>);
@@ -217,7 +307,8 @@ pub(super) struct Findings(Mutex<BTreeMap<Key, Found>>);
 struct Found {
     missing: bool,
     whole: BTreeSet<String>,
-    parts: BTreeSet<u32>,
+    /// Ordinals and classes.
+    parts: BTreeMap<u32, u8>,
 }
 
 impl Findings {
@@ -227,8 +318,8 @@ impl Findings {
     }
 
     /// A chunk or node of a pack does not verify.
-    pub(super) fn part(&self, key: &Key, ordinal: u32) {
-        self.0.lock().entry(key.clone()).or_default().parts.insert(ordinal);
+    pub(super) fn part(&self, key: &Key, ordinal: u32, class: u8) {
+        self.0.lock().entry(key.clone()).or_default().parts.insert(ordinal, class);
     }
 
     /// The object is gone.
@@ -259,8 +350,12 @@ impl Found {
             said.insert(0, "it is gone".into());
         }
         if !self.parts.is_empty() {
-            let what = if kind == DamageKind::Map { "map node" } else { "chunk" };
-            let named: Vec<String> = self.parts.iter().take(NAMED).map(u32::to_string).collect();
+            let what = match kind {
+                DamageKind::Map if self.parts.values().all(|class| *class >= FOLDER) => "tree node",
+                DamageKind::Map => "map node",
+                _ => "chunk",
+            };
+            let named: Vec<String> = self.parts.keys().take(NAMED).map(u32::to_string).collect();
             let more = match self.parts.len().saturating_sub(NAMED) {
                 0 => String::new(),
                 more => format!(" and {more} more"),

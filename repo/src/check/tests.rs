@@ -1,5 +1,8 @@
 //! What damage of the storage cannot do, and a mistake of a writer could: authentic objects that do not fit each other.
 
+mod stored;
+mod trees;
+
 use super::*;
 use crate::format::pack::{Entry, Index, TRAILER, Trailer};
 use crate::format::records::Outcome;
@@ -160,4 +163,28 @@ fn ranges_join_and_are_bounded() {
     }
     assert_eq!((ranges.bytes, ranges.kept.len(), ranges.more), (25_000, 1000, 4000));
     assert_eq!(ranges.kept[999], 9990..9995);
+}
+
+#[test]
+fn paths_are_counted_once_and_bounded() {
+    let mut paths = report::Paths::default();
+    for n in 0..5000 {
+        let path = format!("{n:04}").into_bytes();
+        paths.entry(&path, 5);
+        paths.entry(&path, 7);
+    }
+    assert_eq!((paths.bytes, paths.entries, paths.kept.len(), paths.more), (60_000, 5000, 200, 4800));
+    let mut paths = report::Paths::default();
+    paths.entry(b"a", 0);
+    paths.below(b"a", 3, 10);
+    paths.entry(b"a/b", 1);
+    paths.below(b"a", 4, 10);
+    let lost = |path: &[u8], below| LostPath { path: path.to_vec(), itself: true, below };
+    assert_eq!(paths.kept, [lost(b"a", 7), lost(b"a/b", 0)]);
+    assert_eq!((paths.bytes, paths.entries, paths.more), (21, 9, 0));
+    let mut paths = report::Paths::default();
+    for n in 0..100u8 {
+        paths.entry(&[&[n][..], &[b'x'; 1000]].concat(), 1);
+    }
+    assert_eq!((paths.kept.len(), paths.more), (16, 84));
 }
