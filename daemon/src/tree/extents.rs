@@ -1,0 +1,86 @@
+//! Which parts of a file have data.
+
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use std::io;
+use std::ops::Range;
+
+/// The ranges below `size` that are allocated, ascending; what is between them is holes. Moves the place of the file.
+/// A filesystem that cannot tell has one range.
+pub fn extents(file: &impl AsFd, size: u64) -> Extents<'_> {
+    Extents { file: file.as_fd(), at: 0, size }
+}
+
+/// See [`extents`].
+#[derive(Debug)]
+pub struct Extents<'a> {
+    file: BorrowedFd<'a>,
+    at: u64,
+    size: u64,
+}
+
+impl Iterator for Extents<'_> {
+    type Item = io::Result<Range<u64>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.size {
+            return None;
+        }
+        let found = self.range();
+        match &found {
+            Ok(Some(range)) => self.at = range.end,
+            Ok(None) | Err(_) => self.at = self.size,
+        }
+        found.map_err(io::Error::from).transpose()
+    }
+}
+
+impl Extents<'_> {
+    fn range(&self) -> Result<Option<Range<u64>>, Errno> {
+        let start = match rustix::fs::seek(self.file, SeekFrom::Data(self.at)) {
+            // Nothing from here on; or the file has become shorter.
+            Err(Errno::NXIO) => return Ok(None),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(self.at..self.size)),
+            other => other?,
+        };
+        if start >= self.size {
+            return Ok(None);
+        }
+        let end = match rustix::fs::seek(self.file, SeekFrom::Hole(start)) {
+            Err(Errno::NXIO) => self.size,
+            other => other?.min(self.size),
+        };
+        // One that punches holes meanwhile may answer the same place twice; it must not keep us here.
+        Ok(Some(start..if end > start { end } else { self.size }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    fn of(file: &std::fs::File, size: u64) -> Vec<Range<u64>> {
+        extents(file, size).collect::<io::Result<_>>().unwrap()
+    }
+
+    #[test]
+    fn holes_are_between_the_ranges() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(of(&file, 0), []);
+        file.set_len(10 << 20).unwrap();
+        assert_eq!(of(&file, 10 << 20), []);
+        file.write_all_at(&[1; 65536], 1 << 20).unwrap();
+        file.write_all_at(&[1; 65536], 5 << 20).unwrap();
+        let mib = 1 << 20;
+        assert_eq!(of(&file, 10 << 20), [mib..mib + 65536, 5 * mib..5 * mib + 65536]);
+        // As long as it was said to be, whatever it has become.
+        assert_eq!(of(&file, mib + 100), Vec::from_iter(std::iter::once(mib..mib + 100)));
+        file.set_len(2 << 20).unwrap();
+        assert_eq!(of(&file, 10 << 20), Vec::from_iter(std::iter::once(mib..mib + 65536)));
+        file.write_all_at(&[1], (2 << 20) - 1).unwrap();
+        assert_eq!(of(&file, 2 << 20).last().unwrap().end, 2 << 20);
+    }
+}
