@@ -4,6 +4,7 @@
 //! for the executable's own pages, stacks, TLS and what the allocator does not give back.
 
 use crate::cli::Size;
+use crate::tree::backup::Shares;
 use wherry_repo::{Error, Result};
 
 const MIB: u64 = 1 << 20;
@@ -103,6 +104,65 @@ impl Budget {
     }
 }
 
+/// The shares of the backup of a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct TreeBudget {
+    /// The target size of a data pack.
+    pub pack_size: u64,
+    /// How many of them may be in memory.
+    pub packs: usize,
+    /// Uploads at a time.
+    pub uploads: usize,
+    /// Nodes of the parent's tree (bytes).
+    pub nodes: u64,
+    /// What the pipeline may use.
+    pub shares: Shares,
+}
+
+/// What a worker of a tree's backup needs for the longest piece: packed, packed again to prove it, sealed.
+const TREE_WORKER: u64 = 13 * MIB / 2;
+
+/// Packs of nodes, being filled and under way.
+const TREE_META: u64 = 12 * MIB;
+
+impl Budget {
+    /// Shares for the backup of a directory.
+    ///
+    /// # Errors
+    /// `Invalid` below 128 MiB.
+    pub fn of_tree(&self) -> Result<TreeBudget> {
+        let least = Size(128 * MIB);
+        if self.ceiling < least.0 {
+            let text = format!("--memory {} is too little for a directory: give at least {least}", Size(self.ceiling));
+            return Err(Error::invalid(text));
+        }
+        let large = self.ceiling >= 256 * MIB;
+        let (pack_size, workers) = if large { (16 * MIB, self.workers.clamp(2, 4) * 2) } else { (8 * MIB, 2) };
+        let workers = if self.ceiling >= 512 * MIB { workers } else { workers.min(4) };
+        let shares = Shares {
+            walkers: self.workers.clamp(2, 8),
+            workers,
+            windows: if large { 2 } else { 1 },
+            entries: if large { 32_768 } else { 16_384 },
+            small: if large { 16 * MIB } else { 4 * MIB },
+            names: if large { 8 << 20 } else { 2 << 20 },
+            links: if large { 13 << 20 } else { 4 << 20 },
+        };
+        Ok(TreeBudget { pack_size, packs: 3, uploads: 2, nodes: if large { 24 * MIB } else { 8 * MIB }, shares })
+    }
+}
+
+impl TreeBudget {
+    /// The most that all shares hold at a time, `index` included; the walk's entries are 256 bytes each.
+    pub fn buffers(&self, index: u64) -> u64 {
+        let shares = &self.shares;
+        let windows = shares.windows as u64 * 4 * MIB;
+        let walk = shares.names as u64 + 2 * shares.entries as u64 * 256;
+        let work = shares.small + windows + shares.links as u64 + shares.workers as u64 * TREE_WORKER;
+        self.packs as u64 * self.pack_size + TREE_META + self.nodes + work + walk + index
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +211,19 @@ mod tests {
         assert_eq!(budget.depth(256 << 10), 192);
         assert_eq!(budget.depth(4 * MIB), 12);
         assert_eq!(budget.depth(64 << 10), 256);
+    }
+
+    #[test]
+    fn shares_of_a_tree_stay_below_the_ceiling() {
+        for mib in [128, 200, 256, 300, 512, 1024, 65_536] {
+            for cores in [1, 2, 64] {
+                let budget = Budget::new(mib * MIB, cores);
+                let tree = budget.of_tree().unwrap();
+                let sum = tree.buffers(budget.index) + BASE;
+                assert!(sum <= mib * MIB - mib * MIB / 16, "{mib} MiB, {cores} cores: {}", sum / MIB);
+            }
+        }
+        assert_eq!(Budget::new(127 * MIB, 2).of_tree().unwrap_err().kind(), wherry_repo::ErrorKind::Invalid);
     }
 
     #[test]

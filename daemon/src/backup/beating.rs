@@ -7,7 +7,7 @@ use wherry_repo::{Error, ErrorKind, Pulse, Result};
 
 /// Gives signs of life of a run until it is dropped.
 #[derive(Debug)]
-pub(super) struct Beating {
+pub(crate) struct Beating {
     /// Dropped to end the thread.
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -15,7 +15,7 @@ pub(super) struct Beating {
 
 impl Beating {
     /// One sign of life per `every`.
-    pub(super) fn start(pulse: Pulse, every: Duration) -> Result<Self> {
+    pub(crate) fn start(pulse: Pulse, every: Duration) -> Result<Self> {
         let (end, ended) = bounded::<()>(0);
         let beat = move || {
             while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {

@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::signals::Cancel;
 use crate::throttle::Throttle;
 use anyhow::Result;
-use beating::Beating;
+pub(crate) use beating::Beating;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
 use std::ops::Range;

@@ -20,7 +20,7 @@ use wherry_repo::{
 const READ: usize = 1 << 20;
 
 /// How often a run starts over when collectors end it under way; each time less is left to send.
-const TRIES: usize = 5;
+pub(super) const TRIES: usize = 5;
 
 #[derive(Serialize)]
 struct Report {
@@ -46,10 +46,18 @@ struct Report {
     engine_reason: String,
 }
 
-/// Backs up a device, an image or standard input.
+/// Backs up a device, an image, a directory or standard input.
 pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     let start = Instant::now();
-    let BackupArgs { source, name, tags, parent, compression, limit_read, limit_upload, changed_blocks } = args;
+    if let SourceArg::Path(path) = &args.source
+        && path.is_dir()
+    {
+        return super::backup_tree::run(context, path, &args);
+    }
+    if let Some(flag) = args.tree.given() {
+        return Err(Error::invalid(format!("{flag} is for directories, and SOURCE is none")).into());
+    }
+    let BackupArgs { source, name, tags, parent, compression, limit_read, limit_upload, changed_blocks, .. } = args;
     let (path, name) = match &source {
         SourceArg::Stdin => {
             let name = name.ok_or_else(|| Error::invalid("standard input has no name of its own: give --name"))?;
@@ -70,10 +78,6 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     if path.is_some_and(|path| path.as_os_str().is_empty()) {
         return Err(Error::invalid("SOURCE is empty: name a block device or a disk image").into());
     }
-    if path.is_some_and(Path::is_dir) {
-        let text = format!("{} is a directory: this version backs up block devices and disk images", source_name(path));
-        return Err(Error::invalid(text).into());
-    }
     let changed = changed_blocks.as_deref().map(ChangedBlocks::read).transpose()?;
     let engine = context.settings.engine.into();
     let open = |path: Option<&Path>| path.map_or_else(Source::stdin, |path| Source::open(path, engine));
@@ -87,11 +91,7 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     let (repository, _turn) =
         context.open_to_write_limited(&format!("backup of {name:?}"), limit_upload.map(|l| l.0))?;
     let exact = matches!(&parent, Some(Parent::Snap(SnapSpec::Id(_) | SnapSpec::Prefix(_))));
-    let parent = match parent {
-        None | Some(Parent::Auto) => ParentChoice::Auto,
-        Some(Parent::None) => ParentChoice::None,
-        Some(Parent::Snap(snap)) => ParentChoice::Snapshot(context.snapshot(&repository, &snap)?.id),
-    };
+    let parent = choice(context, &repository, parent.as_ref())?;
     // Before any session chooses its parent: what is newer than this is not what the list belongs to.
     let changed = match changed {
         Some(list) => Some(Pinned::new(list, pin(&repository, &name, &parent, exact)?)),
@@ -160,6 +160,15 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     Err(Error::internal("a backup neither ended nor failed").into())
 }
 
+/// Which snapshot is built upon.
+pub(super) fn choice(context: &Context, repository: &Repository, parent: Option<&Parent>) -> Result<ParentChoice> {
+    Ok(match parent {
+        None | Some(Parent::Auto) => ParentChoice::Auto,
+        Some(Parent::None) => ParentChoice::None,
+        Some(Parent::Snap(snap)) => ParentChoice::Snapshot(context.snapshot(repository, snap)?.id),
+    })
+}
+
 /// The snapshot a list of changed blocks belongs to, or why it has none: the one that was named by its id, `exact`ly,
 /// else the newest one of the volume.
 fn pin(
@@ -179,7 +188,7 @@ fn pin(
     })
 }
 
-fn kind(error: &anyhow::Error) -> Option<ErrorKind> {
+pub(super) fn kind(error: &anyhow::Error) -> Option<ErrorKind> {
     error.downcast_ref::<Error>().map(Error::kind)
 }
 
@@ -188,7 +197,7 @@ fn source_name(path: Option<&Path>) -> String {
 }
 
 /// `<hostname>.<last path component>`.
-fn default_name(path: &Path) -> Result<String> {
+pub(super) fn default_name(path: &Path) -> Result<String> {
     let real = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let last = real.file_name().and_then(|name| name.to_str());
     let last =

@@ -1,0 +1,196 @@
+//! `wherry backup` of a directory
+
+use super::backup::{TRIES, choice, default_name, kind};
+use crate::backup::BEAT;
+use crate::cli::BackupArgs;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output;
+use crate::tree::backup::{Counts, TreeBackup};
+use crate::tree::dir::Root;
+use crate::tree::exclude::Exclude;
+use crate::tree::path::escaped;
+use anyhow::Result;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+use wherry_repo::{CommitInfo, Error, ErrorKind, Snapshot, TreeInfo, TreeWriter, WriterOptions};
+
+#[derive(Serialize)]
+struct Report {
+    snapshot: String,
+    volume: String,
+    parent: Option<String>,
+    size: u64,
+    read: u64,
+    hole: u64,
+    zero: u64,
+    unchanged: u64,
+    known: u64,
+    new: u64,
+    stored: u64,
+    metadata: u64,
+    seconds: f64,
+    engine: String,
+    root: String,
+    resumed: bool,
+    run: String,
+    files: u64,
+    directories: u64,
+    others: u64,
+    /// Files that were taken over unread.
+    files_unread: u64,
+    unsettled: u64,
+    partial: bool,
+    /// Other filesystems that are mounted below, and were left out.
+    boundaries: u64,
+    missing: u64,
+    /// The first thousand.
+    missing_paths: Vec<MissingPath>,
+}
+
+#[derive(Serialize)]
+struct MissingPath {
+    path: String,
+    errno: u32,
+    reason: String,
+}
+
+/// Backs up a directory.
+pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<Exit> {
+    let start = Instant::now();
+    if let Some(list) = &args.changed_blocks {
+        let text = format!("--changed-blocks {}: that is for disks, and SOURCE is a directory", list.display());
+        return Err(Error::invalid(text).into());
+    }
+    let name = args.name.as_ref().map_or_else(|| default_name(path), |name| Ok(name.to_string()))?;
+    let tree = &args.tree;
+    let exclude = Exclude::new(&tree.exclude, tree.exclude_caches, &tree.exclude_if_present)?;
+    let budget = context.budget.of_tree()?;
+    // The source first: a wrong path should not cost a password.
+    let root = Root::open(path, tree.all_filesystems)?;
+    let (repository, _turn) =
+        context.open_to_write_limited(&format!("backup of {name:?}"), args.limit_upload.map(|l| l.0))?;
+    repository.limit_tree_nodes(budget.nodes);
+    let index = context.index(&repository)?;
+    let options = WriterOptions {
+        parent: choice(context, &repository, args.parent.as_ref())?,
+        name,
+        compression: args.compression.map_or(wherry_repo::Compression::Lz4, Into::into),
+        pack_size: budget.pack_size as usize,
+        pack_buffers: budget.packs,
+        uploads: budget.uploads,
+        ..WriterOptions::default()
+    };
+    let armed = context.cancel.arm("run the same command again: what is stored already is not sent twice");
+    for attempt in 1.. {
+        let work = TreeBackup {
+            root: &root,
+            writer: TreeWriter::start(&repository, index.clone(), &options)?,
+            exclude: exclude.clone(),
+            scratch: std::env::temp_dir(),
+            ignore_inode: tree.ignore_inode,
+            force_read: tree.force_read,
+            shares: budget.shares,
+            limit_read: args.limit_read.map(|l| l.0),
+            beat: BEAT,
+            progress: context.progress("backup", None),
+            cancel: &context.cancel,
+        };
+        let info = CommitInfo {
+            tags: args.tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect::<BTreeMap<_, _>>(),
+            source: path.display().to_string(),
+            run: context.run.to_string(),
+            engine: "threads".to_owned(),
+            ..CommitInfo::default()
+        };
+        let described = TreeInfo { excluded: exclude.given().to_vec(), ..TreeInfo::default() };
+        match work.run(info, described) {
+            Ok((snapshot, counts)) => {
+                drop(armed);
+                index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
+                report(context, &snapshot, &counts, start)?;
+                return Ok(if snapshot.record.partial { Exit::Partial } else { Exit::Done });
+            }
+            Err(error) if kind(&error) == Some(ErrorKind::Conflict) && attempt < TRIES => {
+                tracing::warn!("{error:#}; starting over");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::internal("a backup neither ended nor failed").into())
+}
+
+fn report(context: &Context, snapshot: &Snapshot, counts: &Counts, start: Instant) -> Result<()> {
+    let record = &snapshot.record;
+    let stats = record.stats;
+    let missing_paths = counts.named.iter().map(|missing| MissingPath {
+        path: escaped(&missing.path),
+        errno: missing.errno,
+        reason: std::io::Error::from_raw_os_error(missing.errno.cast_signed()).to_string(),
+    });
+    let report = Report {
+        snapshot: snapshot.id.to_string(),
+        volume: record.name.clone(),
+        parent: record.parent.map(|id| id.to_string()),
+        size: record.size,
+        read: stats.read,
+        hole: stats.hole,
+        zero: stats.zero,
+        unchanged: stats.unchanged,
+        known: stats.known,
+        new: stats.new,
+        stored: stats.stored,
+        metadata: snapshot.metadata(),
+        seconds: start.elapsed().as_secs_f64(),
+        engine: record.engine.clone(),
+        root: record.root.to_string(),
+        resumed: record.resumed,
+        run: record.run.clone(),
+        files: counts.files,
+        directories: counts.directories,
+        others: counts.others,
+        files_unread: counts.kept,
+        unsettled: counts.unsettled,
+        partial: record.partial,
+        boundaries: counts.boundaries,
+        missing: counts.missing,
+        missing_paths: missing_paths.collect(),
+    };
+    context.output.result(&report, || {
+        let size = output::size;
+        let parent = report.parent.as_ref().map_or_else(|| "none".to_owned(), |id| id[..8].to_owned());
+        let mut lines = vec![
+            format!("volume    {} ({}), built on {parent}", report.volume, size(report.size)),
+            format!("tree      {} files, {} directories, {} others", report.files, report.directories, report.others),
+            format!(
+                "read      {} in {:.1} s, {} files not read again",
+                size(report.read),
+                report.seconds,
+                report.files_unread
+            ),
+            format!(
+                "found     {} unchanged, {} known, {} new",
+                size(report.unchanged),
+                size(report.known),
+                size(report.new)
+            ),
+            format!("stored    {} of data, {} of metadata", size(report.stored), size(report.metadata)),
+        ];
+        if report.resumed {
+            lines.push("resumed   what an interrupted run had stored was used".to_owned());
+        }
+        if report.unsettled > 0 {
+            lines.push(format!("changed   {} files changed each time they were read", report.unsettled));
+        }
+        if report.boundaries > 0 {
+            lines.push(format!("mounts    {} other filesystems below were left out", report.boundaries));
+        }
+        if report.missing > 0 {
+            lines.push(format!("missing   {} could not be read: the snapshot is partial", report.missing));
+        }
+        lines.push(format!("snapshot {}", report.snapshot));
+        lines.join("\n")
+    })
+}

@@ -1,0 +1,265 @@
+//! The way of a tree's backup: the walk looks ahead, workers read files and store their data, and the nodes of the tree are
+//! built in the order of the walk, each when everything in it is decided.
+
+mod group;
+mod line;
+mod links;
+mod parent;
+mod read;
+mod report;
+mod thin;
+
+pub use report::{Counts, Missing};
+
+use super::dir::Root;
+use super::exclude::Exclude;
+use super::walk::{Options, Walk};
+use crate::backup::Beating;
+use crate::progress::Progress;
+use crate::signals::Cancel;
+use crate::throttle::Throttle;
+use anyhow::Result;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use line::Line;
+use parent::Rule;
+use parking_lot::Mutex;
+use read::{Job, Read};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use wherry_repo::format::tree::{Known, MAX_PIECE, Placed, SHARED};
+use wherry_repo::{CommitInfo, Error, PieceSet, Put, Scratch, Snapshot, TreeInfo, TreeWriter};
+
+/// Whoever waits for workers looks this often whether the run goes on.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What a backup of a tree works with.
+#[derive(Debug)]
+pub struct TreeBackup<'a> {
+    /// What is read.
+    pub root: &'a Root,
+    /// What is written.
+    pub writer: TreeWriter,
+    /// What is left out.
+    pub exclude: Exclude,
+    /// For names of directories that do not fit into memory.
+    pub scratch: PathBuf,
+    /// The inode number does not tell whether a file is the one it was.
+    pub ignore_inode: bool,
+    /// Nothing is taken over unread.
+    pub force_read: bool,
+    /// Shares of the memory.
+    pub shares: Shares,
+    /// Bytes per second to read at most.
+    pub limit_read: Option<u64>,
+    /// A sign of life is given this often.
+    pub beat: Duration,
+    /// Shows how far it is.
+    pub progress: Progress,
+    /// Asks to end.
+    pub cancel: &'a Cancel,
+}
+
+/// What the parts of a tree's backup may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Shares {
+    /// Threads that look at names ahead of the walk.
+    pub walkers: usize,
+    /// Threads that read, hash, compress and seal.
+    pub workers: usize,
+    /// Large files that are read at once; each takes 4 MiB.
+    pub windows: usize,
+    /// Entries between the walk and the nodes of the tree, at most.
+    pub entries: usize,
+    /// Bytes of small files between their reading and the storing of their chunk, at most.
+    pub small: u64,
+    /// Bytes of names of one directory.
+    pub names: usize,
+    /// Bytes of inodes of which not all names were seen, at most; beyond, a file is read for each of its names.
+    pub links: usize,
+}
+
+/// What the workers share.
+struct Shared<'a> {
+    writer: &'a TreeWriter,
+    windows: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
+    throttle: Option<Throttle>,
+    progress: &'a Progress,
+    cancel: &'a Cancel,
+    /// The run has failed.
+    stop: &'a AtomicBool,
+}
+
+/// What a worker does.
+enum Work {
+    /// Reads a file.
+    Read(Box<Job>),
+    /// Stores a shared chunk.
+    Put { group: u64, bytes: Vec<u8> },
+}
+
+/// What a worker has done.
+enum Done {
+    Read { at: u64, read: Box<Read> },
+    Put { group: u64, chunk: Placed, bytes: u64 },
+}
+
+/// A buffer for a large file, which goes back when it is no longer needed. There are few, and who has none waits.
+struct Window<'a> {
+    bytes: Vec<u8>,
+    home: &'a Sender<Vec<u8>>,
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        // There is room for all.
+        let _ = self.home.send(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl TreeBackup<'_> {
+    /// Reads everything, stores it and commits, with what is found out of `info` filled in. After an error there is no
+    /// snapshot, and what was stored is left to the next run of the volume.
+    pub fn run(self, info: CommitInfo, tree: TreeInfo) -> Result<(Snapshot, Counts)> {
+        let _beating = Beating::start(self.writer.pulse(), self.beat)?;
+        // After the session began: a page that is written through a mapping sets the ctime only once until it reaches the disk.
+        self.root.sync();
+        let built = self.build();
+        let Self { root, writer, progress, cancel, .. } = self;
+        drop(progress);
+        match built {
+            Ok((top, counts)) => {
+                let info = CommitInfo { hole: counts.hole, ..info };
+                let tree = counts.fill(TreeInfo { filesystem: root.filesystem().name(), ..tree });
+                Ok((writer.commit_unless(top, info, tree, || cancel.check())?, counts))
+            }
+            Err(error) => {
+                if let Err(e) = writer.abandon() {
+                    tracing::debug!("the run was not left in order: {e}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Builds the tree, and gives its root.
+    fn build(&self) -> Result<(Known, Counts)> {
+        let stop = AtomicBool::new(false);
+        let windows = bounded(self.shares.windows.max(1));
+        for _ in 0..self.shares.windows.max(1) {
+            // There is room for all.
+            let _ = windows.0.send(vec![0; read::WINDOW]);
+        }
+        let shared = Shared {
+            writer: &self.writer,
+            windows,
+            throttle: self.limit_read.map(Throttle::new),
+            progress: &self.progress,
+            cancel: self.cancel,
+            stop: &stop,
+        };
+        let options = Options {
+            exclude: self.exclude.clone(),
+            threads: self.shares.walkers,
+            window: self.shares.entries,
+            names: self.shares.names,
+            scratch: self.scratch.clone(),
+        };
+        let failed: Mutex<Option<anyhow::Error>> = Mutex::default();
+        let (work, jobs) = unbounded::<Work>();
+        let (ready, results) = unbounded::<Done>();
+        let built = std::thread::scope(|scope| {
+            for _ in 0..self.shares.workers.max(1) {
+                let (jobs, ready) = (jobs.clone(), ready.clone());
+                scope.spawn(|| {
+                    let (jobs, ready) = (jobs, ready);
+                    if let Err(e) = shared.work(&jobs, &ready) {
+                        failed.lock().get_or_insert(e);
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                });
+            }
+            drop(ready);
+            // Dropped with the line: then the workers end.
+            let build = || Line::new(self, work, &results)?.run(Walk::start(self.root, options)?, &stop);
+            let built = build();
+            if built.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            built
+        });
+        match failed.into_inner() {
+            Some(error) => Err(error),
+            None => built,
+        }
+    }
+
+    /// The rule of what is taken over unread; none where everything is read.
+    fn rule(&self) -> Option<Rule> {
+        let record = &self.writer.parent_snapshot().filter(|_| !self.force_read)?.record;
+        let thin = record.tree.as_ref().map(|tree| tree.thin.clone()).unwrap_or_default();
+        Some(Rule::new(record.started, self.ignore_inode, thin))
+    }
+}
+
+impl Shared<'_> {
+    /// What one worker does, until there is nothing more to do.
+    fn work(&self, jobs: &Receiver<Work>, ready: &Sender<Done>) -> Result<()> {
+        let mut scratch = self.writer.scratch(MAX_PIECE as usize)?;
+        for work in jobs {
+            self.go_on()?;
+            let done = match work {
+                Work::Read(job) => Done::Read { at: job.at, read: Box::new(self.read_file(&job, &mut scratch)?) },
+                Work::Put { group, bytes } => {
+                    let chunk = self.put(&mut scratch, SHARED, &bytes, None)?;
+                    Done::Put { group, chunk, bytes: bytes.len() as u64 }
+                }
+            };
+            if ready.send(done).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails when the run does not go on.
+    fn go_on(&self) -> Result<()> {
+        self.cancel.check()?;
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::internal("another thread has failed").into());
+        }
+        Ok(())
+    }
+
+    /// Stores a chunk.
+    fn put(&self, scratch: &mut Scratch, class: u8, plain: &[u8], kept: Option<&PieceSet>) -> Result<Placed> {
+        let (placed, put) = self.writer.put(scratch, class, plain, kept)?;
+        if put == Put::New {
+            self.progress.add_stored(plain.len() as u64);
+        }
+        Ok(placed)
+    }
+
+    /// Waits until so many bytes may be read.
+    fn pay(&self, bytes: u64) -> Result<()> {
+        self.go_on()?;
+        if let Some(throttle) = &self.throttle {
+            let ended = || self.cancel.is_cancelled() || self.stop.load(Ordering::Relaxed);
+            throttle.take(bytes, ended);
+            self.go_on()?;
+        }
+        self.progress.add(bytes);
+        Ok(())
+    }
+
+    /// A window for a large file, when one is free.
+    fn window(&self) -> Result<Window<'_>> {
+        loop {
+            match self.windows.1.recv_timeout(LOOK) {
+                Ok(bytes) => return Ok(Window { bytes, home: &self.windows.0 }),
+                Err(RecvTimeoutError::Timeout) => self.go_on()?,
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("a window was lost").into()),
+            }
+        }
+    }
+}
