@@ -13,10 +13,10 @@ use crate::{Error, Result};
 /// Where the kernel shows what a disk says of itself: device mapper, md, NVMe, SCSI, MMC, virtio.
 const OWN_NAMES: [&str; 6] = ["dm/uuid", "md/uuid", "wwid", "device/wwid", "device/cid", "serial"];
 
-/// Names the disk or file at `path`. The same one has the same text at any later time, as long as a device keeps its size
+/// Names the disk, file or directory at `path`. The same one has the same text at any later time, as long as a device keeps its size
 /// and the disk its number; another one that has taken over the path has another. A disk that has no name of its own
 /// loses its text when it is detached or the machine starts anew. `None` when it cannot be told from others, or is
-/// neither a device nor a file.
+/// none of device, file and directory.
 ///
 /// # Errors
 /// `NotFound`, `Denied`, `Io` when it cannot be looked at.
@@ -59,15 +59,17 @@ fn disk_name(disk: &Device) -> Option<String> {
     Some(format!("device {number}, attachment {} since start {}", disk.text("diskseq")?, boot.trim()))
 }
 
-/// A file, and whether its filesystem knows when it was made: the number of a file that was removed is soon given to
+/// A file or directory, and whether its filesystem knows when it was made: the number of a file that was removed is soon given to
 /// another one.
 fn file(path: &Path) -> Option<(String, bool)> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     let stat = rustix::fs::statx(CWD, path, AtFlags::empty(), wanted).ok()?;
-    if u32::from(stat.stx_mode) & libc::S_IFMT != libc::S_IFREG {
-        return None;
-    }
-    let text = format!("file {} on {}:{}", stat.stx_ino, stat.stx_dev_major, stat.stx_dev_minor);
+    let kind = match u32::from(stat.stx_mode) & libc::S_IFMT {
+        libc::S_IFREG => "file",
+        libc::S_IFDIR => "directory",
+        _ => return None,
+    };
+    let text = format!("{kind} {} on {}:{}", stat.stx_ino, stat.stx_dev_major, stat.stx_dev_minor);
     match stat.stx_mask & StatxFlags::BTIME.bits() != 0 {
         true => Some((format!("{text} made at {}.{:09}", stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec), true)),
         false => Some((text, false)),

@@ -285,3 +285,22 @@ fn small_and_read_only_devices_are_refused() {
     assert_eq!(inspect_target(&inside).unwrap(), TargetState { kind, busy: None });
     assert_eq!(open(&inside).unwrap_err(), Error::ReadOnly { path: inside });
 }
+
+#[test]
+fn a_directory_is_known_again_and_another_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |name: &str| {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        folder.path().join(name)
+    };
+    let identity = |path: &Path| disk_identity(path).unwrap().unwrap();
+    let (one, other) = (make("one"), make("other"));
+    let known = identity(&one);
+    assert_ne!(identity(&other), known);
+    std::fs::write(one.join("file"), "x").unwrap();
+    assert_eq!(identity(&one), known, "whatever is in it");
+    std::fs::rename(&one, folder.path().join("moved")).unwrap();
+    assert_eq!(identity(&folder.path().join("moved")), known);
+    std::fs::remove_dir_all(folder.path().join("moved")).unwrap();
+    assert_ne!(identity(&make("one")), known, "also with the number of the one that is gone");
+}

@@ -46,17 +46,23 @@ struct Plan {
 /// Restores a disk.
 pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     let start = Instant::now();
-    let RestoreArgs { snap, target, force, delta, verify, dry_run, allow_partial } = args;
     let repository = context.open_repository()?;
-    let snapshot = context.snapshot(&repository, &snap)?;
+    let snapshot = context.snapshot(&repository, &args.snap)?;
     let partial = snapshot.record.partial;
-    if partial && !allow_partial {
+    if partial && !args.allow_partial {
         let text = format!(
             "snapshot {} is partial: some of its data could not be read; --allow-partial restores what there is",
             snapshot.id
         );
         return Err(Error::invalid(text).into());
     }
+    if snapshot.record.tree.is_some() {
+        return super::restore_tree::run(context, &repository, &snapshot, &args);
+    }
+    if let Some(flag) = args.tree_only() {
+        return Err(Error::invalid(format!("{flag} is for directories, and the snapshot is that of a disk")).into());
+    }
+    let RestoreArgs { target, force, delta, verify, dry_run, .. } = args;
     // The session is ended by a signal too.
     let _armed = context.cancel.arm("run the same command again: it goes on from what is there");
     let readers = Readers::start(&repository)?;

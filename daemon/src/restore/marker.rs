@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use wherry_repo::SnapshotId;
@@ -79,7 +79,9 @@ impl Marker {
             && let Err(e) = self.write()
         {
             let path = self.path.display();
-            tracing::warn!("{path} cannot be written ({e}): after an interruption, --delta is needed to go on");
+            tracing::warn!(
+                "{path} cannot be written ({e}): after an interruption, --delta (of a directory: --overwrite always) is needed to go on"
+            );
         }
     }
 
@@ -87,8 +89,14 @@ impl Marker {
         let folder = folder(&self.path);
         make_folder(folder)?;
         let fresh = self.fresh();
-        fs::write(&fresh, serde_json::to_vec(&self.note)?)?;
-        File::open(&fresh)?.sync_all()?;
+        // What lies there may be a link that somebody else has put there.
+        match fs::remove_file(&fresh) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = File::create_new(&fresh)?;
+        file.write_all(&serde_json::to_vec(&self.note)?)?;
+        file.sync_all()?;
         // At any moment there is the old note or the new one, whole.
         fs::rename(&fresh, &self.path)?;
         File::open(folder)?.sync_all()

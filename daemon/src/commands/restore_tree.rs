@@ -1,0 +1,287 @@
+//! `wherry restore` of a directory
+
+use crate::cli::{OverwriteArg, RestoreArgs};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output;
+use crate::readers::Readers;
+use crate::restore::Marker;
+use crate::tree::fetch::{Told, TreeRestore};
+use crate::tree::path::{TreePath, escaped};
+use crate::tree::restore::{Has, Known as Snapshots, Options, Overwrite, Report, Restorer, Target, Why};
+use crate::tree::select::Select;
+use anyhow::Result;
+use serde::Serialize;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
+use wherry_repo::format::tree::{Below, Entry, Known, What};
+use wherry_repo::{Error, Repository, Snapshot, TreeReader};
+
+#[derive(Serialize)]
+struct Shown {
+    snapshot: String,
+    volume: String,
+    target: String,
+    size: u64,
+    written: u64,
+    seconds: f64,
+    root: String,
+    dry_run: bool,
+    resumed: bool,
+    partial: bool,
+    files: u64,
+    directories: u64,
+    others: u64,
+    links: u64,
+    removed: u64,
+    skipped: u64,
+    /// What the system refused, the first thousand in `refused_paths`.
+    refused: u64,
+    refused_paths: Vec<String>,
+    missing: u64,
+}
+
+/// Restores a directory, or parts of it.
+pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapshot, args: &RestoreArgs) -> Result<Exit> {
+    let start = Instant::now();
+    let refuse = |why: String| -> Result<Exit> { Err(Error::invalid(why).into()) };
+    for (given, flag) in [(args.delta, "--delta"), (args.verify, "--verify")] {
+        if given {
+            return refuse(format!(
+                "{flag} is for disks, and the snapshot is that of a directory; it may stand in the configuration too"
+            ));
+        }
+    }
+    let paths: Vec<_> = args.paths.iter().map(|path| TreePath::new(path.as_bytes())).collect();
+    let select = Select::new(&paths);
+    if args.delete && !select.is_whole() {
+        return refuse("--delete with a PATH would remove what was not asked for: leave one of them out".to_owned());
+    }
+    // The session is ended by a signal too.
+    let _armed = context.cancel.arm("run the same command again: it goes on from what is there");
+    let readers = Readers::start(repository)?;
+    repository.limit_tree_nodes(context.budget.nodes.max(8 << 20));
+    let reader = TreeReader::within(readers.open(snapshot)?)?;
+    for path in &paths {
+        found(&reader, path)?;
+    }
+    if args.delete && reader.root().missing.is_some() {
+        let text = "the list of the directory itself could not be read when the snapshot was made: --delete would remove \
+                    what the snapshot only failed to see; leave it out";
+        return refuse(text.to_owned());
+    }
+    let partial = snapshot.record.partial;
+    let told;
+    let mut report = Report::default();
+    let (mut resumed, mut began_empty) = (false, false);
+    if args.dry_run {
+        told = Told { missing: reader.info().missing, bytes: snapshot.record.size };
+    } else {
+        context.cancel.check()?;
+        let existed = args.target.exists();
+        let target = Target::open(&args.target)?;
+        let user = rustix::process::geteuid().as_raw();
+        // The marker tells a restore that began in an empty directory from one that was allowed to overwrite.
+        let marker = |began: &str| {
+            // Another mode is another restore: what one may overwrite the other may not.
+            let (mode, ids) = (args.overwrite, if args.numeric_ids { "numeric" } else { "named" });
+            let root = format!("{} {began}, {mode:?}, force {}, {ids}, user {user}", snapshot.record.root, args.force);
+            Marker::new(&args.target, &context.state_dir(), &snapshot.id, &root)
+        };
+        let identity = target.identity()?;
+        let run = run_number(snapshot, identity);
+        let empty = target.is_empty(run)?;
+        let into_empty = marker("into an empty directory")?;
+        let into_full = marker("over what was there")?;
+        // Also when it is empty still: what it was writing lies there under temporary names.
+        let goes_on = into_empty.is_set();
+        resumed = goes_on || into_full.is_set();
+        if !(empty || resumed || args.force || args.overwrite.is_some()) {
+            return refuse(format!(
+                "{} is not empty: --overwrite never keeps what is there, if-newer replaces what is older, --force or \
+                 --overwrite always replaces everything",
+                args.target.display()
+            ));
+        }
+        began_empty = empty || goes_on;
+        let begun = if began_empty { &into_empty } else { &into_full };
+        begun.set();
+        let overwrite = match args.overwrite {
+            Some(OverwriteArg::Never) => Overwrite::Never,
+            Some(OverwriteArg::IfNewer) => Overwrite::IfNewer,
+            Some(OverwriteArg::Always) => Overwrite::Always,
+            None if args.force || resumed => Overwrite::Always,
+            None => Overwrite::Never,
+        };
+        let options = Options {
+            overwrite,
+            delete: args.delete,
+            numeric_ids: args.numeric_ids,
+            // Temporary files of an earlier run, also of one that left no marker.
+            resume: true,
+            // What was refused to another user is refused again, and counted again.
+            trust_names: goes_on && user == 0,
+            ..Options::new(run)
+        };
+        let mut restorer = Restorer::start(target, options)?;
+        let progress = context.progress("restore", select.is_whole().then_some(snapshot.record.size));
+        let budget = context.budget;
+        let work = TreeRestore {
+            reader: &reader,
+            select: &select,
+            root: select.is_whole() || !existed,
+            fetchers: if context.is_remote() { budget.downloads } else { budget.downloads.min(budget.workers * 2) },
+            fetch_bytes: 2 << 20,
+            progress: &progress,
+            cancel: &context.cancel,
+        };
+        told = work.run(&mut restorer)?;
+        if args.delete {
+            restorer.prune(&Tree(&reader))?;
+        }
+        report = restorer.finish()?;
+        drop(progress);
+        into_empty.clear();
+        into_full.clear();
+    }
+    let left = left_out(&report, began_empty);
+    let is_whole = !partial && told.missing == 0 && report.refused.list.count == 0 && !left;
+    let exit = if is_whole { Exit::Done } else { Exit::Partial };
+    show(context, snapshot, args, &Outcome { told, report, resumed, seconds: start.elapsed().as_secs_f64() })?;
+    Ok(exit)
+}
+
+/// True when something of the snapshot is not there although nobody asked to keep what is there in its place: it is of
+/// another kind, or two names of the snapshot are one in the target, which does not tell cases apart.
+fn left_out(report: &Report, began_empty: bool) -> bool {
+    let counts = |why: Why| why == Why::OtherType || (began_empty && why != Why::Done);
+    for skipped in report.skipped.first.iter().filter(|skipped| counts(skipped.why)) {
+        tracing::warn!("not restored: {}: {:?} is in its place", escaped(&skipped.path), skipped.why);
+    }
+    report.reasons.keys().any(|why| counts(*why))
+}
+
+/// The same for a restore that goes on: it names the temporary files.
+fn run_number(snapshot: &Snapshot, (major, minor, inode): (u32, u32, u64)) -> u64 {
+    let mut id = [0; 8];
+    id.copy_from_slice(&snapshot.id.bytes()[..8]);
+    u64::from_le_bytes(id) ^ inode ^ (u64::from(major) << 52) ^ (u64::from(minor) << 40)
+}
+
+/// Fails unless the snapshot has this path.
+fn found(reader: &TreeReader, path: &TreePath) -> Result<()> {
+    let mut at = reader.root().clone();
+    for name in path.names() {
+        let below = match &at.what {
+            What::Folder { below, .. } => *below,
+            _ => None,
+        };
+        let entry = below.map(|below| reader.find(&below, name)).transpose()?.flatten();
+        match entry {
+            Some((_, Entry::Known(known))) => at = *known,
+            _ => return Err(Error::invalid(format!("{path}: the snapshot has no such path")).into()),
+        }
+    }
+    Ok(())
+}
+
+/// What the snapshot has, for the removal of everything else.
+struct Tree<'a>(&'a TreeReader);
+
+impl Snapshots for Tree<'_> {
+    type Folder = Option<Below>;
+
+    fn root(&self) -> Result<Self::Folder> {
+        Ok(below(self.0.root()))
+    }
+
+    fn find(&self, folder: &Self::Folder, name: &[u8]) -> Result<Has<Self::Folder>> {
+        let Some(folder) = folder else { return Ok(Has::Nothing) };
+        Ok(match self.0.find(folder, name)? {
+            None => Has::Nothing,
+            Some((_, Entry::Known(known))) => match &known.what {
+                What::Folder { boundary: false, .. } if known.missing.is_none() => Has::Folder(below(&known)),
+                _ => Has::Other,
+            },
+            Some((_, Entry::Unknown { .. })) => Has::Other,
+        })
+    }
+}
+
+fn below(known: &Known) -> Option<Below> {
+    match known.what {
+        What::Folder { below, .. } => below,
+        _ => None,
+    }
+}
+
+struct Outcome {
+    told: Told,
+    report: Report,
+    resumed: bool,
+    seconds: f64,
+}
+
+fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Outcome) -> Result<()> {
+    let Outcome { told, report, resumed, seconds } = outcome;
+    let record = &snapshot.record;
+    let shown = Shown {
+        snapshot: snapshot.id.to_string(),
+        volume: record.name.clone(),
+        target: args.target.display().to_string(),
+        size: told.bytes,
+        written: report.bytes,
+        seconds: *seconds,
+        root: record.root.to_string(),
+        dry_run: args.dry_run,
+        resumed: *resumed,
+        partial: record.partial,
+        files: report.files,
+        directories: report.directories,
+        others: report.others,
+        links: report.links,
+        removed: report.removed,
+        skipped: report.skipped.count,
+        refused: report.refused.list.count,
+        refused_paths: report.refused.list.first.iter().map(ToString::to_string).collect(),
+        missing: told.missing,
+    };
+    for refused in &shown.refused_paths {
+        tracing::warn!("not restored: {refused}");
+    }
+    for skipped in report.skipped.first.iter().take(20) {
+        tracing::info!("left as it is: {} ({:?})", escaped(&skipped.path), skipped.why);
+    }
+    context.output.result(&shown, || {
+        let mut lines = vec![match args.dry_run {
+            true => format!("would write up to {} to {}", output::size(shown.size), shown.target),
+            false => format!(
+                "wrote {} to {} in {:.1} s: {} files, {} directories, {} others, {} further names",
+                output::size(shown.written),
+                shown.target,
+                shown.seconds,
+                shown.files,
+                shown.directories,
+                shown.others,
+                shown.links
+            ),
+        }];
+        if shown.resumed {
+            lines.push("went on after an interruption".to_owned());
+        }
+        if shown.skipped > 0 {
+            lines.push(format!("left {} names as they are", shown.skipped));
+        }
+        if shown.removed > 0 {
+            lines.push(format!("removed {} names that the snapshot does not have", shown.removed));
+        }
+        if shown.missing > 0 {
+            lines.push(format!("{} could not be read when the snapshot was made, and are missing", shown.missing));
+        }
+        if shown.refused > 0 {
+            lines.push(format!("{} were refused by the system: see above", shown.refused));
+        }
+        lines.push(format!("restored snapshot {}", shown.snapshot));
+        lines.join("\n")
+    })
+}

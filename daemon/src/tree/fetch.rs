@@ -1,0 +1,432 @@
+//! The way of a tree's restore: the tree is walked in order and told to the restorer, the chunks of a window of files are
+//! sorted by their place, fetched and verified by many threads, and each is written wherever it belongs at once.
+
+use super::alike;
+use super::inode::{Inode, InodeKind};
+use super::path::escaped;
+use super::restore::{Begun, FileHandle, Item, Restorer, Why};
+use super::select::Select;
+use crate::progress::Progress;
+use crate::signals::Cancel;
+use anyhow::Result;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use wherry_repo::format::tree::{Attributes, Content, Entry, Extended, Known, Set, What};
+use wherry_repo::{ChunkRef, Entries, Error, Fetch, Part, ShortId, TreeReader, Verified};
+
+/// Chunks of a batch are sorted by their place before they are fetched.
+const BATCH: usize = 512;
+
+/// Bytes of chunks in a batch, at most, but for the last one.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// What a restore works with.
+#[derive(Debug)]
+pub struct TreeRestore<'a> {
+    /// What is read.
+    pub reader: &'a TreeReader,
+    /// Which part of it is wanted.
+    pub select: &'a Select,
+    /// The target gets the metadata of the tree's root.
+    pub root: bool,
+    /// Requests to the storage under way at once; as many threads decrypt and decompress.
+    pub fetchers: usize,
+    /// Longest request in bytes, unless a single chunk is longer.
+    pub fetch_bytes: u64,
+    /// Shows how far it is.
+    pub progress: &'a Progress,
+    /// Asks to end.
+    pub cancel: &'a Cancel,
+}
+
+/// A file that is being written. It is finished by whoever writes the last of it.
+struct Target {
+    /// Below the target of the restore.
+    path: Vec<u8>,
+    handle: Mutex<Option<Arc<FileHandle>>>,
+    /// Parts that are still to be written, and one for the walk while it has more.
+    left: AtomicUsize,
+}
+
+/// Where a part of a chunk belongs.
+struct Place {
+    file: Arc<Target>,
+    skip: usize,
+    len: usize,
+    offset: u64,
+}
+
+/// Where the chunks of a batch belong.
+type Places = HashMap<(ShortId, usize), Vec<Place>>;
+
+/// One request, and where its chunks belong.
+struct Job {
+    fetch: Fetch,
+    places: Arc<Places>,
+}
+
+/// Counts requests under way, and keeps what failed first.
+#[derive(Default)]
+struct Under {
+    way: Mutex<(usize, Option<anyhow::Error>)>,
+    done: Condvar,
+}
+
+impl Under {
+    fn end(&self, result: Result<()>) {
+        let mut way = self.way.lock();
+        way.0 -= 1;
+        if let Err(e) = result {
+            way.1.get_or_insert(e);
+        }
+        drop(way);
+        self.done.notify_all();
+    }
+
+    /// Waits until nothing is under way.
+    fn wait(&self) -> Result<()> {
+        let mut way = self.way.lock();
+        while way.0 > 0 {
+            self.done.wait(&mut way);
+        }
+        way.1.take().map_or(Ok(()), Err)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.way.lock().1.take().map_or(Ok(()), Err)
+    }
+}
+
+impl TreeRestore<'_> {
+    /// Restores everything that is wanted; what is done is on the disk then. Afterwards the restorer can remove what the
+    /// snapshot does not have, and has to be finished.
+    ///
+    /// # Errors
+    /// When something cannot be read or written: a file that is not whole never gets its name.
+    pub fn run(&self, restorer: &mut Restorer) -> Result<Told> {
+        let (queue, jobs) = bounded::<Job>(self.fetchers.max(1) * 2);
+        let under = Under::default();
+        std::thread::scope(|scope| {
+            for _ in 0..self.fetchers.max(1) {
+                let jobs = jobs.clone();
+                scope.spawn(|| self.work(jobs, &under));
+            }
+            drop(jobs);
+            let mut walk = Walk {
+                restore: self,
+                restorer,
+                queue,
+                under: &under,
+                places: Places::new(),
+                chunks: Vec::new(),
+                bytes: 0,
+                links: HashMap::new(),
+                boundaries: 0,
+                path: Vec::new(),
+                told: Told::default(),
+            };
+            let walked = walk.whole();
+            let told = std::mem::take(&mut walk.told);
+            drop(walk);
+            // The first failure of a worker says more than the end of the walk because of it.
+            under.wait().and(walked).map(|()| told)
+        })
+    }
+
+    fn work(&self, jobs: Receiver<Job>, under: &Under) {
+        let mut scratch = Vec::new();
+        for Job { fetch, places } in jobs {
+            let mut read = || -> Result<()> {
+                self.cancel.check()?;
+                self.reader.chunks().read(
+                    &fetch,
+                    &mut scratch,
+                    |chunk| vec![0; chunk.len],
+                    |chunk, opened| self.write(chunk, opened, &places),
+                )
+            };
+            under.end(read());
+        }
+    }
+
+    /// Writes a chunk wherever it belongs.
+    fn write(&self, chunk: &ChunkRef, opened: wherry_repo::Result<Verified<Vec<u8>>>, places: &Places) -> Result<()> {
+        let places = places.get(&(chunk.id(), chunk.len)).map(Vec::as_slice).unwrap_or_default();
+        let verified = opened.map_err(|e| match places {
+            [] => e,
+            [one] => e.context(escaped(&one.file.path)),
+            [first, ..] => e.context(format!("{} and {} files more", escaped(&first.file.path), places.len() - 1)),
+        })?;
+        for place in places {
+            let handle = place.file.handle.lock().clone();
+            let bytes = verified.as_ref().get(place.skip..place.skip + place.len);
+            let (Some(handle), Some(bytes)) = (handle, bytes) else {
+                return Err(Error::internal("a chunk has no place in its file").into());
+            };
+            handle.write_at(place.offset, bytes)?;
+            drop(handle);
+            self.progress.add(place.len as u64);
+            place.file.part_done()?;
+        }
+        Ok(())
+    }
+
+    /// The extended attributes of an entry.
+    fn extended(&self, attributes: &Attributes) -> Result<Set> {
+        Ok(match &attributes.extended {
+            Extended::None => Set::default(),
+            Extended::Here(set) => set.clone(),
+            Extended::Chunk(chunk) => {
+                let chunk = self.reader.set(chunk);
+                Set::decode(self.reader.chunks().read_chunk(&chunk)?.as_ref())?
+            }
+        })
+    }
+}
+
+impl Target {
+    /// One part less to come; the file is finished with the last.
+    fn part_done(&self) -> Result<()> {
+        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(());
+        }
+        match self.handle.lock().take().map(Arc::into_inner) {
+            Some(Some(handle)) => handle.finish(),
+            _ => Err(Error::internal("a file was finished while it is written").into()),
+        }
+    }
+}
+
+/// What was left out, with the paths of the first.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Names that the snapshot has, but not their content.
+    pub missing: u64,
+    /// Bytes of files that were restored or are there already.
+    pub bytes: u64,
+}
+
+/// The walk through the tree.
+struct Walk<'a, 'b> {
+    restore: &'b TreeRestore<'a>,
+    restorer: &'b mut Restorer,
+    queue: Sender<Job>,
+    under: &'b Under,
+    places: Places,
+    chunks: Vec<ChunkRef>,
+    bytes: u64,
+    /// First names of linked inodes, and how many names are still to come. By the boundary they are below.
+    links: HashMap<(u64, u64, u64), (Vec<u8>, u64)>,
+    boundaries: u64,
+    path: Vec<u8>,
+    told: Told,
+}
+
+/// A directory that the walk is in.
+struct Inside<'a> {
+    entries: Option<Entries<'a>>,
+    select: &'a Select,
+    above: usize,
+    boundary: u64,
+}
+
+impl<'a, 'b> Walk<'a, 'b> {
+    fn whole(&mut self) -> Result<()> {
+        let root = self.restore.reader.root().clone();
+        if self.restore.root {
+            let inode = self.inode(&root)?;
+            self.restorer.root(&item(&root, &inode));
+        }
+        self.miss(&root);
+        let mut inside = vec![self.enter(&root, self.restore.select, 0)?];
+        while let Some(here) = inside.last_mut() {
+            self.restore.cancel.check()?;
+            self.under.check()?;
+            if self.restorer.window_full() {
+                self.window()?;
+            }
+            let (select, above, boundary) = (here.select, here.above, here.boundary);
+            let Some(entry) = here.entries.as_mut().and_then(Iterator::next) else {
+                inside.pop();
+                self.path.truncate(above);
+                if !inside.is_empty() {
+                    self.restorer.leave()?;
+                }
+                continue;
+            };
+            let (_, entry) = entry?;
+            let Some(select) = select.of(entry.name()) else { continue };
+            let Entry::Known(known) = entry else {
+                self.told.missing += 1;
+                tracing::warn!("{}: could not be looked at when the snapshot was made", self.shown(entry.name()));
+                continue;
+            };
+            self.miss(&known);
+            if let What::Folder { boundary: is_boundary, .. } = known.what {
+                let inode = self.inode(&known)?;
+                if self.restorer.enter(&item(&known, &inode))? {
+                    self.boundaries += u64::from(is_boundary);
+                    let boundary = if is_boundary { self.boundaries } else { boundary };
+                    let folder = self.enter(&known, select, boundary)?;
+                    inside.push(folder);
+                }
+                continue;
+            }
+            self.name(&known, boundary)?;
+        }
+        self.window()
+    }
+
+    /// Notes that the snapshot does not have the content of an entry.
+    fn miss(&mut self, known: &Known) {
+        if let Some(errno) = known.missing {
+            self.told.missing += 1;
+            let why = std::io::Error::from_raw_os_error(errno.get().cast_signed());
+            tracing::warn!("{}: was not read when the snapshot was made: {why}", self.shown(&known.name));
+        }
+    }
+
+    fn shown(&self, name: &[u8]) -> String {
+        escaped(&self.path_of(name))
+    }
+
+    fn path_of(&self, name: &[u8]) -> Vec<u8> {
+        let mut path = self.path.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        path
+    }
+
+    fn enter(&mut self, known: &Known, select: &'b Select, boundary: u64) -> Result<Inside<'b>> {
+        let above = self.path.len();
+        self.path = self.path_of(&known.name);
+        let below = match &known.what {
+            What::Folder { below, .. } => below.as_ref(),
+            _ => None,
+        };
+        let entries = below.map(|below| self.restore.reader.list(below, 0)).transpose()?;
+        Ok(Inside { entries, select, above, boundary })
+    }
+
+    /// A name that is no directory.
+    fn name(&mut self, known: &Known, boundary: u64) -> Result<()> {
+        let key = known.links.map(|links| ((boundary, known.inode, alike::of_known(known)), links.get()));
+        if let Some((key, _)) = key
+            && let Some((first, left)) = self.links.get_mut(&key)
+        {
+            self.restorer.link(&known.name, first)?;
+            *left -= 1;
+            if *left == 0 {
+                self.links.remove(&key);
+            }
+            return Ok(());
+        }
+        let inode = self.inode(known)?;
+        let item = item(known, &inode);
+        let is_ours = match &known.what {
+            // What there is of it would pass for the whole.
+            What::File { size: 1.., content: Content::Nothing } if known.missing.is_some() => false,
+            What::File { size, content } => match self.restorer.file(&item)? {
+                Begun::Write(handle) => {
+                    self.data(&known.name, handle, *size, content)?;
+                    true
+                }
+                Begun::Left(why) => {
+                    self.restore.progress.add(*size);
+                    why == Some(Why::Done)
+                }
+            },
+            _ => self.restorer.other(&item)?,
+        };
+        if let Some((key, links)) = key.filter(|_| is_ours) {
+            self.links.insert(key, (self.path_of(&known.name), links - 1));
+        }
+        Ok(())
+    }
+
+    /// Puts the parts of a file into the batch.
+    fn data(&mut self, name: &[u8], handle: FileHandle, size: u64, content: &Content) -> Result<()> {
+        self.told.bytes += size;
+        let path = self.path_of(name);
+        let file = Arc::new(Target { path, handle: Mutex::new(Some(Arc::new(handle))), left: AtomicUsize::new(1) });
+        for span in self.restore.reader.pieces(size, content, 0)? {
+            let span = span?;
+            let Some(Part { chunk, skip }) = span.data else {
+                self.restore.progress.add(span.len);
+                continue;
+            };
+            file.left.fetch_add(1, Ordering::AcqRel);
+            let place = Place { file: file.clone(), skip: skip as usize, len: span.len as usize, offset: span.offset };
+            let places = self.places.entry((chunk.id(), chunk.len)).or_default();
+            if places.is_empty() {
+                self.chunks.push(chunk);
+                self.bytes += chunk.len as u64;
+            }
+            places.push(place);
+            if self.chunks.len() >= BATCH || self.bytes >= BATCH_BYTES {
+                self.send()?;
+            }
+        }
+        file.part_done()
+    }
+
+    /// Hands the batch out.
+    fn send(&mut self) -> Result<()> {
+        let places = Arc::new(std::mem::take(&mut self.places));
+        let chunks = std::mem::take(&mut self.chunks);
+        self.bytes = 0;
+        for fetch in self.restore.reader.chunks().plan(chunks, self.restore.fetch_bytes) {
+            self.under.check()?;
+            self.under.way.lock().0 += 1;
+            let job = Job { fetch, places: places.clone() };
+            if self.queue.send(job).is_err() {
+                self.under.end(Err(Error::internal("the workers are gone").into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that was begun gets its name.
+    fn window(&mut self) -> Result<()> {
+        self.send()?;
+        self.under.wait()?;
+        self.restorer.finish_window()
+    }
+
+    fn inode(&self, known: &Known) -> Result<Inode> {
+        let attributes = &known.attributes;
+        let (kind, size) = match &known.what {
+            What::File { size, .. } => (InodeKind::File, *size),
+            What::Folder { .. } => (InodeKind::Folder, 0),
+            What::Link(target) => (InodeKind::Link(target.clone()), 0),
+            What::Fifo => (InodeKind::Fifo, 0),
+            What::Socket => (InodeKind::Socket, 0),
+            What::Character(major, minor) => (InodeKind::Character(*major, *minor), 0),
+            What::Block(major, minor) => (InodeKind::Block(*major, *minor), 0),
+        };
+        Ok(Inode {
+            kind,
+            permissions: attributes.permissions,
+            owner: attributes.owner,
+            group: attributes.group,
+            flags: attributes.flags,
+            extended: self.restore.extended(attributes)?,
+            modified: known.modified,
+            changed: known.changed,
+            number: known.inode,
+            links: known.links.map_or(1, |links| links.get()),
+            size,
+            allocated: 0,
+        })
+    }
+}
+
+fn item<'a>(known: &'a Known, inode: &'a Inode) -> Item<'a> {
+    let attributes = &known.attributes;
+    Item { name: &known.name, inode, owner: &attributes.owner_name, group: &attributes.group_name }
+}

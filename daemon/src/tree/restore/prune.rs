@@ -1,0 +1,221 @@
+//! What the snapshot does not have goes.
+
+use super::folder::{Before, Folder, look, look_at};
+use super::metadata::On;
+use super::names;
+use super::remove::remove;
+use super::report::{Step, Why};
+use super::restorer::Restorer;
+use super::shared::{Place, Shared};
+use anyhow::Result;
+use rustix::fs::{FileType, IFlags, Mode, ResolveFlags};
+use rustix::io::Errno;
+use std::io;
+use std::sync::Arc;
+use wherry_repo::Error;
+use wherry_repo::format::tree::Time;
+
+/// What a snapshot has, for [`Restorer::prune`].
+pub trait Known {
+    /// A directory of the snapshot.
+    type Folder;
+
+    /// The one that was restored to the target.
+    fn root(&self) -> Result<Self::Folder>;
+
+    /// What a directory has under a name.
+    ///
+    /// # Errors
+    /// When the snapshot cannot be read; nothing more is removed then.
+    fn find(&self, folder: &Self::Folder, name: &[u8]) -> Result<Has<Self::Folder>>;
+}
+
+/// What a snapshot has under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Has<F> {
+    /// Nothing: the name goes, and all that is in it.
+    Nothing,
+    /// A directory: names in it that the snapshot does not have go.
+    Folder(F),
+    /// Anything else, also a directory in which another filesystem was mounted, or an entry that could not be looked at: what
+    /// there is in the target stays.
+    Other,
+}
+
+/// A snapshot that has nothing.
+struct Nothing;
+
+impl Known for Nothing {
+    type Folder = ();
+
+    fn root(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn find(&self, (): &(), _: &[u8]) -> Result<Has<()>> {
+        Ok(Has::Nothing)
+    }
+}
+
+/// A directory whose names are looked at.
+struct Frame<F> {
+    folder: Arc<Folder>,
+    /// `None`: the snapshot does not have it, and it goes.
+    has: Option<F>,
+    /// Directories in it that are still to be entered.
+    inside: Vec<Vec<u8>>,
+    before: Before,
+    modified: Time,
+}
+
+impl Restorer {
+    /// Removes from the target what the snapshot does not have. To be called when all else has succeeded, with nothing but the
+    /// target entered, before [`Self::finish`]. Links are removed, not followed; what is mounted in the target is not entered
+    /// and stays. What cannot be removed is in the report. Memory: the names of directories in each directory above the one
+    /// that is looked at.
+    ///
+    /// # Errors
+    /// When the system fails, the snapshot cannot be read, or [`super::Options::delete`] is not set.
+    pub fn prune<K: Known>(&mut self, snapshot: &K) -> Result<()> {
+        if !self.shared.options.delete {
+            return Err(Error::internal("a restore that was not asked to remove anything").into());
+        }
+        self.finish_window()?;
+        let folder = Arc::clone(&self.target);
+        let shared = Arc::clone(&self.shared);
+        let frame = begin(&shared, snapshot, folder, Before::default(), Some(snapshot.root()?))?;
+        work(&shared, snapshot, frame)
+    }
+}
+
+/// Removes a directory and all in it. What is mounted in it stays, and so does it then.
+pub(super) fn clear_away(shared: &Shared, parent: &Arc<Folder>, name: &[u8]) -> Result<()> {
+    match enter(shared, &Nothing, parent, name, None)? {
+        Some(frame) => work(shared, &Nothing, frame),
+        None => Ok(()),
+    }
+}
+
+/// Goes through a directory and all below, without recursion: a tree may be deeper than a stack.
+fn work<K: Known>(shared: &Shared, snapshot: &K, frame: Frame<K::Folder>) -> Result<()> {
+    let mut stack = vec![frame];
+    while let Some(frame) = stack.last_mut() {
+        if let Some(name) = frame.inside.pop() {
+            let has = match &frame.has {
+                None => Has::Nothing,
+                Some(folder) => snapshot.find(folder, &name)?,
+            };
+            let has = match has {
+                Has::Nothing => None,
+                Has::Folder(folder) => Some(folder),
+                Has::Other => continue,
+            };
+            let parent = Arc::clone(&frame.folder);
+            stack.extend(enter(shared, snapshot, &parent, &name, has)?);
+        } else if let Some(frame) = stack.pop() {
+            end(shared, frame)?;
+        }
+    }
+    Ok(())
+}
+
+/// Enters a directory, if it can be.
+fn enter<K: Known>(
+    shared: &Shared,
+    snapshot: &K,
+    parent: &Arc<Folder>,
+    name: &[u8],
+    has: Option<K::Folder>,
+) -> Result<Option<Frame<K::Folder>>> {
+    let place = Place { folder: parent, name };
+    match parent.enter(shared, name, ResolveFlags::NO_XDEV) {
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::XDEV) => {
+            shared.skip(&place, Why::Mounted);
+            Ok(None)
+        }
+        entered => match shared.settle(Step::Remove, &place, entered)? {
+            None => Ok(None),
+            Some((folder, before)) => begin(shared, snapshot, folder, before, has).map(Some),
+        },
+    }
+}
+
+/// Removes what can go at once.
+fn begin<K: Known>(
+    shared: &Shared,
+    snapshot: &K,
+    folder: Arc<Folder>,
+    before: Before,
+    has: Option<K::Folder>,
+) -> Result<Frame<K::Folder>> {
+    let here = folder.open(shared)?;
+    let modified = look_at(&here)?.modified;
+    let mut inside = Vec::new();
+    names::list(&here, |name, mut kind| {
+        if kind == FileType::Unknown {
+            match look(&here, name)? {
+                None => return Ok(()),
+                Some(there) => kind = there.kind,
+            }
+        }
+        if kind == FileType::Directory {
+            inside.push(name.to_vec());
+            return Ok(());
+        }
+        let gone = match &has {
+            None => true,
+            Some(folder) => matches!(snapshot.find(folder, name)?, Has::Nothing),
+        };
+        if gone {
+            let place = Place { folder: &folder, name };
+            note(shared, &place, remove(shared, &here, &place, false))?;
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    Ok(Frame { folder, has, inside, before, modified })
+}
+
+/// A directory is done: it goes, or gets back what was changed.
+fn end<F>(shared: &Shared, frame: Frame<F>) -> Result<()> {
+    let Frame { folder, has, before, modified, .. } = frame;
+    if let (None, Some(parent)) = (&has, folder.above()) {
+        folder.close();
+        let here = parent.open(shared)?;
+        let place = Place { folder: parent, name: folder.name() };
+        return match remove(shared, &here, &place, true) {
+            // What could not be removed in it is in the report.
+            Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOTEMPTY | Errno::EXIST)) => Ok(()),
+            removed => note(shared, &place, removed),
+        };
+    }
+    let file = folder.open(shared)?;
+    let place = Place { folder: &folder, name: b"" };
+    // Its time was right before names in it went.
+    if look_at(&file)?.modified != modified {
+        shared.attempt(Step::Times, None, &place, || On::Folder(&file).set_modified(modified))?;
+    }
+    if let Some(permissions) = before.permissions {
+        let mode = Mode::from_bits_retain(permissions.into());
+        shared.attempt(Step::Mode, None, &place, || rustix::fs::fchmod(&*file, mode))?;
+    }
+    if let Some(flags) = before.flags {
+        shared.attempt(Step::Flags, None, &place, || {
+            let there: IFlags = rustix::fs::ioctl_getflags(&*file)?;
+            rustix::fs::ioctl_setflags(&*file, there | flags)
+        })?;
+    }
+    folder.close();
+    Ok(())
+}
+
+fn note(shared: &Shared, place: &Place<'_>, removed: io::Result<bool>) -> Result<()> {
+    match removed {
+        // Something is mounted on it.
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::BUSY) => shared.skip(place, Why::Mounted),
+        removed => {
+            let gone = shared.settle(Step::Remove, place, removed)? == Some(true);
+            shared.report.lock().removed += u64::from(gone);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! What a restore did, and what it could not or would not do.
+
+use super::metadata::io_error;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Paths that a report names; what is beyond is counted.
+pub const NAMED: usize = 1000;
+
+/// What a restore did.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Regular files written, each inode once.
+    pub files: u64,
+    /// Directories made or entered.
+    pub directories: u64,
+    /// Symbolic links, fifos, sockets and devices.
+    pub others: u64,
+    /// Further names of inodes.
+    pub links: u64,
+    /// Bytes of data written; holes are none.
+    pub bytes: u64,
+    /// Names removed because the snapshot does not have them, each inside a removed directory counted.
+    pub removed: u64,
+    /// What the system refused.
+    pub refused: Refusals,
+    /// How many names were left for each reason.
+    pub reasons: BTreeMap<Why, u64>,
+    /// Names in the target that were left as they were, because of the overwrite mode or as they are done already.
+    pub skipped: Listed<Skipped>,
+}
+
+/// A list of at most [`NAMED`] and the count of all.
+#[derive(Clone, Debug)]
+pub struct Listed<T> {
+    /// The first ones.
+    pub first: Vec<T>,
+    /// How many there are in all.
+    pub count: u64,
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Self { first: Vec::new(), count: 0 }
+    }
+}
+
+impl<T> Listed<T> {
+    pub(super) fn push(&mut self, item: impl FnOnce() -> T) {
+        self.count += 1;
+        if self.first.len() < NAMED {
+            self.first.push(item());
+        }
+    }
+}
+
+/// All that was refused.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals {
+    /// One for each path and step.
+    pub list: Listed<Refused>,
+    /// How many of each kind.
+    pub kinds: BTreeMap<Step, u64>,
+}
+
+/// A step that the system refused; what else belongs to the path was done as far as it could be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Below the target, parts joined by `/`; empty for the target itself.
+    pub path: Vec<u8>,
+    /// Which step.
+    pub step: Step,
+    /// The name of the extended attribute, for a step that has one.
+    pub attribute: Option<Vec<u8>>,
+    /// The error number of the system.
+    pub errno: i32,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.escape_ascii(), self.step)?;
+        if let Some(name) = &self.attribute {
+            write!(f, " {}", name.escape_ascii())?;
+        }
+        write!(f, ": {}", io_error(Errno::from_raw_os_error(self.errno)))
+    }
+}
+
+/// A name that was left as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Below the target, parts joined by `/`.
+    pub path: Vec<u8>,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a name was left as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// There is something of this name (`never`).
+    Exists,
+    /// What is there is as new, or newer (`if-newer`).
+    NotOlder,
+    /// An earlier run of this restore made it, whole.
+    Done,
+    /// A directory should be there and something else is, or the other way round.
+    OtherType,
+    /// Another filesystem is mounted there: nothing in it is removed.
+    Mounted,
+}
+
+/// A kind of change that a restore makes, in the order in which an inode sees them. The order is in [`super`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// A directory is made, or made accessible.
+    Folder,
+    /// An inode of another kind is made, under its temporary name.
+    Create,
+    /// Data.
+    Write,
+    /// The size.
+    Truncate,
+    /// Owner and group.
+    Owner,
+    /// Extended attributes but ACLs.
+    Attribute,
+    /// Permissions.
+    Mode,
+    /// POSIX ACLs.
+    Acl,
+    /// No dump: the flag that hinders nothing.
+    NoDump,
+    /// Time of the last change.
+    Times,
+    /// All that was written to a filesystem reaches its disk.
+    Sync,
+    /// The temporary name gives way to the final one.
+    Rename,
+    /// A further name of an inode.
+    Link,
+    /// A name is removed.
+    Remove,
+    /// Immutable, append only.
+    Flags,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Folder => "making the directory",
+            Self::Create => "making it",
+            Self::Write => "its data",
+            Self::Truncate => "its size",
+            Self::Owner => "its owner",
+            Self::Attribute => "extended attribute",
+            Self::Mode => "its permissions",
+            Self::Acl => "its ACL",
+            Self::NoDump | Self::Flags => "its inode flags",
+            Self::Times => "its times",
+            Self::Sync => "making it durable",
+            Self::Rename => "giving it its name",
+            Self::Link => "a further name of a file",
+            Self::Remove => "removing it",
+        })
+    }
+}

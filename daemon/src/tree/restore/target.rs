@@ -1,0 +1,83 @@
+//! The directory that a tree is restored into.
+
+use super::folder::look_at;
+use super::names;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use wherry_repo::{Error, Result};
+
+/// A directory, open. Links in its own path are followed: whoever runs the restore typed them.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    pub(super) folder: File,
+    pub(super) made: bool,
+}
+
+impl Target {
+    /// Opens the directory; makes it (0700) if there is nothing of this name.
+    ///
+    /// # Errors
+    /// `Invalid`, when it is no directory, cannot be made or opened, or the kernel lacks openat2 (before 5.6).
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let wrong =
+            |what: &str, e: io::Error| Error::invalid(format!("{shown} {what}: {e}; check the path")).with_source(e);
+        let made = match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(wrong("cannot be made", e)),
+        };
+        let flags = i32::try_from(OFlags::DIRECTORY.bits()).unwrap_or_default();
+        let folder = File::options().read(true).custom_flags(flags).open(path);
+        let folder = folder.map_err(|e| wrong("cannot be opened as a directory", e))?;
+        let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+        match rustix::fs::openat2(&folder, ".", flags, Mode::empty(), ResolveFlags::BENEATH) {
+            Ok(_) => Ok(Self { path: path.to_owned(), folder, made }),
+            Err(Errno::NOSYS) => Err(Error::invalid(
+                "this kernel has no openat2, without which a restore could be led out of its target; use Linux 5.6 or newer",
+            )),
+            Err(e) => Err(wrong("cannot be looked at", e.into())),
+        }
+    }
+
+    /// The path as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True if [`Self::open`] made it.
+    pub fn was_made(&self) -> bool {
+        self.made
+    }
+
+    /// True if there is no name in it, but temporary ones of this run.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_empty(&self, run: u64) -> Result<bool> {
+        let mut empty = true;
+        let listed = names::list(&self.folder, |name, _| {
+            empty &= names::is_temporary(run, name);
+            Ok::<_, io::Error>(())
+        });
+        match listed {
+            Ok(()) => Ok(empty),
+            Err(e) => Err(Error::invalid(format!("{} cannot be read: {e}; check the path", self.path.display()))),
+        }
+    }
+
+    /// Device and inode number: tells it from another directory of this name, for the marker.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn identity(&self) -> Result<(u32, u32, u64)> {
+        look_at(&self.folder)
+            .map(|look| look.identity)
+            .map_err(|e| Error::invalid(format!("{} cannot be looked at: {e}; check the path", self.path.display())))
+    }
+}

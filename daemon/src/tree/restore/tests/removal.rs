@@ -1,0 +1,88 @@
+//! `--delete`.
+
+use super::super::{Options, Overwrite, Why};
+use super::feeder::{Node, restore};
+use super::kinds::everything;
+use super::lister::{Scratch, assert_holds, list};
+use rustix::fs::IFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn options() -> Options {
+    Options { overwrite: Overwrite::Always, delete: true, ..Options::new(1) }
+}
+
+#[test]
+fn what_the_snapshot_lacks_goes_and_the_rest_is_as_it_was() {
+    let scratch = Scratch::new();
+    let (target, tree) = (scratch.at("target"), everything());
+    restore(&target, &tree, &Options::new(1)).unwrap();
+    for folder in ["", "folder", "not dumped", "sticky"] {
+        let folder = target.join(folder);
+        fs::create_dir_all(folder.join("extra/a/b")).unwrap();
+        for name in ["extra/file", "extra/a/b/file", "extra file"] {
+            fs::write(folder.join(name), "x").unwrap();
+        }
+        for name in ["extra/a/b/file", "extra/a"] {
+            let file = fs::File::open(folder.join(name)).unwrap();
+            rustix::fs::ioctl_setflags(&file, IFlags::IMMUTABLE).unwrap();
+        }
+    }
+    let report = restore(&target, &tree, &options()).unwrap();
+    assert_eq!(report.refused.list.first, []);
+    assert_eq!(report.removed, 4 * 6);
+    assert_holds(&target, &tree);
+}
+
+/// A mount that goes away.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(at: &Path) -> Self {
+        fs::create_dir_all(at).unwrap();
+        rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), None).unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    }
+}
+
+#[test]
+fn what_is_mounted_stays() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    let tree = Node::folder([("kept", Node::folder([("known", Node::folder::<&str>([]))]))]);
+    let mounts = ["extra/mounted", "kept/mounted"].map(|at| Mounted::new(&target.join(at)));
+    for mount in &mounts {
+        fs::write(mount.0.join("file"), "x").unwrap();
+    }
+    fs::write(target.join("extra/file"), "x").unwrap();
+    let report = restore(&target, &tree, &options()).unwrap();
+    let mut skipped: Vec<_> = report.skipped.first.iter().map(|s| (&s.path[..], s.why)).collect();
+    skipped.sort_by_key(|(path, _)| *path);
+    assert_eq!(skipped, [(&b"extra/mounted"[..], Why::Mounted), (b"kept/mounted", Why::Mounted)]);
+    assert_eq!(report.refused.list.first, []);
+    for mount in &mounts {
+        assert_eq!(fs::read(mount.0.join("file")).unwrap(), b"x");
+    }
+    assert!(!target.join("extra/file").exists());
+    drop(mounts);
+    restore(&target, &tree, &options()).unwrap();
+    assert_holds(&target, &tree);
+}
+
+#[test]
+fn nothing_goes_unless_it_is_asked_for() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("extra"), "x").unwrap();
+    let tree = Node::folder([("a", Node::file("a"))]);
+    restore(&target, &tree, &Options { delete: false, ..options() }).unwrap();
+    assert_eq!(list(&target).len(), 3);
+}

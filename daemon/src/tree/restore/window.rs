@@ -1,0 +1,417 @@
+//! The end of a window: everything is on the disk, then it gets its names; further names; directories that are done.
+
+use super::Overwrite;
+use super::file::Temporary;
+use super::folder::{Before, Folder, Identity, look, look_at, open};
+use super::metadata::{Metadata, On, Origin, apply};
+use super::prune::clear_away;
+use super::remove::{loosen, remove};
+use super::report::{Step, Why};
+use super::restorer::Restorer;
+use super::shared::{Place, Shared, failed};
+use anyhow::Result;
+use rustix::fs::{AtFlags, IFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use wherry_repo::Error;
+
+/// Names that wait for one `syncfs`.
+const NAMES: usize = 4096;
+/// Bytes that their metadata may take.
+const BYTES: usize = 4 << 20;
+
+/// An inode that has its temporary name.
+#[derive(Debug)]
+pub(super) enum Pending {
+    File {
+        temporary: Arc<Temporary>,
+        flags: IFlags,
+        /// Further names of it may come.
+        linked: bool,
+    },
+    Other {
+        folder: Arc<Folder>,
+        temporary: Vec<u8>,
+        last: Vec<u8>,
+    },
+}
+
+/// A further name.
+#[derive(Debug)]
+pub(super) struct NewLink {
+    pub(super) folder: Arc<Folder>,
+    pub(super) name: Vec<u8>,
+    pub(super) first: Vec<u8>,
+}
+
+/// A directory and what happens to it last.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) folder: Arc<Folder>,
+    pub(super) last: Last,
+}
+
+#[derive(Debug)]
+pub(super) enum Last {
+    /// It gets the snapshot's metadata.
+    Metadata(Metadata),
+    /// It keeps its own: what was changed to get in is put back.
+    Before(Before),
+}
+
+/// Flags that an inode gets when all else is done.
+#[derive(Debug)]
+pub(super) struct Late {
+    pub(super) folder: Arc<Folder>,
+    /// Empty: the directory itself.
+    pub(super) name: Vec<u8>,
+    pub(super) identity: Identity,
+    pub(super) flags: IFlags,
+}
+
+/// What waits for the end of the window.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    pending: VecDeque<Pending>,
+    links: VecDeque<NewLink>,
+    left: VecDeque<Left>,
+    bytes: usize,
+}
+
+impl Window {
+    pub(super) fn add(&mut self, pending: Pending, bytes: usize) {
+        self.bytes += bytes;
+        self.pending.push_back(pending);
+    }
+
+    pub(super) fn link(&mut self, link: NewLink) {
+        self.bytes += link.first.len();
+        self.links.push_back(link);
+    }
+
+    pub(super) fn leave(&mut self, left: Left) {
+        if let Last::Metadata(metadata) = &left.last {
+            self.bytes += metadata.weight();
+        }
+        self.left.push_back(left);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.pending.len() + self.links.len() + self.left.len() >= NAMES || self.bytes >= BYTES
+    }
+}
+
+impl Restorer {
+    /// Ends a window: makes durable what was written, gives the final names, makes further names, finishes the directories
+    /// that were left. Every file that was begun must be finished, or dropped: such a one is removed.
+    ///
+    /// # Errors
+    /// When the system fails, or a file is still being written.
+    pub fn finish_window(&mut self) -> Result<()> {
+        let unfinished =
+            |pending: &Pending| matches!(pending, Pending::File { temporary, .. } if temporary.outcome().is_none());
+        if self.window.pending.iter().any(unfinished) {
+            return Err(Error::internal("a window ended before its files").into());
+        }
+        self.sync_window()?;
+        while let Some(pending) = self.window.pending.front() {
+            let flags = name_it(&self.shared, pending)?;
+            self.window.pending.pop_front();
+            if let Some((late, linked)) = flags {
+                match linked {
+                    true => self.late.push(late),
+                    false => set_flags(&self.shared, &late)?,
+                }
+            }
+        }
+        while let Some(link) = self.window.links.pop_front() {
+            self.link_now(&link)?;
+        }
+        while let Some(left) = self.window.left.pop_front() {
+            match hinders(&self.shared, &left.last) {
+                true => self.closing.push(left),
+                false => self.close(left)?,
+            }
+        }
+        self.window.bytes = 0;
+        Ok(())
+    }
+
+    /// Everything that waits for its name reaches the disk.
+    fn sync_window(&self) -> Result<()> {
+        let at = |pending: &Pending| match pending {
+            Pending::File { temporary, .. } => temporary.folder.identity,
+            Pending::Other { folder, .. } => folder.identity,
+        };
+        let written: BTreeSet<_> = self.window.pending.iter().map(at).map(|(major, minor, _)| (major, minor)).collect();
+        self.sync(|filesystem| written.contains(filesystem))
+    }
+
+    pub(super) fn sync_all(&self) -> Result<()> {
+        self.sync(|_| true)
+    }
+
+    fn sync(&self, wanted: impl Fn(&(u32, u32)) -> bool) -> Result<()> {
+        let place = Place { folder: &self.target, name: b"" };
+        for (_, file) in self.filesystems.iter().filter(|(filesystem, _)| wanted(filesystem)) {
+            self.shared.step(Step::Sync, &place)?;
+            rustix::fs::syncfs(&**file).map_err(|e| failed(Step::Sync, &place, e.into()))?;
+        }
+        Ok(())
+    }
+
+    fn link_now(&mut self, link: &NewLink) -> Result<()> {
+        let place = Place { folder: &link.folder, name: &link.name };
+        let tried = self.try_link(&place, link);
+        let tried = match tried {
+            Err(e) => match e.downcast::<io::Error>() {
+                Ok(e) => Err(e),
+                Err(e) => return Err(e),
+            },
+            Ok(done) => Ok(done),
+        };
+        if self.shared.settle(Step::Link, &place, tried)? == Some(true) {
+            self.shared.report.lock().links += 1;
+        }
+        Ok(())
+    }
+
+    /// True when the name is there. An `io::Error` may be one that the system refuses with.
+    fn try_link(&mut self, place: &Place<'_>, link: &NewLink) -> Result<bool> {
+        let shared = Arc::clone(&self.shared);
+        let here = link.folder.open(&shared)?;
+        let (folder, first) = self.reach(&link.first)?;
+        let Some(inode) = look(&folder, first)? else { return Err(io::Error::from(Errno::NOENT).into()) };
+        let there = look(&here, &link.name)?;
+        match (&there, shared.options.overwrite) {
+            (Some(there), _) if there.identity == inode.identity => return Ok(true),
+            (Some(_), Overwrite::Never) => {
+                shared.skip(place, Why::Exists);
+                return Ok(false);
+            }
+            (Some(there), Overwrite::IfNewer) if there.modified >= inode.modified => {
+                shared.skip(place, Why::NotOlder);
+                return Ok(false);
+            }
+            _ => {}
+        }
+        shared.step(Step::Link, place)?;
+        let link_to = |name: &[u8]| rustix::fs::linkat(&*folder, first, &*here, name, AtFlags::empty());
+        let mut loosened = None;
+        let mut make = |name: &[u8]| match link_to(name) {
+            // A first name that stayed from before may be immutable.
+            Err(Errno::PERM) => match loosen(&folder, first) {
+                Ok(flags) => {
+                    loosened = Some(flags);
+                    link_to(name)
+                }
+                Err(_) => Err(Errno::PERM),
+            },
+            made => made,
+        };
+        let linked = if there.is_none() {
+            match make(&link.name) {
+                Err(Errno::EXIST) => {
+                    shared.skip(place, Why::Exists);
+                    Ok(false)
+                }
+                made => made.map(|()| true).map_err(|e| io::Error::from(e).into()),
+            }
+        } else {
+            let temporary = shared.temporary();
+            match make(&temporary) {
+                Ok(()) => give_name(&shared, &link.folder, &temporary, &link.name),
+                Err(e) => Err(io::Error::from(e).into()),
+            }
+        };
+        if let (Some(flags), Ok(true)) = (loosened, &linked) {
+            let (folder, name, identity) = (Arc::clone(&link.folder), link.name.clone(), inode.identity);
+            self.late.push(Late { folder, name, identity, flags });
+        }
+        linked
+    }
+
+    /// The directory of a path below the target, and its last part.
+    fn reach<'a>(&self, path: &'a [u8]) -> io::Result<(Arc<File>, &'a [u8])> {
+        let mut folder = self.target.open(&self.shared)?;
+        let mut parts = path.split(|&b| b == b'/');
+        let last = parts.next_back().unwrap_or_default();
+        for part in parts {
+            let flags = OFlags::DIRECTORY | OFlags::PATH;
+            folder = Arc::new(open(&folder, part, flags, Mode::empty(), ResolveFlags::empty())?);
+        }
+        Ok((folder, last))
+    }
+
+    /// The last that happens to a directory, but its flags.
+    pub(super) fn close(&mut self, left: Left) -> Result<()> {
+        let Left { folder, last } = left;
+        let shared = &*self.shared;
+        let place = Place { folder: &folder, name: b"" };
+        let file = folder.open(shared).map_err(|e| failed(Step::Folder, &place, e))?;
+        let flags = match last {
+            Last::Metadata(metadata) => {
+                let inherited = folder.above().is_some_and(|above| above.inherits);
+                let origin = Origin { foreign: inherited || !folder.fresh, flagged: folder.flagged };
+                apply(shared, &place, On::Folder(&file), &metadata, origin)?;
+                metadata.late_flags()
+            }
+            Last::Before(before) => {
+                if let Some(permissions) = before.permissions {
+                    let mode = Mode::from_bits_retain(permissions.into());
+                    shared.attempt(Step::Mode, None, &place, || rustix::fs::fchmod(&*file, mode))?;
+                }
+                before.flags.unwrap_or(IFlags::empty())
+            }
+        };
+        if !flags.is_empty() {
+            let identity = folder.identity;
+            self.late.push(Late { folder: Arc::clone(&folder), name: Vec::new(), identity, flags });
+        }
+        folder.close();
+        Ok(())
+    }
+
+    /// Flags that hinder every change: files first, then directories, deepest first, as they were left.
+    pub(super) fn finish_flags(&mut self) -> Result<()> {
+        let (folders, files): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.late).into_iter().partition(|l| l.name.is_empty());
+        files.iter().chain(&folders).try_for_each(|late| set_flags(&self.shared, late))
+    }
+
+    /// Removes what has only its temporary name, as far as it goes.
+    pub(super) fn give_up(&mut self) {
+        for pending in self.window.pending.drain(..) {
+            let (folder, name) = match &pending {
+                Pending::File { temporary, .. } => (&temporary.folder, &temporary.name),
+                Pending::Other { folder, temporary, .. } => (folder, temporary),
+            };
+            let place = Place { folder, name };
+            // Nothing to tell: the same run removes it when it goes on.
+            let _ = folder.open(&self.shared).and_then(|here| remove(&self.shared, &here, &place, false));
+        }
+    }
+}
+
+/// True for permissions with which this process could not go on in the directory: further names and removals may come.
+fn hinders(shared: &Shared, last: &Last) -> bool {
+    let permissions = match last {
+        Last::Metadata(metadata) => metadata.permissions,
+        Last::Before(before) => before.permissions.unwrap_or(0o700),
+    };
+    !shared.privileged && permissions & 0o700 != 0o700
+}
+
+/// Gives an inode its name. Returns the flags that it is still to get, and whether further names come first.
+fn name_it(shared: &Shared, pending: &Pending) -> Result<Option<(Late, bool)>> {
+    let (folder, temporary, last) = match pending {
+        Pending::File { temporary, .. } => (&temporary.folder, &temporary.name, &temporary.last),
+        Pending::Other { folder, temporary, last } => (folder, temporary, last),
+    };
+    let whole = match pending {
+        Pending::File { temporary, .. } => temporary.outcome() == Some(true),
+        Pending::Other { .. } => true,
+    };
+    if !whole {
+        discard(shared, folder, temporary)?;
+        return Ok(None);
+    }
+    if !give_name(shared, folder, temporary, last)? {
+        return Ok(None);
+    }
+    let mut report = shared.report.lock();
+    Ok(match pending {
+        Pending::Other { .. } => {
+            report.others += 1;
+            None
+        }
+        Pending::File { temporary, flags, linked } => {
+            report.files += 1;
+            let (folder, identity) = (Arc::clone(&temporary.folder), temporary.identity());
+            let late = || Late { folder, name: temporary.last.clone(), identity, flags: *flags };
+            (!flags.is_empty()).then(|| (late(), *linked))
+        }
+    })
+}
+
+fn discard(shared: &Shared, folder: &Arc<Folder>, temporary: &[u8]) -> Result<()> {
+    let place = Place { folder, name: temporary };
+    let removed = folder.open(shared).and_then(|here| remove(shared, &here, &place, false));
+    shared.settle(Step::Remove, &place, removed).map(drop)
+}
+
+/// Renames a temporary name to a final one, as the overwrite mode says. False: it could not be, and the temporary name is
+/// gone; the report says why.
+fn give_name(shared: &Shared, folder: &Arc<Folder>, temporary: &[u8], last: &[u8]) -> Result<bool> {
+    let place = Place { folder, name: last };
+    let here = folder.open(shared).map_err(|e| failed(Step::Rename, &place, e))?;
+    shared.step(Step::Rename, &place)?;
+    let named = match shared.options.overwrite {
+        Overwrite::Never => match rustix::fs::renameat_with(&*here, temporary, &*here, last, RenameFlags::NOREPLACE) {
+            // Some filesystems cannot; a link is never made over a name either.
+            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::linkat(&*here, temporary, &*here, last, AtFlags::empty())
+                .and_then(|()| rustix::fs::unlinkat(&*here, temporary, AtFlags::empty())),
+            named => named,
+        },
+        Overwrite::IfNewer | Overwrite::Always => replace(shared, folder, &here, temporary, &place)?,
+    };
+    let why = match named {
+        Ok(()) => return Ok(true),
+        Err(Errno::EXIST) if shared.options.overwrite == Overwrite::Never => Why::Exists,
+        Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => Why::OtherType,
+        Err(errno) => {
+            discard(shared, folder, temporary)?;
+            return Ok(shared.settle::<()>(Step::Rename, &place, Err(errno.into()))?.is_some());
+        }
+    };
+    shared.skip(&place, why);
+    discard(shared, folder, temporary)?;
+    Ok(false)
+}
+
+/// Renames over what is there: at once, but of a directory, which goes first.
+fn replace(
+    shared: &Shared,
+    folder: &Arc<Folder>,
+    here: &File,
+    temporary: &[u8],
+    place: &Place<'_>,
+) -> Result<rustix::io::Result<()>> {
+    let rename = || rustix::fs::renameat(here, temporary, here, place.name);
+    Ok(match rename() {
+        Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) if shared.options.overwrite == Overwrite::Always => {
+            if shared.options.delete {
+                clear_away(shared, folder, place.name)?;
+            } else if let Err(e) = remove(shared, here, place, true) {
+                return Ok(Err(Errno::from_io_error(&e).unwrap_or(Errno::ISDIR)));
+            }
+            rename()
+        }
+        Err(Errno::PERM) if loosen(here, place.name).is_ok() => rename(),
+        named => named,
+    })
+}
+
+fn set_flags(shared: &Shared, late: &Late) -> Result<()> {
+    let place = Place { folder: &late.folder, name: &late.name };
+    let opened = late.folder.open(shared).and_then(|here| match late.name.is_empty() {
+        true => Ok(here),
+        false => {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+            Ok(Arc::new(open(&here, &late.name, flags, Mode::empty(), ResolveFlags::empty())?))
+        }
+    });
+    let Some(file) = shared.settle(Step::Flags, &place, opened)? else { return Ok(()) };
+    shared.attempt(Step::Flags, None, &place, || {
+        // Somebody else's inode of this name gets no flags.
+        if look_at(&file).is_ok_and(|look| look.identity != late.identity) {
+            return Err(Errno::STALE);
+        }
+        let there = rustix::fs::ioctl_getflags(&*file)?;
+        rustix::fs::ioctl_setflags(&*file, there | late.flags)
+    })?;
+    Ok(())
+}
