@@ -2,9 +2,11 @@
 //! from it. Nothing here has a default or looks at the environment; [`crate::config`] turns it into settings.
 
 mod args;
+mod looking;
 mod values;
 
 pub use args::*;
+pub use looking::*;
 pub use values::*;
 
 use crate::select::SnapSpec;
@@ -139,9 +141,15 @@ pub enum Command {
     Backup(BackupArgs),
     /// Writes a snapshot to a block device or a file
     Restore(RestoreArgs),
-    /// Writes the bytes of a snapshot to standard output
+    /// Writes a disk, or a file inside it or of a directory, to standard output
     Cat(CatArgs),
-    /// Says which bytes differ between two snapshots
+    /// Lists a directory, or the partitions of a disk and directories inside it
+    Ls(LsArgs),
+    /// Looks for files in a directory or inside a disk
+    Find(FindArgs),
+    /// Writes a directory, also one inside a disk, to standard output as a tar archive
+    Dump(DumpArgs),
+    /// Says which bytes of two disks, or which paths of two directories differ
     Diff(DiffArgs),
     /// Lists the snapshots
     Snapshots(SnapshotsArgs),
@@ -162,6 +170,8 @@ pub enum Command {
     Key(KeyCommand),
     /// Tests whether the storage keeps the promises that a repository rests on
     Probe(ProbeArgs),
+    /// Measures how fast this machine and the storage of a repository are
+    Bench(BenchArgs),
     /// Looks at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

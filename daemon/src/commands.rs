@@ -1,18 +1,27 @@
 //! One file per command. Each takes its flags apart by name, does its work, and gives the exit code.
 
 mod backup;
+mod backup_tree;
+mod bench;
 mod cat;
 mod check;
 mod completions;
 mod config;
 mod diff;
+mod diff_tree;
+mod dump;
+mod find;
 mod forget;
 mod init;
 mod key;
+mod ls;
 mod man;
 mod mount;
+mod names;
+mod opened;
 mod probe;
 mod restore;
+mod restore_tree;
 mod show;
 mod snapshots;
 mod stats;
@@ -29,6 +38,9 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Backup(args) => backup::run(context, args),
         Command::Restore(args) => restore::run(context, args),
         Command::Cat(args) => cat::run(context, args),
+        Command::Ls(args) => ls::run(context, args),
+        Command::Find(args) => find::run(context, args),
+        Command::Dump(args) => dump::run(context, args),
         Command::Diff(args) => diff::run(context, args),
         Command::Check(args) => check::run(context, args),
         Command::Snapshots(args) => snapshots::run(context, args),
@@ -39,6 +51,7 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Unforget(args) => unforget::run(context, args),
         Command::Key(command) => key::run(context, command),
         Command::Probe(args) => probe::run(context, args),
+        Command::Bench(args) => bench::run(context, args),
         Command::Config(ConfigCommand::Check) => config::check(context),
         Command::Completions(args) => completions::run(context, args),
         Command::Man(args) => man::run(context, args),

@@ -3,7 +3,7 @@
 
 use crate::cli::{
     BackupArgs, CheckArgs, Cli, Command, Compression, CredentialFlags, Engine, ForgetArgs, Global, InitArgs, KeepFlags,
-    LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, Span,
+    LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span,
 };
 use crate::credential::CredentialSource;
 use serde::Deserialize;
@@ -23,13 +23,14 @@ Keys are the names of flags without the dashes:
   s3-endpoint s3-region s3-profile s3-virtual-host s3-ca-file s3-skip-verify retry-for
 and of these commands:
   init     single-writer chunk-size
-  backup   compression limit-read limit-upload
+  backup   compression limit-read limit-upload exclude exclude-caches exclude-if-present all-filesystems ignore-inode
   restore  verify
   mount    allow-other foreground
   check    read-data sample max-age
   forget   keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly keep-within delay
 Not taken from a file, because they are about one run: force dry-run allow-partial delta changed-blocks parent offset
-length forgotten name tag new-password-file new-key-file config. A password is never written into one.
+length forgotten name recursive tag new-password-file new-key-file config force-read overwrite delete numeric-ids seconds
+size. A password is never written into one.
 
 Examples:
   wherry config check --config /etc/wherry/config.toml
@@ -71,6 +72,11 @@ pub(crate) struct File {
     compression: Option<Compression>,
     limit_read: Option<Size>,
     limit_upload: Option<Size>,
+    exclude: Option<Vec<String>>,
+    exclude_caches: Option<bool>,
+    exclude_if_present: Option<Vec<String>>,
+    all_filesystems: Option<bool>,
+    ignore_inode: Option<bool>,
     // restore
     verify: Option<bool>,
     // mount
@@ -146,6 +152,11 @@ impl File {
             compression,
             limit_read,
             limit_upload,
+            exclude,
+            exclude_caches,
+            exclude_if_present,
+            all_filesystems,
+            ignore_inode,
             verify,
             allow_other,
             foreground,
@@ -188,10 +199,25 @@ impl File {
                 switch(one, single_writer);
                 gap(size, chunk_size);
             }
-            Command::Backup(BackupArgs { compression: method, limit_read: read, limit_upload: upload, .. }) => {
+            Command::Backup(BackupArgs {
+                compression: method,
+                limit_read: read,
+                limit_upload: upload,
+                source,
+                tree,
+                ..
+            }) => {
                 gap(method, compression);
                 gap(read, limit_read);
                 gap(upload, limit_upload);
+                // A disk has no use for them, and refuses those that were typed.
+                if matches!(source, SourceArg::Path(path) if path.is_dir()) {
+                    list(&mut tree.exclude, exclude);
+                    switch(&mut tree.exclude_caches, exclude_caches);
+                    list(&mut tree.exclude_if_present, exclude_if_present);
+                    switch(&mut tree.all_filesystems, all_filesystems);
+                    switch(&mut tree.ignore_inode, ignore_inode);
+                }
             }
             Command::Restore(RestoreArgs { verify: on, .. }) => switch(on, verify),
             Command::Mount(MountArgs { allow_other: others, foreground: stays, .. }) => {
@@ -226,6 +252,13 @@ impl File {
 fn gap<T>(setting: &mut Option<T>, lower: Option<T>) {
     if setting.is_none() {
         *setting = lower;
+    }
+}
+
+/// What was typed takes the place of a whole list.
+fn list(setting: &mut Vec<OsString>, lower: Option<Vec<String>>) {
+    if setting.is_empty() {
+        *setting = lower.unwrap_or_default().into_iter().map(OsString::from).collect();
     }
 }
 

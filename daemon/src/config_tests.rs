@@ -142,6 +142,14 @@ fn commands_take_their_settings_from_the_file() {
     let Command::Backup(backup) = command("backup x --limit-read 5M") else { panic!() };
     assert_eq!(backup.compression, Some(Compression::Zstd(7)));
     assert_eq!(backup.limit_read, Some(Size(5 << 20)));
+    let other = Machine::new().user_file("exclude = ['*.o', 'b']\nexclude-caches = true\nignore-inode = true");
+    let excludes = |line: &str| {
+        let Command::Backup(backup) = other.resolve(line).unwrap().1 else { panic!() };
+        (backup.tree.exclude.iter().map(|e| e.to_string_lossy().into_owned()).collect::<Vec<_>>(), backup.tree.given())
+    };
+    assert_eq!(excludes("backup /"), (vec!["*.o".to_owned(), "b".to_owned()], Some("--exclude")));
+    assert_eq!(excludes("backup / --exclude c").0, ["c"], "a list is taken as a whole");
+    assert_eq!(excludes("backup /dev/null"), (vec![], None), "a disk has no use for them");
     let Command::Init(init) = command("init") else { panic!() };
     assert_eq!((init.chunk_size, init.single_writer), (Some(Size(65536)), false));
     let Command::Check(check) = command("check") else { panic!() };
@@ -224,20 +232,27 @@ fn a_part_of_the_data_needs_data_to_be_read() {
 }
 
 /// What decides about a single run and has no place in a file.
-const NOT_IN_FILES: [&str; 14] = [
+const NOT_IN_FILES: [&str; 21] = [
     "allow-partial",
     "changed-blocks",
     "config",
+    "delete",
     "delta",
     "dry-run",
     "force",
+    "force-read",
     "forgotten",
     "length",
     "name",
     "new-key-file",
     "new-password-file",
+    "numeric-ids",
     "offset",
+    "overwrite",
     "parent",
+    "recursive",
+    "seconds",
+    "size",
     "tag",
 ];
 

@@ -169,10 +169,14 @@ pub fn complain(line: &str) {
     let _ = io::Write::write_all(&mut io::stderr().lock(), format!("{text}\n").as_bytes());
 }
 
-/// A panic is a mistake in wherry: the user gets one line and exit code 1, whichever thread it was.
+/// A panic is a mistake in wherry: the user gets one line and exit code 1, whichever thread it was. But for the parsers of
+/// what is inside disks: anybody may have made that, and whoever waits for the thread says what happened.
 #[expect(clippy::exit, reason = "other threads may wait for the one that panicked; the format is safe against kills")]
 pub fn end_on_panic() {
     std::panic::set_hook(Box::new(|info| {
+        if std::thread::current().name() == Some(crate::tree::inside::filesystem::THREAD) {
+            return;
+        }
         let what = info.payload_as_str().unwrap_or("no message");
         let place = info.location().map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
         complain(&format!(

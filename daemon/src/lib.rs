@@ -20,6 +20,7 @@ pub mod signals;
 mod storage;
 pub mod telemetry;
 mod throttle;
+pub mod tree;
 
 use clap::Parser;
 use clap::error::{ContextKind, ErrorKind as Wrong};

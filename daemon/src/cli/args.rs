@@ -2,8 +2,10 @@
 
 use super::{Compression, Percent, Size, Snap, Span, Tag, VolumeName};
 use clap::{Args, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 pub(super) const MAIN_EXAMPLES: &str = "\
 Examples:
@@ -12,6 +14,7 @@ Examples:
   wherry backup /dev/vg/vm1 --name vm1         a snapshot of a disk
   wherry snapshots                             what there is
   wherry mount /mnt                            look into any of them
+  wherry cat latest:vm1 /p1/etc/hostname       a file inside a disk
   wherry restore latest:vm1 /dev/vg/vm1-new    a disk again
 
 SNAP, where a command takes one, is an id of 32 hex digits, its first four or more, latest, or latest:NAME.
@@ -88,9 +91,10 @@ after an interruption reads everything again, but uploads only what is not there
 Examples:
   wherry backup /dev/vg/vm1-snap --name vm1
   wherry backup /var/lib/libvirt/images/vm2.raw --tag cluster=prod --compression zstd
+  wherry backup /srv/www --exclude '*.tmp' --exclude-caches
   ssh host cat /dev/sda | wherry backup - --name host.sda")]
 pub struct BackupArgs {
-    /// A block device, an image file, or - for standard input
+    /// A block device, an image file, a directory, or - for standard input
     #[arg(value_name = "SOURCE")]
     pub source: SourceArg,
     /// The volume's name [default: HOSTNAME.LAST-PART-OF-THE-PATH]; needed for -
@@ -119,6 +123,48 @@ pub struct BackupArgs {
     /// list names bytes that neither it nor SOURCE has, everything is read, and the result says why.
     #[arg(long, value_name = "FILE")]
     pub changed_blocks: Option<PathBuf>,
+    /// What only the backup of a directory has.
+    #[command(flatten)]
+    pub tree: TreeArgs,
+}
+
+/// What only the backup of a directory has.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "For a directory")]
+pub struct TreeArgs {
+    /// Leaves out what matches, as a line of a gitignore file would; can be given several times
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<OsString>,
+    /// Leaves out what is in directories with a CACHEDIR.TAG, but for that
+    #[arg(long)]
+    pub exclude_caches: bool,
+    /// Leaves out what is in directories that have this name in them, but for that; can be given several times
+    #[arg(long, value_name = "NAME")]
+    pub exclude_if_present: Vec<OsString>,
+    /// Enters other filesystems that are mounted below
+    #[arg(long)]
+    pub all_filesystems: bool,
+    /// A file is the one it was although its inode number differs: for filesystems that number anew at each mount
+    #[arg(long)]
+    pub ignore_inode: bool,
+    /// Reads every file, also those that look as they did in the parent
+    #[arg(long)]
+    pub force_read: bool,
+}
+
+impl TreeArgs {
+    /// The first of them that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            (!self.exclude.is_empty(), "--exclude"),
+            (self.exclude_caches, "--exclude-caches"),
+            (!self.exclude_if_present.is_empty(), "--exclude-if-present"),
+            (self.all_filesystems, "--all-filesystems"),
+            (self.ignore_inode, "--ignore-inode"),
+            (self.force_read, "--force-read"),
+        ];
+        given.into_iter().find_map(|(given, flag)| given.then_some(flag))
+    }
 }
 
 /// `wherry restore`
@@ -130,12 +176,17 @@ same command after an interruption goes on where that one stopped.
 Examples:
   wherry restore latest:vm1 /dev/vg/vm1-new --verify
   wherry restore 3f2a /tmp/disk.raw
+  wherry restore latest:www /srv/www-new
+  wherry restore latest:www /tmp/out var/log etc/hosts    only these
   wherry restore latest:vm1 /dev/vg/vm1 --delta    writes only what differs from what is there")]
 pub struct RestoreArgs {
     /// The snapshot
     pub snap: Snap,
-    /// A block device or a file
+    /// A block device or a file; of a directory's snapshot a directory
     pub target: PathBuf,
+    /// Of a directory's snapshot: only what is under these paths
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<OsString>,
     /// Overwrites a target that is not empty
     #[arg(long)]
     pub force: bool,
@@ -151,30 +202,48 @@ pub struct RestoreArgs {
     /// Takes a partial snapshot too; ends with exit code 3
     #[arg(long)]
     pub allow_partial: bool,
+    /// What happens to files that are there
+    #[arg(long, value_name = "WHEN", help_heading = "For a directory")]
+    pub overwrite: Option<OverwriteArg>,
+    /// Removes from the target what the snapshot does not have
+    #[arg(long, help_heading = "For a directory")]
+    pub delete: bool,
+    /// Owners by number, also where the system knows their names
+    #[arg(long, help_heading = "For a directory")]
+    pub numeric_ids: bool,
 }
 
-/// `wherry cat`
-#[derive(Args, Debug)]
-#[command(after_long_help = "\
-Examples:
-  wherry cat latest:vm1 > disk.raw
-  wherry cat latest:vm1 --length 1M | file -")]
-pub struct CatArgs {
-    /// The snapshot
-    pub snap: Snap,
-    /// The first byte [default: 0]
-    #[arg(long, value_name = "SIZE")]
-    pub offset: Option<Size>,
-    /// How many bytes [default: to the end]
-    #[arg(long, value_name = "SIZE")]
-    pub length: Option<Size>,
+impl RestoreArgs {
+    /// The first of what is for directories alone that was given.
+    pub fn tree_only(&self) -> Option<&'static str> {
+        let given = [
+            (!self.paths.is_empty(), "PATH"),
+            (self.overwrite.is_some(), "--overwrite"),
+            (self.delete, "--delete"),
+            (self.numeric_ids, "--numeric-ids"),
+        ];
+        given.into_iter().find_map(|(given, flag)| given.then_some(flag))
+    }
+}
+
+/// What happens to files that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OverwriteArg {
+    /// They stay
+    Never,
+    /// They are replaced when the snapshot's is newer
+    IfNewer,
+    /// They are replaced
+    Always,
 }
 
 /// `wherry diff`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-One range a line, offset and length in bytes, in whole chunks: what `wherry backup --changed-blocks` takes.
+Of disks one range a line, offset and length in bytes, in whole chunks: what `wherry backup --changed-blocks` takes.
 It compares what is recorded of the disks and reads none of their data.
+Of directories one path a line, after + (only NEW has it), - (only OLD has it), M (another kind, content, target or device) \
+or m (only metadata; neither inode numbers nor ctimes count). Equal directories are not entered.
 
 Examples:
   wherry diff 3f2a91c0 latest:vm1
@@ -240,8 +309,13 @@ Returns as soon as DIR answers. `umount DIR` or SIGTERM ends it. Where somebody 
 line on standard error says who. A mount that stays in the background keeps standard error where that is a terminal, a \
 file or the journal; else its lines go to mount-PID.log in the cache folder, and the first line names that file.
 
+A disk is disk.raw, a directory is below files/, with its owners, modes, times, attributes and links. With --allow-other \
+each user may do there what modes and ACLs allow, and read all disks. Where SELinux is on, the kernel answers for \
+security.selinux itself.
+
 Examples:
   wherry mount /mnt && ls /mnt/by-volume/vm1
+  rsync -aHAX /mnt/by-volume/home/latest/files/ /home/
   wherry mount /mnt latest:vm1
   losetup -rP --find --show /mnt/by-volume/vm1/latest/disk.raw
   mount -o ro,noload /dev/loop0p1 /media    (xfs: ro,norecovery,nouuid)")]
@@ -405,6 +479,34 @@ can share the storage, else with 1 and what is missing.
 Examples:
   wherry probe --repo s3://bucket/prefix --s3-endpoint http://127.0.0.1:8333")]
 pub struct ProbeArgs {}
+
+/// `wherry bench`
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Half a minute with the usual settings; no password is needed. Without a repository only the machine is measured. \
+Objects of its own are written beside those of the repository, and removed again, after a failure or SIGINT too.
+
+Compression is that of a backup, which decodes what it has compressed and compares; the data is such that half of it can \
+be compressed away. Packs and ranges are as many at a time, and as large, as in a backup or restore with this --memory.
+
+Examples:
+  wherry bench
+  wherry bench --repo s3://bucket/prefix --size 256M
+  wherry bench --repo /srv/backup --seconds 5 --json")]
+pub struct BenchArgs {
+    /// How long each row takes, such as 5 or 0.5 [default: 2]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<Duration>,
+    /// The most that is written to the storage at a time [default: 1G]
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<Size>,
+}
+
+/// A number of seconds above 0, at most an hour.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: Option<f64> = text.parse().ok().filter(|n| *n > 0.0 && *n <= 3600.0);
+    number.map(Duration::from_secs_f64).ok_or_else(|| format!("{text:?} is no number of seconds above 0, up to 3600"))
+}
 
 /// `wherry config`
 #[derive(Debug, Subcommand)]

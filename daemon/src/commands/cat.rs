@@ -1,41 +1,96 @@
 //! `wherry cat`
 
+use super::opened::{self, look};
 use crate::cli::CatArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::readers::Readers;
+use crate::tree::inside::DISK;
+use crate::tree::path::TreePath;
+use crate::tree::view::not_a_file;
 use anyhow::Result;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use wherry_repo::{ChunkRef, Error, SnapshotReader, Verified};
+use wherry_repo::{ChunkRef, Error, Repository, Snapshot, SnapshotReader, Verified};
 
 /// Bytes that are read at once, and then written.
 const WINDOW: u64 = 16 << 20;
 /// Longest request to the storage (bytes).
 const FETCH: u64 = 4 << 20;
 
-/// Writes a disk, or a part of it, to standard output. What is missing in a partial one is said, and ends it as such.
+/// Writes a disk, or a file inside it or of a directory, or a part of that, to standard output. What is missing in a partial one is said, and ends it as such.
 pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
-    let CatArgs { snap, offset, length } = args;
+    let CatArgs { snap, path, offset, length } = args;
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &snap)?;
+    let wanted = Wanted { start: offset.map_or(0, |o| o.0), length: length.map(|l| l.0) };
+    let path = path.map(|path| opened::path(Some(path)));
+    let is_disk = snapshot.record.tree.is_none();
+    if path.is_none() && !is_disk {
+        let text = "the snapshot is of a directory: name a file in it, `wherry ls` shows what there is; all of it: `wherry dump`";
+        return Err(Error::invalid(text).into());
+    }
+    match path.filter(|path| !is_disk || path.names() != [DISK]) {
+        Some(path) => inside(context, &repository, &snapshot, &path, &wanted),
+        None => disk(context, &repository, &snapshot, &wanted),
+    }
+}
+
+/// Which bytes are wanted.
+struct Wanted {
+    start: u64,
+    /// To the end where there is none.
+    length: Option<u64>,
+}
+
+impl Wanted {
+    /// Those of something of this size.
+    fn of(&self, size: u64, what: &str) -> wherry_repo::Result<Range<u64>> {
+        let Self { start, length } = *self;
+        if start > size {
+            return Err(Error::invalid(format!("{what} ends at byte {size}: --offset {start} is beyond")));
+        }
+        Ok(start..length.map_or(size, |length| start.saturating_add(length).min(size)))
+    }
+}
+
+/// Writes a file inside the disk.
+fn inside(
+    context: &Context,
+    repository: &Repository,
+    snapshot: &Snapshot,
+    path: &TreePath,
+    wanted: &Wanted,
+) -> Result<Exit> {
+    look(context, repository, snapshot, |view| {
+        let node = view.stat(path)?;
+        if !node.is_file() {
+            return Err(not_a_file(path, &node.inode.kind).into());
+        }
+        let bytes = wanted.of(node.inode.size, &path.to_string())?;
+        view.read(path, bytes, &mut |bytes| {
+            context.cancel.check()?;
+            context.output.bytes(bytes)
+        })?;
+        Ok(Exit::Done)
+    })
+}
+
+/// Writes the disk.
+fn disk(context: &Context, repository: &Repository, snapshot: &Snapshot, wanted: &Wanted) -> Result<Exit> {
+    snapshot.volume_chunk_size()?;
     // The session is ended by a signal too.
     let _armed = context.cancel.arm("");
-    let readers = Readers::start(&repository)?;
-    let reader = SnapshotReader::within(readers.open(&snapshot)?)?;
-    let size = reader.size();
-    let start = offset.map_or(0, |o| o.0);
-    if start > size {
-        return Err(Error::invalid(format!("the disk ends at byte {size}: --offset {start} is beyond")).into());
-    }
-    let end = length.map_or(size, |l| start.saturating_add(l.0).min(size));
+    let readers = Readers::start(repository)?;
+    let reader = SnapshotReader::within(readers.open(snapshot)?)?;
+    let bytes = wanted.of(reader.size(), "the disk")?;
     let partial = snapshot.record.partial;
     if partial {
         tracing::warn!("snapshot {} is partial: what could not be read when it was made is missing", snapshot.id);
     }
-    readers.until_a_signal(&context.cancel, || write(context, &reader, start..end))?;
+    readers.until_a_signal(&context.cancel, || write(context, &reader, bytes))?;
     Ok(if partial { Exit::Partial } else { Exit::Done })
 }
 

@@ -13,12 +13,21 @@ use wherry_repo::{ChunkRef, Error, SnapshotReader};
 /// Output is written in pieces of about so many bytes.
 const PIECE: usize = 64 << 10;
 
-/// Says which bytes differ between two snapshots, in whole chunks, from their maps alone: no data is read.
+/// Says which bytes differ between two snapshots of disks, in whole chunks, from their maps alone: no data is read. Of
+/// directories: which paths.
 pub(crate) fn run(context: &Context, args: DiffArgs) -> Result<Exit> {
     let DiffArgs { old, new } = args;
     let repository = context.open_repository()?;
     let (old, new) = (context.snapshot(&repository, &old)?, context.snapshot(&repository, &new)?);
-    if old.chunk_size() != new.chunk_size() {
+    if let (Some(_), Some(_)) = (&old.record.tree, &new.record.tree) {
+        return super::diff_tree::run(context, &repository, [&old, &new]);
+    }
+    if old.record.tree.is_some() != new.record.tree.is_some() {
+        let (tree, disk) = if old.record.tree.is_some() { (&old, &new) } else { (&new, &old) };
+        let text = format!("{} is of a directory and {} of a disk: they cannot be compared", tree.id, disk.id);
+        return Err(Error::invalid(text).into());
+    }
+    if old.volume_chunk_size()? != new.volume_chunk_size()? {
         let text = format!("{} and {} have chunks of another size: they cannot be compared", old.id, new.id);
         return Err(Error::invalid(text).into());
     }

@@ -14,6 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use wherry_repo::format::tree::MAX_PIECE;
 use wherry_repo::{Error, Repository};
 
 /// Tells a process that it is the one that stays, started by one that waits for it to say so.
@@ -43,7 +44,11 @@ fn serve(context: &Context, args: &MountArgs, detach: bool) -> Result<Exit> {
     let point = Point::prepare(dir)?;
     let repository = context.open_repository()?;
     let only = snap.as_ref().map(|snap| context.snapshot(&repository, snap)).transpose()?;
-    let chunk = only.as_ref().map_or(u64::from(repository.chunk_size()), |s| s.chunk_size());
+    let chunk = match &only {
+        Some(snapshot) => snapshot.chunk_size().unwrap_or(MAX_PIECE.into()),
+        None if repository.has_trees() => u64::from(repository.chunk_size().max(MAX_PIECE)),
+        None => repository.chunk_size().into(),
+    };
     let limits = Limits::new(&context.budget, chunk);
     // From here on a signal unmounts.
     let _armed = context.cancel.arm("");

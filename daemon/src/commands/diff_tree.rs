@@ -1,0 +1,79 @@
+//! `wherry diff` of directories
+
+use super::names::{Lines, text};
+use super::opened::ended;
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::readers::Readers;
+use crate::tree::compare::{Change, Compare};
+use crate::tree::path::{TreePath, escaped};
+use anyhow::Result;
+use serde::Serialize;
+use wherry_repo::format::tree::Entry;
+use wherry_repo::{Repository, Snapshot, TreeReader};
+
+/// A path that differs, as `--json` shows it.
+#[derive(Serialize)]
+struct Shown {
+    change: &'static str,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<String>,
+}
+
+/// How a change is shown: letter, word.
+fn shown(change: Change) -> (char, &'static str) {
+    match change {
+        Change::Added => ('+', "added"),
+        Change::Removed => ('-', "removed"),
+        Change::Content => ('M', "content"),
+        Change::Metadata => ('m', "metadata"),
+    }
+}
+
+/// Says which paths differ.
+pub(super) fn run(context: &Context, repository: &Repository, [old, new]: [&Snapshot; 2]) -> Result<Exit> {
+    // The sessions are ended by a signal too.
+    let _armed = context.cancel.arm("");
+    let readers = Readers::start(repository)?;
+    let budget = &context.budget;
+    repository.limit_tree_nodes(budget.nodes.max(8 << 20));
+    let sides = [TreeReader::within(readers.open(old)?)?, TreeReader::within(readers.open(new)?)?];
+    let is_json = context.output.is_json();
+    let mut lines = Lines::new(context);
+    if is_json {
+        lines.add(&format!("{{\"old\":\"{}\",\"new\":\"{}\",\"changes\":[", old.id, new.id))?;
+    }
+    // Added, removed, content, metadata.
+    let mut counts = [0u64; 4];
+    let mut tell = |change: Change, path: &TreePath, _: &Entry| -> Result<()> {
+        context.cancel.check()?;
+        let (letter, word) = shown(change);
+        if is_json {
+            let comma = if counts == [0; 4] { "" } else { "," };
+            let (path, path_hex) = text(&path.bytes());
+            lines.add(&format!("{comma}{}", serde_json::to_string(&Shown { change: word, path, path_hex })?))?;
+        } else {
+            lines.add(&format!("{letter} {}\n", escaped(&path.bytes())))?;
+        }
+        counts[change as usize] += 1;
+        Ok(())
+    };
+    let compare = Compare::new(sides.each_ref(), budget.chunk_cache, budget.downloads);
+    let failed = readers.until_a_signal(&context.cancel, || compare.run(&mut tell))?;
+    let [added, removed, content, metadata] = counts;
+    lines.add(&match is_json {
+        true => format!(
+            "],\"added\":{added},\"removed\":{removed},\"content\":{content},\"metadata\":{metadata},\"unreadable\":{}}}\n",
+            failed.count
+        ),
+        false => format!("# {added} added, {removed} removed, {content} with other content, {metadata} with other metadata\n"),
+    })?;
+    lines.end()?;
+    let exit = ended(failed);
+    let partial = old.record.partial || new.record.partial;
+    if partial {
+        tracing::warn!("a snapshot is partial: what could not be read when it was made is not compared");
+    }
+    Ok(if partial && exit == Exit::Done { Exit::Partial } else { exit })
+}
