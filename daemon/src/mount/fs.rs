@@ -1,7 +1,12 @@
 //! The file system of a mount, without a kernel: names, attributes and reads. It never changes what it shows, it only
 //! shows new snapshots when folders are listed.
 
-use super::disk::{Disk, Shared};
+pub use super::attributes::{Attributes, Kind, Listed};
+
+use super::attributes::time;
+use super::disk::Disk;
+use super::files::{self, Files, Home, OpenFile};
+use super::source::Shared;
 use super::streams::Streams;
 use super::tree::{Inode, ROOT, Tree, What};
 use super::workers::Scratch;
@@ -11,7 +16,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use wherry_repo::{ErrorKind, Repository, Result, Snapshot, Timestamp};
+use wherry_repo::format::tree::Set;
+use wherry_repo::{ErrorKind, Repository, Result, Snapshot};
 
 /// A listing is no older than this.
 const FRESH: Duration = Duration::from_secs(5);
@@ -36,43 +42,20 @@ pub enum Fault {
     ReadOnly,
     /// The handle is not open.
     BadHandle,
+    /// It could not be read when the snapshot was made; logged.
+    Missing,
     /// The repository failed; logged.
     Repository(ErrorKind),
-}
-
-/// The kinds of inodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A folder.
-    Folder,
-    /// A symbolic link.
-    Link,
-    /// The disk of a snapshot.
-    Disk,
-}
-
-/// Attributes of an inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attributes {
-    /// Its number.
-    pub number: u64,
-    /// What it is.
-    pub kind: Kind,
-    /// Size in bytes.
-    pub size: u64,
-    /// Bytes that are not zero: whole chunks.
-    pub allocated: u64,
-    /// Its time.
-    pub time: Timestamp,
 }
 
 /// The file system.
 #[derive(Debug)]
 pub struct Fs {
     repository: Repository,
-    readers: Readers,
+    readers: Arc<Readers>,
     shared: Arc<Shared>,
     tree: RwLock<Tree>,
+    files: Files,
     /// When the snapshots were listed last, by the monotonic clock; `None` when what is shown is fixed.
     listed: Option<Mutex<Duration>>,
     opened: Mutex<Opened>,
@@ -85,17 +68,23 @@ struct Opened {
     recent: VecDeque<(u64, Arc<Disk>)>,
 }
 
-/// An open disk.
+/// An open disk or file.
 #[derive(Debug)]
 struct Handle {
     number: u64,
-    disk: Arc<Disk>,
+    what: Reading,
     streams: Mutex<Streams>,
 }
 
+#[derive(Debug)]
+enum Reading {
+    Disk(Arc<Disk>),
+    File(OpenFile),
+}
+
 impl Fs {
-    /// Shows every snapshot nobody asked to forget, or `only` this one.
-    pub fn new(repository: Repository, only: Option<Snapshot>, shared: Arc<Shared>) -> Result<Self> {
+    /// Shows every snapshot nobody asked to forget, or `only` this one. The table of hard links takes `links` bytes at most.
+    pub fn new(repository: Repository, only: Option<Snapshot>, shared: Arc<Shared>, links: u64) -> Result<Self> {
         let clock = &repository.components().clock;
         let mut tree = Tree::new(clock.now());
         let listed = match only {
@@ -110,52 +99,92 @@ impl Fs {
             }
         };
         let (tree, next_handle) = (RwLock::new(tree), AtomicU64::new(1));
-        let readers = Readers::start(&repository)?;
-        Ok(Self { repository, readers, shared, tree, listed, opened: Mutex::default(), next_handle })
+        let readers = Arc::new(Readers::start(&repository)?);
+        let files = Files::new(repository.clone(), readers.clone(), shared.clone(), links);
+        Ok(Self { repository, readers, shared, tree, files, listed, opened: Mutex::default(), next_handle })
+    }
+
+    /// True when what is asked about this number is in memory.
+    pub fn is_at_hand(&self, number: u64) -> bool {
+        files::split(number).is_none()
+    }
+
+    /// The snapshot of a tree and the entry that has this number; `None`: it is the number of something else.
+    fn entry(&self, number: u64) -> Result<Option<(Home, u64)>, Fault> {
+        let Some((index, entry)) = files::split(number) else { return Ok(None) };
+        let home = self.tree.read().home(index).cloned().ok_or(Fault::NoEntry)?;
+        Ok(Some((home, entry)))
     }
 
     /// The entry `name` of a folder.
-    pub fn lookup(&self, folder: u64, name: &str) -> Result<Attributes, Fault> {
+    pub fn lookup(&self, folder: u64, name: &[u8]) -> Result<Attributes, Fault> {
+        if let Some((home, entry)) = self.entry(folder)? {
+            return match name {
+                b"." => self.files.attributes(&home, entry),
+                b".." => self.attributes(self.files.parent(&home, entry)?),
+                name => self.files.lookup(&home, entry, name),
+            };
+        }
         let tree = self.tree.read();
         let inode = tree.inode(folder).ok_or(Fault::NoEntry)?;
         let What::Folder(entries) = &inode.what else { return Err(Fault::NotFolder) };
         let number = match name {
-            "." => folder,
-            ".." => inode.parent,
-            name => entries.get(name).ok_or(Fault::NoEntry)?,
+            b"." => folder,
+            b".." => inode.parent,
+            // No name here is anything but UTF-8.
+            name => std::str::from_utf8(name).ok().and_then(|name| entries.get(name)).ok_or(Fault::NoEntry)?,
         };
-        tree.inode(number).map(|i| attributes(number, i)).ok_or(Fault::NoEntry)
+        drop(tree);
+        self.attributes(number)
     }
 
     /// Attributes of an inode.
     pub fn attributes(&self, number: u64) -> Result<Attributes, Fault> {
+        if let Some((home, entry)) = self.entry(number)? {
+            return self.files.attributes(&home, entry);
+        }
         self.tree.read().inode(number).map(|i| attributes(number, i)).ok_or(Fault::NoEntry)
     }
 
     /// Where a symbolic link leads.
-    pub fn read_link(&self, number: u64) -> Result<String, Fault> {
+    pub fn read_link(&self, number: u64) -> Result<Vec<u8>, Fault> {
+        if let Some((home, entry)) = self.entry(number)? {
+            return self.files.read_link(&home, entry);
+        }
         match &self.tree.read().inode(number).ok_or(Fault::NoEntry)?.what {
-            What::Link(target) => Ok(target.clone()),
+            What::Link(target) => Ok(target.clone().into_bytes()),
             _ => Err(Fault::Invalid),
         }
     }
 
-    /// Calls `entry` with number, kind and name of each entry of a folder from `place` on, and the place after it, until
-    /// it returns false. Place 0 looks for new snapshots first.
+    /// All extended attributes of an inode; empty when it has none.
+    pub fn extended(&self, number: u64, scratch: &mut Scratch) -> Result<Set, Fault> {
+        match self.entry(number)? {
+            Some((home, entry)) => self.files.extended(&home, entry, scratch),
+            None => Ok(Set::default()),
+        }
+    }
+
+    /// Calls `take` with each entry of a folder from `place` on, until it returns false; with attributes if they are
+    /// `wanted`. Place 0 looks for new snapshots first.
     pub fn list(
         &self,
         folder: u64,
         place: u64,
-        mut entry: impl FnMut(u64, Kind, &str, u64) -> bool,
+        wanted: bool,
+        mut take: impl FnMut(Listed<'_>) -> bool,
     ) -> Result<(), Fault> {
+        if let Some((home, entry)) = self.entry(folder)? {
+            return self.files.list(&home, entry, place, wanted, &mut take);
+        }
         if place == 0 && folder != ROOT {
             self.refresh();
         }
-        let tree = self.tree.read();
-        let inode = tree.inode(folder).ok_or(Fault::NoEntry)?;
-        let What::Folder(entries) = &inode.what else { return Err(Fault::NotFolder) };
         let mut place = usize::try_from(place).map_err(|_| Fault::Invalid)?;
         loop {
+            let tree = self.tree.read();
+            let inode = tree.inode(folder).ok_or(Fault::NoEntry)?;
+            let What::Folder(entries) = &inode.what else { return Err(Fault::NotFolder) };
             let (name, number) = match place {
                 0 => (".", folder),
                 1 => ("..", inode.parent),
@@ -164,9 +193,13 @@ impl Fs {
                     None => return Ok(()),
                 },
             };
+            let (name, kind) = (name.to_owned(), tree.inode(number).map_or(Kind::Folder, kind));
+            drop(tree);
             place += 1;
-            let kind = tree.inode(number).map_or(Kind::Folder, kind);
-            if !entry(number, kind, name, place as u64) {
+            // What cannot be shown is listed all the same: whoever looks at it learns why.
+            let attributes = if wanted { self.attributes(number).ok() } else { None };
+            let (name, attributes) = (name.as_bytes(), attributes.as_ref());
+            if !take(Listed { name, number, kind, next: place as u64, attributes }) {
                 return Ok(());
             }
         }
@@ -189,9 +222,13 @@ impl Fs {
         }
     }
 
-    /// Opens a disk for reading and gives a handle. The first one tells the repository that the snapshot is being read;
+    /// Opens a disk or a file for reading and gives a handle. The first one tells the repository that the snapshot is being read;
     /// it is kept, whoever forgets it, until the disk is closed and a few others were.
     pub fn open(&self, number: u64) -> Result<u64, Fault> {
+        if let Some((home, entry)) = self.entry(number)? {
+            let file = self.files.open(&home, entry)?;
+            return Ok(self.handle_of(&mut self.opened.lock(), number, Reading::File(file)));
+        }
         let snapshot = match &self.tree.read().inode(number).ok_or(Fault::NoEntry)?.what {
             What::Disk(snapshot) => snapshot.clone(),
             What::Folder(_) => return Err(Fault::IsFolder),
@@ -211,11 +248,16 @@ impl Fs {
             Some(first) => (first, Some(disk)),
             None => (disk, None),
         };
-        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        opened.handles.insert(handle, Arc::new(Handle { number, disk, streams: Mutex::default() }));
+        let handle = self.handle_of(&mut opened, number, Reading::Disk(disk));
         drop(opened);
         drop(spare);
         Ok(handle)
+    }
+
+    fn handle_of(&self, opened: &mut Opened, number: u64, what: Reading) -> u64 {
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        opened.handles.insert(handle, Arc::new(Handle { number, what, streams: Mutex::default() }));
+        handle
     }
 
     fn disk(&self, snapshot: &Snapshot) -> Result<Arc<Disk>> {
@@ -231,15 +273,19 @@ impl Fs {
     pub fn close(&self, handle: u64) {
         let mut opened = self.opened.lock();
         let Some(handle) = opened.handles.remove(&handle) else { return };
+        let Reading::Disk(disk) = &handle.what else {
+            drop(opened);
+            return;
+        };
         opened.recent.retain(|(number, _)| *number != handle.number);
-        opened.recent.push_back((handle.number, handle.disk.clone()));
+        opened.recent.push_back((handle.number, disk.clone()));
         let oldest = if opened.recent.len() > RECENT { opened.recent.pop_front() } else { None };
         drop(opened);
         // Not under the lock: it may end a session.
         drop(oldest);
     }
 
-    /// Gives `answer` the bytes of an open disk from `offset` on: `len` of them, fewer at its end, and with `short`
+    /// Gives `answer` the bytes of an open disk or file from `offset` on: `len` of them, fewer at its end, and with `short`
     /// before bytes that cannot be read.
     pub fn read<T>(
         &self,
@@ -251,13 +297,21 @@ impl Fs {
         answer: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, Fault> {
         let handle = self.handle(handle)?;
-        handle.disk.read(&handle.streams, offset, len, short, scratch, answer).map_err(Fault::Repository)
+        let streams = &handle.streams;
+        match &handle.what {
+            Reading::Disk(disk) => disk.read(streams, offset, len, short, scratch, answer).map_err(Fault::Repository),
+            Reading::File(file) => self.files.read(file, streams, offset, len, short, scratch, answer),
+        }
     }
 
-    /// `SEEK_DATA` or `SEEK_HOLE` on an open disk.
+    /// `SEEK_DATA` or `SEEK_HOLE` on an open disk or file.
     pub fn seek(&self, handle: u64, offset: u64, data: bool) -> Result<u64, Fault> {
         let handle = self.handle(handle)?;
-        handle.disk.seek(offset, data).map_err(Fault::Repository)?.ok_or(Fault::Beyond)
+        let found = match &handle.what {
+            Reading::Disk(disk) => disk.seek(offset, data).map_err(Fault::Repository)?,
+            Reading::File(file) => self.files.seek(file, offset, data)?,
+        };
+        found.ok_or(Fault::Beyond)
     }
 
     fn handle(&self, handle: u64) -> Result<Arc<Handle>, Fault> {
@@ -267,7 +321,10 @@ impl Fs {
 
 impl Opened {
     fn disk(&self, number: u64) -> Option<Arc<Disk>> {
-        let open = self.handles.values().find(|h| h.number == number).map(|h| &h.disk);
+        let open = self.handles.values().filter(|h| h.number == number).find_map(|h| match &h.what {
+            Reading::Disk(disk) => Some(disk),
+            Reading::File(_) => None,
+        });
         open.or_else(|| self.recent.iter().find(|(n, _)| *n == number).map(|(_, disk)| disk)).cloned()
     }
 }
@@ -290,13 +347,27 @@ fn kind(inode: &Inode) -> Kind {
 }
 
 fn attributes(number: u64, inode: &Inode) -> Attributes {
-    let (size, allocated) = match &inode.what {
-        What::Folder(_) => (0, 0),
-        What::Link(target) => (target.len() as u64, 0),
+    let (size, allocated, permissions) = match &inode.what {
+        What::Folder(_) => (0, 0, 0o555),
+        What::Link(target) => (target.len() as u64, 0, 0o777),
         What::Disk(snapshot) => {
             let record = &snapshot.record;
-            (record.size, (record.chunks.saturating_mul(snapshot.chunk_size())).min(record.size))
+            let allocated = record.chunks.saturating_mul(snapshot.chunk_size().unwrap_or(0)).min(record.size);
+            (record.size, allocated, 0o400)
         }
     };
-    Attributes { number, kind: kind(inode), size, allocated, time: inode.time }
+    let (kind, time) = (kind(inode), time(inode.time));
+    Attributes {
+        number,
+        kind,
+        size,
+        allocated,
+        permissions,
+        owner: None,
+        links: 1,
+        device: (0, 0),
+        modified: time,
+        changed: time,
+        lasts: kind == Kind::Disk,
+    }
 }

@@ -1,25 +1,21 @@
 //! The thin shell between the kernel and [`Fs`]. What may take long is answered by workers, so that a slow storage holds
 //! up those who wait for it and nobody else.
 
-use super::fs::{Attributes, Fault, Fs, Kind};
-use super::workers::Workers;
+use super::fs::{Fault, Fs, Listed};
+use super::show::{Shown, errno, errno_of_listing, file_type, lifetime};
+use super::workers::{Scratch, Workers};
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use wherry_repo::{ErrorKind, Timestamp};
-
-/// Disks never change.
-const LONG: Duration = Duration::from_secs(3600);
-/// Folders and links may, when snapshots are added.
-const SHORT: Duration = Duration::from_secs(1);
+use std::time::{Duration, SystemTime};
 
 /// Numbers of `lseek`.
 const SEEK_DATA: i32 = 3;
@@ -31,119 +27,130 @@ const BACKGROUND: u16 = 64;
 /// A file system for the kernel.
 #[derive(Debug)]
 pub(super) struct Shell {
-    fs: Arc<Fs>,
+    shown: Arc<Shown>,
     workers: Workers,
-    owner: (u32, u32),
 }
 
 impl Shell {
-    /// `readers` reads are under way at a time. `owner` are the user and the group everything belongs to.
-    pub(super) fn new(fs: Arc<Fs>, readers: usize, owner: (u32, u32)) -> io::Result<Self> {
-        Ok(Self { fs, workers: Workers::start("read", readers)?, owner })
+    /// `readers` reads are under way at a time. `owner` are the user and the group that everything belongs to but what is in
+    /// trees. With `for_others` the kernel lets each user do what modes and ACLs allow.
+    pub(super) fn new(fs: Arc<Fs>, readers: usize, owner: (u32, u32), for_others: bool) -> io::Result<Self> {
+        Ok(Self { shown: Arc::new(Shown { fs, owner, for_others }), workers: Workers::start("read", readers)? })
     }
 
-    fn file_attr(&self, attributes: &Attributes) -> FileAttr {
-        let (kind, perm) = match attributes.kind {
-            Kind::Folder => (FileType::Directory, 0o555),
-            Kind::Link => (FileType::Symlink, 0o777),
-            Kind::Disk => (FileType::RegularFile, 0o400),
-        };
-        let time = system_time(attributes.time);
-        FileAttr {
-            ino: INodeNo(attributes.number),
-            size: attributes.size,
-            blocks: attributes.allocated.div_ceil(512),
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
-            kind,
-            perm,
-            nlink: 1,
-            uid: self.owner.0,
-            gid: self.owner.1,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
+    /// Does what the kernel asks of this number: at once where that is in memory.
+    fn answer(&self, number: INodeNo, answer: impl FnOnce(&Shown, &mut Scratch) + Send + 'static) {
+        if self.shown.fs.is_at_hand(number.0) {
+            return answer(&self.shown, &mut Scratch::default());
         }
+        self.submit(answer);
+    }
+
+    fn submit(&self, answer: impl FnOnce(&Shown, &mut Scratch) + Send + 'static) {
+        let shown = self.shown.clone();
+        self.workers.submit(move |scratch| answer(&shown, scratch));
     }
 }
 
-/// The one table from faults to errno.
-fn errno(fault: Fault) -> Errno {
-    match fault {
-        Fault::NoEntry => Errno::ENOENT,
-        Fault::NotFolder => Errno::ENOTDIR,
-        Fault::IsFolder => Errno::EISDIR,
-        Fault::Invalid => Errno::EINVAL,
-        Fault::Beyond => Errno::ENXIO,
-        Fault::ReadOnly => Errno::EROFS,
-        Fault::BadHandle => Errno::EBADF,
-        Fault::Repository(ErrorKind::Denied) => Errno::EACCES,
-        Fault::Repository(ErrorKind::NoSnapshot) => Errno::ENOENT,
-        Fault::Repository(ErrorKind::Busy) => Errno::EBUSY,
-        // Corrupt above all, and what nobody who reads a disk could act on.
-        Fault::Repository(_) => Errno::EIO,
+/// Answers with bytes, or with their number where `size` is 0, as both calls for extended attributes do.
+fn answer_sized(reply: ReplyXattr, size: u32, bytes: &[u8]) {
+    match (size, u32::try_from(bytes.len())) {
+        (0, Ok(len)) => reply.size(len),
+        (_, Ok(len)) if len <= size => reply.data(bytes),
+        _ => reply.error(Errno::ERANGE),
     }
-}
-
-fn lifetime(kind: Kind) -> Duration {
-    if kind == Kind::Disk { LONG } else { SHORT }
-}
-
-fn system_time(time: Timestamp) -> SystemTime {
-    let distance = Duration::from_nanos(time.0.unsigned_abs());
-    let there = if time.0 < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
-    there.unwrap_or(UNIX_EPOCH)
 }
 
 impl Filesystem for Shell {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Each of them is a favour: a kernel that has it not works without.
-        for wish in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_ASYNC_DIO] {
+        let wishes = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+        ];
+        for wish in wishes {
             let _ = config.add_capabilities(wish);
+        }
+        if self.shown.for_others {
+            // Where a file has an ACL, its mode alone lets the group do more.
+            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
         }
         let _ = config.set_max_background(BACKGROUND);
         Ok(())
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        // No name here is anything but UTF-8.
-        match name.to_str().ok_or(Fault::NoEntry).and_then(|name| self.fs.lookup(parent.0, name)) {
-            Ok(found) => reply.entry(&lifetime(found.kind), &self.file_attr(&found), Generation(0)),
+        let name = name.as_bytes().to_vec();
+        self.answer(parent, move |shown, _| match shown.fs.lookup(parent.0, &name) {
+            Ok(found) => reply.entry(&lifetime(&found), &shown.file_attr(&found), Generation(0)),
             Err(fault) => reply.error(errno(fault)),
-        }
+        });
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.fs.attributes(number.0) {
-            Ok(found) => reply.attr(&lifetime(found.kind), &self.file_attr(&found)),
+        self.answer(number, move |shown, _| match shown.fs.attributes(number.0) {
+            Ok(found) => reply.attr(&lifetime(&found), &shown.file_attr(&found)),
             Err(fault) => reply.error(errno(fault)),
-        }
+        });
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
-        match self.fs.read_link(number.0) {
-            Ok(target) => reply.data(target.as_bytes()),
+        self.answer(number, move |shown, _| match shown.fs.read_link(number.0) {
+            Ok(target) => reply.data(&target),
             Err(fault) => reply.error(errno(fault)),
-        }
+        });
     }
 
     fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let fs = self.fs.clone();
-        self.workers.submit(move |_| {
-            let listed = fs.list(number.0, offset, |number, kind, name, next| {
-                let kind = match kind {
-                    Kind::Folder => FileType::Directory,
-                    Kind::Link => FileType::Symlink,
-                    Kind::Disk => FileType::RegularFile,
-                };
-                !reply.add(INodeNo(number), next, kind, name)
-            });
-            match listed {
+        self.submit(move |shown, _| {
+            let add = |listed: Listed<'_>| {
+                let name = OsStr::from_bytes(listed.name);
+                !reply.add(INodeNo(listed.number), listed.next, file_type(listed.kind), name)
+            };
+            match shown.fs.list(number.0, offset, false, add) {
                 Ok(()) => reply.ok(),
-                Err(fault) => reply.error(errno(fault)),
+                Err(fault) => reply.error(errno_of_listing(fault)),
             }
+        });
+    }
+
+    fn readdirplus(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.submit(move |shown, _| {
+            let add = |listed: Listed<'_>| {
+                let name = OsStr::from_bytes(listed.name);
+                let (attr, lifetime) = match listed.attributes {
+                    Some(attributes) => (shown.file_attr(attributes), lifetime(attributes)),
+                    None => (shown.bare(listed.number, listed.kind), Duration::ZERO),
+                };
+                !reply.add(INodeNo(listed.number), listed.next, name, &lifetime, &attr, Generation(0))
+            };
+            match shown.fs.list(number.0, offset, true, add) {
+                Ok(()) => reply.ok(),
+                Err(fault) => reply.error(errno_of_listing(fault)),
+            }
+        });
+    }
+
+    fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = name.as_bytes().to_vec();
+        self.answer(number, move |shown, scratch| match shown.fs.extended(number.0, scratch) {
+            Ok(set) => match set.0.binary_search_by(|(known, _)| known.as_slice().cmp(&name)) {
+                Ok(at) => answer_sized(reply, size, &set.0[at].1),
+                Err(_) => reply.error(Errno::ENODATA),
+            },
+            Err(fault) => reply.error(errno(fault)),
+        });
+    }
+
+    fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        self.answer(number, move |shown, scratch| match shown.fs.extended(number.0, scratch) {
+            Ok(set) => {
+                let names: Vec<u8> = set.0.iter().flat_map(|(name, _)| name.iter().copied().chain([0])).collect();
+                answer_sized(reply, size, &names);
+            }
+            Err(fault) => reply.error(errno(fault)),
         });
     }
 
@@ -151,8 +158,7 @@ impl Filesystem for Shell {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(errno(Fault::ReadOnly));
         }
-        let fs = self.fs.clone();
-        self.workers.submit(move |_| match fs.open(number.0) {
+        self.submit(move |shown, _| match shown.fs.open(number.0) {
             // What the kernel has in its cache is right for ever.
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
             Err(fault) => reply.error(errno(fault)),
@@ -173,10 +179,9 @@ impl Filesystem for Shell {
         // The kernel takes a short answer for the end of the file, and keeps that in its cache, unless whoever reads goes
         // past the cache.
         let short = flags.0 & OFlags::DIRECT.bits().cast_signed() != 0;
-        let fs = self.fs.clone();
-        self.workers.submit(move |scratch| {
+        self.submit(move |shown, scratch| {
             let mut reply = Some(reply);
-            let read = fs.read(handle.0, offset, size as usize, short, scratch, |bytes| {
+            let read = shown.fs.read(handle.0, offset, size as usize, short, scratch, |bytes| {
                 if let Some(reply) = reply.take() {
                     reply.data(bytes);
                 }
@@ -194,8 +199,7 @@ impl Filesystem for Shell {
             _ => return reply.error(errno(Fault::Invalid)),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(errno(Fault::Beyond)) };
-        let fs = self.fs.clone();
-        self.workers.submit(move |_| match fs.seek(handle.0, offset, data) {
+        self.submit(move |shown, _| match shown.fs.seek(handle.0, offset, data) {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(fault) => reply.error(errno(fault)),
         });
@@ -211,9 +215,8 @@ impl Filesystem for Shell {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        self.workers.submit(move |_| {
-            fs.close(handle.0);
+        self.submit(move |shown, _| {
+            shown.fs.close(handle.0);
             reply.ok();
         });
     }
@@ -306,24 +309,5 @@ impl Filesystem for Shell {
 
     fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
         reply.error(errno(Fault::ReadOnly));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn damage_is_an_input_output_error_and_changes_are_refused() {
-        assert_eq!(i32::from(errno(Fault::Repository(ErrorKind::Corrupt))), i32::from(Errno::EIO));
-        assert_eq!(i32::from(errno(Fault::Repository(ErrorKind::Unavailable))), i32::from(Errno::EIO));
-        assert_eq!(i32::from(errno(Fault::ReadOnly)), i32::from(Errno::EROFS));
-    }
-
-    #[test]
-    fn times_before_1970_are_times() {
-        assert_eq!(system_time(Timestamp(-1_000_000_000)), UNIX_EPOCH - Duration::from_secs(1));
-        assert_eq!(system_time(Timestamp(5)), UNIX_EPOCH + Duration::from_nanos(5));
-        let _ = system_time(Timestamp(i64::MIN));
     }
 }

@@ -1,14 +1,20 @@
-//! Snapshots as read-only disk images, through FUSE.
+//! Snapshots as read-only disk images and directories, through FUSE.
 //!
 //! [`Fs`] is the whole file system and knows no kernel; `fuse.rs` is the thin shell around it. A read goes from there to
-//! a worker, through [`disk::Disk`] and the [`cache::ChunkCache`] to the repository's verified reader.
+//! a worker, through [`disk::Disk`] or [`file::File`] and the [`cache::ChunkCache`] to the repository's verified reader.
 
+pub mod attributes;
 pub mod cache;
 pub mod disk;
+pub mod file;
+pub mod files;
 pub mod fs;
 mod fuse;
 mod holders;
+pub mod links;
 mod point;
+mod show;
+pub mod source;
 pub mod streams;
 pub mod tree;
 pub mod workers;
@@ -18,9 +24,9 @@ pub use point::{Point, Unmount};
 
 use crate::budget::Budget;
 use crate::signals::Cancel;
-use disk::Shared;
 use fuse::Shell;
 use fuser::{Config, MountOption, Session, SessionACL};
+use source::Shared;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +50,10 @@ pub struct Limits {
     pub readers: usize,
     /// Threads that fetch ahead.
     pub ahead: usize,
+    /// Bytes of nodes of trees.
+    pub tree_nodes: u64,
+    /// Bytes of the table of hard links.
+    pub links: u64,
 }
 
 impl Limits {
@@ -54,7 +64,10 @@ impl Limits {
         let fetch = FETCH.max(chunk);
         let readers = (half / (FETCH + fetch + chunk)).clamp(2, 16);
         let ahead = (half / (fetch + chunk)).clamp(2, 16);
-        Self { cache: budget.chunk_cache, readers: readers as usize, ahead: ahead as usize }
+        // A mount has no chunk index.
+        let links = (budget.index * 2 / 5).min(32 << 20);
+        let tree_nodes = (budget.index - links).min(64 << 20);
+        Self { cache: budget.chunk_cache, readers: readers as usize, ahead: ahead as usize, tree_nodes, links }
     }
 }
 
@@ -84,13 +97,24 @@ impl Mount {
                 .with_source(e)
         };
         let shared = Shared::new(limits.cache, limits.ahead, FETCH).map_err(threads)?;
-        let fs = Arc::new(Fs::new(repository, only, shared)?);
+        repository.limit_tree_nodes(limits.tree_nodes);
+        let fs = Arc::new(Fs::new(repository, only, shared, limits.links)?);
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let shell = Shell::new(fs.clone(), limits.readers, owner).map_err(threads)?;
+        let shell = Shell::new(fs.clone(), limits.readers, owner, allow_other).map_err(threads)?;
         let mut config = Config::default();
         let name = || "wherry".to_owned();
-        config.mount_options =
-            vec![MountOption::FSName(name()), MountOption::Subtype(name()), MountOption::RO, MountOption::NoAtime];
+        config.mount_options = vec![
+            MountOption::FSName(name()),
+            MountOption::Subtype(name()),
+            MountOption::RO,
+            MountOption::NoAtime,
+            MountOption::NoDev,
+            MountOption::NoSuid,
+        ];
+        if allow_other {
+            // Who has the key may read all; others what the files let them.
+            config.mount_options.push(MountOption::DefaultPermissions);
+        }
         config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(LISTENERS);
         config.clone_fd = true;

@@ -2,11 +2,12 @@
 //! ever grows, so that a number means the same thing for as long as the mount lives.
 //!
 //! ```text
-//! by-volume/<name>/<2026-11-22T19-30-05Z>[-2][.partial]/disk.raw
+//! by-volume/<name>/<2026-11-22T19-30-05Z>[-2][.partial]/disk.raw, or files/ of the tree of a directory
 //! by-volume/<name>/latest -> <the newest whole one>
 //! by-id/<32 hex> -> ../by-volume/<name>/<time>
 //! ```
 
+use super::files::{self, Home};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use wherry_repo::{Snapshot, SnapshotId, Timestamp};
@@ -66,12 +67,13 @@ impl Folder {
 pub struct Tree {
     inodes: Vec<Inode>,
     known: HashSet<SnapshotId>,
+    homes: Vec<Home>,
 }
 
 impl Tree {
     /// The folders there always are.
     pub fn new(now: Timestamp) -> Self {
-        let mut tree = Self { inodes: Vec::new(), known: HashSet::new() };
+        let mut tree = Self { inodes: Vec::new(), known: HashSet::new(), homes: Vec::new() };
         tree.inodes.push(Inode { parent: ROOT, time: now, what: What::Folder(Folder::default()) });
         tree.put(ROOT, "by-volume", now, What::Folder(Folder::default()));
         tree.put(ROOT, "by-id", now, What::Folder(Folder::default()));
@@ -83,8 +85,20 @@ impl Tree {
         self.inodes.get(usize::try_from(number.checked_sub(1)?).ok()?)
     }
 
+    /// The snapshot of a tree that [`split`](files::split) gives this index for.
+    pub fn home(&self, index: u64) -> Option<&Home> {
+        self.homes.get(usize::try_from(index).ok()?)
+    }
+
     /// Shows a snapshot, unless it is shown already.
     pub fn add(&mut self, snapshot: Snapshot) {
+        let is_tree = snapshot.chunk_size().is_none();
+        if is_tree && self.homes.len() == files::MOST {
+            if self.known.insert(snapshot.id) {
+                tracing::warn!("snapshot {} is not shown: so many are shown already; mount it alone", snapshot.id);
+            }
+            return;
+        }
         if !self.known.insert(snapshot.id) {
             return;
         }
@@ -103,7 +117,13 @@ impl Tree {
         let again = if count > 1 { format!("-{count}") } else { String::new() };
         let name = format!("{second}{again}{}", if partial { ".partial" } else { "" });
         let own = self.put(home, &name, time, What::Folder(Folder::default()));
-        self.put(own, "disk.raw", time, What::Disk(Arc::new(snapshot)));
+        if is_tree {
+            let home = Home { index: self.homes.len() as u64, snapshot: Arc::new(snapshot), folder: own };
+            self.enter(own, "files", time, files::number(home.index, 0));
+            self.homes.push(home);
+        } else {
+            self.put(own, "disk.raw", time, What::Disk(Arc::new(snapshot)));
+        }
         self.put(BY_ID, &id.to_string(), time, What::Link(format!("../by-volume/{volume}/{name}")));
         if !partial {
             self.make_latest(home, (time, id), name);
@@ -132,6 +152,11 @@ impl Tree {
     fn put(&mut self, parent: u64, name: &str, time: Timestamp, what: What) -> u64 {
         self.inodes.push(Inode { parent, time, what });
         let number = self.inodes.len() as u64;
+        self.enter(parent, name, time, number);
+        number
+    }
+
+    fn enter(&mut self, parent: u64, name: &str, time: Timestamp, number: u64) {
         if let Some(folder) = self.folder_mut(parent) {
             folder.entries.push((name.to_owned(), number));
             folder.numbers.insert(name.to_owned(), number);
@@ -139,7 +164,6 @@ impl Tree {
         if let Some(parent) = self.inode_mut(parent) {
             parent.time = parent.time.max(time);
         }
-        number
     }
 
     fn folder(&self, number: u64) -> Option<&Folder> {
