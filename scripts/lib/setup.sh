@@ -3,8 +3,8 @@
 # Command that must exist : Debian package that has it.
 build_needs=(cc:build-essential c++:build-essential make:build-essential cmake:cmake clang:clang pkg-config:pkg-config git:git)
 run_needs=(losetup:mount mount:mount findmnt:util-linux blockdev:util-linux sfdisk:fdisk mkfs.ext4:e2fsprogs debugfs:e2fsprogs
-  fusermount3:fuse3 jq:jq cmp:diffutils python3:python3 mkfs.xfs:xfsprogs script:bsdutils man:man-db
-  systemd-analyze:systemd openssl:openssl)
+  mkfs.fat:dosfstools mcopy:mtools fusermount3:fuse3 jq:jq cmp:diffutils python3:python3 mkfs.xfs:xfsprogs script:bsdutils man:man-db
+  systemd-analyze:systemd openssl:openssl rsync:rsync setfattr:attr setfacl:acl)
 
 need_root() {
   [ "$(id -u)" = 0 ] || die "this needs root (loop devices, mounts): run it with sudo, or in a root shell"

@@ -3,7 +3,9 @@
 
 pub mod binary;
 pub mod faulty_s3;
+mod fuse;
 pub mod home;
+pub mod made_trees;
 pub mod meddling;
 pub mod model;
 pub mod nolinks;
@@ -12,5 +14,6 @@ pub mod recording;
 pub mod seaweed;
 pub mod small;
 pub mod steered;
+pub mod trees;
 pub mod volumes;
 pub mod witness;

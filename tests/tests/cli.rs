@@ -1,6 +1,8 @@
 //! The executable from outside: exit codes, what goes to which stream, the shape of the JSON, the text of the help.
 #![forbid(unsafe_code)]
 
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/caches.rs"]
 mod caches;
 #[path = "cli/changed.rs"]
@@ -93,7 +95,7 @@ fn wrong_usage_is_one_line_and_code_2() {
         (&["backup", "x", "--name", "a/b"], &["a/b"]),
         (&["backup", "x", "--name", "a\nb"], &["control"]),
         (&["backup", "x", "--name", ".."], &[".."]),
-        (&["backup", ".", "--name", "x"], &["directory"]),
+        (&["backup", ".", "--name", "x", "--changed-blocks", "l"], &["--changed-blocks", "directory"]),
         (&["backup", "x", "--password", "hunter2"], &["--password"]),
         (&["restore", "zzz", "x"], &["zzz"]),
         (&["cat", "abc"], &["abc", "4"]),

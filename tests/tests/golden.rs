@@ -1,5 +1,8 @@
 //! A repository of each released format is read by every later build: opened, checked, restored, built upon.
 
+#[path = "golden/trees.rs"]
+mod trees;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wherry_repo::storage::{Local, Storage};
@@ -86,6 +89,30 @@ fn format_1_is_read_and_built_upon() {
     let (name, _, disk) = disks().swap_remove(1);
     let stats = backup(&repository, name, &disk).unwrap().record.stats;
     assert_eq!((stats.new, stats.stored), (0, 0), "the map of the parent is not understood");
+}
+
+/// As [`make`], for the feature `tree`.
+#[test]
+#[ignore = "makes a golden repository: for a new format or feature only"]
+fn make_tree() {
+    let place = PathBuf::from(std::env::var_os("WHERRY_MAKE_GOLDEN").expect("WHERRY_MAKE_GOLDEN names a new folder"));
+    let repository = init(Arc::new(Local::new(&place, false))).unwrap();
+    trees::save(&repository, &trees::first());
+    trees::save(&repository, &trees::second());
+}
+
+#[test]
+fn trees_of_format_1_are_read_and_built_upon() {
+    let temp = tempfile::tempdir().unwrap();
+    copy(&golden("v1-tree"), temp.path());
+    let storage: Arc<dyn Storage> = Arc::new(Local::new(temp.path(), false));
+    let repository = Repository::open(components(storage.clone()), &password()).unwrap();
+    trees::read(&repository);
+    let before = keys_of(&*storage).iter().filter(|key| key.as_str().starts_with("meta/")).count();
+    let again = trees::save(&repository, &trees::first()).record;
+    assert!(again.parent.is_some() && again.stats.new == 0, "{:?}", again.stats);
+    let after = keys_of(&*storage).iter().filter(|key| key.as_str().starts_with("meta/")).count();
+    assert_eq!(before, after, "no node of the parent is written again");
 }
 
 #[test]

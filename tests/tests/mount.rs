@@ -2,6 +2,8 @@
 
 #[path = "mount/place.rs"]
 mod place;
+#[path = "mount/trees.rs"]
+mod trees;
 
 use place::*;
 use rustix::fs::SeekFrom;

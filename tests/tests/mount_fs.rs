@@ -1,5 +1,8 @@
 //! The file system of a mount, without a kernel, against a model: the disks as they were backed up.
 
+#[path = "mount/trees_fs.rs"]
+mod trees_fs;
+
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use proptest::prelude::*;
@@ -8,8 +11,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use wherry::mount::disk::Shared;
+use wherry::mount::attributes::time;
 use wherry::mount::fs::{Fault, Fs, Kind};
+use wherry::mount::source::Shared;
 use wherry::mount::tree::{ROOT, Tree, What};
 use wherry::mount::workers::Scratch;
 use wherry_repo::storage::{Listed, Memory, Storage, Tail};
@@ -19,9 +23,12 @@ use wherry_tests::small::*;
 /// Room for so many chunks: reads of several, and reads ahead, press each other out.
 const CACHE: u64 = 6 * UNIT as u64;
 
+/// Room for all hard links of a test (bytes).
+const LINKS: u64 = 1 << 20;
+
 fn mounted(repository: &Repository) -> (Arc<Shared>, Fs) {
     let shared = Shared::new(CACHE, 2, 256 << 10).unwrap();
-    (shared.clone(), Fs::new(repository.clone(), None, shared).unwrap())
+    (shared.clone(), Fs::new(repository.clone(), None, shared, LINKS).unwrap())
 }
 
 /// A disk whose chunk `n` is data where `data` says so.
@@ -39,13 +46,13 @@ fn disk(seed: u64, data: &[bool], tail: usize) -> Vec<u8> {
 fn walk(fs: &Fs, path: &str) -> Result<u64, Fault> {
     let mut at = ROOT;
     for name in path.split('/').filter(|n| !n.is_empty()) {
-        let found = fs.lookup(at, name)?;
+        let found = fs.lookup(at, name.as_bytes())?;
         at = match found.kind {
             Kind::Link => {
-                let target = fs.read_link(found.number)?;
+                let target = String::from_utf8(fs.read_link(found.number)?).unwrap();
                 let mut parent = at;
                 for name in target.split('/') {
-                    parent = fs.lookup(parent, name)?.number;
+                    parent = fs.lookup(parent, name.as_bytes())?.number;
                 }
                 parent
             }
@@ -58,8 +65,8 @@ fn walk(fs: &Fs, path: &str) -> Result<u64, Fault> {
 fn names(fs: &Fs, path: &str) -> Vec<String> {
     let mut names = Vec::new();
     let folder = walk(fs, path).unwrap();
-    fs.list(folder, 0, |_, _, name, _| {
-        names.push(name.to_owned());
+    fs.list(folder, 0, false, |listed| {
+        names.push(String::from_utf8(listed.name.to_vec()).unwrap());
         true
     })
     .unwrap();
@@ -158,29 +165,29 @@ fn folders_links_and_attributes() {
     assert_eq!(names(&fs, ""), ["by-volume", "by-id"]);
     assert_eq!(names(&fs, "by-volume"), [odd, "other"]);
     // The clock of the tests moves by nanoseconds: both are of one second.
-    let time = "2026-05-28T20-26-40Z";
-    assert_eq!(names(&fs, &format!("by-volume/{odd}")), [time, "latest", &format!("{time}-2")]);
+    let folder = "2026-05-28T20-26-40Z";
+    assert_eq!(names(&fs, &format!("by-volume/{odd}")), [folder, "latest", &format!("{folder}-2")]);
     assert_eq!(names(&fs, "by-id").len(), 3);
     let disk = |path: &str| fs.attributes(walk(&fs, &format!("{path}/disk.raw")).unwrap()).unwrap();
-    let of_first = disk(&format!("by-volume/{odd}/{time}"));
+    let of_first = disk(&format!("by-volume/{odd}/{folder}"));
     assert_eq!(of_first.size, first.record.size);
     assert_eq!(of_first.allocated, 3 * UNIT as u64, "the end counts as a whole chunk");
     let of_second = disk(&format!("by-volume/{odd}/latest"));
     assert_eq!(of_second.allocated, UNIT as u64, "but nothing is beyond the end");
-    assert_eq!((of_first.kind, of_first.time), (Kind::Disk, first.record.started));
+    assert_eq!((of_first.kind, of_first.modified), (Kind::Disk, time(first.record.started)));
     assert_eq!(disk(&format!("by-id/{}", first.id)), of_first);
     assert_eq!(disk(&format!("by-volume/{odd}/latest")), disk(&format!("by-id/{}", second.id)));
     assert_eq!(disk("by-volume/other/latest").size, 0);
     let by_volume = walk(&fs, "by-volume").unwrap();
-    assert_eq!(fs.lookup(by_volume, ".."), fs.attributes(ROOT));
+    assert_eq!(fs.lookup(by_volume, b".."), fs.attributes(ROOT));
     // What is not there, or not of that kind.
     let number = of_first.number;
-    assert_eq!(fs.lookup(by_volume, "none"), Err(Fault::NoEntry));
-    assert_eq!(fs.lookup(number, "x"), Err(Fault::NotFolder));
+    assert_eq!(fs.lookup(by_volume, b"none"), Err(Fault::NoEntry));
+    assert_eq!(fs.lookup(number, b"x"), Err(Fault::NotFolder));
     assert_eq!(fs.attributes(9999), Err(Fault::NoEntry));
     assert_eq!(fs.read_link(number), Err(Fault::Invalid));
     assert_eq!(fs.open(by_volume), Err(Fault::IsFolder));
-    assert_eq!(fs.list(number, 0, |_, _, _, _| true), Err(Fault::NotFolder));
+    assert_eq!(fs.list(number, 0, true, |_| true), Err(Fault::NotFolder));
     assert_eq!(read(&fs, 77, 0..1), Err(Fault::BadHandle));
     let handle = fs.open(number).unwrap();
     fs.close(handle);
@@ -200,13 +207,13 @@ fn a_listing_goes_on_where_it_stopped() {
         let before = found.len();
         // Three entries fit, as if the kernel's buffer were that small.
         let mut room = 3;
-        fs.list(folder, place, |number, kind, name, next| {
+        fs.list(folder, place, false, |listed| {
             if room == 0 {
                 return false;
             }
             room -= 1;
-            found.push((number, kind, name.to_owned()));
-            place = next;
+            found.push((listed.number, listed.kind, String::from_utf8(listed.name.to_vec()).unwrap()));
+            place = listed.next;
             true
         })
         .unwrap();
@@ -296,7 +303,7 @@ fn new_snapshots_appear_when_folders_are_listed_and_numbers_stay() {
     assert_eq!(names(&fs, "by-volume"), ["vm", "new", "newer"]);
     // One snapshot alone stays alone.
     let only = repository.snapshots(None).unwrap().snapshots[0].clone();
-    let fs = Fs::new(repository.clone(), Some(only), Shared::new(CACHE, 1, 1 << 20).unwrap()).unwrap();
+    let fs = Fs::new(repository.clone(), Some(only), Shared::new(CACHE, 1, 1 << 20).unwrap(), LINKS).unwrap();
     clock.advance(Duration::from_secs(60));
     assert_eq!((names(&fs, "by-volume"), names(&fs, "by-id").len()), (vec!["vm".to_owned()], 1));
 }
@@ -434,7 +441,7 @@ fn gated(disk: &[u8]) -> (Arc<Gated>, Fs) {
     let gated = Gated::new(storage);
     let repository = Repository::open(components(gated.clone()), &password()).unwrap();
     let shared = Shared::new(64 << 20, 2, 1 << 20).unwrap();
-    (gated, Fs::new(repository, None, shared).unwrap())
+    (gated, Fs::new(repository, None, shared, LINKS).unwrap())
 }
 
 #[test]

@@ -161,7 +161,7 @@ impl World {
         let alive = self.writers.iter().flatten().any(|w| all.contains(&w.task.id));
         // One that lives may store its first pack at any moment.
         assert!(alive || writer.is_resumed() != adopts.is_empty(), "what was adopted");
-        let inherited_unit = parent.map(|n| self.kept[n].snapshot.chunk_size());
+        let inherited_unit = parent.map(|n| self.kept[n].snapshot.chunk_size().unwrap());
         let unit = setup.class.map(|class| (64 << 10) << class).or(inherited_unit).unwrap_or(64 << 10);
         assert_eq!(writer.chunk_size() as u64, unit);
         let usable = inherited_unit == Some(unit);

@@ -71,7 +71,7 @@ impl World {
     fn fails(&self, repository: &Repository, n: usize, new: bool) -> Option<BTreeSet<u64>> {
         let kept = &self.kept[n];
         let (snapshot, disk) = (&kept.snapshot, &kept.disk);
-        let unit = snapshot.chunk_size();
+        let unit = snapshot.chunk_size().unwrap();
         let reader = SnapshotReader::open(repository, snapshot).unwrap();
         assert_eq!((reader.size(), reader.chunk_count()), (disk.size, disk.chunks(unit)));
         let is_lost = |key: &Key| self.lost.contains_key(key);
@@ -128,7 +128,7 @@ impl World {
 
     fn compare_chunk(&self, n: usize, number: u64, bytes: &[u8]) {
         let kept = &self.kept[n];
-        let same = bytes == kept.disk.chunk(number, kept.snapshot.chunk_size());
+        let same = bytes == kept.disk.chunk(number, kept.snapshot.chunk_size().unwrap());
         assert!(same, "chunk {number} of snapshot {} is another one", kept.snapshot.id);
     }
 
@@ -153,7 +153,7 @@ impl World {
                 packs.extend(read.into_iter().map(|key| (chunk.number, key)));
             }
         }
-        let unit = kept.snapshot.chunk_size();
+        let unit = kept.snapshot.chunk_size().unwrap();
         assert!(packs.keys().eq(&kept.disk.present(unit)), "other chunks are there than were written");
         for (number, key) in &packs {
             self.places.entry(kept.disk.content(*number, unit)).or_default().insert(key.clone());
@@ -199,7 +199,7 @@ impl World {
             };
             let mut want: BTreeMap<&Key, Vec<Range<u64>>> = BTreeMap::new();
             for number in failed {
-                let range = kept.disk.range(number, kept.snapshot.chunk_size());
+                let range = kept.disk.range(number, kept.snapshot.chunk_size().unwrap());
                 let ranges = want.entry(&kept.packs[&number]).or_default();
                 match ranges.last_mut() {
                     Some(last) if last.end == range.start => last.end = range.end,
@@ -241,7 +241,7 @@ impl World {
         if record.levels > 1 && !kept.packs.is_empty() {
             self.cases.add(if record.levels > 2 { "a map of three levels" } else { "a map of several levels" });
         }
-        if !kept.disk.size.is_multiple_of(kept.snapshot.chunk_size()) {
+        if !kept.disk.size.is_multiple_of(kept.snapshot.chunk_size().unwrap()) {
             self.cases.add("a last chunk was not whole");
         }
         let another = self.draw() as usize % (n + 1);

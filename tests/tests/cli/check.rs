@@ -3,6 +3,7 @@
 use super::harness::{Home, Ran, shape};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use wherry_tests::small::noise;
 
@@ -36,7 +37,8 @@ fn a_clean_repository_is_0_and_says_what_was_not_read() {
     let want = json!({
         "clean": "bool", "snapshots": "int", "records": "int", "packs": "int", "nodes": "int", "chunks": "int",
         "data": "int", "read": "int", "not_read": [{ "reason": "string", "packs": "int", "bytes": "int" }],
-        "unused": { "packs": "int", "bytes": "int" }, "moved": { "chunks": "int", "nodes": "int" }, "damages": [], "seconds": "float",
+        "unused": { "packs": "int", "bytes": "int" }, "moved": { "chunks": "int", "nodes": "int" }, "trees": "int",
+        "images": { "count": "int", "bytes": "int" }, "damages": [], "seconds": "float",
     });
     assert_eq!(shape(&home.run(&["check", "--json"]).ok().json()), want);
 }
@@ -63,6 +65,7 @@ fn a_missing_pack_is_13_and_the_same_with_and_without_the_cache() {
         "hits": [{
             "snapshot": "string", "volume": "string", "volume_id": "string", "time": "string", "whole": "bool",
             "bytes": "int", "ranges": [{ "offset": "int", "length": "int" }], "more": "int",
+            "entries": "int", "paths": [], "more_paths": "int",
         }],
     }]);
     assert_eq!(shape(&cached["damages"]), want);
@@ -118,4 +121,40 @@ fn a_damaged_snapshot_is_13_also_when_it_is_asked_for_by_its_id() {
     }
     home.run(&["check", &second]).ok();
     assert!(home.run(&["check", "0123456789abcdef0123456789abcdef"]).fails(14).contains("0123456789abcdef"));
+}
+
+#[test]
+fn damage_of_a_tree_is_told_by_path() {
+    let home = Home::with_repository();
+    fs::create_dir_all(home.path("d/below")).unwrap();
+    let odd = std::ffi::OsStr::from_bytes(b"odd\xff\n");
+    fs::write(home.path("d").join(odd), noise(3, 1000)).unwrap();
+    fs::write(home.path("d/below/large"), noise(4, MIB)).unwrap();
+    let dir = home.path("d");
+    home.run(&["backup", dir.to_str().unwrap(), "--name", "files", "-q"]).ok();
+    let show = home.run(&["show", "latest", "--json"]).ok().json();
+    let tree = json!({
+        "files": 2, "directories": 2, "others": 0, "missing": 0, "first_missing": [], "unsettled": 0,
+        "filesystem": show["tree"]["filesystem"], "excluded": [],
+    });
+    assert_eq!((&show["kind"], &show["tree"]), (&"tree".into(), &tree));
+    assert!(home.run(&["snapshots"]).ok().stdout.contains("  tree  "));
+    let stats = home.run(&["stats", "--json"]).ok().json();
+    assert_eq!((&stats["trees"], &stats["files"], &stats["directories"]), (&1.into(), &2.into(), &2.into()));
+    let check = home.run(&["check", "--read-data", "--json"]).ok().json();
+    assert_eq!((&check["clean"], &check["trees"], &check["not_read"]), (&true.into(), &1.into(), &json!([])));
+
+    let pack = home.tree("repo/packs").into_keys().next().unwrap();
+    fs::remove_file(pack).unwrap();
+    let ran = home.run(&["check"]);
+    assert_eq!(ran.code, 13);
+    let said = "2 entries cannot be read (1.0 MiB of files), /below/large, /odd\\xff\\x0a";
+    assert!(ran.stdout.contains(said), "{}", ran.stdout);
+    let hit = home.run(&["check", "--json"]).json()["damages"][0]["hits"][0].take();
+    let paths = json!([
+        { "path": "/below/large", "itself": true, "below": 0 },
+        { "path": "/odd\\xff\\x0a", "path_hex": "2f6f6464ff0a", "itself": true, "below": 0 },
+    ]);
+    let want = (&paths, &2.into(), &0.into(), &json!([]), &false.into());
+    assert_eq!((&hit["paths"], &hit["entries"], &hit["more_paths"], &hit["ranges"], &hit["whole"]), want);
 }

@@ -43,7 +43,7 @@ fn snapshots() {
     assert_eq!(of(&home, &["backup", &image, "--name", "vm", "--tag", "a=b"]), backup);
     let mut snapshot = json!({
         "snapshot": "string", "volume": "string", "time": "string", "ended": "string", "size": "int",
-        "chunk_size": "int", "chunks": "int", "parent": "null", "tags": { "a": "string" }, "root": "string",
+        "chunk_size": "int", "chunks": "int", "parent": "null", "tags": { "a": "string" }, "root": "string", "kind": "string",
         "partial": "bool", "resumed": "bool", "forgotten": "bool", "due": "null",
         "read": "int", "hole": "int", "zero": "int", "unchanged": "int", "known": "int", "new": "int",
         "stored": "int", "metadata": "int", "engine": "string", "host": "string", "source": "string",
@@ -123,6 +123,7 @@ fn stats_and_keys() {
     let expected = json!({
         "repository": "string", "location": "string", "chunk_size": "int", "single_writer": "bool", "volumes": "int",
         "snapshots": "int", "forgotten": "int", "partial": "int", "damaged": "int", "size": "int", "objects": null,
+        "trees": "int", "files": "int", "directories": "int", "others": "int", "missing": "int", "unsettled": "int",
         "stored": "int",
     });
     assert_eq!(stats, expected);

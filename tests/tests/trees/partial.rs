@@ -1,0 +1,121 @@
+//! What cannot be read is named, and the snapshot is partial: shown as such, never `latest`, never a parent.
+
+use super::{files, has};
+use crate::harness::{Home, Ran};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::Command;
+use wherry_tests::binary::wherry_bin;
+
+const NOBODY: u32 = 65_534;
+
+/// A home in which nobody has a repository, and the executable where nobody may come to it.
+fn home() -> Home {
+    let home = Home::new();
+    chown(home.path(""), Some(NOBODY), Some(NOBODY)).unwrap();
+    fs::copy(wherry_bin(), home.path("wherry")).unwrap();
+    run(&home, &["init", "-q"]).ok();
+    home
+}
+
+/// Runs as nobody.
+#[track_caller]
+fn run(home: &Home, args: &[&str]) -> Ran {
+    let mut command = Command::new("setpriv");
+    home.prepare(&mut command);
+    command.env("WHERRY_REPOSITORY", home.path("repo")).env("WHERRY_KEY_FILE", home.path("key"));
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(home.path("wherry"));
+    home.ran(command.args(args).output().unwrap())
+}
+
+/// Ended with code 3 and a result.
+#[track_caller]
+fn partly(ran: &Ran) -> Value {
+    assert_eq!(ran.code, 3, "stdout: {}\nstderr: {}", ran.stdout, ran.stderr);
+    ran.json()
+}
+
+fn set_mode(home: &Home, path: &str, mode: u32) {
+    fs::set_permissions(home.path(path), PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_makes_the_snapshot_partial() {
+    let home = home();
+    files(
+        &home.path("tree"),
+        &[("open", b"1"), ("shut", b"2"), ("d/x", b"3"), ("d/y", b"4"), ("e/z", b"5"), ("f/g/h", b"6")],
+    );
+    set_mode(&home, "tree/shut", 0o600);
+    set_mode(&home, "tree/d", 0o700);
+    // Names without a way to what they are of.
+    set_mode(&home, "tree/e", 0o744);
+    let ran = run(&home, &["backup", "tree", "--name", "t", "--json"]);
+    let report = partly(&ran);
+    assert_eq!((&report["partial"], &report["missing"]), (&true.into(), &3.into()), "{report}");
+    let missing = report["missing_paths"].as_array().unwrap();
+    let of = |key: &str| missing.iter().map(|m| m[key].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(of("path").iter().map(|path| path.trim_start_matches('/')).collect::<Vec<_>>(), ["d", "e/z", "shut"]);
+    assert!(missing.iter().all(|m| m["errno"] == 13), "{report}");
+    for path in ["d", "e/z", "shut"] {
+        has(&ran.stderr, &[path, "cannot be read and is missing"]);
+    }
+    let partial = report["snapshot"].as_str().unwrap();
+
+    // There is no newest one.
+    run(&home, &["restore", "latest:t", "out"]).fails(14);
+    has(&run(&home, &["restore", partial, "out"]).fails(2), &["partial", "--allow-partial"]);
+    assert!(!home.path("out").exists());
+    // Nobody may not give files to root either, so what is missing alone is looked at by root.
+    let ran = home.run(&["restore", partial, "out", "--allow-partial", "--json"]);
+    let restored = partly(&ran);
+    assert_eq!((&restored["partial"], &restored["missing"]), (&true.into(), &3.into()), "{restored}");
+    assert_eq!(restored["refused"], 0, "{restored}");
+    assert_eq!(fs::read(home.path("out/open")).unwrap(), b"1");
+    assert_eq!(fs::read(home.path("out/f/g/h")).unwrap(), b"6");
+    assert!(!home.path("out/shut").exists() && !home.path("out/e/z").exists());
+    assert!(home.path("out/d").is_dir() && fs::read_dir(home.path("out/d")).unwrap().next().is_none());
+    let listed = run(&home, &["snapshots", "--json"]).ok().json();
+    assert_eq!(listed[0]["partial"], true, "{listed}");
+
+    // Never a parent; a whole one is the newest, also when a partial one comes after it.
+    ["tree/shut", "tree/d", "tree/e"].iter().for_each(|path| set_mode(&home, path, 0o755));
+    let whole = run(&home, &["backup", "tree", "--name", "t", "--json"]).ok().json();
+    assert_eq!((&whole["parent"], &whole["missing"]), (&Value::Null, &0.into()), "{whole}");
+    set_mode(&home, "tree/shut", 0o600);
+    let later = partly(&run(&home, &["backup", "tree", "--name", "t", "--json"]));
+    assert_eq!((&later["parent"], &later["missing"]), (&whole["snapshot"], &1.into()), "{later}");
+    let restored = home.run(&["restore", "latest:t", "whole", "--json"]).ok().json();
+    assert_eq!(restored["snapshot"], whole["snapshot"]);
+    assert_eq!(fs::read(home.path("whole/shut")).unwrap(), b"2");
+    home.run(&["check", "--read-data", "-q"]).ok();
+}
+
+#[test]
+fn what_nobody_may_not_do_is_named_and_the_rest_is_restored() {
+    let home = home();
+    files(&home.path("tree"), &[("mine", b"1"), ("roots", b"2"), ("suid", b"3"), ("d/x", b"4")]);
+    for path in ["tree", "tree/mine", "tree/d", "tree/d/x"] {
+        chown(home.path(path), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    set_mode(&home, "tree/suid", 0o4755);
+    let node = rustix::fs::makedev(1, 3);
+    let path = home.path("tree/null");
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::CharacterDevice, mode, node).unwrap();
+    run(&home, &["backup", "tree", "--name", "t"]).ok();
+    let ran = run(&home, &["restore", "latest:t", "out", "--json"]);
+    let report = partly(&ran);
+    let refused: Vec<_> = report["refused_paths"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    assert_eq!(report["refused"], refused.len(), "{report}");
+    for path in ["roots", "suid", "null"] {
+        assert!(refused.iter().any(|line| line.starts_with(path)), "{path}: {refused:?}");
+    }
+    assert!(!refused.iter().any(|line| line.starts_with("mine") || line.starts_with("d")), "{refused:?}");
+    for (path, bytes) in [("mine", b"1"), ("roots", b"2"), ("suid", b"3"), ("d/x", b"4")] {
+        assert_eq!(fs::read(home.path("out").join(path)).unwrap(), bytes);
+    }
+    let mode = fs::metadata(home.path("out/suid")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o755, "a set-id bit with another owner than it was given to");
+}

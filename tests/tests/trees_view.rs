@@ -1,0 +1,267 @@
+//! `ls`, `find`, `cat`, `dump` and `diff` of directories with the real executable. Needs root.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use wherry_tests::home::Home;
+use wherry_tests::small::noise;
+use wherry_tests::trees::{Kind, Listing, assert_same, change, grow, list, set_attribute, set_times};
+
+/// A backup that works, and its id.
+#[track_caller]
+fn backup(home: &Home) -> String {
+    let report = home.run(&["backup", "tree", "--name", "t", "--json"]).ok().json();
+    report["snapshot"].as_str().unwrap().to_owned()
+}
+
+/// Standard output of a command that must end with this code.
+#[track_caller]
+fn bytes(home: &Home, args: &[&OsStr], code: i32) -> Vec<u8> {
+    let output = home.command().args(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Unpacks an archive as the contract says.
+#[track_caller]
+fn unpack(archive: &[u8], into: &Path) {
+    fs::create_dir(into).unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls", "--selinux", "-xp", "-f", "-", "-C"]);
+    let mut child = tar.arg(into).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(archive).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What an archive can hold of a listing: no sockets and no flags.
+fn archived(listing: Listing) -> Listing {
+    let mut listing: Listing = listing.into_iter().filter(|(_, facts)| facts.kind != Kind::Socket).collect();
+    listing.values_mut().for_each(|facts| facts.flags = 0);
+    listing
+}
+
+#[test]
+fn archives_of_random_trees_unpack_as_the_trees_were() {
+    for seed in 0..4 {
+        let home = Home::with_repository();
+        fs::create_dir(home.path("tree")).unwrap();
+        grow(&home.path("tree"), seed);
+        backup(&home);
+        let archive = bytes(&home, &["dump".as_ref(), "latest".as_ref()], 0);
+        unpack(&archive, &home.path("copy"));
+        let (copy, source) = (archived(list(&home.path("copy"))), archived(list(&home.path("tree"))));
+        assert_same(&copy, &source, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn what_is_hard_to_say_in_an_archive_is_there_again() {
+    let home = Home::with_repository();
+    let tree = home.path("tree");
+    let deep = tree.join("d".repeat(200)).join("e".repeat(200));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("f".repeat(255)), "deep").unwrap();
+    fs::write(deep.join(OsStr::from_bytes(b"not \xff utf-8 \n")), "odd").unwrap();
+    fs::hard_link(deep.join("f".repeat(255)), tree.join("second")).unwrap();
+    for (n, (seconds, nanoseconds)) in
+        [(0, 0), (-1, 500_000_000), (-2, 250_000_000), (-1_000_000_000, 1), (5_000_000_000, 999_999_999)]
+            .into_iter()
+            .enumerate()
+    {
+        let path = tree.join(format!("time {n}"));
+        fs::write(&path, "x").unwrap();
+        set_times(&path, seconds, nanoseconds);
+    }
+    for (n, size) in [512, 4096, 4097, 1 << 20, (1 << 20) + 1].into_iter().enumerate() {
+        let file = fs::File::create(tree.join(format!("sparse {n}"))).unwrap();
+        file.write_all_at(&noise(n as u64, 5000), 64 << 10).unwrap();
+        file.write_all_at(b"end", (256 << 10) + size).unwrap();
+        file.set_len((256 << 10) + size + 3 + if n % 2 == 0 { 0 } else { 100_000 }).unwrap();
+    }
+    let marked = tree.join("marked");
+    fs::create_dir(&marked).unwrap();
+    fs::write(marked.join("file"), "x").unwrap();
+    for path in [&marked, &marked.join("file")] {
+        set_attribute(path, "user.a=b%c%3Dd", b"with = and \n and \0");
+        set_attribute(path, "user.empty", b"");
+        set_attribute(path, "security.selinux", b"system_u:object_r:etc_t:s0\0");
+        // Longer than what stands in a node.
+        set_attribute(path, "trusted.long", &noise(1, 2000));
+    }
+    for args in [&["-m", "u:12345:r,g:7:rwx,m::rx"][..], &["-d", "-m", "u:3:rw"]] {
+        assert!(Command::new("setfacl").args(args).arg(&marked).status().unwrap().success());
+    }
+    backup(&home);
+    unpack(&bytes(&home, &["dump".as_ref(), "latest".as_ref()], 0), &home.path("copy"));
+    assert_same(&list(&home.path("copy")), &list(&tree), "the whole");
+    // A part of it, and one file.
+    unpack(&bytes(&home, &["dump".as_ref(), "latest".as_ref(), "marked".as_ref()], 0), &home.path("part"));
+    assert_same(&list(&home.path("part")), &list(&marked), "a part");
+    unpack(&bytes(&home, &["dump".as_ref(), "latest".as_ref(), "/second".as_ref()], 0), &home.path("one"));
+    assert_eq!(fs::read(home.path("one/second")).unwrap(), b"deep");
+}
+
+/// What differs, from two listings: letter by path.
+fn naive(old: &Listing, new: &Listing) -> BTreeMap<Vec<u8>, char> {
+    let names = |all: &Listing, first: &[u8]| all.values().filter(|facts| facts.first == first).count();
+    let rest = |all: &Listing, path: &Vec<u8>| {
+        let facts = &all[path];
+        let links = if facts.kind == Kind::Folder { 1 } else { names(all, &facts.first) };
+        (facts.mode, facts.owner, facts.modified, facts.attributes.clone(), facts.flags, links)
+    };
+    let mut found = BTreeMap::new();
+    for path in old.keys().chain(new.keys()) {
+        let letter = match (old.get(path), new.get(path)) {
+            (Some(_), None) => '-',
+            (None, _) => '+',
+            (Some(a), Some(b)) if a.kind != b.kind => 'M',
+            _ if rest(old, path) != rest(new, path) => 'm',
+            _ => continue,
+        };
+        found.insert([b"/", &path[..]].concat(), letter);
+    }
+    found
+}
+
+#[test]
+fn the_difference_of_random_trees_is_the_naive_one() {
+    for seed in 10..13 {
+        let home = Home::with_repository();
+        let tree = home.path("tree");
+        fs::create_dir(&tree).unwrap();
+        grow(&tree, seed);
+        let (first, before) = (backup(&home), list(&tree));
+        change(&tree, seed, 40);
+        let (second, after) = (backup(&home), list(&tree));
+        for (args, expected) in
+            [([&first, &second], naive(&before, &after)), ([&second, &first], naive(&after, &before))]
+        {
+            let report = home.run(&["diff", args[0], args[1], "--json"]).ok().json();
+            let letter = |word: &str| match word {
+                "added" => '+',
+                "removed" => '-',
+                "content" => 'M',
+                "metadata" => 'm',
+                _ => panic!("{word}"),
+            };
+            let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+            let path = |change: &serde_json::Value| match change["path_hex"].as_str() {
+                Some(hex) => {
+                    (0..hex.len() / 2).map(|n| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap()).collect()
+                }
+                None => text(&change["path"]).into_bytes(),
+            };
+            let changes = report["changes"].as_array().unwrap();
+            let found: BTreeMap<Vec<u8>, char> =
+                changes.iter().map(|change| (path(change), letter(&text(&change["change"])))).collect();
+            let show = |all: &BTreeMap<Vec<u8>, char>| -> Vec<String> {
+                all.iter().map(|(path, letter)| format!("{letter} {:.200}", path.escape_ascii().to_string())).collect()
+            };
+            assert_eq!(show(&found), show(&expected), "seed {seed}");
+            assert_eq!(changes.len(), expected.len(), "seed {seed}: each path once");
+            let lines = home.run(&["diff", args[0], args[1]]).ok().stdout;
+            assert_eq!(lines.lines().count(), expected.len() + 1);
+        }
+        assert_eq!(home.run(&["diff", &second, &second]).ok().stdout.lines().count(), 1);
+    }
+}
+
+#[test]
+fn equal_files_that_are_stored_differently_are_equal() {
+    let home = Home::with_repository();
+    let tree = home.path("tree");
+    fs::create_dir(&tree).unwrap();
+    for n in 0..20 {
+        fs::write(tree.join(format!("{n:02}")), noise(n, 1000)).unwrap();
+    }
+    let first = backup(&home);
+    // All are read again, and lie elsewhere in a chunk of their own.
+    fs::write(tree.join("00"), noise(99, 1001)).unwrap();
+    let args = ["backup", "tree", "--name", "t", "--parent", "none", "--json"];
+    let second = home.run(&args).ok().json()["snapshot"].as_str().unwrap().to_owned();
+    assert_eq!(home.run(&["diff", &first, &second]).ok().stdout.lines().next(), Some("M /00"));
+    assert_eq!(home.run(&["diff", &first, &second]).ok().stdout.lines().count(), 2);
+}
+
+#[test]
+fn each_command_shows_odd_names_and_says_what_is_not_there() {
+    let home = Home::with_repository();
+    let tree = home.path("tree");
+    fs::create_dir_all(tree.join("etc/empty")).unwrap();
+    fs::write(tree.join("etc/hostname"), "vm1\n").unwrap();
+    fs::write(tree.join("disk.raw"), "a name like any other").unwrap();
+    fs::write(tree.join("big"), noise(3, 5 << 20)).unwrap();
+    let odd = OsStr::from_bytes(b"odd\xff\n\\name");
+    fs::write(tree.join("etc").join(odd), "odd").unwrap();
+    std::os::unix::fs::symlink("etc", tree.join("link")).unwrap();
+    backup(&home);
+    let top = home.run(&["ls", "latest"]).ok().stdout;
+    assert!(top.contains("link -> etc") && top.contains("5.0 MiB") && top.contains("drwx"), "{top}");
+    let etc = home.run(&["ls", "latest", "etc", "-R"]).ok().stdout;
+    assert!(etc.contains("odd\\xff\\x0a\\\\name") && etc.contains("/etc/empty:"), "{etc}");
+    let found = home.run(&["find", "latest", "--name", "host*"]).ok().stdout;
+    assert_eq!(found, "/etc/hostname\n");
+    assert_eq!(home.run(&["find", "latest"]).ok().stdout.lines().count(), 8);
+    let path = OsStr::from_bytes(b"/etc/odd\xff\n\\name");
+    assert_eq!(bytes(&home, &["cat".as_ref(), "latest".as_ref(), path], 0), b"odd");
+    assert_eq!(home.run(&["cat", "latest", "disk.raw"]).ok().stdout, "a name like any other");
+    let args = ["cat", "latest", "big", "--offset", "1000001", "--length", "3000003"].map(OsStr::new);
+    assert!(bytes(&home, &args, 0) == noise(3, 5 << 20)[1_000_001..4_000_004]);
+    let json = home.run(&["ls", "latest", "/etc", "--json"]).ok().json();
+    let entry = json.as_array().unwrap().iter().find(|e| e["path_hex"].is_string()).unwrap();
+    let hex: String = path.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!((entry["path_hex"].as_str(), entry["size"].as_u64()), (Some(hex.as_str()), Some(3)));
+    let disk = home.backup("vm", &noise(1, 100_000));
+    for (args, code, words) in [
+        (&["cat", "latest:t"][..], 2, "name a file in it"),
+        (&["cat", "latest:t", "/etc/none"], 1, "there is no /etc/none"),
+        (&["cat", "latest:t", "/none/none"], 1, "there is no /none"),
+        (&["cat", "latest:t", "/link"], 1, "symbolic link to etc"),
+        (&["cat", "latest:t", "/link/hostname"], 1, "symbolic link to etc"),
+        (&["cat", "latest:t", "/etc"], 1, "a directory"),
+        (&["ls", "latest:t", "/etc/hostname/x"], 1, "no directory"),
+        (&["diff", "latest:t", &disk], 2, "of a disk"),
+        (&["diff", &disk, "latest:t"], 2, "of a disk"),
+    ] {
+        let line = home.run(args).fails(code);
+        assert!(line.contains(words), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn what_is_damaged_is_named_and_the_rest_is_there() {
+    let home = Home::with_repository();
+    let tree = home.path("tree");
+    fs::create_dir_all(&tree).unwrap();
+    fs::write(tree.join("big"), noise(3, 3 << 20)).unwrap();
+    fs::write(tree.join("small"), "small").unwrap();
+    backup(&home);
+    let packs: Vec<_> = home.tree("repo/packs").into_keys().collect();
+    assert!(!packs.is_empty());
+    for pack in packs {
+        let mut bytes = fs::read(&pack).unwrap();
+        // In the first chunk, which is a piece of the large file.
+        bytes[1000] ^= 1;
+        fs::set_permissions(&pack, PermissionsExt::from_mode(0o600)).unwrap();
+        fs::write(&pack, bytes).unwrap();
+    }
+    let dumped = home.command().args(["dump", "latest"]).output().unwrap();
+    let said = String::from_utf8_lossy(&dumped.stderr);
+    assert_eq!(dumped.status.code(), Some(13), "{said}");
+    assert!(said.contains("/big"), "{said}");
+    unpack(&dumped.stdout, &home.path("copy"));
+    assert_eq!(fs::read(home.path("copy/small")).unwrap(), b"small");
+    assert_eq!(fs::read(home.path("copy/big")).unwrap().len(), 3 << 20);
+    assert_eq!(home.run(&["ls", "latest"]).ok().stdout.lines().count(), 3);
+    assert!(home.run(&["cat", "latest", "/big"]).stderr.contains("/big"));
+    assert_eq!(home.run(&["cat", "latest", "/big"]).code, 13);
+}
