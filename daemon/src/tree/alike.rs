@@ -1,21 +1,13 @@
 //! What all names of one inode say alike. The number of an inode is given anew when all its names have gone, and a tree
 //! is read over a while: entries with one number are names of one inode only if they also agree in this.
 
-use super::inode::{Inode, InodeKind};
+use super::inode::{Inode, InodeKind, kind_of};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use wherry_repo::format::tree::{Known, Time, What};
+use wherry_repo::format::tree::{Known, Time};
 
 /// Of an entry of a tree.
 pub fn of_known(known: &Known) -> u64 {
-    let (kind, size) = match &known.what {
-        What::File { size, .. } => (InodeKind::File, *size),
-        What::Folder { .. } => (InodeKind::Folder, 0),
-        What::Link(target) => (InodeKind::Link(target.clone()), 0),
-        What::Fifo => (InodeKind::Fifo, 0),
-        What::Socket => (InodeKind::Socket, 0),
-        What::Character(major, minor) => (InodeKind::Character(*major, *minor), 0),
-        What::Block(major, minor) => (InodeKind::Block(*major, *minor), 0),
-    };
+    let (kind, size) = kind_of(&known.what);
     alike(&kind, size, known.modified, known.changed, known.missing.is_some())
 }
 

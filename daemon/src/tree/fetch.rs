@@ -2,7 +2,7 @@
 //! sorted by their place, fetched and verified by many threads, and each is written wherever it belongs at once.
 
 use super::alike;
-use super::inode::{Inode, InodeKind};
+use super::inode::{Inode, kind_of};
 use super::path::escaped;
 use super::restore::{Begun, FileHandle, Item, Restorer, Why};
 use super::select::Select;
@@ -400,15 +400,7 @@ impl<'a, 'b> Walk<'a, 'b> {
 
     fn inode(&self, known: &Known) -> Result<Inode> {
         let attributes = &known.attributes;
-        let (kind, size) = match &known.what {
-            What::File { size, .. } => (InodeKind::File, *size),
-            What::Folder { .. } => (InodeKind::Folder, 0),
-            What::Link(target) => (InodeKind::Link(target.clone()), 0),
-            What::Fifo => (InodeKind::Fifo, 0),
-            What::Socket => (InodeKind::Socket, 0),
-            What::Character(major, minor) => (InodeKind::Character(*major, *minor), 0),
-            What::Block(major, minor) => (InodeKind::Block(*major, *minor), 0),
-        };
+        let (kind, size) = kind_of(&known.what);
         Ok(Inode {
             kind,
             permissions: attributes.permissions,

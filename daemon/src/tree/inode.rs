@@ -1,6 +1,6 @@
 //! An inode as the kernel tells of it.
 
-use wherry_repo::format::tree::{InodeFlags, Set, Time};
+use wherry_repo::format::tree::{InodeFlags, Set, Time, What};
 
 /// Metadata of one inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,4 +48,17 @@ pub enum InodeKind {
     Character(u32, u32),
     /// A block device: major and minor number.
     Block(u32, u32),
+}
+
+/// The type that an entry of a tree has, and the bytes of a regular file; 0 for everything else.
+pub fn kind_of(what: &What) -> (InodeKind, u64) {
+    match what {
+        What::File { size, .. } => (InodeKind::File, *size),
+        What::Folder { .. } => (InodeKind::Folder, 0),
+        What::Link(target) => (InodeKind::Link(target.clone()), 0),
+        What::Fifo => (InodeKind::Fifo, 0),
+        What::Socket => (InodeKind::Socket, 0),
+        What::Character(major, minor) => (InodeKind::Character(*major, *minor), 0),
+        What::Block(major, minor) => (InodeKind::Block(*major, *minor), 0),
+    }
 }

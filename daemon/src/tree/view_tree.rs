@@ -1,6 +1,6 @@
 //! The view of a tree of directories.
 
-use super::inode::{Inode, InodeKind};
+use super::inode::{Inode, InodeKind, kind_of};
 use super::path::{TreePath, escaped, joined};
 use super::view::{Each, Node, PathError, Take, View, not_a_file};
 use anyhow::Result;
@@ -202,15 +202,11 @@ fn lack(errno: NonZeroU32) -> String {
 /// Metadata of an entry, without extended attributes that stand in a chunk.
 fn inode(known: &Known) -> Inode {
     let attributes = &known.attributes;
-    let (kind, size) = match &known.what {
-        What::File { size, .. } => (InodeKind::File, *size),
-        What::Folder { .. } => (InodeKind::Folder, 0),
-        What::Link(target) => (InodeKind::Link(target.clone()), target.len() as u64),
-        What::Fifo => (InodeKind::Fifo, 0),
-        What::Socket => (InodeKind::Socket, 0),
-        What::Character(major, minor) => (InodeKind::Character(*major, *minor), 0),
-        What::Block(major, minor) => (InodeKind::Block(*major, *minor), 0),
-    };
+    let (kind, mut size) = kind_of(&known.what);
+    // As the kernel shows it.
+    if let InodeKind::Link(target) = &kind {
+        size = target.len() as u64;
+    }
     Inode {
         kind,
         permissions: attributes.permissions,
