@@ -12,6 +12,7 @@ pub mod nolinks;
 pub mod protocol;
 pub mod recording;
 pub mod seaweed;
+pub mod server;
 pub mod small;
 pub mod steered;
 pub mod trees;

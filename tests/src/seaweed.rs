@@ -1,12 +1,10 @@
 //! A real S3 server process: SeaweedFS, installed by `scripts/lib/seaweedfs.sh`.
 
+use crate::server::{Process, free_ports};
 use std::fmt;
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use wherry_repo::Storage;
@@ -38,20 +36,6 @@ pub struct Extras {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Buckets are also found by the host name `<bucket>.<domain>`.
     pub domain: Option<String>,
-}
-
-/// A running server and the thread that started it.
-#[derive(Debug)]
-struct Process {
-    stop: Sender<()>,
-    keeper: JoinHandle<()>,
-}
-
-impl Process {
-    fn kill(self) {
-        drop(self.stop);
-        let _ = self.keeper.join();
-    }
 }
 
 impl Seaweed {
@@ -105,44 +89,42 @@ impl Seaweed {
         let [master, master_grpc, volume, volume_grpc, filer, filer_grpc, https, port, s3_grpc] = self.ports;
         let Extras { open: _, tls, domain } = &self.extras;
         let log = std::fs::File::create(at("log")).expect("the server's log is made");
-        let mut command = Command::new("setpriv");
-        command
-            // The thread below starts it and lives as long: whatever ends this process ends the server.
-            .args(["--pdeathsig", "KILL"])
-            .arg(weed)
-            .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"])
-            .args(["-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=100"])
-            .args([format!("-dir={}", at("data")), format!("-s3.config={}", at("users.json"))])
-            .args([format!("-filer.localSocket={}", at("filer.sock")), format!("-s3.localSocket={}", at("s3.sock"))])
-            .args([format!("-master.port={master}"), format!("-master.port.grpc={master_grpc}")])
-            .args([format!("-volume.port={volume}"), format!("-volume.port.grpc={volume_grpc}")])
-            .args([format!("-filer.port={filer}"), format!("-filer.port.grpc={filer_grpc}")])
-            .args([format!("-s3.port={port}"), format!("-s3.port.grpc={s3_grpc}")])
-            .args(domain.iter().map(|domain| format!("-s3.domainName={domain}")))
-            .args(tls.iter().flat_map(|(certificate, key)| {
-                let [certificate, key] = [certificate, key].map(|path| path.display());
-                [
-                    format!("-s3.port.https={https}"),
-                    format!("-s3.cert.file={certificate}"),
-                    format!("-s3.key.file={key}"),
-                ]
-            }))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle of the log"))
-            .stderr(log)
-            .env("HOME", folder)
-            .current_dir(folder);
-        let (stop, stopped) = channel::<()>();
-        let (started, has_started) = channel();
-        let keeper = std::thread::spawn(move || {
-            let mut server = command.spawn().expect("setpriv (util-linux) starts the server");
-            started.send(()).expect("the test waits for this");
-            let _ = stopped.recv(); // an error says as well that nobody needs it any more
-            server.kill().expect("the server can be killed");
-            server.wait().expect("the server has ended");
-        });
-        has_started.recv().expect("the server's thread runs");
-        self.process = Some(Process { stop, keeper });
+        self.process = Some(Process::start(|command| {
+            command
+                .arg(weed)
+                .args([
+                    "server",
+                    "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1",
+                    "-s3",
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
+                ])
+                .args(["-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=100"])
+                .args([format!("-dir={}", at("data")), format!("-s3.config={}", at("users.json"))])
+                .args([
+                    format!("-filer.localSocket={}", at("filer.sock")),
+                    format!("-s3.localSocket={}", at("s3.sock")),
+                ])
+                .args([format!("-master.port={master}"), format!("-master.port.grpc={master_grpc}")])
+                .args([format!("-volume.port={volume}"), format!("-volume.port.grpc={volume_grpc}")])
+                .args([format!("-filer.port={filer}"), format!("-filer.port.grpc={filer_grpc}")])
+                .args([format!("-s3.port={port}"), format!("-s3.port.grpc={s3_grpc}")])
+                .args(domain.iter().map(|domain| format!("-s3.domainName={domain}")))
+                .args(tls.iter().flat_map(|(certificate, key)| {
+                    let [certificate, key] = [certificate, key].map(|path| path.display());
+                    [
+                        format!("-s3.port.https={https}"),
+                        format!("-s3.cert.file={certificate}"),
+                        format!("-s3.key.file={key}"),
+                    ]
+                }))
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("a second handle of the log"))
+                .stderr(log)
+                .env("HOME", folder)
+                .current_dir(folder);
+        }));
         let ready = self.wait_until_ready();
         if !ready {
             let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
@@ -153,9 +135,7 @@ impl Seaweed {
 
     /// Pulls the plug (SIGKILL). What was acknowledged is there when it is started again.
     pub fn kill(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.kill();
-        }
+        self.process = None;
     }
 
     /// Starts it again after [`Self::kill`], at the same address.
@@ -246,10 +226,4 @@ pub fn variables_for(port: u16) -> [(&'static str, String); 4] {
 
 fn endpoint(port: impl fmt::Display) -> String {
     format!("http://127.0.0.1:{port}")
-}
-
-/// Ports that were free a moment ago, all different.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("a bound socket has an address").port())
 }
