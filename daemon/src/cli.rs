@@ -121,7 +121,7 @@ pub struct S3Flags {
     /// Puts the bucket into the host name instead of the path
     #[arg(long, global = true, hide_short_help = true)]
     pub s3_virtual_host: bool,
-    /// Trusts the certificate authorities of this PEM file
+    /// Trusts the certificate authorities of this PEM file, also for az:// and gs://
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub s3_ca_file: Option<PathBuf>,
     /// Does not check the server's certificate: anybody in between can delete your backups

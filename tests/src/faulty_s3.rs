@@ -118,6 +118,8 @@ pub struct Chaos {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The server speaks the JSON dialect of Google Cloud Storage, and the client the XML one.
+    google: bool,
     conditions: Conditions,
     rules: Vec<Rule>,
     chaos: Option<Chaos>,
@@ -172,6 +174,8 @@ impl State {
 
 /// The header of a condition.
 const CONDITION: &str = "if-none-match";
+/// That of Google; a create sends the generation 0.
+const GENERATION: &str = "x-goog-if-generation-match";
 
 /// The proxy; dropped, it ends with all its connections.
 #[derive(Debug)]
@@ -227,6 +231,12 @@ impl FaultyS3 {
     /// What becomes of conditions from now on.
     pub fn conditions(&self, conditions: Conditions) {
         self.state.lock().conditions = conditions;
+    }
+
+    /// From now on PUTs go to the server as uploads of Google's JSON API: the stand-in for Google Cloud Storage knows no
+    /// others, and conditions only in them. `object_store` speaks the XML API.
+    pub fn translate_for_google(&self) {
+        self.state.lock().google = true;
     }
 
     /// Every request waits this long before it is passed on.
@@ -295,10 +305,11 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number:
     let mut words = first.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let body = request.content_length;
-    let (fault, latency, pace, releases, conditions) = {
+    let (fault, latency, pace, releases, conditions, google) = {
         let mut state = state.lock();
         *number = Some(state.seen.len());
-        (state.decide(method, path, body), state.latency, state.pace, state.releases, state.conditions)
+        let fault = state.decide(method, path, body);
+        (fault, state.latency, state.pace, state.releases, state.conditions, state.google)
     };
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
@@ -334,6 +345,7 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number:
     // So that the end of the answer is the end of the connection.
     let head = match conditions {
         Conditions::Ignored if without.len() < request.text.len() => without_header(&without, "authorization"),
+        _ if google && method == "PUT" => as_upload(&request.text),
         _ => request.text.clone(),
     };
     let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
@@ -366,8 +378,27 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number:
             client.flush().await?;
             if cut == Fault::StallReply { wait_for_end(&mut client).await } else { Ok(()) }
         }
+        _ if google && method == "PUT" => {
+            // The XML API answers with the tag of the object.
+            let Some(reply) = read_head(&mut upstream).await? else { return Ok(()) };
+            let head = reply.text.replacen("\r\n", "\r\nETag: \"1\"\r\n", 1);
+            client.write_all(head.as_bytes()).await?;
+            tokio::io::copy(&mut reply.rest.as_slice().chain(&mut upstream), &mut client).await.map(|_| ())
+        }
         _ => tokio::io::copy(&mut upstream, &mut client).await.map(|_| ()),
     }
+}
+
+/// The head of a PUT of `/bucket/name` as an upload of the JSON API of Google Cloud Storage.
+fn as_upload(head: &str) -> String {
+    let (first, rest) = head.split_once("\r\n").unwrap_or((head, ""));
+    let path = first.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
+    let (bucket, name) = path.split_once('/').unwrap_or((path, ""));
+    let condition = match without_header(head, GENERATION).len() < head.len() {
+        true => "&ifGenerationMatch=0",
+        false => "",
+    };
+    format!("POST /upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}{condition} HTTP/1.1\r\n{rest}")
 }
 
 /// The head of a message, and what came with it of the body.
@@ -475,6 +506,15 @@ mod tests {
         let head = "PUT /if-none-match:x HTTP/1.1\r\nHost: a\r\nIf-None-Match: *\r\nX: if-none-match\r\n\r\n";
         let without = "PUT /if-none-match:x HTTP/1.1\r\nHost: a\r\nX: if-none-match\r\n\r\n";
         assert_eq!(without_header(head, CONDITION), without);
+    }
+
+    #[test]
+    fn an_upload_keeps_its_condition() {
+        let put = "PUT /bucket/a/b HTTP/1.1\r\nHost: a\r\n\r\n";
+        let upload = "POST /upload/storage/v1/b/bucket/o?uploadType=media&name=a/b HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(as_upload(put), upload);
+        let head = as_upload("PUT /bucket/a HTTP/1.1\r\nX-Goog-If-Generation-Match: 0\r\n\r\n");
+        assert!(head.starts_with("POST /upload/storage/v1/b/bucket/o?uploadType=media&name=a&ifGenerationMatch=0 "));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Storage over real things: folders on real filesystems, a real S3 server, and that server behind a proxy that breaks
 //! requests. Needs root, /dev/fuse and `WHERRY_TEST_SEAWEED`, which `scripts/test` provides.
 
+#[path = "storage/clouds.rs"]
+mod clouds;
 #[path = "storage/faults.rs"]
 mod faults;
 #[path = "storage/filesystems.rs"]

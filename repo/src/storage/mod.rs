@@ -100,7 +100,7 @@ pub trait Storage: Send + Sync + Debug {
 /// Settings of [`open`].
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// How to reach S3.
+    /// How to reach S3; certificates are those of every provider.
     pub s3: S3Options,
     /// No other process writes to this storage, which may then lack create-if-absent. A repository's configuration says
     /// so; it can be read without.
@@ -112,11 +112,12 @@ pub struct Options {
     pub patience: Option<Duration>,
     /// Counts every request.
     pub counters: Arc<Counters>,
-    /// Where the `AWS_*` variables come from.
+    /// Where the variables of the providers' tools come from.
     pub env: Environment,
 }
 
-/// Opens the storage a user names: a path, `file:///path` or `s3://bucket/prefix`. Nothing is read or made yet.
+/// Opens the storage a user names: a path, `file:///path`, `s3://bucket/prefix`, `az://container/prefix` or
+/// `gs://bucket/prefix`. Nothing is read or made yet.
 pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
     let metered = |inner| Arc::new(Metered::new(inner, Arc::clone(&options.counters)));
     let local = |path: &str| -> Result<Arc<dyn Storage>> {
@@ -125,22 +126,23 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
         }
         Ok(metered(Arc::new(Local::new(path, options.single_writer))))
     };
+    type Open = fn(&str, &Options, retry::Policy) -> Result<Arc<dyn Storage>>;
+    let remote = |open: Open, place: &str| -> Result<Arc<dyn Storage>> {
+        let policy = retry::Policy::system(options.retries);
+        Ok(Arc::new(Retrying::with(metered(open(place, options, policy.clone())?), policy)))
+    };
     match url.split_once("://") {
         None => local(url),
         Some(("file", path)) if path.starts_with('/') => local(path),
-        Some(("s3", place)) => {
-            let policy = retry::Policy::system(options.retries);
-            let s3 = object::open_s3(place, options, policy.clone())?;
-            Ok(Arc::new(Retrying::with(metered(s3), policy)))
-        }
-        Some((scheme @ ("az" | "gs"), _)) => {
-            let message = format!("{scheme}:// comes with a later version; use a path or s3://bucket/prefix");
-            Err(Error::invalid(message))
-        }
+        Some(("s3", place)) => remote(object::open_s3, place),
+        Some(("az", place)) => remote(object::open_azure, place),
+        Some(("gs", place)) => remote(object::open_google, place),
         Some((scheme, place)) => {
             // It may hold a password.
             let shown = if place.contains('@') { scheme } else { url };
-            Err(Error::invalid(format!("{shown} is no storage; use a path or s3://bucket/prefix")))
+            Err(Error::invalid(format!(
+                "{shown} is no storage; use a path, s3://bucket/prefix, az://container/prefix or gs://bucket/prefix"
+            )))
         }
     }
 }

@@ -1,10 +1,16 @@
 //! The contract over object_store. What an answer means is decided here, whether to try again above
-//! (`Retrying`): object_store only encodes, signs and sends. Every object is one PUT, never a multipart upload, and
-//! carries its SHA-256, which the server checks.
+//! (`Retrying`): object_store only encodes, signs and sends. Every object is one PUT, never a multipart upload. On S3
+//! it carries its SHA-256, which the server checks; elsewhere TLS guards it on its way.
 
+mod azure;
+mod client;
 mod credentials;
+mod google;
 mod http;
+mod place;
+mod role;
 mod s3;
+mod service;
 
 use super::retry::Policy;
 use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict};
@@ -14,11 +20,15 @@ use http::{Broken, Refused};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use place::Place;
+use service::Service;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
+pub(super) use azure::open as open_azure;
+pub(super) use google::open as open_google;
 pub(super) use s3::open as open_s3;
 pub use s3::{Environment, S3Options};
 
@@ -28,9 +38,6 @@ const PIECE: usize = 256 << 10;
 const CREATE: &str = "create";
 const OVERWRITE: &str = "overwrite";
 const LIST: &str = "list";
-/// What to do without a bucket.
-const NO_BUCKET: &str = "; make the bucket first, or check its name and the endpoint";
-
 /// What is needed of object_store beyond its main trait.
 trait Backend: ObjectStore + PaginatedListStore {}
 impl<T: ObjectStore + PaginatedListStore> Backend for T {}
@@ -38,10 +45,8 @@ impl<T: ObjectStore + PaginatedListStore> Backend for T {}
 /// A [`Storage`] in a bucket. Its methods block the calling thread, which must not be one of an async runtime.
 #[derive(Debug)]
 struct Objects {
-    /// As the user names it.
-    location: String,
-    /// Before every key: empty, or text that ends with `/`.
-    prefix: String,
+    service: Service,
+    place: Place,
     store: Arc<dyn Backend>,
     /// Creates are "look, then write": for storages without create-if-absent.
     single_writer: bool,
@@ -59,6 +64,24 @@ impl Drop for Objects {
 }
 
 impl Objects {
+    fn new(
+        service: Service,
+        place: Place,
+        store: Arc<dyn Backend>,
+        single_writer: bool,
+        policy: Policy,
+    ) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("wherry-storage")
+            .enable_all()
+            .build()
+            .map_err(|e| {
+                Error::new(ErrorKind::Unavailable, "no threads for the network can be started").with_source(e)
+            })?;
+        Ok(Self { service, place, store, single_writer, policy, runtime: Some(runtime) })
+    }
+
     fn wait<T>(&self, request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
         match &self.runtime {
             Some(runtime) => runtime.block_on(request),
@@ -70,7 +93,7 @@ impl Objects {
     }
 
     fn path(&self, key: &Key) -> Result<Path> {
-        let text = format!("{}{key}", self.prefix);
+        let text = format!("{}{key}", self.place.prefix);
         Path::parse(&text).map_err(|e| Error::internal(format!("{text} is no object path")).with_source(e))
     }
 
@@ -92,7 +115,7 @@ impl Objects {
     }
 
     fn listed(&self, meta: &ObjectMeta) -> Option<Listed> {
-        let key = Key::new(meta.location.as_ref().strip_prefix(&self.prefix)?).ok()?;
+        let key = Key::new(meta.location.as_ref().strip_prefix(&self.place.prefix)?).ok()?;
         let modified = Timestamp(meta.last_modified.timestamp_nanos_opt().unwrap_or_default());
         Some(Listed { key, size: meta.size, modified })
     }
@@ -102,16 +125,17 @@ impl Objects {
     }
 
     fn failed_on(&self, doing: &str, name: &str, error: object_store::Error) -> Error {
-        let (kind, text) = match explain(&error) {
+        let no_bucket = self.service.no_bucket();
+        let (kind, text) = match explain(self.service, &error) {
             // Without a condition in the request: "others are at it, too".
             (ErrorKind::Conflict, text) if doing != CREATE => (ErrorKind::Unavailable, text),
             // No object was asked for: it is the bucket that is not there.
             (ErrorKind::NotFound, text) if matches!(doing, CREATE | OVERWRITE | LIST) => {
-                (ErrorKind::NoRepository, format!("{}{NO_BUCKET}", text.trim_end_matches(NO_BUCKET)))
+                (ErrorKind::NoRepository, format!("{}{no_bucket}", text.trim_end_matches(no_bucket)))
             }
             explained => explained,
         };
-        Error::new(kind, format!("can not {doing} {name} in {}: {text}", self.location)).with_source(error)
+        Error::new(kind, format!("can not {doing} {name} in {}: {text}", self.place.location)).with_source(error)
     }
 }
 
@@ -121,9 +145,9 @@ fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error +
 }
 
 /// What a failure means, and what to do about it.
-fn explain(error: &object_store::Error) -> (ErrorKind, String) {
+fn explain(service: Service, error: &object_store::Error) -> (ErrorKind, String) {
     if let Some(refused) = cause::<Refused>(error) {
-        let (kind, hint) = meaning(refused);
+        let (kind, hint) = service.meaning(refused);
         return (kind, format!("{refused}{hint}"));
     }
     if let Some(missing) = cause::<credentials::Missing>(error) {
@@ -132,59 +156,21 @@ fn explain(error: &object_store::Error) -> (ErrorKind, String) {
     match cause::<Broken>(error) {
         Some(broken) => {
             let text = broken.to_string();
-            match untrusted(&text) {
+            match service.untrusted(&text) {
                 Some(step) => (ErrorKind::Denied, format!("{text}; {step}")),
                 None => (ErrorKind::Unavailable, text),
             }
         }
+        // Azure's deletes are batches, whose parts have no answer of their own.
+        None if matches!(error, object_store::Error::NotFound { .. }) => (ErrorKind::NotFound, error.to_string()),
         // A nonsensical answer, which may pass as well as not.
         None => (ErrorKind::Unavailable, error.to_string()),
     }
 }
 
-/// What to do about the server's certificate; `None` where that is not what failed.
-fn untrusted(text: &str) -> Option<&'static str> {
-    let says = |word: &str| text.contains(word);
-    Some(match says("certificate") {
-        false => return None,
-        true if says("not valid for name") => "name a host that it is for: --s3-endpoint",
-        true if says("expired") || says("not valid yet") => "renew it, or set the clock of this machine",
-        true => "give the authority that signed it: --s3-ca-file",
-    })
-}
-
-fn meaning(refused: &Refused) -> (ErrorKind, &'static str) {
-    let Refused { status, code, message } = refused;
-    let says = |word: &str| code.contains(word) || message.contains(word);
-    match status {
-        507 => (ErrorKind::Full, "; make room there, or raise the limit"),
-        _ if says("Quota") || says("quota") || says("StorageFull") => {
-            (ErrorKind::Full, "; make room there, or raise the limit")
-        }
-        // Some servers make a bucket at the first write: until then it is empty.
-        404 if says("NoSuchBucket") => (ErrorKind::NotFound, NO_BUCKET),
-        404 => (ErrorKind::NotFound, ""),
-        304 | 409 | 412 => (ErrorKind::Conflict, ""),
-        416 => (ErrorKind::Corrupt, ""),
-        _ if says("RequestTimeTooSkewed") => (ErrorKind::Denied, "; set the clock of this machine"),
-        _ if says("ExpiredToken") || says("TokenRefreshRequired") => (ErrorKind::Denied, "; renew the session token"),
-        401 | 403 => {
-            (ErrorKind::Denied, "; check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and what they may do")
-        }
-        400 if says("RequestTimeout") || says("IncompleteBody") || says("BadDigest") || says("SHA256Mismatch") => {
-            (ErrorKind::Unavailable, "")
-        }
-        405 | 501 => (ErrorKind::Invalid, "; the storage lacks what is needed, see `wherry probe`"),
-        301 | 302 | 308 => (ErrorKind::Invalid, "; the bucket is elsewhere: check --s3-region and --s3-endpoint"),
-        307 | 408 | 425 | 429 | 500..=599 => (ErrorKind::Unavailable, ""),
-        _ if says("AuthorizationHeaderMalformed") => (ErrorKind::Invalid, "; check --s3-region"),
-        _ => (ErrorKind::Invalid, ""),
-    }
-}
-
 impl Storage for Objects {
     fn location(&self) -> String {
-        self.location.clone()
+        self.place.location.clone()
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {
@@ -212,8 +198,8 @@ impl Storage for Objects {
             // 416, or another range than the one asked for: is the object too short?
             Err(error) => {
                 check_range(key, &range, self.head(key)?.size)?;
-                let (_, text) = explain(&error);
-                let message = format!("can not read bytes {range:?} of {key} in {}: {text}", self.location);
+                let (_, text) = explain(self.service, &error);
+                let message = format!("can not read bytes {range:?} of {key} in {}: {text}", self.place.location);
                 Err(Error::new(ErrorKind::Unavailable, message).with_object(key).with_source(error))
             }
         }
@@ -223,6 +209,10 @@ impl Storage for Objects {
         let empty = |size| Tail { bytes: Bytes::new(), size };
         if len == 0 {
             return Ok(empty(self.head(key)?.size));
+        }
+        if !self.service.has_suffix_ranges() {
+            let size = self.head(key)?.size;
+            return Ok(Tail { bytes: self.get_range(key, size.saturating_sub(len)..size)?, size });
         }
         match self.fetch(key, Some(GetRange::Suffix(len))) {
             Ok((bytes, size)) if bytes.len() as u64 == len.min(size) => Ok(Tail { bytes, size }),
@@ -263,7 +253,7 @@ impl Storage for Objects {
 
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
         check_prefix(prefix)?;
-        let whole = format!("{}{prefix}", self.prefix);
+        let whole = format!("{}{prefix}", self.place.prefix);
         let whole = (!whole.is_empty()).then_some(whole.as_str());
         let mut token = None;
         loop {

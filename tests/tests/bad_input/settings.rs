@@ -66,11 +66,14 @@ fn sizes_times_and_shares_that_make_no_sense_are_2() {
 }
 
 #[test]
-fn places_that_are_no_repository_are_told_from_those_that_come_later() {
+fn places_that_are_no_repository_are_said_to_be_none() {
     let kept = Kept::new();
     for (place, code, words) in [
-        ("az://container/x", 2, &["az://", "later version", "s3://bucket/prefix"][..]),
-        ("gs://bucket/x", 2, &["gs://", "later version", "s3://bucket/prefix"]),
+        ("az://container/x", 12, &["az://container/x", "set AZURE_STORAGE_ACCOUNT_NAME"][..]),
+        ("az://", 2, &["names no container", "az://container/prefix"]),
+        ("az://key:hidden@container/x", 2, &["must not hold credentials", "AZURE_STORAGE_ACCOUNT_KEY"]),
+        ("gs:///x", 2, &["names no bucket", "gs://bucket/prefix"]),
+        ("gs://key:hidden@bucket/x", 2, &["must not hold credentials", "GOOGLE_APPLICATION_CREDENTIALS"]),
         ("ftp://host/x", 2, &["ftp://host/x", "s3://bucket/prefix"]),
         ("sftp://user:hidden@host/x", 2, &["is no storage", "s3://bucket/prefix"]),
         ("https://host/bucket", 2, &["https://host/bucket", "s3://bucket/prefix"]),

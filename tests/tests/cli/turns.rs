@@ -63,17 +63,6 @@ fn files(folder: &Path) -> usize {
     fs::read_dir(folder).map_or(0, |entries| entries.map(|entry| below(&entry.unwrap().path())).sum())
 }
 
-#[test]
-fn places_of_later_versions_are_refused() {
-    let home = Home::new();
-    for place in ["az://container/x", "gs://bucket/x"] {
-        for command in ["init", "probe", "snapshots"] {
-            let line = home.run(&[command, "--repo", place]).fails(2);
-            assert!(line.contains("later version") && line.contains("s3://"), "{line}");
-        }
-    }
-}
-
 /// Every command that writes, with arguments that would do.
 fn writers(place: &Place<'_>, id: &str) -> Vec<Vec<String>> {
     let words = |line: &str| line.split(' ').map(|w| w.replace("ID", id)).collect::<Vec<_>>();

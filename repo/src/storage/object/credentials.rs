@@ -2,6 +2,7 @@
 //! machine, in this order. Files are read again when they change, so that credentials that are renewed while a backup
 //! runs are used.
 
+use super::role::Role;
 use super::s3::Environment;
 use crate::{Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -11,13 +12,18 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 /// There are no credentials, or unusable ones.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Missing(String);
+
+impl Missing {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
 
 /// What a profile says besides its secrets.
 #[derive(Debug, Default)]
@@ -125,9 +131,7 @@ fn section_of(file: &Path, section: &str) -> Result<HashMap<String, String>, Mis
 pub(super) struct Credentials {
     profile: Profile,
     env: Environment,
-    role: AwsCredentialProvider,
-    /// The role has given credentials before, so it is there and a failure may pass.
-    role_known: AtomicBool,
+    role: Role<AwsCredential>,
     /// What the files said, and when they were changed.
     read: Mutex<Option<([Option<SystemTime>; 2], Option<Arc<AwsCredential>>)>>,
 }
@@ -140,7 +144,8 @@ impl std::fmt::Debug for Credentials {
 
 impl Credentials {
     pub(super) fn new(profile: Profile, env: Environment, role: AwsCredentialProvider) -> Self {
-        Self { profile, env, role, role_known: AtomicBool::new(false), read: Mutex::default() }
+        let advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile: --s3-profile";
+        Self { profile, env, role: Role::new(role, advice), read: Mutex::default() }
     }
 
     fn of_environment(&self) -> Result<Option<AwsCredential>, Missing> {
@@ -189,21 +194,7 @@ impl CredentialProvider for Credentials {
         if let Some(keys) = self.here().map_err(failed)? {
             return Ok(keys);
         }
-        match self.role.get_credential().await {
-            Ok(keys) => {
-                self.role_known.store(true, Ordering::Relaxed);
-                Ok(keys)
-            }
-            Err(error) if self.role_known.load(Ordering::Relaxed) => Err(error),
-            Err(error) => {
-                tracing::debug!(%error, "no credentials from the role of this machine");
-                Err(failed(Missing(
-                    "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile: \
-                     --s3-profile"
-                        .into(),
-                )))
-            }
-        }
+        self.role.get_credential().await
     }
 }
 

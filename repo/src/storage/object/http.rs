@@ -6,10 +6,8 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
-    HttpService,
+    HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
 };
 use std::fmt;
 use std::pin::Pin;
@@ -83,27 +81,18 @@ fn silent(patience: Duration) -> HttpError {
     HttpError::new(HttpErrorKind::Timeout, Broken::Silent(patience))
 }
 
-/// Makes [`Patient`] clients.
+/// A client that waits as long as something moves.
 #[derive(Clone, Debug)]
-pub(super) struct Connector {
+pub(super) struct Patient {
     pub(super) client: reqwest::Client,
     /// How long nothing may move.
     pub(super) patience: Duration,
 }
 
-impl HttpConnector for Connector {
-    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Patient(self.clone())))
-    }
-}
-
-#[derive(Debug)]
-struct Patient(Connector);
-
 #[async_trait]
 impl HttpService for Patient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let Connector { client, patience } = &self.0;
+        let Self { client, patience } = self;
         let sent = Arc::new(AtomicU64::new(0));
         let request = request.map(|body| reqwest::Body::wrap(Counted { body, sent: Arc::clone(&sent) }));
         let request = reqwest::Request::try_from(request).map_err(broken)?;
@@ -122,7 +111,7 @@ impl HttpService for Patient {
         };
         let (parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
         let patience = Box::pin(tokio::time::sleep(*patience));
-        let mut body = Timed { body, limit: self.0.patience, patience };
+        let mut body = Timed { body, limit: self.patience, patience };
         if parts.status.is_success() {
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
         }

@@ -2,7 +2,7 @@ use super::*;
 use crate::storage::{Environment, Options, open};
 
 fn refused(status: u16, code: &str) -> ErrorKind {
-    meaning(&Refused { status, code: code.into(), message: String::new() }).0
+    Service::S3.meaning(&Refused { status, code: code.into(), message: String::new() }).0
 }
 
 #[test]
@@ -34,6 +34,26 @@ fn each_answer_has_its_meaning() {
     }
 }
 
+#[test]
+fn not_every_conflict_of_azure_is_one_between_writers() {
+    let meaning = |status, code: &str| {
+        let refused = Refused { status, code: code.into(), message: String::new() };
+        Service::Azure.meaning(&refused)
+    };
+    assert_eq!(meaning(409, "BlobAlreadyExists").0, ErrorKind::Conflict);
+    assert_eq!(meaning(409, "ContainerBeingDeleted").0, ErrorKind::Unavailable);
+    assert_eq!(meaning(409, "BlobImmutableDueToPolicy").0, ErrorKind::Denied);
+    assert!(meaning(404, "ContainerNotFound").1.contains("container"));
+    assert!(meaning(403, "AuthenticationFailed").1.contains("AZURE_STORAGE_ACCOUNT_KEY"));
+}
+
+#[test]
+fn tokens_that_are_refused_are_credentials() {
+    let message = r#"{"error": "invalid_grant", "error_description": "expired"}"#.to_owned();
+    let (kind, hint) = Service::Google.meaning(&Refused { status: 400, code: String::new(), message });
+    assert!(kind == ErrorKind::Denied && hint.contains("GOOGLE_APPLICATION_CREDENTIALS"), "{hint}");
+}
+
 fn s3(url: &str, set: impl FnOnce(&mut S3Options)) -> Result<Arc<dyn Storage>> {
     let mut options = Options { env: Environment::of(&[("HOME", "/nonexistent")]), ..Options::default() };
     set(&mut options.s3);
@@ -45,14 +65,14 @@ fn places_are_checked_before_anything_is_sent() {
     let location = |url| s3(url, |_| {}).unwrap().location();
     assert_eq!(location("s3://bucket"), "s3://bucket");
     assert_eq!(location("s3://bucket/a/B_c"), "s3://bucket/a/B_c");
-    for url in ["s3://", "s3:///x", "s3://bu cket", "s3://bucket/a//b", "ftp://x", "file://relative"] {
+    for url in
+        ["s3://", "s3:///x", "s3://bu cket", "s3://bucket/a//b", "ftp://x", "file://relative", "az://", "gs:///x"]
+    {
         assert_eq!(s3(url, |_| {}).unwrap_err().kind(), ErrorKind::Invalid, "{url}");
     }
-    for url in ["az://container/x", "gs://bucket"] {
-        let error = s3(url, |_| {}).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid, "not a repository of a newer format");
-        assert!(error.to_string().contains("later version"), "{error}");
-    }
+    assert_eq!(location("gs://bucket/a"), "gs://bucket/a");
+    let error = s3("az://container/x", |_| {}).unwrap_err();
+    assert!(error.kind() == ErrorKind::Denied && error.to_string().contains("AZURE_STORAGE_ACCOUNT_NAME"), "{error}");
     for url in ["s3://key:hidden@bucket/x", "sftp://user:hidden@host"] {
         let error = s3(url, |_| {}).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
