@@ -228,9 +228,9 @@ fn images_that_grow_and_shrink_and_become_something_else_come_back() {
         Disk::new(129, 0, [0, 5, 128], 1),
         Disk::new(128, 0, [0, 5, 127], 1),
         Disk::new(20_000, 3, [0, 5, 127, 16_384, 20_000], 1),
-        Disk::new(20_000, 0, [], 1),
         // The parent's node below its top is the same as this top.
         Disk::new(128 * 128, 0, [0, 5, 127], 1),
+        Disk::new(20_000, 0, [], 1),
         Disk::new(1, 0, [0], 1),
     ];
     for (n, disk) in disks.iter().enumerate() {
