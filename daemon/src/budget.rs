@@ -5,6 +5,7 @@
 
 use crate::cli::Size;
 use crate::tree::backup::Shares;
+use wherry_repo::format::tree::MAX_PIECE;
 use wherry_repo::{Error, Result};
 
 const MIB: u64 = 1 << 20;
@@ -115,6 +116,8 @@ pub struct TreeBudget {
     pub uploads: usize,
     /// Nodes of the parent's tree (bytes).
     pub nodes: u64,
+    /// Nodes of the maps of the parent's disk images (bytes).
+    pub maps: u64,
     /// What the pipeline may use.
     pub shares: Shares,
 }
@@ -126,11 +129,11 @@ const TREE_WORKER: u64 = 13 * MIB / 2;
 const TREE_META: u64 = 12 * MIB;
 
 impl Budget {
-    /// Shares for the backup of a directory.
+    /// Shares for the backup of a directory into a repository with chunks of so many bytes.
     ///
     /// # Errors
     /// `Invalid` below 128 MiB.
-    pub fn of_tree(&self) -> Result<TreeBudget> {
+    pub fn of_tree(&self, chunk_size: u32) -> Result<TreeBudget> {
         let least = Size(128 * MIB);
         if self.ceiling < least.0 {
             let text = format!("--memory {} is too little for a directory: give at least {least}", Size(self.ceiling));
@@ -139,6 +142,8 @@ impl Budget {
         let large = self.ceiling >= 256 * MIB;
         let (pack_size, workers) = if large { (16 * MIB, self.workers.clamp(2, 4) * 2) } else { (8 * MIB, 2) };
         let workers = if self.ceiling >= 512 * MIB { workers } else { workers.min(4) };
+        // A chunk of a disk image may be longer than a piece: twice at most.
+        let workers = if chunk_size > MAX_PIECE { workers / 2 } else { workers };
         let shares = Shares {
             walkers: self.workers.clamp(2, 8),
             workers,
@@ -148,18 +153,22 @@ impl Budget {
             names: if large { 8 << 20 } else { 2 << 20 },
             links: if large { 13 << 20 } else { 4 << 20 },
         };
-        Ok(TreeBudget { pack_size, packs: 3, uploads: 2, nodes: if large { 24 * MIB } else { 8 * MIB }, shares })
+        // Two images that are read at once need twice what one does.
+        let (nodes, maps) = if large { (20 * MIB, 4 * MIB) } else { (6 * MIB, 2 * MIB) };
+        Ok(TreeBudget { pack_size, packs: 3, uploads: 2, nodes, maps, shares })
     }
 }
 
 impl TreeBudget {
-    /// The most that all shares hold at a time, `index` included; the walk's entries are 256 bytes each.
-    pub fn buffers(&self, index: u64) -> u64 {
+    /// The most that all shares hold at a time, `index` included; the walk's entries are 256 bytes each. `chunk_size` is
+    /// that of the repository.
+    pub fn buffers(&self, index: u64, chunk_size: u32) -> u64 {
         let shares = &self.shares;
         let windows = shares.windows as u64 * 4 * MIB;
         let walk = shares.names as u64 + 2 * shares.entries as u64 * 256;
-        let work = shares.small + windows + shares.links as u64 + shares.workers as u64 * TREE_WORKER;
-        self.packs as u64 * self.pack_size + TREE_META + self.nodes + work + walk + index
+        let worker = TREE_WORKER * u64::from(chunk_size.max(MAX_PIECE)) / u64::from(MAX_PIECE);
+        let work = shares.small + windows + shares.links as u64 + shares.workers as u64 * worker;
+        self.packs as u64 * self.pack_size + TREE_META + self.nodes + self.maps + work + walk + index
     }
 }
 
@@ -218,12 +227,15 @@ mod tests {
         for mib in [128, 200, 256, 300, 512, 1024, 65_536] {
             for cores in [1, 2, 64] {
                 let budget = Budget::new(mib * MIB, cores);
-                let tree = budget.of_tree().unwrap();
-                let sum = tree.buffers(budget.index) + BASE;
-                assert!(sum <= mib * MIB - mib * MIB / 16, "{mib} MiB, {cores} cores: {}", sum / MIB);
+                for chunk_size in [64 << 10, 256 << 10, 2 << 20, 4 << 20] {
+                    let tree = budget.of_tree(chunk_size).unwrap();
+                    let sum = tree.buffers(budget.index, chunk_size) + BASE;
+                    assert!(sum <= mib * MIB - mib * MIB / 16, "{mib} MiB, {cores} cores: {}", sum / MIB);
+                    assert!(tree.shares.workers >= 1 && tree.shares.windows >= 1);
+                }
             }
         }
-        assert_eq!(Budget::new(127 * MIB, 2).of_tree().unwrap_err().kind(), wherry_repo::ErrorKind::Invalid);
+        assert_eq!(Budget::new(127 * MIB, 2).of_tree(256 << 10).unwrap_err().kind(), wherry_repo::ErrorKind::Invalid);
     }
 
     #[test]

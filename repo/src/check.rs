@@ -3,8 +3,8 @@
 //! 1. Records: every clear object and every record opens and decodes.
 //! 2. Packs: each has an intact header, index and trailer.
 //! 3. Maps: every node opens, every slot is what the index of its pack says. What several snapshots share is looked at
-//!    once; one bit per chunk or node says that it was. Trees likewise; what is below each of their nodes adds up to
-//!    what led there, for which 64 bits a node are kept.
+//!    once; one bit per chunk or node says that it was. Trees likewise, and the maps of disk images in them; what is below
+//!    each node of a tree adds up to what led there, for which 64 bits a node are kept.
 //! 4. Data: on demand, the chunks of the packs that snapshots refer to are opened. Of a pack whose own index cannot be
 //!    used, every chunk that maps refer to is opened in any case: only so can it be said what is lost.
 //! 5. Hits: only when something is damaged, the maps are walked again to see whom it concerns.
@@ -120,8 +120,6 @@ impl Repository {
             moved_chunks: totals.moved_chunks,
             moved_nodes: totals.moved_nodes,
             trees: objects.snapshots.iter().filter(|s| s.record.tree.is_some()).count() as u64,
-            images: maps.images.files,
-            image_bytes: maps.images.bytes,
             damages: run.findings.into_damages(hits),
         })
     }

@@ -54,7 +54,8 @@ pub use repository::{
 pub use session::{ParentChoice, ReadSession};
 pub use storage::{Key, Storage};
 pub use tree::{
-    Cutter, Entries, FolderBuilder, Kept, ListBuilder, Missing, Part, PieceSet, Pieces, Span, TreeReader, TreeWriter,
+    Cutter, Entries, FolderBuilder, ImageWriter, Kept, ListBuilder, Missing, Part, PieceSet, Pieces, Span, TreeReader,
+    TreeWriter,
 };
 pub use turn::Turn;
 pub use writer::{CommitInfo, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};

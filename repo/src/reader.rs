@@ -1,6 +1,5 @@
 //! Reading a snapshot: by plan for a restore, by chunk for a mount. Nothing leaves this module that was not verified.
 
-use crate::crypto::MIN_CLASS;
 use crate::format::node::{FANOUT, Slot};
 use crate::format::tree::Placed;
 use crate::id::{Location, PackId, ShortId};
@@ -47,6 +46,11 @@ impl ChunkRef {
         self.slot.id
     }
 
+    /// Chunk `number` of a disk of `size` bytes in chunks of 2^`class` bytes.
+    pub(crate) fn of_map(size: u64, class: u8, number: u64, slot: Slot) -> Self {
+        Self { number, len: chunk_len(size, class, number), class, slot }
+    }
+
     /// A chunk of a tree, whose number says nothing.
     pub(crate) fn of_tree(chunk: &Placed) -> Self {
         let Placed { to, at } = *chunk;
@@ -80,6 +84,8 @@ pub struct ChunkReader {
     session: Option<Arc<ReadSession>>,
     /// What is read, for errors.
     name: String,
+    /// It is a tree: where a chunk is in the file it is of, whoever reads that file knows.
+    is_tree: bool,
 }
 
 /// The snapshot of a disk opened for reading; share it between threads.
@@ -98,7 +104,8 @@ impl SnapshotReader {
         let record = &snapshot.record;
         let tree =
             Tree::open(repository, record).map_err(|e| e.with_object(keys::snap(&snapshot.volume, &snapshot.id)))?;
-        let chunks = ChunkReader::new(repository, None, format!("{:?}, snapshot {}", record.name, snapshot.id));
+        let name = format!("{:?}, snapshot {}", record.name, snapshot.id);
+        let chunks = ChunkReader { repository: repository.clone(), session: None, name, is_tree: false };
         Ok(Self { chunks, tree: tree.looking_up(), size: record.size, class: record.class })
     }
 
@@ -141,7 +148,7 @@ impl SnapshotReader {
     }
 
     fn reference(&self, number: u64, slot: Slot) -> ChunkRef {
-        ChunkRef { number, len: chunk_len(self.size, self.class, number), class: self.class, slot }
+        ChunkRef::of_map(self.size, self.class, number, slot)
     }
 
     /// The chunk of this number; `None` when it is zero.
@@ -194,8 +201,9 @@ impl SnapshotReader {
 }
 
 impl ChunkReader {
-    pub(crate) fn new(repository: &Repository, session: Option<Arc<ReadSession>>, name: String) -> Self {
-        Self { repository: repository.clone(), session, name }
+    /// For a tree.
+    pub(crate) fn of_tree(repository: &Repository, session: Option<Arc<ReadSession>>, name: String) -> Self {
+        Self { repository: repository.clone(), session, name, is_tree: true }
     }
 
     pub(crate) fn repository(&self) -> &Repository {
@@ -362,13 +370,10 @@ impl ChunkReader {
         if let Some(found) = found {
             return Ok(found);
         }
-        let what = match chunk.class {
-            // Of a tree: whoever reads knows of which file.
-            ..MIN_CLASS => "a chunk".to_owned(),
-            class => {
-                let start = chunk.number << class;
-                format!("bytes {start} to {}", start + chunk.len as u64 - 1)
-            }
+        let start = chunk.number << chunk.class;
+        let what = match self.is_tree {
+            true => "a chunk".to_owned(),
+            false => format!("bytes {start} to {}", start + chunk.len as u64 - 1),
         };
         let text = format!(
             "{what} of {} cannot be read: {}, and no other pack has that; run `wherry check`, or take another snapshot",

@@ -1,7 +1,7 @@
 //! A repository: made, opened, its records read and written, its snapshots listed.
 
 use crate::elsewhere::Elsewhere;
-use crate::format::clear::{self, Config, FORMAT, Identity, KeySlot, SUITE};
+use crate::format::clear::{self, Config, FORMAT, Feature, Identity, KeySlot, SUITE};
 use crate::format::records::{self, Outcome, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SessionId, SnapshotId, VolumeId};
 use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
@@ -226,7 +226,7 @@ impl Repository {
 
     /// True when there may have been snapshots of trees when it was opened.
     pub fn has_trees(&self) -> bool {
-        self.inner.config.read.iter().any(|name| name == clear::TREE)
+        self.inner.config.read.iter().any(|name| name == clear::TREE.name)
     }
 
     /// True when only one process may work in it at a time.
@@ -342,15 +342,15 @@ impl Repository {
         Ok((keys::parse_config(&key).ok_or_else(gone)?, config))
     }
 
-    /// W2 of trees: says to all who open the repository from now on that it may hold some. Ok means that this is durable.
-    pub(crate) fn enable_trees(&self) -> Result<()> {
+    /// W2 of trees: says to all who open the repository from now on that it may have this. Ok means that this is durable.
+    pub(crate) fn enable(&self, feature: Feature) -> Result<()> {
         loop {
             let (n, mut config) = self.newest_config()?;
-            if config.read.iter().any(|name| name == clear::TREE) {
+            if config.read.iter().any(|name| name == feature.name) {
                 return Ok(());
             }
-            config.minor = config.minor.max(clear::TREE_MINOR);
-            config.read.push(clear::TREE.to_owned());
+            config.minor = config.minor.max(feature.minor);
+            config.read.push(feature.name.to_owned());
             match self.create_config(n.saturating_add(1), config) {
                 // Somebody else was first, whatever for.
                 Err(e) if e.kind() == ErrorKind::Conflict => {}

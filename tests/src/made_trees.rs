@@ -1,6 +1,6 @@
 //! Trees made up from a seed, with all that a tree may have, and put into a repository without a filesystem.
 
-use crate::small::{index, noise, options, splitmix};
+use crate::small::{UNIT, index, noise, options, splitmix};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use wherry_repo::format::tree::{
@@ -38,6 +38,8 @@ pub struct Node {
 pub enum Made {
     /// A regular file: data and holes (as zeros) in turns.
     File(Vec<Part>),
+    /// A regular file that is stored as a disk image: likewise, in whole chunks of the repository's size but at its end.
+    Image(Vec<Part>),
     /// A regular file of so many bytes that could not be read.
     Unreadable(u64),
     /// A directory, in the order of names.
@@ -196,6 +198,20 @@ impl Maker {
         }
     }
 
+    /// Of one level or two; the last part ends inside a chunk.
+    fn image(&mut self) -> Made {
+        let (count, first) = (2 + self.below(8), self.below(2));
+        let mut parts = Vec::new();
+        for n in 0..count {
+            let is_hole = (n + first).is_multiple_of(2);
+            // Far apart now and then, so that leaves lie between.
+            let chunks = if is_hole && self.below(3) == 0 { 100 + self.below(150) } else { 1 + self.below(3) };
+            let len = chunks * UNIT - if n + 1 == count { self.below(UNIT) } else { 0 };
+            parts.push(Part { is_hole, bytes: if is_hole { vec![0; len] } else { noise(self.state, len) } });
+        }
+        Made::Image(parts)
+    }
+
     fn folder(&mut self, depth: usize, left: &mut usize, boundary: bool) -> Node {
         let mut nodes: Vec<Node> = Vec::new();
         let want = match self.below(4) {
@@ -205,7 +221,7 @@ impl Maker {
         };
         while nodes.len() < want.max(usize::from(depth == 0) * 12) && *left > 0 {
             *left -= 1;
-            let node = match self.below(if want == 400 { 60 } else { 16 }) {
+            let node = match self.below(if want == 400 { 60 } else { 17 }) {
                 0..5 if depth < 8 => {
                     let boundary = self.below(6) == 0;
                     self.folder(depth + 1, left, boundary)
@@ -222,6 +238,10 @@ impl Maker {
                 }
                 7 => self.node(Made::Unknown),
                 8 | 9 => self.linked(),
+                16 => {
+                    let what = self.image();
+                    self.node(what)
+                }
                 _ => {
                     let what = self.file();
                     self.node(what)
@@ -322,6 +342,16 @@ fn entry(writer: &TreeWriter, scratch: &mut Scratch, groups: &mut Groups, node: 
                 }
             }
             What::File { size: list.size(), content: list.finish()? }
+        }
+        Made::Image(parts) => {
+            let bytes = bytes_of(parts);
+            let mut image = writer.image(bytes.len() as u64, None)?;
+            for (n, chunk) in bytes.chunks(image.chunk_size()).enumerate() {
+                if chunk.iter().any(|byte| *byte != 0) {
+                    image.put(scratch, n as u64, chunk)?;
+                }
+            }
+            What::File { size: bytes.len() as u64, content: image.finish()? }
         }
         Made::Unreadable(size) => {
             missing = Some(errno);

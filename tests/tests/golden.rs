@@ -101,18 +101,59 @@ fn make_tree() {
     trees::save(&repository, &trees::second());
 }
 
+/// As [`make`], for the feature `tree-map`.
+#[test]
+#[ignore = "makes a golden repository: for a new format or feature only"]
+fn make_tree_map() {
+    let place = PathBuf::from(std::env::var_os("WHERRY_MAKE_GOLDEN").expect("WHERRY_MAKE_GOLDEN names a new folder"));
+    let repository = init(Arc::new(Local::new(&place, false))).unwrap();
+    trees::save(&repository, &trees::images(false));
+    trees::save(&repository, &trees::images(true));
+}
+
+/// Reads the trees of a golden repository; that of `again` is the newest one's, or leads to nothing that is not there.
+fn trees_are_read_and_built_upon(name: &str, minor: u32, folders: &[trees::Folder], again: &trees::Folder) {
+    let temp = tempfile::tempdir().unwrap();
+    copy(&golden(name), temp.path());
+    let storage: Arc<dyn Storage> = Arc::new(Local::new(temp.path(), false));
+    let (_, config) = wherry_repo::newest_config(&*storage).unwrap().unwrap();
+    let features = &["tree", "tree-map"][..minor as usize];
+    assert!(config.minor == minor && config.read == features, "{config:?}");
+    let repository = Repository::open(components(storage.clone()), &password()).unwrap();
+    trees::read(&repository, folders);
+    let count = |prefix| keys_of(&*storage).iter().filter(|key| key.as_str().starts_with(prefix)).count();
+    let before = (count("meta/"), count("config/"));
+    let again = trees::save(&repository, again).record;
+    assert!(again.parent.is_some() && again.stats.new == 0, "{:?}", again.stats);
+    assert_eq!(before, (count("meta/"), count("config/")), "no node of the parent is written again");
+}
+
 #[test]
 fn trees_of_format_1_are_read_and_built_upon() {
+    trees_are_read_and_built_upon("v1-tree", 1, &[trees::first(), trees::second()], &trees::first());
+}
+
+#[test]
+fn disk_images_in_trees_of_format_1_are_read_and_built_upon() {
+    let both = [trees::images(false), trees::images(true)];
+    trees_are_read_and_built_upon("v1-tree-map", 2, &both, &both[1]);
+}
+
+/// A build that does not know the feature finds it in the place where it looks for those that it must not read without.
+#[test]
+fn a_build_that_knows_no_disk_images_in_trees_refuses() {
     let temp = tempfile::tempdir().unwrap();
-    copy(&golden("v1-tree"), temp.path());
+    copy(&golden("v1-tree-map"), temp.path());
     let storage: Arc<dyn Storage> = Arc::new(Local::new(temp.path(), false));
     let repository = Repository::open(components(storage.clone()), &password()).unwrap();
-    trees::read(&repository);
-    let before = keys_of(&*storage).iter().filter(|key| key.as_str().starts_with("meta/")).count();
-    let again = trees::save(&repository, &trees::first()).record;
-    assert!(again.parent.is_some() && again.stats.new == 0, "{:?}", again.stats);
-    let after = keys_of(&*storage).iter().filter(|key| key.as_str().starts_with("meta/")).count();
-    assert_eq!(before, after, "no node of the parent is written again");
+    // To this build `tree-maps` is what `tree-map` is to such a one.
+    let n = keys_of(&*storage).iter().filter(|key| key.as_str().starts_with("config/")).count() as u32;
+    let unknown = |config: &mut wherry_repo::format::clear::Config| {
+        config.read.iter_mut().filter(|name| *name == "tree-map").for_each(|name| name.push('s'));
+    };
+    repository.publish_config(n, unknown).unwrap();
+    let error = Repository::open(components(storage), &password()).unwrap_err();
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("\"tree-maps\""), "{error}");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "each suite uses its part")]
 #[path = "cli/harness.rs"]
 mod harness;
+#[path = "trees/images.rs"]
+mod images;
 #[path = "trees/killed.rs"]
 mod killed;
 #[path = "trees/memory.rs"]

@@ -9,8 +9,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use wherry::tree::compare::{Change, Compare};
+use wherry_repo::TreeReader;
 use wherry_tests::home::Home;
-use wherry_tests::small::noise;
+use wherry_tests::made_trees::{Made, Node, Part, backup_tree};
+use wherry_tests::small::{in_memory, noise};
 use wherry_tests::trees::{Kind, Listing, assert_same, change, grow, list, set_attribute, set_times};
 
 /// A backup that works, and its id.
@@ -108,6 +111,42 @@ fn what_is_hard_to_say_in_an_archive_is_there_again() {
     assert_same(&list(&home.path("part")), &list(&marked), "a part");
     unpack(&bytes(&home, &["dump".as_ref(), "latest".as_ref(), "/second".as_ref()], 0), &home.path("one"));
     assert_eq!(fs::read(home.path("one/second")).unwrap(), b"deep");
+}
+
+#[test]
+fn the_same_bytes_in_pieces_and_as_a_disk_image_are_no_difference() {
+    let (_, repository) = in_memory();
+    // Holes and data, in other parts than chunks, and an end inside one.
+    let part =
+        |n: u64, is_hole: bool, len: usize| Part { is_hole, bytes: if is_hole { vec![0; len] } else { noise(n, len) } };
+    let parts = vec![part(1, false, 100_000), part(2, true, 400_000), part(3, false, 70_001), part(4, true, 90_000)];
+    let mut other = parts.clone();
+    other[2].bytes[5] ^= 1;
+    let empty = vec![part(5, true, 660_001)];
+    let all = [
+        Made::File(parts.clone()),
+        Made::Image(parts),
+        Made::File(other.clone()),
+        Made::Image(other),
+        Made::File(empty),
+    ];
+    let readers = all.map(|what| {
+        let tree = Node::folder(b"", vec![Node::plain(b"disk", what)]);
+        TreeReader::open(&repository, &backup_tree(&repository, "tree", &tree).unwrap()).unwrap()
+    });
+    for (n, old) in readers.iter().enumerate() {
+        for (m, new) in readers.iter().enumerate() {
+            let mut told = Vec::new();
+            let compare = Compare::new([old, new], 1 << 20, 2);
+            let failed = compare.run(&mut |change, path, _| {
+                told.push((change, path.to_string()));
+                Ok(())
+            });
+            assert_eq!(failed.unwrap().count, 0);
+            let want = if n / 2 == m / 2 { vec![] } else { vec![(Change::Content, "/disk".to_owned())] };
+            assert_eq!(told, want, "{n} {m}");
+        }
+    }
 }
 
 /// What differs, from two listings: letter by path.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
-use wherry_repo::{CommitInfo, Error, ErrorKind, Snapshot, TreeInfo, TreeWriter, WriterOptions};
+use wherry_repo::{CommitInfo, DEFAULT_CHUNK_SIZE, Error, ErrorKind, Snapshot, TreeInfo, TreeWriter, WriterOptions};
 
 #[derive(Serialize)]
 struct Report {
@@ -67,12 +67,15 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
     let name = args.name.as_ref().map_or_else(|| default_name(path), |name| Ok(name.to_string()))?;
     let tree = &args.tree;
     let exclude = Exclude::new(&tree.exclude, tree.exclude_caches, &tree.exclude_if_present)?;
-    let budget = context.budget.of_tree()?;
+    // Too little memory is said at once.
+    context.budget.of_tree(DEFAULT_CHUNK_SIZE)?;
     // The source first: a wrong path should not cost a password.
     let root = Root::open(path, tree.all_filesystems)?;
     let (repository, _turn) =
         context.open_to_write_limited(&format!("backup of {name:?}"), args.limit_upload.map(|l| l.0))?;
+    let budget = context.budget.of_tree(repository.chunk_size())?;
     repository.limit_tree_nodes(budget.nodes);
+    repository.limit_nodes(budget.maps);
     let index = context.index(&repository)?;
     let options = WriterOptions {
         parent: choice(context, &repository, args.parent.as_ref())?,

@@ -35,8 +35,6 @@ struct View {
     moved: Moved,
     /// Snapshots that are trees of directories.
     trees: u64,
-    /// Disk images in them, which this version does not look at.
-    images: Images,
     damages: Vec<DamageView>,
     seconds: f64,
 }
@@ -58,12 +56,6 @@ struct Moved {
 #[derive(Serialize)]
 struct Unused {
     packs: u64,
-    bytes: u64,
-}
-
-#[derive(Serialize)]
-struct Images {
-    count: u64,
     bytes: u64,
 }
 
@@ -188,7 +180,6 @@ impl View {
             unused: Unused { packs: report.unused_packs, bytes: report.unused_bytes },
             moved: Moved { chunks: report.moved_chunks, nodes: report.moved_nodes },
             trees: report.trees,
-            images: Images { count: report.images, bytes: report.image_bytes },
             damages: report.damages.iter().map(DamageView::new).collect(),
             seconds,
         }
@@ -265,13 +256,6 @@ fn text(report: &CheckReport) -> String {
             NotReadReason::Sample => "not in this --sample",
         };
         lines.push(format!("not read  {} of chunks in {} packs: {why}", size(left.bytes), left.packs));
-    }
-    if report.images > 0 {
-        lines.push(format!(
-            "not read  {} disk images in trees ({}): this version does not look at them, use a newer wherry",
-            report.images,
-            size(report.image_bytes)
-        ));
     }
     if report.unused_packs > 0 {
         lines.push(format!(

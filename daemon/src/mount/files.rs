@@ -63,7 +63,7 @@ pub struct Files {
     shared: Arc<Shared>,
     recent: Mutex<VecDeque<Arc<Tree>>>,
     links: Links,
-    /// Bytes outside holes of files with long lists.
+    /// Bytes outside holes of files with long lists and of disk images.
     allocated: Mutex<HashMap<u64, u64>>,
     /// What was said to be damaged or missing.
     told: Mutex<BTreeSet<u64>>,
@@ -407,7 +407,7 @@ impl Files {
         match content {
             Content::Nothing if known.missing.is_none() => 0,
             Content::Pieces(pieces) => pieces.iter().map(data_of).fold(0, u64::saturating_add),
-            Content::List(_) => {
+            Content::List(_) | Content::Map { .. } => {
                 if let Some(known) = self.allocated.lock().get(&number) {
                     return *known;
                 }
@@ -423,8 +423,8 @@ impl Files {
                 counted.insert(number, data);
                 data
             }
-            // A disk image says nothing of holes here, and what is missing must not be taken for one.
-            Content::Nothing | Content::Shared { .. } | Content::Map { .. } => *size,
+            // What is missing must not be taken for a hole.
+            Content::Nothing | Content::Shared { .. } => *size,
         }
     }
 

@@ -12,6 +12,7 @@ use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use wherry_repo::format::tree::{Attributes, Content, Entry, Extended, Known, Set, What};
@@ -57,6 +58,8 @@ struct Place {
     skip: usize,
     len: usize,
     offset: u64,
+    /// Of a disk image, in which zeros and holes are one: zeros are left out.
+    sparse: bool,
 }
 
 /// Where the chunks of a batch belong.
@@ -166,7 +169,13 @@ impl TreeRestore<'_> {
             let (Some(handle), Some(bytes)) = (handle, bytes) else {
                 return Err(Error::internal("a chunk has no place in its file").into());
             };
-            handle.write_at(place.offset, bytes)?;
+            if place.sparse {
+                for part in data_of(bytes) {
+                    handle.write_at(place.offset + part.start as u64, &bytes[part])?;
+                }
+            } else {
+                handle.write_at(place.offset, bytes)?;
+            }
             drop(handle);
             self.progress.add(place.len as u64);
             place.file.part_done()?;
@@ -353,6 +362,7 @@ impl<'a, 'b> Walk<'a, 'b> {
     fn data(&mut self, name: &[u8], handle: FileHandle, size: u64, content: &Content) -> Result<()> {
         self.told.bytes += size;
         let path = self.path_of(name);
+        let sparse = matches!(content, Content::Map { .. });
         let file = Arc::new(Target { path, handle: Mutex::new(Some(Arc::new(handle))), left: AtomicUsize::new(1) });
         for span in self.restore.reader.pieces(size, content, 0)? {
             let span = span?;
@@ -361,7 +371,8 @@ impl<'a, 'b> Walk<'a, 'b> {
                 continue;
             };
             file.left.fetch_add(1, Ordering::AcqRel);
-            let place = Place { file: file.clone(), skip: skip as usize, len: span.len as usize, offset: span.offset };
+            let (file, skip, len) = (file.clone(), skip as usize, span.len as usize);
+            let place = Place { file, skip, len, offset: span.offset, sparse };
             let places = self.places.entry((chunk.id(), chunk.len)).or_default();
             if places.is_empty() {
                 self.chunks.push(chunk);
@@ -416,6 +427,22 @@ impl<'a, 'b> Walk<'a, 'b> {
             allocated: 0,
         })
     }
+}
+
+/// Zeros are left out in pieces of this many bytes, which filesystems allocate.
+const BLOCK: usize = 4096;
+
+/// The parts of a chunk that have data, in whole blocks but at its end.
+fn data_of(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    for (n, block) in bytes.chunks(BLOCK).enumerate().filter(|(_, block)| block.iter().any(|byte| *byte != 0)) {
+        let (start, end) = (n * BLOCK, n * BLOCK + block.len());
+        match parts.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => parts.push(start..end),
+        }
+    }
+    parts
 }
 
 fn item<'a>(known: &'a Known, inode: &'a Inode) -> Item<'a> {

@@ -5,9 +5,10 @@ use super::maps::{View, node_piece, open_nodes};
 use super::objects::Objects;
 use super::packs::Packs;
 use super::report::Lost;
-use super::{CheckStep, Hit, Piece, Run, data, paths};
+use super::{CheckStep, Hit, Piece, Run, data, paths, trees};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::id::PackId;
+use crate::map::Image;
 use crate::storage::{Key, keys};
 use crate::{ErrorKind, Result, Snapshot};
 use std::cell::{Cell, RefCell};
@@ -145,11 +146,33 @@ impl<'a> Search<'a> {
             return paths::find(self, snapshot, found);
         }
         let view = View::open(self.run, snapshot)?;
-        let level = view.tree.levels() - 1;
-        match view.tree.node(level, 0)? {
-            Some(top) => self.below(&view, level, 0, &top, found).map(drop),
+        match view.top()? {
+            Some(top) => self.below(&view, top.level, 0, &top, found).map(drop),
             None => Ok(()),
         }
+    }
+
+    /// How many bytes of a disk image in a tree cannot be read, by the object that is to blame.
+    pub(super) fn image(&self, image: &Image) -> Result<Vec<(Key, u64)>> {
+        let (at, top) = (&image.top.at, trees::piece(&image.top));
+        if self.packs.is_clean(&at.pack, at.ordinal) {
+            return Ok(Vec::new());
+        }
+        let view = View::of_image(self.run, image, &mut |_| {
+            if !self.is_bad(&top) {
+                self.run.findings.part(&keys::pack(&at.pack), at.ordinal, top.class);
+                self.more.borrow_mut().insert((at.pack, top.print()));
+            }
+        })?;
+        let Some(view) = view else { return Ok(vec![(keys::pack(&at.pack), image.size)]) };
+        let mut found = BTreeMap::new();
+        if let Some(top) = view.top()?
+            && self.below(&view, top.level, 0, &top, &mut found)?
+        {
+            return Ok(found.into_iter().map(|(key, lost)| (key, lost.ranges.bytes)).collect());
+        }
+        self.packs.set_clean(&at.pack, at.ordinal);
+        Ok(Vec::new())
     }
 
     pub(super) fn is_bad(&self, piece: &Piece) -> bool {
@@ -191,20 +214,12 @@ impl<'a> Search<'a> {
     }
 
     /// True when something below the node is damaged.
-    fn below(
-        &self,
-        view: &View<'_>,
-        level: u8,
-        number: u64,
-        node: &Node,
-        found: &mut BTreeMap<Key, Lost>,
-    ) -> Result<bool> {
+    fn below(&self, view: &View, level: u8, number: u64, node: &Node, found: &mut BTreeMap<Key, Lost>) -> Result<bool> {
         let child = |n: usize| (number << FANOUT_BITS) + n as u64;
         if level == 0 {
             let pieces = node.present().map(|(n, slot)| (n, slot, view.chunk(child(n), slot)));
             let bad: Vec<_> = pieces.filter(|(.., piece)| self.is_bad(piece)).collect();
-            let class = view.snapshot.record.class;
-            self.run.repository.elsewhere().expect(class, bad.iter().map(|(_, slot, _)| slot.id));
+            self.run.repository.elsewhere().expect(view.class, bad.iter().map(|(_, slot, _)| slot.id));
             let mut any = false;
             for (n, slot, piece) in bad {
                 if !self.is_elsewhere(&piece)? {

@@ -1,16 +1,17 @@
-//! Step 3: the maps of snapshots, every node and every slot.
+//! Step 3: the maps of snapshots, and of disk images in trees, every node and every slot.
 
 use super::packs::{Known, Packs, State};
 use super::{CheckStep, Piece, Run, trees};
 use crate::crypto::TAG;
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::id::{Location, PackId, ShortId};
-use crate::map::{Tree, chunk_count, chunk_len, span};
-use crate::storage::keys;
+use crate::map::{Image, Tree, chunk_count, chunk_len, span};
+use crate::storage::{Key, keys};
 use crate::{Error, ErrorKind, Result, Snapshot};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Chunks to be opened because the index of their pack cannot be used, by pack and [`Piece::print`].
@@ -27,15 +28,6 @@ pub(super) struct Maps {
     pub(super) bad: HashSet<(PackId, u64)>,
     /// Snapshots whose record does not fit its map or tree, by their place in the list.
     pub(super) unreadable: HashSet<usize>,
-    /// Disk images in trees, each name counted, and their bytes: they are not followed.
-    pub(super) images: Images,
-}
-
-/// See [`Maps::images`].
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Images {
-    pub(super) files: u64,
-    pub(super) bytes: u64,
 }
 
 pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, snapshots: &[Snapshot]) -> Result<Maps> {
@@ -61,8 +53,8 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, snapshots: &[Snapshot]) 
 pub(super) struct Walk<'a> {
     pub(super) run: &'a Run<'a>,
     pub(super) packs: &'a Packs<'a>,
-    /// Nodes at the end of a volume that were looked at for a volume of this size and class.
-    edges: Mutex<HashSet<(PackId, u32, u64, u8)>>,
+    /// Nodes at the end of a disk that were looked at for a disk of this size and class.
+    pub(super) edges: Mutex<HashSet<(PackId, u32, u64, u8)>>,
     suspected: AtomicUsize,
     pub(super) maps: Mutex<Maps>,
     /// Snapshots.
@@ -70,20 +62,49 @@ pub(super) struct Walk<'a> {
     total: u64,
 }
 
-/// The map of one snapshot and the shape of its volume.
-pub(super) struct View<'a> {
-    pub(super) snapshot: &'a Snapshot,
+/// The map of one disk, of a snapshot or in a tree, and the shape of that.
+pub(super) struct View {
     pub(super) tree: Tree,
+    /// Bytes.
+    size: u64,
+    pub(super) class: u8,
     chunks: u64,
     /// Chunk size in bytes.
     unit: u64,
+    /// What has its top node in it.
+    key: Key,
 }
 
-impl<'a> View<'a> {
-    pub(super) fn open(run: &Run<'_>, snapshot: &'a Snapshot) -> Result<Self> {
+impl View {
+    pub(super) fn open(run: &Run<'_>, snapshot: &Snapshot) -> Result<Self> {
         let unit = snapshot.volume_chunk_size()?;
         let tree = Tree::open(run.repository, &snapshot.record)?;
-        Ok(Self { snapshot, tree, chunks: chunk_count(snapshot.record.size, snapshot.record.class), unit })
+        let (size, class) = (snapshot.record.size, snapshot.record.class);
+        let key = keys::snap(&snapshot.volume, &snapshot.id);
+        Ok(Self { tree, size, class, chunks: chunk_count(size, class), unit, key })
+    }
+
+    /// That of a disk image in a tree, with its top node from where the entry says; `damaged` is told when it cannot be read
+    /// there. Then from wherever else it is.
+    pub(super) fn of_image(run: &Run<'_>, image: &Image, damaged: &mut dyn FnMut(&Error)) -> Result<Option<Self>> {
+        let opened = match Tree::of_image(run.repository, image, false) {
+            Err(e) if run.is_damage(&e) => {
+                damaged(&e);
+                Tree::of_image(run.repository, image, true)
+            }
+            opened => opened,
+        };
+        let tree = match opened {
+            Err(e) if run.is_damage(&e) => return Ok(None),
+            opened => opened?,
+        };
+        let (size, class, key) = (image.size, image.class, keys::pack(&image.top.at.pack));
+        Ok(Some(Self { tree, size, class, chunks: chunk_count(size, class), unit: 1 << class, key }))
+    }
+
+    /// Its top node; `None`: all is zero.
+    pub(super) fn top(&self) -> Result<Option<Arc<Node>>> {
+        self.tree.node(self.tree.levels() - 1, 0)
     }
 
     /// The chunks below a node.
@@ -93,7 +114,7 @@ impl<'a> View<'a> {
         start..start.saturating_add(span)
     }
 
-    /// Bytes of the volume below a node.
+    /// Bytes of the disk below a node.
     pub(super) fn bytes_below(&self, level: u8, number: u64) -> Range<u64> {
         let chunks = self.below(level, number);
         self.bytes(chunks.start)..self.bytes(chunks.end)
@@ -105,18 +126,18 @@ impl<'a> View<'a> {
     }
 
     fn bytes(&self, chunk: u64) -> u64 {
-        chunk.saturating_mul(self.unit).min(self.snapshot.record.size)
+        chunk.saturating_mul(self.unit).min(self.size)
     }
 
-    /// True when the end of the volume is below a node: then it is not the same for volumes of other sizes.
+    /// True when the end of the disk is below a node: then it is not the same for disks of other sizes.
     fn is_edge(&self, level: u8, number: u64) -> bool {
-        self.below(level, number).end > self.snapshot.record.size / self.unit
+        self.below(level, number).end > self.size / self.unit
     }
 
     /// What the slot of a chunk says.
     pub(super) fn chunk(&self, number: u64, slot: &Slot) -> Piece {
-        let class = self.snapshot.record.class;
-        Piece { id: slot.id, at: slot.at, class, plain: chunk_len(self.snapshot.record.size, class, number) as u32 }
+        let plain = chunk_len(self.size, self.class, number) as u32;
+        Piece { id: slot.id, at: slot.at, class: self.class, plain }
     }
 }
 
@@ -160,10 +181,15 @@ impl Walk<'_> {
             }
             Err(e) => return Err(e),
         };
+        self.map(&view)
+    }
+
+    /// Everything below the top of a map.
+    pub(super) fn map(&self, view: &View) -> Result<()> {
         let level = view.tree.levels() - 1;
-        match view.tree.node(level, 0)? {
-            Some(top) if level == 0 => self.leaves(&view, &[(0, &top)]),
-            Some(top) => self.inner(&view, level, 0, &top),
+        match view.top()? {
+            Some(top) if level == 0 => self.leaves(view, &[(0, &top)]),
+            Some(top) => self.inner(view, level, 0, &top),
             None => Ok(()),
         }
     }
@@ -175,7 +201,7 @@ impl Walk<'_> {
     }
 
     /// Everything below a node of level 1 or more.
-    fn inner(&self, view: &View<'_>, level: u8, number: u64, node: &Node) -> Result<()> {
+    fn inner(&self, view: &View, level: u8, number: u64, node: &Node) -> Result<()> {
         self.watch()?;
         let child = |n: usize| (number << FANOUT_BITS) + n as u64;
         let slots: Vec<(u64, Slot)> = node.present().map(|(n, slot)| (child(n), *slot)).collect();
@@ -189,7 +215,7 @@ impl Walk<'_> {
             }
             let piece = node_piece(&slot, level - 1);
             let first = self.packs.see(&piece);
-            let edge = || (slot.at.pack, slot.at.ordinal, view.snapshot.record.size, view.snapshot.record.class);
+            let edge = || (slot.at.pack, slot.at.ordinal, view.size, view.class);
             let new_edge = view.is_edge(level - 1, n) && self.edges.lock().insert(edge());
             let is_new = first || new_edge;
             match known.get(&slot.at.pack).filter(|pack| pack.state != State::Missing) {
@@ -228,12 +254,12 @@ impl Walk<'_> {
         nodes.iter().try_for_each(|(n, node)| self.inner(view, level - 1, *n, node))
     }
 
-    fn leaves(&self, view: &View<'_>, leaves: &[(u64, &Node)]) -> Result<()> {
+    fn leaves(&self, view: &View, leaves: &[(u64, &Node)]) -> Result<()> {
         let packs: BTreeSet<PackId> =
             leaves.iter().flat_map(|(_, leaf)| leaf.present()).map(|(_, s)| s.at.pack).collect();
         let known = self.packs.know(&packs)?;
         let slots = leaves.iter().flat_map(|(_, leaf)| leaf.present()).map(|(_, slot)| (slot.id, slot.at.pack));
-        self.expect(view.snapshot.record.class, slots, &known);
+        self.expect(view.class, slots, &known);
         for (leaf, node) in leaves {
             for (n, slot) in node.present() {
                 let number = (leaf << FANOUT_BITS) + n as u64;
@@ -284,9 +310,10 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn beyond(&self, view: &View<'_>) {
-        let key = keys::snap(&view.snapshot.volume, &view.snapshot.id);
-        self.run.findings.whole(&key, "its map goes on behind the end of the volume");
+    fn beyond(&self, view: &View) {
+        let what = if view.key.as_str().starts_with(keys::SNAP) { "its map" } else { "the map of a disk image in it" };
+        let end = if view.key.as_str().starts_with(keys::SNAP) { "volume" } else { "image" };
+        self.run.findings.whole(&view.key, format!("{what} goes on behind the end of the {end}"));
     }
 
     /// Authentic nodes and an authentic index say different things: one was written wrongly.

@@ -2,7 +2,7 @@
 
 use super::hits::Search;
 use super::report::Lost;
-use super::trees::{Step, Want, each_chunk, len, open, piece, step, sum_of, top};
+use super::trees::{Step, Want, each_chunk, image, len, open, piece, step, sum_of, top};
 use crate::format::tree::{Entry, PIECE, TreeNode};
 use crate::storage::{Key, keys};
 use crate::tree::{Node, TreeReader};
@@ -101,6 +101,12 @@ impl Finder<'_> {
                 }
                 Ok(())
             })?;
+            if let Some(image) = image(node, n) {
+                for (key, bytes) in search.image(&image)? {
+                    frame.any = true;
+                    found.entry(key).or_default().paths.entry(path, bytes);
+                }
+            }
             let Some(step) = step(node, n) else { continue };
             let (packs, at) = (search.packs, &step.at.at);
             if packs.is_clean(&at.pack, at.ordinal) && packs.sum(at).is_some_and(|sum| step.fits(sum)) {

@@ -37,10 +37,6 @@ pub struct CheckReport {
     pub moved_nodes: u64,
     /// Those of the snapshots that are trees of directories.
     pub trees: u64,
-    /// Disk images in trees, counted under each of their names: this version does not look at them.
-    pub images: u64,
-    /// Bytes of them.
-    pub image_bytes: u64,
     /// What is damaged, by key.
     pub damages: Vec<Damage>,
 }

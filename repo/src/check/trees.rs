@@ -3,16 +3,18 @@
 //!
 //! On the way down no node is held: a tree may be 4096 directories deep. What is needed again is mostly in the cache.
 
-use super::maps::{Walk, agrees};
-use super::packs::{Claim, State};
+use super::maps::{View, Walk, agrees};
+use super::packs::{Claim, Known as Pack, State};
 use super::{Piece, Run};
 use crate::format::tree::{
     Content, Entry, Extended, FOLDER, Known, ListNode, PIECE, Piece as Part, Placed, Totals, TreeNode, What,
 };
+use crate::id::PackId;
+use crate::map::Image;
 use crate::storage::keys;
 use crate::tree::{Node, TreeReader};
 use crate::{Error, ErrorKind, Result, Snapshot};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A node, and what that which leads to it says of it.
@@ -165,12 +167,9 @@ pub(super) fn each_chunk(node: &Node, n: usize, take: &mut dyn FnMut(&Placed, u6
     }
 }
 
-/// The size of the disk image that entry `n` is.
-fn image(node: &Node, n: usize) -> Option<u64> {
-    match known(node, n)?.what {
-        What::File { size, content: Content::Map { .. } } => Some(size),
-        _ => None,
-    }
+/// The disk image that entry `n` is.
+pub(super) fn image(node: &Node, n: usize) -> Option<Image> {
+    Image::of(known(node, n)?)
 }
 
 /// A node from where its hint says; `damaged` is told when it cannot be read there. Then from wherever else it is.
@@ -231,16 +230,19 @@ pub(super) fn examine(walk: &Walk<'_>, number: usize, snapshot: &Snapshot) -> Re
 
 impl Walk<'_> {
     fn open(&self, at: &Placed) -> Result<Option<Arc<Node>>> {
-        open(self.run, at, &mut |why| {
-            let key = keys::pack(&at.at.pack);
-            if why.kind() == ErrorKind::NotFound {
-                self.packs.lose(&at.at.pack);
-                self.run.findings.missing(&key);
-            } else {
-                self.run.findings.part(&key, at.at.ordinal, at.to.class);
-                self.maps.lock().bad.insert((at.at.pack, piece(at).print()));
-            }
-        })
+        open(self.run, at, &mut |why| self.damaged(at, why))
+    }
+
+    /// A node is not where its hint says.
+    fn damaged(&self, at: &Placed, why: &Error) {
+        let key = keys::pack(&at.at.pack);
+        if why.kind() == ErrorKind::NotFound {
+            self.packs.lose(&at.at.pack);
+            self.run.findings.missing(&key);
+        } else {
+            self.run.findings.part(&key, at.at.ordinal, at.to.class);
+            self.maps.lock().bad.insert((at.at.pack, piece(at).print()));
+        }
     }
 
     /// An authentic node is not what an authentic node that leads to it says: readers refuse it there.
@@ -264,17 +266,19 @@ impl Walk<'_> {
                 chunks.push(piece(chunk));
                 Ok(())
             })?;
-            if let Some(size) = image(node, n) {
-                let images = &mut self.maps.lock().images;
-                (images.files, images.bytes) = (images.files + 1, images.bytes.saturating_add(size));
-            }
         }
+        let images: Vec<Image> = (0..len(node)).filter_map(|n| image(node, n)).collect();
+        packs.extend(images.iter().map(|image| image.top.at.pack));
         packs.extend(chunks.iter().map(|chunk| chunk.at.pack));
         let known = self.packs.know(&packs)?;
         self.expect(PIECE, chunks.iter().map(|chunk| (chunk.id, chunk.at.pack)), &known);
         self.expect(FOLDER, steps.iter().map(|(_, step)| (step.at.to.id, step.at.at.pack)), &known);
+        self.expect(FOLDER, images.iter().map(|image| (image.top.to.id, image.top.at.pack)), &known);
         for chunk in chunks {
             self.chunk("tree", chunk, &known)?;
+        }
+        for image in images {
+            self.image(&image, &known)?;
         }
         let mut todo = Vec::new();
         for (n, step) in steps {
@@ -294,5 +298,22 @@ impl Walk<'_> {
         }
         todo.reverse();
         Ok(todo)
+    }
+
+    /// A disk image: its map, once for each place, size and chunk size.
+    fn image(&self, image: &Image, known: &HashMap<PackId, Pack>) -> Result<()> {
+        let (top, at) = (piece(&image.top), &image.top.at);
+        let first = self.packs.see(&top);
+        let is_new = self.edges.lock().insert((at.pack, at.ordinal, image.size, image.class));
+        match known.get(&at.pack).filter(|pack| pack.state != State::Missing) {
+            None => self.gone(&top, first)?,
+            Some(pack) if agrees(pack, &top) => {}
+            Some(_) => self.disagree("tree", at),
+        }
+        if !is_new {
+            return Ok(());
+        }
+        let view = View::of_image(self.run, image, &mut |why| self.damaged(&image.top, why))?;
+        view.map_or(Ok(()), |view| self.map(&view))
     }
 }

@@ -7,10 +7,22 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub const FORMAT: u32 = 1;
 /// The only suite of format 1.
 pub const SUITE: &str = "blake3+aes256gcm";
-/// The feature of a repository that may hold snapshots of trees; stands in `read`.
-pub const TREE: &str = "tree";
-/// The minor version that has it.
-pub const TREE_MINOR: u32 = 1;
+/// A feature that this build knows; its name stands in `read` of a repository that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// The name.
+    pub name: &'static str,
+    /// The minor version that came with it.
+    pub minor: u32,
+}
+
+/// There may be snapshots of trees.
+pub const TREE: Feature = Feature { name: "tree", minor: 1 };
+/// Files in them may be disk images stored as maps.
+pub const TREE_MAP: Feature = Feature { name: "tree-map", minor: 2 };
+
+/// All that this build knows.
+const KNOWN: [Feature; 2] = [TREE, TREE_MAP];
 
 /// What the clear objects have in common: a `crc` over the line in which it stands as zeros.
 pub trait Clear: Serialize + DeserializeOwned + Clone {
@@ -148,12 +160,13 @@ fn newer(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Fails for features without which this build must not read. It knows [`TREE`].
+/// Fails for features without which this build must not read. It knows [`TREE`] and [`TREE_MAP`].
 pub fn check_readable(config: &Config) -> Result<()> {
     if config.suite != SUITE {
         return Err(unknown(&config.suite, "open"));
     }
-    config.read.iter().find(|name| *name != TREE).map_or(Ok(()), |name| Err(unknown(name, "read")))
+    let is_known = |name: &String| KNOWN.iter().any(|feature| feature.name == name);
+    config.read.iter().find(|name| !is_known(name)).map_or(Ok(()), |name| Err(unknown(name, "read")))
 }
 
 /// Fails for features beside which this build must not write; reading it may do.

@@ -5,12 +5,16 @@
 use super::{Tree, above};
 use crate::crypto::MAX_LEVELS;
 use crate::format::node::{Node, Slot};
+use crate::id::PackId;
 use crate::{Error, Result};
 
 /// Where finished nodes go.
 pub(crate) trait NodeSink {
     /// Stores a node and says where.
     fn store(&self, node: &Node) -> Result<Slot>;
+
+    /// D1, W8: whether the pack was there when the session began.
+    fn is_listed(&self, pack: &PackId) -> bool;
 }
 
 /// Builds one map.
@@ -66,7 +70,9 @@ impl MapBuilder {
         }
         let same = match parent {
             Some(tree) if level + 1 < tree.levels() => match tree.node(level, number)? {
-                Some(theirs) if *theirs == node => tree.slot(level + 1, number)?,
+                Some(theirs) if *theirs == node => {
+                    tree.slot(level + 1, number)?.filter(|slot| sink.is_listed(&slot.at.pack))
+                }
                 _ => None,
             },
             _ => None,
@@ -91,7 +97,7 @@ impl MapBuilder {
 mod tests {
     use super::*;
     use crate::ErrorKind;
-    use crate::id::{Codec, Location, PackId, PackKind, SessionId, ShortId};
+    use crate::id::{Codec, Location, PackKind, SessionId, ShortId};
 
     /// Takes nodes and stores none.
     struct Nowhere;
@@ -99,6 +105,10 @@ mod tests {
     impl NodeSink for Nowhere {
         fn store(&self, node: &Node) -> Result<Slot> {
             Ok(slot(node.level))
+        }
+
+        fn is_listed(&self, _pack: &PackId) -> bool {
+            true
         }
     }
 

@@ -1,4 +1,5 @@
-//! The map of a snapshot: a fixed-radix Merkle tree over its chunks. See `docs/format.md`, section "Map".
+//! Maps, of the disk of a snapshot or of a disk image in a tree: a fixed-radix Merkle tree over its chunks. See
+//! `docs/format.md`, section "Map".
 
 mod builder;
 mod cache;
@@ -9,6 +10,43 @@ pub(crate) use cache::NodeCache;
 pub(crate) use tree::Tree;
 
 use crate::format::node::{FANOUT, FANOUT_BITS};
+use crate::format::tree::{Content, Known, Placed, What};
+
+/// A disk image, as the entry of a tree says it: what leads to its map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// Bytes of the file.
+    pub(crate) size: u64,
+    /// log2 of the chunk size.
+    pub(crate) class: u8,
+    /// Levels of the map.
+    pub(crate) levels: u8,
+    /// Its top node.
+    pub(crate) top: Placed,
+}
+
+impl Image {
+    /// That of a file with this content; `None`: it is stored in another way.
+    pub(crate) fn new(size: u64, content: &Content) -> Option<Self> {
+        match *content {
+            Content::Map { class, levels, top } => Some(Self { size, class, levels, top }),
+            _ => None,
+        }
+    }
+
+    /// Likewise, of an entry.
+    pub(crate) fn of(known: &Known) -> Option<Self> {
+        match &known.what {
+            What::File { size, content } => Self::new(*size, content),
+            _ => None,
+        }
+    }
+
+    /// The content of the file.
+    pub(crate) fn content(&self) -> Content {
+        Content::Map { class: self.class, levels: self.levels, top: self.top }
+    }
+}
 
 /// Chunks of a volume of `size` bytes in chunks of 2^`class` bytes.
 pub(crate) fn chunk_count(size: u64, class: u8) -> u64 {

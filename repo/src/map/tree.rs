@@ -1,6 +1,6 @@
 //! Reading a map: nodes on demand, verified, a bounded number of them kept for the whole repository.
 
-use super::{above, chunk_count, levels, span};
+use super::{Image, above, chunk_count, levels, span};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::format::records::SnapshotRecord;
 use crate::id::PackId;
@@ -17,7 +17,7 @@ const MOST: u64 = 4 << 20;
 /// Nodes that one request brings: the pack, first byte and end of the range, numbers and slots.
 type Group = (PackId, u64, u64, Vec<(u64, Slot)>);
 
-/// The map of one snapshot.
+/// The map of one disk.
 #[derive(Debug)]
 pub(crate) struct Tree {
     repository: Repository,
@@ -61,6 +61,22 @@ impl Tree {
         })
     }
 
+    /// That of a disk image in a tree, whose top node is read. Where `by_id`, nodes are found as with
+    /// [`looking_up`](Self::looking_up).
+    pub(crate) fn of_image(repository: &Repository, image: &Image, by_id: bool) -> Result<Self> {
+        let Image { size, class, levels: high, top } = *image;
+        if !(crate::crypto::MIN_CLASS..=crate::crypto::MAX_CLASS).contains(&class)
+            || high != levels(chunk_count(size, class))
+        {
+            return Err(Error::corrupt("a file is damaged: its size, chunk size and map do not fit each other"));
+        }
+        let number = repository.nodes().new_map();
+        let tree = Self { repository: repository.clone(), top: None, levels: high, class, by_id, number };
+        let slot = Slot { id: top.to.id, at: top.at };
+        let top = tree.fetch(&[(0, slot)], high - 1)?.pop().map(|(_, node)| node).ok_or_else(lost)?;
+        Ok(Self { top: Some(Arc::new(top)), ..tree })
+    }
+
     /// V3: a node that is not where its slot says is looked up by id. For readers: a writer must not take over a slot
     /// whose pack is gone (W8).
     pub(crate) fn looking_up(self) -> Self {
@@ -97,31 +113,35 @@ impl Tree {
         self.slot(0, number)
     }
 
-    /// The first leaf that is present from leaf number `from` on.
+    /// The first leaf that is present from leaf number `from` on. Those next to it come with it.
     pub(crate) fn next_leaf(&self, from: u64) -> Result<Option<(u64, Arc<Node>)>> {
+        let Some(leaf) = self.leaf_from(from)? else { return Ok(None) };
+        self.load_below(leaf >> FANOUT_BITS, leaf)?;
+        Ok(self.node(0, leaf)?.map(|node| (leaf, node)))
+    }
+
+    /// Number of the first leaf that is present from leaf number `from` on, by what the nodes above say. It is not read.
+    pub(crate) fn leaf_from(&self, from: u64) -> Result<Option<u64>> {
         match &self.top {
-            Some(top) if self.levels == 1 => Ok((from == 0).then(|| (0, top.clone()))),
-            Some(top) => self.first_leaf(self.levels - 1, 0, &top.clone(), from),
+            Some(_) if self.levels == 1 => Ok((from == 0).then_some(0)),
+            Some(top) => self.first_leaf(self.levels - 1, 0, top, from),
             None => Ok(None),
         }
     }
 
     /// Likewise, below the node (`level`, `number`), level at least 1.
-    fn first_leaf(&self, level: u8, number: u64, node: &Node, from: u64) -> Result<Option<(u64, Arc<Node>)>> {
+    fn first_leaf(&self, level: u8, number: u64, node: &Node, from: u64) -> Result<Option<u64>> {
         // Leaves below one child.
         let below = span(level - 1);
-        if level == 1 {
-            self.load_below(number, from)?;
-        }
         for (n, _) in node.present() {
             let child = (number << FANOUT_BITS) + n as u64;
             if child.saturating_mul(below).saturating_add(below) <= from {
                 continue;
             }
-            let Some(node) = self.node(level - 1, child)? else { continue };
             if level == 1 {
-                return Ok(Some((child, node)));
+                return Ok(Some(child));
             }
+            let Some(node) = self.node(level - 1, child)? else { continue };
             if let Some(found) = self.first_leaf(level - 1, child, &node, from)? {
                 return Ok(Some(found));
             }

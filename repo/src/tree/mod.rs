@@ -4,6 +4,8 @@
 mod cache;
 mod cut;
 mod folder;
+mod image;
+mod image_writer;
 mod list;
 mod missing;
 mod reader;
@@ -15,6 +17,7 @@ mod writer;
 pub(crate) use cache::TreeCache;
 pub use cut::Cutter;
 pub use folder::FolderBuilder;
+pub use image_writer::ImageWriter;
 pub use list::ListBuilder;
 pub use missing::Missing;
 pub use reader::{Entries, Part, Pieces, Span, TreeReader};

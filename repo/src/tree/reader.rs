@@ -1,13 +1,15 @@
 //! Reading a tree: by name, by number, in order; and the content of files by offset. Nothing leaves that does not add up to
 //! what led to it.
 
+use super::image::{Images, Parts};
 use super::{Missing, Node};
 use crate::format::tree::{
     Below, Content, Entry, FOLDER, Known, ListNode, Piece, Placed, Totals, TreeNode, What, body,
 };
+use crate::map::{Image, Tree};
 use crate::reader::ChunkReader;
 use crate::storage::keys;
-use crate::{ChunkRef, Error, ErrorKind, ReadSession, Repository, Result, Snapshot, TreeInfo};
+use crate::{ChunkRef, Error, ReadSession, Repository, Result, Snapshot, TreeInfo};
 use std::sync::Arc;
 
 /// The tree of a snapshot; share it between threads. An error of kind `Corrupt` says that a part of it is lost; the rest can
@@ -19,6 +21,7 @@ pub struct TreeReader {
     info: TreeInfo,
     /// Nodes that are not where their hints say are looked up by id.
     by_id: bool,
+    images: Images,
 }
 
 /// A part of a file: see [`TreeReader::pieces`].
@@ -84,7 +87,8 @@ impl TreeReader {
             return Err(named(Error::corrupt("the snapshot's record is damaged: what is missing does not add up")));
         }
         let name = format!("{:?}, snapshot {}", record.name, snapshot.id);
-        Ok(Self { chunks: ChunkReader::new(repository, session, name), root, info, by_id })
+        let chunks = ChunkReader::of_tree(repository, session, name);
+        Ok(Self { chunks, root, info, by_id, images: Images::default() })
     }
 
     /// The root directory; its name is empty.
@@ -112,6 +116,21 @@ impl TreeReader {
         self.chunks.admit()?;
         let repository = self.chunks.repository();
         repository.tree_nodes().load(repository, at, self.by_id).map_err(|e| e.context(self.chunks.name()))
+    }
+
+    /// The map of a disk image.
+    pub(crate) fn image(&self, image: &Image) -> Result<Arc<Tree>> {
+        self.chunks.admit()?;
+        self.of_map(self.images.open(self.chunks.repository(), image, self.by_id))
+    }
+
+    /// What was read of a map, and in an error of it what that was.
+    fn of_map<T>(&self, read: Result<T>) -> Result<T> {
+        // What is there may have been in memory, which says nothing of the storage.
+        if read.is_err() {
+            self.chunks.repository().reached(&read);
+        }
+        read.map_err(|e| e.context(self.chunks.name()))
     }
 
     /// A node of a directory that adds up to what led to it.
@@ -244,9 +263,14 @@ impl TreeReader {
 
     /// The parts of a file of `size` bytes in order, from the one on that holds byte `from`.
     pub fn pieces(&self, size: u64, content: &Content, from: u64) -> Result<Pieces<'_>> {
-        let mut pieces = Pieces { reader: self, path: Vec::new(), own: Vec::new(), next: 0, offset: 0, size };
+        let mut pieces =
+            Pieces { reader: self, image: None, path: Vec::new(), own: Vec::new(), next: 0, offset: 0, size };
         if from >= size {
             pieces.offset = size;
+            return Ok(pieces);
+        }
+        if let Some(image) = Image::new(size, content) {
+            pieces.image = Some(Parts::new(self.image(&image)?, image, from));
             return Ok(pieces);
         }
         match content {
@@ -267,10 +291,7 @@ impl TreeReader {
                 }
             }
             Content::List(top) => self.seek(&mut pieces, *top, from)?,
-            Content::Map { .. } => {
-                let text = "a disk image inside a tree is read by a later version: use a newer wherry";
-                return Err(Error::new(ErrorKind::Unsupported, text));
-            }
+            Content::Map { .. } => {}
         }
         Ok(pieces)
     }
@@ -376,10 +397,12 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// Parts of a file in order. After an error it ends.
+/// Parts of a file in order. Two holes may follow each other. After an error it ends.
 #[derive(Debug)]
 pub struct Pieces<'a> {
     reader: &'a TreeReader,
+    /// Of a disk image: all that there is.
+    image: Option<Parts>,
     /// Nodes of a list from the top, and what of each is next.
     path: Vec<(Arc<Node>, usize)>,
     /// Pieces that stand in the entry, and the first byte of each in its chunk.
@@ -409,6 +432,13 @@ impl Iterator for Pieces<'_> {
     type Item = Result<Span>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(image) = &mut self.image {
+            let span = self.reader.chunks.admit().map_or_else(|e| Some(Err(e)), |()| image.next());
+            if matches!(span, Some(Err(_)) | None) {
+                (self.image, self.offset) = (None, self.size);
+            }
+            return span.map(|span| self.reader.of_map(span));
+        }
         if self.offset >= self.size {
             return None;
         }

@@ -2,13 +2,16 @@
 //! comes out. As for volumes nothing is acknowledged before the storage has acknowledged all that the snapshot leads to.
 
 use super::reader::whole;
-use super::{Cutter, FolderBuilder, Ground, ListBuilder, Node, TreeReader};
+use super::{Cutter, FolderBuilder, Ground, ImageWriter, ListBuilder, Node, TreeReader};
+use crate::format::clear;
 use crate::format::tree::{
     self, ATTRIBUTES, Below, Content, Entry, Extended, FOLDER, Known, ListNode, MAX_HERE, MAX_NODE, MAX_PIECE, Piece,
     Placed, Ref, Set, TreeNode, What,
 };
 use crate::id::{PackId, SessionId, ShortId};
 use crate::index::ChunkIndex;
+use crate::map::Image;
+use crate::repository::class_of;
 use crate::session::Session;
 use crate::writer::{Content as Committed, Store};
 use crate::{CommitInfo, Error, ErrorKind, Pulse, Put, Repository, Result, Scratch, Snapshot, TreeInfo, WriterOptions};
@@ -25,11 +28,15 @@ const GROUP_MARK: u8 = 8;
 /// The tree of one directory being written. Drop it without [`commit`](Self::commit) and there is no snapshot.
 #[derive(Debug)]
 pub struct TreeWriter {
-    store: Store,
+    pub(super) store: Store,
     parent: Option<TreeReader>,
     cutter: Cutter,
     /// For nodes.
     scratch: Mutex<Scratch>,
+    /// The longest chunk that is put (bytes).
+    largest: usize,
+    /// The repository says that trees may have disk images.
+    images: Mutex<bool>,
     told_damaged: AtomicBool,
 }
 
@@ -53,7 +60,7 @@ impl TreeWriter {
     /// Opens a session, after the repository says to all who open it that it may hold trees (W2). `index` is brought up to
     /// date with what adopted sessions stored. [`WriterOptions::chunk_size`] does not matter here.
     pub fn start(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions) -> Result<Self> {
-        repository.enable_trees()?;
+        repository.enable(clear::TREE)?;
         let (session, left) = Session::start(repository, &options.name, &options.parent)?;
         let parent = match &session.parent {
             Some(parent) if parent.record.tree.is_none() => {
@@ -70,10 +77,12 @@ impl TreeWriter {
             },
             None => None,
         };
-        let store = Store::new(session, &left, index, options, MAX_PIECE as usize)?;
+        let largest = MAX_PIECE.max(repository.chunk_size()) as usize;
+        let store = Store::new(session, &left, index, options, largest)?;
         let scratch = Mutex::new(store.scratch(MAX_NODE as usize)?);
         let cutter = Cutter::new(*repository.keys().ids.gear());
-        Ok(Self { store, parent, cutter, scratch, told_damaged: AtomicBool::new(false) })
+        let (images, told_damaged) = (Mutex::new(false), AtomicBool::new(false));
+        Ok(Self { store, parent, cutter, scratch, largest, images, told_damaged })
     }
 
     /// Id of the session, and of the snapshot if it commits.
@@ -104,6 +113,11 @@ impl TreeWriter {
     /// Buffers for one worker thread that puts chunks of at most `largest` bytes.
     pub fn scratch(&self, largest: usize) -> Result<Scratch> {
         self.store.scratch(largest)
+    }
+
+    /// The longest chunk that is put (bytes): a piece of a file, or a chunk of a disk image.
+    pub fn largest(&self) -> usize {
+        self.largest
     }
 
     /// Gives signs of life of this run; somebody has to do that about once a minute, until it has committed.
@@ -187,7 +201,7 @@ impl TreeWriter {
     }
 
     /// What of the parent's tree was read; `None` when it is damaged.
-    fn or_none<T>(&self, read: Result<T>) -> Result<Option<T>> {
+    pub(super) fn or_none<T>(&self, read: Result<T>) -> Result<Option<T>> {
         match read {
             Ok(read) => Ok(Some(read)),
             Err(e) if self.store.repository.is_damage(&e) => {
@@ -247,8 +261,10 @@ impl TreeWriter {
                 pieces.iter().map(|piece| self.piece(piece)).collect::<Option<_>>().map(Content::Pieces)
             }
             Content::List(top) => self.keep_list(*size, *top)?,
-            // Disk images come later.
-            Content::Map { .. } => None,
+            Content::Map { .. } => match Image::of(theirs) {
+                Some(image) => self.keep_image(&image)?,
+                None => None,
+            },
         };
         if kept.is_some() {
             self.store.counts.note(Put::Unchanged, *size);
@@ -333,6 +349,26 @@ impl TreeWriter {
     /// Builds the content of a file; `parent` is what the parent's tree has of the same one.
     pub fn list(&self, parent: Option<&Content>) -> ListBuilder<'_> {
         ListBuilder::new(self, parent.filter(|_| self.parent.is_some()))
+    }
+
+    /// Writes a disk image of `size` bytes, in chunks of the size that the parent has for the same file, else of the
+    /// repository's; `parent` is what the parent's tree has of that file.
+    pub fn image(&self, size: u64, parent: Option<&Known>) -> Result<ImageWriter<'_>> {
+        let theirs = parent.filter(|_| self.parent.is_some()).and_then(Image::of);
+        // There may be no room for longer ones than those of the repository.
+        let theirs = theirs.filter(|theirs| 1_usize << theirs.class <= self.largest);
+        let class = theirs.map_or_else(|| class_of(self.store.repository.chunk_size()), |theirs| Ok(theirs.class))?;
+        ImageWriter::new(self, size, class, theirs)
+    }
+
+    /// W2: says to all who open the repository from now on that trees in it may have disk images. Once a run.
+    pub(super) fn enable_images(&self) -> Result<()> {
+        let mut enabled = self.images.lock();
+        if !*enabled {
+            self.store.repository.enable(clear::TREE_MAP).inspect_err(|e| self.store.fail(e))?;
+            *enabled = true;
+        }
+        Ok(())
     }
 
     /// Commits: Ok means the snapshot is durable and will restore. `Conflict` means the run was ended by somebody else.

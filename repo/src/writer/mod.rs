@@ -1,30 +1,28 @@
 //! Writing a snapshot: chunks go in from any number of threads, a committed snapshot comes out. Nothing is acknowledged
 //! before the storage has acknowledged everything the snapshot leads to.
 
+mod map;
 mod pulse;
 mod shape;
 mod store;
 mod uploads;
 
+pub(crate) use map::{MapWriter, Written};
 pub use pulse::Pulse;
 pub use store::Scratch;
 pub(crate) use store::{Content, Store};
 
 use crate::codec::Compression;
-use crate::format::node::{FANOUT_BITS, Node, Slot};
+use crate::format::node::Node;
 use crate::id::SessionId;
 use crate::index::ChunkIndex;
-use crate::map::{MapBuilder, Tree, chunk_count, levels};
+use crate::map::Tree;
 use crate::repository::{Snapshot, class_of};
 use crate::session::{ParentChoice, Session};
-use crate::storage::keys;
-use crate::{Error, ErrorKind, Repository, Result};
-use parking_lot::Mutex;
-use shape::Shape;
+use crate::{ErrorKind, Repository, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How a snapshot is written.
 #[derive(Clone, Debug)]
@@ -98,21 +96,7 @@ pub enum Put {
 #[derive(Debug)]
 pub struct SnapshotWriter {
     store: Store,
-    class: u8,
-    parent: Option<Tree>,
-    parent_broken: AtomicBool,
-    parent_loaded: AtomicU64,
-    map: Mutex<MapState>,
-    shape: Shape,
-}
-
-#[derive(Debug)]
-struct MapState {
-    builder: MapBuilder,
-    waiting: BTreeMap<u64, Slot>,
-    /// Chunks that are the parent's: first and one past the last.
-    inherited: BTreeMap<u64, u64>,
-    next: u64,
+    map: MapWriter,
 }
 
 impl SnapshotWriter {
@@ -128,7 +112,7 @@ impl SnapshotWriter {
         let class = wanted.or(inherited).map_or_else(|| class_of(repository.chunk_size()), Ok)?;
         let parent = match &session.parent {
             Some(parent) if parent.record.class == class => match Tree::open(repository, &parent.record) {
-                Ok(tree) => Some(tree),
+                Ok(tree) => Some(Arc::new(tree)),
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
                     tracing::warn!("snapshot {} is damaged and not built upon: {e}", parent.id);
                     None
@@ -137,20 +121,8 @@ impl SnapshotWriter {
             },
             _ => None,
         };
-        Ok(Self {
-            store: Store::new(session, &left, index, options, 1 << class)?,
-            class,
-            parent,
-            parent_broken: AtomicBool::new(false),
-            parent_loaded: AtomicU64::new(u64::MAX),
-            map: Mutex::new(MapState {
-                builder: MapBuilder::new(),
-                waiting: BTreeMap::new(),
-                inherited: BTreeMap::new(),
-                next: 0,
-            }),
-            shape: Shape::new(class),
-        })
+        let store = Store::new(session, &left, index, options, 1 << class)?;
+        Ok(Self { store, map: MapWriter::new(class, parent) })
     }
 
     /// Id of the session, and of the snapshot if it commits.
@@ -170,7 +142,7 @@ impl SnapshotWriter {
 
     /// Chunk size in bytes.
     pub fn chunk_size(&self) -> usize {
-        1 << self.class
+        1 << self.map.class()
     }
 
     /// Bytes of data packs acknowledged so far.
@@ -196,143 +168,30 @@ impl SnapshotWriter {
     /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero. All have the chunk
     /// size but the last one of a volume that ends inside it. After an error there is no snapshot.
     pub fn put(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
-        self.store.check()?;
-        // What was not put would be zero.
-        self.take(scratch, number, plain).inspect_err(|e| self.store.fail(e))
-    }
-
-    fn take(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
-        self.shape.note(number, plain.len())?;
-        let len = plain.len() as u64;
-        self.store.counts.read.fetch_add(len, Ordering::Relaxed);
-        let put = if is_zero(plain) { Put::Zero } else { self.decide(scratch, number, plain)? };
-        self.store.counts.note(put, len);
-        Ok(put)
-    }
-
-    /// Finds or makes a place for a chunk that is not zero.
-    fn decide(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
-        let id = self.store.repository.keys().ids.chunk(self.class, plain);
-        let short = id.short();
-        let same = self.parent_slot(number)?.filter(|s| s.id == short && self.store.is_listed(&s.at.pack));
-        let (at, put) = match same {
-            Some(slot) => (slot.at, Put::Unchanged),
-            None => self.store.put_chunk(scratch, self.class, &id, plain)?,
-        };
-        self.map.lock().waiting.insert(number, Slot { id: short, at });
-        Ok(put)
+        self.map.put(&self.store, scratch, number, plain)
     }
 
     /// W8: those of these chunks that can be inherited, ascending: the parent's map can be read there, and every pack it
     /// names was there when the session began. All others have to be put.
     pub fn inheritable(&self, chunks: Range<u64>) -> Result<Vec<Range<u64>>> {
-        let mut found = Vec::new();
-        let Some(tree) = &self.parent else { return Ok(found) };
-        let mut start = chunks.start;
-        let mut leaf = start >> FANOUT_BITS;
-        loop {
-            match tree.next_leaf(leaf) {
-                Ok(Some((number, node))) if number << FANOUT_BITS < chunks.end => {
-                    for (n, _) in node.present().filter(|(_, slot)| !self.store.is_listed(&slot.at.pack)) {
-                        let lost = (number << FANOUT_BITS) + n as u64;
-                        if chunks.contains(&lost) {
-                            found.push(start..lost);
-                            start = lost + 1;
-                        }
-                    }
-                    leaf = number + 1;
-                }
-                Ok(_) => break,
-                // What lies behind it cannot be told from what is zero.
-                Err(e) if self.store.repository.is_damage(&e) => {
-                    self.parent_broken.store(true, Ordering::Relaxed);
-                    tracing::warn!("a part of the parent's map cannot be read and is not built upon: {e}");
-                    found.push(start..(leaf << FANOUT_BITS).clamp(start, chunks.end));
-                    start = chunks.end;
-                    break;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        found.push(start..chunks.end);
-        found.retain(|range| range.start < range.end);
-        Ok(found)
+        self.map.inheritable(&self.store, chunks)
     }
 
     /// Takes these chunks over from the parent without reading them, when a list of changed blocks says they are the
     /// same and they are [inheritable](Self::inheritable). They are not put. `bytes` is their length in the volume.
     pub fn inherit(&self, chunks: Range<u64>, bytes: u64) -> Result<()> {
-        if self.parent.is_none() {
-            return Err(Error::internal("nothing to inherit from"));
-        }
-        self.store.counts.note(Put::Unchanged, bytes);
-        if !chunks.is_empty() {
-            self.map.lock().inherited.insert(chunks.start, chunks.end);
-        }
-        Ok(())
+        self.map.inherit(&self.store, chunks, bytes)
     }
 
     /// True when chunks can be inherited: there is an intact parent with the same chunk size.
     pub fn can_inherit(&self) -> bool {
-        self.parent.is_some()
+        self.map.can_inherit()
     }
 
     /// Says that every chunk below `number` was put, is inherited or is zero, so that the map of these can be written. After
     /// an error there is no snapshot.
     pub fn advance(&self, number: u64) -> Result<()> {
-        // What was being put into the map is in it no more.
-        self.write_map(number).inspect_err(|e| self.store.fail(e))
-    }
-
-    fn write_map(&self, number: u64) -> Result<()> {
-        let mut guard = self.map.lock();
-        let map = &mut *guard;
-        if number <= map.next {
-            return Ok(());
-        }
-        map.next = number;
-        let later = map.waiting.split_off(&number);
-        let ready = std::mem::replace(&mut map.waiting, later);
-        let parent = self.parent.as_ref().filter(|_| !self.parent_broken.load(Ordering::Relaxed));
-        for (n, slot) in ready {
-            self.push_inherited(map, n, parent)?;
-            map.builder.push(n, slot, parent, &self.store)?;
-        }
-        self.push_inherited(map, number, parent)
-    }
-
-    /// Puts the inherited chunks below `end` into the map, whose nodes may be those of `parent`.
-    fn push_inherited(&self, map: &mut MapState, end: u64, parent: Option<&Tree>) -> Result<()> {
-        while let Some((&from, &to)) = map.inherited.first_key_value().filter(|(from, _)| **from < end) {
-            map.inherited.pop_first();
-            let stop = to.min(end);
-            if stop < to {
-                map.inherited.insert(stop, to);
-            }
-            let tree = self.parent.as_ref().ok_or_else(|| Error::internal("nothing to inherit from"))?;
-            let mut leaf = from >> FANOUT_BITS;
-            // Not a leaf further: whether that can be read is not known.
-            while leaf << FANOUT_BITS < stop
-                && let Some((number, node)) = tree.next_leaf(leaf)?.filter(|(n, _)| n << FANOUT_BITS < stop)
-            {
-                for (n, slot) in node.present() {
-                    let chunk = (number << FANOUT_BITS) + n as u64;
-                    if (from..stop).contains(&chunk) {
-                        if !self.store.is_listed(&slot.at.pack) {
-                            // Who asked what is inheritable does not come here. The chunk would be lost.
-                            return Err(Error::internal(format!(
-                                "chunk {chunk} was taken over unread from {}, which is gone; nothing is committed, please \
-                                 report it",
-                                keys::pack(&slot.at.pack)
-                            )));
-                        }
-                        map.builder.push(chunk, *slot, parent, &self.store)?;
-                    }
-                }
-                leaf = number + 1;
-            }
-        }
-        Ok(())
+        self.map.advance(&self.store, number)
     }
 
     /// Commits: Ok means the snapshot is durable and will restore. `Conflict` means the run was ended by somebody else.
@@ -343,19 +202,14 @@ impl SnapshotWriter {
     /// As [`commit`](Self::commit), but asks `refused` when all is stored, which may have taken long. On an error of that
     /// the run is given up, and what it stored is left to the next one.
     pub fn commit_unless(self, info: CommitInfo, refused: impl FnOnce() -> Result<()>) -> Result<Snapshot> {
-        self.shape.check(info.size)?;
-        self.advance(u64::MAX)?;
-        let map = std::mem::replace(&mut self.map.lock().builder, MapBuilder::new());
-        let chunks = map.chunks();
-        let levels = levels(chunk_count(info.size, self.class));
-        let parent = self.parent.as_ref().filter(|_| !self.parent_broken.load(Ordering::Relaxed));
-        let top = map.finish(levels, parent, &self.store)?;
+        let Written { levels, top, chunks } = self.map.finish(&self.store, info.size)?;
         let ids = &self.store.repository.keys().ids;
         let top_id = top.as_ref().map(|top| ids.node(top.level, top.present().map(|(n, slot)| (n as u8, slot.id))));
+        let class = self.map.class();
         let content = Content {
-            class: self.class,
+            class,
             levels,
-            root: ids.root(info.size, self.class, levels, top_id),
+            root: ids.root(info.size, class, levels, top_id),
             top: top.as_ref().map(Node::encode).unwrap_or_default(),
             chunks,
             tree: None,
@@ -366,28 +220,6 @@ impl SnapshotWriter {
     /// Gives the run up, storing what is complete, so that the next run of the volume does not send it again.
     pub fn abandon(self) -> Result<()> {
         self.store.abandon()
-    }
-
-    /// T1: what the parent has at this place. A parent whose map cannot be read is not built upon any longer.
-    fn parent_slot(&self, number: u64) -> Result<Option<Slot>> {
-        let Some(tree) = self.parent.as_ref().filter(|_| !self.parent_broken.load(Ordering::Relaxed)) else {
-            return Ok(None);
-        };
-        let group = number >> (2 * FANOUT_BITS);
-        let load = || match self.parent_loaded.swap(group, Ordering::Relaxed) == group {
-            true => Ok(()),
-            false => tree.load_below(group, 0),
-        };
-        match load().and_then(|()| tree.chunk(number)) {
-            Ok(slot) => Ok(slot),
-            Err(e) if self.store.repository.is_damage(&e) => {
-                if !self.parent_broken.swap(true, Ordering::Relaxed) {
-                    tracing::warn!("the parent's map cannot be read and is not built upon any further: {e}");
-                }
-                Ok(None)
-            }
-            Err(e) => Err(e.context("the parent's map").advise("--parent none does without it")),
-        }
     }
 }
 

@@ -340,6 +340,10 @@ impl NodeSink for Store {
         let at = self.put_node(128 + node.level, &id, &node.encode())?;
         Ok(Slot { id: id.short(), at })
     }
+
+    fn is_listed(&self, pack: &PackId) -> bool {
+        self.is_listed(pack)
+    }
 }
 
 /// How long packs are at most: two of the longest chunks fit, and readers take it.

@@ -60,6 +60,7 @@ pub fn grow(root: &Path, seed: u64) {
         fs::write(many.join(format!("file {n}")), noise(seed ^ len as u64, len)).unwrap();
     }
     sparse(&many.join("sparse"), &mut state);
+    image(&many.join("disk.img"), &mut state);
     fs::create_dir(root.join("empty")).unwrap();
     for n in 100..190 {
         // One in many stays empty.
@@ -89,6 +90,25 @@ fn sparse(path: &Path, state: &mut u64) {
     file.set_len(at + (256 << 10)).unwrap();
 }
 
+/// A disk image, by its first sector: with parts that are zero, and holes as large as chunks, since archives and mounts show
+/// no others.
+fn image(path: &Path, state: &mut u64) {
+    let file = File::create(path).unwrap();
+    let chunks = 4 + below(state, 12) as u64;
+    for n in 0..chunks {
+        let at = n << 18;
+        match below(state, 4) {
+            0 if n > 0 => {}
+            1 if n > 0 => file.write_all_at(&vec![0; 1 << 18], at).unwrap(),
+            2 => file.write_all_at(&[vec![0; 100_000], noise(splitmix(state), 162_144)].concat(), at).unwrap(),
+            _ => file.write_all_at(&noise(splitmix(state), 1 << 18), at).unwrap(),
+        }
+    }
+    file.write_all_at(*pick(state, &[&b"QFI\xfb"[..], b"KDMV", b"none"]), 0).unwrap();
+    file.write_all_at(b"\x55\xaa", 510).unwrap();
+    file.set_len((chunks << 18) + below(state, 1 << 18) as u64).unwrap();
+}
+
 /// Makes a name of a random kind that is no directory.
 pub(super) fn make(path: &Path, state: &mut u64, others: &[PathBuf]) {
     let node = |kind, number| rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o640), number).unwrap();
@@ -107,6 +127,7 @@ pub(super) fn make(path: &Path, state: &mut u64, others: &[PathBuf]) {
             node(FileType::CharacterDevice, rustix::fs::makedev(below(state, 300) as u32, below(state, 70_000) as u32))
         }
         12 => node(FileType::BlockDevice, rustix::fs::makedev(259, below(state, 1 << 20) as u32)),
+        13 => image(path, state),
         // Another name of what there is, of whatever kind.
         _ if !others.is_empty() => fs::hard_link(pick(state, others), path).unwrap(),
         _ => fs::write(path, "small").unwrap(),

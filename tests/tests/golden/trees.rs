@@ -24,6 +24,8 @@ pub enum Thing {
     Large(Vec<u8>, usize),
     /// A hole and nothing else.
     Hole(u64),
+    /// A disk image of so many bytes, and what is in some of its chunks.
+    Image(u64, BTreeMap<u64, Vec<u8>>),
     Link(Vec<u8>),
     Fifo,
     Socket,
@@ -76,6 +78,33 @@ pub fn second() -> Folder {
     folder
 }
 
+/// Disk images: of one level, of three with an end inside a chunk, and one that is all zero. With `more` another one is in it,
+/// and the same chunks are somewhere else too.
+pub fn images(more: bool) -> Folder {
+    let chunk = |n: u64| {
+        let mut chunk = noise(n, 700);
+        chunk.resize(UNIT, 0);
+        chunk
+    };
+    let unit = UNIT as u64;
+    let small: BTreeMap<u64, Vec<u8>> = [0, 1, 3].map(|n| (n, chunk(n))).into();
+    let mut large: BTreeMap<u64, Vec<u8>> = [0, 1, 127, 128, 16_383, 16_384].map(|n| (n, chunk(100 + n))).into();
+    large.insert(20_000, noise(7, 77));
+    let mut folder = Folder::from([
+        (b"disk.img".to_vec(), Thing::Image(20_000 * unit + 77, large.clone())),
+        (b"empty.img".to_vec(), Thing::Image(1 << 50, BTreeMap::new())),
+        (b"floppy".to_vec(), Thing::Image(4 * unit, small)),
+        (b"small".to_vec(), Thing::Small(noise(8, 300))),
+    ]);
+    if more {
+        large.insert(129, chunk(1000));
+        large.remove(&127);
+        let inner = Folder::from([(b"disk.img".to_vec(), Thing::Image(20_000 * unit + 77, large))]);
+        folder.insert(b"copy".to_vec(), Thing::Folder(false, inner));
+    }
+    folder
+}
+
 /// The metadata of an entry, which its name decides. Every time that a filesystem can have, and beyond.
 fn known(name: &[u8], extended: Extended, what: What) -> Known {
     let mark = name.iter().fold(name.len() as u32, |sum, byte| sum * 31 % 65_521 + u32::from(*byte));
@@ -118,7 +147,8 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn what(&mut self, thing: &Thing, theirs: Option<&What>, set: &PieceSet) -> What {
+    fn what(&mut self, thing: &Thing, parent: Option<&Known>, set: &PieceSet) -> What {
+        let theirs = parent.map(|known| &known.what);
         let file = |size: usize, content| What::File { size: size as u64, content };
         match thing {
             Thing::Small(data) if data.is_empty() => file(0, Content::Nothing),
@@ -144,6 +174,13 @@ impl Writing<'_> {
                 What::File { size: list.size(), content: list.finish().unwrap() }
             }
             Thing::Hole(size) => What::File { size: *size, content: Content::Nothing },
+            Thing::Image(size, chunks) => {
+                let mut image = self.writer.image(*size, parent).unwrap();
+                for (n, chunk) in chunks {
+                    image.put(&mut self.scratch, *n, chunk).unwrap();
+                }
+                What::File { size: *size, content: image.finish().unwrap() }
+            }
             Thing::Unread(_) => file(77, Content::Nothing),
             Thing::Link(target) => What::Link(target.clone()),
             Thing::Fifo => What::Fifo,
@@ -170,7 +207,7 @@ impl Writing<'_> {
             }
             let parent = theirs.and_then(|below| self.writer.in_parent(below, name).unwrap());
             let kept = parent.as_ref().map(|known| self.writer.kept_pieces(known).unwrap()).unwrap_or_default();
-            let what = self.what(thing, parent.as_ref().map(|known| &known.what), &kept);
+            let what = self.what(thing, parent.as_ref(), &kept);
             let extended = self.writer.extended(&mut self.scratch, set(name), Some(&kept)).unwrap().unwrap();
             let mut known = known(name, extended, what);
             if let Thing::Unread(errno) = thing {
@@ -226,6 +263,23 @@ fn bytes(tree: &TreeReader, size: u64, content: &Content) -> Vec<u8> {
     out
 }
 
+/// The chunks of a disk image that are not zero.
+fn chunks_of(tree: &TreeReader, size: u64, content: &Content) -> BTreeMap<u64, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut at = 0;
+    for span in tree.pieces(size, content, 0).unwrap().map(Result::unwrap) {
+        assert_eq!(span.offset, at);
+        at += span.len;
+        if let Some(part) = span.data {
+            let chunk = tree.chunks().read_chunk(&part.chunk).unwrap();
+            assert_eq!((span.len, part.skip), (chunk.as_ref().len() as u64, 0));
+            found.insert(span.offset / UNIT as u64, chunk.into_inner());
+        }
+    }
+    assert_eq!(at, size);
+    found
+}
+
 /// What a file of pieces holds.
 fn with_holes(data: &[u8], unit: usize) -> Vec<u8> {
     let part = |(n, part): (usize, &[u8])| [part, &vec![0; if n % 3 == 2 { 4096 } else { 0 }][..]].concat();
@@ -265,6 +319,10 @@ fn compare(tree: &TreeReader, below: Option<&Below>, folder: &Folder) {
                 assert_eq!(bytes(tree, *size, content), with_holes(data, *unit));
             }
             (What::File { size, content: Content::Nothing }, Thing::Hole(want)) => assert_eq!(size, want),
+            (What::File { size, content }, Thing::Image(want, chunks)) => {
+                assert_eq!((size, matches!(content, Content::Map { .. })), (want, !chunks.is_empty()));
+                assert_eq!(&chunks_of(tree, *size, content), chunks);
+            }
             (What::File { size: 77, content: Content::Nothing }, Thing::Unread(_)) => {}
             (What::Link(target), Thing::Link(want)) => assert_eq!(target, want),
             (What::Fifo, Thing::Fifo) | (What::Socket, Thing::Socket) => {}
@@ -280,15 +338,15 @@ fn compare(tree: &TreeReader, below: Option<&Below>, folder: &Folder) {
     }
 }
 
-/// Reads it as a repository that another build made.
-pub fn read(repository: &Repository) {
+/// Reads it as a repository that another build made, with these trees in it.
+pub fn read(repository: &Repository, folders: &[Folder]) {
     let list = repository.snapshots(None).unwrap();
     assert!(list.damaged.is_empty(), "{:?}", list.damaged);
     let snapshots: Vec<_> = list.visible().collect();
-    for (snapshot, folder) in snapshots.iter().zip([first(), second()]) {
+    for (snapshot, folder) in snapshots.iter().zip(folders) {
         let tree = TreeReader::open(repository, snapshot).unwrap();
         let What::Folder { below, .. } = &tree.root().what else { panic!("no root") };
-        compare(&tree, below.as_ref(), &folder);
+        compare(&tree, below.as_ref(), folder);
         let missing: Vec<_> = tree.missing().map(Result::unwrap).collect();
         let told = tree.info().first_missing.iter().map(|missing| (missing.path.clone(), missing.errno));
         assert!(told.eq(missing.iter().cloned()));

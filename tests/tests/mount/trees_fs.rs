@@ -52,7 +52,7 @@ fn check_attributes(found: &Attributes, all: &[Expected<'_>], asked: u64, index:
     }
     let folders = |node: &Node| node.nodes().iter().filter(|n| matches!(n.what, Made::Folder { .. })).count() as u64;
     let (kind, size, allocated, links) = match &node.what {
-        Made::File(parts) => {
+        Made::File(parts) | Made::Image(parts) => {
             let stored = parts.iter().filter(|part| !part.is_hole).map(|part| part.bytes.len()).sum::<usize>();
             (Kind::File, bytes_of(parts).len() as u64, stored as u64, None)
         }
@@ -182,7 +182,7 @@ fn check_tree(fs: &Fs, snapshot: &Snapshot, root: &Node, seed: u64) -> Vec<u64> 
                 assert_eq!(fs.open(found), Err(Fault::Missing), "{path}");
                 continue;
             }
-            Made::File(parts) => check_file(fs, found, parts, path, &mut state),
+            Made::File(parts) | Made::Image(parts) => check_file(fs, found, parts, path, &mut state),
             Made::Unreadable(_) => {
                 let handle = fs.open(found).unwrap();
                 assert_eq!(read(fs, handle, 0..10), Err(Fault::Missing), "{path}");
@@ -368,6 +368,47 @@ fn a_damaged_piece_is_unreadable_and_the_others_are_not() {
     assert!(read(&fs, handle, 30_000..100_000).unwrap() == large[30_000..]);
     let short = fs.read(handle, 29_000, 50_000, true, &mut Scratch::default(), <[u8]>::to_vec);
     assert_eq!(short, corrupt, "nothing lies before");
+}
+
+#[test]
+fn damage_of_a_disk_image_is_an_error_of_its_own_bytes_only() {
+    let storage = Arc::new(Memory::default());
+    let repository = init(storage.clone()).unwrap();
+    // Two leaves of the map, 200 chunks apart, and a hole between them.
+    let (first, last) = (noise(3, 2 * UNIT), noise(4, UNIT + 5));
+    let parts = [(false, first.clone()), (true, vec![0; 200 * UNIT]), (false, last.clone())];
+    let parts: Vec<Part> = parts.into_iter().map(|(is_hole, bytes)| Part { is_hole, bytes }).collect();
+    let whole = bytes_of(&parts);
+    backup_tree(&repository, "tree", &Node::folder(b"", vec![Node::plain(b"disk", Made::Image(parts))])).unwrap();
+    let corrupt = Fault::Repository(ErrorKind::Corrupt);
+    let open = |repository: &Repository| {
+        let (_, fs) = mounted(repository);
+        let handle = fs.open(walk(&fs, "by-volume/tree/latest/files/disk").unwrap()).unwrap();
+        (fs, handle)
+    };
+    let end = 202 * UNIT;
+    // The first chunk.
+    damage(&storage, "packs/");
+    let (fs, handle) = open(&repository);
+    assert_eq!(read(&fs, handle, 0..UNIT), Err(corrupt));
+    assert_eq!(read(&fs, handle, UNIT - 1..UNIT + 1), Err(corrupt));
+    assert!(read(&fs, handle, UNIT..end + 100).unwrap() == whole[UNIT..end + 100]);
+    assert_eq!(fs.seek(handle, 0, true), Ok(0), "where data is can still be told");
+    // The first node is the first leaf.
+    damage(&storage, "meta/");
+    let repository = Repository::open(components(storage.clone()), &password()).unwrap();
+    let (fs, handle) = open(&repository);
+    for range in [0..1, UNIT..UNIT + 1, 100 * UNIT..100 * UNIT + 1] {
+        assert_eq!(read(&fs, handle, range), Err(corrupt));
+    }
+    assert_eq!(fs.seek(handle, 5, true), Err(corrupt));
+    // In the second leaf, in its hole and in its data.
+    assert!(read(&fs, handle, 128 * UNIT..whole.len()).unwrap() == whole[128 * UNIT..]);
+    assert_eq!(fs.seek(handle, 128 * UNIT as u64, true), Ok(end as u64));
+    assert_eq!(fs.seek(handle, end as u64, false), Ok(whole.len() as u64));
+    // What holes there are is not known: so none is said to be.
+    let shown = fs.attributes(walk(&fs, "by-volume/tree/latest/files/disk").unwrap()).unwrap();
+    assert_eq!(shown.allocated, whole.len() as u64);
 }
 
 #[test]

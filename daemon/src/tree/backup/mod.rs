@@ -2,6 +2,7 @@
 //! built in the order of the walk, each when everything in it is decided.
 
 mod group;
+mod image;
 mod line;
 mod links;
 mod parent;
@@ -27,7 +28,7 @@ use read::{Job, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use wherry_repo::format::tree::{Known, MAX_PIECE, Placed, SHARED};
+use wherry_repo::format::tree::{Known, Placed, SHARED};
 use wherry_repo::{CommitInfo, Error, PieceSet, Put, Scratch, Snapshot, TreeInfo, TreeWriter};
 
 /// Whoever waits for workers looks this often whether the run goes on.
@@ -67,7 +68,7 @@ pub struct Shares {
     pub walkers: usize,
     /// Threads that read, hash, compress and seal.
     pub workers: usize,
-    /// Large files that are read at once; each takes 4 MiB.
+    /// Large files and disk images that are read at once; each takes 4 MiB.
     pub windows: usize,
     /// Entries between the walk and the nodes of the tree, at most.
     pub entries: usize,
@@ -205,7 +206,7 @@ impl TreeBackup<'_> {
 impl Shared<'_> {
     /// What one worker does, until there is nothing more to do.
     fn work(&self, jobs: &Receiver<Work>, ready: &Sender<Done>) -> Result<()> {
-        let mut scratch = self.writer.scratch(MAX_PIECE as usize)?;
+        let mut scratch = self.writer.scratch(self.writer.largest())?;
         for work in jobs {
             self.go_on()?;
             let done = match work {

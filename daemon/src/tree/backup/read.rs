@@ -1,7 +1,8 @@
 //! Reading the data of one file, in a worker thread: a small one whole, a large one cut into pieces that are stored at
-//! once. What changes while it is read is read again.
+//! once, a disk image in chunks. What changes while it is read is read again.
 
 use super::Shared;
+use super::image::looks_like_one;
 use crate::tree::attributes::Look;
 use crate::tree::dir::Dir;
 use crate::tree::extents::extents;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use wherry_repo::Scratch;
 use wherry_repo::format::tree::{Content, Known, MAX_PIECE, MAX_SHARED, PIECE, Piece, Time, What};
 
-/// What a large file is read into (bytes): two of the longest pieces.
+/// What a large file is read into (bytes): two of the longest pieces, or the longest chunk of a disk image.
 pub(super) const WINDOW: usize = 2 * MAX_PIECE as usize;
 
 /// A file that changes while it is read is read so often at most.
@@ -105,7 +106,7 @@ impl Stamp {
 }
 
 /// Why a file was not read to its end.
-enum Stop {
+pub(super) enum Stop {
     /// The file: its snapshot is partial.
     File(io::Error),
     /// The run: there is no snapshot.
@@ -208,6 +209,11 @@ impl Shared<'_> {
             fill(file, &mut bytes, 0)?;
             return Ok((Data::Small(bytes), 0));
         }
+        if looks_like_one(file, size)? {
+            let ranges = first.into_iter().map(Ok).chain(ranges);
+            let (content, hole) = self.read_image(file, size, ranges, job.parent.as_deref(), scratch)?;
+            return Ok((Data::Stored(content), hole));
+        }
         let mut list = self.writer.list(job.parent.as_deref().and_then(content));
         let mut window = self.window()?;
         let kept = job.parent.as_deref().map(|theirs| self.writer.kept_pieces(theirs)).transpose()?;
@@ -242,7 +248,7 @@ impl Shared<'_> {
 }
 
 /// Reads at `at` until `out` is full; what is behind the end of the file is zero.
-fn fill(file: &File, out: &mut [u8], at: u64) -> io::Result<()> {
+pub(super) fn fill(file: &File, out: &mut [u8], at: u64) -> io::Result<()> {
     let mut done = 0;
     while done < out.len() {
         match file.read_at(&mut out[done..], at + done as u64) {

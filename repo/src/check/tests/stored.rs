@@ -22,6 +22,8 @@ pub(super) enum Thing {
     Large(Vec<u8>, usize),
     /// With long extended attributes.
     Marked(Vec<u8>),
+    /// A disk image of so many chunks, and what begins those of them that are not zero.
+    Image(u64, BTreeMap<u64, Vec<u8>>),
     Link,
     Unknown,
     Unread,
@@ -52,7 +54,9 @@ pub(super) fn tree() -> Folder {
     }
     Folder::from([
         (b"deep".to_vec(), Thing::Folder(deep)),
+        (b"disk.img".to_vec(), Thing::Image(400, [0, 1, 127, 130, 399].map(|n| (n, noise(4000 + n, 3000))).into())),
         (b"empty".to_vec(), Thing::Folder(Folder::new())),
+        (b"floppy".to_vec(), Thing::Image(4, [1, 2].map(|n| (n, noise(4500 + n, 3000))).into())),
         (b"large".to_vec(), Thing::Large(noise(2000, 20_000), 7000)),
         (b"list".to_vec(), Thing::Large(noise(2001, 12_000), 30)),
         (b"many".to_vec(), Thing::Folder(many)),
@@ -114,6 +118,17 @@ impl Writing<'_> {
         What::File { size: list.size(), content: list.finish().unwrap() }
     }
 
+    fn image(&mut self, chunks: u64, data: &BTreeMap<u64, Vec<u8>>, parent: Option<&Known>) -> What {
+        let unit = u64::from(crate::DEFAULT_CHUNK_SIZE);
+        let mut image = self.writer.image(chunks * unit, parent).unwrap();
+        for (n, bytes) in data {
+            let mut chunk = bytes.clone();
+            chunk.resize(unit as usize, 0);
+            image.put(&mut self.scratch, *n, &chunk).unwrap();
+        }
+        What::File { size: chunks * unit, content: image.finish().unwrap() }
+    }
+
     fn folder(&mut self, folder: &Folder, path: &[u8], theirs: Option<&Below>) -> Option<Below> {
         let mut builder = self.writer.folder(theirs);
         let small: Vec<&Vec<u8>> =
@@ -126,10 +141,11 @@ impl Writing<'_> {
             }
             here.extend_from_slice(name);
             let parent = theirs.and_then(|theirs| self.writer.parent().unwrap().find(theirs, name).unwrap());
-            let parent = match parent {
-                Some((_, Entry::Known(known))) => Some(known.what),
+            let whole = match parent {
+                Some((_, Entry::Known(known))) => Some(known),
                 _ => None,
             };
+            let parent = whole.as_ref().map(|known| known.what.clone());
             let mut extended = Extended::None;
             let mut missing = None;
             let what = match thing {
@@ -157,6 +173,7 @@ impl Writing<'_> {
                     extended = self.writer.extended(&mut self.scratch, set, None).unwrap().unwrap();
                     self.small(&[data], 0)
                 }
+                Thing::Image(chunks, data) => self.image(*chunks, data, whole.as_deref()),
                 Thing::Link => What::Link(b"to".to_vec()),
                 Thing::Folder(inner) => {
                     let theirs = match &parent {
@@ -224,7 +241,7 @@ pub(super) fn save_with(
         What::Folder { below, .. } => below,
         _ => None,
     });
-    let scratch = writer.scratch(64 << 10).unwrap();
+    let scratch = writer.scratch(writer.largest()).unwrap();
     let mut writing = Writing { writer: &writer, scratch, change };
     let below = writing.folder(folder, b"", theirs.as_ref());
     let set = Set(vec![(b"user.root".to_vec(), noise(77, 1500))]);

@@ -4,7 +4,7 @@ use super::stored::*;
 use super::{forge, pack};
 use crate::check::{CheckOptions, CheckReport, Damage, ReadData};
 use crate::format::records::Outcome;
-use crate::format::tree::{Below, Content, Entry, Extended, Known, PIECE, Piece, Set, What};
+use crate::format::tree::{Below, Content, Entry, Extended, FOLDER, Known, PIECE, Piece, Set, What};
 use crate::id::PackKind;
 use crate::index::ChunkIndex;
 use crate::pack::read_index;
@@ -116,6 +116,8 @@ fn two() -> (Arc<Memory>, [(Snapshot, Folder); 2]) {
     second.insert(b"unread".to_vec(), Thing::Unread);
     let Some(Thing::Folder(many)) = second.get_mut(&b"many"[..]) else { panic!() };
     many.insert(b"f250".to_vec(), Thing::Small(noise(3001, 900)));
+    let Some(Thing::Image(_, data)) = second.get_mut(&b"disk.img"[..]) else { panic!() };
+    data.insert(131, noise(3002, 3000));
     let two = save_knowing(&storage, &index, ParentChoice::Snapshot(one.id), &second, &mut |_, _| {});
     assert_eq!(two.record.parent, Some(one.id));
     (storage, [(one, first), (two, second)])
@@ -146,7 +148,7 @@ fn a_whole_tree_is_clean_and_what_was_missing_at_the_source_is_no_damage() {
     for read in [false, true] {
         let report = check(&storage, read);
         assert!(report.is_clean(), "{:?}", report.damages);
-        assert_eq!((report.snapshots, report.unused_packs, report.images), (2, 0, 0));
+        assert_eq!((report.snapshots, report.unused_packs), (2, 0));
         assert_eq!(report.not_read.is_empty(), read);
         assert_eq!(report.read_bytes > 0, read);
     }
@@ -195,14 +197,18 @@ fn each_damaged_chunk_and_node_is_told_by_exactly_the_paths_that_cannot_be_read(
                 assert!(lost > 0, "{what}");
                 let [damage] = &report.damages[..] else { panic!("{what}: {:?}", report.damages) };
                 assert_eq!((&damage.object, damage.missing), (&key, false), "{what}");
-                let name = if kind == PackKind::Data { "chunk" } else { "tree node" };
+                let name = match entry.class {
+                    ..128 => "chunk",
+                    ..FOLDER => "map node",
+                    _ => "tree node",
+                };
                 assert_eq!(damage.what, format!("{name} {n} in it does not verify"));
                 seen.insert(entry.class);
             }
             storage.overwrite(&key, body).unwrap();
         }
     }
-    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2, 3, 160, 161, 176, 177]);
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2, 3, 18, 128, 129, 160, 161, 176, 177]);
 }
 
 #[test]
@@ -331,6 +337,49 @@ fn a_chunk_is_of_the_class_that_leads_to_it() {
         assert!(damage.what.contains(what), "{}", damage.what);
     }
     assert_eq!(paths, [(b"large".to_vec(), true, 0)]);
+}
+
+#[test]
+fn a_map_that_goes_on_behind_the_end_of_its_image_is_named_and_loses_nothing() {
+    let (storage, folder) = (init(), tree());
+    let mut top = None;
+    let snapshot = save(&storage, &folder, &mut |path, known| {
+        if let (b"disk.img", What::File { size, content: Content::Map { top: at, .. } }) = (path, &mut known.what) {
+            // As many levels; chunk 399 is outside.
+            *size -= 1 << 18;
+            top = Some(*at);
+        }
+    });
+    let report = check(&storage, true);
+    let [damage] = &report.damages[..] else { panic!("{:?}", report.damages) };
+    assert_eq!(damage.object, keys::pack(&top.unwrap().at.pack));
+    assert_eq!(damage.what, "the map of a disk image in it goes on behind the end of the image");
+    assert_eq!((&damage.hits[..], try_all(&storage, &snapshot, &folder)), (&[][..], Unread::default()));
+}
+
+#[test]
+fn chunks_of_an_image_that_were_lost_are_found_in_the_same_disk_as_a_volume() {
+    let (storage, folder) = (init(), Folder::from([tree().remove_entry(&b"disk.img"[..]).unwrap()]));
+    let snapshot = save(&storage, &folder, &mut |_, _| {});
+    let lost: Vec<Key> = packs(&storage, PackKind::Data);
+    let Thing::Image(chunks, data) = &folder[&b"disk.img"[..]] else { panic!() };
+    let options = WriterOptions { name: "vm".into(), uploads: 0, ..WriterOptions::default() };
+    let index = Arc::new(ChunkIndex::in_memory(1 << 20));
+    let writer = crate::SnapshotWriter::start(&open(&storage), index, &options).unwrap();
+    let mut scratch = writer.scratch().unwrap();
+    for (n, bytes) in data {
+        let mut chunk = bytes.clone();
+        chunk.resize(1 << 18, 0);
+        writer.put(&mut scratch, *n, &chunk).unwrap();
+    }
+    writer.commit(crate::CommitInfo { size: chunks << 18, ..crate::CommitInfo::default() }).unwrap();
+    // All but the attributes of the root.
+    lost.iter().for_each(|key| storage.delete(key).unwrap());
+    let report = check(&storage, true);
+    let unread = try_all(&storage, &snapshot, &folder);
+    assert_eq!(unread, Unread { itself: [Vec::new()].into(), below: BTreeMap::new() });
+    assert_eq!(told(&report, &snapshot), unread, "{:?}", report.damages);
+    assert_eq!(report.moved_chunks, data.len() as u64, "{report:?}");
 }
 
 #[test]

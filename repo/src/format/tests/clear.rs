@@ -98,7 +98,9 @@ fn unknown_features_are_unsupported() {
         (config(), Config { read: features(), ..config() }, Config { write: features(), ..config() });
     let suite = Config { suite: "x".into(), ..config() };
     let tree = Config { minor: 1, read: vec!["tree".to_owned()], ..config() };
+    let maps = Config { minor: 2, read: vec!["tree".to_owned(), "tree-map".to_owned()], ..config() };
     let more = Config { read: vec!["tree".to_owned(), "x".to_owned()], ..config() };
+    let like = Config { read: vec!["tree-maps".to_owned()], ..config() };
     // Those of collectors do not concern who only adds.
     let gc = Config { gc: features(), ..config() };
     for (config, readable, writable) in [
@@ -108,7 +110,9 @@ fn unknown_features_are_unsupported() {
         (suite, false, false),
         (gc, true, true),
         (tree, true, true),
+        (maps, true, true),
         (more, false, false),
+        (like, false, false),
     ] {
         let allowed = |result: crate::Result<()>| match result {
             Ok(()) => true,

@@ -1,6 +1,7 @@
 //! Trees in a repository in memory.
 
 mod damage;
+mod images;
 
 use super::{attributes, entry};
 use crate::format::tree::{Below, Content, Entry, Extended, FOLDER, Known, LIST, PIECE, Piece, SHARED, Set, What};
@@ -446,7 +447,7 @@ fn of_two_first_backups_one_enables_the_feature() {
 
 #[test]
 fn other_features_still_refuse() {
-    for read in [vec!["future"], vec!["tree", "future"], vec!["future", "tree"]] {
+    for read in [vec!["future"], vec!["tree", "future"], vec!["future", "tree", "tree-map"]] {
         let (_, _, repository) = repository();
         repository
             .publish_config(1, |config| config.read = read.iter().map(|name| (*name).to_owned()).collect())
