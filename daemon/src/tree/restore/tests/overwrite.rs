@@ -185,6 +185,22 @@ fn a_directory_that_is_swapped_while_it_is_written() {
 }
 
 #[test]
+fn a_first_name_that_is_refused_lends_no_names_to_what_is_there() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("a"), "theirs").unwrap();
+    // Nothing can be renamed over what is mounted.
+    rustix::mount::mount_bind(target.join("a"), target.join("a")).unwrap();
+    let tree = Node::folder([("a", Node::file("ours").linked()), ("b", Node::file("ours").again("a"))]);
+    let report = restore(&target, &tree, &mode(Overwrite::Always));
+    rustix::mount::unmount(target.join("a"), rustix::mount::UnmountFlags::empty()).unwrap();
+    let refused: Vec<_> = report.unwrap().refused.list.first.iter().map(|r| (r.path.clone(), r.step)).collect();
+    assert_eq!(refused, [(b"a".to_vec(), Step::Rename), (b"b".to_vec(), Step::Link)]);
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
+}
+
+#[test]
 fn the_name_of_a_first_that_is_not_there_is_reported() {
     let scratch = Scratch::new();
     let tree = Node::folder([("a", Node::file("a").again("not there"))]);
