@@ -4,6 +4,8 @@
 
 #[path = "trees/delta.rs"]
 mod delta;
+#[path = "trees/flags.rs"]
+mod flags;
 #[allow(dead_code, reason = "each suite uses its part")]
 #[path = "cli/harness.rs"]
 mod harness;
