@@ -1,6 +1,6 @@
 //! What is there already, and what was planted there.
 
-use super::super::{Options, Overwrite, Refused, Step, Why};
+use super::super::{Begun, Options, Overwrite, Refused, Restorer, Step, Target, Why};
 use super::feeder::{Node, restore};
 use super::lister::{Scratch, assert_holds, list};
 use std::fs;
@@ -185,18 +185,24 @@ fn a_directory_that_is_swapped_while_it_is_written() {
 }
 
 #[test]
-fn a_first_name_that_is_refused_lends_no_names_to_what_is_there() {
+fn a_first_name_that_was_not_given_lends_no_names_to_what_is_there() {
     let scratch = Scratch::new();
     let target = scratch.at("target");
     fs::create_dir(&target).unwrap();
     fs::write(target.join("a"), "theirs").unwrap();
-    // Nothing can be renamed over what is mounted.
-    rustix::mount::mount_bind(target.join("a"), target.join("a")).unwrap();
-    let tree = Node::folder([("a", Node::file("ours").linked()), ("b", Node::file("ours").again("a"))]);
-    let report = restore(&target, &tree, &mode(Overwrite::Always));
-    rustix::mount::unmount(target.join("a"), rustix::mount::UnmountFlags::empty()).unwrap();
-    let refused: Vec<_> = report.unwrap().refused.list.first.iter().map(|r| (r.path.clone(), r.step)).collect();
-    assert_eq!(refused, [(b"a".to_vec(), Step::Rename), (b"b".to_vec(), Step::Link)]);
+    let mut restorer = Restorer::start(Target::open(&target).unwrap(), mode(Overwrite::Always)).unwrap();
+    let node = Node::file("ours").linked();
+    let Begun::Write(file) = restorer.file(&node.item(b"a")).unwrap() else { panic!("not begun") };
+    file.write_at(0, b"ours").unwrap();
+    let back = file.read_back();
+    file.finish().unwrap();
+    restorer.link(b"b", b"a").unwrap();
+    restorer.sync_window().unwrap();
+    back.reject();
+    let report = restorer.finish().unwrap();
+    let refused: Vec<_> = report.refused.list.first.iter().map(|r| (&r.path[..], r.step)).collect();
+    assert_eq!(refused, [(&b"b"[..], Step::Link)]);
+    assert_eq!(fs::read(target.join("a")).unwrap(), b"theirs");
     assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
 }
 
