@@ -195,7 +195,7 @@ impl SnapshotReader {
         }
         Ok(match slot {
             None => crate::writer::is_zero(plain),
-            Some(slot) => self.chunks.repository.keys().ids.chunk(self.class, plain).short() == slot.id,
+            Some(slot) => self.chunks.id_of(self.class, plain) == slot.id,
         })
     }
 }
@@ -218,6 +218,15 @@ impl ChunkReader {
     /// Fails when the snapshot is not kept for this reader any more.
     pub(crate) fn admit(&self) -> Result<()> {
         self.session.as_ref().map_or(Ok(()), |session| session.admit())
+    }
+
+    fn id_of(&self, class: u8, plain: &[u8]) -> ShortId {
+        self.repository.keys().ids.chunk(class, plain).short()
+    }
+
+    /// The id that a chunk of the same kind would have with this content: that of `chunk` itself only if it is its content.
+    pub fn identify(&self, chunk: &ChunkRef, plain: &[u8]) -> ShortId {
+        self.id_of(chunk.class, plain)
     }
 
     /// Ranged reads that bring these chunks, each at most about `most` bytes, sorted by their place in the storage.

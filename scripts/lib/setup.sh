@@ -4,7 +4,7 @@
 build_needs=(cc:build-essential c++:build-essential make:build-essential cmake:cmake clang:clang pkg-config:pkg-config git:git)
 run_needs=(losetup:mount mount:mount findmnt:util-linux blockdev:util-linux sfdisk:fdisk mkfs.ext4:e2fsprogs debugfs:e2fsprogs
   mkfs.fat:dosfstools mcopy:mtools fusermount3:fuse3 jq:jq cmp:diffutils python3:python3 mkfs.xfs:xfsprogs script:bsdutils man:man-db
-  systemd-analyze:systemd openssl:openssl rsync:rsync setfattr:attr setfacl:acl)
+  systemd-analyze:systemd openssl:openssl rsync:rsync setfattr:attr setfacl:acl bsdtar:libarchive-tools)
 
 need_root() {
   [ "$(id -u)" = 0 ] || die "this needs root (loop devices, mounts): run it with sudo, or in a root shell"
@@ -88,13 +88,18 @@ need_space() {
   [ "$free" -ge "$2" ] || die "$1 has $free GiB free, $2 GiB are needed"
 }
 
-# cargo-deny, once per machine, in the cache.
+# Tools that are crates, each in one version, once per machine, in the cache.
 deny_version=0.20.2
-setup_deny() {
-  [ "$("$cache/tools/bin/cargo-deny" --version 2>/dev/null)" = "cargo-deny $deny_version" ] && return 0
-  say "building cargo-deny $deny_version into $cache/tools (once)"
-  CARGO_TARGET_DIR=$cache/tools/build cargo install --quiet --locked --root "$cache/tools" "cargo-deny@$deny_version" ||
-    die "cargo-deny $deny_version could not be installed"
+pjdfstest_version=0.2.2 # the mount suite runs its tests of read-only filesystems
+setup_deny() { setup_tool cargo-deny "$deny_version"; }
+setup_pjdfstest() { setup_tool pjdfstest "$pjdfstest_version"; }
+
+# setup_tool NAME VERSION
+setup_tool() {
+  [ "$("$cache/tools/bin/$1" --version 2>/dev/null)" = "$1 $2" ] && return 0
+  say "building $1 $2 into $cache/tools (once)"
+  CARGO_TARGET_DIR=$cache/tools/build timeout 1800 cargo install --quiet --locked --root "$cache/tools" "$1@$2" ||
+    die "$1 $2 could not be installed"
   rm -rf "$cache/tools/build"
 }
 

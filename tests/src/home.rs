@@ -171,7 +171,8 @@ impl Home {
         command
     }
 
-    fn point_to_repository(&self, command: &mut Command) {
+    /// Gives a command the repository and its key.
+    pub fn point_to_repository(&self, command: &mut Command) {
         command.env("WHERRY_REPOSITORY", &self.repository).env("WHERRY_KEY_FILE", self.path("key"));
     }
 

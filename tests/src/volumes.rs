@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// A mounted ext4 filesystem in a file; dropped, it is unmounted and removed.
+/// A mounted filesystem in a file, or in memory; dropped, it is unmounted and removed.
 #[derive(Debug)]
 pub struct Volume {
     folder: TempDir,
@@ -17,6 +17,18 @@ impl Volume {
         let image = folder.path().join("image");
         std::fs::File::create(&image).and_then(|f| f.set_len(mib << 20)).expect("the image is made");
         run("mkfs.ext4", &["-q", "-F", "-m", "0", "-O", "^has_journal", &image.display().to_string()]);
+        let volume = Self { folder };
+        std::fs::create_dir(volume.path()).expect("the mount point is made");
+        run("mount", &["-o", "loop", &image.display().to_string(), &volume.path().display().to_string()]);
+        volume
+    }
+
+    /// An xfs filesystem of `mib` MiB (at least 300): files on it can share data.
+    pub fn xfs(mib: u64) -> Self {
+        let folder = tempfile::Builder::new().prefix("wherry-volume-").tempdir().expect("a temporary folder");
+        let image = folder.path().join("image");
+        std::fs::File::create(&image).and_then(|f| f.set_len(mib << 20)).expect("the image is made");
+        run("mkfs.xfs", &["-q", "-m", "reflink=1", &image.display().to_string()]);
         let volume = Self { folder };
         std::fs::create_dir(volume.path()).expect("the mount point is made");
         run("mount", &["-o", "loop", &image.display().to_string(), &volume.path().display().to_string()]);

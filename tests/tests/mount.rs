@@ -2,6 +2,8 @@
 
 #[path = "mount/place.rs"]
 mod place;
+#[path = "mount/read_only.rs"]
+mod read_only;
 #[path = "mount/trees.rs"]
 mod trees;
 

@@ -2,6 +2,10 @@
 //! what is read again, what is refused, what is left after a kill. Needs root.
 #![forbid(unsafe_code)]
 
+#[path = "trees/delta.rs"]
+mod delta;
+#[path = "trees/flags.rs"]
+mod flags;
 #[allow(dead_code, reason = "each suite uses its part")]
 #[path = "cli/harness.rs"]
 mod harness;
@@ -21,6 +25,8 @@ mod same;
 mod targets;
 #[path = "trees/unread.rs"]
 mod unread;
+#[path = "trees/verify.rs"]
+mod verify;
 
 use harness::Home;
 use serde_json::Value;

@@ -81,6 +81,11 @@ impl Opened {
         let logical_block = match kind {
             Kind::Device => rustix::fs::ioctl_blksszget(&fd).map_err(|errno| Error::on_path("ioctl", path, errno))?,
             _ if !direct => ALIGNMENT as u32,
+            // These take the flag since Linux 6.6, and have no medium.
+            _ if in_memory(&fd) => {
+                direct = false;
+                ALIGNMENT as u32
+            }
             _ => match file_alignment(&fd) {
                 Some(0) => {
                     direct = false;
@@ -150,6 +155,11 @@ fn size(fd: impl AsFd, kind: Kind, logical_block: u32) -> Result<u64, Errno> {
 pub(crate) fn device_number(stat: &Stat) -> Option<(u32, u32)> {
     let device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
     device.then(|| (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
+}
+
+/// True for tmpfs and ramfs.
+fn in_memory(fd: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|kind| matches!(u64::try_from(kind.f_type), Ok(0x0102_1994 | 0x8584_58F6)))
 }
 
 /// What the filesystem says of direct transfers on this file: their alignment, 0 for "not possible", `None` for nothing.

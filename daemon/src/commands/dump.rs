@@ -34,6 +34,7 @@ pub(crate) fn run(context: &Context, args: DumpArgs) -> Result<Exit> {
         if top.is_folder() {
             // What cannot be listed leaves nothing behind that looks like an archive.
             page(view, &path, 0)?;
+            view.expect_all();
             archive.name(view, &path, b"./", &top)?;
             let mut last = path.clone();
             failed = walk(view, &path, true, &mut |view, folder, nodes| {

@@ -100,6 +100,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     // A signal that came until now came before anything was touched.
     context.cancel.check()?;
     let mut engine_used = EngineInfo { name: "none", why: "a dry run writes nothing".to_owned() };
+    let mut from_medium = false;
     if !dry_run {
         // Before the target is touched: a file gets its size when it is opened.
         let begun = marker()?;
@@ -131,6 +132,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         engine_used = sink.engine();
         drop((progress, sink));
         if verify {
+            from_medium = Source::open(&target, engine)?.is_direct();
             let wrong = differing("verify", false)?;
             if let Some(first) = wrong.runs(0, reader.chunk_count()).next() {
                 let text = format!(
@@ -155,7 +157,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         engine: engine_used.name,
         root: record.root.to_string(),
         delta: plan.delta,
-        verified: verify && !dry_run,
+        verified: from_medium,
         dry_run,
         resumed: plan.resumed,
         partial,
@@ -188,6 +190,13 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         }
         if report.verified {
             lines.push("verified: everything was read back from the medium".to_owned());
+        }
+        if verify && !dry_run && !report.verified {
+            lines.push(format!(
+                "NOT verified: {} is read through the page cache only (no O_DIRECT, or in memory); what was read back says \
+                 nothing of a medium",
+                report.target
+            ));
         }
         lines.push(format!("restored snapshot {}", report.snapshot));
         lines.join("\n")

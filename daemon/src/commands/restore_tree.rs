@@ -35,6 +35,15 @@ struct Shown {
     links: u64,
     removed: u64,
     skipped: u64,
+    delta: bool,
+    /// Everything was read back from the medium, and is what was written.
+    verified: bool,
+    /// Files that were read back through the page cache, as their filesystem reads in no other way.
+    unverified: u64,
+    /// Files that held what the snapshot says already.
+    kept: u64,
+    /// Bytes of data that were asked of the repository.
+    fetched: u64,
     /// What the system refused, the first thousand in `refused_paths`.
     refused: u64,
     refused_paths: Vec<String>,
@@ -45,13 +54,6 @@ struct Shown {
 pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapshot, args: &RestoreArgs) -> Result<Exit> {
     let start = Instant::now();
     let refuse = |why: String| -> Result<Exit> { Err(Error::invalid(why).into()) };
-    for (given, flag) in [(args.delta, "--delta"), (args.verify, "--verify")] {
-        if given {
-            return refuse(format!(
-                "{flag} is for disks, and the snapshot is that of a directory; it may stand in the configuration too"
-            ));
-        }
-    }
     let paths: Vec<_> = args.paths.iter().map(|path| TreePath::new(path.as_bytes())).collect();
     let select = Select::new(&paths);
     if args.delete && !select.is_whole() {
@@ -75,7 +77,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
     let mut report = Report::default();
     let (mut resumed, mut began_empty) = (false, false);
     if args.dry_run {
-        told = Told { missing: reader.info().missing, bytes: snapshot.record.size };
+        told = Told { missing: reader.info().missing, bytes: snapshot.record.size, ..Told::default() };
     } else {
         context.cancel.check()?;
         let existed = args.target.exists();
@@ -85,7 +87,8 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         let marker = |began: &str| {
             // Another mode is another restore: what one may overwrite the other may not.
             let (mode, ids) = (args.overwrite, if args.numeric_ids { "numeric" } else { "named" });
-            let root = format!("{} {began}, {mode:?}, force {}, {ids}, user {user}", snapshot.record.root, args.force);
+            let over = args.force || args.delta;
+            let root = format!("{} {began}, {mode:?}, force {over}, {ids}, user {user}", snapshot.record.root);
             Marker::new(&args.target, &context.state_dir(), &snapshot.id, &root)
         };
         let identity = target.identity()?;
@@ -96,10 +99,10 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         // Also when it is empty still: what it was writing lies there under temporary names.
         let goes_on = into_empty.is_set();
         resumed = goes_on || into_full.is_set();
-        if !(empty || resumed || args.force || args.overwrite.is_some()) {
+        if !(empty || resumed || args.force || args.delta || args.overwrite.is_some()) {
             return refuse(format!(
                 "{} is not empty: --overwrite never keeps what is there, if-newer replaces what is older, --force or \
-                 --overwrite always replaces everything",
+                 --overwrite always replaces everything, --delta what differs",
                 args.target.display()
             ));
         }
@@ -110,7 +113,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             Some(OverwriteArg::Never) => Overwrite::Never,
             Some(OverwriteArg::IfNewer) => Overwrite::IfNewer,
             Some(OverwriteArg::Always) => Overwrite::Always,
-            None if args.force || resumed => Overwrite::Always,
+            None if args.force || args.delta || resumed => Overwrite::Always,
             None => Overwrite::Never,
         };
         let options = Options {
@@ -121,6 +124,9 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             resume: true,
             // What was refused to another user is refused again, and counted again.
             trust_names: goes_on && user == 0,
+            // What an earlier run wrote over is not written again if it is right.
+            compare: args.delta || !began_empty && resumed,
+            distrust: args.verify,
             ..Options::new(run)
         };
         let mut restorer = Restorer::start(target, options)?;
@@ -132,15 +138,26 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             root: select.is_whole() || !existed,
             fetchers: if context.is_remote() { budget.downloads } else { budget.downloads.min(budget.workers * 2) },
             fetch_bytes: 2 << 20,
+            read_back: args.verify,
             progress: &progress,
             cancel: &context.cancel,
         };
         told = work.run(&mut restorer)?;
-        if args.delete {
+        if args.delete && told.wrong.count == 0 {
             restorer.prune(&Tree(&reader))?;
         }
         report = restorer.finish()?;
         drop(progress);
+        if let Some(first) = told.wrong.first.first() {
+            let text = format!(
+                "{} does not hold what was written: {} files differ when they are read back, the first is {}; the medium is \
+                 faulty or somebody else writes to it. Those that are new did not get their names",
+                args.target.display(),
+                told.wrong.count,
+                escaped(first)
+            );
+            return Err(Error::corrupt(text).into());
+        }
         into_empty.clear();
         into_full.clear();
     }
@@ -242,6 +259,11 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
         links: report.links,
         removed: report.removed,
         skipped: report.skipped.count,
+        delta: args.delta,
+        verified: args.verify && !args.dry_run && told.cached == 0,
+        unverified: told.cached,
+        kept: report.kept,
+        fetched: told.fetched,
         refused: report.refused.list.count,
         refused_paths: report.refused.list.first.iter().map(ToString::to_string).collect(),
         missing: told.missing,
@@ -269,6 +291,9 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
         if shown.resumed {
             lines.push("went on after an interruption".to_owned());
         }
+        if shown.kept > 0 {
+            lines.push(format!("{} files were as in the snapshot already", shown.kept));
+        }
         if shown.skipped > 0 {
             lines.push(format!("left {} names as they are", shown.skipped));
         }
@@ -280,6 +305,16 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
         }
         if shown.refused > 0 {
             lines.push(format!("{} were refused by the system: see above", shown.refused));
+        }
+        if shown.verified {
+            lines.push("verified: the data of every file was read back from the medium".to_owned());
+        }
+        if shown.unverified > 0 {
+            lines.push(format!(
+                "NOT verified: {} files are on a filesystem that is read through the page cache only (no O_DIRECT, or in \
+                 memory); what was read back says nothing of a medium",
+                shown.unverified
+            ));
         }
         lines.push(format!("restored snapshot {}", shown.snapshot));
         lines.join("\n")

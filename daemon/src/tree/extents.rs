@@ -6,10 +6,10 @@ use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
 
-/// The ranges below `size` that are allocated, ascending; what is between them is holes. Moves the place of the file.
-/// A filesystem that cannot tell has one range.
-pub fn extents(file: &impl AsFd, size: u64) -> Extents<'_> {
-    Extents { file: file.as_fd(), at: 0, size }
+/// What is allocated of `range`, ascending; what is between is holes. Moves the place of the file. A filesystem that cannot
+/// tell has one range.
+pub fn extents(file: &impl AsFd, range: Range<u64>) -> Extents<'_> {
+    Extents { file: file.as_fd(), at: range.start, size: range.end }
 }
 
 /// See [`extents`].
@@ -63,7 +63,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     fn of(file: &std::fs::File, size: u64) -> Vec<Range<u64>> {
-        extents(file, size).collect::<io::Result<_>>().unwrap()
+        extents(file, 0..size).collect::<io::Result<_>>().unwrap()
     }
 
     #[test]

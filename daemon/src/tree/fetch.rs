@@ -1,28 +1,36 @@
 //! The way of a tree's restore: the tree is walked in order and told to the restorer, the chunks of a window of files are
-//! sorted by their place, fetched and verified by many threads, and each is written wherever it belongs at once.
+//! sorted by their place, fetched and verified by many threads, and each is written wherever it belongs at once. What is in
+//! the target already is compared first ([`delta`]), and what was written can be read back ([`readback`]).
 
+mod delta;
+mod readback;
+mod work;
+
+use self::readback::Check;
+use self::work::{Job, Place, Places, Target, Work};
 use super::alike;
 use super::inode::{Inode, kind_of};
 use super::path::escaped;
-use super::restore::{Begun, FileHandle, Item, Restorer, Why};
+use super::restore::{Begun, FileHandle, Item, Listed, ReadBack, Restorer, There, Why};
 use super::select::Select;
 use crate::progress::Progress;
 use crate::signals::Cancel;
 use anyhow::Result;
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::{Condvar, Mutex};
+use crossbeam_channel::{Sender, bounded};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use wherry_repo::format::tree::{Attributes, Content, Entry, Extended, Known, Set, What};
-use wherry_repo::{ChunkRef, Entries, Error, Fetch, Part, ShortId, TreeReader, Verified};
+use wherry_repo::{ChunkRef, Entries, Error, Part, TreeReader};
 
 /// Chunks of a batch are sorted by their place before they are fetched.
 const BATCH: usize = 512;
 
 /// Bytes of chunks in a batch, at most, but for the last one.
 const BATCH_BYTES: u64 = 64 << 20;
+
+/// Chunks that a worker compares with what is in the target before it plans requests for the others.
+const COMPARED: usize = 32;
 
 /// What a restore works with.
 #[derive(Debug)]
@@ -37,70 +45,12 @@ pub struct TreeRestore<'a> {
     pub fetchers: usize,
     /// Longest request in bytes, unless a single chunk is longer.
     pub fetch_bytes: u64,
+    /// Reads back what a window holds before it gets its names.
+    pub read_back: bool,
     /// Shows how far it is.
     pub progress: &'a Progress,
     /// Asks to end.
     pub cancel: &'a Cancel,
-}
-
-/// A file that is being written. It is finished by whoever writes the last of it.
-struct Target {
-    /// Below the target of the restore.
-    path: Vec<u8>,
-    handle: Mutex<Option<Arc<FileHandle>>>,
-    /// Parts that are still to be written, and one for the walk while it has more.
-    left: AtomicUsize,
-}
-
-/// Where a part of a chunk belongs.
-struct Place {
-    file: Arc<Target>,
-    skip: usize,
-    len: usize,
-    offset: u64,
-    /// Of a disk image, in which zeros and holes are one: zeros are left out.
-    sparse: bool,
-}
-
-/// Where the chunks of a batch belong.
-type Places = HashMap<(ShortId, usize), Vec<Place>>;
-
-/// One request, and where its chunks belong.
-struct Job {
-    fetch: Fetch,
-    places: Arc<Places>,
-}
-
-/// Counts requests under way, and keeps what failed first.
-#[derive(Default)]
-struct Under {
-    way: Mutex<(usize, Option<anyhow::Error>)>,
-    done: Condvar,
-}
-
-impl Under {
-    fn end(&self, result: Result<()>) {
-        let mut way = self.way.lock();
-        way.0 -= 1;
-        if let Err(e) = result {
-            way.1.get_or_insert(e);
-        }
-        drop(way);
-        self.done.notify_all();
-    }
-
-    /// Waits until nothing is under way.
-    fn wait(&self) -> Result<()> {
-        let mut way = self.way.lock();
-        while way.0 > 0 {
-            self.done.wait(&mut way);
-        }
-        way.1.take().map_or(Ok(()), Err)
-    }
-
-    fn check(&self) -> Result<()> {
-        self.way.lock().1.take().map_or(Ok(()), Err)
-    }
 }
 
 impl TreeRestore<'_> {
@@ -111,76 +61,35 @@ impl TreeRestore<'_> {
     /// When something cannot be read or written: a file that is not whole never gets its name.
     pub fn run(&self, restorer: &mut Restorer) -> Result<Told> {
         let (queue, jobs) = bounded::<Job>(self.fetchers.max(1) * 2);
-        let under = Under::default();
+        let work = Work::new(self)?;
         std::thread::scope(|scope| {
             for _ in 0..self.fetchers.max(1) {
                 let jobs = jobs.clone();
-                scope.spawn(|| self.work(jobs, &under));
+                scope.spawn(|| work.run(jobs));
             }
             drop(jobs);
             let mut walk = Walk {
                 restore: self,
                 restorer,
                 queue,
-                under: &under,
+                work: &work,
                 places: Places::new(),
                 chunks: Vec::new(),
                 bytes: 0,
+                checks: Vec::new(),
                 links: HashMap::new(),
                 boundaries: 0,
                 path: Vec::new(),
                 told: Told::default(),
             };
             let walked = walk.whole();
-            let told = std::mem::take(&mut walk.told);
+            let mut told = std::mem::take(&mut walk.told);
             drop(walk);
             // The first failure of a worker says more than the end of the walk because of it.
-            under.wait().and(walked).map(|()| told)
+            work.under.wait().and(walked)?;
+            work.tell(&mut told);
+            Ok(told)
         })
-    }
-
-    fn work(&self, jobs: Receiver<Job>, under: &Under) {
-        let mut scratch = Vec::new();
-        for Job { fetch, places } in jobs {
-            let mut read = || -> Result<()> {
-                self.cancel.check()?;
-                self.reader.chunks().read(
-                    &fetch,
-                    &mut scratch,
-                    |chunk| vec![0; chunk.len],
-                    |chunk, opened| self.write(chunk, opened, &places),
-                )
-            };
-            under.end(read());
-        }
-    }
-
-    /// Writes a chunk wherever it belongs.
-    fn write(&self, chunk: &ChunkRef, opened: wherry_repo::Result<Verified<Vec<u8>>>, places: &Places) -> Result<()> {
-        let places = places.get(&(chunk.id(), chunk.len)).map(Vec::as_slice).unwrap_or_default();
-        let verified = opened.map_err(|e| match places {
-            [] => e,
-            [one] => e.context(escaped(&one.file.path)),
-            [first, ..] => e.context(format!("{} and {} files more", escaped(&first.file.path), places.len() - 1)),
-        })?;
-        for place in places {
-            let handle = place.file.handle.lock().clone();
-            let bytes = verified.as_ref().get(place.skip..place.skip + place.len);
-            let (Some(handle), Some(bytes)) = (handle, bytes) else {
-                return Err(Error::internal("a chunk has no place in its file").into());
-            };
-            if place.sparse {
-                for part in data_of(bytes) {
-                    handle.write_at(place.offset + part.start as u64, &bytes[part])?;
-                }
-            } else {
-                handle.write_at(place.offset, bytes)?;
-            }
-            drop(handle);
-            self.progress.add(place.len as u64);
-            place.file.part_done()?;
-        }
-        Ok(())
     }
 
     /// The extended attributes of an entry.
@@ -196,19 +105,6 @@ impl TreeRestore<'_> {
     }
 }
 
-impl Target {
-    /// One part less to come; the file is finished with the last.
-    fn part_done(&self) -> Result<()> {
-        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return Ok(());
-        }
-        match self.handle.lock().take().map(Arc::into_inner) {
-            Some(Some(handle)) => handle.finish(),
-            _ => Err(Error::internal("a file was finished while it is written").into()),
-        }
-    }
-}
-
 /// What was left out, with the paths of the first.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
@@ -216,6 +112,12 @@ pub struct Told {
     pub missing: u64,
     /// Bytes of files that were restored or are there already.
     pub bytes: u64,
+    /// Bytes of requests for data; extended attributes and the tree itself are not counted.
+    pub fetched: u64,
+    /// Paths of the first files that were read back and are not what was written, and how many there are.
+    pub wrong: Listed<Vec<u8>>,
+    /// Files that were read back through the page cache: their filesystem reads in no other way.
+    pub cached: u64,
 }
 
 /// The walk through the tree.
@@ -223,10 +125,12 @@ struct Walk<'a, 'b> {
     restore: &'b TreeRestore<'a>,
     restorer: &'b mut Restorer,
     queue: Sender<Job>,
-    under: &'b Under,
+    work: &'b Work<'b>,
     places: Places,
     chunks: Vec<ChunkRef>,
     bytes: u64,
+    /// What the window holds, to be read back.
+    checks: Vec<Check>,
     /// First names of linked inodes, and how many names are still to come. By the boundary they are below.
     links: HashMap<(u64, u64, u64), (Vec<u8>, u64)>,
     boundaries: u64,
@@ -253,7 +157,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         let mut inside = vec![self.enter(&root, self.restore.select, 0)?];
         while let Some(here) = inside.last_mut() {
             self.restore.cancel.check()?;
-            self.under.check()?;
+            self.work.under.check()?;
             if self.restorer.window_full() {
                 self.window()?;
             }
@@ -345,6 +249,10 @@ impl<'a, 'b> Walk<'a, 'b> {
                     self.data(&known.name, handle, *size, content)?;
                     true
                 }
+                Begun::There(there) => {
+                    self.compared(&known.name, there, *size, content)?;
+                    true
+                }
                 Begun::Left(why) => {
                     self.restore.progress.add(*size);
                     why == Some(Why::Done)
@@ -362,8 +270,10 @@ impl<'a, 'b> Walk<'a, 'b> {
     fn data(&mut self, name: &[u8], handle: FileHandle, size: u64, content: &Content) -> Result<()> {
         self.told.bytes += size;
         let path = self.path_of(name);
+        let back = handle.read_back();
+        let file = Arc::new(Target::written(path, handle));
         let sparse = matches!(content, Content::Map { .. });
-        let file = Arc::new(Target { path, handle: Mutex::new(Some(Arc::new(handle))), left: AtomicUsize::new(1) });
+        self.check(back, &file, size, content);
         for span in self.restore.reader.pieces(size, content, 0)? {
             let span = span?;
             let Some(Part { chunk, skip }) = span.data else {
@@ -372,18 +282,57 @@ impl<'a, 'b> Walk<'a, 'b> {
             };
             file.left.fetch_add(1, Ordering::AcqRel);
             let (file, skip, len) = (file.clone(), skip as usize, span.len as usize);
-            let place = Place { file, skip, len, offset: span.offset, sparse };
-            let places = self.places.entry((chunk.id(), chunk.len)).or_default();
-            if places.is_empty() {
-                self.chunks.push(chunk);
-                self.bytes += chunk.len as u64;
-            }
-            places.push(place);
-            if self.chunks.len() >= BATCH || self.bytes >= BATCH_BYTES {
-                self.send()?;
-            }
+            self.place(chunk, Place { file, skip, len, offset: span.offset, sparse })?;
         }
         file.part_done()
+    }
+
+    /// Puts a place of a chunk into the batch.
+    fn place(&mut self, chunk: ChunkRef, place: Place) -> Result<()> {
+        let places = self.places.entry((chunk.id(), chunk.len)).or_default();
+        if places.is_empty() {
+            self.chunks.push(chunk);
+            self.bytes += chunk.len as u64;
+        }
+        places.push(place);
+        if self.chunks.len() >= BATCH || self.bytes >= BATCH_BYTES {
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    /// A file that is there. One that shares its chunk with others is compared when these are known; any other alone.
+    fn compared(&mut self, name: &[u8], there: There, size: u64, content: &Content) -> Result<()> {
+        self.told.bytes += size;
+        let back = there.read_back();
+        let file = Arc::new(Target::there(self.path_of(name), there));
+        self.check(back, &file, size, content);
+        if let Content::Shared { .. } = content {
+            for span in self.restore.reader.pieces(size, content, 0)? {
+                let span = span?;
+                if let Some(Part { chunk, skip }) = span.data {
+                    let (file, skip, len) = (file.clone(), skip as usize, span.len as usize);
+                    self.place(chunk, Place { file, skip, len, offset: span.offset, sparse: false })?;
+                }
+            }
+            return Ok(());
+        }
+        self.hand_out(Job::Compare { file, size, content: content.clone() })
+    }
+
+    fn check(&mut self, back: ReadBack, file: &Arc<Target>, size: u64, content: &Content) {
+        if self.restore.read_back {
+            self.checks.push(Check { back, file: file.clone(), size, content: content.clone() });
+        }
+    }
+
+    fn hand_out(&mut self, job: Job) -> Result<()> {
+        self.work.under.check()?;
+        self.work.under.begin();
+        if self.queue.send(job).is_err() {
+            self.work.under.end(Err(Error::internal("the workers are gone").into()));
+        }
+        Ok(())
     }
 
     /// Hands the batch out.
@@ -391,13 +340,13 @@ impl<'a, 'b> Walk<'a, 'b> {
         let places = Arc::new(std::mem::take(&mut self.places));
         let chunks = std::mem::take(&mut self.chunks);
         self.bytes = 0;
+        let is_there = |chunk: &ChunkRef| work::at(&places, chunk).iter().any(|place| place.file.is_there);
+        let (there, chunks): (Vec<_>, Vec<_>) = chunks.into_iter().partition(is_there);
+        for chunks in there.chunks(COMPARED) {
+            self.hand_out(Job::Assemble { chunks: chunks.to_vec(), places: places.clone() })?;
+        }
         for fetch in self.restore.reader.chunks().plan(chunks, self.restore.fetch_bytes) {
-            self.under.check()?;
-            self.under.way.lock().0 += 1;
-            let job = Job { fetch, places: places.clone() };
-            if self.queue.send(job).is_err() {
-                self.under.end(Err(Error::internal("the workers are gone").into()));
-            }
+            self.hand_out(Job::Fetch { fetch, places: places.clone() })?;
         }
         Ok(())
     }
@@ -405,7 +354,14 @@ impl<'a, 'b> Walk<'a, 'b> {
     /// Everything that was begun gets its name.
     fn window(&mut self) -> Result<()> {
         self.send()?;
-        self.under.wait()?;
+        self.work.under.wait()?;
+        if self.restore.read_back {
+            self.restorer.sync_window()?;
+            for check in std::mem::take(&mut self.checks) {
+                self.hand_out(Job::ReadBack(Box::new(check)))?;
+            }
+            self.work.under.wait()?;
+        }
         self.restorer.finish_window()
     }
 
@@ -427,22 +383,6 @@ impl<'a, 'b> Walk<'a, 'b> {
             allocated: 0,
         })
     }
-}
-
-/// Zeros are left out in pieces of this many bytes, which filesystems allocate.
-const BLOCK: usize = 4096;
-
-/// The parts of a chunk that have data, in whole blocks but at its end.
-fn data_of(bytes: &[u8]) -> Vec<Range<usize>> {
-    let mut parts: Vec<Range<usize>> = Vec::new();
-    for (n, block) in bytes.chunks(BLOCK).enumerate().filter(|(_, block)| block.iter().any(|byte| *byte != 0)) {
-        let (start, end) = (n * BLOCK, n * BLOCK + block.len());
-        match parts.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ => parts.push(start..end),
-        }
-    }
-    parts
 }
 
 fn item<'a>(known: &'a Known, inode: &'a Inode) -> Item<'a> {

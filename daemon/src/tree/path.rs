@@ -41,6 +41,16 @@ impl TreePath {
         Self { names }
     }
 
+    /// Goes on to an entry of this directory.
+    pub fn push(&mut self, name: Vec<u8>) {
+        self.names.push(name);
+    }
+
+    /// Goes back to the directory that it is in; at the top nothing happens.
+    pub fn pop(&mut self) {
+        self.names.pop();
+    }
+
     /// As bytes, with a leading `/`.
     pub fn bytes(&self) -> Vec<u8> {
         joined(&self.names)

@@ -80,6 +80,9 @@ pub trait View {
     /// What `dump` of this path leaves out, in words.
     fn leaves_out(&self, path: &TreePath) -> Option<&'static str>;
 
+    /// All files below a directory are going to be read: what comes next may be fetched ahead.
+    fn expect_all(&mut self) {}
+
     /// Where a regular file of `size` bytes has data, from byte `from` on: at most `most` ranges, ascending, none empty,
     /// that do not touch each other. Fewer: there are no more. Without knowledge of holes, all of it.
     fn regions(&mut self, path: &TreePath, size: u64, from: u64, most: usize) -> Result<Vec<Range<u64>>> {
@@ -159,8 +162,11 @@ pub fn not_a_file(path: &TreePath, kind: &InodeKind) -> PathError {
 /// Entries of one directory that are in memory, and put in order, at a time.
 pub const PAGE: usize = 20_000;
 
-/// Bytes of the names of directories that wait to be gone through.
-const WAITING: usize = 32 << 20;
+/// Bytes of the names of directories that wait to be gone through. Where there are more they are listed again.
+const WAITING: usize = 16 << 20;
+
+/// Entries that are listed again at a time.
+const AGAIN: usize = 4096;
 
 /// The page is full.
 #[derive(Debug)]
@@ -176,10 +182,15 @@ impl std::error::Error for Full {}
 
 /// At most [`PAGE`] entries of a directory, but the first `from`, by name. Fewer: these are the last.
 pub fn page(view: &mut dyn View, path: &TreePath, from: u64) -> Result<Vec<Node>> {
+    some(view, path, from, PAGE)
+}
+
+/// Likewise, at most `most`.
+fn some(view: &mut dyn View, path: &TreePath, from: u64, most: usize) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
     let listed = view.list(path, from, &mut |node| {
         nodes.push(node);
-        if nodes.len() == PAGE { Err(Full.into()) } else { Ok(()) }
+        if nodes.len() == most { Err(Full.into()) } else { Ok(()) }
     });
     match listed {
         Err(e) if !e.is::<Full>() => return Err(e),
@@ -217,61 +228,106 @@ pub fn is_damage(error: &anyhow::Error) -> bool {
 /// Takes a page of the entries of the directory of this path; one without entries where it is empty or cannot be read.
 pub type TakePage<'a> = &'a mut dyn FnMut(&mut dyn View, &TreePath, Vec<Node>) -> Result<()>;
 
+/// A directory whose own directories are being gone through.
+struct Frame {
+    /// Those that are still to be entered, the next one last.
+    names: Vec<Vec<u8>>,
+    /// Where the listing goes on behind them.
+    next: Option<u64>,
+}
+
+/// What a walk has done so far.
+struct Walk<'a> {
+    top: &'a TreePath,
+    deep: bool,
+    take: TakePage<'a>,
+    /// Bytes of the names that wait.
+    waiting: usize,
+    seen: u64,
+    failed: Failed,
+}
+
 /// Goes through a directory, page by page, and where `deep` all below it, a directory at a time, its own directories right
-/// after it. A directory below `top`
-/// that cannot be read is logged and counted, and so is an entry that cannot. An error of `take` ends it.
+/// after it. A directory below `top` that cannot be read is logged and counted, and so is an entry that cannot. An error of
+/// `take` ends it. So few names are kept that a tree of any width can be gone through: what is above them is listed again.
 pub fn walk(view: &mut dyn View, top: &TreePath, deep: bool, take: TakePage<'_>) -> Result<Failed> {
-    let mut waiting = vec![top.clone()];
-    let (mut bytes, mut seen, mut failed) = (0, 0u64, Failed::default());
-    while let Some(folder) = waiting.pop() {
-        bytes -= if folder == *top { 0 } else { cost(&folder) };
-        seen += 1;
-        let first = waiting.len();
-        let mut from = 0;
+    let mut walk = Walk { top, deep, take, waiting: 0, seen: 0, failed: Failed::default() };
+    let mut path = top.clone();
+    let mut frames = vec![walk.folder(view, &path)?];
+    while let Some(frame) = frames.last_mut() {
+        if let Some(name) = frame.names.pop() {
+            walk.waiting -= cost(&name);
+            path.push(name);
+            frames.push(walk.folder(view, &path)?);
+        } else if let Some(from) = frame.next.take() {
+            match some(view, &path, from, AGAIN) {
+                Ok(nodes) => {
+                    frame.next = (nodes.len() == AGAIN).then_some(from + AGAIN as u64);
+                    frame.names = nodes.into_iter().filter(Node::is_folder).map(|node| node.name).rev().collect();
+                    walk.waiting += frame.names.iter().map(cost).sum::<usize>();
+                }
+                Err(e) if !is_local(&e) => return Err(e),
+                Err(e) => walk.failed.add(&e),
+            }
+        } else {
+            frames.pop();
+            path.pop();
+        }
+    }
+    Ok(walk.failed)
+}
+
+impl Walk<'_> {
+    /// Takes all entries of a directory.
+    fn folder(&mut self, view: &mut dyn View, path: &TreePath) -> Result<Frame> {
+        self.seen += 1;
+        let mut frame = Frame { names: Vec::new(), next: None };
+        let (before, mut from) = (self.waiting, 0);
         loop {
-            let nodes = match page(view, &folder, from) {
+            let nodes = match page(view, path, from) {
                 Ok(nodes) => nodes,
-                Err(e) if folder == *top && from == 0 || !is_local(&e) => return Err(e),
+                Err(e) if path == self.top && from == 0 || !is_local(&e) => return Err(e),
                 Err(e) => {
-                    failed.add(&e);
+                    self.failed.add(&e);
                     if from == 0 {
-                        take(view, &folder, Vec::new())?;
+                        (self.take)(view, path, Vec::new())?;
                     }
                     break;
                 }
             };
-            if seen > view.most_folders() {
+            if self.seen > view.most_folders() {
                 let why = "it has more directories than its filesystem has room for: they go round in a circle";
-                return Err(PathError::Broken(top.to_string(), why.to_owned()).into());
+                return Err(PathError::Broken(self.top.to_string(), why.to_owned()).into());
             }
-            let (count, last) = (nodes.len() as u64, nodes.len() < PAGE);
             for node in &nodes {
-                if deep && node.is_folder() {
-                    let below = folder.join(&node.name);
-                    bytes += cost(&below);
-                    waiting.push(below);
+                if self.deep && node.is_folder() && frame.next.is_none() {
+                    self.waiting += cost(&node.name);
+                    frame.names.push(node.name.clone());
                 }
                 if let Some(errno) = node.missing {
-                    tracing::error!("{} cannot be read: {}", folder.join(&node.name), view.lack(errno));
-                    failed.count += 1;
+                    tracing::error!("{} cannot be read: {}", path.join(&node.name), view.lack(errno));
+                    self.failed.count += 1;
                 }
             }
-            if bytes > WAITING {
-                return Err(Error::invalid(format!("{top} has too many directories: name a part of it")).into());
+            if self.waiting > WAITING {
+                frame = Frame { names: Vec::new(), next: Some(0) };
+                self.waiting = before;
             }
-            take(view, &folder, nodes)?;
+            let (count, last) = (nodes.len(), nodes.len() < PAGE);
+            (self.take)(view, path, nodes)?;
             if last {
                 break;
             }
-            from += count;
+            from += count as u64;
         }
-        waiting[first..].reverse();
+        frame.names.reverse();
+        Ok(frame)
     }
-    Ok(failed)
 }
 
-fn cost(path: &TreePath) -> usize {
-    path.names().iter().map(|name| name.len() + size_of::<Vec<u8>>()).sum()
+/// Bytes that a name takes while it waits.
+fn cost(name: &Vec<u8>) -> usize {
+    name.len() + size_of_val(name)
 }
 
 /// Whether an error is about one path, so that others may be fine.
@@ -280,4 +336,105 @@ pub fn is_local(error: &anyhow::Error) -> bool {
         let kind = cause.downcast_ref::<Error>().map(Error::kind);
         cause.is::<PathError>() || matches!(kind, Some(ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Invalid))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use wherry_repo::format::tree::{InodeFlags, Time};
+
+    /// Directories with long names side by side, and in every thousandth of them as many again.
+    struct Wide {
+        width: u64,
+        again: u64,
+    }
+
+    fn name(n: u64) -> Vec<u8> {
+        format!("{n:0>200}").into_bytes()
+    }
+
+    fn folder(name: Vec<u8>) -> Node {
+        let inode = Inode {
+            kind: InodeKind::Folder,
+            permissions: 0o755,
+            owner: 0,
+            group: 0,
+            flags: InodeFlags::default(),
+            extended: Set::default(),
+            modified: Time::default(),
+            changed: Time::default(),
+            number: 0,
+            links: 1,
+            size: 0,
+            allocated: 0,
+        };
+        let none = Vec::new();
+        let (owner_name, group_name) = (none.clone(), none);
+        Node {
+            name,
+            inode,
+            owner_name,
+            group_name,
+            owned: true,
+            missing: None,
+            partly: false,
+            boundary: false,
+            part: None,
+        }
+    }
+
+    impl View for Wide {
+        fn stat(&mut self, path: &TreePath) -> Result<Node> {
+            Ok(folder(path.name().to_vec()))
+        }
+
+        fn list(&mut self, path: &TreePath, from: u64, each: Each<'_>) -> Result<()> {
+            self.again += u64::from(from > 0 && !from.is_multiple_of(PAGE as u64));
+            let is_wide = match path.names() {
+                [] => true,
+                [one] => one.ends_with(b"7000"),
+                _ => false,
+            };
+            let width = if is_wide { self.width } else { 0 };
+            (from..width).try_for_each(|n| each(folder(name(n))))
+        }
+
+        fn read(&mut self, _: &TreePath, _: Range<u64>, _: Take<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        fn most_folders(&self) -> u64 {
+            u64::MAX
+        }
+
+        fn leaves_out(&self, _: &TreePath) -> Option<&'static str> {
+            None
+        }
+    }
+
+    #[test]
+    fn more_directories_than_can_wait_are_all_gone_through_once_and_in_order() {
+        for (width, again) in [(30_000, false), (100_000, true)] {
+            let mut view = Wide { width, again: 0 };
+            let (mut last, mut wide) = (None, BTreeSet::new());
+            let mut count = 0;
+            let failed = walk(&mut view, &TreePath::default(), true, &mut |_, path, nodes| {
+                if last.as_ref().is_none_or(|last| last != path) {
+                    assert!(last.as_ref().is_none_or(|last| last < path), "{last:?} before {path}");
+                    count += 1;
+                    last = Some(path.clone());
+                }
+                if !nodes.is_empty() {
+                    wide.insert(path.clone());
+                }
+                Ok(())
+            });
+            assert_eq!(failed.unwrap(), Failed::default());
+            // One in ten thousand is as wide as the top.
+            let deeper = width / 10_000;
+            assert_eq!((count, wide.len() as u64), (1 + width + deeper * width, 1 + deeper));
+            assert_eq!(view.again > 0, again, "{} listings went on", view.again);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use super::path::{TreePath, escaped, joined};
 use super::view::{Each, Node, PathError, Take, View, not_a_file};
 use anyhow::Result;
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use wherry_repo::{ChunkRef, Error, ShortId, Span, TreeReader};
 
 /// Bytes of chunks that are fetched at once, at most, but for the last one.
 const WINDOW: u64 = 16 << 20;
+/// Entries that are looked at for what to fetch ahead.
+const AHEAD: u64 = 4096;
 /// Longest request to the storage (bytes).
 const FETCH: u64 = 4 << 20;
 /// Zeros are handed out in pieces of so many.
@@ -28,8 +30,10 @@ pub struct TreeView<'a> {
     /// Bytes that are fetched at once.
     window: u64,
     threads: usize,
-    /// The directory that was looked into last, and what is in it.
-    last: Option<(Vec<Vec<u8>>, Option<Below>)>,
+    /// What lies behind a small file is going to be read too.
+    ahead: bool,
+    /// The directory that was looked into last, its number, and what is in it.
+    last: Option<(Vec<Vec<u8>>, u64, Option<Below>)>,
 }
 
 /// Chunks of small files that were used last: they lie side by side, and so do the files.
@@ -70,20 +74,21 @@ impl<'a> TreeView<'a> {
         // A window is there opened, and sealed as far as it is being read.
         let window = (memory / 4).clamp(1 << 20, WINDOW);
         let kept = Kept { chunks: VecDeque::new(), bytes: 0, most: memory / 4 };
-        Self { reader, kept, window, threads: threads.max(1), last: None }
+        Self { reader, kept, window, threads: threads.max(1), ahead: false, last: None }
     }
 
-    /// What is in the directory of these names.
-    fn folder(&mut self, names: &[Vec<u8>]) -> Result<Option<Below>> {
-        if let Some((last, below)) = &self.last
+    /// The number of the directory of these names, and what is in it.
+    fn folder(&mut self, names: &[Vec<u8>]) -> Result<(u64, Option<Below>)> {
+        if let Some((last, number, below)) = &self.last
             && last == names
         {
-            return Ok(*below);
+            return Ok((*number, *below));
         }
-        let mut below = below(self.reader.root());
+        let (mut number, mut below) = (0, below(self.reader.root()));
         for (depth, name) in names.iter().enumerate() {
             let shown = || escaped(&joined(&names[..=depth]));
-            let entry = self.find(below, name, &names[..=depth])?;
+            let (behind, entry) = self.find(below, name, &names[..=depth])?;
+            number += behind;
             let Entry::Known(known) = entry else {
                 return Err(
                     PathError::Broken(shown(), "it could not be looked at when the snapshot was made".into()).into()
@@ -95,36 +100,38 @@ impl<'a> TreeView<'a> {
                 _ => return Err(PathError::NotFolder(shown()).into()),
             };
         }
-        self.last = Some((names.to_vec(), below));
-        Ok(below)
+        self.last = Some((names.to_vec(), number, below));
+        Ok((number, below))
     }
 
-    /// The entry of a name in a directory; `names` is its path.
-    fn find(&self, folder: Option<Below>, name: &[u8], names: &[Vec<u8>]) -> Result<Entry> {
+    /// The entry of a name in a directory, and its number counted from that; `names` is its path.
+    fn find(&self, folder: Option<Below>, name: &[u8], names: &[Vec<u8>]) -> Result<(u64, Entry)> {
         let shown = escaped(&joined(names));
         let found = folder.map(|folder| self.reader.find(&folder, name)).transpose();
         let found = found.map_err(|e| e.context(format!("{shown} cannot be looked up")))?.flatten();
-        found.map(|(_, entry)| entry).ok_or_else(|| PathError::None(shown).into())
+        found.ok_or_else(|| PathError::None(shown).into())
     }
 
-    fn entry(&mut self, path: &TreePath) -> Result<Entry> {
+    fn entry(&mut self, path: &TreePath) -> Result<(u64, Entry)> {
         let Some((name, above)) = path.names().split_last() else {
-            return Ok(Entry::Known(Box::new(self.reader.root().clone())));
+            return Ok((0, Entry::Known(Box::new(self.reader.root().clone()))));
         };
-        let folder = self.folder(above)?;
-        self.find(folder, name, path.names())
+        let (number, folder) = self.folder(above)?;
+        let (behind, entry) = self.find(folder, name, path.names())?;
+        Ok((number + behind, entry))
     }
 
-    /// Size and content of a regular file.
-    fn file(&mut self, path: &TreePath) -> Result<(u64, Content)> {
-        match self.entry(path)? {
+    /// Number, size and content of a regular file.
+    fn file(&mut self, path: &TreePath) -> Result<(u64, u64, Content)> {
+        let (number, entry) = self.entry(path)?;
+        match entry {
             Entry::Unknown { errno, .. } => Err(PathError::Broken(path.to_string(), lack(errno)).into()),
             Entry::Known(known) => match known.what {
                 What::File { size: 1.., content: Content::Nothing } if known.missing.is_some() => {
                     let why = known.missing.map(lack).unwrap_or_default();
                     Err(PathError::Broken(path.to_string(), why).into())
                 }
-                What::File { size, content } => Ok((size, content)),
+                What::File { size, content } => Ok((number, size, content)),
                 _ => Err(not_a_file(path, &inode(&known).kind).into()),
             },
         }
@@ -154,6 +161,36 @@ impl<'a> TreeView<'a> {
             found.insert(id, opened);
         }
         found
+    }
+
+    /// Keeps the chunks that small files behind the entry of this number share, if the one it lies in itself is not kept:
+    /// what is read next lies side by side, and one request brings much of it. What cannot be read is met again, and said,
+    /// when its file is read.
+    fn fetch_ahead(&mut self, number: u64, chunk: &ChunkRef) {
+        if !self.ahead || self.kept.get(&(chunk.id(), chunk.len)).is_some() {
+            return;
+        }
+        let (mut wanted, mut bytes) = (vec![*chunk], chunk.len as u64);
+        let mut seen = HashSet::from([(chunk.id(), chunk.len)]);
+        for next in number + 1..=number + AHEAD {
+            let Ok(Entry::Known(known)) = self.reader.by_number(next) else { break };
+            let What::File { size, content: content @ Content::Shared { .. } } = &known.what else { continue };
+            let Ok(mut pieces) = self.reader.pieces(*size, content, 0) else { break };
+            let Some(Ok(Span { data: Some(part), .. })) = pieces.next() else { continue };
+            let id = (part.chunk.id(), part.chunk.len);
+            if seen.insert(id) && self.kept.get(&id).is_none() {
+                bytes += part.chunk.len as u64;
+                if bytes > self.window.min(self.kept.most / 2) {
+                    break;
+                }
+                wanted.push(part.chunk);
+            }
+        }
+        for (id, opened) in self.fetch(wanted) {
+            if let Ok(chunk) = opened {
+                self.kept.put(id, chunk);
+            }
+        }
     }
 
     fn fetch(&self, wanted: Vec<ChunkRef>) -> Vec<(Id, wherry_repo::Result<Arc<Vec<u8>>>)> {
@@ -274,11 +311,11 @@ fn node(entry: &Entry) -> Node {
 
 impl View for TreeView<'_> {
     fn stat(&mut self, path: &TreePath) -> Result<Node> {
-        Ok(node(&self.entry(path)?))
+        Ok(node(&self.entry(path)?.1))
     }
 
     fn list(&mut self, path: &TreePath, from: u64, each: Each<'_>) -> Result<()> {
-        let Some(below) = self.folder(path.names())? else { return Ok(()) };
+        let (_, Some(below)) = self.folder(path.names())? else { return Ok(()) };
         let named = |e: Error| e.context(format!("{path} cannot be listed"));
         for entry in self.reader.list(&below, from).map_err(named)? {
             each(node(&entry.map_err(named)?.1))?;
@@ -287,7 +324,7 @@ impl View for TreeView<'_> {
     }
 
     fn read(&mut self, path: &TreePath, bytes: Range<u64>, take: Take<'_>) -> Result<()> {
-        let (size, content) = self.file(path)?;
+        let (number, size, content) = self.file(path)?;
         let named = |e: Error| e.context(format!("{path} cannot be read"));
         let keep = matches!(content, Content::Shared { .. });
         let (mut at, end) = (bytes.start, bytes.end.min(size));
@@ -307,6 +344,9 @@ impl View for TreeView<'_> {
                 if sum >= self.window || reached >= end || spans.len() >= 4096 {
                     break;
                 }
+            }
+            if let (true, Some(part)) = (keep, spans.first().and_then(|span| span.data)) {
+                self.fetch_ahead(number, &part.chunk);
             }
             let mut chunks = self.chunks(&spans, keep);
             for span in &spans {
@@ -349,12 +389,16 @@ impl View for TreeView<'_> {
         u64::MAX
     }
 
+    fn expect_all(&mut self) {
+        self.ahead = true;
+    }
+
     fn leaves_out(&self, _path: &TreePath) -> Option<&'static str> {
         None
     }
 
     fn regions(&mut self, path: &TreePath, size: u64, from: u64, most: usize) -> Result<Vec<Range<u64>>> {
-        let (own, content) = self.file(path)?;
+        let (_, own, content) = self.file(path)?;
         let named = |e: Error| e.context(format!("{path} cannot be read"));
         let mut regions: Vec<Range<u64>> = Vec::new();
         for span in self.reader.pieces(own.min(size), &content, from).map_err(named)? {
@@ -372,7 +416,7 @@ impl View for TreeView<'_> {
     }
 
     fn extended(&mut self, path: &TreePath, _node: &Node) -> Result<Set> {
-        let Entry::Known(known) = self.entry(path)? else { return Ok(Set::default()) };
+        let (_, Entry::Known(known)) = self.entry(path)? else { return Ok(Set::default()) };
         let Extended::Chunk(chunk) = &known.attributes.extended else { return Ok(inode(&known).extended) };
         let chunk = self.reader.set(chunk);
         let id = (chunk.id(), chunk.len);

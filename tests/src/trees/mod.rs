@@ -6,4 +6,4 @@ mod random;
 
 pub use change::change;
 pub use lister::{Facts, Kind, Listing, assert_same, list};
-pub use random::{grow, set_attribute, set_times};
+pub use random::{flag, grow, set_attribute, set_times};

@@ -78,6 +78,37 @@ pub fn grow(root: &Path, seed: u64) {
     }
 }
 
+/// Makes some files and directories immutable or append only, and others no more: flags are the last that a tree gets.
+///
+/// # Panics
+/// When the system refuses it.
+pub fn flag(root: &Path, seed: u64) {
+    let (mut state, mut waiting) = (seed, vec![root.to_owned()]);
+    while let Some(path) = waiting.pop() {
+        let kind = path.symlink_metadata().unwrap().file_type();
+        if kind.is_dir() {
+            let mut names: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+            names.sort();
+            waiting.extend(names);
+        }
+        if !(kind.is_file() || kind.is_dir()) {
+            continue;
+        }
+        let file = File::open(&path).unwrap();
+        let both = IFlags::IMMUTABLE | IFlags::APPEND;
+        let given = match below(&mut state, 18) {
+            0 => IFlags::IMMUTABLE,
+            1 => IFlags::APPEND,
+            2 => both,
+            _ => IFlags::empty(),
+        };
+        let there = rustix::fs::ioctl_getflags(&file).unwrap();
+        // Of what stays immutable the kernel changes nothing else.
+        rustix::fs::ioctl_setflags(&file, there.difference(both)).unwrap();
+        rustix::fs::ioctl_setflags(&file, there.difference(both) | given).unwrap();
+    }
+}
+
 /// A file with holes at its begin, in it and at its end.
 fn sparse(path: &Path, state: &mut u64) {
     let file = File::create(path).unwrap();

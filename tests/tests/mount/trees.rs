@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
 /// Makes a directory with all a tree may have, and gives its path.
-fn source(place: &Place) -> PathBuf {
+pub fn source(place: &Place) -> PathBuf {
     let root = place.path("source");
     let at = |name: &str| root.join(name);
     let run = |program: &str, args: &[&str]| sh(program, args).unwrap();
@@ -65,16 +65,16 @@ fn source(place: &Place) -> PathBuf {
     root
 }
 
-fn backup(place: &Place, root: &Path) {
+pub fn backup(place: &Place, root: &Path) {
     place.run(&["backup", root.to_str().unwrap(), "--name", "tree"]);
 }
 
-fn files(mnt: &Path) -> PathBuf {
+pub fn files(mnt: &Path) -> PathBuf {
     mnt.join("by-volume/tree/latest/files")
 }
 
 /// What rsync would change in `to` to make it as `from`.
-fn rsync(from: &Path, to: &Path) -> String {
+pub fn rsync(from: &Path, to: &Path) -> String {
     let path = |path: &Path| format!("{}/", path.to_str().unwrap());
     let args = ["-aHAXn", "--devices", "--specials", "--numeric-ids", "--checksum", "--delete", "--itemize-changes"];
     let output = Command::new("rsync").args(args).args([path(from), path(to)]).output().unwrap();
@@ -201,6 +201,49 @@ fn many_threads_read_what_the_source_has_wherever_they_look() {
             });
         }
     });
+}
+
+#[test]
+fn sixty_four_readers_of_one_tree_each_read_what_the_source_has() {
+    let place = Place::new();
+    let root = source(&place);
+    backup(&place, &root);
+    let mount = place.mount(&["--memory", "128M"]);
+    let shown = files(&mount.mnt);
+    let all: Vec<_> = ["large", "sparse", "hole"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain((0..700).map(|n| format!("many/{n}")))
+        .collect();
+    let sources: Vec<_> = all.iter().map(|name| fs::read(root.join(name)).unwrap()).collect();
+    let compared: usize = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..64u64)
+            .map(|reader| {
+                let (all, sources, shown) = (&all, &sources, &shown);
+                scope.spawn(move || {
+                    let (mut state, mut compared) = (reader, 0);
+                    for n in 0..40 {
+                        // Every fourth of a large one, anywhere in it; and a directory in between.
+                        let which = splitmix(&mut state) as usize % if n % 4 == 0 { 3 } else { all.len() };
+                        let (name, bytes) = (&all[which], &sources[which]);
+                        let file = File::open(shown.join(name)).unwrap();
+                        let at = splitmix(&mut state) as usize % (bytes.len() + 1);
+                        let len = (splitmix(&mut state) as usize % (200 << 10)).min(bytes.len() - at);
+                        let mut found = vec![0; len];
+                        file.read_exact_at(&mut found, at as u64).unwrap();
+                        assert!(found == bytes[at..at + len], "{name}: {at} + {len}");
+                        compared += len;
+                        if n % 10 == 0 {
+                            assert_eq!(fs::read_dir(shown.join("many")).unwrap().count(), 700 + 78 + 20);
+                        }
+                    }
+                    compared
+                })
+            })
+            .collect();
+        readers.into_iter().map(|reader| reader.join().unwrap()).sum()
+    });
+    assert!(compared > 48 << 20, "only {compared} bytes were compared");
 }
 
 #[test]

@@ -46,9 +46,6 @@ fn flags_of_the_other_kind_are_refused_when_restoring() {
         let line = home.run(&[&["restore", "latest:disk", "out"], flags].concat()).fails(2);
         has(&line, &["directories", "disk"]);
     }
-    for flag in ["--delta", "--verify"] {
-        has(&home.run(&["restore", "latest:t", "out", flag]).fails(2), &[flag, "directory"]);
-    }
     has(&home.run(&["restore", "latest:t", "out", "a", "--delete"]).fails(2), &["--delete", "PATH"]);
     for path in ["none", "a/below", "d/c", "/d/b/"] {
         let ran = home.run(&["restore", "latest:t", "out", path]);

@@ -201,7 +201,7 @@ impl Shared<'_> {
         if size == 0 {
             return Ok((Data::Stored(Content::Nothing), 0));
         }
-        let mut ranges = extents(file, size);
+        let mut ranges = extents(file, 0..size);
         let first = ranges.next().transpose()?;
         if size <= MAX_SHARED && first.as_ref().is_some_and(|range| *range == (0..size)) {
             let mut bytes = vec![0; size as usize];

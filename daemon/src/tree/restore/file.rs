@@ -4,11 +4,13 @@ use super::Step;
 use super::descriptors::Slot;
 use super::folder::{Folder, Identity, look_at, open};
 use super::metadata::{Metadata, On, Origin, apply};
+use super::readback::{ReadBack, Written};
 use super::shared::{Place, Shared, failed};
 use anyhow::Result;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, ResolveFlags};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -59,18 +61,27 @@ impl Temporary {
     }
 
     fn open(&self, shared: &Shared) -> io::Result<Arc<File>> {
-        shared.files.get(&self.slot, || {
-            let here = self.folder.open(shared)?;
-            let file = open(&here, &self.name, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty(), ResolveFlags::empty())?;
-            match look_at(&file)?.identity == self.identity {
-                true => Ok(file),
-                false => Err(io::Error::other("another file has taken its place")),
-            }
-        })
+        shared.files.get(&self.slot, || self.open_as(shared, OFlags::RDWR))
     }
 
-    fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> Place<'_> {
         Place { folder: &self.folder, name: &self.last }
+    }
+
+    /// Opened once more: an error if the name leads to another inode now.
+    pub(super) fn open_as(&self, shared: &Shared, flags: OFlags) -> io::Result<File> {
+        let here = self.folder.open(shared)?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | flags;
+        let file = open(&here, &self.name, flags, Mode::empty(), ResolveFlags::empty())?;
+        match look_at(&file)?.identity == self.identity {
+            true => Ok(file),
+            false => Err(io::Error::other("another file has taken its place")),
+        }
+    }
+
+    /// It does not get its name, although it was finished.
+    pub(super) fn reject(&self) {
+        self.state.store(GIVEN_UP, Ordering::Release);
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -121,6 +132,47 @@ impl FileHandle {
         self.written.fetch_add(length, Ordering::Relaxed);
         self.end.fetch_max(end, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Shares all data of another file, which a filesystem with reflinks can. False: it cannot, and nothing was done. What it
+    /// has besides the snapshot's is to be overwritten and [cleared](Self::clear); [`Self::finish`] sets the size.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub(super) fn share(&self, other: &File) -> Result<bool> {
+        let place = self.temporary.place();
+        let file = self.temporary.open(&self.shared).map_err(|e| failed(Step::Create, &place, e))?;
+        let shares = rustix::fs::ioctl_ficlone(&*file, other).is_ok();
+        if shares {
+            // It has the other one's size now.
+            self.end.store(u64::MAX, Ordering::Relaxed);
+        }
+        Ok(shares)
+    }
+
+    /// Reads bytes that it shares. False: it does not have them, or they cannot be read.
+    pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> bool {
+        self.temporary.open(&self.shared).is_ok_and(|file| file.read_exact_at(bytes, offset).is_ok())
+    }
+
+    /// Makes a hole, whatever it shares there.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn clear(&self, range: Range<u64>) -> Result<()> {
+        let place = self.temporary.place();
+        let punch = || {
+            self.shared.step(Step::Write, &place)?;
+            let file = self.temporary.open(&self.shared)?;
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            Ok(rustix::fs::fallocate(&*file, flags, range.start, range.end - range.start)?)
+        };
+        punch().map_err(|e| failed(Step::Write, &place, e))
+    }
+
+    /// For reading it back from its medium once it is finished.
+    pub fn read_back(&self) -> ReadBack {
+        ReadBack::new(Arc::clone(&self.shared), Written::Temporary(Arc::clone(&self.temporary)))
     }
 
     /// Gives the file its size and metadata: all that was to be written is written.

@@ -21,6 +21,8 @@ pub(super) struct Look {
     pub(super) identity: Identity,
     pub(super) modified: Time,
     pub(super) size: u64,
+    /// Names it has.
+    pub(super) links: u32,
     pub(super) device: (u32, u32),
 }
 
@@ -45,6 +47,7 @@ fn statx(folder: &File, name: &[u8], flags: AtFlags) -> io::Result<Look> {
         identity: (s.stx_dev_major, s.stx_dev_minor, s.stx_ino),
         modified: Time { seconds: s.stx_mtime.tv_sec, nanoseconds: s.stx_mtime.tv_nsec },
         size: s.stx_size,
+        links: s.stx_nlink,
         device: (s.stx_rdev_major, s.stx_rdev_minor),
     })
 }

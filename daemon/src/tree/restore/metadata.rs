@@ -27,7 +27,7 @@ pub(super) fn io_error(errno: Errno) -> io::Error {
 }
 
 /// What an inode is to get, its owner found.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Metadata {
     pub(super) permissions: u16,
     pub(super) owner: u32,
@@ -211,13 +211,21 @@ fn denied_bits(on: On<'_>, owner: bool, group: bool) -> u16 {
     }
 }
 
-/// Removes attributes that the snapshot does not have, but those that are the system's own (labels).
+/// Attributes that the system keeps for itself: labels, and what vouches for a file.
+fn is_systems(name: &[u8]) -> bool {
+    [&b"security.selinux"[..], b"security.SMACK64", b"security.apparmor", b"security.ima", b"security.evm"]
+        .iter()
+        .any(|system| name.starts_with(system))
+}
+
+/// Removes attributes that the snapshot does not have, but those that are the system's own.
 fn remove_foreign(shared: &Shared, place: &Place<'_>, on: On<'_>, metadata: &Metadata) -> Result<()> {
     let Ok(there) = on.attributes() else { return Ok(()) };
     let ours = |name: &[u8]| {
         name.starts_with(b"user.")
             || name.starts_with(b"trusted.")
-            || matches!(name, ACL_ACCESS | ACL_DEFAULT | CAPABILITY)
+            || matches!(name, ACL_ACCESS | ACL_DEFAULT)
+            || (name.starts_with(b"security.") && !is_systems(name))
     };
     let wanted = |name: &[u8]| metadata.extended.0.binary_search_by(|(n, _)| n[..].cmp(name)).is_ok();
     for name in there.iter().filter(|name| ours(name) && !wanted(name)) {

@@ -25,11 +25,13 @@ mod metadata;
 mod names;
 mod owners;
 mod prune;
+mod readback;
 mod remove;
 mod report;
 mod restorer;
 mod shared;
 mod target;
+mod there;
 mod window;
 
 #[cfg(test)]
@@ -37,9 +39,11 @@ mod tests;
 
 pub use file::FileHandle;
 pub use prune::{Has, Known};
+pub use readback::{Medium, ReadBack};
 pub use report::{Listed, NAMED, Refusals, Refused, Report, Skipped, Step, Why};
 pub use restorer::Restorer;
 pub use target::Target;
+pub use there::There;
 
 use super::inode::Inode;
 use std::fmt;
@@ -87,6 +91,10 @@ pub struct Options {
     /// The target was empty when that run began: a regular file that has its final name with equal size, mtime and mode was
     /// made by it, whole, and is left as it is.
     pub trust_names: bool,
+    /// A regular file that is there and would be replaced is compared with the snapshot's first: see [`Begun::There`].
+    pub compare: bool,
+    /// Nor is what an earlier run made trusted unread: it is compared too.
+    pub distrust: bool,
     /// Descriptors to keep open at most; 0: as many as the limit of the process suggests.
     pub descriptors: usize,
     /// Called before each step that changes something, for tests: with its path below the target. An error ends the restore
@@ -107,6 +115,8 @@ impl Options {
             run,
             resume: false,
             trust_names: false,
+            compare: false,
+            distrust: false,
             descriptors: 0,
             steps: None,
         }
@@ -122,6 +132,8 @@ impl fmt::Debug for Options {
             .field("run", &format_args!("{:016x}", self.run))
             .field("resume", &self.resume)
             .field("trust_names", &self.trust_names)
+            .field("compare", &self.compare)
+            .field("distrust", &self.distrust)
             .field("descriptors", &self.descriptors)
             .finish_non_exhaustive()
     }
@@ -132,6 +144,8 @@ impl fmt::Debug for Options {
 pub enum Begun {
     /// To be written: its data, then [`FileHandle::finish`].
     Write(FileHandle),
+    /// There is a regular file of this name that would be replaced: to be compared, then kept or replaced.
+    There(There),
     /// What is there stays, or it could not be made: in the report. It is not the snapshot's inode, so its further names must
     /// not be linked to it: the next one is restored as the first. Not so with [`Why::Done`].
     Left(Option<Why>),

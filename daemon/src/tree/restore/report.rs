@@ -13,6 +13,8 @@ pub const NAMED: usize = 1000;
 pub struct Report {
     /// Regular files written, each inode once.
     pub files: u64,
+    /// Regular files that held what the snapshot says already, and got its metadata.
+    pub kept: u64,
     /// Directories made or entered.
     pub directories: u64,
     /// Symbolic links, fifos, sockets and devices.
@@ -47,7 +49,7 @@ impl<T> Default for Listed<T> {
 }
 
 impl<T> Listed<T> {
-    pub(super) fn push(&mut self, item: impl FnOnce() -> T) {
+    pub(crate) fn push(&mut self, item: impl FnOnce() -> T) {
         self.count += 1;
         if self.first.len() < NAMED {
             self.first.push(item());
@@ -140,6 +142,8 @@ pub enum Step {
     Rename,
     /// A further name of an inode.
     Link,
+    /// What is on the medium is compared with what should be there.
+    ReadBack,
     /// A name is removed.
     Remove,
     /// Immutable, append only.
@@ -162,6 +166,7 @@ impl fmt::Display for Step {
             Self::Sync => "making it durable",
             Self::Rename => "giving it its name",
             Self::Link => "a further name of a file",
+            Self::ReadBack => "reading it back",
             Self::Remove => "removing it",
         })
     }

@@ -6,13 +6,14 @@ use super::metadata::{Metadata, On, Origin, apply};
 use super::remove::remove;
 use super::report::{Report, Step, Why};
 use super::shared::{Place, Shared, failed};
+use super::there::{Old, There};
 use super::window::{Last, Late, Left, NewLink, Pending, Window};
 use super::{Begun, Item, Options, Overwrite, Target, names};
 use crate::tree::inode::InodeKind;
 use anyhow::Result;
 use rustix::fs::{FileType, IFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct Restorer {
     pub(super) closing: Vec<Left>,
     /// Flags that come last.
     pub(super) late: Vec<Late>,
+    /// Paths of inodes that may have further names and did not get their first: those must not lead to what is there.
+    pub(super) unnamed: HashSet<Vec<u8>>,
     /// Each filesystem that was entered.
     pub(super) filesystems: BTreeMap<(u32, u32), Arc<File>>,
 }
@@ -64,6 +67,7 @@ impl Restorer {
             window: Window::default(),
             closing: Vec::new(),
             late: Vec::new(),
+            unnamed: HashSet::new(),
             filesystems: BTreeMap::new(),
         };
         this.push(folder, Last::Before(before))?;
@@ -170,20 +174,19 @@ impl Restorer {
             }
             return Ok(Begun::Left(Some(why)));
         }
+        let metadata = Metadata::new(item, &shared.owners);
+        let (flags, linked, weight) = (metadata.late_flags(), item.inode.links > 1, metadata.weight());
+        if let Some(old) = self.old(&place, &folder, item)? {
+            let old = Arc::new(old);
+            self.window.add(Pending::There { old: Arc::clone(&old), flags, linked }, weight);
+            return Ok(Begun::There(There::new(shared, old, metadata, item.inode.size)));
+        }
         let made = shared.step(Step::Create, &place).and_then(|()| Temporary::create(&shared, &folder, item.name));
         let Some(temporary) = shared.settle(Step::Create, &place, made)? else {
             return Ok(Begun::Left(None));
         };
         let temporary = Arc::new(temporary);
-        let metadata = Metadata::new(item, &shared.owners);
-        self.window.add(
-            Pending::File {
-                temporary: Arc::clone(&temporary),
-                flags: metadata.late_flags(),
-                linked: item.inode.links > 1,
-            },
-            metadata.weight(),
-        );
+        self.window.add(Pending::File { temporary: Arc::clone(&temporary), flags, linked }, weight);
         Ok(Begun::Write(FileHandle::new(shared, temporary, metadata, item.inode.size)))
     }
 
@@ -297,6 +300,15 @@ impl Restorer {
         })
     }
 
+    /// The regular file that is there, if it is to be compared.
+    fn old(&self, place: &Place<'_>, folder: &Arc<Folder>, item: &Item<'_>) -> Result<Option<Old>> {
+        let options = &self.shared.options;
+        if folder.fresh || !(options.compare || (options.distrust && options.trust_names)) {
+            return Ok(None);
+        }
+        Old::open(&self.shared, folder, item.name).map_err(|e| failed(Step::Create, place, e))
+    }
+
     /// Why what is there stays, if it does.
     fn stays(&self, place: &Place<'_>, folder: &Arc<Folder>, item: &Item<'_>) -> Result<Option<(Why, Look)>> {
         if folder.fresh {
@@ -309,7 +321,8 @@ impl Restorer {
             (Some(there), here) => (there, here),
         };
         if shared.options.trust_names && is_done(&here, &there, item) {
-            return Ok(Some((Why::Done, there)));
+            let compared = shared.options.distrust && there.kind == FileType::RegularFile;
+            return Ok((!compared).then_some((Why::Done, there)));
         }
         let why = match shared.options.overwrite {
             Overwrite::Never if there.kind == FileType::Directory => Why::OtherType,

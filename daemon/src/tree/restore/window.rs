@@ -9,6 +9,7 @@ use super::remove::{loosen, remove};
 use super::report::{Step, Why};
 use super::restorer::Restorer;
 use super::shared::{Place, Shared, failed};
+use super::there::{Became, Old};
 use anyhow::Result;
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -23,7 +24,7 @@ const NAMES: usize = 4096;
 /// Bytes that their metadata may take.
 const BYTES: usize = 4 << 20;
 
-/// An inode that has its temporary name.
+/// An inode that has its temporary name, or one that keeps the name it has.
 #[derive(Debug)]
 pub(super) enum Pending {
     File {
@@ -32,11 +33,48 @@ pub(super) enum Pending {
         /// Further names of it may come.
         linked: bool,
     },
+    /// A regular file that was there already.
+    There {
+        old: Arc<Old>,
+        flags: IFlags,
+        linked: bool,
+    },
     Other {
         folder: Arc<Folder>,
         temporary: Vec<u8>,
         last: Vec<u8>,
     },
+}
+
+impl Pending {
+    /// The directory it is in, its name there now, and the one it gets.
+    fn names(&self) -> (&Arc<Folder>, &[u8], &[u8]) {
+        match self {
+            Self::File { temporary, .. } => (&temporary.folder, &temporary.name, &temporary.last),
+            Self::There { old, .. } => (&old.folder, &old.name, &old.name),
+            Self::Other { folder, temporary, last } => (folder, temporary, last),
+        }
+    }
+
+    /// Once it is known what became of a file that was there: that one is written to a temporary name if it is replaced.
+    fn settle(&mut self) -> Result<()> {
+        let unfinished = match self {
+            Self::There { old, flags, linked } => match old.became() {
+                Became::Replaced(temporary) => {
+                    *self = Self::File { temporary, flags: *flags, linked: *linked };
+                    return self.settle();
+                }
+                Became::Open => true,
+                Became::Kept | Became::Refused => false,
+            },
+            Self::File { temporary, .. } => temporary.outcome().is_none(),
+            Self::Other { .. } => false,
+        };
+        if unfinished {
+            return Err(Error::internal("a window ended before its files").into());
+        }
+        Ok(())
+    }
 }
 
 /// A further name.
@@ -79,11 +117,14 @@ pub(super) struct Window {
     links: VecDeque<NewLink>,
     left: VecDeque<Left>,
     bytes: usize,
+    /// All of it is on the disk.
+    durable: bool,
 }
 
 impl Window {
     pub(super) fn add(&mut self, pending: Pending, bytes: usize) {
         self.bytes += bytes;
+        self.durable = false;
         self.pending.push_back(pending);
     }
 
@@ -111,14 +152,16 @@ impl Restorer {
     /// # Errors
     /// When the system fails, or a file is still being written.
     pub fn finish_window(&mut self) -> Result<()> {
-        let unfinished =
-            |pending: &Pending| matches!(pending, Pending::File { temporary, .. } if temporary.outcome().is_none());
-        if self.window.pending.iter().any(unfinished) {
-            return Err(Error::internal("a window ended before its files").into());
+        if !self.window.durable {
+            self.sync_window()?;
         }
-        self.sync_window()?;
         while let Some(pending) = self.window.pending.front() {
-            let flags = name_it(&self.shared, pending)?;
+            let (named, flags) = name_it(&self.shared, pending)?;
+            if !named && !matches!(pending, Pending::File { linked: false, .. } | Pending::There { linked: false, .. })
+            {
+                let (folder, _, last) = pending.names();
+                self.unnamed.insert(folder.path(last));
+            }
             self.window.pending.pop_front();
             if let Some((late, linked)) = flags {
                 match linked {
@@ -140,14 +183,17 @@ impl Restorer {
         Ok(())
     }
 
-    /// Everything that waits for its name reaches the disk.
-    fn sync_window(&self) -> Result<()> {
-        let at = |pending: &Pending| match pending {
-            Pending::File { temporary, .. } => temporary.folder.identity,
-            Pending::Other { folder, .. } => folder.identity,
-        };
+    /// Everything that waits for its name reaches the disk, and can be read back from there before [`Self::finish_window`].
+    ///
+    /// # Errors
+    /// When the system fails, or a file is still being written.
+    pub fn sync_window(&mut self) -> Result<()> {
+        self.window.pending.iter_mut().try_for_each(Pending::settle)?;
+        let at = |pending: &Pending| pending.names().0.identity;
         let written: BTreeSet<_> = self.window.pending.iter().map(at).map(|(major, minor, _)| (major, minor)).collect();
-        self.sync(|filesystem| written.contains(filesystem))
+        self.sync(|filesystem| written.contains(filesystem))?;
+        self.window.durable = true;
+        Ok(())
     }
 
     pub(super) fn sync_all(&self) -> Result<()> {
@@ -165,6 +211,11 @@ impl Restorer {
 
     fn link_now(&mut self, link: &NewLink) -> Result<()> {
         let place = Place { folder: &link.folder, name: &link.name };
+        if self.unnamed.contains(&link.first) {
+            // What has the first name is not the snapshot's inode.
+            self.shared.refuse(Step::Link, None, &place, Errno::NOENT);
+            return Ok(());
+        }
         let tried = self.try_link(&place, link);
         let tried = match tried {
             Err(e) => match e.downcast::<io::Error>() {
@@ -284,11 +335,13 @@ impl Restorer {
 
     /// Removes what has only its temporary name, as far as it goes.
     pub(super) fn give_up(&mut self) {
-        for pending in self.window.pending.drain(..) {
-            let (folder, name) = match &pending {
-                Pending::File { temporary, .. } => (&temporary.folder, &temporary.name),
-                Pending::Other { folder, temporary, .. } => (folder, temporary),
-            };
+        for mut pending in self.window.pending.drain(..) {
+            // One that is not settled is not begun, or ends with its temporary name.
+            let _ = pending.settle();
+            if matches!(pending, Pending::There { .. }) {
+                continue;
+            }
+            let (folder, name, _) = pending.names();
             let place = Place { folder, name };
             // Nothing to tell: the same run removes it when it goes on.
             let _ = folder.open(&self.shared).and_then(|here| remove(&self.shared, &here, &place, false));
@@ -305,36 +358,41 @@ fn hinders(shared: &Shared, last: &Last) -> bool {
     !shared.privileged && permissions & 0o700 != 0o700
 }
 
-/// Gives an inode its name. Returns the flags that it is still to get, and whether further names come first.
-fn name_it(shared: &Shared, pending: &Pending) -> Result<Option<(Late, bool)>> {
-    let (folder, temporary, last) = match pending {
-        Pending::File { temporary, .. } => (&temporary.folder, &temporary.name, &temporary.last),
-        Pending::Other { folder, temporary, last } => (folder, temporary, last),
-    };
+/// Gives an inode its name. Returns whether it has it, the flags that it is still to get, and whether further names come
+/// before these.
+fn name_it(shared: &Shared, pending: &Pending) -> Result<(bool, Option<(Late, bool)>)> {
+    let (folder, temporary, last) = pending.names();
     let whole = match pending {
         Pending::File { temporary, .. } => temporary.outcome() == Some(true),
+        Pending::There { old, .. } => return Ok((matches!(old.became(), Became::Kept), late(pending))),
         Pending::Other { .. } => true,
     };
     if !whole {
         discard(shared, folder, temporary)?;
-        return Ok(None);
+        return Ok((false, None));
     }
     if !give_name(shared, folder, temporary, last)? {
-        return Ok(None);
+        return Ok((false, None));
     }
     let mut report = shared.report.lock();
-    Ok(match pending {
-        Pending::Other { .. } => {
-            report.others += 1;
-            None
+    match pending {
+        Pending::Other { .. } => report.others += 1,
+        Pending::File { .. } | Pending::There { .. } => report.files += 1,
+    }
+    Ok((true, late(pending)))
+}
+
+/// The flags that an inode which has its name is still to get, and whether further names come before these.
+fn late(pending: &Pending) -> Option<(Late, bool)> {
+    let (identity, flags, linked) = match pending {
+        Pending::File { temporary, flags, linked } => (temporary.identity(), *flags, *linked),
+        Pending::There { old, flags, linked } if matches!(old.became(), Became::Kept) => {
+            (old.identity, *flags, *linked)
         }
-        Pending::File { temporary, flags, linked } => {
-            report.files += 1;
-            let (folder, identity) = (Arc::clone(&temporary.folder), temporary.identity());
-            let late = || Late { folder, name: temporary.last.clone(), identity, flags: *flags };
-            (!flags.is_empty()).then(|| (late(), *linked))
-        }
-    })
+        Pending::There { .. } | Pending::Other { .. } => return None,
+    };
+    let (folder, _, last) = pending.names();
+    (!flags.is_empty()).then(|| (Late { folder: Arc::clone(folder), name: last.to_vec(), identity, flags }, linked))
 }
 
 fn discard(shared: &Shared, folder: &Arc<Folder>, temporary: &[u8]) -> Result<()> {

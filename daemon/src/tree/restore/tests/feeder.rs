@@ -1,6 +1,6 @@
 //! A snapshot in memory, and the walk that feeds it to a restore.
 
-use super::super::{Begun, FileHandle, Has, Item, Known, Options, Report, Restorer, Target, Why};
+use super::super::{Begun, FileHandle, Has, Item, Known, Options, Report, Restorer, Target, There, Why};
 use crate::tree::inode::{Inode, InodeKind};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -162,6 +162,7 @@ fn walk<'a>(restorer: &mut Restorer, files: &mut Files<'a>, folder: &'a Node) ->
             }
             (None, InodeKind::File) => match restorer.file(&item)? {
                 Begun::Write(file) => files.push((file, node)),
+                Begun::There(there) => compare(there, node)?,
                 Begun::Left(why) => assert_ne!(why, Some(Why::Mounted)),
             },
             _ => {
@@ -174,6 +175,23 @@ fn walk<'a>(restorer: &mut Restorer, files: &mut Files<'a>, folder: &'a Node) ->
         }
     }
     Ok(())
+}
+
+/// What is there stays if it has this data; else it is written anew from it, without a look at what is right.
+fn compare(there: There, node: &Node) -> anyhow::Result<()> {
+    let mut wanted = vec![0; node.inode.size as usize];
+    for (at, bytes) in &node.data {
+        wanted[*at as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+    let mut old = vec![0; wanted.len()];
+    if there.may_stay() && there.read_at(0, &mut old) && old == wanted {
+        return there.keep();
+    }
+    let Some(file) = there.replace()? else { return Ok(()) };
+    for (at, bytes) in &node.data {
+        file.write_at(*at, bytes)?;
+    }
+    file.finish()
 }
 
 /// Writes all files of a window from three threads, each a part of each file, the last parts first.

@@ -1,6 +1,6 @@
 //! What is there already, and what was planted there.
 
-use super::super::{Options, Overwrite, Refused, Step, Why};
+use super::super::{Begun, Options, Overwrite, Refused, Restorer, Step, Target, Why};
 use super::feeder::{Node, restore};
 use super::lister::{Scratch, assert_holds, list};
 use std::fs;
@@ -182,6 +182,28 @@ fn a_directory_that_is_swapped_while_it_is_written() {
         let now = if link { outside } else { target.join("folder 0") };
         assert_eq!(list(&now), before);
     }
+}
+
+#[test]
+fn a_first_name_that_was_not_given_lends_no_names_to_what_is_there() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("a"), "theirs").unwrap();
+    let mut restorer = Restorer::start(Target::open(&target).unwrap(), mode(Overwrite::Always)).unwrap();
+    let node = Node::file("ours").linked();
+    let Begun::Write(file) = restorer.file(&node.item(b"a")).unwrap() else { panic!("not begun") };
+    file.write_at(0, b"ours").unwrap();
+    let back = file.read_back();
+    file.finish().unwrap();
+    restorer.link(b"b", b"a").unwrap();
+    restorer.sync_window().unwrap();
+    back.reject();
+    let report = restorer.finish().unwrap();
+    let refused: Vec<_> = report.refused.list.first.iter().map(|r| (&r.path[..], r.step)).collect();
+    assert_eq!(refused, [(&b"b"[..], Step::Link)]);
+    assert_eq!(fs::read(target.join("a")).unwrap(), b"theirs");
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
 }
 
 #[test]

@@ -1,0 +1,167 @@
+//! Reading back what a window holds, from the medium: after it was made durable, before it gets its names.
+
+use super::Step;
+use super::file::Temporary;
+use super::shared::{Place, Shared, failed};
+use super::there::{Became, Old, is_zero};
+use anyhow::Result;
+use rustix::fs::{Advice, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use wherry_block::Buffer;
+
+/// What direct reads begin at a multiple of.
+const BLOCK: u64 = 4096;
+
+/// Filesystems that are in memory: the kernel takes `O_DIRECT` on them, but there is no medium.
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58F6];
+
+#[derive(Clone, Debug)]
+pub(super) enum Written {
+    Temporary(Arc<Temporary>),
+    There(Arc<Old>),
+}
+
+/// A file of the window.
+#[derive(Clone, Debug)]
+pub struct ReadBack {
+    shared: Arc<Shared>,
+    written: Written,
+}
+
+impl ReadBack {
+    pub(super) fn new(shared: Arc<Shared>, written: Written) -> Self {
+        Self { shared, written }
+    }
+
+    fn place(&self) -> Place<'_> {
+        match &self.written {
+            Written::Temporary(temporary) => temporary.place(),
+            Written::There(old) => old.place(),
+        }
+    }
+
+    /// Opens it for reading past the page cache, with room for what is read at once. `None`: it is not in the target, or its
+    /// own permissions keep this process from reading it, which is in the report.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn open(&self, buffer: Buffer) -> Result<Option<Medium>> {
+        let temporary = match &self.written {
+            Written::Temporary(temporary) => Some(Arc::clone(temporary)),
+            Written::There(old) => match old.became() {
+                Became::Kept => None,
+                Became::Replaced(temporary) => Some(temporary),
+                Became::Open | Became::Refused => return Ok(None),
+            },
+        };
+        if temporary.as_ref().is_some_and(|temporary| temporary.outcome() != Some(true)) {
+            return Ok(None);
+        }
+        let shared = &*self.shared;
+        let open = |flags| match (&temporary, &self.written) {
+            (Some(temporary), _) => temporary.open_as(shared, flags),
+            (None, Written::There(old)) => old.open_as(shared, flags),
+            (None, Written::Temporary(_)) => Err(Errno::NOENT.into()),
+        };
+        let (file, mut direct) = match open(OFlags::DIRECT) {
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => (open(OFlags::empty()), false),
+            file => (file, true),
+        };
+        let place = self.place();
+        shared.step(Step::ReadBack, &place)?;
+        let Some(file) = shared.settle(Step::ReadBack, &place, file)? else { return Ok(None) };
+        let kind = rustix::fs::fstatfs(&file).map_err(|e| failed(Step::ReadBack, &place, e.into()))?;
+        direct &= !IN_MEMORY.contains(&u64::try_from(kind.f_type).unwrap_or_default());
+        if !direct {
+            // As near to a medium as can be had: what is clean in the page cache is read anew.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        }
+        Ok(Some(Medium { file, direct, buffer, at: 0, len: 0 }))
+    }
+
+    /// It does not hold what was written: it never gets its name. What was there before stays as it is.
+    pub fn reject(&self) {
+        match &self.written {
+            Written::Temporary(temporary) => temporary.reject(),
+            Written::There(old) => {
+                if let Became::Replaced(temporary) = old.became() {
+                    temporary.reject();
+                }
+            }
+        }
+    }
+}
+
+/// An open file that is read in order, past the page cache.
+#[derive(Debug)]
+pub struct Medium {
+    file: File,
+    direct: bool,
+    buffer: Buffer,
+    /// What the buffer holds: so many bytes from here on.
+    at: u64,
+    len: usize,
+}
+
+impl Medium {
+    /// False where its filesystem reads through the page cache only.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Its size.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Reads these bytes; best in ascending order.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are not there.
+    pub fn read(&mut self, offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+        let mut at = offset;
+        while !out.is_empty() {
+            if at < self.at || at >= self.at + self.len as u64 {
+                self.fill(at)?;
+            }
+            let skip = usize::try_from(at - self.at).unwrap_or(usize::MAX);
+            let Some(bytes) = self.buffer[..self.len].get(skip..).filter(|bytes| !bytes.is_empty()) else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            let part = bytes.len().min(out.len());
+            let (now, rest) = out.split_at_mut(part);
+            now.copy_from_slice(&bytes[..part]);
+            out = rest;
+            at += part as u64;
+        }
+        Ok(())
+    }
+
+    /// True if these bytes are zero; holes are not read.
+    pub fn is_zero(&mut self, range: Range<u64>) -> bool {
+        let Ok(file) = self.file.try_clone() else { return false };
+        is_zero(&file, range, |at, bytes| self.read(at, bytes))
+    }
+
+    fn fill(&mut self, offset: u64) -> io::Result<()> {
+        self.at = offset / BLOCK * BLOCK;
+        self.len = 0;
+        let capacity = self.buffer.capacity();
+        self.buffer.set_len(capacity);
+        self.len = loop {
+            match self.file.read_at(&mut self.buffer, self.at) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        Ok(())
+    }
+}
