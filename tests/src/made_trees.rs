@@ -200,12 +200,12 @@ impl Maker {
 
     /// Of one level or two; the last part ends inside a chunk.
     fn image(&mut self) -> Made {
-        let (count, first) = (2 + self.below(8), self.below(2));
+        let (count, first) = (2 + self.below(5), self.below(2));
         let mut parts = Vec::new();
         for n in 0..count {
             let is_hole = (n + first).is_multiple_of(2);
             // Far apart now and then, so that leaves lie between.
-            let chunks = if is_hole && self.below(3) == 0 { 100 + self.below(150) } else { 1 + self.below(3) };
+            let chunks = if is_hole && self.below(4) == 0 { 100 + self.below(40) } else { 1 + self.below(3) };
             let len = chunks * UNIT - if n + 1 == count { self.below(UNIT) } else { 0 };
             parts.push(Part { is_hole, bytes: if is_hole { vec![0; len] } else { noise(self.state, len) } });
         }
@@ -239,7 +239,7 @@ impl Maker {
                 7 => self.node(Made::Unknown),
                 8 | 9 => self.linked(),
                 16 => {
-                    let what = self.image();
+                    let what = if self.below(3) == 0 { self.image() } else { self.file() };
                     self.node(what)
                 }
                 _ => {
