@@ -2,11 +2,15 @@
 //! what is read again, what is refused, what is left after a kill. Needs root.
 #![forbid(unsafe_code)]
 
+#[path = "trees/changing.rs"]
+mod changing;
 #[allow(dead_code, reason = "each suite uses its part")]
 #[path = "cli/harness.rs"]
 mod harness;
 #[path = "trees/killed.rs"]
 mod killed;
+#[path = "trees/linked.rs"]
+mod linked;
 #[path = "trees/memory.rs"]
 mod memory;
 #[path = "trees/partial.rs"]

@@ -2,6 +2,7 @@
 //! sorted by their place, fetched and verified by many threads, and each is written wherever it belongs at once.
 
 use super::alike;
+use super::first::FirstNames;
 use super::inode::{Inode, kind_of};
 use super::path::escaped;
 use super::restore::{Begun, FileHandle, Item, Restorer, Why};
@@ -36,6 +37,8 @@ pub struct TreeRestore<'a> {
     pub fetchers: usize,
     /// Longest request in bytes, unless a single chunk is longer.
     pub fetch_bytes: u64,
+    /// Bytes of first names of inodes with several, at most.
+    pub links: usize,
     /// Shows how far it is.
     pub progress: &'a Progress,
     /// Asks to end.
@@ -123,13 +126,13 @@ impl TreeRestore<'_> {
                 places: Places::new(),
                 chunks: Vec::new(),
                 bytes: 0,
-                links: HashMap::new(),
+                links: FirstNames::new(self.links),
                 boundaries: 0,
                 path: Vec::new(),
                 told: Told::default(),
             };
             let walked = walk.whole();
-            let told = std::mem::take(&mut walk.told);
+            let told = Told { apart: walk.links.beyond(), ..std::mem::take(&mut walk.told) };
             drop(walk);
             // The first failure of a worker says more than the end of the walk because of it.
             under.wait().and(walked).map(|()| told)
@@ -207,6 +210,8 @@ pub struct Told {
     pub missing: u64,
     /// Bytes of files that were restored or are there already.
     pub bytes: u64,
+    /// Files whose further names became files of their own, as memory did not hold all links.
+    pub apart: u64,
 }
 
 /// The walk through the tree.
@@ -218,8 +223,7 @@ struct Walk<'a, 'b> {
     places: Places,
     chunks: Vec<ChunkRef>,
     bytes: u64,
-    /// First names of linked inodes, and how many names are still to come. By the boundary they are below.
-    links: HashMap<(u64, u64, u64), (Vec<u8>, u64)>,
+    links: FirstNames,
     boundaries: u64,
     path: Vec<u8>,
     told: Told,
@@ -317,14 +321,9 @@ impl<'a, 'b> Walk<'a, 'b> {
     fn name(&mut self, known: &Known, boundary: u64) -> Result<()> {
         let key = known.links.map(|links| ((boundary, known.inode, alike::of_known(known)), links.get()));
         if let Some((key, _)) = key
-            && let Some((first, left)) = self.links.get_mut(&key)
+            && let Some(first) = self.links.further(&key)
         {
-            self.restorer.link(&known.name, first)?;
-            *left -= 1;
-            if *left == 0 {
-                self.links.remove(&key);
-            }
-            return Ok(());
+            return self.restorer.link(&known.name, &first);
         }
         let inode = self.inode(known)?;
         let item = item(known, &inode);
@@ -344,7 +343,8 @@ impl<'a, 'b> Walk<'a, 'b> {
             _ => self.restorer.other(&item)?,
         };
         if let Some((key, links)) = key.filter(|_| is_ours) {
-            self.links.insert(key, (self.path_of(&known.name), links - 1));
+            let path = self.path_of(&known.name);
+            self.links.note(key, path, links);
         }
         Ok(())
     }
