@@ -99,6 +99,12 @@ impl Budget {
         ((self.io_buffers / bytes.max(1)) as usize).clamp(2, 256)
     }
 
+    /// Bytes of first names of hard links, for a restore or an archive of a directory: half of the share of the index, which
+    /// they have not; the other half is for what has to be looked up by id.
+    pub fn first_names(&self) -> usize {
+        (self.index / 2).min(64 * MIB) as usize
+    }
+
     /// The most that all shares hold at a time.
     pub fn buffers(&self) -> u64 {
         self.chunk_cache.max(self.packs as u64 * self.pack_size) + self.io_buffers + self.index + self.nodes

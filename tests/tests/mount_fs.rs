@@ -18,6 +18,7 @@ use wherry::mount::tree::{ROOT, Tree, What};
 use wherry::mount::workers::Scratch;
 use wherry_repo::storage::{Listed, Memory, Storage, Tail};
 use wherry_repo::{ErrorKind, Key, Repository, Snapshot, Timestamp};
+use wherry_tests::meddling::{Call, Fate, Meddling, unavailable};
 use wherry_tests::small::*;
 
 /// Room for so many chunks: reads of several, and reads ahead, press each other out.
@@ -465,6 +466,46 @@ fn a_chunk_many_want_is_fetched_once() {
         storage.bell.notify_all();
     });
     assert_eq!(storage.reads.load(Ordering::SeqCst), 1);
+}
+
+/// That the storage did not answer the reader of one snapshot says nothing of another one.
+#[test]
+fn who_waits_for_the_reader_of_another_snapshot_tries_when_that_one_fails() {
+    let storage = Meddling::new(Arc::new(Memory::default()), false);
+    let repository = init(storage.clone()).unwrap();
+    let disk = disk(1, &[true; 60], 0);
+    let known = index();
+    for name in ["vm", "other"] {
+        backup_with(&repository, known.clone(), &options(name), &disk).unwrap();
+    }
+    let (_, fs) = mounted(&repository);
+    let [first, second] =
+        ["vm", "other"].map(|n| fs.open(walk(&fs, &format!("by-volume/{n}/latest/disk.raw")).unwrap()).unwrap());
+    // The maps are at hand.
+    [first, second].iter().for_each(|handle| drop(read(&fs, *handle, 0..9).unwrap()));
+    let range = 50 * UNIT + 7..50 * UNIT + 99;
+    let (arrived, waits) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (arrive, wait) = (arrived.clone(), waits.clone());
+    storage.meddle(move |call, key| {
+        if call != Call::Read || !key.starts_with("packs/") || arrive.swap(true, Ordering::SeqCst) {
+            return Fate::Done;
+        }
+        while !wait.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        // It is about to wait; if it is late, it finds nobody to wait for.
+        std::thread::sleep(Duration::from_millis(100));
+        Fate::Fails(unavailable())
+    });
+    std::thread::scope(|scope| {
+        let failed = scope.spawn(|| read(&fs, first, range.clone()));
+        while !arrived.load(Ordering::SeqCst) && !failed.is_finished() {
+            std::thread::yield_now();
+        }
+        waits.store(true, Ordering::SeqCst);
+        assert!(read(&fs, second, range.clone()).unwrap() == disk[range.clone()]);
+        assert_eq!(failed.join().unwrap(), Err(Fault::Repository(ErrorKind::Unavailable)));
+    });
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! what is read again, what is refused, what is left after a kill. Needs root.
 #![forbid(unsafe_code)]
 
+#[path = "trees/changing.rs"]
+mod changing;
 #[path = "trees/delta.rs"]
 mod delta;
 #[path = "trees/flags.rs"]
@@ -13,6 +15,8 @@ mod harness;
 mod images;
 #[path = "trees/killed.rs"]
 mod killed;
+#[path = "trees/linked.rs"]
+mod linked;
 #[path = "trees/memory.rs"]
 mod memory;
 #[path = "trees/partial.rs"]

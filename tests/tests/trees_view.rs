@@ -9,13 +9,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use wherry::tree::compare::{Change, Compare};
-use wherry_repo::TreeReader;
+use wherry_repo::storage::Local;
+use wherry_repo::{Credential, Repository, TreeReader};
 use wherry_tests::faulty_s3::FaultyS3;
 use wherry_tests::home::Home;
 use wherry_tests::made_trees::{Made, Node, Part, backup_tree};
 use wherry_tests::seaweed::{Seaweed, variables_for};
-use wherry_tests::small::{in_memory, noise};
+use wherry_tests::small::{components, in_memory, noise};
 use wherry_tests::trees::{Kind, Listing, assert_same, change, grow, list, set_attribute, set_times};
 
 /// A backup that works, and its id.
@@ -318,6 +320,38 @@ fn equal_files_that_are_stored_differently_are_equal() {
     let second = home.run(&args).ok().json()["snapshot"].as_str().unwrap().to_owned();
     assert_eq!(home.run(&["diff", &first, &second]).ok().stdout.lines().next(), Some("M /00"));
     assert_eq!(home.run(&["diff", &first, &second]).ok().stdout.lines().count(), 2);
+}
+
+/// The number of an inode is given anew when its names have gone, also while a tree is read.
+#[test]
+fn names_of_one_number_are_one_file_only_if_they_say_the_same() {
+    let home = Home::with_repository();
+    let key = fs::read_to_string(home.path("key")).unwrap();
+    let key = Credential::KeyFile(key.trim().as_bytes().to_vec().into());
+    let storage = Arc::new(Local::new(home.path("repo"), false));
+    let repository = Repository::open(components(storage), &key).unwrap();
+    let node = |name: &str, bytes: &str, later: i64| {
+        let mut node = Node::file(name.as_bytes(), bytes.into());
+        node.links = std::num::NonZeroU64::new(2);
+        node.changed.seconds += later;
+        node
+    };
+    // All have the same inode number: there are three files of two names each.
+    let nodes =
+        [("a", "one", 0), ("b", "two", 9), ("c", "three", 0), ("d", "one", 0), ("e", "two", 9), ("f", "three", 0)];
+    let tree = Node::folder(b"", nodes.map(|(name, bytes, later)| node(name, bytes, later)).to_vec());
+    backup_tree(&repository, "t", &tree).unwrap();
+    drop(repository);
+    home.run(&["restore", "latest:t", "restored", "-q"]).ok();
+    unpack(&bytes(&home, &["dump".as_ref(), "latest:t".as_ref()], 0), &home.path("unpacked"));
+    for copy in ["restored", "unpacked"] {
+        let listing = list(&home.path(copy));
+        let firsts: Vec<_> = listing.iter().skip(1).map(|(_, facts)| facts.first.escape_ascii().to_string()).collect();
+        assert_eq!(firsts, ["a", "b", "c", "a", "b", "c"], "{copy}");
+        for (name, content, _) in nodes {
+            assert_eq!(fs::read_to_string(home.path(copy).join(name)).unwrap(), content, "{copy}/{name}");
+        }
+    }
 }
 
 #[test]

@@ -163,6 +163,7 @@ impl View {
                 NotReadReason::NotAsked => "not-asked",
                 NotReadReason::Younger => "younger",
                 NotReadReason::Sample => "sample",
+                NotReadReason::Failed => "failed",
             },
             packs: left.packs,
             bytes: left.bytes,
@@ -254,6 +255,7 @@ fn text(report: &CheckReport) -> String {
             }
             NotReadReason::Younger => "younger than --max-age",
             NotReadReason::Sample => "not in this --sample",
+            NotReadReason::Failed => "they could be read at first and then could not, see above: run it again",
         };
         lines.push(format!("not read  {} of chunks in {} packs: {why}", size(left.bytes), left.packs));
     }

@@ -6,12 +6,13 @@ use crate::context::Context;
 use crate::exit::{self, Exit};
 use crate::output::Output;
 use crate::tree::alike;
+use crate::tree::first::{FirstNames, Key};
 use crate::tree::inode::InodeKind;
 use crate::tree::path::{TreePath, escaped};
 use crate::tree::pax::{self, BLOCK, Form};
 use crate::tree::view::{Failed, Node, View, is_damage, is_local, kind_word, page, walk};
 use anyhow::{Context as _, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use wherry_repo::Error;
 use wherry_repo::format::tree::Set;
@@ -22,6 +23,7 @@ pub(crate) fn run(context: &Context, args: DumpArgs) -> Result<Exit> {
     let path = opened::path(path);
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &snap)?;
+    repository.limit_lookups(context.budget.index / 2);
     let is_disk = snapshot.record.tree.is_none();
     look(context, &repository, &snapshot, |view| {
         if path.names().is_empty() && is_disk {
@@ -59,7 +61,10 @@ pub(crate) fn run(context: &Context, args: DumpArgs) -> Result<Exit> {
         for (what, count) in &archive.left {
             tracing::warn!("left out, as archives do not have it: {count} x {what}");
         }
-        failed.count += archive.failed.count;
+        if archive.links.beyond() > 0 {
+            tracing::warn!("{} files have further names, which are files of their own", archive.links.beyond());
+        }
+        failed.count += archive.failed.count + archive.links.beyond();
         failed.damaged |= archive.failed.damaged;
         Ok(ended(failed))
     })
@@ -104,15 +109,15 @@ struct Archive<'a> {
     failed: Failed,
     /// Directories in which inode numbers are of another filesystem.
     boundaries: Vec<TreePath>,
-    /// The first names of inodes with several, by the boundary they are below and their number, and how many are to come.
-    links: HashMap<(usize, u64, u64), (Vec<u8>, u64)>,
+    links: FirstNames,
 }
 
 impl<'a> Archive<'a> {
     fn new(context: &'a Context, is_disk: bool) -> Self {
         let (left, failed) = (BTreeMap::new(), Failed::default());
+        let links = FirstNames::new(context.budget.first_names());
         let out = Out { output: context.output, waiting: Vec::with_capacity(WRITE) };
-        Self { context, out, is_disk, left, failed, boundaries: Vec::new(), links: HashMap::new() }
+        Self { context, out, is_disk, left, failed, boundaries: Vec::new(), links }
     }
 
     /// Writes an entry; `top` is the directory that the names in the archive begin below.
@@ -146,13 +151,8 @@ impl<'a> Archive<'a> {
     fn name(&mut self, view: &mut dyn View, path: &TreePath, name: &[u8], node: &Node) -> Result<()> {
         let key = (!node.is_folder() && !self.is_disk && node.inode.links > 1).then(|| self.key(path, node));
         if let Some(key) = key
-            && let Some((first, left)) = self.links.get_mut(&key)
+            && let Some(first) = self.links.further(&key)
         {
-            *left -= 1;
-            let (first, last) = (first.clone(), *left == 0);
-            if last {
-                self.links.remove(&key);
-            }
             return self.header(name, node, &Set::default(), Form::Link(&first));
         }
         if node.inode.flags.0 != 0 {
@@ -173,17 +173,17 @@ impl<'a> Archive<'a> {
             self.header(name, node, &extended, Form::Whole)?;
         }
         if let Some(key) = key {
-            self.links.insert(key, (name.to_vec(), node.inode.links - 1));
+            self.links.note(key, name.to_vec(), node.inode.links);
         }
         Ok(())
     }
 
     /// What an inode is known by.
-    fn key(&self, path: &TreePath, node: &Node) -> (usize, u64, u64) {
+    fn key(&self, path: &TreePath, node: &Node) -> Key {
         let above = |boundary: &TreePath| path.names().starts_with(boundary.names());
         let depth = |n: &usize| self.boundaries[*n].names().len();
         let nearest = (0..self.boundaries.len()).filter(|n| above(&self.boundaries[*n])).max_by_key(depth);
-        (nearest.map_or(0, |n| n + 1), node.inode.number, alike::of_inode(&node.inode, node.missing.is_some()))
+        (nearest.map_or(0, |n| n as u64 + 1), node.inode.number, alike::of_inode(&node.inode, node.missing.is_some()))
     }
 
     /// Writes a regular file, with its holes as such. False: nothing of it was written, as not even its parts are known.

@@ -48,6 +48,8 @@ struct Shown {
     refused: u64,
     refused_paths: Vec<String>,
     missing: u64,
+    /// Files that have further names, which are files of their own for want of memory.
+    unlinked: u64,
 }
 
 /// Restores a directory, or parts of it.
@@ -63,6 +65,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
     let _armed = context.cancel.arm("run the same command again: it goes on from what is there");
     let readers = Readers::start(repository)?;
     repository.limit_tree_nodes(context.budget.nodes.max(8 << 20));
+    repository.limit_lookups(context.budget.index / 2);
     let reader = TreeReader::within(readers.open(snapshot)?)?;
     for path in &paths {
         found(&reader, path)?;
@@ -139,6 +142,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             fetchers: if context.is_remote() { budget.downloads } else { budget.downloads.min(budget.workers * 2) },
             fetch_bytes: 2 << 20,
             read_back: args.verify,
+            links: budget.first_names(),
             progress: &progress,
             cancel: &context.cancel,
         };
@@ -162,7 +166,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         into_full.clear();
     }
     let left = left_out(&report, began_empty);
-    let is_whole = !partial && told.missing == 0 && report.refused.list.count == 0 && !left;
+    let is_whole = !partial && told.missing == 0 && told.apart == 0 && report.refused.list.count == 0 && !left;
     let exit = if is_whole { Exit::Done } else { Exit::Partial };
     show(context, snapshot, args, &Outcome { told, report, resumed, seconds: start.elapsed().as_secs_f64() })?;
     Ok(exit)
@@ -267,6 +271,7 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
         refused: report.refused.list.count,
         refused_paths: report.refused.list.first.iter().map(ToString::to_string).collect(),
         missing: told.missing,
+        unlinked: told.apart,
     };
     for refused in &shown.refused_paths {
         tracing::warn!("not restored: {refused}");
@@ -302,6 +307,12 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
         }
         if shown.missing > 0 {
             lines.push(format!("{} could not be read when the snapshot was made, and are missing", shown.missing));
+        }
+        if shown.unlinked > 0 {
+            lines.push(format!(
+                "{} files have further names, which are files of their own: give more --memory to have them linked",
+                shown.unlinked
+            ));
         }
         if shown.refused > 0 {
             lines.push(format!("{} were refused by the system: see above", shown.refused));

@@ -50,9 +50,19 @@ pub enum Landed {
     /// Well.
     Chunk(Chunk),
     /// With an error, which was logged.
-    Failed(ErrorKind),
+    Failed(Failed),
     /// Nobody fetches it any more: ask the cache again.
     Abandoned,
+}
+
+/// Why a fetch failed. That is so for the snapshot it was made for: another one may name another place of the same chunk, or
+/// be there still where this one is not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The kind of error.
+    pub kind: ErrorKind,
+    /// Number of the [`Source`](super::source::Source) it was made for.
+    pub by: u64,
 }
 
 /// A chunk somebody fetches.
@@ -95,8 +105,8 @@ impl Claim {
         self.flight.clone()
     }
 
-    /// Hands the chunk, or the kind of error, to everybody who waits.
-    pub fn finish(mut self, result: Result<Verified<Buffer>, ErrorKind>) {
+    /// Hands the chunk, or why there is none, to everybody who waits.
+    pub fn finish(mut self, result: Result<Verified<Buffer>, Failed>) {
         self.ended = true;
         match result {
             Ok(chunk) => {
@@ -104,10 +114,10 @@ impl Claim {
                 self.cache.keep(self.id, chunk.clone());
                 self.flight.land(Landed::Chunk(chunk));
             }
-            Err(kind) => {
+            Err(failed) => {
                 // A failed fetch is not remembered: the storage may be back a moment later.
                 self.cache.table.lock().entries.remove(&self.id);
-                self.flight.land(Landed::Failed(kind));
+                self.flight.land(Landed::Failed(failed));
             }
         }
     }

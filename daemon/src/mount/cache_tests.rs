@@ -51,8 +51,9 @@ fn a_failed_fetch_reaches_all_who_wait_and_is_not_remembered() {
     let cache = ChunkCache::new(LEN as u64);
     let claim = mine(&cache, 1);
     let Found::Pending(flight) = cache.find(id(1)) else { panic!("it is on its way") };
-    claim.finish(Err(ErrorKind::Corrupt));
-    assert!(matches!(flight.wait(), Landed::Failed(ErrorKind::Corrupt)));
+    let failed = Failed { kind: ErrorKind::Corrupt, by: 5 };
+    claim.finish(Err(failed));
+    assert!(matches!(flight.wait(), Landed::Failed(told) if told == failed));
     mine(&cache, 1);
 }
 

@@ -107,7 +107,8 @@ pub(super) fn errno(fault: Fault) -> Errno {
 /// Likewise of a listing: one that ends with ENOENT passes for one that came to its end.
 pub(super) fn errno_of_listing(fault: Fault) -> Errno {
     match fault {
-        Fault::Repository(ErrorKind::NoSnapshot) => Errno::ESTALE,
+        // What is being listed was opened, so none of this is its end.
+        Fault::NoEntry | Fault::Repository(ErrorKind::NoSnapshot) => Errno::ESTALE,
         fault => errno(fault),
     }
 }
@@ -134,6 +135,17 @@ mod tests {
         assert_eq!(i32::from(errno(Fault::Repository(ErrorKind::Corrupt))), i32::from(Errno::EIO));
         assert_eq!(i32::from(errno(Fault::Repository(ErrorKind::Unavailable))), i32::from(Errno::EIO));
         assert_eq!(i32::from(errno(Fault::ReadOnly)), i32::from(Errno::EROFS));
+    }
+
+    /// Who lists a directory takes ENOENT for its end, and what it has got for the whole.
+    #[test]
+    fn no_listing_ends_as_one_that_came_to_its_end() {
+        let gone = Fault::Repository(ErrorKind::NoSnapshot);
+        assert_eq!(i32::from(errno(gone)), i32::from(Errno::ENOENT));
+        for fault in [gone, Fault::NoEntry, Fault::Missing, Fault::Repository(ErrorKind::Corrupt), Fault::NotFolder] {
+            let said = i32::from(errno_of_listing(fault));
+            assert!(said > 0 && said != i32::from(Errno::ENOENT), "{fault:?}: {said}");
+        }
     }
 
     #[test]

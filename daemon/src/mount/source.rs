@@ -1,12 +1,13 @@
 //! Chunks of one snapshot, through the chunk cache.
 
-use super::cache::{Chunk, ChunkCache, Claim, Found, Landed};
+use super::cache::{Chunk, ChunkCache, Claim, Failed, Found, Landed};
 use super::workers::{Scratch, Workers};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use wherry_repo::{ChunkReader, ChunkRef, Error, ErrorKind, Fetch, ShortId};
 
 /// What all disks and files of a mount share.
@@ -40,6 +41,8 @@ impl Shared {
 /// Fetches chunks of one snapshot, each once for all who want it.
 #[derive(Debug)]
 pub struct Source {
+    /// Tells it from all others of this process.
+    number: u64,
     chunks: ChunkReader,
     name: String,
     /// Of a disk: bytes of a chunk, whose number then tells where it is.
@@ -53,7 +56,9 @@ pub(super) static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 impl Source {
     /// Of the snapshot that `name` names in the log. `unit` is the size of the chunks of a disk in bytes.
     pub fn new(chunks: ChunkReader, name: String, unit: Option<u64>, shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { chunks, name, unit, shared })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { number, chunks, name, unit, shared })
     }
 
     /// What is shared.
@@ -75,8 +80,9 @@ impl Source {
             };
             match flight.wait() {
                 Landed::Chunk(chunk) => return Ok(chunk),
-                Landed::Failed(kind) => return Err(kind),
-                Landed::Abandoned => {}
+                Landed::Failed(Failed { kind, by }) if by == self.number => return Err(kind),
+                // What failed for another snapshot is tried for this one.
+                Landed::Failed(_) | Landed::Abandoned => {}
             }
         }
     }
@@ -117,7 +123,7 @@ impl Source {
         let buffer = |chunk: &ChunkRef| self.shared.cache.buffer(chunk.len);
         let Ok(()) = self.chunks.read(fetch, &mut scratch.sealed, buffer, |chunk, opened| -> Result<(), Infallible> {
             if let Some(claim) = claims.remove(&chunk.id()) {
-                claim.finish(opened.map_err(|e| self.log_chunk(chunk, &e)));
+                claim.finish(opened.map_err(|e| self.failed(self.log_chunk(chunk, &e))));
             }
             Ok(())
         });
@@ -128,7 +134,11 @@ impl Source {
         for fetch in self.chunks.plan(vec![*chunk], self.shared.fetch) {
             self.run(&fetch, &mut claims, scratch);
         }
-        claims.into_values().for_each(|claim| claim.finish(Err(ErrorKind::Internal)));
+        claims.into_values().for_each(|claim| claim.finish(Err(self.failed(ErrorKind::Internal))));
+    }
+
+    fn failed(&self, kind: ErrorKind) -> Failed {
+        Failed { kind, by: self.number }
     }
 
     /// Says once what of which snapshot cannot be read and why: the kernel asks for each page anew.

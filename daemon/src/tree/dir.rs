@@ -473,4 +473,24 @@ mod tests {
         assert_eq!(open(c".."), Err(Errno::XDEV));
         assert_eq!(open(c"/"), Err(Errno::XDEV));
     }
+
+    /// Its names may be under a name that the walk has passed: they are lost, not gone.
+    #[test]
+    fn a_directory_that_is_not_where_it_was_is_no_directory_without_names() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        std::fs::create_dir_all(at("above/d")).unwrap();
+        let root = Root::open(scratch.path(), false).unwrap().dir().clone();
+        let above = root.below(c"above", 0, &root.look(b"above").unwrap());
+        let look = above.look(b"d").unwrap();
+        let d = || root.below(c"above", 0, &root.look(b"above").unwrap()).below(c"d", 0, &look);
+        assert!(d().descriptor().is_ok());
+        let closed = d();
+        std::fs::rename(at("above/d"), at("d")).unwrap();
+        assert_eq!(closed.descriptor().err(), Some(Errno::STALE));
+        let closed = root.below(c"above", 0, &root.look(b"above").unwrap()).below(c"d", 0, &look);
+        std::fs::rename(at("above"), at("b")).unwrap();
+        assert_eq!(closed.descriptor().err(), Some(Errno::STALE), "the one above it");
+        assert_eq!(closed.look(b"x").err(), Some(Errno::STALE));
+    }
 }

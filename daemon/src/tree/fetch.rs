@@ -9,6 +9,7 @@ mod work;
 use self::readback::Check;
 use self::work::{Job, Place, Places, Target, Work};
 use super::alike;
+use super::first::FirstNames;
 use super::inode::{Inode, kind_of};
 use super::path::escaped;
 use super::restore::{Begun, FileHandle, Item, Listed, ReadBack, Restorer, There, Why};
@@ -47,6 +48,8 @@ pub struct TreeRestore<'a> {
     pub fetch_bytes: u64,
     /// Reads back what a window holds before it gets its names.
     pub read_back: bool,
+    /// Bytes of first names of inodes with several, at most.
+    pub links: usize,
     /// Shows how far it is.
     pub progress: &'a Progress,
     /// Asks to end.
@@ -77,13 +80,13 @@ impl TreeRestore<'_> {
                 chunks: Vec::new(),
                 bytes: 0,
                 checks: Vec::new(),
-                links: HashMap::new(),
+                links: FirstNames::new(self.links),
                 boundaries: 0,
                 path: Vec::new(),
                 told: Told::default(),
             };
             let walked = walk.whole();
-            let mut told = std::mem::take(&mut walk.told);
+            let mut told = Told { apart: walk.links.beyond(), ..std::mem::take(&mut walk.told) };
             drop(walk);
             // The first failure of a worker says more than the end of the walk because of it.
             work.under.wait().and(walked)?;
@@ -118,6 +121,8 @@ pub struct Told {
     pub wrong: Listed<Vec<u8>>,
     /// Files that were read back through the page cache: their filesystem reads in no other way.
     pub cached: u64,
+    /// Files whose further names became files of their own, as memory did not hold all links.
+    pub apart: u64,
 }
 
 /// The walk through the tree.
@@ -131,8 +136,7 @@ struct Walk<'a, 'b> {
     bytes: u64,
     /// What the window holds, to be read back.
     checks: Vec<Check>,
-    /// First names of linked inodes, and how many names are still to come. By the boundary they are below.
-    links: HashMap<(u64, u64, u64), (Vec<u8>, u64)>,
+    links: FirstNames,
     boundaries: u64,
     path: Vec<u8>,
     told: Told,
@@ -230,14 +234,9 @@ impl<'a, 'b> Walk<'a, 'b> {
     fn name(&mut self, known: &Known, boundary: u64) -> Result<()> {
         let key = known.links.map(|links| ((boundary, known.inode, alike::of_known(known)), links.get()));
         if let Some((key, _)) = key
-            && let Some((first, left)) = self.links.get_mut(&key)
+            && let Some(first) = self.links.further(&key)
         {
-            self.restorer.link(&known.name, first)?;
-            *left -= 1;
-            if *left == 0 {
-                self.links.remove(&key);
-            }
-            return Ok(());
+            return self.restorer.link(&known.name, &first);
         }
         let inode = self.inode(known)?;
         let item = item(known, &inode);
@@ -261,7 +260,8 @@ impl<'a, 'b> Walk<'a, 'b> {
             _ => self.restorer.other(&item)?,
         };
         if let Some((key, links)) = key.filter(|_| is_ours) {
-            self.links.insert(key, (self.path_of(&known.name), links - 1));
+            let path = self.path_of(&known.name);
+            self.links.note(key, path, links);
         }
         Ok(())
     }

@@ -70,6 +70,19 @@ pub struct Folder {
     pub missing: Option<NonZeroU32>,
 }
 
+impl Folder {
+    /// Why nothing that is in it is told, if so: it is of another filesystem.
+    pub fn left_out(&self) -> Option<&'static str> {
+        if self.look.automount {
+            return Some(
+                "another filesystem would be mounted there by entering it: what is not mounted yet is left out",
+            );
+        }
+        let is_left = self.boundary && !self.dir.enters_filesystems();
+        is_left.then_some("another filesystem is mounted there, and left out")
+    }
+}
+
 /// A name that is no directory.
 #[derive(Debug)]
 pub struct Entry {

@@ -298,6 +298,24 @@ fn other_filesystems_are_boundaries() {
     assert!(seen[0].iter().any(|event| matches!(event, Event::Mounted { name, .. } if name == b"over")));
 }
 
+#[test]
+fn what_is_left_out_of_other_filesystems_is_told() {
+    let dir = scratch();
+    make(dir.path(), &["d/"]);
+    for all in [false, true] {
+        let root = Root::open(dir.path(), all).unwrap().dir().clone();
+        let look = root.look(b"d").unwrap();
+        let folder = |automount, boundary| {
+            let look = Look { automount, ..look.clone() };
+            Folder { dir: root.below(c"d", 0, &look), look, boundary, missing: None }.left_out()
+        };
+        assert_eq!(folder(false, false), None);
+        assert_eq!(folder(false, true).is_some(), !all, "what is mounted is entered if all filesystems are");
+        let why = folder(true, true).unwrap();
+        assert!(why.contains("not mounted yet"), "nothing is mounted for a backup: {why}");
+    }
+}
+
 /// Somebody puts a link to another place where a directory was, again and again.
 #[test]
 fn nobody_leads_the_walk_out_of_its_root() {

@@ -32,6 +32,8 @@ struct Job {
     pieces: Option<Vec<Piece>>,
     /// Bytes, for the watch.
     size: u64,
+    /// Bytes of what snapshots refer to, where that is to be read.
+    wanted: u64,
 }
 
 /// Opens what was asked for, and `suspects` in any case.
@@ -41,16 +43,18 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, suspects: Suspects) -> R
         let mut pieces: Vec<Piece> = pieces.into_values().collect();
         pieces.sort_unstable_by_key(|p| (p.at.offset, p.print()));
         let size = pieces.iter().map(|p| u64::from(p.at.len)).sum();
-        jobs.push(Job { id, pieces: Some(pieces), size });
+        jobs.push(Job { id, pieces: Some(pieces), size, wanted: 0 });
     }
     let good: Vec<Used> = packs.used().into_iter().filter(|pack| pack.state == State::Good).collect();
-    let (wanted, not_read) = match run.options.read_data {
+    let (wanted, mut not_read) = match run.options.read_data {
         None => (Vec::new(), left_out(&good, NotReadReason::NotAsked).into_iter().collect()),
         Some(read) => choose(run, good, read)?,
     };
-    jobs.extend(wanted.into_iter().map(|pack| Job { id: pack.id, pieces: None, size: pack.size }));
+    let job = |pack: Used| Job { id: pack.id, pieces: None, size: pack.size, wanted: pack.bytes };
+    jobs.extend(wanted.into_iter().map(job));
     let (done, total) = (AtomicU64::new(0), jobs.iter().map(|job| job.size).sum());
     let read_bytes = AtomicU64::new(0);
+    let (failed_packs, failed_bytes) = (AtomicU64::new(0), AtomicU64::new(0));
     let found = run.each(&jobs, |job| {
         let reader = Reader { run, id: &job.id, read_bytes: &read_bytes };
         let bad = match &job.pieces {
@@ -70,6 +74,8 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, suspects: Suspects) -> R
             Err(e) if run.is_damage(&e) => {
                 // It was intact a moment ago: the storage does not give the same bytes twice.
                 run.findings.whole(&keys::pack(&job.id), e.message());
+                failed_packs.fetch_add(1, Ordering::Relaxed);
+                failed_bytes.fetch_add(job.wanted, Ordering::Relaxed);
                 Vec::new()
             }
             Err(e) => return Err(e),
@@ -79,6 +85,8 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, suspects: Suspects) -> R
         Ok(bad.into_iter().map(|print| (job.id, print)).collect::<Vec<_>>())
     })?;
     let bad = found.into_iter().flatten().collect();
+    let (packs, bytes) = (failed_packs.into_inner(), failed_bytes.into_inner());
+    not_read.extend((packs > 0).then_some(NotRead { reason: NotReadReason::Failed, packs, bytes }));
     Ok(Data { read_bytes: read_bytes.into_inner(), not_read, bad })
 }
 

@@ -68,6 +68,8 @@ pub enum NotReadReason {
     Younger,
     /// The pack is not in the sample.
     Sample,
+    /// The pack's own index could be read at first, and then could not: what is in it was not looked at. It is among the damages.
+    Failed,
 }
 
 /// One object that is damaged or gone.

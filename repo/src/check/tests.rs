@@ -188,3 +188,25 @@ fn paths_are_counted_once_and_bounded() {
     }
     assert_eq!((paths.kept.len(), paths.more), (16, 84));
 }
+
+#[test]
+fn a_pack_that_fails_between_the_steps_is_not_said_to_be_read() {
+    let (repository, _) = repository(6);
+    let key = keys::pack(&pack(&repository, PackKind::Data));
+    let options = CheckOptions { read_data: Some(ReadData::default()), ..CheckOptions::default() };
+    let whole = repository.check(&options, &|_, _, _| Ok(())).unwrap();
+    assert!(whole.is_clean() && whole.not_read.is_empty() && whole.read_bytes > 0, "{whole:?}");
+    let report = repository.check(&options, &|step, done, total| {
+        if step == CheckStep::Maps && done == total {
+            let mut body = repository.storage().get(&key)?.to_vec();
+            body.truncate(body.len() - 1);
+            repository.storage().overwrite(&key, body.into())?;
+        }
+        Ok(())
+    });
+    let report = report.unwrap();
+    assert_eq!(report.damages.iter().map(|damage| &damage.object).collect::<Vec<_>>(), [&key]);
+    assert_eq!(report.read_bytes, 0);
+    let failed = NotRead { reason: NotReadReason::Failed, packs: 1, bytes: report.data_bytes };
+    assert_eq!(report.not_read, [failed]);
+}

@@ -85,8 +85,18 @@ impl TreeCache {
         if let Some(node) = self.kept(&at.at, &at.to, false) {
             return Ok(node);
         }
-        let mut sealed = self.sealed(repository, &at.at)?;
-        let bytes = open_tree_node(repository.keys(), repository.pack_keys(), &at.to, &at.at, &mut sealed)?;
+        let open = |mut sealed: Vec<u8>| {
+            open_tree_node(repository.keys(), repository.pack_keys(), &at.to, &at.at, &mut sealed)
+        };
+        let (sealed, of_pack) = self.sealed(repository, &at.at)?;
+        let bytes = match open(sealed) {
+            // What was read with the whole pack may be bad in memory alone, or may have come so once: it is asked for itself.
+            Err(_) if of_pack => {
+                self.kept.lock().packs.remove(&at.at.pack);
+                open(part_of(repository, &at.at)?)?
+            }
+            opened => opened?,
+        };
         Ok(self.keep(at, false, bytes.len(), decode(&at.to, &bytes)?))
     }
 
@@ -108,8 +118,9 @@ impl TreeCache {
         }
     }
 
-    /// The sealed bytes of a node. When a pack is asked for again it is read whole; when that does not last, seldom again.
-    fn sealed(&self, repository: &Repository, at: &Location) -> Result<Vec<u8>> {
+    /// The sealed bytes of a node, and whether they came with the whole pack. When a pack is asked for again it is read whole;
+    /// when that does not last, seldom again.
+    fn sealed(&self, repository: &Repository, at: &Location) -> Result<(Vec<u8>, bool)> {
         let key = keys::pack(&at.pack);
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.len);
         let part = |pack: &Bytes| pack.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec);
@@ -117,7 +128,7 @@ impl TreeCache {
             let mut kept = self.kept.lock();
             if let Some(pack) = kept.packs.get(&at.pack) {
                 let cut = || Error::corrupt("a pack of nodes is shorter than it was").with_object(&key);
-                return part(pack).ok_or_else(cut);
+                return part(pack).ok_or_else(cut).map(|sealed| (sealed, true));
             }
             if kept.misses.len() >= COUNTED {
                 kept.misses.clear();
@@ -137,13 +148,19 @@ impl TreeCache {
                 let most = self.limit.load(Ordering::Relaxed) / 3 * 2;
                 let len = tail.bytes.len();
                 self.kept.lock().packs.insert(at.pack, tail.bytes, len, most);
-                return Ok(sealed);
+                return Ok((sealed, true));
             }
         }
-        let sealed = repository.storage().get_range(&key, range);
-        repository.reached(&sealed);
-        Ok(sealed?.to_vec())
+        Ok((part_of(repository, at)?, false))
     }
+}
+
+/// The sealed bytes of a node alone, from the storage.
+fn part_of(repository: &Repository, at: &Location) -> Result<Vec<u8>> {
+    let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.len);
+    let sealed = repository.storage().get_range(&keys::pack(&at.pack), range);
+    repository.reached(&sealed);
+    Ok(sealed?.to_vec())
 }
 
 /// A node from its bytes, whose id was checked.
@@ -179,6 +196,13 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
         self.order.insert(self.now, *key);
         *used = self.now;
         Some(value)
+    }
+
+    fn remove(&mut self, key: &K) {
+        if let Some((used, cost, _)) = self.found.remove(key) {
+            self.order.remove(&used);
+            self.cost -= cost;
+        }
     }
 
     /// The newest one stays, whatever it costs.
@@ -217,5 +241,8 @@ mod tests {
         recent.insert(1000, 1000, 500, 100);
         assert_eq!(recent.get(&1000), Some(&1000));
         assert_eq!(recent.found.len(), 1);
+        recent.remove(&1000);
+        assert_eq!(recent.get(&1000), None);
+        assert_eq!((recent.cost, recent.order.len()), (0, 0));
     }
 }

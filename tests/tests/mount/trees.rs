@@ -4,6 +4,10 @@ use super::*;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use wherry_repo::storage::Local;
+use wherry_repo::{Components, Credential, Repository, System};
+use wherry_tests::nolinks::NoLinks;
 
 /// Makes a directory with all a tree may have, and gives its path.
 pub fn source(place: &Place) -> PathBuf {
@@ -288,6 +292,68 @@ fn a_mount_of_a_tree_in_use_says_so_and_one_that_is_killed_makes_room() {
     assert_eq!(errno((&held).read(&mut [0; 10])), notconn);
     mount.signal(Signal::TERM);
     mount.ended();
+}
+
+/// What a listing gives until it ends, and the error that it ends with.
+fn listed(folder: &Path) -> (Vec<String>, Option<i32>) {
+    let mut names = Vec::new();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) => return (names, e.raw_os_error()),
+    };
+    for entry in entries {
+        match entry {
+            Ok(entry) => names.push(entry.file_name().into_string().unwrap()),
+            Err(e) => return (names, e.raw_os_error()),
+        }
+    }
+    (names, None)
+}
+
+/// Whoever copies a directory must not take for the whole what came before an error.
+#[test]
+fn no_listing_that_lacks_names_ends_well() {
+    let place = Place::new();
+    let source = NoLinks::mount();
+    // Longer than a tree can hold: this filesystem takes them.
+    let long = "n".repeat(300);
+    for folder in ["whole", "part", "nothing"] {
+        fs::create_dir(source.path().join(folder)).unwrap();
+        for name in ["a", "b", &long] {
+            if name != long && folder != "nothing" || name == long && folder != "whole" {
+                fs::write(source.path().join(folder).join(name), name).unwrap();
+            }
+        }
+    }
+    let output = place.output(&["--json", "backup", source.path().to_str().unwrap(), "--name", "tree"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mount = place.mount(&[]);
+    let volume = mount.mnt.join("by-volume/tree");
+    let (snapshots, ended) = listed(&volume);
+    assert_eq!((snapshots.len(), ended), (1, None), "{snapshots:?}");
+    let shown = volume.join(&snapshots[0]).join("files");
+    let io = Some(rustix::io::Errno::IO.raw_os_error());
+    let both = vec!["a".to_owned(), "b".to_owned()];
+    assert_eq!(listed(&shown.join("whole")), (both.clone(), None));
+    assert_eq!(listed(&shown.join("part")), (both, io));
+    assert_eq!(listed(&shown.join("nothing")), (Vec::new(), io));
+    // The snapshot goes, and nobody has opened it yet.
+    drop(mount);
+    let mount = place.mount(&[]);
+    assert_eq!(listed(&mount.mnt.join("by-volume/tree")).0, snapshots);
+    let shown = mount.mnt.join("by-volume/tree").join(&snapshots[0]).join("files");
+    fs::metadata(&shown).unwrap();
+    let key = fs::read_to_string(place.path("key")).unwrap();
+    let key = Credential::KeyFile(key.trim().as_bytes().to_vec().into());
+    let storage = Arc::new(Local::new(place.path("repo"), false));
+    let system = Arc::new(System::default());
+    let repository = Repository::open(Components { storage, clock: system.clone(), rng: system }, &key).unwrap();
+    let id = report["snapshot"].as_str().unwrap().parse().unwrap();
+    repository.forget(&id, std::time::Duration::ZERO, "test").unwrap();
+    assert!(repository.settle(&id).unwrap());
+    let stale = Some(rustix::io::Errno::STALE.raw_os_error());
+    assert_eq!(listed(&shown), (Vec::new(), stale), "an empty directory is none that could not be listed");
 }
 
 #[test]

@@ -82,6 +82,65 @@ fn what_a_restore_was_writing_when_it_was_killed_goes_away() {
     assert_same(&list(&home.path("out")), &list(&home.path("tree")), "after a kill");
 }
 
+/// Kills a restore to `out` that has made a directory and waits for its data.
+fn kill_waiting(home: &Home, restore: &mut std::process::Command) {
+    let packs: Vec<_> = home.tree("repo/packs").into_keys().collect();
+    for pack in &packs {
+        fs::rename(pack, pack.with_extension("held")).unwrap();
+        // Whoever opens it waits, for ever.
+        assert!(std::process::Command::new("mkfifo").arg(pack).status().unwrap().success());
+    }
+    let mut running = home.started(restore.spawn().unwrap());
+    running.until("a directory", || home.path("out/d").exists());
+    assert!(!running.kill());
+    for pack in &packs {
+        fs::remove_file(pack).unwrap();
+        fs::rename(pack.with_extension("held"), pack).unwrap();
+    }
+}
+
+/// What it had finished has other owners than this one would give.
+#[test]
+fn another_way_to_name_owners_is_another_restore() {
+    let home = Home::with_repository();
+    files(&home.path("tree"), &[("d/one", b"1")]);
+    backup(&home, "tree", &[]);
+    for (first, other) in [(&["--numeric-ids"][..], &[][..]), (&[], &["--numeric-ids"])] {
+        let args = |flags: &[&'static str]| [&["restore", "latest:t", "out", "--json"], flags].concat();
+        kill_waiting(&home, home.command().args(args(first)));
+        assert!(home.run(&args(other)).fails(2).contains("not empty"), "{other:?} went on with {first:?}");
+        let again = home.run(&args(first)).ok().json();
+        assert_eq!(again["resumed"], true, "{again}");
+        assert_same(&list(&home.path("out")), &list(&home.path("tree")), "gone on with");
+        fs::remove_dir_all(home.path("out")).unwrap();
+    }
+}
+
+/// What it had finished lacks what it was not allowed to do.
+#[test]
+fn a_restore_of_another_user_is_another_restore() {
+    let home = Home::with_repository();
+    files(&home.path("tree"), &[("d/one", b"1")]);
+    std::os::unix::fs::chown(home.path("tree/d/one"), Some(7), Some(7)).unwrap();
+    backup(&home, "tree", &[]);
+    let nobody = Some(65_534);
+    std::os::unix::fs::chown(home.path(""), nobody, nobody).unwrap();
+    let owned = std::process::Command::new("chown").args(["-R", "65534:65534"]).arg(home.path("repo")).status();
+    assert!(owned.unwrap().success());
+    fs::copy(wherry_tests::binary::wherry_bin(), home.path("wherry")).unwrap();
+    std::os::unix::fs::chown(home.path("key"), nobody, nobody).unwrap();
+    let args = ["restore", "latest:t", "out", "--json"];
+    let mut command = std::process::Command::new("setpriv");
+    home.prepare(&mut command);
+    command.env("WHERRY_REPOSITORY", home.path("repo")).env("WHERRY_KEY_FILE", home.path("key"));
+    command.env("WHERRY_CACHE_DIR", home.path("nobodys")).args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.arg(home.path("wherry")).args(args);
+    kill_waiting(&home, &mut command);
+    assert!(home.run(&args).fails(2).contains("not empty"), "root went on with what nobody could not do");
+    let again = home.ran(command.output().unwrap());
+    assert_eq!((again.code, &again.json()["resumed"]), (3, &true.into()), "{again:?}");
+}
+
 #[test]
 fn a_killed_backup_leaves_no_snapshot_and_goes_on() {
     let home = Home::with_repository();

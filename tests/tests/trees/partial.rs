@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 use wherry_tests::binary::wherry_bin;
+use wherry_tests::nolinks::NoLinks;
 
 const NOBODY: u32 = 65_534;
 
@@ -90,6 +91,36 @@ fn what_cannot_be_read_is_named_and_makes_the_snapshot_partial() {
     assert_eq!(restored["snapshot"], whole["snapshot"]);
     assert_eq!(fs::read(home.path("whole/shut")).unwrap(), b"2");
     home.run(&["check", "--read-data", "-q"]).ok();
+}
+
+/// What a snapshot only failed to see must not go.
+#[test]
+fn nothing_is_removed_by_a_list_that_is_not_whole() {
+    let home = Home::with_repository();
+    let source = NoLinks::mount();
+    // Longer than a tree can hold: this filesystem takes them.
+    let long = "n".repeat(300);
+    files(source.path(), &[("a", b"1"), ("d/in", b"2")]);
+    fs::write(source.path().join("d").join(&long), b"3").unwrap();
+    let text = source.path().to_str().unwrap();
+    let below = partly(&home.run(&["backup", text, "--name", "t", "--json"]));
+    assert_eq!(below["missing_paths"][0]["errno"], 36, "{below}");
+    fs::write(source.path().join(&long), b"4").unwrap();
+    let root = partly(&home.run(&["backup", text, "--name", "t", "--json"]));
+    assert_eq!(root["missing"], 2, "{root}");
+    let restore = |id: &Value| {
+        files(&home.path("out"), &[("extra", b"x"), ("d/extra", b"y"), ("e/extra", b"z")]);
+        let flags = ["out", "--allow-partial", "--overwrite", "always", "--delete", "--json"];
+        home.run(&[&["restore", id.as_str().unwrap()], &flags[..]].concat())
+    };
+    let before = |names: &[&str]| names.iter().all(|name| home.path("out").join(name).exists());
+    // Of the whole directory nothing can be said: it is refused before anything is done.
+    has(&restore(&root["snapshot"]).fails(2), &["--delete", "could not be read"]);
+    assert!(before(&["extra", "d/extra", "e/extra"]) && !before(&["a"]));
+    // Below, the one directory keeps what it has.
+    let report = partly(&restore(&below["snapshot"]));
+    assert_eq!(report["removed"], 3, "{report}");
+    assert!(before(&["a", "d/in", "d/extra"]) && !home.path("out/extra").exists() && !home.path("out/e").exists());
 }
 
 #[test]

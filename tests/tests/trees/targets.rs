@@ -52,6 +52,43 @@ fn if_newer_replaces_what_is_older() {
 }
 
 #[test]
+fn what_of_the_snapshot_is_not_there_in_the_end_is_said() {
+    for mode in ["never", "if-newer"] {
+        let home = home();
+        // A directory where the snapshot has a file, and the other way round.
+        fs::remove_file(home.path("full/older")).unwrap();
+        files(&home.path("full"), &[("older/x", b"theirs")]);
+        let args = ["restore", "latest:t", "full", "--overwrite", mode];
+        let ran = home.run(&args);
+        assert_eq!(ran.code, 3, "{mode}: {ran:?}");
+        has(&ran.stderr, &["not restored: older", "OtherType"]);
+        assert_eq!(read(&home, "older/x"), "theirs");
+        fs::remove_dir_all(home.path("full/older")).unwrap();
+        home.run(&args).ok();
+        assert_eq!(read(&home, "older"), "old");
+        fs::remove_dir_all(home.path("full/d")).unwrap();
+        fs::write(home.path("full/d"), "theirs").unwrap();
+        let ran = home.run(&args);
+        assert_eq!(ran.code, 3, "{mode}: {ran:?}");
+        has(&ran.stderr, &["not restored: d"]);
+        assert_eq!(read(&home, "d"), "theirs");
+    }
+}
+
+/// Whoever may write beside the target must not choose what file root writes to.
+#[test]
+fn a_note_that_leads_elsewhere_is_not_followed() {
+    let home = home();
+    for name in [".new.wherry-restore.new", ".new.wherry-restore", ".full.wherry-restore.new", ".full.wherry-restore"] {
+        symlink(home.path("outside/kept"), home.path(name)).unwrap();
+    }
+    restore(&home, "new", &[]);
+    restore(&home, "full", &["--overwrite", "always"]);
+    assert_eq!(fs::read(home.path("outside/kept")).unwrap(), b"kept");
+    assert_same(&list(&home.path("new")), &list(&home.path("tree")), "with links where the note is");
+}
+
+#[test]
 fn always_replaces_and_delete_removes_the_rest() {
     for flags in [&["--overwrite", "always"][..], &["--force"]] {
         let home = home();

@@ -202,16 +202,16 @@ impl<'a> Line<'a> {
             Some(beside) => beside.find(&name)?,
             None => parent.map(|parent| parent.root().clone()),
         };
-        if folder.boundary && folder.dir.enters_filesystems() {
+        if let Some(why) = folder.left_out() {
+            let path = crate::tree::path::escaped(&folder.dir.path());
+            match folder.dir.enters_filesystems() {
+                true => tracing::warn!("{path}: {why}"),
+                false => tracing::info!("{path}: {why}"),
+            }
+            self.counts.boundaries += 1;
+        } else if folder.boundary {
             // As of the root's: a page that is written through a mapping must set the ctime again.
             folder.dir.sync();
-        }
-        if folder.boundary && !folder.dir.enters_filesystems() {
-            tracing::info!(
-                "{}: another filesystem is mounted there, and left out",
-                crate::tree::path::escaped(&folder.dir.path())
-            );
-            self.counts.boundaries += 1;
         }
         let what = What::Folder { boundary: folder.boundary, below: None };
         let mut known = self.known(name, &folder.look, what, theirs.as_ref())?;

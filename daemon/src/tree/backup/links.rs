@@ -2,7 +2,7 @@
 
 use super::read::Stamp;
 use std::collections::HashMap;
-use wherry_repo::format::tree::{Known, Time};
+use wherry_repo::format::tree::{Attributes, Content, Extended, Known, Piece, Time, What};
 
 /// What one inode takes beside its entry (bytes).
 const EACH: usize = 48;
@@ -68,7 +68,7 @@ impl Links {
     /// The first name is decided.
     pub(super) fn decide(&mut self, inode: InodeKey, known: &Known) {
         if let Some(state) = self.inodes.get_mut(&inode).filter(|state| state.known.is_none()) {
-            self.bytes += size_of::<Known>();
+            self.bytes += weight(known);
             state.known = Some(Box::new(known.clone()));
             self.leave(inode);
         }
@@ -93,17 +93,32 @@ impl Links {
         if let Some(state) = self.inodes.get(&inode)
             && (state.unmet, state.waiting) == (0, 0)
         {
-            self.bytes -= EACH + state.known.as_ref().map_or(0, |_| size_of::<Known>());
+            self.bytes -= EACH + state.known.as_deref().map_or(0, weight);
             self.inodes.remove(&inode);
         }
     }
+}
+
+/// What an entry takes (bytes). Attributes that others have too are counted for each.
+fn weight(known: &Known) -> usize {
+    let pieces = match &known.what {
+        What::File { content: Content::Pieces(pieces), .. } => pieces.len() * size_of::<Piece>(),
+        _ => 0,
+    };
+    let attributes = &known.attributes;
+    let set = match &attributes.extended {
+        Extended::Here(set) => set.0.iter().map(|(name, value)| 48 + name.len() + value.len()).sum(),
+        _ => 0,
+    };
+    let names = known.name.len() + attributes.owner_name.len() + attributes.group_name.len();
+    size_of::<Known>() + size_of::<Attributes>() + pieces + names + set
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use wherry_repo::format::tree::{Attributes, Content, Extended, InodeFlags, Time, What};
+    use wherry_repo::format::tree::{InodeFlags, Set};
 
     fn known(name: &str) -> Known {
         let attributes = Attributes {
@@ -174,7 +189,33 @@ mod tests {
             assert!(links.meet(((0, 1), n, None), 2));
             links.decide(((0, 1), n, None), &known("a"));
         }
-        assert!(links.bytes <= most + EACH + size_of::<Known>());
-        assert!(links.inodes.len() > 50_000, "{}", links.inodes.len());
+        assert!(links.bytes <= most + EACH + weight(&known("a")));
+        assert!(links.inodes.len() > 30_000, "{}", links.inodes.len());
+    }
+
+    #[test]
+    fn what_an_entry_takes_besides_itself_is_counted_and_given_back() {
+        let piece = Piece::Hole(1);
+        let mut long = known("a");
+        long.what = What::File { size: 32, content: Content::Pieces(vec![piece; 32]) };
+        let mut attributes = (*long.attributes).clone();
+        attributes.extended = Extended::Here(Set(vec![(b"user.x".to_vec(), vec![7; 200])]));
+        long.attributes = Arc::new(attributes);
+        assert!(weight(&long) >= weight(&known("a")) + 32 * size_of::<Piece>() + 206);
+        let most = 1 << 20;
+        let mut links = Links::new(most);
+        for n in 0..10_000 {
+            links.meet(((0, 1), n, None), 2);
+            links.decide(((0, 1), n, None), &long);
+        }
+        assert!(links.bytes <= most + EACH + weight(&long));
+        assert!(links.inodes.len() * (32 * size_of::<Piece>() + 206) <= most, "{}", links.inodes.len());
+        for n in 0..10_000 {
+            if !links.meet(((0, 1), n, None), 2) {
+                links.follow(((0, 1), n, None), b"b", &Stamp::known(&long).unwrap());
+            }
+        }
+        let left: usize = links.inodes.values().map(|state| EACH + state.known.as_deref().map_or(0, weight)).sum();
+        assert_eq!(links.bytes, left);
     }
 }

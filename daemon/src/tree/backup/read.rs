@@ -274,3 +274,7 @@ fn content(known: &Known) -> Option<&Content> {
 fn number(errno: Errno) -> NonZeroU32 {
     NonZeroU32::new(errno.raw_os_error().unsigned_abs()).unwrap_or(NonZeroU32::MIN)
 }
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

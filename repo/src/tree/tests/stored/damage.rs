@@ -40,6 +40,27 @@ fn a_damaged_node_is_damage_and_the_next_run_heals_it() {
     assert!(again.found_elsewhere() > 0);
 }
 
+/// A whole pack of nodes stays in memory for long, however it came there.
+#[test]
+fn what_came_bad_into_memory_is_read_once_more() {
+    let (storage, _, repository) = repository();
+    let folder = wide();
+    let snapshot = save(&repository, &folder, ParentChoice::None, &index(), None);
+    let whole: Vec<_> =
+        repository.list(keys::META).unwrap().into_iter().map(|key| (storage.get(&key).unwrap(), key)).collect();
+    damage_nodes(&storage, &repository, &snapshot.id);
+    let repository = cold(&repository);
+    let reader = TreeReader::open(&repository, &snapshot).unwrap();
+    let What::Folder { below: Some(below), .. } = reader.root().what else { unreachable!() };
+    // The way there is whole, and the second node of it brings the pack.
+    assert!(reader.find(&below, b"02990").unwrap().is_some());
+    for (bytes, key) in whole {
+        storage.overwrite(&key, bytes).unwrap();
+    }
+    assert!(read_all(&reader).unwrap() == folder);
+    assert_eq!(repository.found_elsewhere(), 0);
+}
+
 #[test]
 fn totals_that_do_not_add_up_are_damage() {
     let (_, _, repository) = repository();
