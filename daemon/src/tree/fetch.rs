@@ -18,7 +18,6 @@ use crate::progress::Progress;
 use crate::signals::Cancel;
 use anyhow::Result;
 use crossbeam_channel::{Sender, bounded};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use wherry_repo::format::tree::{Attributes, Content, Entry, Extended, Known, Set, What};

@@ -276,3 +276,35 @@ fn on_a_filesystem_with_reflinks_data_is_shared_with_the_old_file() {
     assert!(used() < before + 6 * MIB as u64, "{} more bytes are used", used() - before);
     assert!(fs::metadata(out.join("sparse")).unwrap().blocks() * 512 < 8 * MIB as u64);
 }
+
+/// Zeros of a disk image are not written into a new file, but a file that shares the old data has to lose it.
+#[test]
+fn zeros_of_a_disk_image_replace_what_is_there() {
+    let volume = Volume::xfs(320);
+    let home = Home::with_repository();
+    fs::create_dir(home.path("tree")).unwrap();
+    // A boot sector, and data in the middle of chunks that are zero else.
+    let mut disk = vec![0; 8 * MIB];
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk[446 + 4] = 0x83;
+    for n in 0..8 {
+        disk[n * MIB + 200_000..][..5000].copy_from_slice(&noise(n as u64, 5000));
+    }
+    fs::write(home.path("tree/disk.img"), &disk).unwrap();
+    backup(&home, "tree", &[]);
+    for out in [volume.path().join("out"), home.path("out")] {
+        let text = out.to_str().unwrap();
+        restore(&home, text, &[]);
+        let sparse = fs::metadata(out.join("disk.img")).unwrap().blocks() * 512;
+        assert!(sparse < MIB as u64, "zeros were written: {sparse}");
+        let file = File::options().write(true).open(out.join("disk.img")).unwrap();
+        // In a chunk with data, beside it and over it, and in a chunk without.
+        for at in [100_000, 2 * MIB + 203_000, 5 * MIB + 700_000] {
+            file.write_all_at(&noise(99, 10_000), at as u64).unwrap();
+        }
+        drop(file);
+        let report = restore(&home, text, &["--delta", "--verify"]);
+        assert_eq!(number(&report, "files"), 1, "{report}");
+        assert!(fs::read(out.join("disk.img")).unwrap() == disk, "{text} is another disk");
+    }
+}
