@@ -199,7 +199,7 @@ fn each_damaged_chunk_and_node_is_told_by_exactly_the_paths_that_cannot_be_read(
                 assert_eq!((&damage.object, damage.missing), (&key, false), "{what}");
                 let name = match entry.class {
                     ..128 => "chunk",
-                    ..FOLDER => "map node",
+                    128..FOLDER => "map node",
                     _ => "tree node",
                 };
                 assert_eq!(damage.what, format!("{name} {n} in it does not verify"));
