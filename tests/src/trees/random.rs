@@ -104,7 +104,8 @@ fn image(path: &Path, state: &mut u64) {
             _ => file.write_all_at(&noise(splitmix(state), 1 << 18), at).unwrap(),
         }
     }
-    file.write_all_at(pick(state, &[&b"QFI\xfb"[..], b"KDMV", b"none"]), 0).unwrap();
+    let magic: [u8; 4] = *pick(state, &[*b"QFI\xfb", *b"KDMV", *b"none"]);
+    file.write_all_at(&magic, 0).unwrap();
     file.write_all_at(b"\x55\xaa", 510).unwrap();
     file.set_len((chunks << 18) + below(state, 1 << 18) as u64).unwrap();
 }
