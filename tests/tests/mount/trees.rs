@@ -33,6 +33,12 @@ pub fn source(place: &Place) -> PathBuf {
     }
     sparse.set_len(100 * 65_536 + 99).unwrap();
     File::create(at("hole")).unwrap().set_len(1 << 20).unwrap();
+    // A disk image with a hole.
+    let disk = File::create(at("disk.img")).unwrap();
+    disk.write_all_at(&noise(8, 2_000_000), 0).unwrap();
+    disk.write_all_at(b"\x55\xaa", 510).unwrap();
+    disk.write_all_at(&noise(9, 300_000), 5 << 20).unwrap();
+    disk.set_len((6 << 20) + 777).unwrap();
     // Names of one inode in several directories.
     for n in 0..20 {
         fs::write(at(&format!("links/{n}")), format!("{n}")).unwrap();

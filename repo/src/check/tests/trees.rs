@@ -198,7 +198,7 @@ fn each_damaged_chunk_and_node_is_told_by_exactly_the_paths_that_cannot_be_read(
                 let [damage] = &report.damages[..] else { panic!("{what}: {:?}", report.damages) };
                 assert_eq!((&damage.object, damage.missing), (&key, false), "{what}");
                 let name = match entry.class {
-                    0..128 => "chunk",
+                    ..128 => "chunk",
                     128..FOLDER => "map node",
                     _ => "tree node",
                 };
