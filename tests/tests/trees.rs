@@ -2,6 +2,8 @@
 //! what is read again, what is refused, what is left after a kill. Needs root.
 #![forbid(unsafe_code)]
 
+#[path = "trees/engines.rs"]
+mod engines;
 #[allow(dead_code, reason = "each suite uses its part")]
 #[path = "cli/harness.rs"]
 mod harness;
