@@ -13,6 +13,7 @@ import extras
 import fio
 import measure
 import report
+import trees
 from tools import Borg, Kopia, KopiaTuned, Restic, Rustic, Wherry, version
 
 MIB = 1 << 20
@@ -173,21 +174,10 @@ def size(text):
     return int(text[:-1]) << unit if unit else int(text)
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="bench")
-    parser.add_argument("--size", type=size, default=size("4G"))
-    parser.add_argument("--tools", default=",".join([*PEERS, *WHERRY]))
-    parser.add_argument("--json", help="file for all numbers")
-    for name in ("scratch", "wherry", "peers", "python", "weed"):
-        parser.add_argument(f"--{name}", required=True)
-    args = parser.parse_args()
-    chosen = args.tools.split(",")
-    if unknown := set(chosen) - set(PEERS) - set(WHERRY):
-        parser.error(f"no such tool: {', '.join(sorted(unknown))}")
-
-    bench = Bench(args)
+def measure_disks(bench, args, chosen, results):
+    """All rows of disks: those of every tool, and those that only wherry has."""
     bench.make_disks()
-    results = {"size": bench.size, "data": bench.data, "tools": {}, "versions": {}}
+    results |= {"size": bench.size, "data": bench.data}
     lz4 = subprocess.run([args.python, os.path.join(os.path.dirname(__file__), "distinct.py"), bench.source, str(256 << 10)],
                          check=True, capture_output=True, text=True)  # fmt: skip
     results["lz4"] = int(lz4.stdout)
@@ -213,12 +203,42 @@ def main():
             found["stored_ratio"] = found["rows"]["first"]["stored"] / results["lz4"]
     if set(chosen) & set(WHERRY):
         extras.rows(bench, results)
+    for path in (bench.source, bench.other):
+        os.remove(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="bench")
+    parser.add_argument("--size", type=size, default=size("4G"))
+    parser.add_argument("--tools", default=",".join([*PEERS, *WHERRY]))
+    parser.add_argument("--parts", default="disks,trees")
+    parser.add_argument("--tree-files", type=int, default=100_000)
+    parser.add_argument("--json", help="file for all numbers")
+    for name in ("scratch", "wherry", "peers", "python", "weed"):
+        parser.add_argument(f"--{name}", required=True)
+    args = parser.parse_args()
+    chosen, parts = args.tools.split(","), args.parts.split(",")
+    if unknown := set(chosen) - set(PEERS) - set(WHERRY):
+        parser.error(f"no such tool: {', '.join(sorted(unknown))}")
+
+    bench = Bench(args)
+    results = {"tools": {}, "versions": {}}
+    if "disks" in parts:
+        measure_disks(bench, args, chosen, results)
+    if "trees" in parts:
+        programs = (results["versions"], args.peers, args.wherry)
+        results["trees"] = trees.run(bench.scratch, bench.env, say, *programs, args.tree_files, chosen)
+        results["trees"]["figures"] = trees.figures(results["trees"])
 
     print("\n== " + ", ".join(f"{name} {found}" for name, found in results["versions"].items()))
-    report.measures(results)
-    print()
-    report.mounts(results)
-    print()
+    if "disks" in parts:
+        report.measures(results)
+        print()
+        report.mounts(results)
+        print()
+    if "trees" in parts:
+        report.trees(results["trees"])
+        print()
     report.figures(results)
     if args.json:
         with open(args.json, "w") as f:

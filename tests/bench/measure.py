@@ -75,9 +75,11 @@ def high_water(pid):
     return 0
 
 
-def run(argv, env, stdin=None, stdout=None, warm=False):
+def run(argv, env, stdin=None, stdout=None, warm=False, cwd=None):
     """Runs `argv` with cold caches. `stdin` and `stdout` are paths; without `stdout` the output is kept."""
-    if not warm:
+    if warm:
+        os.sync()  # what others left to be written is not this command's
+    else:
         cold()
     log = os.path.join(env["BENCH_LOGS"], f"{time.monotonic_ns()}.log")
     with (
@@ -86,7 +88,7 @@ def run(argv, env, stdin=None, stdout=None, warm=False):
         open(log, "w+b") as errors,
     ):
         start = time.monotonic()
-        child = subprocess.Popen(argv, env=env, stdin=source, stdout=sink, stderr=errors)
+        child = subprocess.Popen(argv, env=env, cwd=cwd, stdin=source, stdout=sink, stderr=errors)
         watch = Watch(child.pid)
         watch.start()
         _, status, usage = os.wait4(child.pid, 0)

@@ -29,6 +29,21 @@ def measures(results):
     table(["row", "wall s", "sync s", "CPU s", "CPU s/GB", "peak MiB", "stored MiB"], rows)
 
 
+def trees(results):
+    """Every row of every tool on the tree: wall with what `sync` took afterwards, CPU, peak memory, bytes in the repository."""
+    rows = []
+    for tool, found in results["tools"].items():
+        for name, row in found["rows"].items():
+            rows.append([
+                f"{tool}, {name}", number(row["wall"] + row["sync"]), number(row["sync"]), number(row["cpu"]),
+                number(row["peak"] / MIB, "{:.0f}"), number(row["stored"] / MIB, "{:.0f}"),
+            ])
+    table(["tree", "s", "of it sync", "CPU s", "peak MiB", "stored MiB"], rows)
+    for tool, found in results["tools"].items():
+        if lost := found.get("lost"):
+            print(f"{tool} did not bring back: " + ", ".join(f"{field} of {count}" for field, count in lost.items()))
+
+
 def mounts(results):
     rows = [
         [tool, number(m["first_byte"] * 1000, "{:.0f}"), number(m["sequential"], "{:.0f}"), number(m["random"], "{:.0f}"),
@@ -80,7 +95,7 @@ def figures(results):
             line(f"{tool}: FUSE random 4 KiB, IOPS", m["random"], 3000, "{:.0f}", least=True)
             line(f"{tool}: FUSE second pass, IOPS", m["second"], 20000, "{:.0f}", least=True)
             line(f"{tool}: mount, peak x --memory", m["peak"] / (256 * MIB), 1)
-    for what, value, limit, form, least in results.get("figures", []):
+    for what, value, limit, form, least in [*results.get("figures", []), *results.get("trees", {}).get("figures", [])]:
         line(what, value, limit, form, least)
     if rows:
         table(["figure", "is", "limit", ""], rows)

@@ -6,6 +6,8 @@
 mod changing;
 #[path = "trees/delta.rs"]
 mod delta;
+#[path = "trees/engines.rs"]
+mod engines;
 #[path = "trees/flags.rs"]
 mod flags;
 #[allow(dead_code, reason = "each suite uses its part")]

@@ -209,7 +209,11 @@ fn log(path: &Path, info: &EngineInfo) {
     tracing::info!(path = %path.display(), engine = info.name, why = info.why, "block engine chosen");
 }
 
-fn no_ring(engine: Engine, why: String) -> Result<EngineInfo> {
+/// What is done without a ring.
+///
+/// # Errors
+/// `Unsupported` when the ring was asked for by name.
+pub(crate) fn no_ring(engine: Engine, why: String) -> Result<EngineInfo> {
     match engine {
         Engine::Ring => Err(Error::Unsupported { engine: "ring", why }),
         _ => Ok(EngineInfo { name: "threads", why: format!("no io_uring: {why}") }),

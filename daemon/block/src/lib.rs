@@ -9,8 +9,11 @@
 //! threads as the queue is deep). They share everything above the single transfer: what is asked for ([`Source`],
 //! [`Sink`]) and how an answer is judged (`request.rs`), so they differ in speed only. See [`Engine`].
 //!
-//! This is the only crate of the workspace that holds unsafe code: the mapping of the pool (`buffer.rs`), the submission
-//! of a transfer to the kernel (`ring.rs`) and one ioctl (`zero.rs`).
+//! Small files of directories are opened and read over rings too, each of one thread that waits for all of a batch
+//! ([`FileRing`]).
+//!
+//! This is the only crate of the workspace that holds unsafe code: the mapping of the pool (`buffer.rs`), what is handed
+//! to the kernel (`ring.rs`, `files.rs`) and one ioctl (`zero.rs`).
 #![deny(unsafe_op_in_unsafe_fn)]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -19,6 +22,7 @@ mod disk;
 mod engine;
 mod error;
 mod extents;
+mod files;
 mod geometry;
 mod mounts;
 mod pieces;
@@ -39,6 +43,7 @@ pub use disk::disk_identity;
 pub use engine::{Engine, EngineInfo};
 pub use error::{Error, Result};
 pub use extents::Extents;
+pub use files::{FileRing, ToOpen, file_engine};
 pub use geometry::{Geometry, Identity, Kind};
 pub use reader::{ReadDone, Reader};
 pub use sink::{Sink, SinkOptions};

@@ -69,6 +69,7 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
     let exclude = Exclude::new(&tree.exclude, tree.exclude_caches, &tree.exclude_if_present)?;
     // Too little memory is said at once.
     context.budget.of_tree(DEFAULT_CHUNK_SIZE)?;
+    let engine = wherry_block::file_engine(context.settings.engine.into())?;
     // The source first: a wrong path should not cost a password.
     let root = Root::open(path, tree.all_filesystems)?;
     let (repository, _turn) =
@@ -95,6 +96,7 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
             scratch: std::env::temp_dir(),
             ignore_inode: tree.ignore_inode,
             force_read: tree.force_read,
+            ring: engine.name == "ring",
             shares: budget.shares,
             limit_read: args.limit_read.map(|l| l.0),
             beat: BEAT,
@@ -105,7 +107,7 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
             tags: args.tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect::<BTreeMap<_, _>>(),
             source: path.display().to_string(),
             run: context.run.to_string(),
-            engine: "threads".to_owned(),
+            engine: engine.name.to_owned(),
             ..CommitInfo::default()
         };
         let described = TreeInfo { excluded: exclude.given().to_vec(), ..TreeInfo::default() };

@@ -427,10 +427,7 @@ impl OpenSet {
 
 /// Opens one name in a directory, and never anything else: no link, no path, and no other mount unless wanted.
 fn open_beneath(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags, all_filesystems: bool) -> Result<OwnedFd, Errno> {
-    let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    if !all_filesystems {
-        resolve |= ResolveFlags::NO_XDEV;
-    }
+    let resolve = resolution(all_filesystems);
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = |flags| {
         for attempt in 0..100 {
@@ -453,6 +450,18 @@ fn open_beneath(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags, all_filesystems
         Err(Errno::PERM) => open(flags),
         other => other,
     }
+}
+
+/// How a name is looked up in a directory and nowhere else.
+fn resolution(all_filesystems: bool) -> ResolveFlags {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    if all_filesystems { resolve } else { resolve | ResolveFlags::NO_XDEV }
+}
+
+/// What [`Dir::open_file`] asks of the kernel first, for who asks for many files at once.
+pub(crate) fn beneath(all_filesystems: bool) -> (OFlags, ResolveFlags) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
+    (flags, resolution(all_filesystems))
 }
 
 #[cfg(test)]

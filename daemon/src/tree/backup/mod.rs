@@ -1,6 +1,7 @@
 //! The way of a tree's backup: the walk looks ahead, workers read files and store their data, and the nodes of the tree are
 //! built in the order of the walk, each when everything in it is decided.
 
+mod batch;
 mod group;
 mod image;
 mod line;
@@ -49,6 +50,8 @@ pub struct TreeBackup<'a> {
     pub ignore_inode: bool,
     /// Nothing is taken over unread.
     pub force_read: bool,
+    /// Small files are opened and read many at once over rings, not one by one.
+    pub ring: bool,
     /// Shares of the memory.
     pub shares: Shares,
     /// Bytes per second to read at most.
@@ -87,6 +90,8 @@ struct Shared<'a> {
     throttle: Option<Throttle>,
     progress: &'a Progress,
     cancel: &'a Cancel,
+    workers: usize,
+    ring: bool,
     /// The run has failed.
     stop: &'a AtomicBool,
 }
@@ -157,6 +162,8 @@ impl TreeBackup<'_> {
             throttle: self.limit_read.map(Throttle::new),
             progress: &self.progress,
             cancel: self.cancel,
+            workers: self.shares.workers.max(1),
+            ring: self.ring,
             stop: &stop,
         };
         let options = Options {
@@ -207,17 +214,30 @@ impl Shared<'_> {
     /// What one worker does, until there is nothing more to do.
     fn work(&self, jobs: &Receiver<Work>, ready: &Sender<Done>) -> Result<()> {
         let mut scratch = self.writer.scratch(self.writer.largest())?;
-        for work in jobs {
+        let mut ring = self.file_ring();
+        let mut later = None;
+        while let Some(work) = later.take().or_else(|| jobs.recv().ok()) {
             self.go_on()?;
-            let done = match work {
-                Work::Read(job) => Done::Read { at: job.at, read: Box::new(self.read_file(&job, &mut scratch)?) },
-                Work::Put { group, bytes } => {
+            let batch = match (work, &mut ring) {
+                (Work::Read(job), Some(ring)) if batch::may(&job) => {
+                    let mut batch = vec![job];
+                    later = self.gather(jobs, &mut batch);
+                    self.read_batch(ring, batch)?
+                }
+                (Work::Read(job), _) => vec![(job, None)],
+                (Work::Put { group, bytes }, _) => {
                     let chunk = self.put(&mut scratch, SHARED, &bytes, None)?;
-                    Done::Put { group, chunk, bytes: bytes.len() as u64 }
+                    if ready.send(Done::Put { group, chunk, bytes: bytes.len() as u64 }).is_err() {
+                        break;
+                    }
+                    continue;
                 }
             };
-            if ready.send(done).is_err() {
-                break;
+            for (job, read) in batch {
+                let read = read.map_or_else(|| self.read_file(&job, &mut scratch), Ok)?;
+                if ready.send(Done::Read { at: job.at, read: Box::new(read) }).is_err() {
+                    return Ok(());
+                }
             }
         }
         Ok(())

@@ -91,7 +91,8 @@ impl Stamp {
         Self { size: inode.size, modified: inode.modified, changed: inode.changed }
     }
 
-    fn of(file: &File) -> io::Result<Self> {
+    /// Of an open file.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
         let time = |seconds, nanoseconds: i64| Time {
             seconds,

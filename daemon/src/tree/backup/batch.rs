@@ -1,0 +1,119 @@
+//! Small files, many at once over a ring: what is as it was seen, whole and quiet is read here. Any other file is left to
+//! [`Shared::read_file`], so what is said of a file does not depend on the way it was read.
+
+use super::read::{Data, Job, Read, Stamp};
+use super::{Shared, Work};
+use crate::tree::attributes::looked_alike;
+use crate::tree::dir::beneath;
+use crate::tree::extents::extents;
+use crate::tree::inode::Inode;
+use anyhow::Result;
+use crossbeam_channel::Receiver;
+use rustix::fd::AsFd;
+use std::ffi::CString;
+use std::fs::File;
+use wherry_block::{FileRing, ToOpen};
+use wherry_repo::format::tree::MAX_SHARED;
+
+/// Files that one worker reads at once, at most.
+const BATCH: usize = 32;
+
+/// Whether a file may be read with others: a small one, which is read whole.
+pub(super) fn may(job: &Job) -> bool {
+    (1..=MAX_SHARED).contains(&job.seen.size)
+}
+
+impl Shared<'_> {
+    /// A ring for a worker thread; none where files are read one by one.
+    pub(super) fn file_ring(&self) -> Option<FileRing> {
+        let opened = self.ring.then(|| FileRing::open(BATCH))?;
+        opened.inspect_err(|why| tracing::warn!("a thread reads files one by one, it gets no ring: {why}")).ok()
+    }
+
+    /// Adds to a batch what waits and may be read with it, a worker's share at most. Gives back what came and may not.
+    pub(super) fn gather(&self, jobs: &Receiver<Work>, batch: &mut Vec<Box<Job>>) -> Option<Work> {
+        let most = (jobs.len() / self.workers + 1).min(BATCH);
+        while batch.len() < most {
+            match jobs.try_recv() {
+                Ok(Work::Read(job)) if may(&job) => batch.push(job),
+                Ok(other) => return Some(other),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    /// Reads files; without a result those that have to be read by themselves.
+    pub(super) fn read_batch(
+        &self,
+        ring: &mut FileRing,
+        batch: Vec<Box<Job>>,
+    ) -> Result<Vec<(Box<Job>, Option<Read>)>> {
+        let mut all: Vec<(Box<Job>, Option<Read>)> = batch.into_iter().map(|job| (job, None)).collect();
+        let (mut numbers, mut names) = (Vec::new(), Vec::new());
+        for (n, (job, _)) in all.iter().enumerate() {
+            if let (Ok(dir), Ok(name)) = (job.dir.descriptor(), CString::new(job.name.as_slice())) {
+                numbers.push(n);
+                names.push(ToOpen { dir, name });
+            }
+        }
+        let Some((first, _)) = all.first() else { return Ok(all) };
+        let (flags, resolve) = beneath(first.dir.all_filesystems());
+        let opened = numbers.into_iter().zip(ring.open_all(names, flags, resolve));
+        let quiet = opened.filter_map(|(n, file)| {
+            let file = File::from(file.ok()?);
+            let stamp = unchanged(&file, &all[n].0.seen)?;
+            Some((n, file, stamp))
+        });
+        let quiet: Vec<_> = quiet.collect();
+        self.pay(quiet.iter().map(|(_, _, stamp)| stamp.size).sum())?;
+        let wanted: Vec<_> = quiet.iter().map(|(_, file, stamp)| (file.as_fd(), stamp.size as usize)).collect();
+        let read = ring.read_all(&wanted);
+        for ((n, file, stamp), bytes) in quiet.into_iter().zip(read) {
+            let settled = Stamp::of(&file).is_ok_and(|after| after == stamp);
+            // One that is short has become shorter, or comes in parts.
+            if let Some(bytes) = bytes.ok().filter(|bytes| settled && bytes.len() as u64 == stamp.size) {
+                let data = Data::Small(bytes);
+                all[n].1 = Some(Read { stamp, unsettled: false, hole: 0, fresh: None, data });
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The stamp of a file that is the one that was seen, unchanged since, and has no holes.
+fn unchanged(file: &File, seen: &Inode) -> Option<Stamp> {
+    let stamp = Stamp::of(file).ok().filter(|stamp| *stamp == Stamp::seen(seen))?;
+    if !looked_alike(file.as_fd(), seen).ok()? {
+        return None;
+    }
+    let data = extents(file, stamp.size).next()?.ok()?;
+    (data == (0..stamp.size)).then_some(stamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::attributes::{Scratch, look_at_root};
+    use std::os::unix::fs::FileExt;
+
+    fn seen(file: &File) -> Inode {
+        look_at_root(file.as_fd(), &mut Scratch::new()).unwrap().inode
+    }
+
+    #[test]
+    fn only_what_is_as_it_was_seen_and_whole_is_read_with_others() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[7; 100_000], 0).unwrap();
+        let before = seen(&file);
+        assert_eq!(unchanged(&file, &before), Some(Stamp::seen(&before)));
+        assert_eq!(unchanged(&file, &Inode { number: before.number + 1, ..before.clone() }), None, "another inode");
+        file.set_len(99_999).unwrap();
+        assert_eq!(unchanged(&file, &before), None, "shorter");
+        let sparse = tempfile::tempfile().unwrap();
+        sparse.set_len(200_000).unwrap();
+        assert_eq!(unchanged(&sparse, &seen(&sparse)), None, "a hole");
+        sparse.write_all_at(&[7; 4096], 131_072).unwrap();
+        assert_eq!(unchanged(&sparse, &seen(&sparse)), None, "holes");
+    }
+}
