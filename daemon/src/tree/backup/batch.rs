@@ -87,7 +87,7 @@ fn unchanged(file: &File, seen: &Inode) -> Option<Stamp> {
     if !looked_alike(file.as_fd(), seen).ok()? {
         return None;
     }
-    let data = extents(file, stamp.size).next()?.ok()?;
+    let data = extents(file, 0..stamp.size).next()?.ok()?;
     (data == (0..stamp.size)).then_some(stamp)
 }
 
