@@ -31,11 +31,11 @@ impl Shared<'_> {
     }
 
     /// Adds to a batch what waits and may be read with it, a worker's share at most. Gives back what came and may not.
-    pub(super) fn gather(&self, jobs: &Receiver<Work>, batch: &mut Vec<Box<Job>>) -> Option<Work> {
+    pub(super) fn gather(&self, jobs: &Receiver<Work>, batch: &mut Vec<Job>) -> Option<Work> {
         let most = (jobs.len() / self.workers + 1).min(BATCH);
         while batch.len() < most {
             match jobs.try_recv() {
-                Ok(Work::Read(job)) if may(&job) => batch.push(job),
+                Ok(Work::Read(job)) if may(&job) => batch.push(*job),
                 Ok(other) => return Some(other),
                 Err(_) => return None,
             }
@@ -44,12 +44,8 @@ impl Shared<'_> {
     }
 
     /// Reads files; without a result those that have to be read by themselves.
-    pub(super) fn read_batch(
-        &self,
-        ring: &mut FileRing,
-        batch: Vec<Box<Job>>,
-    ) -> Result<Vec<(Box<Job>, Option<Read>)>> {
-        let mut all: Vec<(Box<Job>, Option<Read>)> = batch.into_iter().map(|job| (job, None)).collect();
+    pub(super) fn read_batch(&self, ring: &mut FileRing, batch: Vec<Job>) -> Result<Vec<(Job, Option<Read>)>> {
+        let mut all: Vec<(Job, Option<Read>)> = batch.into_iter().map(|job| (job, None)).collect();
         let (mut numbers, mut names) = (Vec::new(), Vec::new());
         for (n, (job, _)) in all.iter().enumerate() {
             if let (Ok(dir), Ok(name)) = (job.dir.descriptor(), CString::new(job.name.as_slice())) {

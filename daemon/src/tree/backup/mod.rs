@@ -220,11 +220,11 @@ impl Shared<'_> {
             self.go_on()?;
             let batch = match (work, &mut ring) {
                 (Work::Read(job), Some(ring)) if batch::may(&job) => {
-                    let mut batch = vec![job];
+                    let mut batch = vec![*job];
                     later = self.gather(jobs, &mut batch);
                     self.read_batch(ring, batch)?
                 }
-                (Work::Read(job), _) => vec![(job, None)],
+                (Work::Read(job), _) => vec![(*job, None)],
                 (Work::Put { group, bytes }, _) => {
                     let chunk = self.put(&mut scratch, SHARED, &bytes, None)?;
                     if ready.send(Done::Put { group, chunk, bytes: bytes.len() as u64 }).is_err() {
