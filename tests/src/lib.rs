@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod cluster;
 pub mod faulty_s3;
 mod fuse;
 pub mod home;
