@@ -129,6 +129,11 @@ impl Invariants {
         if server.all(Kind::VolumeSnapshotContent).iter().filter(|(_, object)| dooms(object)).count() > 1 {
             self.found("I2: two contents of policy Delete name the storage snapshot".to_owned());
         }
+        let ours = || server.get(&Key::new(Kind::VolumeSnapshotContent, "", &names::object(&self.uid)));
+        let shown = || ours().is_some_and(|content| text(&content, "/status/snapshotHandle") == "h1");
+        if change.key.name == "snapcontent-1" && change.after.is_none() && !self.is_done(server) && !shown() {
+            self.found("I2: the first content went before ours showed the handle".to_owned());
+        }
         if change.verb == "delete"
             && let Some(before) = &change.before
             && before["spec"]["deletionPolicy"] == "Delete"

@@ -130,6 +130,7 @@ pub struct World {
     memory: Memory,
     second: Option<Step>,
     with_second: bool,
+    slow: bool,
     tamper: Option<Tamper>,
     invariants: Invariants,
     now: Time,
@@ -187,6 +188,7 @@ impl World {
             memory: Memory::default(),
             second: None,
             with_second: false,
+            slow: false,
             tamper: None,
             now: start,
             until: None,
@@ -221,6 +223,12 @@ impl World {
     /// A second controller acts on what was there one write before.
     pub fn with_second(mut self) -> Self {
         self.with_second = true;
+        self
+    }
+
+    /// Kubernetes and the CSI side act only when our processes have nothing to do.
+    pub fn slow_others(mut self) -> Self {
+        self.slow = true;
         self
     }
 
@@ -273,7 +281,10 @@ impl World {
         self.settle();
         changed |= self.agent_acts();
         self.settle();
-        changed | self.others_act()
+        if self.slow && changed {
+            return true;
+        }
+        self.others_act() | changed
     }
 
     /// Runs until that many writes of ours are made and nobody else has anything to do.

@@ -47,6 +47,23 @@ fn a_failing_write_costs_one_more_and_nothing_else() {
 }
 
 #[test]
+fn others_may_be_slow() {
+    for scene in all_scenes() {
+        each_failure(scene, |of, world| {
+            let outcome = world.slow_others().run();
+            assert_clean(&outcome, of);
+            assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+        });
+        for event in [Event::Cancel, Event::Delete, Event::NodeLost] {
+            for after in 0..=writes(scene) {
+                let outcome = World::new(scene).at(after, event).slow_others().run();
+                assert_clean(&outcome, &format!("{scene:?}, {event:?} after {after}, others slow"));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_second_controller_one_write_behind_does_no_harm() {
     for scene in all_scenes() {
         let outcome = World::new(scene).with_second().run();

@@ -82,6 +82,20 @@ fn i2_two_contents_have_the_last_word() {
 }
 
 #[test]
+fn i2_the_first_content_goes_before_ours_shows_the_handle() {
+    caught("I2: the first content went", false, None, |server, mut step| {
+        let first = Key::new(Kind::VolumeSnapshotContent, "", "snapcontent-1");
+        if let Step::Do(Action::MakeContent, Write::Create { object, .. }) = &mut step {
+            object["spec"]["source"]["snapshotHandle"] = json!("unknown to the driver");
+        }
+        match is(&step, Action::MakeSnapshot) && server.get(&first).is_some() {
+            true => delete(server, first),
+            false => step,
+        }
+    });
+}
+
+#[test]
 fn i3_a_volume_is_anybodys() {
     caught("I3", true, None, |server, step| match &step {
         Step::Do(Action::GiveVolume, Write::Patch { key, .. }) => {
