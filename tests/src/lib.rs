@@ -3,6 +3,7 @@
 
 pub mod binary;
 pub mod clouds;
+pub mod cluster;
 pub mod faulty_s3;
 mod fuse;
 pub mod home;

@@ -111,17 +111,22 @@ fn is_test_file(path: &Path) -> bool {
 #[test]
 fn only_the_allowed_edges() {
     let metadata = metadata();
-    assert!(packages(&metadata).len() >= 4);
+    assert!(packages(&metadata).len() >= 6);
     assert_eq!(forbidden_edges(&metadata), []);
 }
 
 #[test]
 fn an_extra_edge_is_found() {
-    for kind in [json!(null), json!("dev"), json!("build")] {
-        let mut planted = metadata();
-        let repo = planted["packages"].as_array_mut().unwrap().iter_mut().find(|p| p["name"] == "wherry-repo").unwrap();
-        repo["dependencies"].as_array_mut().unwrap().push(json!({ "name": "wherry-block", "kind": kind }));
-        assert_eq!(forbidden_edges(&planted), [("wherry-repo".to_owned(), "wherry-block".to_owned())]);
+    for (from, to) in
+        [("wherry-repo", "wherry-block"), ("wherry-controller", "wherry-repo"), ("wherry-api", "wherry-repo")]
+    {
+        for kind in [json!(null), json!("dev"), json!("build")] {
+            let mut planted = metadata();
+            let packages = planted["packages"].as_array_mut().unwrap();
+            let package = packages.iter_mut().find(|package| package["name"] == from).unwrap();
+            package["dependencies"].as_array_mut().unwrap().push(json!({ "name": to, "kind": kind }));
+            assert_eq!(forbidden_edges(&planted), [(from.to_owned(), to.to_owned())]);
+        }
     }
 }
 

@@ -27,7 +27,16 @@ fn read(job: &Job) -> Read {
     windows.0.send(vec![0; WINDOW]).unwrap();
     let progress = Screen::new(true, true).progress("backup", None);
     let (cancel, stop) = (Cancel::default(), AtomicBool::new(false));
-    let shared = Shared { writer: &writer, windows, throttle: None, progress: &progress, cancel: &cancel, stop: &stop };
+    let shared = Shared {
+        writer: &writer,
+        windows,
+        throttle: None,
+        progress: &progress,
+        cancel: &cancel,
+        stop: &stop,
+        ring: false,
+        workers: 1,
+    };
     let read = shared.read_file(job, &mut writer.scratch(MAX_PIECE as usize).unwrap()).unwrap();
     drop(shared);
     writer.abandon().unwrap();

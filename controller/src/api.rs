@@ -1,0 +1,176 @@
+//! The verbs that the controller needs of an API server. The tests' model of one has them; the client of a real
+//! one will (`controller/docs/plan.md`).
+
+use serde_json::Value;
+use std::fmt;
+use std::future::Future;
+
+/// The kinds of object that are read or written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// DataUpload, velero.io/v2alpha1.
+    DataUpload,
+    /// DataDownload, velero.io/v2alpha1.
+    DataDownload,
+    /// VolumeSnapshot.
+    VolumeSnapshot,
+    /// VolumeSnapshotContent, of the cluster.
+    VolumeSnapshotContent,
+    /// PersistentVolumeClaim.
+    Claim,
+    /// PersistentVolume, of the cluster.
+    Volume,
+    /// Pod.
+    Pod,
+    /// Node, of the cluster.
+    Node,
+    /// StorageClass, of the cluster.
+    StorageClass,
+    /// VolumeAttachment, of the cluster.
+    Attachment,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::DataUpload,
+        Self::DataDownload,
+        Self::VolumeSnapshot,
+        Self::VolumeSnapshotContent,
+        Self::Claim,
+        Self::Volume,
+        Self::Pod,
+        Self::Node,
+        Self::StorageClass,
+        Self::Attachment,
+    ];
+
+    /// Group, version, `kind` and the name in the path, and whether it lies in namespaces.
+    #[must_use]
+    pub fn names(self) -> (&'static str, &'static str, &'static str, &'static str, bool) {
+        match self {
+            Self::DataUpload => ("velero.io", "v2alpha1", "DataUpload", "datauploads", true),
+            Self::DataDownload => ("velero.io", "v2alpha1", "DataDownload", "datadownloads", true),
+            Self::VolumeSnapshot => ("snapshot.storage.k8s.io", "v1", "VolumeSnapshot", "volumesnapshots", true),
+            Self::VolumeSnapshotContent => {
+                ("snapshot.storage.k8s.io", "v1", "VolumeSnapshotContent", "volumesnapshotcontents", false)
+            }
+            Self::Claim => ("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
+            Self::Volume => ("", "v1", "PersistentVolume", "persistentvolumes", false),
+            Self::Pod => ("", "v1", "Pod", "pods", true),
+            Self::Node => ("", "v1", "Node", "nodes", false),
+            Self::StorageClass => ("storage.k8s.io", "v1", "StorageClass", "storageclasses", false),
+            Self::Attachment => ("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false),
+        }
+    }
+
+    /// `apiVersion` of its objects.
+    #[must_use]
+    pub fn api_version(self) -> String {
+        let (group, version, ..) = self.names();
+        if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    }
+
+    /// `kind` of its objects.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        self.names().2
+    }
+
+    /// Whether its objects lie in namespaces.
+    #[must_use]
+    pub fn is_namespaced(self) -> bool {
+        self.names().4
+    }
+}
+
+/// One object. The namespace is empty for kinds of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+        let namespace = if kind.is_namespaced() { namespace } else { "" };
+        Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind.word())?;
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// What a write rests on: the object that was looked at, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+}
+
+/// What a caller does about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// No such object: look again.
+    NotFound,
+    /// It has changed, or is another one of that name: look again.
+    Conflict,
+    /// There is one of that name already: look again.
+    Exists,
+    /// Not allowed, or over a quota: wait, and say so.
+    Forbidden,
+    /// The object is wrong: the CR fails.
+    Invalid,
+    /// No answer, or none that tells whether it was done: look again.
+    Unavailable,
+}
+
+/// A call that was not answered with success.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{call}: {message}")]
+pub struct ApiError {
+    /// Kind of error.
+    pub refusal: Refusal,
+    /// Verb and object.
+    pub call: String,
+    /// What the server said.
+    pub message: String,
+}
+
+/// An API server.
+pub trait Api {
+    /// One object; `None` if there is none.
+    fn get(&self, key: &Key) -> impl Future<Output = Result<Option<Value>, ApiError>> + Send;
+
+    /// All objects of a kind in a namespace (all namespaces, and kinds of the cluster: empty) that have the labels.
+    fn list(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        labels: &[(&str, &str)],
+    ) -> impl Future<Output = Result<Vec<Value>, ApiError>> + Send;
+
+    /// Makes an object.
+    fn create(&self, key: &Key, object: &Value) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// A merge patch (RFC 7386). Its `metadata.uid` and `metadata.resourceVersion` are what it rests on: where the
+    /// object has others, the answer is [`Refusal::Conflict`].
+    fn patch(&self, key: &Key, patch: &Value) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Deletes the object that the guard names and no other.
+    fn delete(&self, key: &Key, guard: &Guard) -> impl Future<Output = Result<(), ApiError>> + Send;
+}

@@ -1,0 +1,39 @@
+//! Does what was decided: the only place that writes.
+
+use crate::api::{Api, ApiError, Refusal};
+use crate::reconcile::Write;
+use serde_json::{Value, json};
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It is done.
+    Done,
+    /// The cluster is not as it was when this was decided: look and decide again.
+    LookAgain,
+}
+
+/// Does one write. Whatever the answer is, the next decision is made from a new look, so an answer that got lost does
+/// no harm.
+pub async fn apply<A: Api>(api: &A, write: &Write) -> Result<Applied, ApiError> {
+    let answer = match write {
+        Write::Create { key, object } => api.create(key, object).await,
+        Write::Patch { key, guard, patch } => {
+            let mut guarded = patch.clone();
+            if !guarded["metadata"].is_object() {
+                guarded["metadata"] = json!({});
+            }
+            guarded["metadata"]["uid"] = Value::from(guard.uid.as_str());
+            guarded["metadata"]["resourceVersion"] = Value::from(guard.resource_version.as_str());
+            api.patch(key, &guarded).await
+        }
+        Write::Delete { key, guard } => api.delete(key, guard).await,
+    };
+    match answer {
+        Ok(()) => Ok(Applied::Done),
+        Err(e) if matches!(e.refusal, Refusal::NotFound | Refusal::Conflict | Refusal::Exists) => {
+            Ok(Applied::LookAgain)
+        }
+        Err(e) => Err(e),
+    }
+}

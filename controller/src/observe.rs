@@ -1,0 +1,206 @@
+//! Looks at everything that a decision about one CR rests on.
+
+use crate::api::{Api, ApiError, Key, Kind, Refusal};
+use crate::reconcile::{Agent, DownloadView, Host, Limits, UploadView};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use wherry_api::cluster::{Claim, Node, Pod, StorageClass, Volume};
+use wherry_api::decode::{Undecodable, decode, decode_all};
+use wherry_api::{DataDone, DataDownload, DataUpload, DownloadPlan, Meta, Time, UploadPlan, VolumeSnapshot, names};
+
+/// What the controller knows that no object says: it is lost with the process, and limits run anew.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    /// Admission has let it through.
+    pub admitted: bool,
+    /// When cancel or deletion was first seen.
+    pub cancel_since: Option<Time>,
+    /// Since when the node of its pod has had no agent.
+    pub agent_gone_since: Option<Time>,
+}
+
+/// Why there is no view.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// A call failed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// An object that the decision needs cannot be read.
+    #[error(transparent)]
+    Undecodable(#[from] Undecodable),
+}
+
+struct Looker<'a, A> {
+    api: &'a A,
+}
+
+impl<A: Api> Looker<'_, A> {
+    async fn get<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<T>, ObserveError> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        match self.api.get(&Key::new(kind, namespace, name)).await? {
+            Some(object) => Ok(Some(decode(kind.word(), &object)?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn labelled<T: DeserializeOwned>(&self, kind: Kind, cr: &Meta) -> Result<Vec<T>, ObserveError> {
+        let labels = [(names::CR_UID, cr.uid.as_str())];
+        let objects = self.api.list(kind, &cr.namespace, &labels).await?;
+        objects.iter().map(|object| Ok(decode(kind.word(), object)?)).collect()
+    }
+
+    /// PVs with our label, for a PVC of ours, or of that name. PVs that cannot be read are nobody's of ours.
+    async fn volumes(&self, cr: &Meta, named: &str) -> Result<Vec<Volume>, ObserveError> {
+        let objects: Vec<Value> = self.api.list(Kind::Volume, "", &[]).await?;
+        let (all, _): (Vec<Volume>, _) = decode_all(Kind::Volume.word(), &objects);
+        let is_ours = |volume: &Volume| {
+            let claim = volume.spec.claim_ref.as_ref();
+            volume.metadata.label(names::CR_UID) == Some(cr.uid.as_str())
+                || (!named.is_empty() && volume.metadata.name == named)
+                || claim
+                    .is_some_and(|claim| claim.namespace == cr.namespace && names::is_of_attempt(&claim.name, &cr.uid))
+        };
+        Ok(all.into_iter().filter(is_ours).collect())
+    }
+
+    async fn host(&self, cr: &Meta, attempt: Option<u32>, pods: &[Pod], memory: Memory) -> Result<Host, ObserveError> {
+        let name = attempt.map(|attempt| names::of_attempt(&cr.uid, attempt));
+        let pod = pods.iter().find(|pod| Some(&pod.metadata.name) == name.as_ref() && !pod.spec.node_name.is_empty());
+        let Some(pod) = pod else { return Ok(Host::default()) };
+        let node_name = pod.spec.node_name.as_str();
+        let node: Option<Node> = self.get(Kind::Node, "", node_name).await?;
+        let Some(node) = node else { return Ok(Host { gone: true, ..Host::default() }) };
+        let ready = node.status.conditions.iter().find(|condition| condition.kind == "Ready");
+        let agents = self.api.list(Kind::Pod, &cr.namespace, &[(names::AGENT_LABEL, "true")]).await?;
+        let (agents, _): (Vec<Pod>, _) = decode_all(Kind::Pod.word(), &agents);
+        let agent = match agents.iter().find(|agent| agent.spec.node_name == node_name) {
+            None => memory.agent_gone_since.map_or(Agent::Ready, Agent::Gone),
+            Some(agent) => match agent.status.conditions.iter().find(|condition| condition.kind == "Ready") {
+                Some(condition) if condition.status != "True" => Agent::Silent,
+                _ => Agent::Ready,
+            },
+        };
+        Ok(Host {
+            gone: node.spec.taints.iter().any(|taint| taint.key == "node.kubernetes.io/out-of-service"),
+            not_ready_since: ready.filter(|c| c.status != "True").and_then(|c| c.last_transition_time),
+            agent,
+        })
+    }
+}
+
+/// Looks at one DataUpload and all around it. `None`: it is gone.
+pub async fn upload<A: Api>(
+    api: &A,
+    namespace: &str,
+    name: &str,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<Option<UploadView>, ObserveError> {
+    let look = Looker { api };
+    let Some(cr) = look.get::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
+    let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid).ok();
+    let csi = cr.spec.csi_snapshot.clone().unwrap_or_default();
+    let from = cr.spec.source_namespace.as_str();
+    let first: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, from, &csi.volume_snapshot).await?;
+    let first = first.filter(|first| plan.as_ref().is_none_or(|plan| plan.snapshot_uid == first.metadata.uid));
+    let first_content = match &plan {
+        Some(plan) => {
+            let content: Option<wherry_api::VolumeSnapshotContent> =
+                look.get(Kind::VolumeSnapshotContent, "", &plan.content).await?;
+            content.filter(|content| content.metadata.uid == plan.content_uid)
+        }
+        None => {
+            let bound = first.as_ref().map_or("", |first| first.status.bound_volume_snapshot_content_name.as_str());
+            let content: Option<wherry_api::VolumeSnapshotContent> =
+                look.get(Kind::VolumeSnapshotContent, "", bound).await?;
+            // Only the one that is bound to it, too: a static VolumeSnapshot can name any.
+            content.filter(|content| {
+                Some(content.spec.volume_snapshot_ref.uid.as_str()) == first.as_ref().map(|f| f.metadata.uid.as_str())
+            })
+        }
+    };
+    let ours = names::object(&cr.metadata.uid);
+    let pods: Vec<Pod> = look.labelled(Kind::Pod, &cr.metadata).await?;
+    let (source, source_volume) = match plan {
+        Some(_) => (None, None),
+        None => {
+            let source: Option<Claim> = look.get(Kind::Claim, from, &cr.spec.source_pvc).await?;
+            let name = source.as_ref().map_or("", |source| source.spec.volume_name.as_str());
+            let volume = look.get(Kind::Volume, "", name).await?;
+            (source, volume)
+        }
+    };
+    Ok(Some(UploadView {
+        now,
+        limits: limits.clone(),
+        admitted: memory.admitted,
+        cancel_since: memory.cancel_since,
+        pair: look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?,
+        pair_content: look.get(Kind::VolumeSnapshotContent, "", &ours).await?,
+        claims: look.labelled(Kind::Claim, &cr.metadata).await?,
+        volumes: look.volumes(&cr.metadata, "").await?,
+        class: look.get::<StorageClass>(Kind::StorageClass, "", &csi.storage_class).await?,
+        host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory).await?,
+        first,
+        first_content,
+        pods,
+        source,
+        source_volume,
+        cr,
+    }))
+}
+
+/// Looks at one DataDownload and all around it. `None`: it is gone.
+pub async fn download<A: Api>(
+    api: &A,
+    namespace: &str,
+    name: &str,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<Option<DownloadView>, ObserveError> {
+    let look = Looker { api };
+    let Some(cr) = look.get::<DataDownload>(Kind::DataDownload, namespace, name).await? else { return Ok(None) };
+    let plan = DownloadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid).ok();
+    let done = DataDone::parse(cr.metadata.annotation(names::DATA_DONE), &cr.metadata.uid).ok();
+    let to = &cr.spec.target_volume;
+    let target: Option<Claim> = look.get(Kind::Claim, &to.namespace, &to.pvc).await?;
+    let class_name = target.as_ref().and_then(|target| target.spec.storage_class_name.clone()).unwrap_or_default();
+    let pods: Vec<Pod> = look.labelled(Kind::Pod, &cr.metadata).await?;
+    let volumes = look.volumes(&cr.metadata, done.as_ref().map_or("", |done| done.volume.as_str())).await?;
+    let (attachments, _) = decode_all::<wherry_api::cluster::Attachment>(
+        Kind::Attachment.word(),
+        &api.list(Kind::Attachment, "", &[]).await?,
+    );
+    let of_ours = |name: &str| volumes.iter().any(|volume| volume.metadata.name == name);
+    Ok(Some(DownloadView {
+        now,
+        limits: limits.clone(),
+        admitted: memory.admitted,
+        cancel_since: memory.cancel_since,
+        target,
+        claims: look.labelled(Kind::Claim, &cr.metadata).await?,
+        attachments: attachments.into_iter().filter(|a| of_ours(&a.spec.source.persistent_volume_name)).collect(),
+        class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
+        host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory).await?,
+        volumes,
+        pods,
+        cr,
+    }))
+}
+
+impl ObserveError {
+    /// The server did not answer, or refused: try again later.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Api(e) if e.refusal == Refusal::Unavailable)
+    }
+}

@@ -1,0 +1,304 @@
+//! The objects that are made, and the larger patches.
+
+use super::view::{Limits, UploadView};
+use crate::api::Kind;
+use serde_json::{Value, json};
+use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, SELECTED_NODE};
+use wherry_api::{DownloadPlan, Meta, Phase, Time, UploadPlan, VolumeSnapshotContent, names};
+
+/// Labels of what goes before the CR does.
+fn labels(cr: &Meta) -> Value {
+    json!({ names::CR_UID: cr.uid, names::VELERO_NAMESPACE: cr.namespace, names::EXCLUDE: "true" })
+}
+
+/// The CR as owner: what is left behind by a controller that acts on an old state goes with it. Without
+/// blockOwnerDeletion: that would need update on `datauploads/finalizers`.
+fn owner(kind: Kind, cr: &Meta) -> Value {
+    json!([{
+        "apiVersion": kind.api_version(), "kind": kind.word(), "name": cr.name, "uid": cr.uid,
+        "controller": true, "blockOwnerDeletion": false,
+    }])
+}
+
+/// Whether the PVC is a device.
+pub(super) fn is_block(claim: &Claim) -> bool {
+    claim.spec.volume_mode.as_deref() == Some("Block")
+}
+
+/// Takes finalizer and node label off. A merge patch replaces lists, so other finalizers are said again.
+pub(super) fn released(cr: &Meta) -> Value {
+    let others: Vec<&String> = cr.finalizers.iter().filter(|name| *name != names::FINALIZER).collect();
+    json!({ "metadata": { "finalizers": others, "labels": { names::NODE: null } } })
+}
+
+/// Puts the finalizer on.
+pub(super) fn finalizers(cr: &Meta) -> Value {
+    let mut all = cr.finalizers.clone();
+    if !cr.has_finalizer(names::FINALIZER) {
+        all.push(names::FINALIZER.to_owned());
+    }
+    json!(all)
+}
+
+/// The plan of an upload. `None`: the driver has not said the handle yet.
+pub(super) fn upload_plan(view: &UploadView, content: &VolumeSnapshotContent) -> Option<UploadPlan> {
+    let csi = view.cr.spec.csi_snapshot.clone().unwrap_or_default();
+    let mode = content
+        .spec
+        .source_volume_mode
+        .clone()
+        .or_else(|| view.source.as_ref().and_then(|source| source.spec.volume_mode.clone()));
+    let first = view.first.as_ref()?;
+    // Not every driver says a size; the volume itself was as large as its PVC asked, or larger.
+    let said = content.status.restore_size.and_then(|size| u64::try_from(size).ok());
+    let of_first = || first.status.restore_size.as_deref().and_then(quantity);
+    let of_source = || view.source.as_ref().and_then(|source| quantity(source.spec.resources.requests.get("storage")?));
+    let positive = |size: &u64| *size > 0;
+    Some(UploadPlan {
+        version: wherry_api::plan::VERSION,
+        cr_uid: view.uid().to_owned(),
+        attempt: 1,
+        snapshot_uid: first.metadata.uid.clone(),
+        content: content.metadata.name.clone(),
+        content_uid: content.metadata.uid.clone(),
+        snapshot_handle: content.status.snapshot_handle.clone().filter(|handle| !handle.is_empty())?,
+        driver: content.spec.driver.clone(),
+        snapshot_class: content.spec.volume_snapshot_class_name.clone(),
+        storage_class: csi.storage_class,
+        restore_size: said.filter(positive).or_else(|| of_first().filter(positive)).or_else(of_source),
+        source_volume_mode: mode.unwrap_or_else(|| "Filesystem".to_owned()),
+        topology: view.source_volume.as_ref().and_then(|volume| volume.spec.node_affinity.clone()),
+        source_uid: view.source.as_ref().map(|source| source.metadata.uid.clone()),
+    })
+}
+
+/// Accepted, with the plan.
+pub(super) fn accepted(cr: &Meta, plan: &str, now: Time) -> Value {
+    json!({
+        "metadata": { "annotations": { names::PLAN: plan }, "finalizers": finalizers(cr) },
+        "status": { "phase": Phase::Accepted, "acceptedTimestamp": now },
+    })
+}
+
+/// Our VolumeSnapshotContent: static, of the same storage snapshot.
+pub(super) fn content(cr: &Meta, plan: &UploadPlan, first: Option<&VolumeSnapshotContent>) -> Value {
+    let name = names::object(&cr.uid);
+    let mut labels = labels(cr);
+    let mut annotations = json!({});
+    if let Some(first) = first {
+        if let Some(node) = first.metadata.label(names::MANAGED_BY) {
+            labels[names::MANAGED_BY] = json!(node);
+        }
+        // Those of deletion secrets and the like; what the snapshot controller keeps for itself is not ours to say.
+        let kept = first.metadata.annotations.iter().filter(|(key, _)| {
+            !key.starts_with("snapshot.storage.kubernetes.io/volumesnapshot-being-") && !key.contains("last-applied")
+        });
+        annotations = kept.map(|(key, value)| (key.clone(), json!(value))).collect();
+    }
+    json!({
+        "apiVersion": Kind::VolumeSnapshotContent.api_version(), "kind": "VolumeSnapshotContent",
+        "metadata": { "name": name, "labels": labels, "annotations": annotations },
+        "spec": {
+            "deletionPolicy": "Delete", "driver": plan.driver,
+            "source": { "snapshotHandle": plan.snapshot_handle },
+            "sourceVolumeMode": plan.source_volume_mode,
+            "volumeSnapshotClassName": plan.snapshot_class,
+            "volumeSnapshotRef": { "namespace": cr.namespace, "name": name },
+        },
+    })
+}
+
+/// Our VolumeSnapshot.
+pub(super) fn snapshot(cr: &Meta, plan: &UploadPlan) -> Value {
+    let name = names::object(&cr.uid);
+    json!({
+        "apiVersion": Kind::VolumeSnapshot.api_version(), "kind": "VolumeSnapshot",
+        "metadata": { "name": name, "namespace": cr.namespace, "labels": labels(cr) },
+        "spec": { "source": { "volumeSnapshotContentName": name }, "volumeSnapshotClassName": plan.snapshot_class },
+    })
+}
+
+/// The PVC of an attempt at an upload, made from our VolumeSnapshot.
+pub(super) fn upload_claim(cr: &Meta, plan: &UploadPlan, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": name, "namespace": cr.namespace, "labels": labels(cr), "ownerReferences": owner(Kind::DataUpload, cr),
+        },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "volumeMode": plan.source_volume_mode,
+            "storageClassName": plan.storage_class,
+            "resources": { "requests": { "storage": plan.restore_size.unwrap_or(1).to_string() } },
+            "dataSource": {
+                "apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": names::object(&cr.uid),
+            },
+        },
+    })
+}
+
+/// The PVC of an attempt at a download: as the target is, but large enough, and without its selector, which no
+/// provisioner takes.
+pub(super) fn download_claim(cr: &Meta, target: &Claim, snapshot_size: i64, node: Option<&str>, name: &str) -> Value {
+    let wanted = target.spec.resources.requests.get("storage").map_or("0", String::as_str);
+    let needed = u64::try_from(snapshot_size).unwrap_or(0);
+    // What the target asks for is kept as it is written unless it is too small, or its unit is one we do not know.
+    let size = match quantity(wanted) {
+        Some(bytes) if bytes < needed.max(1) => needed.max(1).to_string(),
+        _ => wanted.to_owned(),
+    };
+    let mut annotations = json!({});
+    if let Some(node) = node {
+        annotations[SELECTED_NODE] = json!(node);
+    }
+    let mut spec = json!({
+        "accessModes": target.spec.access_modes,
+        "volumeMode": target.spec.volume_mode.as_deref().unwrap_or("Filesystem"),
+        "storageClassName": target.spec.storage_class_name,
+        "resources": { "requests": { "storage": size } },
+    });
+    if let Some(class) = &target.spec.volume_attributes_class_name {
+        spec["volumeAttributesClassName"] = json!(class);
+    }
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": name, "namespace": cr.namespace, "labels": labels(cr), "annotations": annotations,
+            "ownerReferences": owner(Kind::DataDownload, cr),
+        },
+        "spec": spec,
+    })
+}
+
+/// Bytes of a quantity (`10Gi`, `1500M`, `1e9`, `4096`), rounded down; `None` if it is written in another way.
+fn quantity(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let scale: u64 = match &text[digits..] {
+        "" => 1,
+        "k" => 1000,
+        "M" => 1000 * 1000,
+        "G" => 1000 * 1000 * 1000,
+        "T" => 1000 * 1000 * 1000 * 1000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(scale)
+}
+
+/// The hosting pod: while it runs, the kubelet keeps the volume published. It changes nothing on it: no fsGroup, no
+/// relabelling.
+pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, block: bool, node: Option<&str>) -> Value {
+    let mut container = json!({
+        "name": "hold", "image": limits.hosting_image, "command": ["/usr/bin/wherry", "hold"],
+        "resources": {
+            "requests": { "cpu": "5m", "memory": "16Mi" }, "limits": { "cpu": "5m", "memory": "16Mi" },
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
+            "seLinuxOptions": { "type": "spc_t" },
+        },
+    });
+    if block {
+        container["volumeDevices"] = json!([{ "name": "volume", "devicePath": "/volume" }]);
+    } else {
+        container["volumeMounts"] = json!([{ "name": "volume", "mountPath": "/volume" }]);
+    }
+    let agents = json!({
+        "topologyKey": "kubernetes.io/hostname",
+        "labelSelector": { "matchExpressions": [{ "key": names::AGENT_LABEL, "operator": "Exists" }] },
+    });
+    let mut affinity = json!({ "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [agents] } });
+    if let Some(node) = node {
+        affinity["nodeAffinity"] = json!({ "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+            { "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [node] }] },
+        ] } });
+    }
+    let mut spec = json!({
+        "restartPolicy": "Always",
+        "automountServiceAccountToken": false,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container],
+        "volumes": [{ "name": "volume", "persistentVolumeClaim": { "claimName": name } }],
+        "affinity": affinity,
+    });
+    if !limits.hosting_priority_class.is_empty() {
+        spec["priorityClassName"] = json!(limits.hosting_priority_class);
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": cr.namespace, "labels": labels(cr), "ownerReferences": owner(kind, cr),
+            "annotations": { "cluster-autoscaler.kubernetes.io/safe-to-evict": "false" },
+        },
+        "spec": spec,
+    })
+}
+
+/// The written PV is kept over the loss of its PVC, and says for whom. In one patch.
+pub(super) fn kept(cr: &Meta, plan: &DownloadPlan, policy: &str) -> Value {
+    json!({
+        "metadata": {
+            "labels": { names::CR_UID: cr.uid, names::VELERO_NAMESPACE: cr.namespace },
+            "annotations": { names::ORIGINAL_POLICY: policy, names::TARGET_UID: plan.target_uid },
+        },
+        "spec": { "persistentVolumeReclaimPolicy": "Retain" },
+    })
+}
+
+/// The PV is for the target, by uid, from one state to the next: claimRef is never empty.
+pub(super) fn given(target: &Claim) -> Value {
+    let labels = target.spec.selector.as_ref().map(|selector| selector.match_labels.clone()).unwrap_or_default();
+    json!({
+        "metadata": { "labels": labels, "annotations": { BOUND_BY_CONTROLLER: null } },
+        "spec": { "claimRef": {
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "namespace": target.metadata.namespace, "name": target.metadata.name, "uid": target.metadata.uid,
+            // Of the claim it was for before.
+            "resourceVersion": null,
+        } },
+    })
+}
+
+/// Our marks are off the PV, and its policy is what it was.
+pub(super) fn unmarked(policy: &str) -> Value {
+    json!({
+        "metadata": {
+            "labels": { names::CR_UID: null, names::VELERO_NAMESPACE: null },
+            "annotations": { names::ORIGINAL_POLICY: null, names::TARGET_UID: null },
+        },
+        "spec": { "persistentVolumeReclaimPolicy": policy },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities() {
+        for (text, bytes) in [("4096", 4096), ("10Gi", 10 << 30), ("1500M", 1_500_000_000), ("0", 0)] {
+            assert_eq!(quantity(text), Some(bytes), "{text}");
+        }
+        for other in ["", "Gi", "1.5Gi", "1e9", "5X", "99999999999Ti"] {
+            assert_eq!(quantity(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_larger_of_target_and_snapshot_is_asked_for() {
+        let cr = Meta { uid: "u".into(), ..Meta::default() };
+        let size = |wanted: &str, snapshot: i64| {
+            let mut target = Claim::default();
+            target.spec.resources.requests.insert("storage".to_owned(), wanted.to_owned());
+            let claim = download_claim(&cr, &target, snapshot, None, "n");
+            claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(size("1Gi", 5), "1Gi");
+        assert_eq!(size("1Gi", (1 << 30) + 1), ((1 << 30) + 1).to_string());
+        assert_eq!(size("1Gi", -4), "1Gi");
+    }
+}

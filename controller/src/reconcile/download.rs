@@ -1,0 +1,264 @@
+//! What is done next about a DataDownload: rows D0 to D12 of the design.
+
+use super::exposing::{Exposing, cancel, cancel_under_way, fail, remove_pod};
+use super::view::{DownloadView, waits_for_consumer};
+use super::{Action, Step, build, delete, patch};
+use crate::api::{Key, Kind};
+use std::ops::ControlFlow;
+use wherry_api::cluster::{Claim, Pod, SELECTED_NODE, Volume};
+use wherry_api::{DataDone, DownloadPlan, Phase, SnapshotId, names};
+
+impl DownloadView {
+    /// What is done next.
+    #[must_use]
+    pub fn next_step(&self) -> Step {
+        let cr = &self.cr;
+        let copy = cr.metadata.label(names::BACKUP_NAME).is_some();
+        if copy || !self.limits.datamovers.contains(&cr.spec.datamover) {
+            return Step::Ignore;
+        }
+        let phase = &cr.status.phase;
+        let held = cr.metadata.has_finalizer(names::FINALIZER);
+        if phase.is_terminal() {
+            return if held { self.removal() } else { Step::Nothing };
+        }
+        if let Phase::Other(word) = phase {
+            return Step::wait(format!("phase {word:?} is not known to this version"));
+        }
+        if cr.metadata.is_going() && !held {
+            return Step::Nothing;
+        }
+        match phase {
+            Phase::New if self.is_canceled() => self.cancel(),
+            Phase::New => self.accept(),
+            _ => match self.plan() {
+                Ok(plan) => self.under_way(&plan),
+                Err(e) if self.is_canceled() => cancel(self.key(), &cr.metadata, &e.to_string(), self.now),
+                Err(e) => self.fail(&e.to_string()),
+            },
+        }
+    }
+
+    pub(super) fn key(&self) -> Key {
+        Key::new(Kind::DataDownload, &self.cr.metadata.namespace, &self.cr.metadata.name)
+    }
+
+    fn fail(&self, message: &str) -> Step {
+        fail(self.key(), &self.cr.metadata, message, self.now)
+    }
+
+    fn cancel(&self) -> Step {
+        cancel(self.key(), &self.cr.metadata, &self.cr.status.message, self.now)
+    }
+
+    fn target_name(&self) -> String {
+        format!("PVC {}/{}", self.cr.spec.target_volume.namespace, self.cr.spec.target_volume.pvc)
+    }
+
+    /// What is asked for cannot be had at all.
+    fn refusal(&self) -> Option<String> {
+        match self.cr.spec.snapshot_id.parse::<SnapshotId>() {
+            Err(e) => Some(e.to_string()),
+            Ok(id) => match id.namespace() {
+                Some(namespace) if namespace == self.cr.spec.source_namespace => None,
+                _ => Some(format!(
+                    "spec.snapshotID is of volume {:?}, which is not of namespace {} (spec.sourceNamespace)",
+                    id.volume, self.cr.spec.source_namespace
+                )),
+            },
+        }
+    }
+
+    fn accept(&self) -> Step {
+        if let Some(refusal) = self.refusal() {
+            return self.fail(&refusal);
+        }
+        if !self.admitted {
+            return Step::wait("queued");
+        }
+        let Some(target) = self.target.as_ref().filter(|target| !target.metadata.is_going()) else {
+            let timeout = self.cr.metadata.creation_timestamp.unwrap_or(self.now).after(self.limits.prepare);
+            if timeout <= self.now {
+                return self.fail(&format!("{} is not there: Velero makes it after this object", self.target_name()));
+            }
+            return Step::wait_until(format!("{} is not there yet", self.target_name()), timeout);
+        };
+        if let Some(bound) = is_bound(target) {
+            return self.fail(&format!("{} is bound to PV {bound}: nothing is restored into it", self.target_name()));
+        }
+        let plan = DownloadPlan {
+            version: wherry_api::plan::VERSION,
+            cr_uid: self.uid().to_owned(),
+            attempt: 1,
+            target_uid: target.metadata.uid.clone(),
+        };
+        let body = build::accepted(&self.cr.metadata, &plan.print(), self.now);
+        patch(Action::Accept, self.key(), &self.cr.metadata, body)
+    }
+
+    fn under_way(&self, plan: &DownloadPlan) -> Step {
+        let exposing = self.exposing(plan);
+        let done = DataDone::parse(self.cr.metadata.annotation(names::DATA_DONE), self.uid());
+        match done {
+            Ok(done) if done.attempt == plan.attempt => match exposing.claim() {
+                Some(claim) if !claim.metadata.is_going() => self.keep_volume(plan, &done, claim, exposing.pod()),
+                Some(claim) => Step::wait(format!("PVC {} is going", claim.metadata.name)),
+                None => self.give_volume(plan, &done, &exposing),
+            },
+            _ => self.write_volume(plan, &exposing),
+        }
+    }
+
+    /// The live target, if it is still that of the plan and free; else why not.
+    fn target_of(&self, plan: &DownloadPlan) -> Result<&Claim, String> {
+        match &self.target {
+            Some(target) if target.metadata.uid == plan.target_uid && !target.metadata.is_going() => Ok(target),
+            Some(_) => Err(format!("{} was deleted or made anew meanwhile", self.target_name())),
+            None => Err(format!("{} was deleted meanwhile", self.target_name())),
+        }
+    }
+
+    /// D1 to D5: the volume is not written yet.
+    fn write_volume(&self, plan: &DownloadPlan, exposing: &Exposing<'_>) -> Step {
+        if self.is_canceled() {
+            return match self.cr.status.phase {
+                Phase::InProgress | Phase::Canceling => {
+                    cancel_under_way(exposing, self.cancel_since, &self.cr.status.message)
+                }
+                _ => self.cancel(),
+            };
+        }
+        let target = match self.target_of(plan) {
+            Ok(target) => target,
+            Err(why) => return self.fail(&why),
+        };
+        if let Some(bound) = is_bound(target) {
+            return self.fail(&format!("{} was bound to PV {bound} meanwhile", self.target_name()));
+        }
+        if let Some(step) = exposing.lost(|attempt| DownloadPlan { attempt, ..plan.clone() }.print()) {
+            return step;
+        }
+        if let Some(step) = exposing.earlier() {
+            return step;
+        }
+        let node = target.metadata.annotation(SELECTED_NODE);
+        if exposing.claim().is_none() && node.is_none() && waits_for_consumer(self.class.as_ref()) {
+            return exposing.wait(format!("no pod that uses {} has a node yet", self.target_name()));
+        }
+        let size = self.cr.spec.snapshot_size;
+        match exposing.published(false, |name| build::download_claim(&self.cr.metadata, target, size, node, &name)) {
+            ControlFlow::Break(step) => step,
+            ControlFlow::Continue(node) => {
+                exposing.prepared(&node).unwrap_or_else(|| exposing.wait("the agent".to_owned()))
+            }
+        }
+    }
+
+    /// D6 to D8: the volume is whole, its PVC is still ours.
+    fn keep_volume(&self, plan: &DownloadPlan, done: &DataDone, claim: &Claim, pod: Option<&Pod>) -> Step {
+        if self.is_canceled() {
+            return self.cancel();
+        }
+        match self.target_of(plan).map(is_bound) {
+            Err(why) => return self.fail(&why),
+            Ok(Some(bound)) => {
+                return self.fail(&format!("{} was bound to PV {bound} meanwhile", self.target_name()));
+            }
+            Ok(None) => {}
+        }
+        let Some(volume) = self.volume(done).filter(|volume| claim.spec.volume_name == volume.metadata.name) else {
+            return self
+                .fail(&format!("PV {} was written, and {} is not bound to it", done.volume, claim.metadata.name));
+        };
+        let policy = volume.spec.persistent_volume_reclaim_policy.as_str();
+        let marked =
+            self.is_marked(volume) && volume.metadata.annotation(names::TARGET_UID) == Some(plan.target_uid.as_str());
+        if !marked || policy != "Retain" {
+            let original = volume.metadata.annotation(names::ORIGINAL_POLICY).unwrap_or(policy);
+            let body = build::kept(&self.cr.metadata, plan, original);
+            return patch(Action::KeepVolume, volume_key(volume), &volume.metadata, body);
+        }
+        match pod {
+            Some(pod) if !pod.metadata.is_going() => return remove_pod(pod),
+            Some(pod) => return Step::wait(format!("pod {} is going", pod.metadata.name)),
+            None => {}
+        }
+        let attached = |name: &str| name == volume.metadata.name;
+        if let Some(still) = self.attachments.iter().find(|a| attached(&a.spec.source.persistent_volume_name)) {
+            return Step::wait(format!("PV {} is still attached to node {}", done.volume, still.spec.node_name));
+        }
+        let key = Key::new(Kind::Claim, &claim.metadata.namespace, &claim.metadata.name);
+        delete(Action::RemoveClaim, key, &claim.metadata)
+    }
+
+    /// D9 to D12: our PVC is gone. It is too late to cancel: the volume is given to the target, or it goes.
+    fn give_volume(&self, plan: &DownloadPlan, done: &DataDone, exposing: &Exposing<'_>) -> Step {
+        let target = match self.target_of(plan) {
+            Ok(target) => target,
+            Err(why) => return self.fail(&why),
+        };
+        let Some(volume) = self.volume(done) else {
+            return self.fail(&format!("PV {} was written, and is gone", done.volume));
+        };
+        match is_bound(target) {
+            Some(bound) if bound != done.volume => {
+                return self.fail(&format!("{} was bound to PV {bound} meanwhile", self.target_name()));
+            }
+            _ => {}
+        }
+        let given = volume.spec.claim_ref.as_ref().is_some_and(|claim| claim.uid == target.metadata.uid);
+        if !given {
+            return patch(Action::GiveVolume, volume_key(volume), &volume.metadata, build::given(target));
+        }
+        let bound = target.spec.volume_name == done.volume;
+        if !bound || target.status.phase != "Bound" || volume.status.phase != "Bound" {
+            return Step::wait(format!("PV {} and {} are not bound yet", done.volume, self.target_name()));
+        }
+        if self.is_marked(volume) {
+            let policy = volume.metadata.annotation(names::ORIGINAL_POLICY).unwrap_or("Delete");
+            return patch(Action::UnmarkVolume, volume_key(volume), &volume.metadata, build::unmarked(policy));
+        }
+        if let Some(step) = exposing.earlier() {
+            return step;
+        }
+        // What an earlier attempt left on a lost node holds the finalizer, not the restore.
+        let left = !self.pods.is_empty() || !self.claims.is_empty() || self.volumes.iter().any(|v| self.is_marked(v));
+        let mut body = if left { serde_json::json!({}) } else { build::released(&self.cr.metadata) };
+        body["status"] = serde_json::json!({ "phase": Phase::Completed, "completionTimestamp": self.now });
+        patch(Action::Complete, self.key(), &self.cr.metadata, body)
+    }
+
+    fn volume(&self, done: &DataDone) -> Option<&Volume> {
+        self.volumes.iter().find(|volume| volume.metadata.name == done.volume)
+    }
+
+    fn is_marked(&self, volume: &Volume) -> bool {
+        volume.metadata.label(names::CR_UID) == Some(self.uid())
+    }
+
+    fn exposing(&self, plan: &DownloadPlan) -> Exposing<'_> {
+        Exposing {
+            now: self.now,
+            limits: &self.limits,
+            kind: Kind::DataDownload,
+            cr: &self.cr.metadata,
+            phase: &self.cr.status.phase,
+            node: &self.cr.status.node,
+            accepted: self.cr.status.accepted_timestamp,
+            attempt: plan.attempt,
+            claims: &self.claims,
+            volumes: &self.volumes,
+            pods: &self.pods,
+            class: self.class.as_ref(),
+            host: &self.host,
+        }
+    }
+}
+
+fn is_bound(claim: &Claim) -> Option<&str> {
+    Some(claim.spec.volume_name.as_str()).filter(|name| !name.is_empty())
+}
+
+fn volume_key(volume: &Volume) -> Key {
+    Key::new(Kind::Volume, "", &volume.metadata.name)
+}

@@ -1,0 +1,201 @@
+//! What upload and download share: PVC, PV and hosting pod of an attempt, and the node they are on.
+
+use super::build;
+use super::view::{Host, Limits, waits_for_consumer};
+use super::{Action, Step, create, delete, patch};
+use crate::api::{Key, Kind};
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+use wherry_api::cluster::{Claim, Pod, StorageClass, Volume};
+use wherry_api::{Meta, Phase, Time, names};
+
+/// The parts of a view that exposing rests on.
+pub(super) struct Exposing<'a> {
+    pub(super) now: Time,
+    pub(super) limits: &'a Limits,
+    pub(super) kind: Kind,
+    pub(super) cr: &'a Meta,
+    pub(super) phase: &'a Phase,
+    pub(super) node: &'a str,
+    pub(super) accepted: Option<Time>,
+    pub(super) attempt: u32,
+    pub(super) claims: &'a [Claim],
+    pub(super) volumes: &'a [Volume],
+    pub(super) pods: &'a [Pod],
+    pub(super) class: Option<&'a StorageClass>,
+    pub(super) host: &'a Host,
+}
+
+impl Exposing<'_> {
+    fn name(&self) -> String {
+        names::of_attempt(&self.cr.uid, self.attempt)
+    }
+
+    pub(super) fn key(&self) -> Key {
+        Key::new(self.kind, &self.cr.namespace, &self.cr.name)
+    }
+
+    pub(super) fn claim(&self) -> Option<&Claim> {
+        self.claims.iter().find(|claim| claim.metadata.name == self.name())
+    }
+
+    pub(super) fn pod(&self) -> Option<&Pod> {
+        self.pods.iter().find(|pod| pod.metadata.name == self.name())
+    }
+
+    pub(super) fn volume_of(&self, claim: &Claim) -> Option<&Volume> {
+        self.volumes.iter().find(|volume| volume.metadata.name == claim.spec.volume_name)
+    }
+
+    /// Waits; in phase Accepted no longer than the prepare timeout, then the reason is why it failed.
+    pub(super) fn wait(&self, why: String) -> Step {
+        let lost_at = self.host.lost_at(self.limits.node_lost).filter(|at| *at > self.now);
+        if *self.phase != Phase::Accepted {
+            return Step::Wait { why, until: lost_at };
+        }
+        let timeout = self.accepted.unwrap_or(self.now).after(self.limits.prepare);
+        if timeout <= self.now {
+            let message = format!("not prepared within {} s: {why}", self.limits.prepare.as_secs());
+            return fail(self.key(), self.cr, &message, self.now);
+        }
+        Step::wait_until(why, lost_at.map_or(timeout, |at| at.min(timeout)))
+    }
+
+    /// A lost node: its PVC may still be written to there, so the next attempt has one of its own.
+    pub(super) fn lost(&self, plan: impl FnOnce(u32) -> String) -> Option<Step> {
+        self.pod()?;
+        self.host.is_lost(self.now, self.limits.node_lost)?;
+        let body = json!({ "metadata": { "annotations": { names::PLAN: plan(self.attempt + 1) } } });
+        Some(patch(Action::NextAttempt, self.key(), self.cr, body))
+    }
+
+    /// What earlier attempts left. It is deleted, and not waited for: on a lost node it stays until the node is back.
+    pub(super) fn earlier(&self) -> Option<Step> {
+        let current = self.name();
+        let pod = self.pods.iter().find(|pod| pod.metadata.name != current && !pod.metadata.is_going());
+        if let Some(pod) = pod {
+            return Some(remove_pod(pod));
+        }
+        let old = self.claims.iter().filter(|claim| claim.metadata.name != current);
+        old.filter_map(|claim| doom_claim(claim, self.volumes, self.cr)).next()
+    }
+
+    /// PVC, PV and pod, until the pod runs. `Continue`: it does, on that node. `mark`: whether the PV is marked beforehand.
+    pub(super) fn published(&self, mark: bool, claim: impl FnOnce(String) -> Value) -> ControlFlow<Step, String> {
+        let Some(found) = self.claim() else {
+            let name = self.name();
+            let key = Key::new(Kind::Claim, &self.cr.namespace, &name);
+            return ControlFlow::Break(create(Action::MakeClaim, key, claim(name)));
+        };
+        if found.metadata.is_going() {
+            return ControlFlow::Break(self.wait(format!("PVC {} is being deleted", found.metadata.name)));
+        }
+        let bound = !found.spec.volume_name.is_empty();
+        match self.volume_of(found) {
+            Some(volume) if mark => {
+                if let Some(step) = doom_volume(Action::MarkVolume, volume, self.cr) {
+                    return ControlFlow::Break(step);
+                }
+            }
+            Some(_) => {}
+            None if bound => {
+                return ControlFlow::Break(self.wait(format!("PV {} is not there", found.spec.volume_name)));
+            }
+            None if !waits_for_consumer(self.class) => {
+                return ControlFlow::Break(self.wait(format!("PVC {} is not bound", found.metadata.name)));
+            }
+            None => {}
+        }
+        let Some(pod) = self.pod() else {
+            let name = self.name();
+            let object = build::pod(self.cr, self.kind, &name, self.limits, build::is_block(found), self.pinned(found));
+            return ControlFlow::Break(create(Action::MakePod, Key::new(Kind::Pod, &self.cr.namespace, &name), object));
+        };
+        if pod.metadata.is_going() {
+            return ControlFlow::Break(self.wait(format!("pod {} is going", pod.metadata.name)));
+        }
+        if !bound || pod.spec.node_name.is_empty() || pod.status.phase != "Running" {
+            return ControlFlow::Break(self.wait(format!("pod {} does not run{}", pod.metadata.name, reason(pod))));
+        }
+        ControlFlow::Continue(pod.spec.node_name.clone())
+    }
+
+    /// The node that a PVC of ours was made for.
+    fn pinned<'c>(&self, claim: &'c Claim) -> Option<&'c str> {
+        claim.metadata.annotation(wherry_api::cluster::SELECTED_NODE)
+    }
+
+    /// The pod runs on `node`: says so in the CR. `None`: it is said.
+    pub(super) fn prepared(&self, node: &str) -> Option<Step> {
+        let label = names::node_label(node);
+        let said = self.node == node && self.cr.label(names::NODE) == Some(label.as_str());
+        let mut body = json!({ "metadata": { "labels": { names::NODE: label } }, "status": { "node": node } });
+        if *self.phase == Phase::Accepted {
+            body["status"]["phase"] = json!(Phase::Prepared);
+            return Some(patch(Action::Prepare, self.key(), self.cr, body));
+        }
+        (!said).then(|| patch(Action::MoveNode, self.key(), self.cr, body))
+    }
+}
+
+fn reason(pod: &Pod) -> String {
+    let wrong = pod.status.conditions.iter().find(|condition| condition.status == "False");
+    wrong.map_or_else(String::new, |condition| format!(": {}: {}", condition.reason, condition.message))
+}
+
+pub(super) fn remove_pod(pod: &Pod) -> Step {
+    delete(Action::RemovePod, Key::new(Kind::Pod, &pod.metadata.namespace, &pod.metadata.name), &pod.metadata)
+}
+
+/// A PV of ours is to go with its PVC: policy Delete, and the label by which it is found when the PVC is gone.
+pub(super) fn doom_volume(action: Action, volume: &Volume, cr: &Meta) -> Option<Step> {
+    let ours = volume.metadata.label(names::CR_UID) == Some(cr.uid.as_str());
+    if (ours && volume.spec.persistent_volume_reclaim_policy == "Delete") || volume.metadata.is_going() {
+        return None;
+    }
+    let body = json!({
+        "metadata": { "labels": { names::CR_UID: cr.uid, names::VELERO_NAMESPACE: cr.namespace } },
+        "spec": { "persistentVolumeReclaimPolicy": "Delete" },
+    });
+    Some(patch(action, Key::new(Kind::Volume, "", &volume.metadata.name), &volume.metadata, body))
+}
+
+/// Deletes a PVC of ours, its PV being doomed before; `None` if that is done already.
+pub(super) fn doom_claim(claim: &Claim, volumes: &[Volume], cr: &Meta) -> Option<Step> {
+    let volume = volumes.iter().find(|volume| volume.metadata.name == claim.spec.volume_name);
+    if let Some(step) = volume.and_then(|volume| doom_volume(Action::DoomVolume, volume, cr)) {
+        return Some(step);
+    }
+    let key = Key::new(Kind::Claim, &claim.metadata.namespace, &claim.metadata.name);
+    (!claim.metadata.is_going()).then(|| delete(Action::RemoveClaim, key, &claim.metadata))
+}
+
+fn end(action: Action, phase: &Phase, key: Key, cr: &Meta, message: &str, now: Time) -> Step {
+    let body = json!({ "status": { "phase": phase, "message": message, "completionTimestamp": now } });
+    patch(action, key, cr, body)
+}
+
+/// Failed, with a message: Velero takes one without for success.
+pub(super) fn fail(key: Key, cr: &Meta, message: &str, now: Time) -> Step {
+    end(Action::Fail, &Phase::Failed, key, cr, message, now)
+}
+
+/// Canceled. Velero's own message, set together with `spec.cancel`, is kept.
+pub(super) fn cancel(key: Key, cr: &Meta, said: &str, now: Time) -> Step {
+    let why = if cr.is_going() { "the object was deleted" } else { "spec.cancel was set" };
+    end(Action::Cancel, &Phase::Canceled, key, cr, if said.is_empty() { why } else { said }, now)
+}
+
+/// Nothing is left: finalizer and node label go off.
+pub(super) fn release(key: Key, cr: &Meta) -> Step {
+    patch(Action::Release, key, cr, build::released(cr))
+}
+
+/// Agents have their time to let go; a silent one is not waited for.
+pub(super) fn cancel_under_way(exposing: &Exposing<'_>, since: Option<Time>, said: &str) -> Step {
+    let limit = since.unwrap_or(exposing.now).after(exposing.limits.cancel);
+    if limit <= exposing.now {
+        return cancel(exposing.key(), exposing.cr, said, exposing.now);
+    }
+    Step::wait_until("the agent stops", limit)
+}

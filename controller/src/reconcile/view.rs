@@ -1,0 +1,186 @@
+//! What is observed of one CR: everything that a decision may rest on.
+
+use std::time::Duration;
+use wherry_api::cluster::{Attachment, Claim, Pod, StorageClass, Volume};
+use wherry_api::{
+    DataDownload, DataUpload, DownloadPlan, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names,
+};
+
+/// Settings that decisions rest on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Values of `spec.datamover` that mean us.
+    pub datamovers: Vec<String>,
+    /// Accepted for longer is Failed.
+    pub prepare: Duration,
+    /// A silent agent is not waited for any longer after a cancel.
+    pub cancel: Duration,
+    /// Not ready for longer, a node is taken for lost, and an agent whose pod is gone for lost too.
+    pub node_lost: Duration,
+    /// Image of hosting pods.
+    pub hosting_image: String,
+    /// Priority class of hosting pods; empty: none.
+    pub hosting_priority_class: String,
+}
+
+impl From<&Settings> for Limits {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            datamovers: settings.datamovers.clone(),
+            prepare: settings.prepare_timeout,
+            cancel: settings.cancel_timeout,
+            node_lost: settings.node_lost_timeout,
+            hosting_image: settings.hosting_image.clone(),
+            hosting_priority_class: settings.hosting_priority_class.clone(),
+        }
+    }
+}
+
+/// The node on which the pod of the current attempt runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Host {
+    /// The Node object is gone, or has the taint out-of-service: nothing runs there any more.
+    pub gone: bool,
+    /// Not ready since then.
+    pub not_ready_since: Option<Time>,
+    /// Its agent.
+    pub agent: Agent,
+}
+
+/// The agent of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Agent {
+    /// Its pod is ready, or nothing else is known.
+    #[default]
+    Ready,
+    /// Its pod is there and does not answer.
+    Silent,
+    /// It has no pod on that node since then.
+    Gone(Time),
+}
+
+impl Host {
+    /// Nothing that was begun on the node is waited for any more; a PVC in use there may still be written to.
+    pub(super) fn is_lost(&self, now: Time, limit: Duration) -> Option<&'static str> {
+        if self.gone {
+            return Some("its node is gone");
+        }
+        if self.not_ready_since.is_some_and(|since| since.after(limit) <= now) {
+            return Some("its node is not ready for too long");
+        }
+        match self.agent {
+            Agent::Gone(since) if since.after(limit) <= now => Some("its node has no agent any more"),
+            _ => None,
+        }
+    }
+
+    /// When [`is_lost`](Self::is_lost) may change although nothing else does.
+    pub(super) fn lost_at(&self, limit: Duration) -> Option<Time> {
+        let agent = match self.agent {
+            Agent::Gone(since) => Some(since.after(limit)),
+            _ => None,
+        };
+        [self.not_ready_since.map(|since| since.after(limit)), agent].into_iter().flatten().min()
+    }
+}
+
+/// All that is observed of one DataUpload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UploadView {
+    /// The time of this look.
+    pub now: Time,
+    /// Settings.
+    pub limits: Limits,
+    /// Admission has let it through; only asked of one that is New.
+    pub admitted: bool,
+    /// When cancel or deletion was first seen. After a restart that is later than it was: the limit runs anew.
+    pub cancel_since: Option<Time>,
+    /// The DataUpload.
+    pub cr: DataUpload,
+    /// The VolumeSnapshot that `spec` names; none if it is gone, or another one of that name than that of the plan.
+    pub first: Option<VolumeSnapshot>,
+    /// The content that the plan names, before there is a plan that of the VolumeSnapshot.
+    pub first_content: Option<VolumeSnapshotContent>,
+    /// Our VolumeSnapshot.
+    pub pair: Option<VolumeSnapshot>,
+    /// Our VolumeSnapshotContent.
+    pub pair_content: Option<VolumeSnapshotContent>,
+    /// Our PVCs, of every attempt.
+    pub claims: Vec<Claim>,
+    /// PVs that have our label or are for one of those PVCs, whether it is still there or not.
+    pub volumes: Vec<Volume>,
+    /// Our pods, of every attempt.
+    pub pods: Vec<Pod>,
+    /// The source PVC; only looked at before there is a plan.
+    pub source: Option<Claim>,
+    /// Its PV; likewise.
+    pub source_volume: Option<Volume>,
+    /// The storage class of our PVC.
+    pub class: Option<StorageClass>,
+    /// The node of the current attempt's pod.
+    pub host: Host,
+}
+
+/// All that is observed of one DataDownload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DownloadView {
+    /// The time of this look.
+    pub now: Time,
+    /// Settings.
+    pub limits: Limits,
+    /// Admission has let it through; only asked of one that is New.
+    pub admitted: bool,
+    /// When cancel or deletion was first seen.
+    pub cancel_since: Option<Time>,
+    /// The DataDownload.
+    pub cr: DataDownload,
+    /// The live PVC of that name; may be another one than that of the plan.
+    pub target: Option<Claim>,
+    /// Our PVCs, of every attempt.
+    pub claims: Vec<Claim>,
+    /// PVs that have our label, are for one of those PVCs, or are the one that data-done names.
+    pub volumes: Vec<Volume>,
+    /// Our pods, of every attempt.
+    pub pods: Vec<Pod>,
+    /// Attachments of those PVs.
+    pub attachments: Vec<Attachment>,
+    /// The storage class of the target.
+    pub class: Option<StorageClass>,
+    /// The node of the current attempt's pod.
+    pub host: Host,
+}
+
+/// Whether PVCs of the class are bound only when a pod uses them.
+pub(super) fn waits_for_consumer(class: Option<&StorageClass>) -> bool {
+    class.and_then(|class| class.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer")
+}
+
+impl UploadView {
+    pub(super) fn uid(&self) -> &str {
+        &self.cr.metadata.uid
+    }
+
+    pub(super) fn plan(&self) -> Result<UploadPlan, wherry_api::plan::PlanError> {
+        UploadPlan::parse(self.cr.metadata.annotation(names::PLAN), self.uid())
+    }
+
+    /// Somebody wants it to end.
+    pub(super) fn is_canceled(&self) -> bool {
+        self.cr.spec.cancel || self.cr.metadata.is_going()
+    }
+}
+
+impl DownloadView {
+    pub(super) fn uid(&self) -> &str {
+        &self.cr.metadata.uid
+    }
+
+    pub(super) fn plan(&self) -> Result<DownloadPlan, wherry_api::plan::PlanError> {
+        DownloadPlan::parse(self.cr.metadata.annotation(names::PLAN), self.uid())
+    }
+
+    /// Somebody wants it to end.
+    pub(super) fn is_canceled(&self) -> bool {
+        self.cr.spec.cancel || self.cr.metadata.is_going()
+    }
+}

@@ -1,0 +1,257 @@
+//! Objects of Kubernetes itself, as far as they are read: claims, volumes, pods, nodes, classes, attachments.
+
+use crate::decode::or_default;
+use crate::meta::Meta;
+use crate::time::Time;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Annotation of a PVC whose class waits for the first consumer: the node that the scheduler chose.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// Annotation of a PV that the PV controller bound by itself; such a binding is undone when the PVC goes.
+pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+
+/// `PersistentVolumeClaim`, v1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Claim {
+    /// `metadata`.
+    #[serde(deserialize_with = "or_default")]
+    pub metadata: Meta,
+    /// `spec`.
+    #[serde(deserialize_with = "or_default")]
+    pub spec: ClaimSpec,
+    /// `status`.
+    #[serde(deserialize_with = "or_default")]
+    pub status: PhaseOnly,
+}
+
+/// `PersistentVolumeClaimSpec`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ClaimSpec {
+    /// `accessModes`.
+    #[serde(deserialize_with = "or_default")]
+    pub access_modes: Vec<String>,
+    /// `resources` (`VolumeResourceRequirements`); of it `requests.storage` is read.
+    #[serde(deserialize_with = "or_default")]
+    pub resources: Resources,
+    /// `storageClassName`.
+    pub storage_class_name: Option<String>,
+    /// `volumeAttributesClassName`.
+    pub volume_attributes_class_name: Option<String>,
+    /// `volumeMode`: `Block` or `Filesystem`; the latter if it is missing.
+    pub volume_mode: Option<String>,
+    /// `volumeName`: the PV; set once, by the binding.
+    #[serde(deserialize_with = "or_default")]
+    pub volume_name: String,
+    /// `selector` (`*metav1.LabelSelector`); of it `matchLabels` is read.
+    pub selector: Option<Selector>,
+}
+
+/// `VolumeResourceRequirements`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// `requests`: quantities as text.
+    #[serde(deserialize_with = "or_default")]
+    pub requests: BTreeMap<String, String>,
+}
+
+/// `metav1.LabelSelector`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Selector {
+    /// `matchLabels`.
+    #[serde(deserialize_with = "or_default")]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// The `status` of a PVC or PV.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PhaseOnly {
+    /// `phase`: of a PVC `Pending`, `Bound`, `Lost`; of a PV also `Available`, `Released`, `Failed`.
+    #[serde(deserialize_with = "or_default")]
+    pub phase: String,
+}
+
+/// `PersistentVolume`, v1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Volume {
+    /// `metadata`.
+    #[serde(deserialize_with = "or_default")]
+    pub metadata: Meta,
+    /// `spec`.
+    #[serde(deserialize_with = "or_default")]
+    pub spec: VolumeSpec,
+    /// `status`.
+    #[serde(deserialize_with = "or_default")]
+    pub status: PhaseOnly,
+}
+
+/// `PersistentVolumeSpec`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct VolumeSpec {
+    /// `persistentVolumeReclaimPolicy`: `Delete` or `Retain`.
+    #[serde(deserialize_with = "or_default")]
+    pub persistent_volume_reclaim_policy: String,
+    /// `claimRef` (`*ObjectReference`): for whom the volume is. One without is anybody's.
+    pub claim_ref: Option<ClaimRef>,
+    /// `nodeAffinity` (`*VolumeNodeAffinity`): copied, not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_affinity: Option<Value>,
+}
+
+/// `corev1.ObjectReference` to a PVC.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClaimRef {
+    /// `namespace`.
+    #[serde(deserialize_with = "or_default")]
+    pub namespace: String,
+    /// `name`.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    /// `uid`: without it the volume is reserved for any claim of that name.
+    #[serde(deserialize_with = "or_default")]
+    pub uid: String,
+}
+
+/// `Pod`, v1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// `metadata`.
+    #[serde(deserialize_with = "or_default")]
+    pub metadata: Meta,
+    /// `spec`.
+    #[serde(deserialize_with = "or_default")]
+    pub spec: PodSpec,
+    /// `status`.
+    #[serde(deserialize_with = "or_default")]
+    pub status: PodStatus,
+}
+
+/// `PodSpec`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodSpec {
+    /// `nodeName`; empty until scheduled.
+    #[serde(deserialize_with = "or_default")]
+    pub node_name: String,
+}
+
+/// `PodStatus`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodStatus {
+    /// `phase`: `Pending`, `Running`, `Succeeded`, `Failed`, `Unknown`.
+    #[serde(deserialize_with = "or_default")]
+    pub phase: String,
+    /// `conditions`: `PodScheduled` says why a pod has no node, `Ready` whether it answers.
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: Vec<Condition>,
+}
+
+/// `PodCondition`, `NodeCondition`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Condition {
+    /// `type`.
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub kind: String,
+    /// `status`: `True`, `False`, `Unknown`.
+    #[serde(deserialize_with = "or_default")]
+    pub status: String,
+    /// `reason`: one word.
+    #[serde(deserialize_with = "or_default")]
+    pub reason: String,
+    /// `message`: for people.
+    #[serde(deserialize_with = "or_default")]
+    pub message: String,
+    /// `lastTransitionTime`.
+    pub last_transition_time: Option<Time>,
+}
+
+/// `Node`, v1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// `metadata`.
+    #[serde(deserialize_with = "or_default")]
+    pub metadata: Meta,
+    /// `spec`.
+    #[serde(deserialize_with = "or_default")]
+    pub spec: NodeSpec,
+    /// `status`; `Ready` is read.
+    #[serde(deserialize_with = "or_default")]
+    pub status: PodStatus,
+}
+
+/// `NodeSpec`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// `taints`; `node.kubernetes.io/out-of-service` says that nothing runs there any more.
+    #[serde(deserialize_with = "or_default")]
+    pub taints: Vec<Taint>,
+}
+
+/// `Taint`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// `key`.
+    #[serde(deserialize_with = "or_default")]
+    pub key: String,
+}
+
+/// `StorageClass`, storage.k8s.io/v1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct StorageClass {
+    /// `metadata`.
+    #[serde(deserialize_with = "or_default")]
+    pub metadata: Meta,
+    /// `reclaimPolicy`; `Delete` if it is missing.
+    pub reclaim_policy: Option<String>,
+    /// `volumeBindingMode`: `Immediate` (also if missing) or `WaitForFirstConsumer`.
+    pub volume_binding_mode: Option<String>,
+}
+
+/// `VolumeAttachment`, storage.k8s.io/v1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attachment {
+    /// `metadata`.
+    #[serde(deserialize_with = "or_default")]
+    pub metadata: Meta,
+    /// `spec`.
+    #[serde(deserialize_with = "or_default")]
+    pub spec: AttachmentSpec,
+}
+
+/// `VolumeAttachmentSpec`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct AttachmentSpec {
+    /// `nodeName`.
+    #[serde(deserialize_with = "or_default")]
+    pub node_name: String,
+    /// `source` (`VolumeAttachmentSource`).
+    #[serde(deserialize_with = "or_default")]
+    pub source: AttachmentSource,
+}
+
+/// `VolumeAttachmentSource`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct AttachmentSource {
+    /// `persistentVolumeName`.
+    #[serde(deserialize_with = "or_default")]
+    pub persistent_volume_name: String,
+}

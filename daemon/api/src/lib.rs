@@ -1,0 +1,32 @@
+//! What the controller and the agent say to each other, as plain types: the objects of Velero and Kubernetes as far as
+//! wherry reads them, the names and marks of its own objects, the plan, results of jobs, settings.
+//!
+//! Nothing here decides anything: it parses and prints. Objects are only ever written by merge patches of single
+//! fields, so what these types do not know stays as it is in the cluster.
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod decode;
+pub mod download;
+pub mod job;
+pub mod location;
+pub mod meta;
+pub mod names;
+pub mod phase;
+pub mod plan;
+pub mod settings;
+pub mod snapshot;
+pub mod snapshot_id;
+pub mod time;
+pub mod upload;
+
+pub use download::DataDownload;
+pub use location::BackupStorageLocation;
+pub use meta::Meta;
+pub use phase::Phase;
+pub use plan::{DataDone, DownloadPlan, UploadPlan};
+pub use settings::Settings;
+pub use snapshot::{VolumeSnapshot, VolumeSnapshotContent};
+pub use snapshot_id::SnapshotId;
+pub use time::Time;
+pub use upload::DataUpload;

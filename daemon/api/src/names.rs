@@ -1,0 +1,88 @@
+//! Names, labels and annotations of everything that wherry makes or marks in a cluster.
+
+/// Value of `spec.datamover` that means wherry, unless the settings name others.
+pub const DATAMOVER: &str = "wherry";
+/// Finalizer of DataUploads and DataDownloads: off when nothing of ours is left.
+pub const FINALIZER: &str = "wherry.io/cleanup";
+/// Annotation of a DataUpload or DataDownload: the plan, JSON.
+pub const PLAN: &str = "wherry.io/plan";
+/// Annotation of a DataDownload: the volume is written, fsynced and closed; JSON.
+pub const DATA_DONE: &str = "wherry.io/data-done";
+/// Label of a DataUpload or DataDownload: the node whose agent has it, see [`node_label`]. Agents watch by it.
+pub const NODE: &str = "wherry.io/node";
+/// Label of every object of ours, and of what we mark: uid of the DataUpload or DataDownload.
+pub const CR_UID: &str = "wherry.io/cr-uid";
+/// Label beside it: the namespace of Velero.
+pub const VELERO_NAMESPACE: &str = "wherry.io/velero-namespace";
+/// Label that keeps Velero from backing up, and deleting, an object of ours. Never on what outlives the CR.
+pub const EXCLUDE: &str = "velero.io/exclude-from-backup";
+/// Annotation of a PV that changes hands: the reclaim policy it had.
+pub const ORIGINAL_POLICY: &str = "wherry.io/original-reclaim-policy";
+/// Annotation of a PV that changes hands: uid of the PVC that gets it.
+pub const TARGET_UID: &str = "wherry.io/target-uid";
+/// Label of a VolumeSnapshotContent that is served by the node that took the snapshot; copied.
+pub const MANAGED_BY: &str = "snapshot.storage.kubernetes.io/managed-by";
+/// Label of a DataUpload that Velero restored from a backup: a copy, which starts nothing.
+pub const RESTORE_NAME: &str = "velero.io/restore-name";
+/// Label of a DataUpload: its backup. On a DataDownload it says that the object is a restored copy.
+pub const BACKUP_NAME: &str = "velero.io/backup-name";
+/// Label of agent pods.
+pub const AGENT_LABEL: &str = "wherry.io/agent";
+
+/// Name of VolumeSnapshot and VolumeSnapshotContent of a CR.
+#[must_use]
+pub fn object(cr_uid: &str) -> String {
+    format!("wherry-{cr_uid}")
+}
+
+/// Name of pod and PVC of one attempt at a CR.
+#[must_use]
+pub fn of_attempt(cr_uid: &str, attempt: u32) -> String {
+    format!("wherry-{cr_uid}-{attempt}")
+}
+
+/// Whether pod or PVC of that name belong to an attempt at the CR.
+#[must_use]
+pub fn is_of_attempt(name: &str, cr_uid: &str) -> bool {
+    name.strip_prefix(&object(cr_uid))
+        .and_then(|rest| rest.strip_prefix('-'))
+        .is_some_and(|attempt| !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The value of label [`NODE`]: the node's name, or where that is longer than a label may be (63) its beginning and a
+/// hash of all of it.
+#[must_use]
+pub fn node_label(node: &str) -> String {
+    const LONGEST: usize = 63;
+    if node.len() <= LONGEST {
+        return node.to_owned();
+    }
+    // FNV-1a: the same in every version; nobody gains by two nodes of one label.
+    let hash = node
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let start: String = node.chars().take(LONGEST - 17).collect();
+    format!("{start}-{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_are_told_from_other_names() {
+        assert!(is_of_attempt(&of_attempt("a-b", 12), "a-b"));
+        for other in ["wherry-a-b", "wherry-a-b-", "wherry-a-b-x", "wherry-a-b-1-2", "wherry-a-1", "a-b-1"] {
+            assert!(!is_of_attempt(other, "a-b"), "{other}");
+        }
+    }
+
+    #[test]
+    fn long_nodes_have_short_labels_of_their_own() {
+        let long = |last: char| format!("{}{last}", "node.example.".repeat(10));
+        assert_eq!(node_label("n1"), "n1");
+        assert_eq!(node_label(&long('a')).len(), 63);
+        assert_ne!(node_label(&long('a')), node_label(&long('b')));
+        assert_eq!(node_label(&long('a')), node_label(&long('a')));
+    }
+}

@@ -1,0 +1,218 @@
+//! The plan of a CR (annotation `wherry.io/plan`) and the agent's word that a volume is written (`wherry.io/data-done`).
+//!
+//! Both are JSON with a version. A plan lets every later step go without the source PVC and the first VolumeSnapshot.
+
+use crate::decode::or_default;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The version of plan that this build writes, and the only one it reads.
+pub const VERSION: u32 = 1;
+
+/// Why an annotation is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// There is none.
+    #[error("there is no annotation {0}")]
+    Missing(&'static str),
+    /// Written by a later version.
+    #[error("annotation {name} is of version {version}, this build knows {VERSION}; update controller and agent")]
+    Version {
+        /// Of the annotation.
+        name: &'static str,
+        /// What it says.
+        version: u64,
+    },
+    /// Of another CR: copied, by a restore or by hand.
+    #[error("annotation {name} is of the object with uid {uid}, not of this one")]
+    Foreign {
+        /// Of the annotation.
+        name: &'static str,
+        /// What it says.
+        uid: String,
+    },
+    /// Not readable.
+    #[error("annotation {name} cannot be read: {reason}")]
+    Broken {
+        /// Of the annotation.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What is fixed when a DataUpload is accepted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UploadPlan {
+    /// Format of the plan, [`VERSION`].
+    pub version: u32,
+    /// uid of the DataUpload: with another one the plan is void.
+    pub cr_uid: String,
+    /// Counts from 1; one more for each PVC of ours that may still be in use on a lost node.
+    pub attempt: u32,
+    /// uid of the first VolumeSnapshot.
+    pub snapshot_uid: String,
+    /// Name of its VolumeSnapshotContent.
+    pub content: String,
+    /// uid of that.
+    pub content_uid: String,
+    /// The driver's name of the storage snapshot.
+    pub snapshot_handle: String,
+    /// Name of the CSI driver.
+    pub driver: String,
+    /// VolumeSnapshotClass; none if the content names none.
+    #[serde(default)]
+    pub snapshot_class: Option<String>,
+    /// StorageClass of the source PVC.
+    pub storage_class: String,
+    /// Bytes that a volume made from the snapshot needs at least: what the driver says, else what the source PVC asks for.
+    /// None if neither says it.
+    #[serde(default)]
+    pub restore_size: Option<u64>,
+    /// `Block` or `Filesystem`: what the source volume is.
+    pub source_volume_mode: String,
+    /// `spec.nodeAffinity.required` of the source's PV; none if it has none or is gone.
+    #[serde(default)]
+    pub topology: Option<Value>,
+    /// uid of the source PVC; none if it was gone already.
+    #[serde(default)]
+    pub source_uid: Option<String>,
+}
+
+/// What is fixed when a DataDownload is accepted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DownloadPlan {
+    /// Format of the plan, [`VERSION`].
+    pub version: u32,
+    /// uid of the DataDownload: with another one the plan is void.
+    pub cr_uid: String,
+    /// Counts from 1; one more for each PVC of ours that may still be in use on a lost node.
+    pub attempt: u32,
+    /// uid of the target PVC.
+    pub target_uid: String,
+}
+
+/// The agent's word that the volume of this attempt holds the whole snapshot, is fsynced, and has no file open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataDone {
+    /// Format, [`VERSION`].
+    pub version: u32,
+    /// uid of the DataDownload.
+    pub cr_uid: String,
+    /// Of the plan that was worked on.
+    pub attempt: u32,
+    /// Name of the PV that was written: no other may be given to the target.
+    pub volume: String,
+    /// Bytes of the snapshot.
+    #[serde(default, deserialize_with = "or_default")]
+    pub bytes: u64,
+}
+
+impl UploadPlan {
+    /// Reads the annotation of the DataUpload with that uid.
+    pub fn parse(text: Option<&str>, cr_uid: &str) -> Result<Self, PlanError> {
+        parse(crate::names::PLAN, text, cr_uid)
+    }
+
+    /// The text of the annotation.
+    #[must_use]
+    pub fn print(&self) -> String {
+        print(self)
+    }
+}
+
+impl DownloadPlan {
+    /// Reads the annotation of the DataDownload with that uid.
+    pub fn parse(text: Option<&str>, cr_uid: &str) -> Result<Self, PlanError> {
+        parse(crate::names::PLAN, text, cr_uid)
+    }
+
+    /// The text of the annotation.
+    #[must_use]
+    pub fn print(&self) -> String {
+        print(self)
+    }
+}
+
+impl DataDone {
+    /// Reads the annotation of the DataDownload with that uid.
+    pub fn parse(text: Option<&str>, cr_uid: &str) -> Result<Self, PlanError> {
+        parse(crate::names::DATA_DONE, text, cr_uid)
+    }
+
+    /// The text of the annotation.
+    #[must_use]
+    pub fn print(&self) -> String {
+        print(self)
+    }
+}
+
+fn print<T: Serialize>(value: &T) -> String {
+    // These types have no map with keys that are no text, the one thing that can fail.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn parse<T: DeserializeOwned>(name: &'static str, text: Option<&str>, cr_uid: &str) -> Result<T, PlanError> {
+    let broken = |e: serde_json::Error| PlanError::Broken { name, reason: e.to_string() };
+    let value: Value = serde_json::from_str(text.ok_or(PlanError::Missing(name))?).map_err(broken)?;
+    // Whose it is, then of which version: nothing else is looked at in what may have another shape.
+    if let Some(uid) = value["crUid"].as_str()
+        && uid != cr_uid
+    {
+        return Err(PlanError::Foreign { name, uid: uid.to_owned() });
+    }
+    if let Some(version) = value["version"].as_u64()
+        && version != u64::from(VERSION)
+    {
+        return Err(PlanError::Version { name, version });
+    }
+    T::deserialize(value).map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> UploadPlan {
+        UploadPlan {
+            version: VERSION,
+            cr_uid: "u1".to_owned(),
+            attempt: 2,
+            snapshot_handle: "h".to_owned(),
+            restore_size: Some(1 << 30),
+            topology: Some(serde_json::json!({ "nodeSelectorTerms": [] })),
+            ..UploadPlan::default()
+        }
+    }
+
+    #[test]
+    fn plans_there_and_back() {
+        assert_eq!(UploadPlan::parse(Some(&plan().print()), "u1").unwrap(), plan());
+        let download = DownloadPlan { version: VERSION, cr_uid: "d".into(), attempt: 1, target_uid: "t".into() };
+        assert_eq!(DownloadPlan::parse(Some(&download.print()), "d").unwrap(), download);
+        let done = DataDone { version: VERSION, cr_uid: "d".into(), attempt: 1, volume: "pv".into(), bytes: 7 };
+        assert_eq!(DataDone::parse(Some(&done.print()), "d").unwrap(), done);
+    }
+
+    #[test]
+    fn a_field_of_a_later_build_is_passed_over() {
+        let mut value: Value = serde_json::from_str(&plan().print()).unwrap();
+        value["later"] = serde_json::json!([1, 2]);
+        assert_eq!(UploadPlan::parse(Some(&value.to_string()), "u1").unwrap(), plan());
+    }
+
+    #[test]
+    fn what_is_not_taken_says_why() {
+        assert_eq!(UploadPlan::parse(None, "u1"), Err(PlanError::Missing("wherry.io/plan")));
+        assert!(matches!(UploadPlan::parse(Some(&plan().print()), "u2"), Err(PlanError::Foreign { .. })));
+        let later = plan().print().replace("\"version\":1", "\"version\":9");
+        assert!(matches!(UploadPlan::parse(Some(&later), "u1"), Err(PlanError::Version { version: 9, .. })));
+        for broken in ["", "x", "[]", "{}", "{\"crUid\":\"u1\"}", "{\"crUid\":\"u1\",\"version\":1,\"attempt\":-1}"] {
+            assert!(matches!(UploadPlan::parse(Some(broken), "u1"), Err(PlanError::Broken { .. })), "{broken}");
+        }
+    }
+}

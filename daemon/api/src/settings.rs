@@ -1,0 +1,239 @@
+//! ConfigMap `wherry`: every setting, its default and its unit.
+
+use crate::time::parse_duration;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Name of the ConfigMap, in the namespace of Velero.
+pub const CONFIG_MAP: &str = "wherry";
+
+/// One key of the ConfigMap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// In `data`.
+    pub key: &'static str,
+    /// What holds when it is missing.
+    pub default: &'static str,
+    /// What the text is: a count, a duration of Go, percent, bytes a second, names.
+    pub unit: &'static str,
+    /// What it does.
+    pub about: &'static str,
+}
+
+const fn entry(key: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Entry {
+    Entry { key, default, unit, about }
+}
+
+/// All keys. Any other is an error: a typing mistake must not go unseen.
+pub const ENTRIES: &[Entry] = &[
+    entry("datamovers", "wherry", "names, separated by commas", "values of spec.datamover that mean wherry"),
+    entry("pause", "false", "true or false", "nothing new is accepted; what is under way goes on"),
+    entry("maxActive", "10", "count", "DataUploads and DataDownloads that are Accepted to InProgress at once"),
+    entry("slotsPerNode", "4", "count", "the same on one node"),
+    entry("restoreShare", "50", "percent", "of maxActive that restores get while backups wait too"),
+    entry("backupShare", "25", "percent", "of maxActive that backups get while restores wait too"),
+    entry(
+        "itemTimeout",
+        "4h0m0s",
+        "duration",
+        "Velero's default-item-operation-timeout, from creation; orders the queue",
+    ),
+    entry("prepareTimeout", "30m0s", "duration", "Accepted for longer is Failed"),
+    entry("cancelTimeout", "10s", "duration", "a silent agent is not waited for any longer after a cancel"),
+    entry("nodeLostTimeout", "5m0s", "duration", "not ready for longer, a node is taken for lost"),
+    entry("uploadRate", "0", "bytes per second and node", "0: no limit"),
+    entry("downloadRate", "0", "bytes per second and node", "0: no limit"),
+    entry("kubeletRoot", "/var/lib/kubelet", "path", "root directory of the kubelet on the nodes"),
+    entry("hostingImage", "", "image", "image of hosting pods; empty: that of the controller"),
+    entry("hostingPriorityClass", "", "name", "priority class of hosting pods; empty: none"),
+];
+
+/// The settings as they are used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `datamovers`.
+    pub datamovers: Vec<String>,
+    /// `pause`.
+    pub pause: bool,
+    /// `maxActive`.
+    pub max_active: usize,
+    /// `slotsPerNode`.
+    pub slots_per_node: usize,
+    /// `restoreShare`, percent.
+    pub restore_share: usize,
+    /// `backupShare`, percent.
+    pub backup_share: usize,
+    /// `itemTimeout`.
+    pub item_timeout: Duration,
+    /// `prepareTimeout`.
+    pub prepare_timeout: Duration,
+    /// `cancelTimeout`.
+    pub cancel_timeout: Duration,
+    /// `nodeLostTimeout`.
+    pub node_lost_timeout: Duration,
+    /// `uploadRate`, bytes a second; 0: no limit.
+    pub upload_rate: u64,
+    /// `downloadRate`, bytes a second; 0: no limit.
+    pub download_rate: u64,
+    /// `kubeletRoot`.
+    pub kubelet_root: String,
+    /// `hostingImage`.
+    pub hosting_image: String,
+    /// `hostingPriorityClass`.
+    pub hosting_priority_class: String,
+}
+
+/// A key of the ConfigMap that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("ConfigMap {CONFIG_MAP}, key {key:?}: {reason}")]
+pub struct BadSetting {
+    /// Which.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub reason: String,
+}
+
+impl Settings {
+    /// Reads `data` of the ConfigMap. All that is wrong is said at once, by key.
+    pub fn parse(data: &BTreeMap<String, String>) -> Result<Self, Vec<BadSetting>> {
+        let mut read = Reader { data, wrong: Vec::new() };
+        for key in data.keys().filter(|key| !ENTRIES.iter().any(|entry| entry.key == *key)) {
+            let known = ENTRIES.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", ");
+            read.wrong
+                .push(BadSetting { key: key.clone(), reason: format!("there is no such setting; known: {known}") });
+        }
+        let settings = Self {
+            datamovers: read.get("datamovers", names),
+            pause: read.get("pause", truth),
+            max_active: read.get("maxActive", count),
+            slots_per_node: read.get("slotsPerNode", count),
+            restore_share: read.get("restoreShare", percent),
+            backup_share: read.get("backupShare", percent),
+            item_timeout: read.get("itemTimeout", duration),
+            prepare_timeout: read.get("prepareTimeout", duration),
+            cancel_timeout: read.get("cancelTimeout", duration),
+            node_lost_timeout: read.get("nodeLostTimeout", duration),
+            upload_rate: read.get("uploadRate", number),
+            download_rate: read.get("downloadRate", number),
+            kubelet_root: read.get("kubeletRoot", path),
+            hosting_image: read.get("hostingImage", any),
+            hosting_priority_class: read.get("hostingPriorityClass", any),
+        };
+        if settings.restore_share + settings.backup_share > 100 {
+            read.wrong.push(BadSetting {
+                key: "restoreShare".to_owned(),
+                reason: "with backupShare it is more than 100 percent".to_owned(),
+            });
+        }
+        if read.wrong.is_empty() { Ok(settings) } else { Err(read.wrong) }
+    }
+}
+
+struct Reader<'a> {
+    data: &'a BTreeMap<String, String>,
+    wrong: Vec<BadSetting>,
+}
+
+impl Reader<'_> {
+    fn get<T: Default>(&mut self, key: &str, read: fn(&str) -> Result<T, String>) -> T {
+        let default = ENTRIES.iter().find(|entry| entry.key == key).map_or("", |entry| entry.default);
+        let text = self.data.get(key).map_or(default, |text| text.trim());
+        read(text).unwrap_or_else(|reason| {
+            self.wrong.push(BadSetting { key: key.to_owned(), reason });
+            T::default()
+        })
+    }
+}
+
+fn any(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') { Ok(text.to_owned()) } else { Err(format!("{text:?} is not an absolute path")) }
+}
+
+fn names(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+    if names.iter().any(|name| ["", "velero", "velero-fs", "velero-block"].contains(&name.as_str())) {
+        return Err(format!("{text:?} has an empty name or one of Velero's own data movers"));
+    }
+    Ok(names)
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("{text:?} is neither true nor false"))
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (1..=10_000).contains(n))
+        .ok_or_else(|| format!("{text:?} is no count from 1 to 10000"))
+}
+
+fn percent(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n <= 100).ok_or_else(|| format!("{text:?} is no percentage from 0 to 100"))
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{text:?} is no whole number of bytes"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_what_the_table_says() {
+        let written = ENTRIES.iter().map(|entry| (entry.key, entry.default)).collect::<Vec<_>>();
+        let settings = Settings::parse(&data(&[])).unwrap();
+        assert_eq!(Settings::parse(&data(&written)).unwrap(), settings);
+        assert_eq!(settings.prepare_timeout, Duration::from_secs(1800));
+        assert_eq!((settings.max_active, settings.datamovers.as_slice()), (10, &["wherry".to_owned()][..]));
+    }
+
+    #[test]
+    fn each_key_has_an_effect() {
+        let other = |entry: &Entry| match entry.unit {
+            "true or false" => "true",
+            "count" | "percent" | "bytes per second and node" => "7",
+            "duration" => "77s",
+            "path" => "/other",
+            _ => "other",
+        };
+        for entry in ENTRIES {
+            let changed = Settings::parse(&data(&[(entry.key, other(entry))])).unwrap();
+            assert_ne!(changed, Settings::parse(&data(&[])).unwrap(), "{} changes nothing", entry.key);
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_by_key() {
+        let bad = data(&[
+            ("maxactive", "3"),
+            ("maxActive", "0"),
+            ("pause", "yes"),
+            ("prepareTimeout", "30"),
+            ("restoreShare", "101"),
+            ("kubeletRoot", "var"),
+            ("datamovers", "wherry,velero"),
+            ("uploadRate", "-1"),
+        ]);
+        let mut keys: Vec<String> = Settings::parse(&bad).unwrap_err().into_iter().map(|e| e.key).collect();
+        keys.sort();
+        let mut expected: Vec<&String> = bad.keys().collect();
+        expected.sort();
+        assert_eq!(keys.iter().collect::<Vec<_>>(), expected);
+        let both = Settings::parse(&data(&[("restoreShare", "60"), ("backupShare", "60")])).unwrap_err();
+        assert_eq!(both[0].key, "restoreShare");
+    }
+}

@@ -1,0 +1,273 @@
+//! I1 to I8 of the design, looked at after every change and at the end.
+
+use super::agent::AgentProcess;
+use super::scene::Scene;
+use super::server::{Change, Server};
+use super::snapshots::{handle, is_going, text};
+use super::world::{Content, Repository, Storage};
+use serde_json::Value;
+use std::sync::Arc;
+use wherry_api::{Phase, names};
+use wherry_controller::api::{Key, Kind};
+
+/// What has been seen of one run.
+#[derive(Debug)]
+pub struct Invariants {
+    scene: Scene,
+    cr: Key,
+    uid: String,
+    others: Option<Arc<Value>>,
+    reported: Vec<String>,
+    seen: bool,
+    /// The last phase of the CR.
+    pub last_phase: String,
+    /// What was violated, with the number of the invariant first.
+    pub violations: Vec<String>,
+}
+
+fn rank(phase: &str) -> u8 {
+    match Phase::from(phase) {
+        Phase::New => 0,
+        Phase::Accepted => 1,
+        Phase::Prepared => 2,
+        Phase::InProgress => 3,
+        Phase::Canceling => 4,
+        Phase::Canceled | Phase::Completed | Phase::Failed => 5,
+        Phase::Other(_) => 9,
+    }
+}
+
+fn others() -> Key {
+    Key::new(Kind::DataUpload, "velero", "others")
+}
+
+impl Invariants {
+    pub(super) fn new(scene: Scene, server: &Server, cr: &Key) -> Self {
+        let uid = server.get(cr).map(|object| text(&object, "/metadata/uid").to_owned()).unwrap_or_default();
+        Self {
+            scene,
+            cr: cr.clone(),
+            uid,
+            others: server.get(&others()),
+            reported: Vec::new(),
+            seen: false,
+            last_phase: String::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    fn found(&mut self, violation: String) {
+        if !self.violations.contains(&violation) {
+            self.violations.push(violation);
+        }
+    }
+
+    fn is_ours(&self, key: &Key, object: &Value) -> bool {
+        object["metadata"]["labels"][names::CR_UID] == self.uid.as_str()
+            || key.name.starts_with(&names::object(&self.uid))
+    }
+
+    pub(super) fn after(
+        &mut self,
+        changes: &[Change],
+        server: &Server,
+        storage: &Storage,
+        repository: &Repository,
+        agent: &AgentProcess,
+    ) {
+        for change in changes {
+            self.seen |= change.who.is_ours();
+            self.phases(change, repository);
+            self.contents(change, server);
+            self.volumes(change, server);
+            self.elsewhere(change);
+        }
+        self.storage_snapshot(server, storage);
+        self.target(server, storage, agent);
+        if server.get(&others()) != self.others {
+            self.found("I8: a CR of another mover was written".to_owned());
+        }
+    }
+
+    /// I5, and I6 of what is reported.
+    fn phases(&mut self, change: &Change, repository: &Repository) {
+        if change.key != self.cr {
+            return;
+        }
+        let (Some(before), Some(after)) = (&change.before, &change.after) else { return };
+        let (from, to) = (text(before, "/status/phase"), text(after, "/status/phase"));
+        if from != to {
+            if rank(to) < rank(from) || rank(from) == 5 {
+                self.found(format!("I5: phase {from} became {to}"));
+            }
+            if ["Failed", "Canceled"].contains(&to) && text(after, "/status/message").is_empty() {
+                self.found(format!("I5: {to} without a message"));
+            }
+            self.last_phase = to.to_owned();
+        }
+        let id = text(after, "/status/snapshotID");
+        if to == "Completed" && !self.scene.download {
+            let known = repository.committed.iter().any(|(uid, known)| *uid == self.uid && known.to_string() == id);
+            if !known {
+                self.found(format!("I5: Completed with snapshotID {id:?}, which does not restore"));
+            }
+        }
+        if !id.is_empty() && !self.reported.iter().any(|known| known == id) {
+            self.reported.push(id.to_owned());
+        }
+        if self.reported.len() > 1 {
+            self.found(format!("I6: {:?} were reported", self.reported));
+        }
+    }
+
+    /// I2.
+    fn contents(&mut self, change: &Change, server: &Server) {
+        if change.key.kind != Kind::VolumeSnapshotContent {
+            return;
+        }
+        let dooms = |object: &Value| handle(object) == "h1" && object["spec"]["deletionPolicy"] == "Delete";
+        if server.all(Kind::VolumeSnapshotContent).iter().filter(|(_, object)| dooms(object)).count() > 1 {
+            self.found("I2: two contents of policy Delete name the storage snapshot".to_owned());
+        }
+        let ours = || server.get(&Key::new(Kind::VolumeSnapshotContent, "", &names::object(&self.uid)));
+        let shown = || ours().is_some_and(|content| text(&content, "/status/snapshotHandle") == "h1");
+        if change.key.name == "snapcontent-1" && change.after.is_none() && !self.is_done(server) && !shown() {
+            self.found("I2: the first content went before ours showed the handle".to_owned());
+        }
+        if change.verb == "delete"
+            && let Some(before) = &change.before
+            && before["spec"]["deletionPolicy"] == "Delete"
+            && text(before, "/status/snapshotHandle").is_empty()
+        {
+            self.found(format!("I2: {} of policy Delete was deleted before it showed the handle", change.key));
+        }
+    }
+
+    /// I3.
+    fn volumes(&mut self, change: &Change, server: &Server) {
+        if change.key.kind != Kind::Volume {
+            return;
+        }
+        if let Some(after) = &change.after
+            && text(after, "/spec/claimRef/uid").is_empty()
+        {
+            self.found(format!("I3: {} is without claimRef", change.key));
+        }
+        if change.after.is_none() {
+            let names = |claim: &Value| text(claim, "/spec/volumeName") == change.key.name;
+            if server.all(Kind::Claim).iter().any(|(_, claim)| names(claim)) {
+                self.found(format!("I3: {} was deleted while a PVC names it", change.key));
+            }
+        }
+    }
+
+    /// I7, while it runs: in other namespaces nothing is written but the deletion of VolumeSnapshots.
+    fn elsewhere(&mut self, change: &Change) {
+        let elsewhere = change.key.kind.is_namespaced() && change.key.namespace != "velero";
+        let allowed = change.key.kind == Kind::VolumeSnapshot && change.verb == "delete";
+        if change.who.is_ours() && elsewhere && !allowed {
+            self.found(format!("I7: {} of {} by {:?}", change.verb, change.key, change.who));
+        }
+    }
+
+    fn is_done(&self, server: &Server) -> bool {
+        server.get(&self.cr).is_none_or(|cr| rank(text(&cr, "/status/phase")) == 5)
+    }
+
+    /// I1, while the CR is not done.
+    fn storage_snapshot(&mut self, server: &Server, storage: &Storage) {
+        if self.scene.download || self.is_done(server) || !self.seen {
+            return;
+        }
+        let owner = |key: &Key, object: &Value| {
+            handle(object) == "h1"
+                && (key.name == "snapcontent-1" || object["metadata"]["labels"][names::CR_UID] == self.uid.as_str())
+        };
+        if !server.all(Kind::VolumeSnapshotContent).iter().any(|(key, object)| owner(key, object)) {
+            self.found("I1: nothing that can be found names the storage snapshot".to_owned());
+        }
+        if !storage.snapshots.contains("h1") {
+            self.found("I1: the storage snapshot went before the CR was done".to_owned());
+        }
+    }
+
+    /// I4.
+    fn target(&mut self, server: &Server, storage: &Storage, agent: &AgentProcess) {
+        if !self.scene.download {
+            return;
+        }
+        let target = server.get(&Key::new(Kind::Claim, "app", "data")).unwrap_or_default();
+        let volume = text(&target, "/spec/volumeName");
+        if volume.is_empty() {
+            return;
+        }
+        if storage.volumes.get(volume) != Some(&Content::Whole) && !is_going(&target) {
+            self.found(format!("I4: the target is bound to {volume}, which holds {:?}", storage.volumes.get(volume)));
+        }
+        if agent.open.iter().any(|open| open == volume) {
+            self.found(format!("I4: the agent has {volume} open, to which the target is bound"));
+        }
+    }
+
+    /// I1, I3, I6 and I7 of what is left.
+    pub(super) fn at_end(&mut self, server: &Server, storage: &Storage, repository: &Repository) {
+        let done = self.is_done(server);
+        if !done {
+            let phase = server.get(&self.cr).map(|cr| cr["status"].to_string()).unwrap_or_default();
+            self.found(format!("I7: it never ended: {phase}"));
+        }
+        if let Some(cr) = server.get(&self.cr) {
+            if cr["metadata"]["finalizers"].to_string().contains(names::FINALIZER) {
+                self.found("I7: the finalizer is left".to_owned());
+            }
+            if cr["metadata"]["labels"][names::NODE].is_string() {
+                self.found("I7: the node label is left".to_owned());
+            }
+        }
+        if !self.scene.download && self.seen {
+            let named = server.all(Kind::VolumeSnapshotContent).iter().any(|(_, object)| handle(object) == "h1");
+            let first = server.get(&Key::new(Kind::VolumeSnapshot, "app", "velero-data-x")).is_some();
+            if named || first || storage.snapshots.contains("h1") {
+                self.found(format!("I1: at the end: content {named}, VolumeSnapshot {first}, {:?}", storage.snapshots));
+            }
+        }
+        if repository.committed.len() > 1 {
+            self.found(format!("I6: {} snapshots were committed", repository.committed.len()));
+        }
+        self.left(server, storage);
+    }
+
+    fn left(&mut self, server: &Server, storage: &Storage) {
+        let target = server.get(&Key::new(Kind::Claim, "app", "data")).unwrap_or_default();
+        let given = text(&target, "/spec/volumeName").to_owned();
+        for kind in Kind::ALL {
+            for (key, object) in server.all(kind) {
+                if self.is_ours(&key, &object) && key != self.cr {
+                    self.found(format!("I7: {key} is left"));
+                }
+                if kind == Kind::Volume && key.name != given {
+                    self.found(format!("I7: {key} is left"));
+                }
+                if kind == Kind::Attachment {
+                    self.found(format!("I7: {key} is left"));
+                }
+            }
+        }
+        if let Some(volume) = storage.volumes.keys().find(|name| **name != given) {
+            self.found(format!("I7: the storage still has volume {volume}"));
+        }
+        let Some(volume) = server.get(&Key::new(Kind::Volume, "", &given)) else { return };
+        let policy = if self.scene.retain { "Retain" } else { "Delete" };
+        if volume["spec"]["persistentVolumeReclaimPolicy"] != policy {
+            self.found(format!("I3: the restored PV has not its policy {policy}"));
+        }
+        if volume["metadata"].to_string().contains("wherry.io/") {
+            self.found(format!("I3: the restored PV has our marks: {}", volume["metadata"]));
+        }
+    }
+}
+
+/// Whether one of the violations is of that invariant.
+pub fn violates(violations: &[String], invariant: &str) -> bool {
+    violations.iter().any(|violation| violation.starts_with(invariant))
+}

@@ -1,0 +1,17 @@
+//! A cluster in memory: an API server with the rules that the controller rests on, the controllers of Kubernetes and of
+//! the CSI side as far as they touch our objects, an agent, and Velero. Everything is level-triggered and takes turns;
+//! nothing runs by itself, so a run is the same every time.
+
+mod agent;
+mod clock;
+pub mod invariants;
+mod scene;
+pub mod server;
+mod snapshots;
+mod volumes;
+mod world;
+
+pub use agent::AgentProcess;
+pub use scene::{DOWNLOAD, Scene, UPLOAD};
+pub use server::{Client, How, Server, Who};
+pub use world::{Event, Outcome, Tamper, Trigger, View as WorldView, World};

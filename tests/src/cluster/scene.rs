@@ -1,0 +1,112 @@
+//! What there is before our processes start: classes, a volume with Velero's snapshot of it or a PVC to be filled, the
+//! CR, and things of others that must stay as they are.
+
+use super::server::{Server, Who};
+use super::world::Storage;
+use serde_json::json;
+use wherry_controller::api::{Key, Kind};
+
+/// The DataUpload.
+pub const UPLOAD: &str = "b-1";
+/// The DataDownload.
+pub const DOWNLOAD: &str = "r-1";
+
+/// What may differ.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene {
+    /// DataDownload, not DataUpload.
+    pub download: bool,
+    /// Reclaim policy of the class, and deletion policy of the first content, are Retain.
+    pub retain: bool,
+    /// The class waits for the first consumer.
+    pub wait_for_consumer: bool,
+}
+
+impl Scene {
+    pub(super) fn set(self, server: &Server, storage: &mut Storage) -> Key {
+        let policy = if self.retain { "Retain" } else { "Delete" };
+        let mode = if self.wait_for_consumer { "WaitForFirstConsumer" } else { "Immediate" };
+        let put = |key: Key, mut object: serde_json::Value| {
+            object["metadata"]["name"] = json!(key.name);
+            server.create(Who::Velero, &key, &object);
+            key
+        };
+        put(Key::new(Kind::StorageClass, "", "lab"), json!({ "reclaimPolicy": policy, "volumeBindingMode": mode }));
+        for node in ["n1", "n2"] {
+            let ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
+            put(Key::new(Kind::Node, "", node), ready);
+            let labels = json!({ "labels": { "wherry.io/agent": "true" } });
+            let agent = Key::new(Kind::Pod, "velero", &format!("agent-{node}"));
+            put(agent, json!({ "metadata": labels, "spec": { "nodeName": node } }));
+        }
+        // Would take any PV that is Available, and gets none otherwise: its class does not exist.
+        put(Key::new(Kind::Claim, "app", "greedy"), json!({ "spec": { "storageClassName": "none" } }));
+        let spec = json!({ "datamover": "velero", "snapshotType": "CSI", "sourceNamespace": "app", "sourcePVC": "x" });
+        put(Key::new(Kind::DataUpload, "velero", "others"), json!({ "spec": spec }));
+        if self.download { self.download(put) } else { self.upload(put, policy, storage) }
+    }
+
+    fn upload(self, put: impl Fn(Key, serde_json::Value) -> Key, policy: &str, storage: &mut Storage) -> Key {
+        storage.snapshots.insert("h1".to_owned());
+        put(
+            Key::new(Kind::VolumeSnapshotContent, "", "snapcontent-1"),
+            json!({
+                "metadata": { "finalizers": ["snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"] },
+                "spec": {
+                    "deletionPolicy": policy, "driver": "lab.csi", "volumeSnapshotClassName": "lab",
+                    "sourceVolumeMode": "Block", "source": { "volumeHandle": "v1" },
+                    "volumeSnapshotRef": { "namespace": "app", "name": "velero-data-x" },
+                },
+                "status": { "snapshotHandle": "h1", "readyToUse": true, "restoreSize": 4096 },
+            }),
+        );
+        put(
+            Key::new(Kind::VolumeSnapshot, "app", "velero-data-x"),
+            json!({
+                "spec": { "volumeSnapshotClassName": "lab", "source": { "persistentVolumeClaimName": "data" } },
+                "status": { "boundVolumeSnapshotContentName": "snapcontent-1", "readyToUse": true },
+            }),
+        );
+        let csi = json!({
+            "volumeSnapshot": "velero-data-x", "storageClass": "lab", "snapshotClass": "lab", "driver": "lab.csi",
+        });
+        put(
+            Key::new(Kind::DataUpload, "velero", UPLOAD),
+            json!({
+                "metadata": { "labels": { "velero.io/backup-name": "b" } },
+                "spec": {
+                    "datamover": "wherry", "snapshotType": "CSI", "sourceNamespace": "app", "sourcePVC": "data",
+                    "csiSnapshot": csi, "backupStorageLocation": "default", "operationTimeout": "10m0s",
+                },
+                "status": { "progress": {} },
+            }),
+        )
+    }
+
+    fn download(self, put: impl Fn(Key, serde_json::Value) -> Key) -> Key {
+        let node = json!({ "volume.kubernetes.io/selected-node": "n1" });
+        put(
+            Key::new(Kind::Claim, "app", "data"),
+            json!({
+                "metadata": { "annotations": if self.wait_for_consumer { node } else { json!({}) } },
+                "spec": {
+                    "accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": "lab",
+                    "resources": { "requests": { "storage": "4096" } },
+                    "selector": { "matchLabels": { "velero.io/dynamic-pv-restore": "app.data.x" } },
+                },
+            }),
+        );
+        put(
+            Key::new(Kind::DataDownload, "velero", DOWNLOAD),
+            json!({
+                "metadata": { "labels": { "velero.io/restore-name": "r" } },
+                "spec": {
+                    "datamover": "wherry", "snapshotID": "wherry1/ab/6831/c1.app.data.u-1", "sourceNamespace": "app",
+                    "targetVolume": { "pvc": "data", "namespace": "app", "pv": "" }, "snapshotSize": 4096,
+                    "backupStorageLocation": "default", "operationTimeout": "10m0s",
+                },
+                "status": { "progress": {} },
+            }),
+        )
+    }
+}

@@ -1,0 +1,311 @@
+//! The API server: objects with uid and resourceVersion, merge patches, finalizers, preconditions.
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use wherry_api::Time;
+use wherry_controller::api::{Api, ApiError, Guard, Key, Kind, Refusal};
+
+/// Who wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Our controller.
+    Controller,
+    /// A second one, one write behind.
+    Second,
+    /// Our agent.
+    Agent,
+    /// Kubernetes and the CSI side.
+    System,
+    /// Velero, or a user.
+    Velero,
+}
+
+impl Who {
+    /// One of ours.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Controller | Self::Second | Self::Agent)
+    }
+}
+
+/// One change, as the invariants see it.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// By whom.
+    pub who: Who,
+    /// `create`, `patch` or `delete`.
+    pub verb: &'static str,
+    /// Of what.
+    pub key: Key,
+    /// Before; none if there was none.
+    pub before: Option<Arc<Value>>,
+    /// After; none if there is none any more.
+    pub after: Option<Arc<Value>>,
+}
+
+/// How a write fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It is not done.
+    NotApplied,
+    /// It is done, and the answer is lost.
+    ReplyLost,
+    /// It is done twice, and the second answer comes.
+    Twice,
+}
+
+/// All objects.
+#[derive(Debug, Default)]
+pub struct Server {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<Key, Arc<Value>>,
+    counter: u64,
+    now: Time,
+    changes: Vec<Change>,
+}
+
+fn error(refusal: Refusal, verb: &str, key: &Key, message: &str) -> ApiError {
+    ApiError { refusal, call: format!("{verb} {key}"), message: message.to_owned() }
+}
+
+/// RFC 7386.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let Value::Object(target) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+fn has_finalizers(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
+}
+
+impl State {
+    fn bump(&mut self, object: &mut Value) {
+        self.counter += 1;
+        object["metadata"]["resourceVersion"] = json!(self.counter.to_string());
+    }
+
+    fn note(&mut self, who: Who, verb: &'static str, key: &Key, before: Option<Arc<Value>>) {
+        let after = self.objects.get(key).cloned();
+        if before != after {
+            self.changes.push(Change { who, verb, key: key.clone(), before, after });
+        }
+    }
+
+    fn create(&mut self, who: Who, key: &Key, object: &Value) -> Result<(), ApiError> {
+        if self.objects.contains_key(key) {
+            return Err(error(Refusal::Exists, "create", key, "there is one"));
+        }
+        let mut object = object.clone();
+        if object["metadata"]["name"] != key.name.as_str() {
+            return Err(error(Refusal::Invalid, "create", key, "metadata.name is another"));
+        }
+        self.counter += 1;
+        object["metadata"]["uid"] = json!(format!("{:08x}-u", self.counter));
+        object["metadata"]["creationTimestamp"] = json!(self.now);
+        if key.kind.is_namespaced() {
+            object["metadata"]["namespace"] = json!(key.namespace);
+        }
+        if key.kind == Kind::Claim {
+            object["metadata"]["finalizers"] = json!(["kubernetes.io/pvc-protection"]);
+        }
+        self.bump(&mut object);
+        self.objects.insert(key.clone(), Arc::new(object));
+        self.note(who, "create", key, None);
+        Ok(())
+    }
+
+    fn patch(&mut self, who: Who, key: &Key, patch: &Value) -> Result<(), ApiError> {
+        let Some(before) = self.objects.get(key).cloned() else {
+            return Err(error(Refusal::NotFound, "patch", key, "not found"));
+        };
+        for field in ["uid", "resourceVersion"] {
+            let rests_on = &patch["metadata"][field];
+            if !rests_on.is_null() && *rests_on != before["metadata"][field] {
+                return Err(error(Refusal::Conflict, "patch", key, "the object has been modified"));
+            }
+        }
+        let mut after = Value::clone(&before);
+        merge(&mut after, patch);
+        if after["metadata"]["deletionTimestamp"].is_string() && !has_finalizers(&after) {
+            self.objects.remove(key);
+        } else if after != *before {
+            self.bump(&mut after);
+            self.objects.insert(key.clone(), Arc::new(after));
+        }
+        self.note(who, "patch", key, Some(before));
+        Ok(())
+    }
+
+    fn delete(&mut self, who: Who, key: &Key, guard: Option<&Guard>) -> Result<(), ApiError> {
+        let Some(before) = self.objects.get(key).cloned() else {
+            return Err(error(Refusal::NotFound, "delete", key, "not found"));
+        };
+        if let Some(guard) = guard {
+            let same = before["metadata"]["uid"] == guard.uid.as_str()
+                && before["metadata"]["resourceVersion"] == guard.resource_version.as_str();
+            if !same {
+                return Err(error(Refusal::Conflict, "delete", key, "a precondition failed"));
+            }
+        }
+        if !has_finalizers(&before) {
+            self.objects.remove(key);
+        } else if before["metadata"]["deletionTimestamp"].is_null() {
+            let mut after = Value::clone(&before);
+            after["metadata"]["deletionTimestamp"] = json!(self.now);
+            self.bump(&mut after);
+            self.objects.insert(key.clone(), Arc::new(after));
+        }
+        self.note(who, "delete", key, Some(before));
+        Ok(())
+    }
+}
+
+impl Server {
+    /// One object.
+    pub fn get(&self, key: &Key) -> Option<Arc<Value>> {
+        self.state.lock().objects.get(key).cloned()
+    }
+
+    /// All of a kind.
+    pub fn all(&self, kind: Kind) -> Vec<(Key, Arc<Value>)> {
+        let first = Key { kind, namespace: String::new(), name: String::new() };
+        let state = self.state.lock();
+        let of_kind = state.objects.range(first..).take_while(|(key, _)| key.kind == kind);
+        of_kind.map(|(key, object)| (key.clone(), object.clone())).collect()
+    }
+
+    /// Makes an object; there must be none.
+    pub fn create(&self, who: Who, key: &Key, object: &Value) {
+        self.state.lock().create(who, key, object).unwrap();
+    }
+
+    /// Patches an object that there is.
+    pub fn patch(&self, who: Who, key: &Key, patch: &Value) {
+        self.state.lock().patch(who, key, patch).unwrap();
+    }
+
+    /// Deletes an object, if it is there.
+    pub fn delete(&self, who: Who, key: &Key) {
+        let _ = self.state.lock().delete(who, key, None);
+    }
+
+    /// Takes a finalizer off.
+    pub fn finish(&self, who: Who, key: &Key, finalizer: &str) {
+        let Some(object) = self.get(key) else { return };
+        let others: Vec<&Value> = object["metadata"]["finalizers"]
+            .as_array()
+            .map(|all| all.iter().filter(|name| *name != finalizer).collect())
+            .unwrap_or_default();
+        self.patch(who, key, &json!({ "metadata": { "finalizers": others } }));
+    }
+
+    /// Puts a finalizer on; `false` if it is there.
+    pub fn hold(&self, who: Who, key: &Key, finalizer: &str) -> bool {
+        let object = self.get(key).unwrap();
+        let mut all = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        if all.iter().any(|name| name == finalizer) {
+            return false;
+        }
+        all.push(json!(finalizer));
+        self.patch(who, key, &json!({ "metadata": { "finalizers": all } }));
+        true
+    }
+
+    /// The server's clock.
+    pub fn set_now(&self, now: Time) {
+        self.state.lock().now = now;
+    }
+
+    /// What changed since this was asked last.
+    pub fn take_changes(&self) -> Vec<Change> {
+        std::mem::take(&mut self.state.lock().changes)
+    }
+}
+
+/// The n-th write of all clients that share this fails.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// Writes so far, of controller and agent together.
+    pub writes: usize,
+    /// Which of them fails, counted from 1, and how.
+    pub fail: Option<(usize, How)>,
+}
+
+/// The server as our processes see it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    server: Arc<Server>,
+    who: Who,
+    faults: Option<Arc<Mutex<Faults>>>,
+}
+
+impl Client {
+    /// A client; `faults` counts its writes and makes one fail.
+    pub fn new(server: &Arc<Server>, who: Who, faults: Option<&Arc<Mutex<Faults>>>) -> Self {
+        Self { server: server.clone(), who, faults: faults.cloned() }
+    }
+
+    fn write(&self, call: &str, write: impl Fn(&mut State) -> Result<(), ApiError>) -> Result<(), ApiError> {
+        let how = self.faults.as_ref().and_then(|faults| {
+            let mut faults = faults.lock();
+            faults.writes += 1;
+            faults.fail.filter(|(n, _)| *n == faults.writes).map(|(_, how)| how)
+        });
+        let mut state = self.server.state.lock();
+        let lost = ApiError { refusal: Refusal::Unavailable, call: call.to_owned(), message: "planted".to_owned() };
+        match how {
+            None => write(&mut state),
+            Some(How::NotApplied) => Err(lost),
+            Some(How::ReplyLost) => write(&mut state).and(Err(lost)),
+            Some(How::Twice) => {
+                let _ = write(&mut state);
+                write(&mut state)
+            }
+        }
+    }
+}
+
+impl Api for Client {
+    async fn get(&self, key: &Key) -> Result<Option<Value>, ApiError> {
+        Ok(self.server.get(key).map(|object| Value::clone(&object)))
+    }
+
+    async fn list(&self, kind: Kind, namespace: &str, labels: &[(&str, &str)]) -> Result<Vec<Value>, ApiError> {
+        let fits = |key: &Key, object: &Value| {
+            (namespace.is_empty() || !kind.is_namespaced() || key.namespace == namespace)
+                && labels.iter().all(|(label, value)| object["metadata"]["labels"][label] == *value)
+        };
+        let all = self.server.all(kind);
+        Ok(all.iter().filter(|(key, object)| fits(key, object)).map(|(_, object)| Value::clone(object)).collect())
+    }
+
+    async fn create(&self, key: &Key, object: &Value) -> Result<(), ApiError> {
+        self.write("create", |state| state.create(self.who, key, object))
+    }
+
+    async fn patch(&self, key: &Key, patch: &Value) -> Result<(), ApiError> {
+        self.write("patch", |state| state.patch(self.who, key, patch))
+    }
+
+    async fn delete(&self, key: &Key, guard: &Guard) -> Result<(), ApiError> {
+        self.write("delete", |state| state.delete(self.who, key, Some(guard)))
+    }
+}

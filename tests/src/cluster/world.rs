@@ -1,0 +1,460 @@
+//! A run: our processes, the others, one fault, and events at a write, until nothing changes any more.
+
+use super::agent::{AgentProcess, Turn};
+use super::clock::now;
+use super::invariants::Invariants;
+use super::scene::Scene;
+use super::server::{Client, Faults, How, Server, Who};
+use super::snapshots::text;
+use super::{snapshots, volumes};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use wherry_api::settings::Settings;
+use wherry_api::{SnapshotId, Time};
+use wherry_controller::api::{Key, Kind};
+use wherry_controller::apply::apply;
+use wherry_controller::observe::{self, Memory};
+use wherry_controller::reconcile::{DownloadView, Limits, Step, UploadView, Write};
+
+/// What a volume holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Old bytes: zero is never assumed.
+    Old,
+    /// What a storage snapshot holds.
+    Clone(String),
+    /// Part of what is restored.
+    Half,
+    /// All of what is restored, fsynced.
+    Whole,
+}
+
+/// What the driver stores.
+#[derive(Debug, Default)]
+pub struct Storage {
+    /// Handles of storage snapshots.
+    pub snapshots: BTreeSet<String>,
+    /// By name of the PV.
+    pub volumes: BTreeMap<String, Content>,
+    /// The driver refuses to delete a snapshot as long as a volume was made from it.
+    pub clones_hold: bool,
+    /// Contents never become ready.
+    pub never_ready: bool,
+}
+
+impl Storage {
+    /// Whether a volume keeps the snapshot.
+    pub fn is_cloned(&self, handle: &str) -> bool {
+        self.clones_hold && self.volumes.values().any(|content| *content == Content::Clone(handle.to_owned()))
+    }
+}
+
+/// What the repository holds.
+#[derive(Debug, Default)]
+pub struct Repository {
+    /// uid of the CR, and its snapshot.
+    pub committed: Vec<(String, SnapshotId)>,
+}
+
+impl Repository {
+    /// The snapshot of a CR.
+    pub fn of(&self, uid: &str) -> Option<&SnapshotId> {
+        self.committed.iter().find(|(cr, _)| cr == uid).map(|(_, id)| id)
+    }
+}
+
+/// What others do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// `spec.cancel`, with a message, by an Update of the whole object.
+    Cancel,
+    /// The CR is deleted.
+    Delete,
+    /// The namespace of the source goes, and with it the VolumeSnapshot.
+    SourceGone,
+    /// The target PVC is deleted.
+    TargetGone,
+    /// The target PVC is deleted and made anew.
+    TargetReplaced,
+    /// The agent is stopped.
+    AgentStops,
+    /// Node n1 is not ready any more; its pods stay as they are. When nothing else is left to do, it is declared gone.
+    NodeLost,
+}
+
+/// An event, once so many writes of ours were made.
+#[derive(Debug, Clone, Copy)]
+pub struct Trigger {
+    /// Writes.
+    pub after: usize,
+    /// What happens then.
+    pub event: Event,
+}
+
+/// Changes a decision before it is applied: how faults are planted.
+pub type Tamper = fn(&Server, Step) -> Step;
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Phase at the end; empty if the CR is gone.
+    pub phase: String,
+    /// Last phase it had.
+    pub last_phase: String,
+    /// Writes of controller and agent.
+    pub writes: usize,
+    /// What was violated.
+    pub violations: Vec<String>,
+    /// Decisions, in order, without repetition.
+    pub steps: Vec<String>,
+}
+
+/// One run.
+#[derive(Debug)]
+pub struct World {
+    /// The API server.
+    pub server: Arc<Server>,
+    /// The driver.
+    pub storage: Storage,
+    /// The repository.
+    pub repository: Repository,
+    /// The agent's process.
+    pub agent: AgentProcess,
+    /// The CR.
+    pub cr: Key,
+    limits: Limits,
+    faults: Arc<Mutex<Faults>>,
+    triggers: Vec<Trigger>,
+    memory: Memory,
+    second: Option<Step>,
+    with_second: bool,
+    slow: bool,
+    tamper: Option<Tamper>,
+    invariants: Invariants,
+    now: Time,
+    until: Option<Time>,
+    steps: Vec<String>,
+}
+
+/// Either view, so that both can be run by the same loop.
+#[derive(Debug)]
+pub enum View {
+    /// Of a DataUpload.
+    Upload(Box<UploadView>),
+    /// Of a DataDownload.
+    Download(Box<DownloadView>),
+}
+
+impl View {
+    /// What is done next.
+    pub fn next_step(&self) -> Step {
+        match self {
+            Self::Upload(view) => view.next_step(),
+            Self::Download(view) => view.next_step(),
+        }
+    }
+
+    fn is_canceled(&self) -> bool {
+        match self {
+            Self::Upload(view) => view.cr.spec.cancel || view.cr.metadata.is_going(),
+            Self::Download(view) => view.cr.spec.cancel || view.cr.metadata.is_going(),
+        }
+    }
+
+    fn set_cancel_since(&mut self, since: Option<Time>) {
+        match self {
+            Self::Upload(view) => view.cancel_since = since,
+            Self::Download(view) => view.cancel_since = since,
+        }
+    }
+}
+
+impl World {
+    /// A scene before anybody has acted.
+    pub fn new(scene: Scene) -> Self {
+        let server = Arc::new(Server::default());
+        let start = Time(1_000_000_000);
+        server.set_now(start);
+        let mut storage = Storage::default();
+        let cr = scene.set(&server, &mut storage);
+        let settings = Settings::parse(&BTreeMap::new()).unwrap();
+        Self {
+            invariants: Invariants::new(scene, &server, &cr),
+            limits: Limits::from(&settings),
+            faults: Arc::default(),
+            triggers: Vec::new(),
+            memory: Memory::default(),
+            second: None,
+            with_second: false,
+            slow: false,
+            tamper: None,
+            now: start,
+            until: None,
+            steps: Vec::new(),
+            repository: Repository::default(),
+            agent: AgentProcess::start("n1"),
+            server,
+            storage,
+            cr,
+        }
+        .settled()
+    }
+
+    /// Velero makes a CR when what it is about is bound and ready.
+    fn settled(mut self) -> Self {
+        while self.others_act() {}
+        self
+    }
+
+    /// The n-th write, from 1, fails.
+    pub fn fail(self, n: usize, how: How) -> Self {
+        self.faults.lock().fail = Some((n, how));
+        self
+    }
+
+    /// Something happens after so many writes.
+    pub fn at(mut self, after: usize, event: Event) -> Self {
+        self.triggers.push(Trigger { after, event });
+        self
+    }
+
+    /// A second controller acts on what was there one write before.
+    pub fn with_second(mut self) -> Self {
+        self.with_second = true;
+        self
+    }
+
+    /// Kubernetes and the CSI side act only when our processes have nothing to do.
+    pub fn slow_others(mut self) -> Self {
+        self.slow = true;
+        self
+    }
+
+    /// Plants a fault.
+    pub fn tampered(mut self, tamper: Tamper) -> Self {
+        self.tamper = Some(tamper);
+        self
+    }
+
+    /// What is to be seen of the CR now; `None` if it is gone.
+    pub fn look(&self) -> Option<View> {
+        let api = Client::new(&self.server, Who::Controller, None);
+        let memory = Memory { admitted: true, ..self.memory };
+        let name = self.cr.name.as_str();
+        match self.cr.kind {
+            Kind::DataUpload => now(observe::upload(&api, "velero", name, &self.limits, self.now, memory))
+                .unwrap()
+                .map(|view| View::Upload(Box::new(view))),
+            _ => now(observe::download(&api, "velero", name, &self.limits, self.now, memory))
+                .unwrap()
+                .map(|view| View::Download(Box::new(view))),
+        }
+    }
+
+    /// Runs until nothing changes any more.
+    pub fn run(mut self) -> Outcome {
+        let mut turns = 0;
+        while self.turn() || self.sleep() || self.gone() {
+            turns += 1;
+            if turns == 1000 {
+                self.invariants.violations.push("I0: no end in sight".to_owned());
+                break;
+            }
+        }
+        let phase = self.server.get(&self.cr).map_or_else(String::new, |cr| text(&cr, "/status/phase").to_owned());
+        self.invariants.at_end(&self.server, &self.storage, &self.repository);
+        Outcome {
+            last_phase: self.invariants.last_phase.clone(),
+            violations: self.invariants.violations,
+            writes: self.faults.lock().writes,
+            steps: self.steps,
+            phase,
+        }
+    }
+
+    /// Everybody acts once; `false`: nobody had anything to do.
+    pub fn turn(&mut self) -> bool {
+        self.settle();
+        let mut changed = self.controller();
+        self.settle();
+        changed |= self.agent_acts();
+        self.settle();
+        if self.slow && changed {
+            return true;
+        }
+        self.others_act() | changed
+    }
+
+    /// Runs until that many writes of ours are made and nobody else has anything to do.
+    pub fn run_to(mut self, writes: usize) -> Self {
+        for _ in 0..1000 {
+            let before = self.faults.lock().writes;
+            let mut changed = before < writes && self.controller();
+            self.settle();
+            if self.faults.lock().writes < writes {
+                changed |= self.agent_acts();
+                self.settle();
+            }
+            if !changed & !self.others_act() {
+                break;
+            }
+        }
+        assert_eq!(self.faults.lock().writes, writes);
+        self
+    }
+
+    fn others_act(&mut self) -> bool {
+        let mut changed = false;
+        let actors: [fn(&Server, &mut Storage) -> bool; 7] = [
+            |server, _| snapshots::controller(server),
+            snapshots::sidecar,
+            volumes::provisioner,
+            volumes::pv_controller,
+            |server, _| volumes::kubelet(server),
+            |server, _| volumes::protection(server),
+            |server, _| volumes::garbage(server),
+        ];
+        for actor in actors {
+            changed |= actor(&self.server, &mut self.storage);
+            self.settle();
+        }
+        changed
+    }
+
+    /// Looks at what changed, lets events happen, and lets the second controller act on what was there before.
+    fn settle(&mut self) {
+        self.check();
+        let writes = self.faults.lock().writes;
+        while let Some(at) = self.triggers.iter().position(|trigger| trigger.after <= writes) {
+            let event = self.triggers.remove(at).event;
+            self.happen(event);
+            self.check();
+        }
+        if self.with_second {
+            if let Some(Step::Do(_, write)) = self.second.take() {
+                let api = Client::new(&self.server, Who::Second, None);
+                now(apply(&api, &write)).unwrap();
+                self.check();
+            }
+            self.second = self.decide();
+        }
+    }
+
+    fn check(&mut self) {
+        let changes = self.server.take_changes();
+        self.invariants.after(&changes, &self.server, &self.storage, &self.repository, &self.agent);
+    }
+
+    fn decide(&mut self) -> Option<Step> {
+        let mut view = self.look()?;
+        if view.is_canceled() {
+            let since = *self.memory.cancel_since.get_or_insert(self.now);
+            view.set_cancel_since(Some(since));
+        }
+        let step = view.next_step();
+        Some(match self.tamper {
+            Some(tamper) => tamper(&self.server, step),
+            None => step,
+        })
+    }
+
+    fn controller(&mut self) -> bool {
+        self.until = None;
+        let Some(step) = self.decide() else { return false };
+        let name = step.name();
+        if self.steps.last() != Some(&name) {
+            self.steps.push(name);
+        }
+        match step {
+            Step::Do(_, write) => {
+                self.write(&write);
+                true
+            }
+            Step::Wait { until, .. } => {
+                self.until = until;
+                false
+            }
+            Step::Ignore | Step::Nothing => false,
+        }
+    }
+
+    fn write(&mut self, write: &Write) {
+        let api = Client::new(&self.server, Who::Controller, Some(&self.faults));
+        if now(apply(&api, write)).is_err() {
+            // The process dies; the next one knows nothing.
+            self.memory = Memory::default();
+        }
+    }
+
+    fn agent_acts(&mut self) -> bool {
+        let client = Client::new(&self.server, Who::Agent, Some(&self.faults));
+        let (storage, repository) = (&mut self.storage, &mut self.repository);
+        let process = &mut self.agent;
+        match (Turn { client: &client, storage, repository, process }).take() {
+            Ok(acted) => acted,
+            Err(_) => {
+                let silent = self.agent.silent;
+                self.agent = AgentProcess { silent, ..AgentProcess::start(self.agent.node) };
+                true
+            }
+        }
+    }
+
+    /// Nobody has anything to do now: time passes, if that changes something.
+    fn sleep(&mut self) -> bool {
+        match self.until.filter(|until| *until > self.now) {
+            Some(until) => {
+                self.now = until;
+                self.server.set_now(until);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Somebody removes the Node that is lost.
+    fn gone(&mut self) -> bool {
+        let node = Key::new(Kind::Node, "", "n1");
+        let ready = |node: &Value| node["status"]["conditions"][0]["status"] == "True";
+        let lost = self.server.get(&node).is_some_and(|node| !ready(&node));
+        if lost {
+            self.server.delete(Who::System, &node);
+        }
+        lost
+    }
+
+    fn happen(&mut self, event: Event) {
+        let server = &self.server;
+        let target = Key::new(Kind::Claim, "app", "data");
+        match event {
+            Event::Cancel => {
+                if server.get(&self.cr).is_some() {
+                    let patch = json!({ "spec": { "cancel": true }, "status": { "message": "timed out" } });
+                    server.patch(Who::Velero, &self.cr, &patch);
+                }
+            }
+            Event::Delete => server.delete(Who::Velero, &self.cr),
+            Event::SourceGone => server.delete(Who::Velero, &Key::new(Kind::VolumeSnapshot, "app", "velero-data-x")),
+            Event::TargetGone => server.delete(Who::Velero, &target),
+            Event::TargetReplaced => {
+                let Some(object) = server.get(&target) else { return };
+                let mut object = Value::clone(&object);
+                server.delete(Who::Velero, &target);
+                server.finish(Who::Velero, &target, "kubernetes.io/pvc-protection");
+                object["metadata"] = json!({ "name": "data" });
+                object["spec"]["volumeName"] = Value::Null;
+                object["status"] = json!({});
+                server.create(Who::Velero, &target, &object);
+            }
+            Event::AgentStops => self.agent.silent = true,
+            Event::NodeLost => {
+                let lost = json!([{ "type": "Ready", "status": "Unknown", "lastTransitionTime": self.now }]);
+                let node = Key::new(Kind::Node, "", "n1");
+                server.patch(Who::System, &node, &json!({ "status": { "conditions": lost } }));
+                self.agent = AgentProcess::start("n2");
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The controller's decisions on a cluster in memory: every write fails in every way, alone, with cancel, with deletion,
+//! with a second controller one write behind; the invariants hold at every moment.
+#![forbid(unsafe_code)]
+
+#[path = "controller/enumerate.rs"]
+mod enumerate;
+#[path = "controller/planted.rs"]
+mod planted;
+#[path = "controller/states.rs"]
+mod states;
+
+use wherry_tests::cluster::{Outcome, Scene};
+
+/// DataUpload or DataDownload, in each kind of storage class.
+fn scenes(download: bool) -> Vec<Scene> {
+    let kinds = [(false, false), (true, false), (false, true), (true, true)];
+    kinds.map(|(retain, wait_for_consumer)| Scene { download, retain, wait_for_consumer }).to_vec()
+}
+
+/// Fails with all that one needs to understand a run.
+#[track_caller]
+fn assert_clean(outcome: &Outcome, of: &str) {
+    assert!(outcome.violations.is_empty(), "{of}: {:#?}\nsteps: {:#?}", outcome.violations, outcome.steps);
+}

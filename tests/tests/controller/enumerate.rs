@@ -1,0 +1,233 @@
+//! Points of death.
+
+use crate::{assert_clean, scenes};
+use wherry_tests::cluster::{Event, How, Scene, World};
+
+/// Writes of one CR when nothing goes wrong.
+fn writes(scene: Scene) -> usize {
+    if scene.download { 12 } else { 17 }
+}
+
+const WAYS: [How; 3] = [How::NotApplied, How::ReplyLost, How::Twice];
+
+/// Every write of a run fails in every way.
+fn each_failure(scene: Scene, mut run: impl FnMut(&str, World)) {
+    for n in 1..=writes(scene) + 1 {
+        for how in WAYS {
+            run(&format!("{scene:?}, write {n} {how:?}"), World::new(scene).fail(n, how));
+        }
+    }
+}
+
+fn all_scenes() -> Vec<Scene> {
+    [scenes(false), scenes(true)].concat()
+}
+
+#[test]
+fn alone_it_ends_with_the_writes_of_the_design() {
+    for scene in all_scenes() {
+        let outcome = World::new(scene).run();
+        assert_clean(&outcome, &format!("{scene:?}"));
+        assert_eq!(outcome.phase, "Completed", "{scene:?}: {:#?}", outcome.steps);
+        // PVs of policy Delete need no patch to go: the label is what costs the write, so it is the same for both.
+        assert_eq!(outcome.writes, writes(scene), "{scene:?}: {:#?}", outcome.steps);
+    }
+}
+
+#[test]
+fn a_failing_write_costs_one_more_and_nothing_else() {
+    for scene in all_scenes() {
+        each_failure(scene, |of, world| {
+            let outcome = world.run();
+            assert_clean(&outcome, of);
+            assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+            assert!(outcome.writes <= writes(scene) + 1, "{of}: {} writes", outcome.writes);
+        });
+    }
+}
+
+#[test]
+fn others_may_be_slow() {
+    for scene in all_scenes() {
+        each_failure(scene, |of, world| {
+            let outcome = world.slow_others().run();
+            assert_clean(&outcome, of);
+            assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+        });
+        for event in [Event::Cancel, Event::Delete, Event::NodeLost] {
+            for after in 0..=writes(scene) {
+                let outcome = World::new(scene).at(after, event).slow_others().run();
+                assert_clean(&outcome, &format!("{scene:?}, {event:?} after {after}, others slow"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_controller_one_write_behind_does_no_harm() {
+    for scene in all_scenes() {
+        let outcome = World::new(scene).with_second().run();
+        assert_clean(&outcome, &format!("{scene:?}"));
+        assert_eq!(outcome.phase, "Completed", "{scene:?}: {:#?}", outcome.steps);
+        each_failure(scene, |of, world| {
+            let outcome = world.with_second().run();
+            assert_clean(&outcome, of);
+            assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+        });
+        for event in [Event::Cancel, Event::Delete] {
+            for after in 0..=writes(scene) {
+                let outcome = World::new(scene).at(after, event).with_second().run();
+                assert_clean(&outcome, &format!("{scene:?}, {event:?} after {after}"));
+            }
+        }
+    }
+}
+
+/// What a cancel may come to. Before an upload is committed, and a restore PVC deleted, it is Canceled.
+fn check_canceled(scene: Scene, after: usize, phase: &str, of: &str) {
+    let too_late = if scene.download { 9 } else { 12 };
+    match phase {
+        "Canceled" => {}
+        "Completed" if after >= too_late => {}
+        _ => panic!("{of}: {phase}"),
+    }
+}
+
+#[test]
+fn cancel_at_every_point() {
+    for scene in all_scenes() {
+        for after in 0..=writes(scene) {
+            let of = format!("{scene:?}, cancel after {after}");
+            let outcome = World::new(scene).at(after, Event::Cancel).run();
+            assert_clean(&outcome, &of);
+            check_canceled(scene, after, &outcome.phase, &of);
+        }
+    }
+}
+
+#[test]
+fn cancel_at_every_point_with_every_failure() {
+    for scene in [scenes(false)[0], scenes(false)[3], scenes(true)[0], scenes(true)[3]] {
+        for after in 0..=writes(scene) {
+            each_failure(scene, |of, world| {
+                let outcome = world.at(after, Event::Cancel).run();
+                assert_clean(&outcome, &format!("{of}, cancel after {after}"));
+                assert!(["Canceled", "Completed"].contains(&outcome.phase.as_str()), "{of}: {}", outcome.phase);
+            });
+        }
+    }
+}
+
+#[test]
+fn deletion_of_the_object_at_every_point_with_every_failure() {
+    for scene in [scenes(false)[0], scenes(false)[3], scenes(true)[0], scenes(true)[3]] {
+        for after in 0..=writes(scene) {
+            each_failure(scene, |of, world| {
+                let outcome = world.at(after, Event::Delete).run();
+                assert_clean(&outcome, &format!("{of}, deleted after {after}"));
+                assert_eq!(outcome.phase, "", "{of}, deleted after {after}: the object is still there");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_silent_agent_is_not_waited_for_after_a_cancel() {
+    for scene in all_scenes() {
+        let started = if scene.download { 5 } else { 12 };
+        for after in [started - 1, started] {
+            let world = World::new(scene).at(after, Event::AgentStops).at(after, Event::Cancel);
+            let outcome = world.run();
+            assert_clean(&outcome, &format!("{scene:?} after {after}"));
+            assert_eq!(outcome.phase, "Canceled", "{scene:?} after {after}");
+        }
+    }
+}
+
+#[test]
+fn the_source_may_go_at_every_point() {
+    for scene in scenes(false) {
+        for after in 0..=writes(scene) {
+            for then in [None, Some(Event::Cancel), Some(Event::Delete)] {
+                let mut world = World::new(scene).at(after, Event::SourceGone);
+                if let Some(event) = then {
+                    world = world.at(after + 1, event);
+                }
+                let outcome = world.run();
+                let of = format!("{scene:?}, source gone after {after}, then {then:?}");
+                // Before the first content is kept by Retain, the storage snapshot goes with the namespace, or by a class of
+                // policy Retain it is left to whoever made that class.
+                let violations: Vec<&String> =
+                    outcome.violations.iter().filter(|v| !(after < 3 && v.starts_with("I1"))).collect();
+                assert!(violations.is_empty(), "{of}: {violations:#?} {:#?}", outcome.steps);
+                if then.is_none() && after < 2 {
+                    assert_eq!(outcome.phase, "Failed", "{of}");
+                } else if then.is_none() && after >= 3 {
+                    assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_target_may_go_or_be_replaced_at_every_point() {
+    for scene in scenes(true) {
+        for event in [Event::TargetGone, Event::TargetReplaced] {
+            for after in 0..=writes(scene) {
+                let outcome = World::new(scene).at(after, event).run();
+                let of = format!("{scene:?}, {event:?} after {after}");
+                // From then on the volume is the target's, and what becomes of it is its owner's policy.
+                let given = after >= 11;
+                let violations: Vec<&String> = outcome
+                    .violations
+                    .iter()
+                    .filter(|v| !(given && (v.starts_with("I7: ") || v.starts_with("I3"))))
+                    .collect();
+                assert!(violations.is_empty(), "{of}: {violations:#?} {:#?}", outcome.steps);
+                assert!(["Failed", "Completed"].contains(&outcome.phase.as_str()), "{of}: {}", outcome.phase);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_driver_that_keeps_snapshots_with_clones_and_one_that_never_gets_ready() {
+    for scene in scenes(false) {
+        let mut world = World::new(scene);
+        world.storage.clones_hold = true;
+        let outcome = world.run();
+        assert_clean(&outcome, &format!("{scene:?}, clones hold"));
+        assert_eq!(outcome.phase, "Completed");
+        let mut world = World::new(scene);
+        world.storage.never_ready = true;
+        let outcome = world.run();
+        assert_clean(&outcome, &format!("{scene:?}, never ready"));
+        assert_eq!(outcome.phase, "Failed");
+    }
+}
+
+#[test]
+fn a_node_may_be_lost_at_every_point() {
+    for scene in all_scenes() {
+        for after in 0..=writes(scene) {
+            for then in [None, Some(Event::Cancel), Some(Event::Delete)] {
+                let mut world = World::new(scene).at(after, Event::NodeLost);
+                if let Some(event) = then {
+                    world = world.at(after + 2, event);
+                }
+                let outcome = world.run();
+                let of = format!("{scene:?}, node lost after {after}, then {then:?}");
+                assert_clean(&outcome, &of);
+                if then.is_none() {
+                    assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+                }
+                // From the pod to the end of the work, what is on the lost node may still be written to: another PVC.
+                let (published, done) = if scene.download { (4, 5) } else { (11, 12) };
+                if then.is_none() && (published..=done).contains(&after) {
+                    assert!(outcome.steps.iter().any(|step| step == "NextAttempt"), "{of}: {:#?}", outcome.steps);
+                }
+            }
+        }
+    }
+}

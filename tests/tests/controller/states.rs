@@ -1,0 +1,100 @@
+//! The tables of states in `controller/docs/states.md` are what the code does.
+
+use crate::scenes;
+use wherry_api::Time;
+use wherry_controller::reconcile::{Agent, Host, Step};
+use wherry_tests::cluster::{World, WorldView};
+
+const UPLOAD_ROWS: [&str; 18] = [
+    "- seen for the first time",
+    "U0 finalizer",
+    "U1 Accepted and plan",
+    "U2 VSC Retain and label",
+    "U3 VSC' made",
+    "U4 VS' made",
+    "U5 VS deleted",
+    "U6 VSC deleted",
+    "U7 PVC' made",
+    "U8 PV' Delete and label",
+    "U9 pod made",
+    "U10 Prepared",
+    "U11 InProgress",
+    "U13 Completed",
+    "U14 pod deleted",
+    "U15 PVC' deleted",
+    "U16 VS' deleted",
+    "U17 finalizer off",
+];
+
+const DOWNLOAD_ROWS: [&str; 13] = [
+    "D0 New",
+    "D1 Accepted, plan, finalizer",
+    "D2 PVC' made",
+    "D3 pod made",
+    "D4 Prepared",
+    "D5 InProgress",
+    "D6 data-done",
+    "D7 PV' Retain and marks",
+    "D8 pod deleted",
+    "D9 PVC' deleted",
+    "D10 PV' given to the target",
+    "D11 PV' policy back, marks off",
+    "D12 Completed",
+];
+
+const EVENTS: [&str; 6] =
+    ["goes on", "cancel", "cancel, silent agent", "31 minutes later", "node lost", "source or target gone"];
+
+fn short(step: &Step) -> String {
+    match step {
+        Step::Wait { .. } => "wait".to_owned(),
+        step => step.name(),
+    }
+}
+
+/// What is done in the state of a view, when one more thing happens.
+fn happened(view: &mut WorldView, event: &str) {
+    let late = |now: Time| Time(now.0 - 3600);
+    let lost = |now: Time| Host { gone: false, not_ready_since: Some(late(now)), agent: Agent::Silent };
+    match view {
+        WorldView::Upload(view) => match event {
+            "cancel" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(view.now)),
+            "cancel, silent agent" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(late(view.now))),
+            "31 minutes later" => view.now = Time(view.now.0 + 31 * 60),
+            "node lost" => view.host = lost(view.now),
+            "source or target gone" => (view.first, view.source, view.source_volume) = (None, None, None),
+            _ => {}
+        },
+        WorldView::Download(view) => match event {
+            "cancel" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(view.now)),
+            "cancel, silent agent" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(late(view.now))),
+            "31 minutes later" => view.now = Time(view.now.0 + 31 * 60),
+            "node lost" => view.host = lost(view.now),
+            "source or target gone" => view.target = None,
+            _ => {}
+        },
+    }
+}
+
+fn table(download: bool, rows: &[&str]) -> String {
+    let mut text = format!("| last write | {} |\n|---|{}\n", EVENTS.join(" | "), "---|".repeat(EVENTS.len()));
+    for (writes, row) in rows.iter().enumerate() {
+        let world = World::new(scenes(download)[0]).run_to(writes);
+        let cells = EVENTS.map(|event| {
+            let mut view = world.look().unwrap();
+            happened(&mut view, event);
+            short(&view.next_step())
+        });
+        text.push_str(&format!("| {row} | {} |\n", cells.join(" | ")));
+    }
+    text
+}
+
+#[test]
+fn the_tables_in_the_documents_are_what_the_code_does() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/docs/states.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let tables = [table(false, &UPLOAD_ROWS), table(true, &DOWNLOAD_ROWS)];
+    let missing: Vec<&str> = tables.iter().map(String::as_str).filter(|table| !document.contains(*table)).collect();
+    assert!(missing.is_empty(), "controller/docs/states.md lacks what the code does:\n\n{}", missing.join("\n"));
+}
