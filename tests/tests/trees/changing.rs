@@ -112,6 +112,7 @@ fn a_number_that_is_given_anew_makes_no_link() {
         scratch: std::env::temp_dir(),
         ignore_inode: false,
         force_read: false,
+        ring: false,
         shares,
         limit_read: None,
         beat: std::time::Duration::from_secs(60),
