@@ -27,6 +27,7 @@ use clap::error::{ContextKind, ErrorKind as Wrong};
 use config::{Environment, Settings};
 use context::Context;
 use exit::Exit;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signals::Cancel;
 use std::ffi::OsString;
 use std::io;
@@ -42,9 +43,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(cancel) => cancel,
         Err(e) => return end(&anyhow::Error::new(e).context("listening to signals"), &Cancel::default()),
     };
+    raise_descriptors();
     match resolve_and_run(cli, &cancel) {
         Ok(exit) => exit,
         Err(error) => end(&error, &cancel),
+    }
+}
+
+/// Descriptors that a run may need: directories of a walk, files of its workers, the index, connections.
+const DESCRIPTORS: u64 = 4096;
+
+/// Raises the soft limit of descriptors, where the hard one allows: shells give 1024 for the sake of select(2), which is
+/// not used here. Where it stays lower, less is done at once.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    if limit.current.is_some_and(|current| current < wanted) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit });
     }
 }
 

@@ -15,15 +15,15 @@ use rustix::io::Errno;
 use crate::Result;
 use crate::engine::{Engine, EngineInfo, no_ring};
 
-/// Finds out how small files are read on this system: many at once over rings, or one by one in threads.
+/// Finds out how small files are read on this system: `depth` at once over rings, or one by one in threads.
 ///
 /// # Errors
 /// `Unsupported` when the ring is asked for by name and cannot be had.
-pub fn file_engine(engine: Engine) -> Result<EngineInfo> {
+pub fn file_engine(engine: Engine, depth: usize) -> Result<EngineInfo> {
     let ring = |why: &str| EngineInfo { name: "ring", why: why.to_owned() };
     let info = match engine {
         Engine::Threads => EngineInfo { name: "threads", why: "asked for".into() },
-        Engine::Ring | Engine::Auto => match FileRing::open(1) {
+        Engine::Ring | Engine::Auto => match FileRing::open(depth) {
             Ok(_) if engine == Engine::Ring => ring("asked for"),
             Ok(_) => ring("io_uring works here"),
             Err(why) => no_ring(engine, why)?,
@@ -76,11 +76,14 @@ impl FileRing {
     /// # Errors
     /// The kernel has no io_uring or denies it, or lacks what is needed.
     pub fn open(depth: usize) -> Result<Self, String> {
-        let mut ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .build((depth as u32).next_power_of_two())
-            .map_err(|e| format!("io_uring_setup: {e}"))?;
+        let depth = depth.max(1);
+        let entries = (depth as u32).next_power_of_two();
+        let mut ring = match IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries) {
+            // Before Linux 6.1 these two are not known. They save switches, no more.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries),
+            built => built,
+        }
+        .map_err(|e| format!("io_uring_setup: {e}"))?;
         let mut known = Probe::new();
         ring.submitter().register_probe(&mut known).map_err(|e| format!("the kernel is too old: probing: {e}"))?;
         if let Some(code) = [opcode::OpenAt2::CODE, opcode::Read::CODE].iter().find(|code| !known.is_supported(**code))
@@ -90,7 +93,11 @@ impl FileRing {
         // A filter may allow the setup and deny the rest.
         // SAFETY: a no-op refers to no memory.
         unsafe { ring.submission().push(&opcode::Nop::new().build()) }.map_err(|_| "a new ring is full".to_owned())?;
-        ring.submit_and_wait(1).map_err(|e| format!("io_uring_enter: {e}"))?;
+        while let Err(e) = ring.submit_and_wait(1) {
+            if e.kind() != io::ErrorKind::Interrupted {
+                return Err(format!("io_uring_enter: {e}"));
+            }
+        }
         ring.completion().next().ok_or("a no-op did not complete")?;
         Ok(Self { ring, depth, lost: false })
     }
@@ -146,7 +153,7 @@ impl FileRing {
     /// Has the kernel do `count` things and waits for all; none is left with it unless the ring is lost.
     fn run(&mut self, count: usize, mut entry: impl FnMut(usize) -> squeue::Entry) -> Vec<Result<u32, Errno>> {
         let mut answers = vec![Err(Errno::CANCELED); count];
-        let (mut next, mut under_way) = (0, 0);
+        let (mut next, mut under_way, mut idle) = (0, 0, 0);
         while !self.lost && (next < count || under_way > 0) {
             while next < count && under_way < self.depth {
                 // SAFETY: what an entry refers to is held by the caller until all are answered, and for good if the ring is
@@ -165,11 +172,17 @@ impl FileRing {
                     answer.map_err(|_| Errno::from_raw_os_error(done.result().wrapping_neg()));
                 under_way -= 1;
             }
-            self.lost = waited.is_err_and(|e| under_way == before && !is_passing(&e));
+            if let (Err(e), true) = (waited, under_way == before) {
+                idle += u32::from(e.kind() != io::ErrorKind::Interrupted);
+                self.lost = !is_passing(&e) || idle > PATIENCE;
+            }
         }
         answers
     }
 }
+
+/// The kernel may be short of memory so often without anything coming to an end.
+const PATIENCE: u32 = 1000;
 
 /// Whether the kernel may take it the next time.
 fn is_passing(error: &io::Error) -> bool {

@@ -89,7 +89,8 @@ fn a_ring_that_is_lost_answers_nothing_and_frees_nothing() {
     let mut ring = FileRing::open(4).unwrap();
     let file = std::fs::File::open(dir.path().join("a")).unwrap();
     ring.lost = true;
-    let opened = ring.open_all(vec![ToOpen { dir: fd, name: c"a".to_owned() }], FLAGS, resolve());
+    let opened = ring.open_all(vec![ToOpen { dir: fd.clone(), name: c"a".to_owned() }], FLAGS, resolve());
     assert!(matches!(opened[..], [Err(Errno::CANCELED)]));
+    assert_eq!(Arc::strong_count(&fd), 2, "what the kernel may still use was let go");
     assert_eq!(ring.read_all(&[(file.as_fd(), 3)]), [Err(Errno::CANCELED)]);
 }

@@ -6,7 +6,7 @@ use crate::cli::BackupArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
-use crate::tree::backup::{Counts, TreeBackup};
+use crate::tree::backup::{BATCH, Counts, TreeBackup};
 use crate::tree::dir::Root;
 use crate::tree::exclude::Exclude;
 use crate::tree::path::escaped;
@@ -69,7 +69,7 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
     let exclude = Exclude::new(&tree.exclude, tree.exclude_caches, &tree.exclude_if_present)?;
     // Too little memory is said at once.
     context.budget.of_tree(DEFAULT_CHUNK_SIZE)?;
-    let engine = wherry_block::file_engine(context.settings.engine.into())?;
+    let engine = wherry_block::file_engine(context.settings.engine.into(), BATCH)?;
     // The source first: a wrong path should not cost a password.
     let root = Root::open(path, tree.all_filesystems)?;
     let (repository, _turn) =

@@ -1,6 +1,6 @@
 //! The way of a tree's restore: the tree is walked in order and told to the restorer, the chunks of a window of files are
 //! sorted by their place, fetched and verified by many threads, and each is written wherever it belongs at once. What is in
-//! the target already is compared first ([`delta`]), and what was written can be read back ([`readback`]).
+//! the target already is compared first (`delta`), and what was written can be read back (`readback`).
 
 mod delta;
 mod readback;

@@ -90,7 +90,8 @@ impl View {
         let opened = match Tree::of_image(run.repository, image, false) {
             Err(e) if run.is_damage(&e) => {
                 damaged(&e);
-                Tree::of_image(run.repository, image, true)
+                // What is below it is checked where it is said to be.
+                Tree::of_image(run.repository, image, true).map(Tree::by_place)
             }
             opened => opened,
         };

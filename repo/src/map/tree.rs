@@ -83,6 +83,11 @@ impl Tree {
         Self { by_id: true, ..self }
     }
 
+    /// With all nodes where their slots say, or not at all.
+    pub(crate) fn by_place(self) -> Self {
+        Self { by_id: false, ..self }
+    }
+
     pub(crate) fn levels(&self) -> u8 {
         self.levels
     }

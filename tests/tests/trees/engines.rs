@@ -3,6 +3,7 @@
 use super::{backup, comes_back};
 use crate::harness::Home;
 use std::fs;
+use wherry_repo::format::tree::MAX_SHARED;
 use wherry_tests::small::noise;
 use wherry_tests::trees::grow;
 
@@ -15,7 +16,7 @@ fn rings_and_threads_make_the_same_snapshot() {
         fs::create_dir(home.path("tree/batches")).unwrap();
         // Enough for whole batches, with lengths around that of the largest that is read whole.
         for n in 0..400u64 {
-            let len = if n % 50 == 0 { 131_000 + 4 * n } else { n * 37 % 9000 };
+            let len = if n % 8 == 0 { MAX_SHARED - 25 + n / 8 } else { n * 37 % 9000 };
             fs::write(home.path(&format!("tree/batches/{n}")), noise(seed << 32 | n, len as usize)).unwrap();
         }
         let one = backup(&home, "tree", &["--engine", "threads"]);

@@ -10,13 +10,21 @@ use crate::tree::inode::Inode;
 use anyhow::Result;
 use crossbeam_channel::Receiver;
 use rustix::fd::AsFd;
+use rustix::process::{Resource, getrlimit};
 use std::ffi::CString;
 use std::fs::File;
 use wherry_block::{FileRing, ToOpen};
 use wherry_repo::format::tree::MAX_SHARED;
 
 /// Files that one worker reads at once, at most.
-const BATCH: usize = 32;
+pub const BATCH: usize = 32;
+
+/// How many files one of so many workers may read at once: each is a descriptor, and so may be its directory. An eighth of
+/// those that the process may have serves all workers.
+pub(super) fn depth(workers: usize) -> usize {
+    let may = getrlimit(Resource::Nofile).current.unwrap_or(1024);
+    (usize::try_from(may).unwrap_or(usize::MAX) / 8 / (2 * workers)).min(BATCH)
+}
 
 /// Whether a file may be read with others: a small one, which is read whole.
 pub(super) fn may(job: &Job) -> bool {
@@ -26,13 +34,13 @@ pub(super) fn may(job: &Job) -> bool {
 impl Shared<'_> {
     /// A ring for a worker thread; none where files are read one by one.
     pub(super) fn file_ring(&self) -> Option<FileRing> {
-        let opened = self.ring.then(|| FileRing::open(BATCH))?;
+        let opened = (self.depth > 1).then(|| FileRing::open(self.depth))?;
         opened.inspect_err(|why| tracing::warn!("a thread reads files one by one, it gets no ring: {why}")).ok()
     }
 
     /// Adds to a batch what waits and may be read with it, a worker's share at most. Gives back what came and may not.
     pub(super) fn gather(&self, jobs: &Receiver<Work>, batch: &mut Vec<Job>) -> Option<Work> {
-        let most = (jobs.len() / self.workers + 1).min(BATCH);
+        let most = (jobs.len() / self.workers + 1).min(self.depth);
         while batch.len() < most {
             match jobs.try_recv() {
                 Ok(Work::Read(job)) if may(&job) => batch.push(*job),

@@ -11,6 +11,7 @@ mod read;
 mod report;
 mod thin;
 
+pub use batch::BATCH;
 pub use report::{Counts, Missing};
 
 use super::dir::Root;
@@ -91,7 +92,8 @@ struct Shared<'a> {
     progress: &'a Progress,
     cancel: &'a Cancel,
     workers: usize,
-    ring: bool,
+    /// Files that a worker reads at once over a ring; 0: it has none.
+    depth: usize,
     /// The run has failed.
     stop: &'a AtomicBool,
 }
@@ -163,7 +165,7 @@ impl TreeBackup<'_> {
             progress: &self.progress,
             cancel: self.cancel,
             workers: self.shares.workers.max(1),
-            ring: self.ring,
+            depth: if self.ring { batch::depth(self.shares.workers.max(1)) } else { 0 },
             stop: &stop,
         };
         let options = Options {

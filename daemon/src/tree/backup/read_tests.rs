@@ -34,7 +34,7 @@ fn read(job: &Job) -> Read {
         progress: &progress,
         cancel: &cancel,
         stop: &stop,
-        ring: false,
+        depth: 0,
         workers: 1,
     };
     let read = shared.read_file(job, &mut writer.scratch(MAX_PIECE as usize).unwrap()).unwrap();
