@@ -21,8 +21,8 @@ pub struct Shared {
     pub fetch: u64,
     /// How far ahead of a reader that goes straight on is fetched (bytes).
     pub window: u64,
-    /// Chunks that were found damaged: each is logged once.
-    damaged: Mutex<BTreeSet<ShortId>>,
+    /// Chunks that could not be read, by the number of the snapshot: each is logged once.
+    damaged: Mutex<BTreeSet<(u64, ShortId)>>,
 }
 
 impl Shared {
@@ -146,7 +146,7 @@ impl Source {
         /// Enough for any log; after that each is said each time.
         const MOST: usize = 10_000;
         let mut damaged = self.shared.damaged.lock();
-        if damaged.len() < MOST && !damaged.insert(chunk.id()) {
+        if damaged.len() < MOST && !damaged.insert((self.number, chunk.id())) {
             return error.kind();
         }
         drop(damaged);

@@ -7,7 +7,7 @@ use crate::format::tree::{ATTRIBUTES, Set};
 use crate::id::PackId;
 use crate::pack::open_chunk;
 use crate::storage::keys;
-use crate::{ErrorKind, Result, clock};
+use crate::{ErrorKind, Result, Timestamp, clock};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -103,7 +103,11 @@ fn choose(run: &Run<'_>, packs: Vec<Used>, read: ReadData) -> Result<(Vec<Used>,
         let since = run.repository.clock().now().0.saturating_sub(i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
         let written = run.each(&packs, |pack| match pack.written {
             Some(written) => Ok(written),
-            None => run.storage().head(&keys::pack(&pack.id)).map(|listed| listed.modified),
+            // One that is gone is old: it is missed when it is read.
+            None => match run.storage().head(&keys::pack(&pack.id)) {
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(Timestamp(i64::MIN)),
+                found => found.map(|listed| listed.modified),
+            },
         })?;
         let (young, old): (Vec<_>, Vec<_>) = packs.into_iter().zip(written).partition(|(_, at)| at.0 >= since);
         let young: Vec<Used> = young.into_iter().map(|(pack, _)| pack).collect();

@@ -163,9 +163,21 @@ fn explain(service: Service, error: &object_store::Error) -> (ErrorKind, String)
         }
         // Azure's deletes are batches, whose parts have no answer of their own.
         None if matches!(error, object_store::Error::NotFound { .. }) => (ErrorKind::NotFound, error.to_string()),
+        None if let Some(refused) = refused_part(error) => {
+            let (kind, hint) = service.meaning(&refused);
+            (kind, format!("{refused}{hint}"))
+        }
         // A nonsensical answer, which may pass as well as not.
         None => (ErrorKind::Unavailable, error.to_string()),
     }
+}
+
+/// What became of one delete of a batch; object_store keeps it as text alone, which ends in `(code: NNN)`.
+fn refused_part(error: &object_store::Error) -> Option<Refused> {
+    let text = error.to_string();
+    let (message, status) = text.split_once("request failed for key")?.1.rsplit_once("(code: ")?;
+    let status = status.trim_end_matches(')').parse().ok()?;
+    Some(Refused { status, code: String::new(), message: message.trim().to_owned() })
 }
 
 impl Storage for Objects {

@@ -74,7 +74,8 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
 }
 
 fn broken(error: reqwest::Error) -> HttpError {
-    HttpError::new(HttpErrorKind::Unknown, Broken::Connection(error))
+    // Whoever holds the URL of an Azure request with a shared access signature, or of a role's token, holds the secret.
+    HttpError::new(HttpErrorKind::Unknown, Broken::Connection(error.without_url()))
 }
 
 fn silent(patience: Duration) -> HttpError {

@@ -2,6 +2,9 @@
 
 use crate::{Error, Result};
 
+/// What comes before or behind these may be a password, or a shared access signature.
+const SECRETS: [char; 3] = ['@', '?', '#'];
+
 /// A checked place.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -18,7 +21,7 @@ impl Place {
         let location = format!("{scheme}://{place}");
         let (name, prefix) = place.split_once('/').unwrap_or((place, ""));
         let prefix = prefix.trim_matches('/');
-        if place.contains('@') {
+        if place.contains(SECRETS) {
             // Not repeated: it may hold a password.
             return Err(Error::invalid(format!("a {scheme}:// place must not hold credentials; use {instead}")));
         }
@@ -43,16 +46,16 @@ impl Place {
 /// Checks the URL of a server and takes trailing slashes off. `instead` says where credentials belong.
 pub(super) fn check_endpoint(text: &str, instead: &str) -> Result<String> {
     let invalid = |why: &str| Error::invalid(format!("the endpoint {text:?} {why}; write http(s)://host[:port]"));
+    if text.contains(SECRETS) {
+        // Not repeated: it may hold a password.
+        return Err(Error::invalid(format!("an endpoint must not hold credentials; use {instead}")));
+    }
     let Some((scheme @ ("http" | "https"), host)) = text.split_once("://") else {
         return Err(invalid("does not begin with http:// or https://"));
     };
     let host = host.trim_end_matches('/');
     if host.is_empty() {
         return Err(invalid("names no host"));
-    }
-    if host.contains('@') {
-        // Not repeated: it may hold a password.
-        return Err(Error::invalid(format!("an endpoint must not hold credentials; use {instead}")));
     }
     Ok(format!("{scheme}://{host}"))
 }

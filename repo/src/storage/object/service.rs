@@ -68,7 +68,8 @@ impl Service {
         let says = |word: &str| code.contains(word) || message.contains(word);
         match status {
             507 => (ErrorKind::Full, ROOM),
-            _ if says("Quota") || says("quota") || says("StorageFull") => (ErrorKind::Full, ROOM),
+            // Others speak of a quota of requests.
+            400 | 403 | 413 | 500 if says("Quota") || says("quota") || says("StorageFull") => (ErrorKind::Full, ROOM),
             // Some servers make a bucket at the first write: until then it is empty.
             404 if says("NoSuchBucket") || says("ContainerNotFound") => (ErrorKind::NotFound, self.no_bucket()),
             404 => (ErrorKind::NotFound, ""),

@@ -48,6 +48,47 @@ fn not_every_conflict_of_azure_is_one_between_writers() {
 }
 
 #[test]
+fn a_signature_in_a_url_is_in_no_error() {
+    let env = [
+        ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+        ("AZURE_STORAGE_SAS_TOKEN", "sv=2021-08-06&sig=hidden"),
+        ("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:1/account"),
+    ];
+    let retries = crate::storage::Retries { total: std::time::Duration::ZERO, ..Default::default() };
+    let storage = open("az://container/x", &Options { env: Environment::of(&env), retries, ..Options::default() });
+    let error = storage.unwrap().get(&Key::new("a").unwrap()).unwrap_err();
+    let mut cause: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(error) = cause {
+        assert!(!error.to_string().contains("hidden") && !format!("{error:?}").contains("hidden"), "{error:?}");
+        cause = error.source();
+    }
+}
+
+#[test]
+fn a_part_of_a_batch_has_its_meaning() {
+    let part = |text: &str| {
+        let error = object_store::Error::Generic { store: "MicrosoftAzure", source: text.to_owned().into() };
+        explain(Service::Azure, &error)
+    };
+    let denied = part("Bulk delete request failed for key a/b: not permitted (code: 403)");
+    assert!(denied.0 == ErrorKind::Denied && denied.1.contains("not permitted"), "{denied:?}");
+    assert_eq!(part("Bulk delete request failed for key a: busy (code: 503)").0, ErrorKind::Unavailable);
+    assert_eq!(part("nonsense").0, ErrorKind::Unavailable);
+}
+
+#[test]
+fn a_quota_of_requests_passes() {
+    let meaning = |status| {
+        let message = "Quota exceeded for quota metric 'Requests' per minute".to_owned();
+        Service::Google.meaning(&Refused { status, code: String::new(), message }).0
+    };
+    assert_eq!(
+        (meaning(429), meaning(503), meaning(403)),
+        (ErrorKind::Unavailable, ErrorKind::Unavailable, ErrorKind::Full)
+    );
+}
+
+#[test]
 fn tokens_that_are_refused_are_credentials() {
     let message = r#"{"error": "invalid_grant", "error_description": "expired"}"#.to_owned();
     let (kind, hint) = Service::Google.meaning(&Refused { status: 400, code: String::new(), message });
@@ -73,12 +114,20 @@ fn places_are_checked_before_anything_is_sent() {
     assert_eq!(location("gs://bucket/a"), "gs://bucket/a");
     let error = s3("az://container/x", |_| {}).unwrap_err();
     assert!(error.kind() == ErrorKind::Denied && error.to_string().contains("AZURE_STORAGE_ACCOUNT_NAME"), "{error}");
-    for url in ["s3://key:hidden@bucket/x", "sftp://user:hidden@host"] {
+    for url in [
+        "s3://key:hidden@bucket/x",
+        "sftp://user:hidden@host",
+        "az://container/x?sv=1&sig=hidden",
+        "az://container?sig=hidden",
+        "gs://bucket#hidden",
+    ] {
         let error = s3(url, |_| {}).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(!error.to_string().contains("hidden"), "{error}");
     }
-    for endpoint in ["host", "ftp://host", "https://", "https://user:hidden@host"] {
+    for endpoint in
+        ["host", "ftp://host", "https://", "https://user:hidden@host", "https://host/?sig=hidden", "host?hidden"]
+    {
         let error = s3("s3://bucket", |s3| s3.endpoint = Some(endpoint.into())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{endpoint}");
         assert!(!error.to_string().contains("hidden"), "{error}");
