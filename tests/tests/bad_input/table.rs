@@ -164,7 +164,7 @@ const ROWS: &[(&str, &[&str])] = &[
         "settings that make no sense, in flags, files and the environment",
         &[
             "bad_input/settings.rs::sizes_times_and_shares_that_make_no_sense_are_2",
-            "bad_input/settings.rs::places_that_are_no_repository_are_told_from_those_that_come_later",
+            "bad_input/settings.rs::places_that_are_no_repository_are_said_to_be_none",
             "bad_input/settings.rs::a_configuration_file_that_makes_no_sense_is_2_and_named",
             "bad_input/settings.rs::a_configuration_file_or_key_that_may_not_be_read_is_named",
             "bad_input/settings.rs::an_environment_full_of_junk_is_refused_or_ignored_but_never_misread",
