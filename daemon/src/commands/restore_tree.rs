@@ -40,6 +40,8 @@ struct Shown {
     verified: bool,
     /// Files that were read back through the page cache, as their filesystem reads in no other way.
     unverified: u64,
+    /// Files that `--verify` did not read: they were left as they are, or this user may not read them.
+    unread: u64,
     /// Files that held what the snapshot says already.
     kept: u64,
     /// Bytes of data that were asked of the repository.
@@ -79,6 +81,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
     let told;
     let mut report = Report::default();
     let (mut resumed, mut began_empty) = (false, false);
+    let mut mode = Overwrite::Never;
     if args.dry_run {
         told = Told { missing: reader.info().missing, bytes: snapshot.record.size, ..Told::default() };
     } else {
@@ -119,6 +122,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             None if args.force || args.delta || resumed => Overwrite::Always,
             None => Overwrite::Never,
         };
+        mode = overwrite;
         let options = Options {
             overwrite,
             delete: args.delete,
@@ -155,7 +159,9 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         if let Some(first) = told.wrong.first.first() {
             let text = format!(
                 "{} does not hold what was written: {} files differ when they are read back, the first is {}; the medium is \
-                 faulty or somebody else writes to it. Those that are new did not get their names",
+                 faulty or somebody else writes to it. Those that are new did not get their names; what was there before is \
+                 there still and may be wrong: restore to another place, or give the same command again (with --verify) \
+                 on a sound medium",
                 args.target.display(),
                 told.wrong.count,
                 escaped(first)
@@ -165,7 +171,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         into_empty.clear();
         into_full.clear();
     }
-    let left = left_out(&report, began_empty);
+    let left = left_out(&report, began_empty, mode);
     let is_whole = !partial && told.missing == 0 && told.apart == 0 && report.refused.list.count == 0 && !left;
     let exit = if is_whole { Exit::Done } else { Exit::Partial };
     show(context, snapshot, args, &Outcome { told, report, resumed, seconds: start.elapsed().as_secs_f64() })?;
@@ -174,10 +180,22 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
 
 /// True when something of the snapshot is not there although nobody asked to keep what is there in its place: it is of
 /// another kind, or two names of the snapshot are one in the target, which does not tell cases apart.
-fn left_out(report: &Report, began_empty: bool) -> bool {
-    let counts = |why: Why| why == Why::OtherType || (began_empty && why != Why::Done);
+fn left_out(report: &Report, began_empty: bool, overwrite: Overwrite) -> bool {
+    let counts = |why: Why| match why {
+        Why::OtherType | Why::Taken => true,
+        // Nobody asked for that: it came there meanwhile.
+        Why::Exists => began_empty || overwrite != Overwrite::Never,
+        Why::NotOlder | Why::Mounted => began_empty,
+        Why::Done => false,
+    };
     for skipped in report.skipped.first.iter().filter(|skipped| counts(skipped.why)) {
-        tracing::warn!("not restored: {}: {:?} is in its place", escaped(&skipped.path), skipped.why);
+        let why = match skipped.why {
+            Why::Taken => {
+                "another name of the snapshot is the same in the target, which does not tell them apart".to_owned()
+            }
+            why => format!("{why:?} is in its place"),
+        };
+        tracing::warn!("not restored: {}: {why}", escaped(&skipped.path));
     }
     report.reasons.keys().any(|why| counts(*why))
 }
@@ -264,8 +282,9 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
         removed: report.removed,
         skipped: report.skipped.count,
         delta: args.delta,
-        verified: args.verify && !args.dry_run && told.cached == 0,
+        verified: args.verify && !args.dry_run && told.cached + told.unread == 0,
         unverified: told.cached,
+        unread: told.unread,
         kept: report.kept,
         fetched: told.fetched,
         refused: report.refused.list.count,
@@ -327,7 +346,32 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
                 shown.unverified
             ));
         }
+        if shown.unread > 0 {
+            lines.push(format!(
+                "NOT verified: {} files were not read back: they were left as they are, or this user may not read them",
+                shown.unread
+            ));
+        }
         lines.push(format!("restored snapshot {}", shown.snapshot));
         lines.join("\n")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_although_nobody_asked_for_that_counts() {
+        let counts = |why, began_empty, mode| {
+            let report = Report { reasons: [(why, 1)].into(), ..Report::default() };
+            left_out(&report, began_empty, mode)
+        };
+        for (began_empty, mode) in [(false, Overwrite::Never), (true, Overwrite::Always), (false, Overwrite::IfNewer)] {
+            assert!(counts(Why::Taken, began_empty, mode) && counts(Why::OtherType, began_empty, mode));
+            assert!(!counts(Why::Done, began_empty, mode));
+        }
+        assert!(!counts(Why::Exists, false, Overwrite::Never) && !counts(Why::NotOlder, false, Overwrite::IfNewer));
+        assert!(counts(Why::Exists, true, Overwrite::Never) && counts(Why::Exists, false, Overwrite::Always));
+    }
 }

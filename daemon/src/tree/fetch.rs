@@ -120,6 +120,9 @@ pub struct Told {
     pub wrong: Listed<Vec<u8>>,
     /// Files that were read back through the page cache: their filesystem reads in no other way.
     pub cached: u64,
+    /// Files that were to be read back and were not, as they are not the snapshot's or may not be read by this process;
+    /// directories that were not entered count as one.
+    pub unread: u64,
     /// Files whose further names became files of their own, as memory did not hold all links.
     pub apart: u64,
 }
@@ -188,6 +191,8 @@ impl<'a, 'b> Walk<'a, 'b> {
                     let boundary = if is_boundary { self.boundaries } else { boundary };
                     let folder = self.enter(&known, select, boundary)?;
                     inside.push(folder);
+                } else {
+                    self.told.unread += u64::from(self.restore.read_back);
                 }
                 continue;
             }
@@ -253,6 +258,7 @@ impl<'a, 'b> Walk<'a, 'b> {
                 }
                 Begun::Left(why) => {
                     self.restore.progress.add(*size);
+                    self.told.unread += u64::from(self.restore.read_back);
                     why == Some(Why::Done)
                 }
             },

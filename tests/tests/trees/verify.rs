@@ -3,6 +3,7 @@
 use super::{backup, files, has, restore};
 use crate::harness::Home;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use wherry_tests::small::noise;
@@ -135,4 +136,65 @@ fn a_filesystem_in_memory_says_that_it_has_no_medium() {
     has(&ran.stdout, &["NOT verified", "page cache only"]);
     let ran = home.run(&["restore", "latest:disk", &home.text("disk"), "--verify"]).ok();
     has(&ran.stdout, &["\nverified: everything"]);
+}
+
+/// Changes a byte on the medium, below what the filesystem has in memory. `bytes`: what is there, once.
+fn rot(volume: &Volume, bytes: &[u8]) {
+    rustix::fs::syncfs(File::open(volume.path()).unwrap()).unwrap();
+    let image = volume.path().parent().unwrap().join("image");
+    let all = fs::read(&image).unwrap();
+    let found = all.chunks(1024).position(|block| block == &bytes[..1024]).expect("it is on the medium");
+    let file = File::options().write(true).open(image).unwrap();
+    file.write_all_at(&[bytes[100] ^ 1], found as u64 * 1024 + 100).unwrap();
+}
+
+#[test]
+fn what_was_there_and_is_wrong_on_the_medium_alone_is_made_anew() {
+    let home = Home::with_repository();
+    let bytes = noise(1, 100_000);
+    files(&home.path("tree"), &[("a", &bytes), ("b", &noise(2, 100_000))]);
+    backup(&home, "tree", &[]);
+    let volume = Volume::ext4(32);
+    let out = volume.path().join("out");
+    let text = out.to_str().unwrap();
+    restore(&home, text, &[]);
+    rot(&volume, &bytes);
+    assert!(fs::read(out.join("a")).unwrap() == bytes, "the page cache does not know yet");
+    let report = restore(&home, text, &["--delta", "--verify"]);
+    assert_eq!((&report["kept"], &report["files"]), (&1.into(), &1.into()), "{report}");
+    drop_cache(&out);
+    assert!(fs::read(out.join("a")).unwrap() == bytes, "what was on the medium stayed");
+}
+
+/// Some filesystems read through the page cache although they took O_DIRECT: nothing may be in it then.
+#[test]
+fn what_is_read_back_is_not_in_the_page_cache_any_more() {
+    let home = Home::with_repository();
+    let bytes = noise(1, 100_000);
+    files(&home.path("tree"), &[("a", &bytes)]);
+    backup(&home, "tree", &[]);
+    let volume = Volume::ext4(32);
+    let out = volume.path().join("out");
+    let report = restore(&home, out.to_str().unwrap(), &["--verify"]);
+    assert_eq!(report["verified"], true, "{report}");
+    rot(&volume, &bytes);
+    assert!(fs::read(out.join("a")).unwrap() != bytes, "it came from the page cache");
+}
+
+#[test]
+fn what_was_not_read_is_not_said_to_be_verified() {
+    let home = Home::with_repository();
+    files(&home.path("tree"), &[("a", b"1"), ("d/b", b"2"), ("d/c", b"3")]);
+    backup(&home, "tree", &[]);
+    files(&home.path("out"), &[("a", b"theirs")]);
+    for mode in ["never", "if-newer"] {
+        let report = restore(&home, "out", &["--verify", "--overwrite", mode]);
+        let read = if mode == "never" { 1 } else { 3 };
+        assert_eq!((&report["verified"], &report["unread"]), (&false.into(), &read.into()), "{report}");
+        let ran = home.run(&["restore", "latest:t", "out", "--verify", "--overwrite", mode]).ok();
+        has(&ran.stdout, &["NOT verified: 3 files were not read back"]);
+        assert!(!ran.stdout.contains("\nverified"), "{}", ran.stdout);
+    }
+    let report = restore(&home, "out", &["--verify", "--delta"]);
+    assert_eq!((&report["verified"], &report["unread"]), (&true.into(), &0.into()), "{report}");
 }

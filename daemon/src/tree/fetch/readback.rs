@@ -23,7 +23,10 @@ impl Work<'_> {
         let Some(pool) = &self.pool else {
             return Err(Error::internal("a file is read back without buffers").into());
         };
-        let Some(mut medium) = check.back.open(pool.take())? else { return Ok(()) };
+        let Some(mut medium) = check.back.open(pool.take())? else {
+            self.unread.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
         self.cached.fetch_add(u64::from(!medium.is_direct()), Ordering::Relaxed);
         if let Some(what) = self.differs(check, &mut medium)? {
             check.back.reject();

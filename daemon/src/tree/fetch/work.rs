@@ -164,6 +164,7 @@ pub(super) struct Work<'a> {
     fetched: AtomicU64,
     pub(super) wrong: Mutex<Listed<Vec<u8>>>,
     pub(super) cached: AtomicU64,
+    pub(super) unread: AtomicU64,
     pub(super) pool: Option<BufferPool>,
 }
 
@@ -177,6 +178,7 @@ impl<'a> Work<'a> {
             fetched: AtomicU64::new(0),
             wrong: Mutex::default(),
             cached: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
             pool,
         })
     }
@@ -184,6 +186,7 @@ impl<'a> Work<'a> {
     /// Adds what the threads counted.
     pub(super) fn tell(&self, told: &mut Told) {
         told.fetched = self.fetched.load(Ordering::Relaxed);
+        told.unread += self.unread.load(Ordering::Relaxed);
         told.cached = self.cached.load(Ordering::Relaxed);
         told.wrong = std::mem::take(&mut *self.wrong.lock());
     }

@@ -8,6 +8,7 @@ use super::readback::{ReadBack, Written};
 use super::shared::{Place, Shared, failed};
 use anyhow::Result;
 use rustix::fs::{FallocateFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -155,7 +156,7 @@ impl FileHandle {
         self.temporary.open(&self.shared).is_ok_and(|file| file.read_exact_at(bytes, offset).is_ok())
     }
 
-    /// Makes a hole, whatever it shares there.
+    /// Makes a hole, whatever it shares there; zeros on a filesystem that cannot.
     ///
     /// # Errors
     /// When the system fails.
@@ -167,7 +168,21 @@ impl FileHandle {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             Ok(rustix::fs::fallocate(&*file, flags, range.start, range.end - range.start)?)
         };
-        punch().map_err(|e| failed(Step::Write, &place, e))
+        match punch() {
+            Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::OPNOTSUPP | Errno::NOSYS)) => self.zero(range),
+            punched => punched.map_err(|e| failed(Step::Write, &place, e)),
+        }
+    }
+
+    fn zero(&self, range: Range<u64>) -> Result<()> {
+        let zeros = vec![0; 64 << 10];
+        let mut at = range.start;
+        while at < range.end {
+            let len = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(zeros.len());
+            self.write_at(at, &zeros[..len])?;
+            at += len as u64;
+        }
+        Ok(())
     }
 
     /// For reading it back from its medium once it is finished.

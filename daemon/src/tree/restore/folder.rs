@@ -3,8 +3,10 @@
 use super::descriptors::Slot;
 use super::metadata::{ACL_DEFAULT, by_descriptor};
 use super::shared::Shared;
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -76,7 +78,12 @@ pub(super) struct Folder {
     /// It has the flag for no dump, which what is made in it gets.
     pub(super) flagged: bool,
     slot: Arc<Slot>,
+    /// Inodes that have their names in it as the snapshot says, if it was there before.
+    named: Mutex<HashSet<Identity>>,
 }
+
+/// How many inodes a directory that was there notes, for [`Folder::is_taken`]; about 10 MB.
+const NAMED: usize = 1 << 18;
 
 /// What a directory had before it was made accessible.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,7 +101,19 @@ impl Folder {
         let (inherits, flagged) = (has_default_acl(&file), before.no_dump);
         let identity = look_at(&file)?.identity;
         let slot = Slot::held(file);
-        Ok((Arc::new(Self { above: None, name: Vec::new(), identity, fresh, inherits, flagged, slot }), before))
+        Ok((
+            Arc::new(Self {
+                above: None,
+                name: Vec::new(),
+                identity,
+                fresh,
+                inherits,
+                flagged,
+                slot,
+                named: Mutex::default(),
+            }),
+            before,
+        ))
     }
 
     /// A directory in this one that was there before, made accessible.
@@ -159,6 +178,7 @@ impl Folder {
             inherits: false,
             flagged: self.flagged,
             slot: Arc::default(),
+            named: Mutex::default(),
         };
         change(&mut folder);
         let folder = Arc::new(folder);
@@ -189,6 +209,20 @@ impl Folder {
             file = shared.folders.put(&folder.slot, opened);
         }
         Ok(file)
+    }
+
+    /// Notes that a name of the snapshot in it leads to this inode.
+    pub(super) fn note(&self, identity: Identity) {
+        let mut named = self.named.lock();
+        if !self.fresh && named.len() < NAMED {
+            named.insert(identity);
+        }
+    }
+
+    /// True if what is found under a name in it came there under another name of the snapshot: a filesystem that does not
+    /// tell cases apart has one for both. In a directory that this restore made that is all there is.
+    pub(super) fn is_taken(&self, identity: Identity) -> bool {
+        self.fresh || self.named.lock().contains(&identity)
     }
 
     /// Closes its descriptor: nothing more is going to be done in it.

@@ -17,8 +17,8 @@ use wherry_block::Buffer;
 /// What direct reads begin at a multiple of.
 const BLOCK: u64 = 4096;
 
-/// Filesystems that are in memory: the kernel takes `O_DIRECT` on them, but there is no medium.
-const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58F6];
+/// Filesystems that take `O_DIRECT` and yet may read from memory: tmpfs and ramfs have no medium, ZFS has a cache of its own.
+const CACHED: [u64; 3] = [0x0102_1994, 0x8584_58F6, 0x2FC1_2FC1];
 
 #[derive(Clone, Debug)]
 pub(super) enum Written {
@@ -76,11 +76,10 @@ impl ReadBack {
         shared.step(Step::ReadBack, &place)?;
         let Some(file) = shared.settle(Step::ReadBack, &place, file)? else { return Ok(None) };
         let kind = rustix::fs::fstatfs(&file).map_err(|e| failed(Step::ReadBack, &place, e.into()))?;
-        direct &= !IN_MEMORY.contains(&u64::try_from(kind.f_type).unwrap_or_default());
-        if !direct {
-            // As near to a medium as can be had: what is clean in the page cache is read anew.
-            let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
-        }
+        direct &= !CACHED.contains(&u64::try_from(kind.f_type).unwrap_or_default());
+        // Also where it was opened for direct reads: some files are read through the page cache all the same, such as
+        // compressed ones of btrfs. What is clean there, as all is by now, is read anew.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
         Ok(Some(Medium { file, direct, buffer, at: 0, len: 0 }))
     }
 

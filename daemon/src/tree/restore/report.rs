@@ -109,6 +109,8 @@ pub enum Why {
     Done,
     /// A directory should be there and something else is, or the other way round.
     OtherType,
+    /// It came there under another name of the snapshot: the target does not tell the two apart.
+    Taken,
     /// Another filesystem is mounted there: nothing in it is removed.
     Mounted,
 }

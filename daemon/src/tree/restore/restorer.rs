@@ -43,6 +43,8 @@ pub struct Restorer {
     pub(super) late: Vec<Late>,
     /// Paths of inodes that may have further names and did not get their first: those must not lead to what is there.
     pub(super) unnamed: HashSet<Vec<u8>>,
+    /// Linked inodes of an earlier run that others took the place of: further names may lead to them still.
+    pub(super) replaced: HashSet<Identity>,
     /// Each filesystem that was entered.
     pub(super) filesystems: BTreeMap<(u32, u32), Arc<File>>,
 }
@@ -68,6 +70,7 @@ impl Restorer {
             closing: Vec::new(),
             late: Vec::new(),
             unnamed: HashSet::new(),
+            replaced: HashSet::new(),
             filesystems: BTreeMap::new(),
         };
         this.push(folder, Last::Before(before))?;
@@ -97,22 +100,26 @@ impl Restorer {
         let Some(entered) = shared.settle(Step::Folder, &place, self.enter_or_make(&place, &parent, item))? else {
             return Ok(false);
         };
-        let Some((folder, last)) = entered else {
-            shared.skip(&place, Why::OtherType);
-            return Ok(false);
+        let (folder, last) = match entered {
+            Ok(entered) => entered,
+            Err(why) => {
+                shared.skip(&place, why);
+                return Ok(false);
+            }
         };
+        parent.note(folder.identity);
         shared.report.lock().directories += 1;
         self.push(folder, last)?;
         Ok(true)
     }
 
-    /// `None` when something else is there and stays.
+    /// Why what is there stays, if it does and is something else.
     fn enter_or_make(
         &self,
         place: &Place<'_>,
         parent: &Arc<Folder>,
         item: &Item<'_>,
-    ) -> io::Result<Option<(Arc<Folder>, Last)>> {
+    ) -> io::Result<Result<(Arc<Folder>, Last), Why>> {
         let (shared, here) = (&*self.shared, parent.open(&self.shared)?);
         let metadata = Metadata::new(item, &shared.owners);
         // Again, when somebody changes the name between the look and the deed.
@@ -120,12 +127,13 @@ impl Restorer {
             let there = if parent.fresh { None } else { look(&here, item.name)? };
             shared.step(Step::Folder, place)?;
             match there {
+                Some(there) if parent.is_taken(there.identity) => return Ok(Err(Why::Taken)),
                 Some(there) if there.kind == FileType::Directory => {
                     let (folder, before) = parent.enter(shared, item.name, ResolveFlags::empty())?;
                     let ours = gets_metadata(&shared.options, there.modified, &metadata);
-                    return Ok(Some((folder, if ours { Last::Metadata(metadata) } else { Last::Before(before) })));
+                    return Ok(Ok((folder, if ours { Last::Metadata(metadata) } else { Last::Before(before) })));
                 }
-                Some(_) if shared.options.overwrite != Overwrite::Always => return Ok(None),
+                Some(_) if shared.options.overwrite != Overwrite::Always => return Ok(Err(Why::OtherType)),
                 Some(_) => {
                     remove(shared, &here, place, false)?;
                 }
@@ -135,7 +143,7 @@ impl Restorer {
                         made?;
                         let no_dump = item.inode.flags.0 & InodeFlags::NO_DUMP != 0;
                         let folder = parent.made(shared, item.name, no_dump)?;
-                        return Ok(Some((folder, Last::Metadata(metadata))));
+                        return Ok(Ok((folder, Last::Metadata(metadata))));
                     }
                 },
             }
@@ -186,7 +194,7 @@ impl Restorer {
             return Ok(Begun::Left(None));
         };
         let temporary = Arc::new(temporary);
-        self.window.add(Pending::File { temporary: Arc::clone(&temporary), flags, linked }, weight);
+        self.window.add(Pending::File { temporary: Arc::clone(&temporary), flags, linked, over: None }, weight);
         Ok(Begun::Write(FileHandle::new(shared, temporary, metadata, item.inode.size)))
     }
 
@@ -206,7 +214,9 @@ impl Restorer {
             return Ok(false);
         };
         let (name, node) = temporary;
-        self.window.add(Pending::Other { folder: Arc::clone(&folder), temporary: name, last: item.name.to_vec() }, 0);
+        let identity = look_at(&node).map_err(|e| failed(Step::Create, &place, e))?.identity;
+        let (here, last) = (Arc::clone(&folder), item.name.to_vec());
+        self.window.add(Pending::Other { folder: here, temporary: name, last, identity }, 0);
         let on = if matches!(item.inode.kind, InodeKind::Link(_)) { On::Link(&node) } else { On::Other(&node) };
         let mut metadata = Metadata::new(item, &shared.owners);
         // What lies in a directory with the flag has it from there.
@@ -306,7 +316,10 @@ impl Restorer {
         if folder.fresh || !(options.compare || (options.distrust && options.trust_names)) {
             return Ok(None);
         }
-        Old::open(&self.shared, folder, item.name).map_err(|e| failed(Step::Create, place, e))
+        let ours = |here: &File, there: &Look| options.trust_names && is_done(here, there, item);
+        let old = Old::open(&self.shared, folder, item.name, ours).map_err(|e| failed(Step::Create, place, e))?;
+        // It may have come there a moment ago.
+        Ok(old.filter(|old| old.ours || options.overwrite != Overwrite::Never))
     }
 
     /// Why what is there stays, if it does.
@@ -320,8 +333,16 @@ impl Restorer {
             (None, _) => return Ok(None),
             (Some(there), here) => (there, here),
         };
+        if folder.is_taken(there.identity) {
+            shared.skip(place, Why::Taken);
+            return Ok(Some((Why::Taken, there)));
+        }
         if shared.options.trust_names && is_done(&here, &there, item) {
             let compared = shared.options.distrust && there.kind == FileType::RegularFile;
+            // One with several names may rightly be found under another one.
+            if !compared && there.links == 1 {
+                folder.note(there.identity);
+            }
             return Ok((!compared).then_some((Why::Done, there)));
         }
         let why = match shared.options.overwrite {

@@ -3,14 +3,14 @@
 use super::Step;
 use super::descriptors::Slot;
 use super::file::{FileHandle, Temporary};
-use super::folder::{Folder, Identity, look_at, open};
+use super::folder::{Folder, Identity, Look, look, look_at, open};
 use super::metadata::{Metadata, On, Origin, apply};
 use super::readback::{ReadBack, Written};
 use super::shared::{Place, Shared, failed};
 use crate::tree::extents::extents;
 use anyhow::Result;
 use parking_lot::Mutex;
-use rustix::fs::{FileType, IFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Advice, FileType, IFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -26,7 +26,9 @@ pub(super) struct Old {
     pub(super) identity: Identity,
     size: u64,
     /// It has this one name.
-    single: bool,
+    pub(super) single: bool,
+    /// An earlier run of this restore made it, with all its names, and it may be replaced whatever the overwrite mode.
+    pub(super) ours: bool,
     slot: Arc<Slot>,
     became: Mutex<Became>,
 }
@@ -47,7 +49,17 @@ pub(super) enum Became {
 
 impl Old {
     /// `None` if it is no regular file, this process may not read it, or it is on another filesystem than its directory.
-    pub(super) fn open(shared: &Shared, folder: &Arc<Folder>, name: &[u8]) -> io::Result<Option<Self>> {
+    pub(super) fn open(
+        shared: &Shared,
+        folder: &Arc<Folder>,
+        name: &[u8],
+        ours: impl FnOnce(&File, &Look) -> bool,
+    ) -> io::Result<Option<Self>> {
+        let here = folder.open(shared)?;
+        // To open a device may do something.
+        if !look(&here, name)?.is_some_and(|there| there.kind == FileType::RegularFile) {
+            return Ok(None);
+        }
         let file = match open_file(shared, folder, name, OFlags::empty()) {
             Err(e) => {
                 return match Errno::from_io_error(&e) {
@@ -61,12 +73,17 @@ impl Old {
         if there.kind != FileType::RegularFile {
             return Ok(None);
         }
+        if shared.options.distrust {
+            // What is compared comes from the medium, not from the page cache: else one that is wrong there would stay.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        }
         let old = Self {
             folder: Arc::clone(folder),
             name: name.to_vec(),
             identity: there.identity,
             size: there.size,
             single: there.links == 1,
+            ours: ours(&here, &there),
             slot: Arc::default(),
             became: Mutex::default(),
         };
@@ -122,10 +139,11 @@ impl There {
         Self { shared, old, metadata, wanted }
     }
 
-    /// True if it may stay when it holds what the snapshot says: it is as long, and has no other name. Nothing tells whether
-    /// other names of it are in the target, and what is outside must not change.
+    /// True if it may stay when it holds what the snapshot says: it is as long, and has no other name, or
+    /// an earlier run of this restore made it. Else nothing tells whether other names of it are in the target, and what is
+    /// outside must not change.
     pub fn may_stay(&self) -> bool {
-        self.old.single && self.old.size == self.wanted
+        (self.old.single || self.old.ours) && self.old.size == self.wanted
     }
 
     /// Bytes it has, as it was when it was opened.

@@ -32,6 +32,8 @@ pub(super) enum Pending {
         flags: IFlags,
         /// Further names of it may come.
         linked: bool,
+        /// What an earlier run of this restore made and this one replaces, whatever the overwrite mode.
+        over: Option<Identity>,
     },
     /// A regular file that was there already.
     There {
@@ -43,6 +45,7 @@ pub(super) enum Pending {
         folder: Arc<Folder>,
         temporary: Vec<u8>,
         last: Vec<u8>,
+        identity: Identity,
     },
 }
 
@@ -52,7 +55,7 @@ impl Pending {
         match self {
             Self::File { temporary, .. } => (&temporary.folder, &temporary.name, &temporary.last),
             Self::There { old, .. } => (&old.folder, &old.name, &old.name),
-            Self::Other { folder, temporary, last } => (folder, temporary, last),
+            Self::Other { folder, temporary, last, .. } => (folder, temporary, last),
         }
     }
 
@@ -61,7 +64,8 @@ impl Pending {
         let unfinished = match self {
             Self::There { old, flags, linked } => match old.became() {
                 Became::Replaced(temporary) => {
-                    *self = Self::File { temporary, flags: *flags, linked: *linked };
+                    let over = old.ours.then_some(old.identity);
+                    *self = Self::File { temporary, flags: *flags, linked: *linked, over };
                     return self.settle();
                 }
                 Became::Open => true,
@@ -162,6 +166,9 @@ impl Restorer {
                 let (folder, _, last) = pending.names();
                 self.unnamed.insert(folder.path(last));
             }
+            if named && let Pending::File { over: Some(old), linked: true, .. } = pending {
+                self.replaced.insert(*old);
+            }
             self.window.pending.pop_front();
             if let Some((late, linked)) = flags {
                 match linked {
@@ -237,8 +244,10 @@ impl Restorer {
         let (folder, first) = self.reach(&link.first)?;
         let Some(inode) = look(&folder, first)? else { return Err(io::Error::from(Errno::NOENT).into()) };
         let there = look(&here, &link.name)?;
+        let over = there.as_ref().is_some_and(|there| self.replaced.contains(&there.identity));
         match (&there, shared.options.overwrite) {
             (Some(there), _) if there.identity == inode.identity => return Ok(true),
+            _ if over => {}
             (Some(_), Overwrite::Never) => {
                 shared.skip(place, Why::Exists);
                 return Ok(false);
@@ -274,7 +283,7 @@ impl Restorer {
         } else {
             let temporary = shared.temporary();
             match make(&temporary) {
-                Ok(()) => give_name(&shared, &link.folder, &temporary, &link.name),
+                Ok(()) => give_name(&shared, &link.folder, &temporary, &link.name, over),
                 Err(e) => Err(io::Error::from(e).into()),
             }
         };
@@ -364,15 +373,35 @@ fn name_it(shared: &Shared, pending: &Pending) -> Result<(bool, Option<(Late, bo
     let (folder, temporary, last) = pending.names();
     let whole = match pending {
         Pending::File { temporary, .. } => temporary.outcome() == Some(true),
-        Pending::There { old, .. } => return Ok((matches!(old.became(), Became::Kept), late(pending))),
+        Pending::There { old, .. } => {
+            let kept = matches!(old.became(), Became::Kept);
+            if kept {
+                let there = folder.open(shared).and_then(|here| look(&here, last)).ok().flatten();
+                if folder.is_taken(there.map_or(old.identity, |there| there.identity)) {
+                    shared.skip(&old.place(), Why::Taken);
+                    return Ok((false, None));
+                }
+                // One with several names may rightly be found under another one.
+                if old.single {
+                    folder.note(old.identity);
+                }
+            }
+            return Ok((kept, late(pending)));
+        }
         Pending::Other { .. } => true,
     };
     if !whole {
         discard(shared, folder, temporary)?;
         return Ok((false, None));
     }
-    if !give_name(shared, folder, temporary, last)? {
+    let over = matches!(pending, Pending::File { over: Some(_), .. });
+    if !give_name(shared, folder, temporary, last, over)? {
         return Ok((false, None));
+    }
+    match pending {
+        Pending::File { temporary, .. } => folder.note(temporary.identity()),
+        Pending::Other { identity, .. } => folder.note(*identity),
+        Pending::There { .. } => {}
     }
     let mut report = shared.report.lock();
     match pending {
@@ -385,7 +414,7 @@ fn name_it(shared: &Shared, pending: &Pending) -> Result<(bool, Option<(Late, bo
 /// The flags that an inode which has its name is still to get, and whether further names come before these.
 fn late(pending: &Pending) -> Option<(Late, bool)> {
     let (identity, flags, linked) = match pending {
-        Pending::File { temporary, flags, linked } => (temporary.identity(), *flags, *linked),
+        Pending::File { temporary, flags, linked, .. } => (temporary.identity(), *flags, *linked),
         Pending::There { old, flags, linked } if matches!(old.became(), Became::Kept) => {
             (old.identity, *flags, *linked)
         }
@@ -401,24 +430,29 @@ fn discard(shared: &Shared, folder: &Arc<Folder>, temporary: &[u8]) -> Result<()
     shared.settle(Step::Remove, &place, removed).map(drop)
 }
 
-/// Renames a temporary name to a final one, as the overwrite mode says. False: it could not be, and the temporary name is
-/// gone; the report says why.
-fn give_name(shared: &Shared, folder: &Arc<Folder>, temporary: &[u8], last: &[u8]) -> Result<bool> {
+/// Renames a temporary name to a final one, as the overwrite mode says; `over`: whatever it says. False: it could not be, and
+/// the temporary name is gone; the report says why.
+fn give_name(shared: &Shared, folder: &Arc<Folder>, temporary: &[u8], last: &[u8], over: bool) -> Result<bool> {
     let place = Place { folder, name: last };
     let here = folder.open(shared).map_err(|e| failed(Step::Rename, &place, e))?;
     shared.step(Step::Rename, &place)?;
-    let named = match shared.options.overwrite {
-        Overwrite::Never => match rustix::fs::renameat_with(&*here, temporary, &*here, last, RenameFlags::NOREPLACE) {
+    let over = over || shared.options.overwrite != Overwrite::Never;
+    // If it cannot be looked at, the renaming tells.
+    let is_taken = || look(&here, last).ok().flatten().is_some_and(|there| folder.is_taken(there.identity));
+    let named = match over {
+        true if is_taken() => Err(Errno::EXIST),
+        true => replace(shared, folder, &here, temporary, &place)?,
+        false => match rustix::fs::renameat_with(&*here, temporary, &*here, last, RenameFlags::NOREPLACE) {
             // Some filesystems cannot; a link is never made over a name either.
             Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::linkat(&*here, temporary, &*here, last, AtFlags::empty())
                 .and_then(|()| rustix::fs::unlinkat(&*here, temporary, AtFlags::empty())),
             named => named,
         },
-        Overwrite::IfNewer | Overwrite::Always => replace(shared, folder, &here, temporary, &place)?,
     };
     let why = match named {
         Ok(()) => return Ok(true),
-        Err(Errno::EXIST) if shared.options.overwrite == Overwrite::Never => Why::Exists,
+        Err(Errno::EXIST) if is_taken() => Why::Taken,
+        Err(Errno::EXIST) if !over => Why::Exists,
         Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => Why::OtherType,
         Err(errno) => {
             discard(shared, folder, temporary)?;

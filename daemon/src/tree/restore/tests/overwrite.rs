@@ -6,6 +6,7 @@ use super::lister::{Scratch, assert_holds, list};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use wherry_repo::format::tree::InodeFlags;
 
 fn mode(overwrite: Overwrite) -> Options {
@@ -216,4 +217,103 @@ fn the_name_of_a_first_that_is_not_there_is_reported() {
     assert_eq!(report.refused.list.first, [refused]);
     assert_eq!(report.refused.kinds[&Step::Link], 1);
     assert_eq!(scratch.at("target").metadata().unwrap().nlink(), 2);
+}
+
+/// A target that does not tell two names apart has one inode for both; a second name of it is as near as any filesystem gets.
+#[test]
+fn a_name_that_is_another_one_of_the_snapshot_in_the_target_does_not_replace_it() {
+    let tree = Node::folder([("d", Node::folder([("A", Node::file("A").at(1000, 0)), ("b", Node::file("b"))]))]);
+    // In a directory that this restore makes, one that is there, and one that holds the first already.
+    for there in [0, 1, 2] {
+        for overwrite in [Overwrite::Always, Overwrite::IfNewer, Overwrite::Never] {
+            let scratch = Scratch::new();
+            let target = scratch.at("target");
+            if there > 0 {
+                fs::create_dir_all(target.join("d")).unwrap();
+            }
+            if there > 1 && overwrite == Overwrite::Always {
+                fs::write(target.join("d/A"), "A").unwrap();
+            }
+            let at = target.clone();
+            let fold = move |step, path: &[u8]| {
+                if (step, path) == (Step::Rename, &b"d/b"[..]) {
+                    fs::hard_link(at.join("d/A"), at.join("d/b"))?;
+                }
+                Ok(())
+            };
+            let options = Options { compare: true, steps: Some(Arc::new(fold)), ..mode(overwrite) };
+            let report = restore(&target, &tree, &options).unwrap();
+            let skipped: Vec<_> = report.skipped.first.iter().map(|s| (&s.path[..], s.why)).collect();
+            assert_eq!(skipped, [(&b"d/b"[..], Why::Taken)], "{there} {overwrite:?}");
+            assert_eq!(fs::read(target.join("d/A")).unwrap(), b"A");
+            assert_eq!(fs::read(target.join("d/b")).unwrap(), b"A", "{there} {overwrite:?}");
+            let names = fs::read_dir(target.join("d")).unwrap().count();
+            assert_eq!(names, 2, "a temporary name stayed");
+        }
+    }
+}
+
+/// To open a terminal of which nobody has the other end fails, as an unreadable medium does.
+#[test]
+fn what_is_no_regular_file_is_not_opened_for_a_comparison() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    fs::create_dir(&target).unwrap();
+    let device = rustix::fs::makedev(136, 77_777);
+    let mode_bits = rustix::fs::Mode::RUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, target.join("a"), rustix::fs::FileType::CharacterDevice, mode_bits, device)
+        .unwrap();
+    let error = fs::File::open(target.join("a")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()), "{error}");
+    let tree = Node::folder([("a", Node::file("a"))]);
+    restore(&target, &tree, &Options { compare: true, ..mode(Overwrite::Always) }).unwrap();
+    assert_holds(&target, &tree);
+}
+
+#[test]
+fn where_no_hole_can_be_made_zeros_are_written() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    let writes = AtomicUsize::new(0);
+    let refuse = move |step, path: &[u8]| match (step, path) {
+        // The first one is data, the second one the hole.
+        (Step::Write, b"a") if writes.fetch_add(1, Ordering::Relaxed) == 1 => Err(rustix::io::Errno::OPNOTSUPP.into()),
+        _ => Ok(()),
+    };
+    let options = Options { steps: Some(Arc::new(refuse)), ..Options::new(1) };
+    let mut restorer = Restorer::start(Target::open(&target).unwrap(), options).unwrap();
+    let node = Node::file(vec![7; 300_000]);
+    let Begun::Write(file) = restorer.file(&node.item(b"a")).unwrap() else { panic!("not begun") };
+    file.write_at(0, &[7; 300_000]).unwrap();
+    file.clear(1000..201_000).unwrap();
+    file.finish().unwrap();
+    restorer.finish().unwrap();
+    let wanted = [&[7; 1000][..], &[0; 200_000], &[7; 99_000]].concat();
+    assert!(fs::read(target.join("a")).unwrap() == wanted);
+}
+
+#[test]
+fn what_an_earlier_run_linked_stays_or_is_replaced_under_all_its_names() {
+    let tree = Node::folder([
+        ("a", Node::file("data").linked()),
+        ("b", Node::file("data").again("a")),
+        ("c", Node::file("one")),
+    ]);
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    restore(&target, &tree, &Options::new(1)).unwrap();
+    let options = Options { resume: true, trust_names: true, distrust: true, ..Options::new(1) };
+    let inode = fs::metadata(target.join("a")).unwrap().ino();
+    let report = restore(&target, &tree, &options).unwrap();
+    assert_eq!((report.skipped.first, report.kept, report.files), (vec![], 2, 0));
+    assert_eq!(fs::metadata(target.join("a")).unwrap().ino(), inode);
+    for name in ["a", "c"] {
+        let modified = fs::metadata(target.join(name)).unwrap().modified().unwrap();
+        let len = fs::metadata(target.join(name)).unwrap().len();
+        fs::write(target.join(name), vec![b'x'; len as usize]).unwrap();
+        fs::File::options().write(true).open(target.join(name)).unwrap().set_modified(modified).unwrap();
+    }
+    let report = restore(&target, &tree, &options).unwrap();
+    assert_eq!((report.skipped.first, report.kept, report.files), (vec![], 0, 2));
+    assert_holds(&target, &tree);
 }
