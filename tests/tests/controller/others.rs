@@ -34,6 +34,12 @@ fn a_volume_that_nothing_kept_is_not_given_away() {
         let expected = if scene.download && after == 6 { "Failed" } else { "Completed" };
         assert_eq!(outcome.phase, expected, "{of}: {:#?}", outcome.steps);
     });
+    // The driver has deleted the volume, and its PV is still there to be given away.
+    for scene in scenes(true) {
+        let outcome = World::new(scene).at(6, Event::ClaimGone).slow_others().run();
+        assert_clean(&outcome, &format!("{scene:?}"));
+        assert_eq!(outcome.phase, "Failed", "{scene:?}: {:#?}", outcome.steps);
+    }
 }
 
 #[test]
