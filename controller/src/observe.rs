@@ -6,7 +6,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_api::cluster::{Claim, Node, Pod, StorageClass, Volume};
 use wherry_api::decode::{Undecodable, decode, decode_all};
-use wherry_api::{DataDone, DataDownload, DataUpload, DownloadPlan, Meta, Time, UploadPlan, VolumeSnapshot, names};
+use wherry_api::plan::PlanError;
+use wherry_api::{
+    DataDone, DataDownload, DataUpload, DownloadPlan, Meta, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent,
+    names,
+};
 
 /// What the controller knows that no object says: it is lost with the process, and limits run anew.
 #[derive(Debug, Clone, Copy, Default)]
@@ -70,6 +74,14 @@ impl<A: Api> Looker<'_, A> {
         Ok(all.into_iter().filter(is_ours).collect())
     }
 
+    /// The first content, found by our label alone: where the plan cannot be read.
+    async fn kept_content(&self, cr: &Meta) -> Result<Option<VolumeSnapshotContent>, ObserveError> {
+        let objects = self.api.list(Kind::VolumeSnapshotContent, "", &[(names::CR_UID, cr.uid.as_str())]).await?;
+        let (all, _) = decode_all::<VolumeSnapshotContent>(Kind::VolumeSnapshotContent.word(), &objects);
+        let ours = names::object(&cr.uid);
+        Ok(all.into_iter().find(|content| content.metadata.name != ours))
+    }
+
     async fn host(&self, cr: &Meta, attempt: Option<u32>, pods: &[Pod], memory: Memory) -> Result<Host, ObserveError> {
         let name = attempt.map(|attempt| names::of_attempt(&cr.uid, attempt));
         let pod = pods.iter().find(|pod| Some(&pod.metadata.name) == name.as_ref() && !pod.spec.node_name.is_empty());
@@ -106,28 +118,37 @@ pub async fn upload<A: Api>(
 ) -> Result<Option<UploadView>, ObserveError> {
     let look = Looker { api };
     let Some(cr) = look.get::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
-    let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid).ok();
+    let ours = names::object(&cr.metadata.uid);
+    let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;
+    let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
+    let unreadable = matches!(&plan, Err(e) if !matches!(e, PlanError::Missing(_)));
+    let plan = plan.ok();
+    let kept = if unreadable { look.kept_content(&cr.metadata).await? } else { None };
     let csi = cr.spec.csi_snapshot.clone().unwrap_or_default();
     let from = cr.spec.source_namespace.as_str();
     let first: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, from, &csi.volume_snapshot).await?;
-    let first = first.filter(|first| plan.as_ref().is_none_or(|plan| plan.snapshot_uid == first.metadata.uid));
+    let first = first.filter(|first| match (&plan, &kept) {
+        (Some(plan), _) => plan.snapshot_uid == first.metadata.uid,
+        (None, Some(kept)) => kept.spec.volume_snapshot_ref.uid == first.metadata.uid,
+        // The takeover is done, so this is another one of that name.
+        (None, None) => !unreadable || pair_content.is_none(),
+    });
     let first_content = match &plan {
+        _ if kept.is_some() => kept,
         Some(plan) => {
-            let content: Option<wherry_api::VolumeSnapshotContent> =
+            let content: Option<VolumeSnapshotContent> =
                 look.get(Kind::VolumeSnapshotContent, "", &plan.content).await?;
             content.filter(|content| content.metadata.uid == plan.content_uid)
         }
         None => {
             let bound = first.as_ref().map_or("", |first| first.status.bound_volume_snapshot_content_name.as_str());
-            let content: Option<wherry_api::VolumeSnapshotContent> =
-                look.get(Kind::VolumeSnapshotContent, "", bound).await?;
+            let content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", bound).await?;
             // Only the one that is bound to it, too: a static VolumeSnapshot can name any.
             content.filter(|content| {
                 Some(content.spec.volume_snapshot_ref.uid.as_str()) == first.as_ref().map(|f| f.metadata.uid.as_str())
             })
         }
     };
-    let ours = names::object(&cr.metadata.uid);
     let pods: Vec<Pod> = look.labelled(Kind::Pod, &cr.metadata).await?;
     let (source, source_volume) = match plan {
         Some(_) => (None, None),
@@ -144,7 +165,7 @@ pub async fn upload<A: Api>(
         admitted: memory.admitted,
         cancel_since: memory.cancel_since,
         pair: look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?,
-        pair_content: look.get(Kind::VolumeSnapshotContent, "", &ours).await?,
+        pair_content,
         claims: look.labelled(Kind::Claim, &cr.metadata).await?,
         volumes: look.volumes(&cr.metadata, "").await?,
         class: look.get::<StorageClass>(Kind::StorageClass, "", &csi.storage_class).await?,

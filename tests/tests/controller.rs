@@ -4,6 +4,8 @@
 
 #[path = "controller/enumerate.rs"]
 mod enumerate;
+#[path = "controller/others.rs"]
+mod others;
 #[path = "controller/planted.rs"]
 mod planted;
 #[path = "controller/states.rs"]

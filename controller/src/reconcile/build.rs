@@ -49,11 +49,12 @@ pub(super) fn upload_plan(view: &UploadView, content: &VolumeSnapshotContent) ->
         .clone()
         .or_else(|| view.source.as_ref().and_then(|source| source.spec.volume_mode.clone()));
     let first = view.first.as_ref()?;
-    // Not every driver says a size; the volume itself was as large as its PVC asked, or larger.
+    // Not every driver says a size, and some need more than they say: the largest is what all of them take.
     let said = content.status.restore_size.and_then(|size| u64::try_from(size).ok());
     let of_first = || first.status.restore_size.as_deref().and_then(quantity);
     let of_source = || view.source.as_ref().and_then(|source| quantity(source.spec.resources.requests.get("storage")?));
-    let positive = |size: &u64| *size > 0;
+    let of_volume = || view.source_volume.as_ref().and_then(|volume| quantity(volume.spec.capacity.get("storage")?));
+    let sizes = [said, of_first(), of_source(), of_volume()];
     Some(UploadPlan {
         version: wherry_api::plan::VERSION,
         cr_uid: view.uid().to_owned(),
@@ -65,7 +66,7 @@ pub(super) fn upload_plan(view: &UploadView, content: &VolumeSnapshotContent) ->
         driver: content.spec.driver.clone(),
         snapshot_class: content.spec.volume_snapshot_class_name.clone(),
         storage_class: csi.storage_class,
-        restore_size: said.filter(positive).or_else(|| of_first().filter(positive)).or_else(of_source),
+        restore_size: sizes.into_iter().flatten().filter(|size| *size > 0).max(),
         source_volume_mode: mode.unwrap_or_else(|| "Filesystem".to_owned()),
         topology: view.source_volume.as_ref().and_then(|volume| volume.spec.node_affinity.clone()),
         source_uid: view.source.as_ref().map(|source| source.metadata.uid.clone()),
@@ -129,7 +130,7 @@ pub(super) fn upload_claim(cr: &Meta, plan: &UploadPlan, name: &str) -> Value {
             "accessModes": ["ReadWriteOnce"],
             "volumeMode": plan.source_volume_mode,
             "storageClassName": plan.storage_class,
-            "resources": { "requests": { "storage": plan.restore_size.unwrap_or(1).to_string() } },
+            "resources": { "requests": { "storage": plan.restore_size.unwrap_or_default().to_string() } },
             "dataSource": {
                 "apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": names::object(&cr.uid),
             },
@@ -137,16 +138,21 @@ pub(super) fn upload_claim(cr: &Meta, plan: &UploadPlan, name: &str) -> Value {
     })
 }
 
+/// What the PVC of a download asks for: what the target does, as it is written, unless the snapshot is larger. `None`:
+/// neither says a size.
+pub(super) fn download_size(target: &Claim, snapshot_size: i64) -> Option<String> {
+    let needed = u64::try_from(snapshot_size).unwrap_or(0);
+    let wanted = target.spec.resources.requests.get("storage").map_or("0", String::as_str);
+    match quantity(wanted) {
+        Some(bytes) if bytes < needed => Some(needed.to_string()),
+        Some(0) => None,
+        _ => Some(wanted.to_owned()),
+    }
+}
+
 /// The PVC of an attempt at a download: as the target is, but large enough, and without its selector, which no
 /// provisioner takes.
-pub(super) fn download_claim(cr: &Meta, target: &Claim, snapshot_size: i64, node: Option<&str>, name: &str) -> Value {
-    let wanted = target.spec.resources.requests.get("storage").map_or("0", String::as_str);
-    let needed = u64::try_from(snapshot_size).unwrap_or(0);
-    // What the target asks for is kept as it is written unless it is too small, or its unit is one we do not know.
-    let size = match quantity(wanted) {
-        Some(bytes) if bytes < needed.max(1) => needed.max(1).to_string(),
-        _ => wanted.to_owned(),
-    };
+pub(super) fn download_claim(cr: &Meta, target: &Claim, size: &str, node: Option<&str>, name: &str) -> Value {
     let mut annotations = json!({});
     if let Some(node) = node {
         annotations[SELECTED_NODE] = json!(node);
@@ -170,23 +176,37 @@ pub(super) fn download_claim(cr: &Meta, target: &Claim, snapshot_size: i64, node
     })
 }
 
-/// Bytes of a quantity (`10Gi`, `1500M`, `1e9`, `4096`), rounded down; `None` if it is written in another way.
+/// Bytes of a quantity (`10Gi`, `1.5G`, `1e9`, `4096`, `2E`, `100m`), rounded up; `None` if it is none, or more than 64
+/// bits.
 fn quantity(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let scale: u64 = match &text[digits..] {
-        "" => 1,
-        "k" => 1000,
-        "M" => 1000 * 1000,
-        "G" => 1000 * 1000 * 1000,
-        "T" => 1000 * 1000 * 1000 * 1000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        _ => return None,
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits: u128 = format!("{whole}{part}").parse().ok()?;
+    let (two, ten): (u32, i32) = match unit {
+        "n" => (0, -9),
+        "u" => (0, -6),
+        "m" => (0, -3),
+        "" => (0, 0),
+        "k" => (0, 3),
+        "M" => (0, 6),
+        "G" => (0, 9),
+        "T" => (0, 12),
+        "P" => (0, 15),
+        "E" => (0, 18),
+        "Ki" => (10, 0),
+        "Mi" => (20, 0),
+        "Gi" => (30, 0),
+        "Ti" => (40, 0),
+        "Pi" => (50, 0),
+        "Ei" => (60, 0),
+        other => (0, other.strip_prefix(['e', 'E'])?.parse().ok()?),
     };
-    number.checked_mul(scale)
+    let ten = ten.checked_sub(i32::try_from(part.len()).ok()?)?;
+    let scaled = digits.checked_mul(1 << two)?;
+    let power = 10_u128.checked_pow(ten.unsigned_abs())?;
+    let bytes = if ten < 0 { scaled.div_ceil(power) } else { scaled.checked_mul(power)? };
+    u64::try_from(bytes).ok()
 }
 
 /// The hosting pod: while it runs, the kubelet keeps the volume published. It changes nothing on it: no fsGroup, no
@@ -280,25 +300,28 @@ mod tests {
 
     #[test]
     fn quantities() {
-        for (text, bytes) in [("4096", 4096), ("10Gi", 10 << 30), ("1500M", 1_500_000_000), ("0", 0)] {
+        let binary = [("4096", 4096), ("10Gi", 10 << 30), ("1.5Gi", 3 << 29), ("2Pi", 2 << 50), ("1Ei", 1 << 60)];
+        let decimal = [("1500M", 1_500_000_000), ("2P", 2_000_000_000_000_000), ("1E", 1_000_000_000_000_000_000)];
+        let exponents = [("1e9", 1_000_000_000), ("12E3", 12_000), ("1.5e+3", 1500), ("2500e-3", 3), ("1500m", 2)];
+        for (text, bytes) in [&binary[..], &decimal, &exponents, &[("0", 0)]].concat() {
             assert_eq!(quantity(text), Some(bytes), "{text}");
         }
-        for other in ["", "Gi", "1.5Gi", "1e9", "5X", "99999999999Ti"] {
+        for other in ["", ".", "Gi", "1.2.3", "5X", "1e", "-1", "1e99", "99999999999Ti", "20E"] {
             assert_eq!(quantity(other), None, "{other}");
         }
     }
 
     #[test]
     fn the_larger_of_target_and_snapshot_is_asked_for() {
-        let cr = Meta { uid: "u".into(), ..Meta::default() };
         let size = |wanted: &str, snapshot: i64| {
             let mut target = Claim::default();
             target.spec.resources.requests.insert("storage".to_owned(), wanted.to_owned());
-            let claim = download_claim(&cr, &target, snapshot, None, "n");
-            claim["spec"]["resources"]["requests"]["storage"].as_str().unwrap().to_owned()
+            download_size(&target, snapshot)
         };
-        assert_eq!(size("1Gi", 5), "1Gi");
-        assert_eq!(size("1Gi", (1 << 30) + 1), ((1 << 30) + 1).to_string());
-        assert_eq!(size("1Gi", -4), "1Gi");
+        assert_eq!(size("1Gi", 5).as_deref(), Some("1Gi"));
+        assert_eq!(size("1Gi", (1 << 30) + 1), Some(((1 << 30) + 1).to_string()));
+        assert_eq!(size("1Gi", -4).as_deref(), Some("1Gi"));
+        assert_eq!(size("0", 7).as_deref(), Some("7"));
+        assert_eq!(size("0", 0), None);
     }
 }

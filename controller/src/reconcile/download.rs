@@ -6,6 +6,7 @@ use super::{Action, Step, build, delete, patch};
 use crate::api::{Key, Kind};
 use std::ops::ControlFlow;
 use wherry_api::cluster::{Claim, Pod, SELECTED_NODE, Volume};
+use wherry_api::plan::PlanError;
 use wherry_api::{DataDone, DownloadPlan, Phase, SnapshotId, names};
 
 impl DownloadView {
@@ -33,6 +34,7 @@ impl DownloadView {
             Phase::New => self.accept(),
             _ => match self.plan() {
                 Ok(plan) => self.under_way(&plan),
+                Err(e @ PlanError::Version { .. }) => Step::wait(e.to_string()),
                 Err(e) if self.is_canceled() => cancel(self.key(), &cr.metadata, &e.to_string(), self.now),
                 Err(e) => self.fail(&e.to_string()),
             },
@@ -86,6 +88,9 @@ impl DownloadView {
         if let Some(bound) = is_bound(target) {
             return self.fail(&format!("{} is bound to PV {bound}: nothing is restored into it", self.target_name()));
         }
+        if build::download_size(target, self.cr.spec.snapshot_size).is_none() {
+            return self.fail(&self.without_size());
+        }
         let plan = DownloadPlan {
             version: wherry_api::plan::VERSION,
             cr_uid: self.uid().to_owned(),
@@ -96,15 +101,25 @@ impl DownloadView {
         patch(Action::Accept, self.key(), &self.cr.metadata, body)
     }
 
+    fn without_size(&self) -> String {
+        format!("neither {} nor spec.snapshotSize says a size: give the PVC a request", self.target_name())
+    }
+
     fn under_way(&self, plan: &DownloadPlan) -> Step {
         let exposing = self.exposing(plan);
         let done = DataDone::parse(self.cr.metadata.annotation(names::DATA_DONE), self.uid());
         match done {
             Ok(done) if done.attempt == plan.attempt => match exposing.claim() {
                 Some(claim) if !claim.metadata.is_going() => self.keep_volume(plan, &done, claim, exposing.pod()),
+                Some(_) if exposing.pod().is_some() && self.is_canceled() => self.cancel(),
+                // We delete it only after the pod.
+                Some(claim) if exposing.pod().is_some() => {
+                    self.fail(&format!("PVC {} was deleted while a pod of ours used it", claim.metadata.name))
+                }
                 Some(claim) => Step::wait(format!("PVC {} is going", claim.metadata.name)),
                 None => self.give_volume(plan, &done, &exposing),
             },
+            Err(e @ PlanError::Version { .. }) => Step::wait(e.to_string()),
             _ => self.write_volume(plan, &exposing),
         }
     }
@@ -141,12 +156,15 @@ impl DownloadView {
         if let Some(step) = exposing.earlier() {
             return step;
         }
+        let Some(size) = build::download_size(target, self.cr.spec.snapshot_size) else {
+            return self.fail(&self.without_size());
+        };
         let node = target.metadata.annotation(SELECTED_NODE);
         if exposing.claim().is_none() && node.is_none() && waits_for_consumer(self.class.as_ref()) {
             return exposing.wait(format!("no pod that uses {} has a node yet", self.target_name()));
         }
-        let size = self.cr.spec.snapshot_size;
-        match exposing.published(false, |name| build::download_claim(&self.cr.metadata, target, size, node, &name)) {
+        let node = exposing.chosen(node);
+        match exposing.published(false, |name| build::download_claim(&self.cr.metadata, target, &size, node, &name)) {
             ControlFlow::Break(step) => step,
             ControlFlow::Continue(node) => {
                 exposing.prepared(&node).unwrap_or_else(|| exposing.wait("the agent".to_owned()))
@@ -170,25 +188,40 @@ impl DownloadView {
             return self
                 .fail(&format!("PV {} was written, and {} is not bound to it", done.volume, claim.metadata.name));
         };
+        if volume.metadata.is_going() {
+            return self.fail(&format!("PV {} was deleted by somebody else", done.volume));
+        }
         let policy = volume.spec.persistent_volume_reclaim_policy.as_str();
-        let marked =
-            self.is_marked(volume) && volume.metadata.annotation(names::TARGET_UID) == Some(plan.target_uid.as_str());
-        if !marked || policy != "Retain" {
+        if !self.is_kept(volume, plan) {
             let original = volume.metadata.annotation(names::ORIGINAL_POLICY).unwrap_or(policy);
             let body = build::kept(&self.cr.metadata, plan, original);
             return patch(Action::KeepVolume, volume_key(volume), &volume.metadata, body);
         }
-        match pod {
-            Some(pod) if !pod.metadata.is_going() => return remove_pod(pod),
-            Some(pod) => return Step::wait(format!("pod {} is going", pod.metadata.name)),
-            None => {}
-        }
-        let attached = |name: &str| name == volume.metadata.name;
-        if let Some(still) = self.attachments.iter().find(|a| attached(&a.spec.source.persistent_volume_name)) {
-            return Step::wait(format!("PV {} is still attached to node {}", done.volume, still.spec.node_name));
+        if let Some(step) = self.let_go(pod, done) {
+            return step;
         }
         let key = Key::new(Kind::Claim, &claim.metadata.namespace, &claim.metadata.name);
         delete(Action::RemoveClaim, key, &claim.metadata)
+    }
+
+    /// D7 and D8: pod, then attachment. `None`: both are gone.
+    fn let_go(&self, pod: Option<&Pod>, done: &DataDone) -> Option<Step> {
+        match pod {
+            Some(pod) if !pod.metadata.is_going() => return Some(remove_pod(pod)),
+            Some(pod) => return Some(Step::wait(format!("pod {} is going", pod.metadata.name))),
+            None => {}
+        }
+        let attached = |name: &str| name == done.volume;
+        let still = self.attachments.iter().find(|a| attached(&a.spec.source.persistent_volume_name))?;
+        Some(Step::wait(format!("PV {} is still attached to node {}", done.volume, still.spec.node_name)))
+    }
+
+    /// Nothing takes the volume away when its PVC goes, and it says for whom it is.
+    fn is_kept(&self, volume: &Volume, plan: &DownloadPlan) -> bool {
+        self.is_marked(volume)
+            && volume.metadata.annotation(names::TARGET_UID) == Some(plan.target_uid.as_str())
+            && volume.spec.persistent_volume_reclaim_policy == "Retain"
+            && !volume.metadata.is_going()
     }
 
     /// D9 to D12: our PVC is gone. It is too late to cancel: the volume is given to the target, or it goes.
@@ -208,21 +241,34 @@ impl DownloadView {
         }
         let given = volume.spec.claim_ref.as_ref().is_some_and(|claim| claim.uid == target.metadata.uid);
         if !given {
+            // Somebody else deleted our PVC: the driver may have deleted the volume already, or is about to.
+            if !self.is_kept(volume, plan) || !self.is_ours(volume) {
+                return self.fail(&format!(
+                    "the PVC of PV {} was deleted by somebody else, and nothing kept the PV",
+                    done.volume
+                ));
+            }
+            if let Some(step) = self.let_go(exposing.pod(), done) {
+                return step;
+            }
             return patch(Action::GiveVolume, volume_key(volume), &volume.metadata, build::given(target));
         }
         let bound = target.spec.volume_name == done.volume;
+        if !bound && volume.metadata.is_going() {
+            return self.fail(&format!("PV {} was deleted by somebody else", done.volume));
+        }
         if !bound || target.status.phase != "Bound" || volume.status.phase != "Bound" {
             return Step::wait(format!("PV {} and {} are not bound yet", done.volume, self.target_name()));
         }
         if self.is_marked(volume) {
-            let policy = volume.metadata.annotation(names::ORIGINAL_POLICY).unwrap_or("Delete");
-            return patch(Action::UnmarkVolume, volume_key(volume), &volume.metadata, build::unmarked(policy));
+            return unmark(volume);
         }
         if let Some(step) = exposing.earlier() {
             return step;
         }
         // What an earlier attempt left on a lost node holds the finalizer, not the restore.
-        let left = !self.pods.is_empty() || !self.claims.is_empty() || self.volumes.iter().any(|v| self.is_marked(v));
+        let others = |v: &Volume| v.metadata.name != done.volume && self.is_ours(v);
+        let left = !self.pods.is_empty() || !self.claims.is_empty() || self.volumes.iter().any(others);
         let mut body = if left { serde_json::json!({}) } else { build::released(&self.cr.metadata) };
         body["status"] = serde_json::json!({ "phase": Phase::Completed, "completionTimestamp": self.now });
         patch(Action::Complete, self.key(), &self.cr.metadata, body)
@@ -232,7 +278,7 @@ impl DownloadView {
         self.volumes.iter().find(|volume| volume.metadata.name == done.volume)
     }
 
-    fn is_marked(&self, volume: &Volume) -> bool {
+    pub(super) fn is_marked(&self, volume: &Volume) -> bool {
         volume.metadata.label(names::CR_UID) == Some(self.uid())
     }
 
@@ -257,6 +303,12 @@ impl DownloadView {
 
 fn is_bound(claim: &Claim) -> Option<&str> {
     Some(claim.spec.volume_name.as_str()).filter(|name| !name.is_empty())
+}
+
+/// The PV is its owner's alone. Where nobody knows its policy any more, it is the one that loses nothing.
+pub(super) fn unmark(volume: &Volume) -> Step {
+    let policy = volume.metadata.annotation(names::ORIGINAL_POLICY).unwrap_or("Retain");
+    patch(Action::UnmarkVolume, volume_key(volume), &volume.metadata, build::unmarked(policy))
 }
 
 fn volume_key(volume: &Volume) -> Key {

@@ -1,20 +1,30 @@
 //! What a DataDownload that Failed or was Canceled leaves behind goes: pods, PVCs with their PVs, finalizer.
 
+use super::download::unmark;
 use super::exposing::{doom_claim, doom_volume, release, remove_pod};
 use super::view::DownloadView;
 use super::{Action, Step};
 use wherry_api::cluster::Volume;
 use wherry_api::names;
+use wherry_api::plan::PlanError;
 
 impl DownloadView {
     /// The next of it.
     pub(super) fn removal(&self) -> Step {
         let cr = &self.cr.metadata;
+        if let Err(e @ PlanError::Version { .. }) = self.plan() {
+            return Step::wait(e.to_string());
+        }
         if let Some(pod) = self.pods.iter().find(|pod| !pod.metadata.is_going()) {
             return remove_pod(pod);
         }
         if let Some(pod) = self.pods.first() {
             return Step::wait(format!("pod {} is going", pod.metadata.name));
+        }
+        // Given, and the restore failed all the same: its owner gets it as it was.
+        let targets = |volume: &&Volume| self.is_marked(volume) && self.is_targets(volume);
+        if let Some(volume) = self.volumes.iter().find(targets) {
+            return unmark(volume);
         }
         let ours = || self.volumes.iter().filter(|volume| self.is_ours(volume) && !self.is_targets(volume));
         if let Some(step) = ours().find_map(|volume| doom_volume(Action::DoomVolume, volume, cr)) {
@@ -33,7 +43,7 @@ impl DownloadView {
     }
 
     /// Marked, or for a PVC of ours. What data-done names is only a name.
-    fn is_ours(&self, volume: &Volume) -> bool {
+    pub(super) fn is_ours(&self, volume: &Volume) -> bool {
         let claim = volume.spec.claim_ref.as_ref();
         volume.metadata.label(names::CR_UID) == Some(self.uid())
             || claim.is_some_and(|claim| {
@@ -41,11 +51,12 @@ impl DownloadView {
             })
     }
 
-    /// A volume that the live target names, or that is for it: never taken away.
+    /// A volume that the live target names, or that is for it: never taken away. One that is for a target on its way out
+    /// that is not bound to it is nobody's.
     fn is_targets(&self, volume: &Volume) -> bool {
         let Some(target) = &self.target else { return false };
         let for_it = volume.spec.claim_ref.as_ref().is_some_and(|claim| claim.uid == target.metadata.uid);
         let named = target.spec.volume_name.as_str();
-        named == volume.metadata.name || (for_it && named.is_empty())
+        named == volume.metadata.name || (for_it && named.is_empty() && !target.metadata.is_going())
     }
 }

@@ -108,11 +108,18 @@ impl Exposing<'_> {
         }
         let Some(pod) = self.pod() else {
             let name = self.name();
-            let object = build::pod(self.cr, self.kind, &name, self.limits, build::is_block(found), self.pinned(found));
+            // A PV says itself where it can be used; until there is one, it is to be where the target's pod will run.
+            let node = found.metadata.annotation(wherry_api::cluster::SELECTED_NODE);
+            let node = self.chosen(node).filter(|_| !bound && self.kind == Kind::DataDownload);
+            let object = build::pod(self.cr, self.kind, &name, self.limits, build::is_block(found), node);
             return ControlFlow::Break(create(Action::MakePod, Key::new(Kind::Pod, &self.cr.namespace, &name), object));
         };
         if pod.metadata.is_going() {
             return ControlFlow::Break(self.wait(format!("pod {} is going", pod.metadata.name)));
+        }
+        // Evicted, or refused by its kubelet: it never runs again.
+        if matches!(pod.status.phase.as_str(), "Failed" | "Succeeded") {
+            return ControlFlow::Break(remove_pod(pod));
         }
         if !bound || pod.spec.node_name.is_empty() || pod.status.phase != "Running" {
             return ControlFlow::Break(self.wait(format!("pod {} does not run{}", pod.metadata.name, reason(pod))));
@@ -120,9 +127,13 @@ impl Exposing<'_> {
         ControlFlow::Continue(pod.spec.node_name.clone())
     }
 
-    /// The node that a PVC of ours was made for.
-    fn pinned<'c>(&self, claim: &'c Claim) -> Option<&'c str> {
-        claim.metadata.annotation(wherry_api::cluster::SELECTED_NODE)
+    /// The node that was chosen for the target's pod, where that is heeded: the next attempt does not go back to the
+    /// node where the last one was lost, nor anywhere in particular if nobody knows any more which that was.
+    pub(super) fn chosen<'n>(&self, node: Option<&'n str>) -> Option<&'n str> {
+        let name = self.name();
+        let earlier = self.pods.iter().filter(|pod| pod.metadata.name != name).map(|pod| pod.spec.node_name.as_str());
+        let lost: Vec<&str> = earlier.chain([self.node]).filter(|node| !node.is_empty()).collect();
+        node.filter(|node| self.attempt == 1 || (!lost.is_empty() && !lost.contains(node)))
     }
 
     /// The pod runs on `node`: says so in the CR. `None`: it is said.

@@ -6,6 +6,7 @@ use super::{Action, Step, build, create, delete, patch};
 use crate::api::{Key, Kind};
 use serde_json::json;
 use std::ops::ControlFlow;
+use wherry_api::plan::PlanError;
 use wherry_api::{Phase, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names};
 
 impl UploadView {
@@ -37,6 +38,7 @@ impl UploadView {
             Phase::New => self.accept(),
             _ => match self.plan() {
                 Ok(plan) => self.under_way(&plan),
+                Err(e @ PlanError::Version { .. }) => Step::wait(e.to_string()),
                 Err(e) if self.is_canceled() => self.cancel_saying(&e.to_string()),
                 Err(e) => self.fail(&e.to_string()),
             },
@@ -75,6 +77,12 @@ impl UploadView {
             let said = first.status.error.as_ref().map_or("", |error| error.message.as_str());
             return Step::wait(format!("{} has no storage snapshot yet {said}", self.first_name()).trim_end());
         };
+        if plan.restore_size.is_none() {
+            return self.fail(&format!(
+                "no size is known for a volume made from {}: neither the driver, nor the source PVC, nor its PV says one",
+                self.first_name()
+            ));
+        }
         if !self.admitted {
             return Step::wait("queued");
         }
@@ -101,6 +109,9 @@ impl UploadView {
         }
         if let Some(step) = exposing.earlier() {
             return step;
+        }
+        if exposing.claim().is_none() && plan.restore_size.is_none() {
+            return self.fail(&format!("annotation {} has no restoreSize: no PVC can be made", names::PLAN));
         }
         match exposing.published(true, |name| build::upload_claim(&self.cr.metadata, plan, &name)) {
             ControlFlow::Break(step) => step,

@@ -6,12 +6,16 @@ use super::upload::{content_key, snapshot_key};
 use super::view::UploadView;
 use super::{Action, Step, delete, patch};
 use serde_json::json;
+use wherry_api::plan::PlanError;
 use wherry_api::{VolumeSnapshot, VolumeSnapshotContent, names};
 
 impl UploadView {
     /// The next of it.
     pub(super) fn removal(&self) -> Step {
         let cr = &self.cr.metadata;
+        if let Err(e @ PlanError::Version { .. }) = self.plan() {
+            return Step::wait(e.to_string());
+        }
         if let Some(pod) = self.pods.iter().find(|pod| !pod.metadata.is_going()) {
             return remove_pod(pod);
         }
@@ -63,8 +67,7 @@ impl UploadView {
                 }
                 self.remove_pair()
             }
-            // Never accepted, and its VolumeSnapshot is gone: nothing was ever ours.
-            (_, None) => self.remove_pair(),
+            (_, None) => self.remove_found(),
         }
     }
 
@@ -83,25 +86,28 @@ impl UploadView {
         delete(Action::DropSnapshot, snapshot_key(first), &first.metadata)
     }
 
+    /// The first VolumeSnapshot is gone. Without a plan nothing was ever ours; with one that cannot be read, what has
+    /// our label is. The first content has the last word where it is still there.
+    fn remove_found(&self) -> Option<Step> {
+        let Some(first) = &self.first_content else { return self.remove_pair() };
+        let first = || take_along(Action::DoomFirstContent, Action::DropContent, first);
+        Some(self.remove_unused_pair().unwrap_or_else(first))
+    }
+
     /// Our pair goes without effect on the storage.
     fn remove_unused_pair(&self) -> Option<Step> {
-        if let Some(content) = &self.pair_content {
-            if content.spec.deletion_policy != "Retain" && !content.metadata.is_going() {
-                let body = json!({ "spec": { "deletionPolicy": "Retain" } });
-                return Some(patch(Action::SpareContent, content_key(content), &content.metadata, body));
-            }
-            if !content.metadata.is_going() && self.pair.is_none() {
-                return Some(delete(Action::RemoveContent, content_key(content), &content.metadata));
-            }
+        let Some(pair) = &self.pair else { return self.pair_content.as_ref().map(leave_behind) };
+        if let Some(content) = &self.pair_content
+            && content.spec.deletion_policy != "Retain"
+            && !content.metadata.is_going()
+        {
+            let body = json!({ "spec": { "deletionPolicy": "Retain" } });
+            return Some(patch(Action::SpareContent, content_key(content), &content.metadata, body));
         }
-        if let Some(pair) = &self.pair {
-            return Some(match pair.metadata.is_going() {
-                false => delete(Action::RemoveSnapshot, snapshot_key(pair), &pair.metadata),
-                true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)),
-            });
-        }
-        let content = self.pair_content.as_ref()?;
-        Some(Step::wait(format!("VolumeSnapshotContent {} is going", content.metadata.name)))
+        Some(match pair.metadata.is_going() {
+            false => delete(Action::RemoveSnapshot, snapshot_key(pair), &pair.metadata),
+            true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)),
+        })
     }
 
     /// The first VolumeSnapshot is gone, its content is kept by Retain: our pair is to have the last word.
@@ -113,6 +119,10 @@ impl UploadView {
             return Step::wait(format!("VolumeSnapshot {} is going", going.metadata.name));
         }
         if let Some(pair) = &self.pair_content {
+            // Bound to a VolumeSnapshot that is gone, it is never bound to another one: it is made anew.
+            if self.pair.is_none() && is_bound(pair) {
+                return leave_behind(pair);
+            }
             if pair.metadata.is_going() {
                 return Step::wait(format!("VolumeSnapshotContent {} is going", pair.metadata.name));
             }
@@ -138,15 +148,54 @@ impl UploadView {
             });
         }
         let content = self.pair_content.as_ref()?;
-        if content.metadata.is_going() {
-            return Some(Step::wait(format!("VolumeSnapshotContent {} is going", content.metadata.name)));
-        }
-        // Without a VolumeSnapshot it does not take the storage snapshot along: it gets one again.
+        // One that was never bound gets a VolumeSnapshot; one whose VolumeSnapshot is gone gets none any more.
         match self.plan() {
-            Ok(plan) => self.make_pair(&plan),
-            Err(_) => Some(delete(Action::RemoveContent, content_key(content), &content.metadata)),
+            Ok(_) if !is_bound(content) && content.metadata.is_going() => {
+                Some(Step::wait(format!("VolumeSnapshotContent {} is going", content.metadata.name)))
+            }
+            Ok(plan) if !is_bound(content) => self.make_pair(&plan),
+            _ => Some(take_along(Action::DoomContent, Action::RemoveContent, content)),
         }
     }
+}
+
+/// Whether it was ever bound to a VolumeSnapshot.
+fn is_bound(content: &VolumeSnapshotContent) -> bool {
+    !content.spec.volume_snapshot_ref.uid.is_empty()
+}
+
+/// A content without VolumeSnapshot goes, and the storage snapshot stays: another content has the last word.
+fn leave_behind(content: &VolumeSnapshotContent) -> Step {
+    let asked = !is_bound(content) || content.metadata.annotation(names::BEING_DELETED).is_some();
+    if content.spec.deletion_policy != "Retain" || !asked {
+        let body = json!({
+            "metadata": { "annotations": { names::BEING_DELETED: "yes" } }, "spec": { "deletionPolicy": "Retain" },
+        });
+        return patch(Action::SpareContent, content_key(content), &content.metadata, body);
+    }
+    match content.metadata.is_going() {
+        false => delete(Action::RemoveContent, content_key(content), &content.metadata),
+        true => Step::wait(format!("VolumeSnapshotContent {} is going", content.metadata.name)),
+    }
+}
+
+/// A content without VolumeSnapshot goes, and the storage snapshot with it: only with the annotation, and not before it
+/// shows the handle.
+fn take_along(doom: Action, remove: Action, content: &VolumeSnapshotContent) -> Step {
+    let asked = content.metadata.annotation(names::BEING_DELETED).is_some();
+    if content.spec.deletion_policy != "Delete" || !asked {
+        let body = json!({
+            "metadata": { "annotations": { names::BEING_DELETED: "yes" } }, "spec": { "deletionPolicy": "Delete" },
+        });
+        return patch(doom, content_key(content), &content.metadata, body);
+    }
+    if content.metadata.is_going() {
+        return Step::wait(format!("VolumeSnapshotContent {} is going", content.metadata.name));
+    }
+    if content.status.snapshot_handle.as_deref().unwrap_or_default().is_empty() {
+        return Step::wait(format!("VolumeSnapshotContent {} does not show the handle yet", content.metadata.name));
+    }
+    delete(remove, content_key(content), &content.metadata)
 }
 
 fn doom_content(content: &VolumeSnapshotContent) -> Option<Step> {

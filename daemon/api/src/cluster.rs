@@ -101,6 +101,9 @@ pub struct VolumeSpec {
     pub persistent_volume_reclaim_policy: String,
     /// `claimRef` (`*ObjectReference`): for whom the volume is. One without is anybody's.
     pub claim_ref: Option<ClaimRef>,
+    /// `capacity`: quantities as text; `storage` is read.
+    #[serde(deserialize_with = "or_default")]
+    pub capacity: BTreeMap<String, String>,
     /// `nodeAffinity` (`*VolumeNodeAffinity`): copied, not read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_affinity: Option<Value>,

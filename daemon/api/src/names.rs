@@ -20,6 +20,9 @@ pub const EXCLUDE: &str = "velero.io/exclude-from-backup";
 pub const ORIGINAL_POLICY: &str = "wherry.io/original-reclaim-policy";
 /// Annotation of a PV that changes hands: uid of the PVC that gets it.
 pub const TARGET_UID: &str = "wherry.io/target-uid";
+/// Annotation of a VolumeSnapshotContent: its VolumeSnapshot is being deleted. Without it the sidecar does not let a
+/// content go that is bound.
+pub const BEING_DELETED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";
 /// Label of a VolumeSnapshotContent that is served by the node that took the snapshot; copied.
 pub const MANAGED_BY: &str = "snapshot.storage.kubernetes.io/managed-by";
 /// Label of a DataUpload that Velero restored from a backup: a copy, which starts nothing.

@@ -75,7 +75,7 @@ impl Turn<'_> {
         let here = |pod: &Value| text(pod, "/spec/nodeName") == self.process.node;
         let runs = pod.is_some_and(|pod| !is_going(&pod) && pod["status"]["phase"] == "Running" && here(&pod));
         if !runs || !["Prepared", "InProgress", "Canceling"].contains(&phase) {
-            return Ok(self.close(&volume));
+            return Ok(self.close_all());
         }
         let canceled = cr["spec"]["cancel"] == true || is_going(cr);
         match (phase, kind) {
@@ -164,6 +164,12 @@ impl Turn<'_> {
         self.process.open.retain(|open| open != volume);
         self.process.moved = 0;
         self.process.open.len() != before
+    }
+
+    /// Its pod is gone, and with it what was open.
+    fn close_all(&mut self) -> bool {
+        self.process.moved = 0;
+        !std::mem::take(&mut self.process.open).is_empty()
     }
 
     fn status(&self, kind: Kind, cr: &Value, status: Value) -> Result<bool, ApiError> {

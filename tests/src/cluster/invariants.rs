@@ -1,7 +1,7 @@
 //! I1 to I8 of the design, looked at after every change and at the end.
 
 use super::agent::AgentProcess;
-use super::scene::Scene;
+use super::scene::{Scene, others};
 use super::server::{Change, Server};
 use super::snapshots::{handle, is_going, text};
 use super::world::{Content, Repository, Storage};
@@ -16,7 +16,7 @@ pub struct Invariants {
     scene: Scene,
     cr: Key,
     uid: String,
-    others: Option<Arc<Value>>,
+    others: Vec<Option<Arc<Value>>>,
     reported: Vec<String>,
     seen: bool,
     /// The last phase of the CR.
@@ -37,10 +37,6 @@ fn rank(phase: &str) -> u8 {
     }
 }
 
-fn others() -> Key {
-    Key::new(Kind::DataUpload, "velero", "others")
-}
-
 impl Invariants {
     pub(super) fn new(scene: Scene, server: &Server, cr: &Key) -> Self {
         let uid = server.get(cr).map(|object| text(&object, "/metadata/uid").to_owned()).unwrap_or_default();
@@ -48,7 +44,7 @@ impl Invariants {
             scene,
             cr: cr.clone(),
             uid,
-            others: server.get(&others()),
+            others: others().iter().map(|key| server.get(key)).collect(),
             reported: Vec::new(),
             seen: false,
             last_phase: String::new(),
@@ -84,8 +80,10 @@ impl Invariants {
         }
         self.storage_snapshot(server, storage);
         self.target(server, storage, agent);
-        if server.get(&others()) != self.others {
-            self.found("I8: a CR of another mover was written".to_owned());
+        for (key, before) in others().iter().zip(self.others.clone()) {
+            if server.get(key) != before {
+                self.found(format!("I8: {key}, which is not ours, was written"));
+            }
         }
     }
 

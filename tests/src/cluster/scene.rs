@@ -11,6 +11,17 @@ pub const UPLOAD: &str = "b-1";
 /// The DataDownload.
 pub const DOWNLOAD: &str = "r-1";
 
+/// CRs that are not ours: of another mover, and copies that a restore or a sync made. Nobody may write them.
+pub(super) fn others() -> [Key; 4] {
+    let key = |kind, name| Key::new(kind, "velero", name);
+    [
+        key(Kind::DataUpload, "others"),
+        key(Kind::DataUpload, "copy"),
+        key(Kind::DataDownload, "others"),
+        key(Kind::DataDownload, "copy"),
+    ]
+}
+
 /// What may differ.
 #[derive(Debug, Clone, Copy)]
 pub struct Scene {
@@ -41,8 +52,18 @@ impl Scene {
         }
         // Would take any PV that is Available, and gets none otherwise: its class does not exist.
         put(Key::new(Kind::Claim, "app", "greedy"), json!({ "spec": { "storageClassName": "none" } }));
-        let spec = json!({ "datamover": "velero", "snapshotType": "CSI", "sourceNamespace": "app", "sourcePVC": "x" });
-        put(Key::new(Kind::DataUpload, "velero", "others"), json!({ "spec": spec }));
+        for key in others() {
+            let mover = if key.name == "copy" { "wherry" } else { "velero" };
+            let copied = if key.kind == Kind::DataUpload { "velero.io/restore-name" } else { "velero.io/backup-name" };
+            let labels = if key.name == "copy" { json!({ copied: "x" }) } else { json!({}) };
+            let spec = json!({
+                "datamover": mover, "snapshotType": "CSI", "sourceNamespace": "app", "sourcePVC": "x",
+                "csiSnapshot": { "volumeSnapshot": "velero-data-x", "storageClass": "lab" },
+                "snapshotID": "wherry1/ab/6831/c1.app.data.u-1", "snapshotSize": 4096,
+                "targetVolume": { "pvc": "data", "namespace": "app", "pv": "" },
+            });
+            put(key, json!({ "metadata": { "labels": labels }, "spec": spec }));
+        }
         if self.download { self.download(put) } else { self.upload(put, policy, storage) }
     }
 

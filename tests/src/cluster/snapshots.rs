@@ -75,12 +75,14 @@ fn deleting(server: &Server, key: &Key, uid: &str, content: Option<(Key, Arc<Val
         return false;
     }
     match content {
-        Some((content_key, content))
-            if content["spec"]["deletionPolicy"] == "Delete" && content["spec"]["volumeSnapshotRef"]["uid"] == uid =>
-        {
+        Some((content_key, content)) if content["spec"]["volumeSnapshotRef"]["uid"] == uid => {
             if content["metadata"]["annotations"][BEING_DELETED].is_null() {
                 let patch = json!({ "metadata": { "annotations": { BEING_DELETED: "yes" } } });
                 server.patch(Who::System, &content_key, &patch);
+                return true;
+            }
+            if content["spec"]["deletionPolicy"] != "Delete" {
+                server.finish(Who::System, key, BOUND);
                 return true;
             }
             if is_going(&content) {
@@ -101,7 +103,7 @@ pub(super) fn sidecar(server: &Server, storage: &mut Storage) -> bool {
             let retain = content["spec"]["deletionPolicy"] == "Retain";
             let unbound = text(&content, "/spec/volumeSnapshotRef/uid").is_empty();
             let asked = content["metadata"]["annotations"][BEING_DELETED].is_string();
-            if !retain && !unbound && !asked {
+            if !unbound && !asked {
                 continue;
             }
             if !retain && !text(&content, "/status/snapshotHandle").is_empty() {

@@ -86,8 +86,10 @@ pub(super) fn pv_controller(server: &Server, storage: &mut Storage) -> bool {
                 return true;
             }
             if volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete" && !is_attached(server, &key.name) {
-                storage.volumes.remove(&key.name);
-                server.delete(Who::System, &key);
+                // The driver first; the object outlives what it stands for.
+                if storage.volumes.remove(&key.name).is_none() {
+                    server.delete(Who::System, &key);
+                }
                 return true;
             }
             continue;
@@ -121,7 +123,8 @@ pub(super) fn protection(server: &Server) -> bool {
             let uses = |pod: &Key, object: &Value| pod.namespace == key.namespace && claim_of(object) == key.name;
             server.all(Kind::Pod).iter().any(|(pod, object)| uses(pod, object))
         };
-        if is_going(&claim) && !used() {
+        let held = claim["metadata"]["finalizers"].to_string().contains(PVC_PROTECTION);
+        if is_going(&claim) && held && !used() {
             server.finish(Who::System, &key, PVC_PROTECTION);
             return true;
         }
@@ -129,13 +132,35 @@ pub(super) fn protection(server: &Server) -> bool {
     false
 }
 
-/// The first node that is ready: pods go there.
-fn ready_node(server: &Server) -> Option<String> {
-    server.all(Kind::Node).into_iter().find(|(_, node)| is_ready(node)).map(|(key, _)| key.name)
+/// The first node that is ready, takes pods, and is the one that the pod must have: it goes there.
+fn node_for(server: &Server, pod: &Value) -> Option<String> {
+    const PINNED: &str = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms\
+                          /0/matchFields/0/values/0";
+    let pinned = text(pod, PINNED);
+    let takes = |key: &Key, node: &Value| {
+        is_ready(node) && node["spec"]["unschedulable"] != true && (pinned.is_empty() || pinned == key.name)
+    };
+    server.all(Kind::Node).into_iter().find(|(key, node)| takes(key, node)).map(|(key, _)| key.name)
 }
 
 fn is_ready(node: &Value) -> bool {
     node["status"]["conditions"][0]["status"] == "True"
+}
+
+/// Attachments that no pod on their node needs go, after the pod.
+pub(super) fn detach(server: &Server) -> bool {
+    for (key, attachment) in server.all(Kind::Attachment) {
+        let needs = |pod_key: &Key, pod: &Value| {
+            let claim = server.get(&Key::new(Kind::Claim, &pod_key.namespace, claim_of(pod))).unwrap_or_default();
+            text(pod, "/spec/nodeName") == text(&attachment, "/spec/nodeName")
+                && text(&claim, "/spec/volumeName") == text(&attachment, "/spec/source/persistentVolumeName")
+        };
+        if !server.all(Kind::Pod).iter().any(|(pod_key, pod)| needs(pod_key, pod)) {
+            server.delete(Who::System, &key);
+            return true;
+        }
+    }
+    false
 }
 
 /// Scheduler, attach-detach controller, kubelets, and the collector of pods whose node is gone. Nothing happens to the
@@ -154,19 +179,18 @@ pub(super) fn kubelet(server: &Server) -> bool {
         if node.is_some_and(|node| !is_ready(&node)) {
             continue;
         }
-        let Some(ready) = ready_node(server) else { return false };
         if is_going(&pod) || gone {
-            if server.get(&attachment).is_some() {
-                server.delete(Who::System, &attachment);
-            } else {
-                server.delete(Who::System, &key);
-                server.finish(Who::System, &key, KUBELET);
-            }
+            server.delete(Who::System, &key);
+            server.finish(Who::System, &key, KUBELET);
             return true;
+        }
+        if text(&pod, "/status/phase") == "Failed" {
+            continue;
         }
         let Some(claim) = claim.filter(|claim| !is_going(claim)) else { continue };
         if volume.is_empty() {
             let class = class_of(server, &claim);
+            let Some(ready) = node_for(server, &pod) else { continue };
             if class.is_some_and(|class| waits(&class)) && claim["metadata"]["annotations"][SELECTED].is_null() {
                 server.patch(Who::System, &claim_key, &json!({ "metadata": { "annotations": { SELECTED: ready } } }));
                 return true;
@@ -174,6 +198,7 @@ pub(super) fn kubelet(server: &Server) -> bool {
             continue;
         }
         if text(&pod, "/spec/nodeName").is_empty() {
+            let Some(ready) = node_for(server, &pod) else { continue };
             server.patch(
                 Who::System,
                 &key,
@@ -181,7 +206,11 @@ pub(super) fn kubelet(server: &Server) -> bool {
             );
             return true;
         }
-        if server.get(&attachment).is_none() {
+        let attached = server.get(&attachment);
+        if attached.as_ref().is_some_and(|attached| attached["spec"]["nodeName"] != pod["spec"]["nodeName"]) {
+            continue;
+        }
+        if attached.is_none() {
             let spec =
                 json!({ "nodeName": text(&pod, "/spec/nodeName"), "source": { "persistentVolumeName": volume } });
             server.create(Who::System, &attachment, &json!({ "metadata": { "name": attachment.name }, "spec": spec }));

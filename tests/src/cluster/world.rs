@@ -3,7 +3,7 @@
 use super::agent::{AgentProcess, Turn};
 use super::clock::now;
 use super::invariants::Invariants;
-use super::scene::Scene;
+use super::scene::{Scene, others};
 use super::server::{Client, Faults, How, Server, Who};
 use super::snapshots::text;
 use super::{snapshots, volumes};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use wherry_api::settings::Settings;
-use wherry_api::{SnapshotId, Time};
+use wherry_api::{SnapshotId, Time, names};
 use wherry_controller::api::{Key, Kind};
 use wherry_controller::apply::apply;
 use wherry_controller::observe::{self, Memory};
@@ -82,6 +82,17 @@ pub enum Event {
     AgentStops,
     /// Node n1 is not ready any more; its pods stay as they are. When nothing else is left to do, it is declared gone.
     NodeLost,
+    /// Node n1 is drained: it takes no pods any more, ours are deleted, and its agent goes.
+    NodeDrained,
+    /// Our pods are evicted by their kubelet: they stay, in phase Failed.
+    PodFails,
+    /// Other hands delete our PVC; while a pod uses it, it stays.
+    ClaimGoing,
+    /// Other hands delete our pod and our PVC while we look away; of what that leads to, all has come until the
+    /// driver has deleted a volume that nothing kept, and the PV is still there.
+    ClaimGone,
+    /// Somebody writes into the plan.
+    PlanBroken,
 }
 
 /// An event, once so many writes of ours were made.
@@ -255,6 +266,7 @@ impl World {
 
     /// Runs until nothing changes any more.
     pub fn run(mut self) -> Outcome {
+        self.look_at_others();
         let mut turns = 0;
         while self.turn() || self.sleep() || self.gone() {
             turns += 1;
@@ -272,6 +284,19 @@ impl World {
             steps: self.steps,
             phase,
         }
+    }
+
+    /// What is decided about the CRs that are not ours is done, too.
+    fn look_at_others(&mut self) {
+        let ours = self.cr.clone();
+        for other in others() {
+            self.cr = other;
+            if let Some(Step::Do(_, write)) = self.look().map(|view| view.next_step()) {
+                now(apply(&Client::new(&self.server, Who::Controller, None), &write)).unwrap();
+            }
+        }
+        self.cr = ours;
+        self.check();
     }
 
     /// Everybody acts once; `false`: nobody had anything to do.
@@ -307,12 +332,13 @@ impl World {
 
     fn others_act(&mut self) -> bool {
         let mut changed = false;
-        let actors: [fn(&Server, &mut Storage) -> bool; 7] = [
+        let actors: [fn(&Server, &mut Storage) -> bool; 8] = [
             |server, _| snapshots::controller(server),
             snapshots::sidecar,
             volumes::provisioner,
             volumes::pv_controller,
             |server, _| volumes::kubelet(server),
+            |server, _| volumes::detach(server),
             |server, _| volumes::protection(server),
             |server, _| volumes::garbage(server),
         ];
@@ -425,6 +451,21 @@ impl World {
         lost
     }
 
+    fn our_pods(&self) -> Vec<Key> {
+        let pods = self.server.all(Kind::Pod);
+        pods.into_iter().map(|(key, _)| key).filter(|key| key.name.starts_with("wherry-")).collect()
+    }
+
+    fn runs_on_n1(&self, pod: &Key) -> bool {
+        self.server.get(pod).is_some_and(|pod| text(&pod, "/spec/nodeName") == "n1")
+    }
+
+    /// The PVC of the first attempt.
+    fn our_claim(&self) -> Key {
+        let cr = self.server.get(&self.cr).unwrap_or_default();
+        Key::new(Kind::Claim, "velero", &names::of_attempt(text(&cr, "/metadata/uid"), 1))
+    }
+
     fn happen(&mut self, event: Event) {
         let server = &self.server;
         let target = Key::new(Kind::Claim, "app", "data");
@@ -454,6 +495,37 @@ impl World {
                 let node = Key::new(Kind::Node, "", "n1");
                 server.patch(Who::System, &node, &json!({ "status": { "conditions": lost } }));
                 self.agent = AgentProcess::start("n2");
+            }
+            Event::NodeDrained => {
+                let node = Key::new(Kind::Node, "", "n1");
+                server.patch(Who::System, &node, &json!({ "spec": { "unschedulable": true } }));
+                for pod in self.our_pods().iter().filter(|pod| self.runs_on_n1(pod)) {
+                    server.delete(Who::System, pod);
+                }
+                self.agent = AgentProcess::start("n2");
+            }
+            Event::PodFails => {
+                for pod in self.our_pods() {
+                    server.patch(Who::System, &pod, &json!({ "status": { "phase": "Failed" } }));
+                }
+            }
+            Event::ClaimGoing => server.delete(Who::Velero, &self.our_claim()),
+            Event::ClaimGone => {
+                for pod in self.our_pods() {
+                    server.delete(Who::Velero, &pod);
+                }
+                server.delete(Who::Velero, &self.our_claim());
+                while volumes::kubelet(server) || volumes::detach(server) || volumes::protection(server) {}
+                // Released, and deleted by the driver.
+                for _ in 0..2 {
+                    volumes::pv_controller(server, &mut self.storage);
+                }
+            }
+            Event::PlanBroken => {
+                if server.get(&self.cr).is_some_and(|cr| cr["metadata"]["annotations"][names::PLAN].is_string()) {
+                    let patch = json!({ "metadata": { "annotations": { names::PLAN: "{" } } });
+                    server.patch(Who::Velero, &self.cr, &patch);
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::scenes;
 use serde_json::{Value, json};
+use wherry_api::names::BEING_DELETED;
 use wherry_controller::api::{Guard, Key, Kind};
 use wherry_controller::reconcile::{Action, Step, Write};
 use wherry_tests::cluster::invariants::violates;
@@ -89,7 +90,11 @@ fn i2_the_first_content_goes_before_ours_shows_the_handle() {
             object["spec"]["source"]["snapshotHandle"] = json!("unknown to the driver");
         }
         match is(&step, Action::MakeSnapshot) && server.get(&first).is_some() {
-            true => delete(server, first),
+            // A content that is bound goes only with the annotation.
+            true => match server.get(&first).unwrap()["metadata"]["annotations"][BEING_DELETED].is_string() {
+                true => delete(server, first),
+                false => patch(server, first, json!({ "metadata": { "annotations": { BEING_DELETED: "yes" } } })),
+            },
             false => step,
         }
     });

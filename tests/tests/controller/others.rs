@@ -1,0 +1,218 @@
+//! What others do to what is ours: other hands, drains, evictions, later versions, unreadable plans.
+
+use crate::{assert_clean, scenes};
+use serde_json::json;
+use wherry_api::{DownloadPlan, Phase, Time, UploadPlan, names};
+use wherry_controller::api::{Key, Kind};
+use wherry_controller::reconcile::{Action, Step, Write};
+use wherry_tests::cluster::{DOWNLOAD, Event, Outcome, Scene, UPLOAD, Who, World, WorldView};
+
+fn all_scenes() -> Vec<Scene> {
+    [scenes(false), scenes(true)].concat()
+}
+
+fn writes(scene: Scene) -> usize {
+    if scene.download { 12 } else { 17 }
+}
+
+/// The event at every point, in every scene.
+fn at_every_point(event: Event, check: impl Fn(Scene, usize, &str, &Outcome)) {
+    for scene in all_scenes() {
+        for after in 0..=writes(scene) {
+            let outcome = World::new(scene).at(after, event).run();
+            let of = format!("{scene:?}, {event:?} after {after}");
+            assert_clean(&outcome, &of);
+            check(scene, after, &of, &outcome);
+        }
+    }
+}
+
+#[test]
+fn a_volume_that_nothing_kept_is_not_given_away() {
+    at_every_point(Event::ClaimGone, |scene, after, of, outcome| {
+        // Written, and nothing keeps it: the one moment when somebody else's deletion costs the restore.
+        let expected = if scene.download && after == 6 { "Failed" } else { "Completed" };
+        assert_eq!(outcome.phase, expected, "{of}: {:#?}", outcome.steps);
+    });
+    // The driver has deleted the volume, and its PV is still there to be given away.
+    for scene in scenes(true) {
+        let outcome = World::new(scene).at(6, Event::ClaimGone).slow_others().run();
+        assert_clean(&outcome, &format!("{scene:?}"));
+        assert_eq!(outcome.phase, "Failed", "{scene:?}: {:#?}", outcome.steps);
+    }
+}
+
+#[test]
+fn a_claim_that_others_delete_under_the_pod_ends_it() {
+    at_every_point(Event::ClaimGoing, |scene, after, of, outcome| {
+        assert!(["Failed", "Completed"].contains(&outcome.phase.as_str()), "{of}: {}", outcome.phase);
+        if scene.download && (6..=7).contains(&after) {
+            assert_eq!(outcome.phase, "Failed", "{of}");
+        }
+    });
+    for scene in scenes(true) {
+        for after in 6..=7 {
+            let outcome = World::new(scene).at(after, Event::ClaimGoing).at(after, Event::Cancel).run();
+            assert_clean(&outcome, &format!("{scene:?} after {after}"));
+            assert_eq!(outcome.phase, "Canceled", "{scene:?} after {after}");
+        }
+    }
+}
+
+#[test]
+fn a_drained_node_does_not_get_the_pod_again() {
+    at_every_point(Event::NodeDrained, |_, _, of, outcome| {
+        assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+    });
+}
+
+#[test]
+fn an_evicted_pod_is_made_again() {
+    at_every_point(Event::PodFails, |_, _, of, outcome| {
+        assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+    });
+}
+
+#[test]
+fn a_target_that_goes_slowly_after_it_was_given_the_volume() {
+    for scene in scenes(true) {
+        for event in [Event::TargetGone, Event::TargetReplaced] {
+            let outcome = World::new(scene).at(10, event).slow_others().run();
+            assert_clean(&outcome, &format!("{scene:?}, {event:?}"));
+            assert_eq!(outcome.phase, "Failed", "{scene:?}, {event:?}");
+        }
+    }
+}
+
+#[test]
+fn a_volume_that_the_target_is_bound_to_loses_our_marks_when_the_restore_fails() {
+    for scene in scenes(true) {
+        let mut world = World::new(scene).run_to(10);
+        let target = Key::new(Kind::Claim, "app", "data");
+        world.server.patch(Who::Velero, &target, &json!({ "metadata": { "finalizers": ["somebody/holds"] } }));
+        world.server.delete(Who::Velero, &target);
+        while world.turn() {}
+        let (_, volume) = world.server.all(Kind::Volume).remove(0);
+        let policy = if scene.retain { "Retain" } else { "Delete" };
+        assert_eq!(volume["spec"]["persistentVolumeReclaimPolicy"], policy, "{scene:?}: {volume}");
+        assert!(!volume["metadata"].to_string().contains("wherry.io/"), "{scene:?}: {volume}");
+        let cr = world.server.get(&world.cr).unwrap();
+        assert_eq!(cr["status"]["phase"], "Failed");
+        assert!(!cr["metadata"]["finalizers"].to_string().contains("wherry.io"));
+    }
+}
+
+#[test]
+fn cancel_and_then_the_source_goes_at_every_pair_of_points() {
+    for scene in scenes(false) {
+        for first in 0..=writes(scene) {
+            for second in first..=first + 8 {
+                for cancel in [Event::Cancel, Event::Delete] {
+                    let outcome = World::new(scene).at(first, cancel).at(second, Event::SourceGone).run();
+                    let of = format!("{scene:?}, {cancel:?} after {first}, source gone after {second}");
+                    // Without a plan, a storage snapshot of a class of policy Retain is left to whoever made that class.
+                    let unplanned = first < 2;
+                    let violations: Vec<&String> =
+                        outcome.violations.iter().filter(|v| !(unplanned && v.starts_with("I1"))).collect();
+                    assert!(violations.is_empty(), "{of}: {violations:#?} {:#?}", outcome.steps);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plan_that_cannot_be_read_fails_and_leaves_nothing() {
+    at_every_point(Event::PlanBroken, |_, _, of, outcome| {
+        assert!(["Failed", "Completed"].contains(&outcome.phase.as_str()), "{of}: {}", outcome.phase);
+    });
+    // The namespace of the source is gone, too: the kept content is found by its label alone.
+    for scene in scenes(false) {
+        for after in 3..=writes(scene) {
+            let outcome = World::new(scene).at(after, Event::PlanBroken).at(after, Event::SourceGone).run();
+            assert_clean(&outcome, &format!("{scene:?} after {after}"));
+        }
+    }
+}
+
+#[test]
+fn what_a_later_version_has_begun_is_left_to_it() {
+    for scene in all_scenes() {
+        let (kind, name) = if scene.download { (Kind::DataDownload, DOWNLOAD) } else { (Kind::DataUpload, UPLOAD) };
+        let key = Key::new(kind, "velero", name);
+        for after in [2, 5, 6] {
+            let world = World::new(scene).run_to(after);
+            let cr = world.server.get(&key).unwrap();
+            for annotation in [names::PLAN, names::DATA_DONE] {
+                let Some(text) = cr["metadata"]["annotations"][annotation].as_str() else { continue };
+                let later = text.replace("\"version\":1", "\"version\":9");
+                let body = |text: &str| json!({ "metadata": { "annotations": { annotation: text } } });
+                world.server.patch(Who::Velero, &key, &body(&later));
+                for phase in [Phase::Accepted, Phase::Prepared, Phase::InProgress, Phase::Failed, Phase::Canceled] {
+                    if phase.is_terminal() && annotation == names::DATA_DONE {
+                        continue;
+                    }
+                    world.server.patch(Who::Velero, &key, &json!({ "status": { "phase": phase } }));
+                    let step = world.look().unwrap().next_step();
+                    let waits = matches!(&step, Step::Wait { why, .. } if why.contains("version 9"));
+                    assert!(waits, "{scene:?}, {annotation} after {after}, {phase:?}: {step:?}");
+                }
+                world.server.patch(Who::Velero, &key, &body(text));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_known_size_is_asked_for_and_none_at_all_fails() {
+    let look = || match World::new(scenes(false)[0]).run_to(1).look() {
+        Some(WorldView::Upload(view)) => view,
+        other => panic!("{other:?}"),
+    };
+    let size = |step: &Step| match step {
+        Step::Do(Action::Accept, Write::Patch { patch, .. }) => {
+            let uid = look().cr.metadata.uid;
+            UploadPlan::parse(patch["metadata"]["annotations"][names::PLAN].as_str(), &uid).unwrap().restore_size
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut view = look();
+    assert_eq!(size(&view.next_step()), Some(4096));
+    let mut source = wherry_api::cluster::Claim::default();
+    source.spec.resources.requests.insert("storage".to_owned(), "1e6".to_owned());
+    view.source = Some(source);
+    assert_eq!(size(&view.next_step()), Some(1_000_000));
+    let mut volume = wherry_api::cluster::Volume::default();
+    volume.spec.capacity.insert("storage".to_owned(), "1Gi".to_owned());
+    view.source_volume = Some(volume);
+    assert_eq!(size(&view.next_step()), Some(1 << 30));
+
+    let mut view = look();
+    view.first_content.as_mut().unwrap().status.restore_size = None;
+    assert!(matches!(view.next_step(), Step::Do(Action::Fail, _)), "{:?}", view.next_step());
+}
+
+#[test]
+fn a_restore_of_no_known_size_fails() {
+    let Some(WorldView::Download(mut view)) = World::new(scenes(true)[0]).look() else { panic!("no view") };
+    assert!(matches!(view.next_step(), Step::Do(Action::Accept, _)));
+    view.cr.spec.snapshot_size = 0;
+    view.target.as_mut().unwrap().spec.resources.requests.clear();
+    assert!(matches!(view.next_step(), Step::Do(Action::Fail, _)), "{:?}", view.next_step());
+}
+
+#[test]
+fn the_next_attempt_is_not_pinned_to_the_node_that_was_lost() {
+    let mut world = World::new(scenes(true)[2]).run_to(4);
+    let late = Time(0);
+    let node = Key::new(Kind::Node, "", "n1");
+    let conditions = json!([{ "type": "Ready", "status": "Unknown", "lastTransitionTime": late }]);
+    world.server.patch(Who::System, &node, &json!({ "status": { "conditions": conditions } }));
+    while world.turn() {}
+    let uid = world.server.get(&world.cr).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    let plan = world.server.get(&world.cr).unwrap()["metadata"]["annotations"][names::PLAN].as_str().map(str::to_owned);
+    assert_eq!(DownloadPlan::parse(plan.as_deref(), &uid).unwrap().attempt, 2);
+    let claim = world.server.get(&Key::new(Kind::Claim, "velero", &names::of_attempt(&uid, 2))).unwrap();
+    let selected = &claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"];
+    assert_ne!(*selected, "n1", "{claim}");
+}
