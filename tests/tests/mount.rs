@@ -230,8 +230,13 @@ fn a_damaged_chunk_is_unreadable_and_all_others_are_not() {
         // As `dd conv=noerror` goes: a large block, and where that fails, on with the next page.
         let (mut at, mut bad) = (0, Vec::new());
         while at < disk.len() {
-            let mut bytes = vec![0; (1 << 20).min(disk.len() - at)];
-            match file.read_at(&mut bytes, at as u64) {
+            let len = (1 << 20).min(disk.len() - at);
+            let mut buffer = vec![0; len + 4096];
+            // From the begin of a page on: else the kernel makes two requests of a direct read, and fails the whole of it when
+            // one of them fails.
+            let begin = buffer.as_ptr().align_offset(4096);
+            let bytes = &mut buffer[begin..begin + len];
+            match file.read_at(bytes, at as u64) {
                 Ok(0) => panic!("the disk ends at {at}"),
                 Ok(len) => {
                     assert!(bytes[..len] == disk[at..at + len], "{at} + {len}");
