@@ -18,7 +18,7 @@ export WHERRY_TEST_FAKE_GCS=$clouds_home/bin/fake-gcs-server
 setup_clouds() {
   [ ! -e "$clouds_home/done" ] || return 0
   command -v node >/dev/null && command -v npm >/dev/null || install_packages nodejs npm
-  command -v go >/dev/null || die "go is missing: fake-gcs-server is built with it; install Go 1.24 or newer"
+  command -v go >/dev/null || die "go is missing: fake-gcs-server is built with it; install Go 1.26 or newer"
   mkdir -p "$cache"
   local log=$cache/clouds.log fresh
   fresh=$(mktemp -d "$cache/clouds.XXXXXX")
