@@ -151,7 +151,8 @@ impl Budget {
         // A chunk of a disk image may be longer than a piece: twice at most.
         let workers = if chunk_size > MAX_PIECE { workers / 2 } else { workers };
         let shares = Shares {
-            walkers: self.workers.clamp(2, 8),
+            // More than there are cores: with cold caches they wait for the disk, for one block of a directory each.
+            walkers: (4 * self.workers).clamp(4, 16),
             workers,
             windows: if large { 2 } else { 1 },
             entries: if large { 32_768 } else { 16_384 },

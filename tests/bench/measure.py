@@ -1,13 +1,16 @@
 """Runs one command with cold caches and says what it took."""
 
 import hashlib
+import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
 
 MIB = 1 << 20
+LAUNCH = os.path.join(os.path.dirname(__file__), "launch.py")
 
 
 @dataclass
@@ -31,7 +34,7 @@ def cold():
 
 
 class Watch(threading.Thread):
-    """Adds up what a process and its descendants have resident. One process alone is exact through wait4; this sees
+    """Adds up what the descendants of a process have resident. One process alone is exact through wait4; this sees
     several at once."""
 
     def __init__(self, pid):
@@ -42,7 +45,7 @@ class Watch(threading.Thread):
 
     def run(self):
         while not self.over.wait(0.05):
-            self.peak = max(self.peak, sum(resident(pid) for pid in family(self.pid)))
+            self.peak = max(self.peak, sum(resident(pid) for pid in family(self.pid)[1:]))
 
 
 def family(pid):
@@ -87,15 +90,17 @@ def run(argv, env, stdin=None, stdout=None, warm=False, cwd=None):
         open(stdout or log + ".out", "r+b" if stdout and os.path.exists(stdout) else "w+b") as sink,
         open(log, "w+b") as errors,
     ):
-        start = time.monotonic()
-        child = subprocess.Popen(argv, env=env, cwd=cwd, stdin=source, stdout=sink, stderr=errors)
+        told, tell = os.pipe()
+        child = subprocess.Popen([sys.executable, "-SE", LAUNCH, str(tell), *argv], env=env, cwd=cwd, stdin=source,
+                                 stdout=sink, stderr=errors, pass_fds=[tell])  # fmt: skip
+        os.close(tell)
         watch = Watch(child.pid)
         watch.start()
-        _, status, usage = os.wait4(child.pid, 0)
-        wall = time.monotonic() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
+        child.wait()
         watch.over.set()
         watch.join()
+        with os.fdopen(told) as f:
+            took = json.loads(f.read() or '{"status": "not started"}')
         start = time.monotonic()
         os.sync()
         sync = time.monotonic() - start
@@ -105,10 +110,9 @@ def run(argv, env, stdin=None, stdout=None, warm=False, cwd=None):
         if not stdout:
             sink.seek(0)
             out = sink.read().decode(errors="replace")
-    if child.returncode != 0:
-        raise Failed(f"{' '.join(argv)}\nexit {child.returncode}\n{said[-3000:]}{out[-1000:]}")
-    peak = max(watch.peak, usage.ru_maxrss * 1024)
-    return Measure(wall, sync, usage.ru_utime + usage.ru_stime, peak, out + said)
+    if took["status"] != 0:
+        raise Failed(f"{' '.join(argv)}\nexit {took['status']}\n{said[-3000:]}{out[-1000:]}")
+    return Measure(took["wall"], sync, took["cpu"], max(watch.peak, took["peak"]), out + said)
 
 
 def sha256(path, length=None):

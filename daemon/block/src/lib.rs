@@ -13,7 +13,7 @@
 //! ([`FileRing`]).
 //!
 //! This is the only crate of the workspace that holds unsafe code: the mapping of the pool (`buffer.rs`), what is handed
-//! to the kernel (`ring.rs`, `files.rs`) and one ioctl (`zero.rs`).
+//! to the kernel (`ring.rs`, `files.rs`), one ioctl (`zero.rs`) and two system calls that no crate has yet (`xattr.rs`).
 #![deny(unsafe_op_in_unsafe_fn)]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -36,6 +36,7 @@ mod sysfs;
 mod target;
 mod threads;
 mod wake;
+mod xattr;
 mod zero;
 
 pub use buffer::{Buffer, BufferPool};
@@ -49,3 +50,4 @@ pub use reader::{ReadDone, Reader};
 pub use sink::{Sink, SinkOptions};
 pub use source::{MountedSource, Source};
 pub use target::{TargetKind, TargetState, inspect_target};
+pub use xattr::{get_xattr, list_xattr};

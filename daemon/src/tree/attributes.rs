@@ -1,7 +1,7 @@
 //! What the kernel tells of one inode: statx, target of a link, extended attributes.
 
 use super::inode::{Inode, InodeKind};
-use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use std::ffi::CStr;
@@ -15,6 +15,8 @@ pub(crate) type Device = (u32, u32);
 const MAX_SET: usize = 1 << 20;
 /// Most bytes that the kernel gives for a list of names or for a value.
 const MAX_XATTR: usize = 64 << 10;
+/// What nearly all lists and values fit in. The kernel allocates as much as it is told that there is room for.
+const MOSTLY: usize = 512;
 
 /// What was seen of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +38,13 @@ pub struct Look {
 /// Buffers of one thread.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    path: Vec<u8>,
     list: Vec<u8>,
     value: Vec<u8>,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        Self { path: Vec::new(), list: vec![0; MAX_XATTR], value: vec![0; MAX_XATTR] }
+        Self { list: vec![0; MAX_XATTR], value: vec![0; MAX_XATTR] }
     }
 }
 
@@ -63,15 +64,7 @@ pub(crate) fn look(dir: BorrowedFd<'_>, name: &CStr, scratch: &mut Scratch) -> R
         }
         other => kind(other, &stat)?,
     };
-    scratch.path.clear();
-    // By number and name: also links and devices have attributes, and those are never opened.
-    scratch.path.extend_from_slice(b"/proc/self/fd/");
-    let mut digits = [0; 10];
-    scratch.path.extend_from_slice(decimal(dir.as_raw_fd().unsigned_abs(), &mut digits));
-    scratch.path.push(b'/');
-    scratch.path.extend_from_slice(name.to_bytes_with_nul());
-    let path = CStr::from_bytes_with_nul(&scratch.path).map_err(|_| Errno::INVAL)?;
-    let set = extended(&Of::Name(path), &mut scratch.list, &mut scratch.value);
+    let set = extended(dir, name, scratch);
     Ok(made(kind, &stat, set))
 }
 
@@ -81,7 +74,7 @@ pub(crate) fn look(dir: BorrowedFd<'_>, name: &CStr, scratch: &mut Scratch) -> R
 /// What statx says.
 pub(crate) fn look_at_root(fd: BorrowedFd<'_>, scratch: &mut Scratch) -> Result<Look, Errno> {
     let stat = statx(fd, c"", AtFlags::EMPTY_PATH)?;
-    let set = extended(&Of::Open(fd), &mut scratch.list, &mut scratch.value);
+    let set = extended(fd, c"", scratch);
     Ok(made(kind(FileType::from_raw_mode(u32::from(stat.stx_mode)), &stat)?, &stat, set))
 }
 
@@ -155,29 +148,10 @@ pub(crate) fn number(errno: Errno) -> NonZeroU32 {
     NonZeroU32::new(errno.raw_os_error().unsigned_abs()).unwrap_or(NonZeroU32::MIN)
 }
 
-fn decimal(mut value: u32, digits: &mut [u8; 10]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            return &digits[at..];
-        }
-    }
-}
-
-enum Of<'a> {
-    Name(&'a CStr),
-    Open(BorrowedFd<'a>),
-}
-
 /// All extended attributes, by name. A filesystem without any has none; one that went meanwhile was never there.
-fn extended(of: &Of<'_>, list: &mut [u8], value: &mut [u8]) -> Result<Set, Errno> {
-    let listed = match of {
-        Of::Name(path) => rustix::fs::llistxattr(*path, &mut *list),
-        Of::Open(fd) => rustix::fs::flistxattr(fd, &mut *list),
-    };
+fn extended(dir: BorrowedFd<'_>, name: &CStr, scratch: &mut Scratch) -> Result<Set, Errno> {
+    let Scratch { list, value } = scratch;
+    let listed = sized(list, |list| wherry_block::list_xattr(dir, name, list));
     let length = match listed {
         Ok(length) => length,
         Err(Errno::OPNOTSUPP) => 0,
@@ -185,28 +159,33 @@ fn extended(of: &Of<'_>, list: &mut [u8], value: &mut [u8]) -> Result<Set, Errno
     };
     let mut set = Vec::new();
     let mut bytes = 2;
-    for name in list[..length].split_inclusive(|byte| *byte == 0) {
-        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
-        let got = match of {
-            Of::Name(path) => rustix::fs::lgetxattr(*path, name, &mut *value),
-            Of::Open(fd) => rustix::fs::fgetxattr(fd, name, &mut *value),
-        };
+    for attribute in list[..length].split_inclusive(|byte| *byte == 0) {
+        let Ok(attribute) = CStr::from_bytes_with_nul(attribute) else { continue };
+        let got = sized(value, |value| wherry_block::get_xattr(dir, name, attribute, value));
         let got = match got {
             Ok(got) => &value[..got],
             Err(Errno::NODATA | Errno::OPNOTSUPP) => continue,
             Err(errno) => return Err(errno),
         };
-        let name = name.to_bytes();
-        if name.is_empty() || name.len() > 255 {
+        let attribute = attribute.to_bytes();
+        if attribute.is_empty() || attribute.len() > 255 {
             return Err(Errno::TOOBIG);
         }
-        bytes += 1 + name.len() + 4 + got.len();
+        bytes += 1 + attribute.len() + 4 + got.len();
         if bytes > MAX_SET {
             return Err(Errno::TOOBIG);
         }
-        set.push((name.to_vec(), got.to_vec()));
+        set.push((attribute.to_vec(), got.to_vec()));
     }
     set.sort_unstable();
     set.dedup_by(|a, b| a.0 == b.0);
     Ok(Set(set))
+}
+
+/// Calls with a short buffer first, and with all of it where that is too short.
+fn sized(buffer: &mut [u8], mut call: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<usize, Errno> {
+    match call(&mut buffer[..MOSTLY]) {
+        Err(Errno::RANGE) => call(buffer),
+        done => done,
+    }
 }
