@@ -5,7 +5,9 @@
 
 use parking_lot::Mutex;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use wherry_tests::model::{CASES, Cases, History, histories, play};
 
 /// Histories of an ordinary run.
@@ -44,7 +46,24 @@ fn the_repository_is_what_the_reference_is() {
     std::panic::set_hook(Box::new(move |panic| {
         *last.lock() = panic.location().map(ToString::to_string).unwrap_or_default();
     }));
-    let failed = (first..first + count).find_map(|n| run(n, &told).err().map(|e| (n, e)));
+    let (next, failed) = (AtomicU64::new(first), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= first + count || !failed.lock().is_empty() {
+                return;
+            }
+            if let Err(e) = run(n, &told) {
+                failed.lock().insert(n, e);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let failed = failed.into_inner().pop_first();
     std::panic::set_hook(hook);
     match failed {
         Some((n, TestError::Fail(why, history))) => {
