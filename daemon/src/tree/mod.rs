@@ -16,6 +16,7 @@ mod names;
 pub mod owners;
 pub mod path;
 pub mod pax;
+pub mod rehearse;
 pub mod restore;
 pub mod select;
 pub mod view;

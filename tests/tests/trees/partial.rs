@@ -150,3 +150,25 @@ fn what_nobody_may_not_do_is_named_and_the_rest_is_restored() {
     let mode = fs::metadata(home.path("out/suid")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o755, "a set-id bit with another owner than it was given to");
 }
+
+#[test]
+fn a_file_that_may_not_be_read_by_whom_it_was_restored_is_not_said_to_be_verified() {
+    let home = home();
+    files(&home.path("tree"), &[("open", b"1"), ("secret", b"2"), ("d/x", b"3")]);
+    for path in ["tree", "tree/open", "tree/secret", "tree/d", "tree/d/x"] {
+        chown(home.path(path), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    run(&home, &["backup", "tree", "--name", "t"]).ok();
+    set_mode(&home, "tree/secret", 0o200);
+    // Root may read it.
+    let mut command = home.command();
+    command.env("WHERRY_REPOSITORY", home.path("repo")).env("WHERRY_KEY_FILE", home.path("key"));
+    home.ran(command.args(["backup", "tree", "--name", "t", "--json"]).output().unwrap()).ok();
+    let ran = run(&home, &["restore", "latest:t", "out", "--verify", "--json"]);
+    let report = partly(&ran);
+    assert_eq!((&report["unread"], &report["verified"]), (&1.into(), &false.into()), "{report}");
+    let refused = report["refused_paths"].as_array().unwrap();
+    assert!(refused.len() == 1 && refused[0].as_str().unwrap().starts_with("secret: reading it back"), "{report}");
+    assert_eq!(fs::read(home.path("out/secret")).unwrap(), b"2");
+    assert_eq!(fs::metadata(home.path("out/secret")).unwrap().permissions().mode() & 0o7777, 0o200);
+}

@@ -29,7 +29,7 @@ pub(super) fn is_temporary(run: u64, name: &[u8]) -> bool {
 
 /// Names that a directory lists, but `.` and `..`, each with its type (`Unknown` where the filesystem does not say), a buffer
 /// full at a time: the names of a buffer may be removed while it goes on.
-pub(super) fn list<E: From<io::Error>>(
+pub(crate) fn list<E: From<io::Error>>(
     folder: &File,
     mut each: impl FnMut(&[u8], FileType) -> Result<(), E>,
 ) -> Result<(), E> {
