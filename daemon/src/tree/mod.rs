@@ -20,5 +20,6 @@ pub mod rehearse;
 pub mod restore;
 pub mod select;
 pub mod view;
+pub mod view_images;
 pub mod view_tree;
 pub mod walk;

@@ -59,7 +59,7 @@ fn links_that_do_not_fit_into_memory_become_files_and_that_is_said() {
     assert!(tar.stderr(Stdio::inherit()).status().unwrap().success());
     let dumped = home.ran(dump.wait_with_output().unwrap());
     assert_eq!(dumped.code, 3, "{}", dumped.stderr);
-    has(&dumped.stderr, &["hard links", "have further names, which are files of their own"]);
+    has(&dumped.stderr, &["hard links", "have further names that are files of their own"]);
     assert!(alone(&home.path("unpacked")) > 0);
 
     fs::remove_dir_all(home.path("copy")).unwrap();
