@@ -12,7 +12,7 @@ use crate::tree::dir::Root;
 use crate::tree::fetch::{Told, TreeRestore};
 use crate::tree::path::{TreePath, escaped};
 use crate::tree::rehearse::Rehearsal;
-use crate::tree::restore::{Has, Known as Snapshots, Listed, NAMED, Options, Overwrite, Report, Restorer, Target, Why};
+use crate::tree::restore::{Has, Known as Snapshots, NAMED, Options, Overwrite, Report, Restorer, Target, Why};
 use crate::tree::select::Select;
 use anyhow::Result;
 use serde::Serialize;
@@ -48,7 +48,8 @@ struct Shown {
     unread: u64,
     /// Files that held what the snapshot says already.
     kept: u64,
-    /// Bytes of data that were asked of the repository.
+    /// Bytes of data that were asked of the repository: what requests spanned, as they came over the wire. Of a dry run:
+    /// bytes of the files, outside of holes, that the target does not have.
     fetched: u64,
     /// What the system refused, the first thousand in `refused_paths`.
     refused: u64,
@@ -183,6 +184,10 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             reader: &reader,
             select: &select,
             root,
+            untouched: empty,
+            run,
+            trust_names: goes_on && user == 0,
+            distrust: args.verify,
             overwrite,
             compare,
             delete: args.delete,
@@ -208,7 +213,7 @@ fn rehearse(
     // It may be that of a restore that began in another filesystem.
     let target = if args.target.exists() { Some(Root::open(&args.target, true)?) } else { None };
     let (is_json, mut changes, mut lines) = (context.output.is_json(), Vec::new(), Lines::new(context));
-    let found = rehearsal.run(target.as_ref(), &mut |change, path| {
+    let (told, report) = rehearsal.run(target.as_ref(), &mut |change, path| {
         match is_json {
             true if changes.len() < NAMED => changes.push(diff_tree::Shown::new(change, path)),
             true => {}
@@ -217,19 +222,6 @@ fn rehearse(
         Ok(())
     })?;
     lines.end()?;
-    let missing = rehearsal.reader.info().missing;
-    let told = Told { missing, bytes: found.bytes, fetched: found.fetched, ..Told::default() };
-    let report = Report {
-        files: found.files,
-        kept: found.kept,
-        directories: found.directories,
-        others: found.others,
-        links: found.links,
-        bytes: found.written,
-        removed: found.removed,
-        skipped: Listed { first: Vec::new(), count: found.skipped },
-        ..Report::default()
-    };
     Ok((told, report, changes))
 }
 

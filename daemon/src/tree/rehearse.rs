@@ -1,18 +1,22 @@
 //! What a restore of a directory would do, without doing any of it: the tree of the snapshot is walked beside the target.
 //! Nothing is opened for writing; links of the target are not followed.
 
+mod gone;
+
 use super::alike;
+use super::attributes::{Look, Scratch};
 use super::compare::Change;
 use super::dir::{Dir, Root};
-use super::first::{FirstNames, Key};
+use super::fetch::Told;
+use super::first::FirstNames;
 use super::inode::{Inode, InodeKind, kind_of};
 use super::path::TreePath;
-use super::restore::{Overwrite, Owners, is_zero, list_names};
+use super::restore::{Overwrite, Owners, Refused, Report, Skipped, Step, Why, is_zero};
 use super::select::Select;
 use crate::signals::Cancel;
 use anyhow::Result;
-use rustix::fs::FileType;
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::ops::Range;
@@ -30,6 +34,14 @@ pub struct Rehearsal<'a> {
     pub select: &'a Select,
     /// The target would get the metadata of the tree's root.
     pub root: bool,
+    /// There is nothing in the target, so it gets that in any overwrite mode.
+    pub untouched: bool,
+    /// The number of the run that would go on: its temporary files go, and are nothing that the snapshot does not have.
+    pub run: u64,
+    /// What an earlier run of this restore made is left as it is, as of `Options::trust_names`.
+    pub trust_names: bool,
+    /// Nor is that trusted unread: it is compared too.
+    pub distrust: bool,
     /// What happens to names that are there already.
     pub overwrite: Overwrite,
     /// Files that are there are compared, and those that are right would stay.
@@ -42,31 +54,6 @@ pub struct Rehearsal<'a> {
     pub links: usize,
     /// Asks to end.
     pub cancel: &'a Cancel,
-}
-
-/// What would happen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Foreseen {
-    /// Bytes of the files that are wanted.
-    pub bytes: u64,
-    /// Regular files that would be written.
-    pub files: u64,
-    /// Regular files that hold what the snapshot says already.
-    pub kept: u64,
-    /// Directories that would be made or entered.
-    pub directories: u64,
-    /// Other inodes that would be made.
-    pub others: u64,
-    /// Further names of inodes.
-    pub links: u64,
-    /// Names that would be left as they are.
-    pub skipped: u64,
-    /// Names that would be removed.
-    pub removed: u64,
-    /// Bytes of the files that would be written, outside of holes.
-    pub written: u64,
-    /// Bytes of them that the target does not have.
-    pub fetched: u64,
 }
 
 /// Takes a path that would change.
@@ -93,9 +80,16 @@ struct Walk<'a, 'b> {
     owners: Owners,
     links: FirstNames,
     boundaries: u64,
+    /// First names, of inodes with several, that would not be given: the further ones cannot be linked to them.
+    unnamed: HashSet<Vec<u8>>,
     group: Group,
-    found: Foreseen,
+    scratch: Scratch,
+    told: Told,
+    report: Report,
 }
+
+/// A name of the target: the directory it is in, and what it leads to.
+type There = (Arc<Dir>, Look);
 
 /// A directory that the walk is in.
 struct Inside<'a> {
@@ -105,29 +99,34 @@ struct Inside<'a> {
     select: &'a Select,
     /// What is there of this name; `None`: it would be made.
     there: Option<Arc<Dir>>,
-    /// The list of names is whole, so what is not in it may go.
+    /// The lists of names of this one and of all above it are whole, and nothing is mounted there: what is not in it may go.
     whole: bool,
     boundary: u64,
 }
 
 impl Rehearsal<'_> {
     /// Gives `tell` each path that would change: it comes there, its data, or only its metadata, or it goes. `target` is
-    /// `None` where there is nothing yet.
+    /// `None` where there is nothing yet. What comes back is what the restore would say in the end; of `fetched` see
+    /// [`Walk::write`].
     ///
     /// # Errors
     /// Those of `tell`, and what cannot be read of the repository.
-    pub fn run(&self, target: Option<&Root>, tell: Tell<'_>) -> Result<Foreseen> {
+    pub fn run(&self, target: Option<&Root>, tell: Tell<'_>) -> Result<(Told, Report)> {
         let mut walk = Walk {
             rehearsal: self,
             tell,
             owners: Owners::new(self.numeric_ids),
             links: FirstNames::new(self.links),
             boundaries: 0,
+            unnamed: HashSet::new(),
             group: Group::default(),
-            found: Foreseen::default(),
+            scratch: Scratch::new(),
+            told: Told::default(),
+            report: Report::default(),
         };
         walk.whole(target)?;
-        Ok(walk.found)
+        walk.told.apart = walk.links.beyond();
+        Ok((walk.told, walk.report))
     }
 
     fn extended(&self, known: &Known) -> Result<Set> {
@@ -147,13 +146,18 @@ impl<'b> Walk<'_, 'b> {
             None => (self.tell)(Change::Added, &TreePath::default())?,
             Some(target) => {
                 let looked = target.look().inode.clone();
-                if this.root && self.gets_metadata(&looked, &root) && !self.same_metadata(&looked, &root)? {
+                if this.root
+                    && (this.untouched || self.gets_metadata(&looked, &root))
+                    && !self.same_metadata(&looked, &root)?
+                {
                     (self.tell)(Change::Metadata, &TreePath::default())?;
                 }
             }
         }
         let there = target.map(|target| target.dir().clone());
-        let mut inside = vec![self.enter(TreePath::default(), &root, this.select, there, 0)?];
+        self.miss(&TreePath::default(), &root);
+        // A restore with `delete` of a root that could not be listed is refused.
+        let mut inside = vec![self.enter(TreePath::default(), &root, this.select, there, 0, true)?];
         while let Some(here) = inside.last_mut() {
             this.cancel.check()?;
             let Some(entry) = here.entries.as_mut().and_then(Iterator::next) else {
@@ -162,16 +166,21 @@ impl<'b> Walk<'_, 'b> {
                 self.leave(&here)?;
                 continue;
             };
-            let (_, Entry::Known(known)) = entry? else { continue };
-            let Some(select) = here.select.of(&known.name) else { continue };
-            let (path, boundary) = (here.path.join(&known.name), here.boundary);
+            let (_, entry) = entry?;
+            let Some(select) = here.select.of(entry.name()) else { continue };
+            let (path, boundary, above_whole) = (here.path.join(entry.name()), here.boundary, here.whole);
+            let Entry::Known(known) = entry else {
+                self.told.missing += 1;
+                tracing::warn!("{path}: could not be looked at when the snapshot was made");
+                continue;
+            };
+            self.miss(&path, &known);
             let there = match &here.there {
-                Some(dir) => match dir.look(&known.name) {
+                Some(dir) => match dir.look_with(&known.name, &mut self.scratch) {
                     Ok(look) => Some((dir.clone(), look)),
                     Err(Errno::NOENT) => None,
                     Err(errno) => {
-                        tracing::warn!("{path} cannot be looked at in the target: {}", std::io::Error::from(errno));
-                        self.found.skipped += 1;
+                        self.refuse(&path, Step::Create, errno);
                         continue;
                     }
                 },
@@ -184,7 +193,12 @@ impl<'b> Walk<'_, 'b> {
                     }
                     self.boundaries += u64::from(is_boundary);
                     let boundary = if is_boundary { self.boundaries } else { boundary };
-                    inside.push(self.enter(path, &known, select, dir, boundary)?);
+                    let mut whole = above_whole && known.missing.is_none() && !is_boundary;
+                    if whole && this.delete && there.is_some_and(|(_, look)| look.mounted) {
+                        self.skip(&path, Why::Mounted);
+                        whole = false;
+                    }
+                    inside.push(self.enter(path, &known, select, dir, boundary, whole)?);
                 }
                 continue;
             }
@@ -200,15 +214,37 @@ impl<'b> Walk<'_, 'b> {
         select: &'b Select,
         there: Option<Arc<Dir>>,
         boundary: u64,
+        whole: bool,
     ) -> Result<Inside<'b>> {
-        let (below, is_boundary) = match known.what {
-            What::Folder { below, boundary } => (below, boundary),
-            _ => (None, false),
+        let below = match known.what {
+            What::Folder { below, .. } => below,
+            _ => None,
         };
-        self.found.directories += u64::from(!path.names().is_empty());
+        self.report.directories += u64::from(!path.names().is_empty());
         let entries = below.map(|below| self.rehearsal.reader.list(&below, 0)).transpose()?;
-        let whole = known.missing.is_none() && !is_boundary;
         Ok(Inside { path, below, entries, select, there, whole, boundary })
+    }
+
+    fn skip(&mut self, path: &TreePath, why: Why) {
+        *self.report.reasons.entry(why).or_default() += 1;
+        self.report.skipped.push(|| Skipped { path: in_target(path), why });
+    }
+
+    /// The restore would try, and the system refuse it.
+    fn refuse(&mut self, path: &TreePath, step: Step, errno: Errno) {
+        let refused = &mut self.report.refused;
+        *refused.kinds.entry(step).or_default() += 1;
+        let errno = errno.raw_os_error();
+        refused.list.push(|| Refused { path: in_target(path), step, attribute: None, errno });
+    }
+
+    /// Notes that the snapshot does not have the content of an entry.
+    fn miss(&mut self, path: &TreePath, known: &Known) {
+        if let Some(errno) = known.missing {
+            self.told.missing += 1;
+            let why = std::io::Error::from_raw_os_error(errno.get().cast_signed());
+            tracing::warn!("{path}: was not read when the snapshot was made: {why}");
+        }
     }
 
     /// A directory: whether it is new, and what is there of it; `None`: it is passed over.
@@ -216,12 +252,12 @@ impl<'b> Walk<'_, 'b> {
         &mut self,
         path: &TreePath,
         known: &Known,
-        there: Option<&(Arc<Dir>, super::attributes::Look)>,
+        there: Option<&There>,
     ) -> Result<Option<(bool, Option<Arc<Dir>>)>> {
         let Some((dir, look)) = there else { return Ok(Some((true, None))) };
         if look.inode.kind != InodeKind::Folder {
             if self.rehearsal.overwrite != Overwrite::Always {
-                self.found.skipped += 1;
+                self.skip(path, Why::OtherType);
                 return Ok(None);
             }
             (self.tell)(Change::Content, path)?;
@@ -235,40 +271,46 @@ impl<'b> Walk<'_, 'b> {
     }
 
     /// A name that is no directory.
-    fn name(
-        &mut self,
-        path: TreePath,
-        known: &Known,
-        there: Option<(Arc<Dir>, super::attributes::Look)>,
-        boundary: u64,
-    ) -> Result<()> {
+    fn name(&mut self, path: TreePath, known: &Known, there: Option<There>, boundary: u64) -> Result<()> {
+        let key = known.links.map(|links| ((boundary, known.inode, alike::of_known(known)), links.get()));
+        if let Some((key, _)) = &key
+            && let Some(first) = self.links.further(key)
+        {
+            return self.further(&path, &first, known, there.as_ref());
+        }
         let content = match &known.what {
             // What there is of it would pass for the whole, and is not restored.
             What::File { size: 1.., content: Content::Nothing } if known.missing.is_some() => return Ok(()),
             What::File { size, content } => Some((*size, content)),
             _ => None,
         };
-        if let Some((dir, look)) = &there {
-            if self.stays(&look.inode, known) {
-                self.found.skipped += 1;
-                return Ok(());
-            }
-            if look.inode.kind == InodeKind::Folder {
-                self.found.removed += self.count(dir, &known.name)?;
-            }
+        let stays = there.as_ref().and_then(|(_, look)| self.stays(&look.inode, known));
+        // What stays is not the snapshot's inode, unless an earlier run made it.
+        if let Some((key, links)) = key.filter(|_| stays.is_none_or(|why| why == Why::Done)) {
+            self.links.note(key, in_target(&path), links);
         }
-        let key: Option<(Key, u64)> =
-            known.links.map(|links| ((boundary, known.inode, alike::of_known(known)), links.get()));
-        if let Some((key, links)) = key {
-            if self.links.further(&key).is_some() {
-                self.found.links += 1;
-                return self.changed(&path, there.is_some(), Change::Content);
+        if let Some(why) = stays {
+            // As in the restore's report: that one is not told of what is done.
+            if why != Why::Done {
+                self.skip(&path, why);
             }
-            self.links.note(key, path.bytes(), links);
+            return Ok(());
         }
-        self.found.bytes += content.map_or(0, |(size, _)| size);
+        self.told.bytes += content.map_or(0, |(size, _)| size);
+        if let Some((dir, look)) = &there
+            && !self.gives_way(&path, dir, &known.name, look)?
+        {
+            // Written all the same: only the name cannot be given.
+            if let Some((size, content)) = content {
+                self.write(size, content, None)?;
+            }
+            if known.links.is_some() {
+                self.unnamed.insert(in_target(&path));
+            }
+            return Ok(());
+        }
         let Some((size, content)) = content else {
-            self.found.others += 1;
+            self.report.others += 1;
             let change = match &there {
                 Some((_, look)) if look.inode.kind == kind_of(&known.what).0 => {
                     if self.same_metadata(&look.inode, known)? {
@@ -281,15 +323,20 @@ impl<'b> Walk<'_, 'b> {
             return self.changed(&path, there.is_some(), change);
         };
         let Some((dir, look)) = there else {
+            self.report.files += 1;
             self.write(size, content, None)?;
             return self.changed(&path, false, Change::Content);
         };
-        let file = match self.rehearsal.compare && look.inode.kind == InodeKind::File {
-            true => dir.open_file(&known.name, &look.inode).ok(),
-            false => None,
-        };
+        let this = self.rehearsal;
+        let is_done = self.is_done(&look.inode, known);
+        let compare = this.compare || this.distrust && this.trust_names;
+        let file =
+            match compare && (is_done || this.overwrite != Overwrite::Never) && look.inode.kind == InodeKind::File {
+                true => dir.open_file(&known.name, &look.inode).ok(),
+                false => None,
+            };
         // Of one with several names nothing tells whether all of them are in the target: it is made anew.
-        let may_stay = look.inode.links == 1 && look.inode.size == size;
+        let may_stay = (look.inode.links == 1 || is_done) && look.inode.size == size;
         let same_metadata = self.same_metadata(&look.inode, known)?;
         if let (Some(file), Content::Shared { .. }) = (&file, content) {
             let Some(Span { data: Some(part), len, .. }) =
@@ -313,12 +360,42 @@ impl<'b> Walk<'_, 'b> {
         {
             return self.kept(&path, same_metadata);
         }
+        self.report.files += 1;
         self.write(size, content, file.as_ref())?;
         self.changed(&path, true, Change::Content)
     }
 
+    /// A further name of an inode, the `first` of which is there by then.
+    fn further(&mut self, path: &TreePath, first: &[u8], known: &Known, there: Option<&There>) -> Result<()> {
+        if self.unnamed.contains(first) {
+            self.refuse(path, Step::Link, Errno::NOENT);
+            return Ok(());
+        }
+        if let Some((dir, look)) = there {
+            // An earlier run gave it.
+            if look.inode.links > 1 && self.is_done(&look.inode, known) {
+                self.report.links += 1;
+                return Ok(());
+            }
+            let why = match self.rehearsal.overwrite {
+                Overwrite::Never => Some(Why::Exists),
+                Overwrite::IfNewer if look.inode.modified >= known.modified => Some(Why::NotOlder),
+                Overwrite::IfNewer | Overwrite::Always => None,
+            };
+            if let Some(why) = why {
+                self.skip(path, why);
+                return Ok(());
+            }
+            if !self.gives_way(path, dir, &known.name, look)? {
+                return Ok(());
+            }
+        }
+        self.report.links += 1;
+        self.changed(path, there.is_some(), Change::Content)
+    }
+
     fn kept(&mut self, path: &TreePath, same_metadata: bool) -> Result<()> {
-        self.found.kept += 1;
+        self.report.kept += 1;
         if same_metadata { Ok(()) } else { (self.tell)(Change::Metadata, path) }
     }
 
@@ -350,17 +427,17 @@ impl<'b> Walk<'_, 'b> {
                 continue;
             }
             differ += 1;
-            self.found.files += 1;
-            self.found.written += part.len() as u64;
+            self.report.files += 1;
+            self.report.bytes += part.len() as u64;
             (self.tell)(Change::Content, &path)?;
         }
-        self.found.fetched += if differ > 0 { chunk.len as u64 } else { 0 };
+        self.told.fetched += if differ > 0 { chunk.len as u64 } else { 0 };
         Ok(())
     }
 
-    /// Counts a file that would be written, of which `there` is what is there.
+    /// Counts the data of a file that would be written, of which `there` is what is there. As fetched count the bytes that
+    /// it does not have: the restore itself counts what its requests span, gaps between chunks too.
     fn write(&mut self, size: u64, content: &Content, there: Option<&File>) -> Result<()> {
-        self.found.files += 1;
         let mut plain = Vec::new();
         for span in self.rehearsal.reader.pieces(size, content, 0)? {
             self.rehearsal.cancel.check()?;
@@ -368,9 +445,9 @@ impl<'b> Walk<'_, 'b> {
             if span.data.is_none() {
                 continue;
             }
-            self.found.written += span.len;
+            self.report.bytes += span.len;
             if !there.is_some_and(|file| self.has(file, &span, &mut plain)) {
-                self.found.fetched += span.len;
+                self.told.fetched += span.len;
             }
         }
         Ok(())
@@ -403,23 +480,38 @@ impl<'b> Walk<'_, 'b> {
             && self.rehearsal.reader.chunks().identify(&part.chunk, plain) == part.chunk.id()
     }
 
-    /// Whether what is there of this name would be left, as [`Overwrite`] says.
-    fn stays(&self, there: &Inode, known: &Known) -> bool {
+    /// Why what is there of this name would be left, if it would, as [`Overwrite`] says. Whether a directory gives way,
+    /// [`Self::gives_way`] tells.
+    fn stays(&self, there: &Inode, known: &Known) -> Option<Why> {
+        if self.is_done(there, known) {
+            return (!self.rehearsal.distrust || there.kind != InodeKind::File).then_some(Why::Done);
+        }
         let is_folder = there.kind == InodeKind::Folder;
         match self.rehearsal.overwrite {
-            Overwrite::Never => true,
-            Overwrite::IfNewer => is_folder || there.modified >= known.modified,
-            // A directory with names is not replaced unless what the snapshot does not have may go.
-            Overwrite::Always => is_folder && !self.rehearsal.delete,
+            Overwrite::Never | Overwrite::IfNewer if is_folder => Some(Why::OtherType),
+            Overwrite::Never => Some(Why::Exists),
+            Overwrite::IfNewer if there.modified >= known.modified => Some(Why::NotOlder),
+            Overwrite::IfNewer | Overwrite::Always => None,
         }
     }
 
+    /// True if an earlier run of this restore made what is there.
+    fn is_done(&self, there: &Inode, known: &Known) -> bool {
+        let (kind, size) = kind_of(&known.what);
+        self.rehearsal.trust_names
+            && there.kind == kind
+            && there.modified == known.modified
+            && (matches!(kind, InodeKind::Link(_)) || there.permissions == known.attributes.permissions & 0o7777)
+            && (kind != InodeKind::File || there.size == size)
+    }
+
     fn gets_metadata(&self, there: &Inode, known: &Known) -> bool {
-        match self.rehearsal.overwrite {
-            Overwrite::Never => false,
-            Overwrite::IfNewer => there.modified < known.modified,
-            Overwrite::Always => true,
-        }
+        self.rehearsal.trust_names
+            || match self.rehearsal.overwrite {
+                Overwrite::Never => false,
+                Overwrite::IfNewer => there.modified < known.modified,
+                Overwrite::Always => true,
+            }
     }
 
     fn same_metadata(&self, there: &Inode, known: &Known) -> Result<bool> {
@@ -434,59 +526,9 @@ impl<'b> Walk<'_, 'b> {
             && (there.owner, there.group, there.modified) == (owner, group, known.modified)
             && there.extended == self.rehearsal.extended(known)?)
     }
-
-    /// What is there and the snapshot does not have.
-    fn leave(&mut self, here: &Inside<'_>) -> Result<()> {
-        let Some(dir) = here.there.as_ref().filter(|_| self.rehearsal.delete && here.whole) else { return Ok(()) };
-        let mut gone = Vec::new();
-        names_in(dir, &mut |name, _| {
-            let has = here.below.map(|below| self.rehearsal.reader.find(&below, name)).transpose()?.flatten();
-            if has.is_none() {
-                gone.push(name.to_vec());
-            }
-            Ok(())
-        })?;
-        gone.sort_unstable();
-        for name in gone {
-            let path = here.path.join(&name);
-            let count = self.count(dir, &name)?;
-            if count > 0 {
-                self.found.removed += count;
-                (self.tell)(Change::Removed, &path)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// How many names would go with this one; nothing where something is mounted.
-    fn count(&self, dir: &Arc<Dir>, name: &[u8]) -> Result<u64> {
-        let mut waiting = vec![(dir.clone(), name.to_vec())];
-        let mut count = 0;
-        while let Some((dir, name)) = waiting.pop() {
-            self.rehearsal.cancel.check()?;
-            let Ok(look) = dir.look(&name) else { continue };
-            if look.mounted {
-                continue;
-            }
-            count += 1;
-            if look.inode.kind == InodeKind::Folder {
-                let name = CString::new(name).map_err(|_| Error::internal("a name with a zero"))?;
-                let below = dir.below(&name, 0, &look);
-                names_in(&below, &mut |name, _| {
-                    waiting.push((below.clone(), name.to_vec()));
-                    Ok(())
-                })?;
-            }
-        }
-        Ok(count)
-    }
 }
 
-fn names_in(dir: &Arc<Dir>, each: &mut dyn FnMut(&[u8], FileType) -> Result<()>) -> Result<()> {
-    let opened = dir.descriptor().and_then(|fd| Ok(File::from(fd.try_clone().map_err(|_| Errno::MFILE)?)));
-    let file = opened.map_err(|errno| {
-        let path = dir.path().escape_ascii().to_string();
-        Error::invalid(format!("{path}: cannot be listed in the target: {}", std::io::Error::from(errno)))
-    })?;
-    list_names(&file, each)
+/// A path as reports of a restore have it: below the target, without a slash in front.
+fn in_target(path: &TreePath) -> Vec<u8> {
+    path.below(&TreePath::default())
 }

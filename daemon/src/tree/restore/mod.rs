@@ -38,7 +38,7 @@ mod window;
 mod tests;
 
 pub use file::FileHandle;
-pub(crate) use names::list as list_names;
+pub(crate) use names::{is_temporary, list as list_names};
 pub(crate) use owners::Owners;
 pub use prune::{Has, Known};
 pub use readback::{Medium, ReadBack};

@@ -22,7 +22,7 @@ pub(super) fn temporary(run: u64, number: u64) -> Vec<u8> {
 }
 
 /// True for a temporary name of this run.
-pub(super) fn is_temporary(run: u64, name: &[u8]) -> bool {
+pub(crate) fn is_temporary(run: u64, name: &[u8]) -> bool {
     name.strip_prefix(temporary_prefix(run).as_bytes())
         .is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
 }
