@@ -22,6 +22,7 @@ mod opened;
 mod probe;
 mod restore;
 mod restore_tree;
+mod saved;
 mod show;
 mod snapshots;
 mod stats;

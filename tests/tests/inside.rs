@@ -92,6 +92,74 @@ fn each_command_shows_what_is_there_and_says_what_is_not() {
 }
 
 #[test]
+fn images_in_a_directory_are_gone_into_like_disks() {
+    let (dir, home) = small();
+    let filesystem = dir.path().join("image");
+    let folder = dir.path().join("tree/it's here");
+    fs::create_dir_all(&folder).unwrap();
+    fs::copy(&filesystem, folder.join("whole.img")).unwrap();
+    // The same as the first partition, and one that is not read.
+    let disk = folder.join("disk.img");
+    make(&disk, 20);
+    sh_with("sfdisk", &["-q", disk.to_str().unwrap()], "2048,32768,83\n34816,4096,83\n");
+    place(&filesystem, &disk, 1 << 20);
+    let file = fs::File::options().write(true).open(&disk).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"XFSB", 34_816 * 512).unwrap();
+    fs::write(dir.path().join("tree/plain"), "plain").unwrap();
+    std::os::unix::fs::symlink("it's here/disk.img", dir.path().join("tree/link")).unwrap();
+    home.run(&["backup", dir.path().join("tree").to_str().unwrap(), "--name", "t", "-q"]).ok();
+    for (image, part) in
+        [("/it's here/whole.img", "/it's here/whole.img/p0"), ("/it's here/disk.img", "/it's here/disk.img/p1")]
+    {
+        let inner = |path: &str| format!("{part}{path}");
+        for path in ["/etc/hostname", "/etc/big"] {
+            let want = bytes(&home, &["cat", "latest:vm", &format!("/p0{path}")]);
+            assert!(bytes(&home, &["cat", "latest:t", &inner(path)]) == want, "{image}{path}");
+        }
+        let offset = ["--offset", "1", "--length", "2"];
+        let some = home.run(&[&["cat", "latest:t", &inner("/etc/hostname")][..], &offset].concat()).ok();
+        assert_eq!(some.stdout, "m1");
+        for args in [&["ls"][..], &["ls", "-R"], &["ls", "-R", "--json"], &["find"], &["find", "--json"]] {
+            let run = |snap: &str, path: &str| home.run(&[args, &[snap, path]].concat()).ok().stdout;
+            // The odd name stands there in hexadecimal digits, too.
+            let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<String>();
+            let want = run("latest:vm", "/p0/etc").replace("/p0/", &format!("{part}/"));
+            let want = want.replace(&hex("/p0/"), &hex(&format!("{part}/")));
+            assert_eq!(run("latest:t", &inner("/etc")), want, "{args:?}");
+        }
+        let archive = bytes(&home, &["dump", "latest:vm", "/p0/etc"]);
+        assert!(bytes(&home, &["dump", "latest:t", &inner("/etc")]) == archive, "{image}");
+        // Typed with a slash it is what is in it, else the file.
+        let (file, top) = (home.run(&["ls", "latest:t", image]).ok().stdout, format!("{image}/"));
+        let top = home.run(&["ls", "latest:t", &top]).ok().stdout;
+        assert!(file.contains("-rw-r--r--") && !top.contains("disk.raw") && top.contains("ext4"), "{file}{top}");
+        assert!(
+            home.run(&["dump", "latest:t", &format!("{image}/")]).fails(2).contains(&format!("such as {image}/p1"))
+        );
+        assert!(
+            bytes(&home, &["cat", "latest:t", image]) == fs::read(dir.path().join("tree").join(&image[1..])).unwrap()
+        );
+    }
+    let found = home.run(&["find", "latest:t", "--name", "hostname"]).ok().stdout;
+    assert_eq!(found, "", "a walk does not go into images by itself");
+    let found = home.run(&["find", "latest:t", "/it's here/disk.img/", "--name", "hostname"]);
+    assert_eq!((found.code, found.stdout.as_str()), (3, "/it's here/disk.img/p1/etc/hostname\n"), "{found:?}");
+    for (path, code, words) in [
+        ("/it's here/disk.img/p2/x", 2, "files/it\\'s here/disk.img' /mnt"),
+        ("/it's here/disk.img/p9/x", 1, "there is no /it's here/disk.img/p9/x"),
+        ("/it's here/disk.img/p1/none", 1, "there is no /it's here/disk.img/p1/none"),
+        ("/it's here/disk.img/p1/etc/link/config", 1, "/it's here/disk.img/p1/etc/link is a symbolic link to ssh"),
+        ("/it's here/disk.img/p1/etc/hostname/x", 1, "/it's here/disk.img/p1/etc/hostname is no directory"),
+        ("/plain/p1", 1, "/plain is no directory"),
+        ("/plain/", 1, "/plain is no directory"),
+        ("/link/p1", 1, "/link is a symbolic link"),
+    ] {
+        let line = home.run(&["ls", "latest:t", path]).fails(code);
+        assert!(line.contains(words), "{path}: {line}");
+    }
+}
+
+#[test]
 fn the_shape_of_the_json() {
     let (_dir, home) = small();
     let list = |args: &[&str]| home.run(&[args, &["--json"]].concat()).ok().json();

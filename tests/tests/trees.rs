@@ -6,6 +6,8 @@
 mod changing;
 #[path = "trees/delta.rs"]
 mod delta;
+#[path = "trees/dry.rs"]
+mod dry;
 #[path = "trees/engines.rs"]
 mod engines;
 #[path = "trees/flags.rs"]

@@ -77,13 +77,12 @@ impl FileRing {
     /// The kernel has no io_uring or denies it, or lacks what is needed.
     pub fn open(depth: usize) -> Result<Self, String> {
         let depth = depth.max(1);
-        let entries = (depth as u32).next_power_of_two();
-        let mut ring = match IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries) {
-            // Before Linux 6.1 these two are not known. They save switches, no more.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries),
-            built => built,
-        }
-        .map_err(|e| format!("io_uring_setup: {e}"))?;
+        let newer = |entries| IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
+        Self::with(depth, set_up((depth as u32).next_power_of_two(), newer)?)
+    }
+
+    /// Finds out whether a ring does what is needed.
+    fn with(depth: usize, mut ring: IoUring) -> Result<Self, String> {
         let mut known = Probe::new();
         ring.submitter().register_probe(&mut known).map_err(|e| format!("the kernel is too old: probing: {e}"))?;
         if let Some(code) = [opcode::OpenAt2::CODE, opcode::Read::CODE].iter().find(|code| !known.is_supported(**code))
@@ -100,6 +99,11 @@ impl FileRing {
         }
         ring.completion().next().ok_or("a no-op did not complete")?;
         Ok(Self { ring, depth, lost: false })
+    }
+
+    /// True when the kernel no longer tells what became of what it was asked for: then every answer is `ECANCELED`.
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Opens each name in its directory, as `openat2` does with these flags.
@@ -153,7 +157,7 @@ impl FileRing {
     /// Has the kernel do `count` things and waits for all; none is left with it unless the ring is lost.
     fn run(&mut self, count: usize, mut entry: impl FnMut(usize) -> squeue::Entry) -> Vec<Result<u32, Errno>> {
         let mut answers = vec![Err(Errno::CANCELED); count];
-        let (mut next, mut under_way, mut idle) = (0, 0, 0);
+        let (mut next, mut under_way, mut idle) = (0, 0, Idle::default());
         while !self.lost && (next < count || under_way > 0) {
             while next < count && under_way < self.depth {
                 // SAFETY: what an entry refers to is held by the caller until all are answered, and for good if the ring is
@@ -173,16 +177,37 @@ impl FileRing {
                 under_way -= 1;
             }
             if let (Err(e), true) = (waited, under_way == before) {
-                idle += u32::from(e.kind() != io::ErrorKind::Interrupted);
-                self.lost = !is_passing(&e) || idle > PATIENCE;
+                self.lost = !idle.bears(&e);
             }
         }
         answers
     }
 }
 
+/// A ring of so many entries; `newer` sets it up as kernels from Linux 6.1 on can.
+fn set_up(entries: u32, newer: impl FnOnce(u32) -> io::Result<IoUring>) -> Result<IoUring, String> {
+    let ring = match newer(entries) {
+        // What is new in it saves switches, no more.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries),
+        built => built,
+    };
+    ring.map_err(|e| format!("io_uring_setup: {e}"))
+}
+
 /// The kernel may be short of memory so often without anything coming to an end.
 const PATIENCE: u32 = 1000;
+
+/// How often a batch asked the kernel in vain.
+#[derive(Debug, Default)]
+struct Idle(u32);
+
+impl Idle {
+    /// Whether it is asked again after this error, with which nothing came to an end.
+    fn bears(&mut self, error: &io::Error) -> bool {
+        self.0 += u32::from(error.kind() != io::ErrorKind::Interrupted);
+        is_passing(error) && self.0 <= PATIENCE
+    }
+}
 
 /// Whether the kernel may take it the next time.
 fn is_passing(error: &io::Error) -> bool {

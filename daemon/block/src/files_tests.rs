@@ -94,3 +94,35 @@ fn a_ring_that_is_lost_answers_nothing_and_frees_nothing() {
     assert_eq!(Arc::strong_count(&fd), 2, "what the kernel may still use was let go");
     assert_eq!(ring.read_all(&[(file.as_fd(), 3)]), [Err(Errno::CANCELED)]);
 }
+
+#[test]
+fn a_kernel_that_does_not_know_how_to_save_switches_reads_all_the_same() {
+    let error = |errno| Err(io::Error::from_raw_os_error(errno));
+    let why = set_up(8, |_| error(libc::EPERM)).map(drop).unwrap_err();
+    assert!(why.starts_with("io_uring_setup: "), "{why}");
+    let mut asked = 0;
+    let old = set_up(8, |entries| {
+        asked = entries;
+        error(libc::EINVAL)
+    });
+    assert_eq!(asked, 8);
+    let mut ring = FileRing::with(8, old.unwrap()).unwrap();
+    let files: Vec<_> = (0..20).map(|n| (tempfile::tempfile().unwrap(), n)).collect();
+    files.iter().for_each(|(file, n)| std::os::unix::fs::FileExt::write_all_at(file, &[*n; 5000], 0).unwrap());
+    let wanted: Vec<_> = files.iter().map(|(file, _)| (file.as_fd(), 5000)).collect();
+    assert!(ring.read_all(&wanted) == (0..20).map(|n| Ok(vec![n; 5000])).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_kernel_short_of_memory_is_asked_again_and_not_for_ever() {
+    let error = io::Error::from_raw_os_error;
+    for errno in [libc::EAGAIN, libc::EBUSY] {
+        let mut idle = Idle::default();
+        for _ in 0..PATIENCE {
+            // Signals say nothing about the kernel.
+            assert!(idle.bears(&error(errno)) && idle.bears(&error(libc::EINTR)));
+        }
+        assert!(!idle.bears(&error(errno)), "{errno}");
+    }
+    assert!([libc::EIO, libc::EBADF, libc::ENOMEM].iter().all(|errno| !Idle::default().bears(&error(*errno))));
+}

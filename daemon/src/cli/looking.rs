@@ -7,13 +7,15 @@ use std::ffi::OsString;
 /// `wherry cat`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Without PATH it is the disk itself. Inside, paths begin with a partition: see `wherry ls --help`.
+Without PATH it is the disk itself. Inside, paths begin with a partition: see `wherry ls --help`; of a disk image in a \
+directory with its own path.
 
 Examples:
   wherry cat latest:vm1 > disk.raw
   wherry cat latest:vm1 --length 1M | file -
   wherry cat latest:vm1 /p1/etc/hostname
-  wherry cat latest:home /user/notes.txt")]
+  wherry cat latest:home /user/notes.txt
+  wherry cat latest:vms /vm1/disk.img/p1/etc/hostname")]
 pub struct CatArgs {
     /// The snapshot
     pub snap: Snap,
@@ -34,13 +36,15 @@ pub struct CatArgs {
 The top of a disk shows disk.raw, the disk itself, and p1, p2, .. for its partitions by number (MBR with logical ones from \
 p5 on, GPT); p0 is a disk that is one filesystem from its first byte on. ext2, ext3, ext4 and FAT are read; for xfs, NTFS, \
 btrfs, LVM, LUKS and others, `wherry ls` of the partition says which commands open them. Links are not followed.
-Times inside FAT are taken for UTC. Bytes of a name that are control characters or not UTF-8 are shown as \\xHH.
+A disk image in a snapshot of a directory is gone into in the same way: its path, then p1. With a / behind its path the \
+partitions are shown. Times inside FAT are taken for UTC. Bytes of a name that are control characters or not UTF-8 are shown as \\xHH.
 
 Examples:
   wherry ls latest:vm1                    the partitions and what is in them
   wherry ls latest:vm1 /p1/etc
   wherry ls latest:vm1 /p1/etc/ssh -R --json
-  wherry ls latest:home /user             a directory of a snapshot of one")]
+  wherry ls latest:home /user             a directory of a snapshot of one
+  wherry ls latest:vms /vm1/disk.img/     the partitions of a disk image in it")]
 pub struct LsArgs {
     /// The snapshot
     pub snap: Snap,

@@ -1,5 +1,6 @@
 //! `wherry backup`
 
+use super::saved::Saved;
 use crate::backup::{BEAT, Backup, ChangedBlocks, ListUse, Pinned};
 use crate::cli::{BackupArgs, Parent, SourceArg};
 use crate::context::Context;
@@ -24,23 +25,8 @@ pub(super) const TRIES: usize = 5;
 
 #[derive(Serialize)]
 struct Report {
-    snapshot: String,
-    volume: String,
-    parent: Option<String>,
-    size: u64,
-    read: u64,
-    hole: u64,
-    zero: u64,
-    unchanged: u64,
-    known: u64,
-    new: u64,
-    stored: u64,
-    metadata: u64,
-    seconds: f64,
-    engine: String,
-    root: String,
-    resumed: bool,
-    run: String,
+    #[serde(flatten)]
+    saved: Saved,
     /// What became of the list of changed blocks; null without one.
     changed_blocks: Option<ListUse>,
     engine_reason: String,
@@ -216,62 +202,30 @@ fn report(
     engine_reason: String,
     start: Instant,
 ) -> Result<()> {
-    let record = &snapshot.record;
-    let stats = record.stats;
-    let report = Report {
-        snapshot: snapshot.id.to_string(),
-        volume: record.name.clone(),
-        parent: record.parent.map(|id| id.to_string()),
-        size: record.size,
-        read: stats.read,
-        hole: stats.hole,
-        zero: stats.zero,
-        unchanged: stats.unchanged,
-        known: stats.known,
-        new: stats.new,
-        stored: stats.stored,
-        metadata: snapshot.metadata(),
-        seconds: start.elapsed().as_secs_f64(),
-        engine: record.engine.clone(),
-        root: record.root.to_string(),
-        resumed: record.resumed,
-        run: record.run.clone(),
-        changed_blocks,
-        engine_reason,
-    };
+    let report = Report { saved: Saved::new(snapshot, start), changed_blocks, engine_reason };
     context.output.result(&report, || {
-        let size = output::size;
-        let parent = report.parent.as_ref().map_or_else(|| "none".to_owned(), |id| id[..8].to_owned());
-        let mut lines = vec![
-            format!("volume    {} ({}), built on {parent}", report.volume, size(report.size)),
+        let (saved, size) = (&report.saved, output::size);
+        let found = vec![
             format!(
                 "read      {} in {:.1} s ({}/s, {} engine), {} not allocated",
-                size(report.read),
-                report.seconds,
-                size((report.read as f64 / report.seconds.max(0.001)) as u64),
-                report.engine,
-                size(report.hole)
+                size(saved.read),
+                saved.seconds,
+                size((saved.read as f64 / saved.seconds.max(0.001)) as u64),
+                saved.engine,
+                size(saved.hole)
             ),
             format!(
                 "found     {} unchanged, {} known, {} zero, {} new",
-                size(report.unchanged),
-                size(report.known),
-                size(report.zero),
-                size(report.new)
+                size(saved.unchanged),
+                size(saved.known),
+                size(saved.zero),
+                size(saved.new)
             ),
-            format!("stored    {} of data, {} of metadata", size(report.stored), size(report.metadata)),
         ];
-        match &report.changed_blocks {
-            Some(ListUse { reason: Some(why), .. }) => {
-                lines.push(format!("list      not used, everything was read: {why}"));
-            }
-            Some(_) => lines.push("list      used: only what it names was read".to_owned()),
-            None => {}
-        }
-        if report.resumed {
-            lines.push("resumed   what an interrupted run had stored was used".to_owned());
-        }
-        lines.push(format!("snapshot {}", report.snapshot));
-        lines.join("\n")
+        let list = report.changed_blocks.as_ref().map(|list| match &list.reason {
+            Some(why) => format!("list      not used, everything was read: {why}"),
+            None => "list      used: only what it names was read".to_owned(),
+        });
+        saved.text(found, list.into_iter().collect())
     })
 }

@@ -1,6 +1,7 @@
 //! `wherry backup` of a directory
 
 use super::backup::{TRIES, choice, default_name, kind};
+use super::saved::Saved;
 use crate::backup::BEAT;
 use crate::cli::BackupArgs;
 use crate::context::Context;
@@ -19,23 +20,8 @@ use wherry_repo::{CommitInfo, DEFAULT_CHUNK_SIZE, Error, ErrorKind, Snapshot, Tr
 
 #[derive(Serialize)]
 struct Report {
-    snapshot: String,
-    volume: String,
-    parent: Option<String>,
-    size: u64,
-    read: u64,
-    hole: u64,
-    zero: u64,
-    unchanged: u64,
-    known: u64,
-    new: u64,
-    stored: u64,
-    metadata: u64,
-    seconds: f64,
-    engine: String,
-    root: String,
-    resumed: bool,
-    run: String,
+    #[serde(flatten)]
+    saved: Saved,
     files: u64,
     directories: u64,
     others: u64,
@@ -107,7 +93,6 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
             tags: args.tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect::<BTreeMap<_, _>>(),
             source: path.display().to_string(),
             run: context.run.to_string(),
-            engine: engine.name.to_owned(),
             ..CommitInfo::default()
         };
         let described = TreeInfo { excluded: exclude.given().to_vec(), ..TreeInfo::default() };
@@ -128,74 +113,46 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
 }
 
 fn report(context: &Context, snapshot: &Snapshot, counts: &Counts, start: Instant) -> Result<()> {
-    let record = &snapshot.record;
-    let stats = record.stats;
     let missing_paths = counts.named.iter().map(|missing| MissingPath {
         path: escaped(&missing.path),
         errno: missing.errno,
         reason: std::io::Error::from_raw_os_error(missing.errno.cast_signed()).to_string(),
     });
     let report = Report {
-        snapshot: snapshot.id.to_string(),
-        volume: record.name.clone(),
-        parent: record.parent.map(|id| id.to_string()),
-        size: record.size,
-        read: stats.read,
-        hole: stats.hole,
-        zero: stats.zero,
-        unchanged: stats.unchanged,
-        known: stats.known,
-        new: stats.new,
-        stored: stats.stored,
-        metadata: snapshot.metadata(),
-        seconds: start.elapsed().as_secs_f64(),
-        engine: record.engine.clone(),
-        root: record.root.to_string(),
-        resumed: record.resumed,
-        run: record.run.clone(),
+        saved: Saved::new(snapshot, start),
         files: counts.files,
         directories: counts.directories,
         others: counts.others,
         files_unread: counts.kept,
         unsettled: counts.unsettled,
-        partial: record.partial,
+        partial: snapshot.record.partial,
         boundaries: counts.boundaries,
         missing: counts.missing,
         missing_paths: missing_paths.collect(),
     };
     context.output.result(&report, || {
-        let size = output::size;
-        let parent = report.parent.as_ref().map_or_else(|| "none".to_owned(), |id| id[..8].to_owned());
-        let mut lines = vec![
-            format!("volume    {} ({}), built on {parent}", report.volume, size(report.size)),
+        let (saved, size) = (&report.saved, output::size);
+        let found = vec![
             format!("tree      {} files, {} directories, {} others", report.files, report.directories, report.others),
             format!(
                 "read      {} in {:.1} s, {} files not read again",
-                size(report.read),
-                report.seconds,
+                size(saved.read),
+                saved.seconds,
                 report.files_unread
             ),
             format!(
                 "found     {} unchanged, {} known, {} new",
-                size(report.unchanged),
-                size(report.known),
-                size(report.new)
+                size(saved.unchanged),
+                size(saved.known),
+                size(saved.new)
             ),
-            format!("stored    {} of data, {} of metadata", size(report.stored), size(report.metadata)),
         ];
-        if report.resumed {
-            lines.push("resumed   what an interrupted run had stored was used".to_owned());
-        }
-        if report.unsettled > 0 {
-            lines.push(format!("changed   {} files changed each time they were read", report.unsettled));
-        }
-        if report.boundaries > 0 {
-            lines.push(format!("mounts    {} other filesystems below were left out", report.boundaries));
-        }
-        if report.missing > 0 {
-            lines.push(format!("missing   {} could not be read: the snapshot is partial", report.missing));
-        }
-        lines.push(format!("snapshot {}", report.snapshot));
-        lines.join("\n")
+        let rest = [
+            (report.unsettled, "changed   # files changed each time they were read"),
+            (report.boundaries, "mounts    # other filesystems below were left out"),
+            (report.missing, "missing   # could not be read: the snapshot is partial"),
+        ];
+        let rest = rest.into_iter().filter(|(count, _)| *count > 0);
+        saved.text(found, rest.map(|(count, text)| text.replace('#', &count.to_string())).collect())
     })
 }

@@ -1,12 +1,11 @@
 //! `wherry cat`
 
-use super::opened::{self, look};
+use super::opened::{Typed, look};
 use crate::cli::CatArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::readers::Readers;
 use crate::tree::inside::DISK;
-use crate::tree::path::TreePath;
 use crate::tree::view::not_a_file;
 use anyhow::Result;
 use parking_lot::Mutex;
@@ -26,14 +25,14 @@ pub(crate) fn run(context: &Context, args: CatArgs) -> Result<Exit> {
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &snap)?;
     let wanted = Wanted { start: offset.map_or(0, |o| o.0), length: length.map(|l| l.0) };
-    let path = path.map(|path| opened::path(Some(path)));
+    let typed = path.map(|path| Typed::new(Some(path)));
     let is_disk = snapshot.record.tree.is_none();
-    if path.is_none() && !is_disk {
+    if typed.is_none() && !is_disk {
         let text = "the snapshot is of a directory: name a file in it, `wherry ls` shows what there is; all of it: `wherry dump`";
         return Err(Error::invalid(text).into());
     }
-    match path.filter(|path| !is_disk || path.names() != [DISK]) {
-        Some(path) => inside(context, &repository, &snapshot, &path, &wanted),
+    match typed.filter(|typed| !is_disk || typed.path.names() != [DISK]) {
+        Some(typed) => inside(context, &repository, &snapshot, &typed, &wanted),
         None => disk(context, &repository, &snapshot, &wanted),
     }
 }
@@ -61,10 +60,10 @@ fn inside(
     context: &Context,
     repository: &Repository,
     snapshot: &Snapshot,
-    path: &TreePath,
+    typed: &Typed,
     wanted: &Wanted,
 ) -> Result<Exit> {
-    look(context, repository, snapshot, |view| {
+    look(context, repository, snapshot, typed, |view, path| {
         let node = view.stat(path)?;
         if !node.is_file() {
             return Err(not_a_file(path, &node.inode.kind).into());

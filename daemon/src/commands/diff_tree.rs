@@ -14,11 +14,24 @@ use wherry_repo::{Repository, Snapshot, TreeReader};
 
 /// A path that differs, as `--json` shows it.
 #[derive(Serialize)]
-struct Shown {
+pub(super) struct Shown {
     change: &'static str,
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_hex: Option<String>,
+}
+
+impl Shown {
+    /// Of a change.
+    pub(super) fn new(change: Change, path: &TreePath) -> Self {
+        let (path, path_hex) = text(&path.bytes());
+        Self { change: shown(change).1, path, path_hex }
+    }
+}
+
+/// A line of text about it.
+pub(super) fn line(change: Change, path: &TreePath) -> String {
+    format!("{} {}\n", shown(change).0, escaped(&path.bytes()))
 }
 
 /// How a change is shown: letter, word.
@@ -48,13 +61,11 @@ pub(super) fn run(context: &Context, repository: &Repository, [old, new]: [&Snap
     let mut counts = [0u64; 4];
     let mut tell = |change: Change, path: &TreePath, _: &Entry| -> Result<()> {
         context.cancel.check()?;
-        let (letter, word) = shown(change);
         if is_json {
             let comma = if counts == [0; 4] { "" } else { "," };
-            let (path, path_hex) = text(&path.bytes());
-            lines.add(&format!("{comma}{}", serde_json::to_string(&Shown { change: word, path, path_hex })?))?;
+            lines.add(&format!("{comma}{}", serde_json::to_string(&Shown::new(change, path))?))?;
         } else {
-            lines.add(&format!("{letter} {}\n", escaped(&path.bytes())))?;
+            lines.add(&line(change, path))?;
         }
         counts[change as usize] += 1;
         Ok(())

@@ -1,6 +1,6 @@
 //! `wherry dump`
 
-use super::opened::{self, ended, look};
+use super::opened::{Typed, ended, look};
 use crate::cli::DumpArgs;
 use crate::context::Context;
 use crate::exit::{self, Exit};
@@ -20,49 +20,54 @@ use wherry_repo::format::tree::Set;
 /// Writes a directory and all below it as a tar archive.
 pub(crate) fn run(context: &Context, args: DumpArgs) -> Result<Exit> {
     let DumpArgs { snap, path } = args;
-    let path = opened::path(path);
+    let typed = Typed::new(path);
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &snap)?;
     repository.limit_lookups(context.budget.index / 2);
-    let is_disk = snapshot.record.tree.is_none();
-    look(context, &repository, &snapshot, |view| {
-        if path.names().is_empty() && is_disk {
-            let text = "the snapshot is of a disk: name a partition, such as /p1, or use `wherry cat` for all of it";
+    look(context, &repository, &snapshot, &typed, |view, path| {
+        let top = view.stat(path)?;
+        if view.is_disk(path) {
+            let (what, partition) = match path.names() {
+                [] => ("the snapshot".to_owned(), "/p1".to_owned()),
+                _ => (path.to_string(), path.join(b"p1").to_string()),
+            };
+            let text = format!(
+                "{what} is of a disk: name a partition, such as {partition}, or use `wherry cat` for all of it"
+            );
             return Err(Error::invalid(text).into());
         }
-        let top = view.stat(&path)?;
-        let mut archive = Archive::new(context, is_disk);
+        let mut archive = Archive::new(context, view.leaves_out(path).is_some());
         let mut failed = Failed::default();
         if top.is_folder() {
             // What cannot be listed leaves nothing behind that looks like an archive.
-            page(view, &path, 0)?;
+            page(view, path, 0)?;
             view.expect_all();
-            archive.name(view, &path, b"./", &top)?;
+            archive.name(view, path, b"./", &top)?;
             let mut last = path.clone();
-            failed = walk(view, &path, true, &mut |view, folder, nodes| {
+            failed = walk(view, path, true, &mut |view, folder, nodes| {
                 // A directory right before what is in it: tar sets its times when it comes to a name outside.
                 if *folder != last {
                     last = folder.clone();
                     let node = view.stat(folder)?;
-                    archive.entry(view, folder, &path, &node)?;
+                    archive.entry(view, folder, path, &node)?;
                 }
                 let others = nodes.iter().filter(|node| !node.is_folder());
-                others.into_iter().try_for_each(|node| archive.entry(view, &folder.join(&node.name), &path, node))
+                others.into_iter().try_for_each(|node| archive.entry(view, &folder.join(&node.name), path, node))
             })?;
         } else {
-            let above = TreePath::new(&path.names()[..path.names().len() - 1].join(&b'/'));
-            archive.entry(view, &path, &above, &top)?;
+            let above = TreePath::of(&path.names()[..path.names().len() - 1]);
+            archive.entry(view, path, &above, &top)?;
         }
         archive.out.put(&[0; 2 * BLOCK as usize])?;
         archive.out.write()?;
-        if let Some(what) = view.leaves_out(&path) {
+        if let Some(what) = view.leaves_out(path) {
             tracing::warn!("{what}");
         }
         for (what, count) in &archive.left {
             tracing::warn!("left out, as archives do not have it: {count} x {what}");
         }
         if archive.links.beyond() > 0 {
-            tracing::warn!("{} files have further names, which are files of their own", archive.links.beyond());
+            tracing::warn!("up to {} files have further names that are files of their own", archive.links.beyond());
         }
         failed.count += archive.failed.count + archive.links.beyond();
         failed.damaged |= archive.failed.damaged;
@@ -102,6 +107,7 @@ const WRITE: usize = 64 << 10;
 struct Archive<'a> {
     context: &'a Context,
     out: Out,
+    /// It is inside of a disk.
     is_disk: bool,
     /// How many of what are left out.
     left: BTreeMap<&'static str, u64>,

@@ -1,7 +1,7 @@
 //! `wherry find`
 
 use super::names::{Json, Lines};
-use super::opened::{self, ended, look};
+use super::opened::{Typed, ended, look};
 use crate::cli::FindArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -13,19 +13,19 @@ use std::os::unix::ffi::OsStrExt;
 /// Prints the paths of all entries whose names match.
 pub(crate) fn run(context: &Context, args: FindArgs) -> Result<Exit> {
     let FindArgs { snap, path, name } = args;
-    let path = opened::path(path);
+    let typed = Typed::new(path);
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &snap)?;
-    look(context, &repository, &snapshot, |view| {
+    look(context, &repository, &snapshot, &typed, |view, path| {
         let admits = |node: &Node| name.as_ref().is_none_or(|glob| matches(glob.as_bytes(), &node.name));
         let failed = if context.output.is_json() {
             let mut json = Json::new(context);
-            let failed = all(view, &path, &admits, &mut |path, node| json.add(path, node))?;
+            let failed = all(view, path, &admits, &mut |path, node| json.add(path, node))?;
             json.end()?;
             failed
         } else {
             let mut lines = Lines::new(context);
-            let failed = all(view, &path, &admits, &mut |path, _| lines.add(&format!("{}\n", escaped(&path.bytes()))))?;
+            let failed = all(view, path, &admits, &mut |path, _| lines.add(&format!("{}\n", escaped(&path.bytes()))))?;
             lines.end()?;
             failed
         };

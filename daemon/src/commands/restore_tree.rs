@@ -1,14 +1,18 @@
 //! `wherry restore` of a directory
 
+use super::diff_tree;
+use super::names::Lines;
 use crate::cli::{OverwriteArg, RestoreArgs};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
 use crate::readers::Readers;
 use crate::restore::Marker;
+use crate::tree::dir::Root;
 use crate::tree::fetch::{Told, TreeRestore};
 use crate::tree::path::{TreePath, escaped};
-use crate::tree::restore::{Has, Known as Snapshots, Options, Overwrite, Report, Restorer, Target, Why};
+use crate::tree::rehearse::Rehearsal;
+use crate::tree::restore::{Has, Known as Snapshots, NAMED, Options, Overwrite, Report, Restorer, Target, Why};
 use crate::tree::select::Select;
 use anyhow::Result;
 use serde::Serialize;
@@ -44,14 +48,18 @@ struct Shown {
     unread: u64,
     /// Files that held what the snapshot says already.
     kept: u64,
-    /// Bytes of data that were asked of the repository.
+    /// Bytes of data that were asked of the repository: what requests spanned, as they came over the wire. Of a dry run:
+    /// bytes of the files, outside of holes, that the target does not have.
     fetched: u64,
     /// What the system refused, the first thousand in `refused_paths`.
     refused: u64,
     refused_paths: Vec<String>,
     missing: u64,
-    /// Files that have further names, which are files of their own for want of memory.
+    /// Files of which further names may be files of their own, for want of memory: at most so many.
     unlinked: u64,
+    /// What a dry run would change, the first thousand paths.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<diff_tree::Shown>,
 }
 
 /// Restores a directory, or parts of it.
@@ -78,51 +86,52 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         return refuse(text.to_owned());
     }
     let partial = snapshot.record.partial;
-    let told;
-    let mut report = Report::default();
-    let (mut resumed, mut began_empty) = (false, false);
-    let mut mode = Overwrite::Never;
-    if args.dry_run {
-        told = Told { missing: reader.info().missing, bytes: snapshot.record.size, ..Told::default() };
-    } else {
-        context.cancel.check()?;
-        let existed = args.target.exists();
-        let target = Target::open(&args.target)?;
-        let user = rustix::process::geteuid().as_raw();
-        // The marker tells a restore that began in an empty directory from one that was allowed to overwrite.
-        let marker = |began: &str| {
-            // Another mode is another restore: what one may overwrite the other may not.
-            let (mode, ids) = (args.overwrite, if args.numeric_ids { "numeric" } else { "named" });
-            let over = args.force || args.delta;
-            let root = format!("{} {began}, {mode:?}, force {over}, {ids}, user {user}", snapshot.record.root);
-            Marker::new(&args.target, &context.state_dir(), &snapshot.id, &root)
-        };
-        let identity = target.identity()?;
-        let run = run_number(snapshot, identity);
-        let empty = target.is_empty(run)?;
-        let into_empty = marker("into an empty directory")?;
-        let into_full = marker("over what was there")?;
-        // Also when it is empty still: what it was writing lies there under temporary names.
-        let goes_on = into_empty.is_set();
-        resumed = goes_on || into_full.is_set();
-        if !(empty || resumed || args.force || args.delta || args.overwrite.is_some()) {
-            return refuse(format!(
-                "{} is not empty: --overwrite never keeps what is there, if-newer replaces what is older, --force or \
-                 --overwrite always replaces everything, --delta what differs",
-                args.target.display()
-            ));
+    context.cancel.check()?;
+    let existed = args.target.exists();
+    let target = if args.dry_run { Target::there(&args.target)? } else { Some(Target::open(&args.target)?) };
+    let user = rustix::process::geteuid().as_raw();
+    // The marker tells a restore that began in an empty directory from one that was allowed to overwrite.
+    let marker = |began: &str| {
+        // Another mode is another restore: what one may overwrite the other may not.
+        let (mode, ids) = (args.overwrite, if args.numeric_ids { "numeric" } else { "named" });
+        let over = args.force || args.delta;
+        let root = format!("{} {began}, {mode:?}, force {over}, {ids}, user {user}", snapshot.record.root);
+        Marker::new(&args.target, &context.state_dir(), &snapshot.id, &root)
+    };
+    let (run, empty) = match &target {
+        Some(target) => {
+            let run = run_number(snapshot, target.identity()?);
+            (run, target.is_empty(run)?)
         }
-        began_empty = empty || goes_on;
-        let begun = if began_empty { &into_empty } else { &into_full };
-        begun.set();
-        let overwrite = match args.overwrite {
-            Some(OverwriteArg::Never) => Overwrite::Never,
-            Some(OverwriteArg::IfNewer) => Overwrite::IfNewer,
-            Some(OverwriteArg::Always) => Overwrite::Always,
-            None if args.force || args.delta || resumed => Overwrite::Always,
-            None => Overwrite::Never,
-        };
-        mode = overwrite;
+        None => (0, true),
+    };
+    let into_empty = marker("into an empty directory")?;
+    let into_full = marker("over what was there")?;
+    // Also when it is empty still: what it was writing lies there under temporary names.
+    let goes_on = into_empty.is_set();
+    let resumed = goes_on || into_full.is_set();
+    if !(empty || resumed || args.force || args.delta || args.overwrite.is_some()) {
+        return refuse(format!(
+            "{} is not empty: --overwrite never keeps what is there, if-newer replaces what is older, --force or \
+             --overwrite always replaces everything, --delta what differs",
+            args.target.display()
+        ));
+    }
+    let began_empty = empty || goes_on;
+    let overwrite = match args.overwrite {
+        Some(OverwriteArg::Never) => Overwrite::Never,
+        Some(OverwriteArg::IfNewer) => Overwrite::IfNewer,
+        Some(OverwriteArg::Always) => Overwrite::Always,
+        None if args.force || args.delta || resumed => Overwrite::Always,
+        None => Overwrite::Never,
+    };
+    // What an earlier run wrote over is not written again if it is right.
+    let compare = args.delta || !began_empty && resumed;
+    let root = select.is_whole() || !existed;
+    let links = context.budget.first_names();
+    let (told, report, changes);
+    if let Some(target) = target.filter(|_| !args.dry_run) {
+        if began_empty { &into_empty } else { &into_full }.set();
         let options = Options {
             overwrite,
             delete: args.delete,
@@ -131,8 +140,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             resume: true,
             // What was refused to another user is refused again, and counted again.
             trust_names: goes_on && user == 0,
-            // What an earlier run wrote over is not written again if it is right.
-            compare: args.delta || !began_empty && resumed,
+            compare,
             distrust: args.verify,
             ..Options::new(run)
         };
@@ -142,11 +150,11 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         let work = TreeRestore {
             reader: &reader,
             select: &select,
-            root: select.is_whole() || !existed,
+            root,
             fetchers: if context.is_remote() { budget.downloads } else { budget.downloads.min(budget.workers * 2) },
             fetch_bytes: 2 << 20,
             read_back: args.verify,
-            links: budget.first_names(),
+            links,
             progress: &progress,
             cancel: &context.cancel,
         };
@@ -155,6 +163,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             restorer.prune(&Tree(&reader))?;
         }
         report = restorer.finish()?;
+        changes = Vec::new();
         drop(progress);
         if let Some(first) = told.wrong.first.first() {
             let text = format!(
@@ -170,12 +179,50 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         }
         into_empty.clear();
         into_full.clear();
+    } else {
+        let rehearsal = Rehearsal {
+            reader: &reader,
+            select: &select,
+            root,
+            untouched: empty,
+            run,
+            trust_names: goes_on && user == 0,
+            distrust: args.verify,
+            overwrite,
+            compare,
+            delete: args.delete,
+            numeric_ids: args.numeric_ids,
+            links,
+            cancel: &context.cancel,
+        };
+        (told, report, changes) = readers.until_a_signal(&context.cancel, || rehearse(context, &rehearsal, args))?;
     }
-    let left = left_out(&report, began_empty, mode);
+    let left = left_out(&report, began_empty, overwrite);
     let is_whole = !partial && told.missing == 0 && told.apart == 0 && report.refused.list.count == 0 && !left;
     let exit = if is_whole { Exit::Done } else { Exit::Partial };
-    show(context, snapshot, args, &Outcome { told, report, resumed, seconds: start.elapsed().as_secs_f64() })?;
+    show(context, snapshot, args, Outcome { told, report, changes, resumed, seconds: start.elapsed().as_secs_f64() })?;
     Ok(exit)
+}
+
+/// Says what a restore would do. Paths that would change are lines of the text; the first of them are for the JSON.
+fn rehearse(
+    context: &Context,
+    rehearsal: &Rehearsal<'_>,
+    args: &RestoreArgs,
+) -> Result<(Told, Report, Vec<diff_tree::Shown>)> {
+    // It may be that of a restore that began in another filesystem.
+    let target = if args.target.exists() { Some(Root::open(&args.target, true)?) } else { None };
+    let (is_json, mut changes, mut lines) = (context.output.is_json(), Vec::new(), Lines::new(context));
+    let (told, report) = rehearsal.run(target.as_ref(), &mut |change, path| {
+        match is_json {
+            true if changes.len() < NAMED => changes.push(diff_tree::Shown::new(change, path)),
+            true => {}
+            false => lines.add(&diff_tree::line(change, path))?,
+        }
+        Ok(())
+    })?;
+    lines.end()?;
+    Ok((told, report, changes))
 }
 
 /// True when something of the snapshot is not there although nobody asked to keep what is there in its place: it is of
@@ -257,12 +304,14 @@ fn below(known: &Known) -> Option<Below> {
 struct Outcome {
     told: Told,
     report: Report,
+    /// Of a dry run.
+    changes: Vec<diff_tree::Shown>,
     resumed: bool,
     seconds: f64,
 }
 
-fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Outcome) -> Result<()> {
-    let Outcome { told, report, resumed, seconds } = outcome;
+fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: Outcome) -> Result<()> {
+    let Outcome { told, report, changes, resumed, seconds } = outcome;
     let record = &snapshot.record;
     let shown = Shown {
         snapshot: snapshot.id.to_string(),
@@ -270,10 +319,10 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
         target: args.target.display().to_string(),
         size: told.bytes,
         written: report.bytes,
-        seconds: *seconds,
+        seconds,
         root: record.root.to_string(),
         dry_run: args.dry_run,
-        resumed: *resumed,
+        resumed,
         partial: record.partial,
         files: report.files,
         directories: report.directories,
@@ -291,6 +340,7 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
         refused_paths: report.refused.list.first.iter().map(ToString::to_string).collect(),
         missing: told.missing,
         unlinked: told.apart,
+        changes,
     };
     for refused in &shown.refused_paths {
         tracing::warn!("not restored: {refused}");
@@ -300,7 +350,16 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
     }
     context.output.result(&shown, || {
         let mut lines = vec![match args.dry_run {
-            true => format!("would write up to {} to {}", output::size(shown.size), shown.target),
+            true => format!(
+                "would write {} to {}: {} files, {} directories, {} others, {} further names; {} are not there yet",
+                output::size(shown.written),
+                shown.target,
+                shown.files,
+                shown.directories,
+                shown.others,
+                shown.links,
+                output::size(shown.fetched)
+            ),
             false => format!(
                 "wrote {} to {} in {:.1} s: {} files, {} directories, {} others, {} further names",
                 output::size(shown.written),
@@ -312,24 +371,26 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
                 shown.links
             ),
         }];
-        if shown.resumed {
+        let would = |did: &'static str, would: &'static str| if shown.dry_run { would } else { did };
+        if shown.resumed && !shown.dry_run {
             lines.push("went on after an interruption".to_owned());
         }
         if shown.kept > 0 {
             lines.push(format!("{} files were as in the snapshot already", shown.kept));
         }
         if shown.skipped > 0 {
-            lines.push(format!("left {} names as they are", shown.skipped));
+            lines.push(format!("{} {} names as they are", would("left", "would leave"), shown.skipped));
         }
         if shown.removed > 0 {
-            lines.push(format!("removed {} names that the snapshot does not have", shown.removed));
+            let removed = would("removed", "would remove");
+            lines.push(format!("{removed} {} names that the snapshot does not have", shown.removed));
         }
         if shown.missing > 0 {
             lines.push(format!("{} could not be read when the snapshot was made, and are missing", shown.missing));
         }
         if shown.unlinked > 0 {
             lines.push(format!(
-                "{} files have further names, which are files of their own: give more --memory to have them linked",
+                "up to {} files have further names that are files of their own: give more --memory to have them linked",
                 shown.unlinked
             ));
         }
@@ -352,7 +413,7 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: &Ou
                 shown.unread
             ));
         }
-        lines.push(format!("restored snapshot {}", shown.snapshot));
+        lines.push(format!("{} snapshot {}", would("restored", "nothing was written of"), shown.snapshot));
         lines.join("\n")
     })
 }

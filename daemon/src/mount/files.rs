@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use wherry_repo::format::tree::{Below, Content, Entry, Extended, Known, Piece, Set, Time, What};
-use wherry_repo::{Error, ErrorKind, Repository, Result, Snapshot, TreeReader};
+use wherry_repo::{Error, ErrorKind, Repository, Result, ShortId, Snapshot, TreeReader};
 
 const MARK: u64 = 1 << 62;
 const ENTRY_BITS: u32 = 44;
@@ -63,8 +63,9 @@ pub struct Files {
     shared: Arc<Shared>,
     recent: Mutex<VecDeque<Arc<Tree>>>,
     links: Links,
-    /// Bytes outside holes of files with long lists and of disk images.
-    allocated: Mutex<HashMap<u64, u64>>,
+    /// Bytes outside holes of files with long lists and of disk images, by their content and size: what is the same in many
+    /// snapshots is counted once.
+    allocated: Mutex<HashMap<(ShortId, u64), u64>>,
     /// What was said to be damaged or missing.
     told: Mutex<BTreeSet<u64>>,
 }
@@ -383,7 +384,7 @@ impl Files {
     fn of_entry(&self, tree: &Tree, entry: u64, found: &Entry, links: u64) -> Attributes {
         let number = number(tree.index, entry);
         match found {
-            Entry::Known(known) => of_known(number, known, links, self.allocated(tree, number, known)),
+            Entry::Known(known) => of_known(number, known, links, self.allocated(tree, known)),
             // Nothing is known but the name. A file that cannot be opened stops those who copy; none would not.
             Entry::Unknown { .. } => Attributes {
                 number,
@@ -402,30 +403,34 @@ impl Files {
     }
 
     /// Bytes of a file that are not in holes.
-    fn allocated(&self, tree: &Tree, number: u64, known: &Known) -> u64 {
+    fn allocated(&self, tree: &Tree, known: &Known) -> u64 {
         let What::File { size, content } = &known.what else { return 0 };
-        match content {
-            Content::Nothing if known.missing.is_none() => 0,
-            Content::Pieces(pieces) => pieces.iter().map(data_of).fold(0, u64::saturating_add),
-            Content::List(_) | Content::Map { .. } => {
-                if let Some(known) = self.allocated.lock().get(&number) {
-                    return *known;
-                }
-                let pieces = tree.reader.pieces(*size, content, 0).and_then(|mut pieces| {
-                    pieces.try_fold(0u64, |sum, part| part.map(|part| sum + part.data.map_or(0, |_| part.len)))
-                });
-                // Whoever reads it is told; one without holes is none that is skipped.
-                let Ok(data) = pieces else { return *size };
-                let mut counted = self.allocated.lock();
-                if counted.len() >= COUNTED {
-                    counted.clear();
-                }
-                counted.insert(number, data);
-                data
-            }
+        let top = match content {
+            Content::Nothing if known.missing.is_none() => return 0,
+            Content::Pieces(pieces) => return pieces.iter().map(data_of).fold(0, u64::saturating_add),
             // What is missing must not be taken for a hole.
-            Content::Nothing | Content::Shared { .. } => *size,
+            Content::Nothing | Content::Shared { .. } => return *size,
+            Content::List(top) | Content::Map { top, .. } => top,
+        };
+        let key = (top.to.id, *size);
+        if let Some(counted) = self.allocated.lock().get(&key) {
+            return *counted;
         }
+        let pieces = tree.reader.pieces(*size, content, 0).and_then(|mut pieces| {
+            pieces.try_fold(0u64, |sum, part| part.map(|part| sum + part.data.map_or(0, |_| part.len)))
+        });
+        let data = match pieces {
+            Ok(data) => data,
+            // Whoever reads it is told; one without holes is none that is skipped. Damage stays.
+            Err(e) if e.kind() == ErrorKind::Corrupt => *size,
+            Err(_) => return *size,
+        };
+        let mut counted = self.allocated.lock();
+        if counted.len() >= COUNTED {
+            counted.clear();
+        }
+        counted.insert(key, data);
+        data
     }
 
     /// True once for each number, until there are too many.

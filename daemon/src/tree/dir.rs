@@ -340,9 +340,17 @@ impl Dir {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(crate) fn look(self: &Arc<Self>, name: &[u8]) -> Result<Look, Errno> {
+    pub(crate) fn look_with(self: &Arc<Self>, name: &[u8], scratch: &mut Scratch) -> Result<Look, Errno> {
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-        look(self.descriptor()?.as_fd(), &name, &mut Scratch::new())
+        look(self.descriptor()?.as_fd(), &name, scratch)
+    }
+
+    /// The same for a single name: the buffers (128 KiB) are made for it.
+    ///
+    /// # Errors
+    /// As of [`Self::look_with`].
+    pub(crate) fn look(self: &Arc<Self>, name: &[u8]) -> Result<Look, Errno> {
+        self.look_with(name, &mut Scratch::new())
     }
 
     /// Opens a regular file in it for reading.

@@ -64,7 +64,8 @@ impl FirstNames {
         self.names.insert(key, First { name: name.into(), left: names - 1 });
     }
 
-    /// Names that no further one could be linked to, for want of room.
+    /// First names that no further one could be linked to, for want of room: so many files at most have further names that are
+    /// files of their own, as those of one may all be elsewhere than what is restored.
     pub fn beyond(&self) -> u64 {
         self.beyond
     }

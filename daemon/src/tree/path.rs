@@ -23,6 +23,11 @@ impl TreePath {
         Self { names }
     }
 
+    /// Of names from the top down.
+    pub fn of(names: &[Vec<u8>]) -> Self {
+        Self { names: names.to_vec() }
+    }
+
     /// Its names from the top down.
     pub fn names(&self) -> &[Vec<u8>] {
         &self.names

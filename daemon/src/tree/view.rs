@@ -77,7 +77,18 @@ pub trait View {
     /// So many directories there can be: who has gone through more of them goes round in a circle of damaged ones.
     fn most_folders(&self) -> u64;
 
-    /// What `dump` of this path leaves out, in words.
+    /// The path is to be gone into as a directory: it was typed with a `/` behind it, and may be that of a disk image.
+    fn go_into(&mut self, path: &TreePath) {
+        let _ = path;
+    }
+
+    /// Whether this path is that of a disk, in which there are partitions.
+    fn is_disk(&self, path: &TreePath) -> bool {
+        let _ = path;
+        false
+    }
+
+    /// What `dump` of this path leaves out, in words; of what is inside of a disk there is something.
     fn leaves_out(&self, path: &TreePath) -> Option<&'static str>;
 
     /// All files below a directory are going to be read: what comes next may be fetched ahead.

@@ -36,6 +36,15 @@ pub struct TreeView<'a> {
     last: Option<(Vec<Vec<u8>>, u64, Option<Below>)>,
 }
 
+/// Where names lead.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// To a directory: its number, and what is in it.
+    Folder(u64, Option<Below>),
+    /// So many of them to a regular file.
+    File(usize, Box<Known>),
+}
+
 /// Chunks of small files that were used last: they lie side by side, and so do the files.
 #[derive(Debug)]
 struct Kept {
@@ -79,13 +88,23 @@ impl<'a> TreeView<'a> {
 
     /// The number of the directory of these names, and what is in it.
     fn folder(&mut self, names: &[Vec<u8>]) -> Result<(u64, Option<Below>)> {
-        if let Some((last, number, below)) = &self.last
-            && last == names
-        {
-            return Ok((*number, *below));
+        match self.way(names)? {
+            Way::Folder(number, below) => Ok((number, below)),
+            Way::File(depth, _) => Err(PathError::NotFolder(escaped(&joined(&names[..depth]))).into()),
         }
-        let (mut number, mut below) = (0, below(self.reader.root()));
-        for (depth, name) in names.iter().enumerate() {
+    }
+
+    /// Where these names lead: to a directory, or to the first regular file among them.
+    pub(super) fn way(&mut self, names: &[Vec<u8>]) -> Result<Way> {
+        // A walk goes on from where it was: a tree may be thousands of directories deep.
+        let (known, mut number, mut below) = match &self.last {
+            Some((last, number, below)) if names.starts_with(last) => (last.len(), *number, *below),
+            _ => (0, 0, below(self.reader.root())),
+        };
+        if known == names.len() {
+            return Ok(Way::Folder(number, below));
+        }
+        for (depth, name) in names.iter().enumerate().skip(known) {
             let shown = || escaped(&joined(&names[..=depth]));
             let (behind, entry) = self.find(below, name, &names[..=depth])?;
             number += behind;
@@ -96,20 +115,21 @@ impl<'a> TreeView<'a> {
             };
             below = match known.what {
                 What::Folder { below, .. } => below,
+                What::File { .. } => return Ok(Way::File(depth + 1, known)),
                 What::Link(target) => return Err(PathError::Link(shown(), escaped(&target)).into()),
                 _ => return Err(PathError::NotFolder(shown()).into()),
             };
         }
         self.last = Some((names.to_vec(), number, below));
-        Ok((number, below))
+        Ok(Way::Folder(number, below))
     }
 
     /// The entry of a name in a directory, and its number counted from that; `names` is its path.
     fn find(&self, folder: Option<Below>, name: &[u8], names: &[Vec<u8>]) -> Result<(u64, Entry)> {
-        let shown = escaped(&joined(names));
+        let shown = || escaped(&joined(names));
         let found = folder.map(|folder| self.reader.find(&folder, name)).transpose();
-        let found = found.map_err(|e| e.context(format!("{shown} cannot be looked up")))?.flatten();
-        found.ok_or_else(|| PathError::None(shown).into())
+        let found = found.map_err(|e| e.context(format!("{} cannot be looked up", shown())))?.flatten();
+        found.ok_or_else(|| PathError::None(shown()).into())
     }
 
     fn entry(&mut self, path: &TreePath) -> Result<(u64, Entry)> {
@@ -126,14 +146,7 @@ impl<'a> TreeView<'a> {
         let (number, entry) = self.entry(path)?;
         match entry {
             Entry::Unknown { errno, .. } => Err(PathError::Broken(path.to_string(), lack(errno)).into()),
-            Entry::Known(known) => match known.what {
-                What::File { size: 1.., content: Content::Nothing } if known.missing.is_some() => {
-                    let why = known.missing.map(lack).unwrap_or_default();
-                    Err(PathError::Broken(path.to_string(), why).into())
-                }
-                What::File { size, content } => Ok((number, size, content)),
-                _ => Err(not_a_file(path, &inode(&known).kind).into()),
-            },
+            Entry::Known(known) => content_of(path, *known).map(|(size, content)| (number, size, content)),
         }
     }
 
@@ -227,6 +240,18 @@ fn below(known: &Known) -> Option<Below> {
     match known.what {
         What::Folder { below, .. } => below,
         _ => None,
+    }
+}
+
+/// Size and content of a regular file.
+pub(super) fn content_of(path: &TreePath, known: Known) -> Result<(u64, Content)> {
+    match known.what {
+        What::File { size: 1.., content: Content::Nothing } if known.missing.is_some() => {
+            let why = known.missing.map(lack).unwrap_or_default();
+            Err(PathError::Broken(path.to_string(), why).into())
+        }
+        What::File { size, content } => Ok((size, content)),
+        _ => Err(not_a_file(path, &inode(&known).kind).into()),
     }
 }
 

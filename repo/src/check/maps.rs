@@ -10,6 +10,7 @@ use crate::storage::{Key, keys};
 use crate::{Error, ErrorKind, Result, Snapshot};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -34,7 +35,7 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, snapshots: &[Snapshot]) 
     let walk = Walk {
         run,
         packs,
-        edges: Mutex::default(),
+        edges: Seen::new(MOST_SEEN),
         suspected: AtomicUsize::new(0),
         maps: Mutex::default(),
         done: AtomicU64::new(0),
@@ -53,13 +54,38 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, snapshots: &[Snapshot]) 
 pub(super) struct Walk<'a> {
     pub(super) run: &'a Run<'a>,
     pub(super) packs: &'a Packs<'a>,
-    /// Nodes at the end of a disk that were looked at for a disk of this size and class.
-    pub(super) edges: Mutex<HashSet<(PackId, u32, u64, u8)>>,
+    /// Nodes at the end of a disk, and tops of disk images, that were looked at for a disk of this size and class.
+    pub(super) edges: Seen<(PackId, u32, u64, u8)>,
     suspected: AtomicUsize,
     pub(super) maps: Mutex<Maps>,
     /// Snapshots.
     done: AtomicU64,
     total: u64,
+}
+
+/// So many of them are remembered (about 100 bytes each).
+const MOST_SEEN: usize = 1 << 16;
+
+/// What was looked at: of the last ones each once. What was forgotten for want of room is looked at again, which changes
+/// nothing but the time it takes; snapshots that share it mostly follow each other.
+pub(super) struct Seen<T> {
+    seen: Mutex<HashSet<T>>,
+    most: usize,
+}
+
+impl<T: Eq + Hash> Seen<T> {
+    fn new(most: usize) -> Self {
+        Self { seen: Mutex::default(), most }
+    }
+
+    /// True the first time.
+    pub(super) fn is_new(&self, thing: T) -> bool {
+        let mut seen = self.seen.lock();
+        if seen.len() >= self.most && !seen.contains(&thing) {
+            seen.clear();
+        }
+        seen.insert(thing)
+    }
 }
 
 /// The map of one disk, of a snapshot or in a tree, and the shape of that.
@@ -217,7 +243,7 @@ impl Walk<'_> {
             let piece = node_piece(&slot, level - 1);
             let first = self.packs.see(&piece);
             let edge = || (slot.at.pack, slot.at.ordinal, view.size, view.class);
-            let new_edge = view.is_edge(level - 1, n) && self.edges.lock().insert(edge());
+            let new_edge = view.is_edge(level - 1, n) && self.edges.is_new(edge());
             let is_new = first || new_edge;
             match known.get(&slot.at.pack).filter(|pack| pack.state != State::Missing) {
                 None => {
@@ -339,5 +365,20 @@ pub(super) fn agrees(pack: &Known, piece: &Piece) -> bool {
     match &pack.prints {
         Some(prints) => prints.get(piece.at.ordinal as usize) == Some(&piece.print()),
         None => piece.class >= 128,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_looked_at_is_remembered_within_a_bound() {
+        let seen = Seen::new(100);
+        for n in 0..1000 {
+            assert!(seen.is_new(n) && !seen.is_new(n), "{n}");
+            assert!(seen.seen.lock().len() <= 100);
+        }
+        assert!(seen.is_new(0), "it was forgotten");
     }
 }

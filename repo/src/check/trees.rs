@@ -304,7 +304,7 @@ impl Walk<'_> {
     fn image(&self, image: &Image, known: &HashMap<PackId, Pack>) -> Result<()> {
         let (top, at) = (piece(&image.top), &image.top.at);
         let first = self.packs.see(&top);
-        let is_new = self.edges.lock().insert((at.pack, at.ordinal, image.size, image.class));
+        let is_new = self.edges.is_new((at.pack, at.ordinal, image.size, image.class));
         match known.get(&at.pack).filter(|pack| pack.state != State::Missing) {
             None => self.gone(&top, first)?,
             Some(pack) if agrees(pack, &top) => {}

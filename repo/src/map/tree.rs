@@ -119,13 +119,22 @@ impl Tree {
     }
 
     /// The first leaf that is present from leaf number `from` on. Those next to it come with it.
-    pub(crate) fn next_leaf(&self, from: u64) -> Result<Option<(u64, Arc<Node>)>> {
-        let Some(leaf) = self.leaf_from(from)? else { return Ok(None) };
-        self.load_below(leaf >> FANOUT_BITS, leaf)?;
-        Ok(self.node(0, leaf)?.map(|node| (leaf, node)))
+    pub(crate) fn next_leaf(&self, mut from: u64) -> Result<Option<(u64, Arc<Node>)>> {
+        loop {
+            match self.leaf_from(from)? {
+                None => return Ok(None),
+                Some(leaf) if leaf > from => from = leaf,
+                Some(leaf) => {
+                    self.load_below(leaf >> FANOUT_BITS, leaf)?;
+                    return Ok(self.node(0, leaf)?.map(|node| (leaf, node)));
+                }
+            }
+        }
     }
 
-    /// Number of the first leaf that is present from leaf number `from` on, by what the nodes above say. It is not read.
+    /// Before which leaf there is none from leaf number `from` on, by what the nodes above say. That leaf is present if it is
+    /// `from` itself, and may be otherwise: what begins behind `from` is not read, so a hole is known to be one although what
+    /// is behind it is lost.
     pub(crate) fn leaf_from(&self, from: u64) -> Result<Option<u64>> {
         match &self.top {
             Some(_) if self.levels == 1 => Ok((from == 0).then_some(0)),
@@ -140,11 +149,12 @@ impl Tree {
         let below = span(level - 1);
         for (n, _) in node.present() {
             let child = (number << FANOUT_BITS) + n as u64;
-            if child.saturating_mul(below).saturating_add(below) <= from {
+            let start = child.saturating_mul(below);
+            if start.saturating_add(below) <= from {
                 continue;
             }
-            if level == 1 {
-                return Ok(Some(child));
+            if level == 1 || start > from {
+                return Ok(Some(start));
             }
             let Some(node) = self.node(level - 1, child)? else { continue };
             if let Some(found) = self.first_leaf(level - 1, child, &node, from)? {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wherry_repo::storage::Local;
 use wherry_repo::{Components, Credential, Repository, System};
 use wherry_tests::nolinks::NoLinks;
+use wherry_tests::trees::{assert_same, grow, list};
 
 /// Makes a directory with all a tree may have, and gives its path.
 pub fn source(place: &Place) -> PathBuf {
@@ -143,6 +144,22 @@ fn rsync_and_cp_find_no_difference() {
     assert_eq!(errno(fs::remove_dir(shown.join("empty"))), rofs);
     assert_eq!(errno(fs::hard_link(shown.join("large"), shown.join("x"))), rofs);
     assert!(sh("setfattr", &["-x", "user.one", shown.join("many/3").to_str().unwrap()]).is_err());
+}
+
+#[test]
+fn random_trees_look_as_their_sources_do() {
+    for seed in 50..52 {
+        let place = Place::new();
+        let root = place.path("tree");
+        fs::create_dir(&root).unwrap();
+        grow(&root, seed);
+        backup(&place, &root);
+        let mount = place.mount(&[]);
+        let mut source = list(&root);
+        // A mount has no inode flags.
+        source.values_mut().for_each(|facts| facts.flags = 0);
+        assert_same(&list(&files(&mount.mnt)), &source, &format!("seed {seed}"));
+    }
 }
 
 #[test]

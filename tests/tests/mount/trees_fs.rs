@@ -302,6 +302,33 @@ fn links_beyond_the_table_are_files_of_their_own() {
     assert_eq!(shown(0), (40, HashSet::from([1])));
 }
 
+#[test]
+fn a_number_that_was_given_anew_is_another_inode() {
+    let (_, repository) = in_memory();
+    // What all names of one inode say alike, and each of them once in another way.
+    let one = || {
+        let mut node = Node::file(b"a", b"content".to_vec());
+        node.links = std::num::NonZeroU64::new(3);
+        node
+    };
+    let mut others = vec![one(), one(), one(), one(), one()];
+    others[1].what = Made::File(vec![Part { is_hole: false, bytes: b"longer content".to_vec() }]);
+    others[2].modified.seconds += 1;
+    others[3].changed.nanoseconds += 1;
+    others[4].what = Made::Fifo;
+    for (n, node) in others.iter_mut().enumerate() {
+        node.name = format!("{n}").into_bytes();
+    }
+    let alone: Vec<bool> = (0..5).map(|n| n > 0).collect();
+    others.push(one());
+    backup_tree(&repository, "tree", &Node::folder(b"", others)).unwrap();
+    let (_, fs) = mounted(&repository);
+    let number = |name: &str| walk(&fs, &format!("by-volume/tree/latest/files/{name}")).unwrap();
+    for (n, alone) in alone.into_iter().enumerate() {
+        assert_eq!(number(&n.to_string()) != number("a"), alone, "{n}");
+    }
+}
+
 /// Replaces the bytes in the middle of the one pack of a kind by others.
 fn damage(storage: &Memory, kind: &str) {
     let keys: Vec<_> = keys_of(storage).into_iter().filter(|key| key.as_str().starts_with(kind)).collect();

@@ -1,7 +1,7 @@
 //! Sources that change between backups or under one, and what is mounted in them.
 
 use super::{age, backup, comes_back, files, has};
-use crate::harness::Home;
+use crate::harness::{Home, PATIENCE};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroU64;
@@ -76,6 +76,44 @@ fn what_a_mapping_changes_is_read_again() {
     comes_back(&home, tree.to_str().unwrap(), "at the end");
 }
 
+/// A backup that reads one file at a time, and looks at nothing ahead of it.
+fn one_by_one<'a>(root: &'a Root, writer: TreeWriter, cancel: &'a Cancel) -> TreeBackup<'a> {
+    let shares =
+        Shares { walkers: 0, workers: 1, windows: 1, entries: 1, small: 1 << 20, names: 1 << 20, links: 1 << 20 };
+    TreeBackup {
+        root,
+        writer,
+        exclude: Exclude::default(),
+        scratch: std::env::temp_dir(),
+        ignore_inode: false,
+        force_read: false,
+        ring: false,
+        shares,
+        limit_read: None,
+        beat: std::time::Duration::from_secs(60),
+        progress: Screen::new(true, true).progress("backup", None),
+        cancel,
+    }
+}
+
+#[test]
+fn small_files_do_not_wait_for_others_that_cannot_come() {
+    let home = Home::new();
+    files(&home.path("tree"), &[("a", b"1"), ("b", b"2"), ("c/d", b"3"), ("empty", b"")]);
+    let repository = init(Arc::new(Memory::default())).unwrap();
+    let writer = TreeWriter::start(&repository, index(), &options("t")).unwrap();
+    let (source, cancel) = (Root::open(&home.path("tree"), false).unwrap(), Cancel::default());
+    // One that waits for ever ends with an error.
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let flag = cancel.flag();
+    let watch = std::thread::spawn(move || flag.store(ended.recv_timeout(PATIENCE).is_err(), Ordering::SeqCst));
+    let run = one_by_one(&source, writer, &cancel).run(CommitInfo::default(), TreeInfo::default());
+    let _ = done.send(());
+    watch.join().unwrap();
+    let (_, counts) = run.unwrap();
+    assert_eq!((counts.files, counts.missing), (4, 0));
+}
+
 /// All names of a file go while the tree is read, and its number is given to another one, whose names the walk comes to.
 #[test]
 fn a_number_that_is_given_anew_makes_no_link() {
@@ -102,23 +140,7 @@ fn a_number_that_is_given_anew_makes_no_link() {
         Fate::Done
     });
     let (source, cancel) = (Root::open(&at("tree"), false).unwrap(), Cancel::default());
-    // One file at a time, and nothing is looked at ahead of it.
-    let shares =
-        Shares { walkers: 0, workers: 1, windows: 1, entries: 1, small: 1 << 20, names: 1 << 20, links: 1 << 20 };
-    let work = TreeBackup {
-        root: &source,
-        writer,
-        exclude: Exclude::default(),
-        scratch: std::env::temp_dir(),
-        ignore_inode: false,
-        force_read: false,
-        ring: false,
-        shares,
-        limit_read: None,
-        beat: std::time::Duration::from_secs(60),
-        progress: Screen::new(true, true).progress("backup", None),
-        cancel: &cancel,
-    };
+    let work = one_by_one(&source, writer, &cancel);
     let (snapshot, counts) = work.run(CommitInfo::default(), TreeInfo::default()).unwrap();
     assert!(swapped.load(Ordering::SeqCst), "no pack was stored before the end");
     assert_eq!(counts.missing, 0, "{counts:?}");

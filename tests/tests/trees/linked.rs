@@ -44,8 +44,10 @@ fn links_that_do_not_fit_into_memory_become_files_and_that_is_said() {
         fs::hard_link(first, second).unwrap();
     }
     backup(&home, "tree", &[]);
+    let dry = home.run(&["restore", "latest:t", "copy", "--memory", "64M", "--json", "--dry-run"]);
     let ran = home.run(&["restore", "latest:t", "copy", "--memory", "64M", "--json"]);
     assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert_eq!((dry.code, &dry.json()["unlinked"]), (3, &ran.json()["unlinked"]), "as was said before");
     has(&ran.stderr, &["hard links", "--memory"]);
     let (apart, unlinked) = (alone(&home.path("copy")), ran.json()["unlinked"].as_u64().unwrap());
     assert!(apart > 0 && apart < 2 * INODES as u64, "{apart}");
@@ -59,7 +61,7 @@ fn links_that_do_not_fit_into_memory_become_files_and_that_is_said() {
     assert!(tar.stderr(Stdio::inherit()).status().unwrap().success());
     let dumped = home.ran(dump.wait_with_output().unwrap());
     assert_eq!(dumped.code, 3, "{}", dumped.stderr);
-    has(&dumped.stderr, &["hard links", "have further names, which are files of their own"]);
+    has(&dumped.stderr, &["hard links", "have further names that are files of their own"]);
     assert!(alone(&home.path("unpacked")) > 0);
 
     fs::remove_dir_all(home.path("copy")).unwrap();

@@ -100,7 +100,7 @@ fn nothing_is_removed_by_a_list_that_is_not_whole() {
     let source = NoLinks::mount();
     // Longer than a tree can hold: this filesystem takes them.
     let long = "n".repeat(300);
-    files(source.path(), &[("a", b"1"), ("d/in", b"2")]);
+    files(source.path(), &[("a", b"1"), ("d/in", b"2"), ("d/sub/in", b"2")]);
     fs::write(source.path().join("d").join(&long), b"3").unwrap();
     let text = source.path().to_str().unwrap();
     let below = partly(&home.run(&["backup", text, "--name", "t", "--json"]));
@@ -109,9 +109,16 @@ fn nothing_is_removed_by_a_list_that_is_not_whole() {
     let root = partly(&home.run(&["backup", text, "--name", "t", "--json"]));
     assert_eq!(root["missing"], 2, "{root}");
     let restore = |id: &Value| {
-        files(&home.path("out"), &[("extra", b"x"), ("d/extra", b"y"), ("e/extra", b"z")]);
+        files(&home.path("out"), &[("extra", b"x"), ("d/extra", b"y"), ("d/sub/extra", b"y"), ("e/extra", b"z")]);
         let flags = ["out", "--allow-partial", "--overwrite", "always", "--delete", "--json"];
-        home.run(&[&["restore", id.as_str().unwrap()], &flags[..]].concat())
+        let args = [&["restore", id.as_str().unwrap()], &flags[..]].concat();
+        let (dry, ran) = (home.run(&[&args[..], &["--dry-run"]].concat()), home.run(&args));
+        assert_eq!(dry.code, ran.code, "{dry:?}");
+        if ran.code == 3 {
+            let counts = |ran: &Ran| ["removed", "missing", "skipped", "files"].map(|count| ran.json()[count].clone());
+            assert_eq!(counts(&dry), counts(&ran), "as was said before");
+        }
+        ran
     };
     let before = |names: &[&str]| names.iter().all(|name| home.path("out").join(name).exists());
     // Of the whole directory nothing can be said: it is refused before anything is done.
@@ -120,7 +127,11 @@ fn nothing_is_removed_by_a_list_that_is_not_whole() {
     // Below, the one directory keeps what it has.
     let report = partly(&restore(&below["snapshot"]));
     assert_eq!(report["removed"], 3, "{report}");
-    assert!(before(&["a", "d/in", "d/extra"]) && !home.path("out/extra").exists() && !home.path("out/e").exists());
+    assert!(
+        before(&["a", "d/in", "d/extra", "d/sub/in", "d/sub/extra"])
+            && !home.path("out/extra").exists()
+            && !home.path("out/e").exists()
+    );
 }
 
 #[test]
@@ -149,4 +160,26 @@ fn what_nobody_may_not_do_is_named_and_the_rest_is_restored() {
     }
     let mode = fs::metadata(home.path("out/suid")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o755, "a set-id bit with another owner than it was given to");
+}
+
+#[test]
+fn a_file_that_may_not_be_read_by_whom_it_was_restored_is_not_said_to_be_verified() {
+    let home = home();
+    files(&home.path("tree"), &[("open", b"1"), ("secret", b"2"), ("d/x", b"3")]);
+    for path in ["tree", "tree/open", "tree/secret", "tree/d", "tree/d/x"] {
+        chown(home.path(path), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    run(&home, &["backup", "tree", "--name", "t"]).ok();
+    set_mode(&home, "tree/secret", 0o200);
+    // Root may read it.
+    let mut command = home.command();
+    command.env("WHERRY_REPOSITORY", home.path("repo")).env("WHERRY_KEY_FILE", home.path("key"));
+    home.ran(command.args(["backup", "tree", "--name", "t", "--json"]).output().unwrap()).ok();
+    let ran = run(&home, &["restore", "latest:t", "out", "--verify", "--json"]);
+    let report = partly(&ran);
+    assert_eq!((&report["unread"], &report["verified"]), (&1.into(), &false.into()), "{report}");
+    let refused = report["refused_paths"].as_array().unwrap();
+    assert!(refused.len() == 1 && refused[0].as_str().unwrap().starts_with("secret: reading it back"), "{report}");
+    assert_eq!(fs::read(home.path("out/secret")).unwrap(), b"2");
+    assert_eq!(fs::metadata(home.path("out/secret")).unwrap().permissions().mode() & 0o7777, 0o200);
 }

@@ -70,6 +70,7 @@ fn a_medium_that_keeps_something_else_is_found_out() {
         let ran = home.run(&["restore", "latest:t", text, "--verify", mode]);
         assert_eq!((ran.code, ran.stdout.as_str()), (13, ""), "{mode}: {}", ran.stderr);
         has(&ran.stderr, &["large: read back", "1 files differ", "medium is faulty"]);
+        has(&ran.stderr, &["what was there before is there still and may be wrong"]);
         assert_eq!(list(&out).len(), 4, "{mode}: what was there has its name");
     }
     drop_cache(&out);

@@ -13,17 +13,22 @@ use rustix::fd::AsFd;
 use rustix::process::{Resource, getrlimit};
 use std::ffi::CString;
 use std::fs::File;
+use std::sync::atomic::Ordering;
 use wherry_block::{FileRing, ToOpen};
 use wherry_repo::format::tree::MAX_SHARED;
 
 /// Files that one worker reads at once, at most.
 pub const BATCH: usize = 32;
 
-/// How many files one of so many workers may read at once: each is a descriptor, and so may be its directory. An eighth of
-/// those that the process may have serves all workers.
+/// How many files one of so many workers may read at once; 1: it needs no ring for that.
 pub(super) fn depth(workers: usize) -> usize {
-    let may = getrlimit(Resource::Nofile).current.unwrap_or(1024);
-    (usize::try_from(may).unwrap_or(usize::MAX) / 8 / (2 * workers)).min(BATCH)
+    depth_within(getrlimit(Resource::Nofile).current.unwrap_or(1024), workers)
+}
+
+/// Likewise, where the process may have so many descriptors: each file is one, and so may be its directory. An eighth of
+/// them serves all workers.
+fn depth_within(descriptors: u64, workers: usize) -> usize {
+    (usize::try_from(descriptors).unwrap_or(usize::MAX) / 8 / (2 * workers)).clamp(1, BATCH)
 }
 
 /// Whether a file may be read with others: a small one, which is read whole.
@@ -34,8 +39,30 @@ pub(super) fn may(job: &Job) -> bool {
 impl Shared<'_> {
     /// A ring for a worker thread; none where files are read one by one.
     pub(super) fn file_ring(&self) -> Option<FileRing> {
-        let opened = (self.depth > 1).then(|| FileRing::open(self.depth))?;
-        opened.inspect_err(|why| tracing::warn!("a thread reads files one by one, it gets no ring: {why}")).ok()
+        match self.depth {
+            0 => None,
+            1 => {
+                self.goes_without("this process may have too few descriptors (ulimit -n)");
+                None
+            }
+            depth => match FileRing::open(depth) {
+                Ok(ring) => {
+                    self.rings.fetch_add(1, Ordering::Relaxed);
+                    Some(ring)
+                }
+                Err(why) => {
+                    self.goes_without(&why);
+                    None
+                }
+            },
+        }
+    }
+
+    /// Says once that a thread has no ring, or none any more: the others mostly have the same reason.
+    pub(super) fn goes_without(&self, why: &str) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!("a thread, maybe more, reads files one by one, it has no ring: {why}");
+        }
     }
 
     /// Adds to a batch what waits and may be read with it, a worker's share at most. Gives back what came and may not.
@@ -74,15 +101,20 @@ impl Shared<'_> {
         let wanted: Vec<_> = quiet.iter().map(|(_, file, stamp)| (file.as_fd(), stamp.size as usize)).collect();
         let read = ring.read_all(&wanted);
         for ((n, file, stamp), bytes) in quiet.into_iter().zip(read) {
-            let settled = Stamp::of(&file).is_ok_and(|after| after == stamp);
-            // One that is short has become shorter, or comes in parts.
-            if let Some(bytes) = bytes.ok().filter(|bytes| settled && bytes.len() as u64 == stamp.size) {
+            if let Some(bytes) = bytes.ok().filter(|bytes| is_whole(&file, &stamp, bytes)) {
                 let data = Data::Small(bytes);
                 all[n].1 = Some(Read { stamp, unsettled: false, hole: 0, fresh: None, data });
             }
         }
         Ok(all)
     }
+}
+
+/// Whether these bytes are all of a file, which had this stamp before they were read.
+fn is_whole(file: &File, stamp: &Stamp, bytes: &[u8]) -> bool {
+    let settled = Stamp::of(file).is_ok_and(|after| after == *stamp);
+    // One that is short has become shorter, or comes in parts.
+    settled && bytes.len() as u64 == stamp.size
 }
 
 /// The stamp of a file that is the one that was seen, unchanged since, and has no holes.
@@ -119,5 +151,26 @@ mod tests {
         assert_eq!(unchanged(&sparse, &seen(&sparse)), None, "a hole");
         sparse.write_all_at(&[7; 4096], 131_072).unwrap();
         assert_eq!(unchanged(&sparse, &seen(&sparse)), None, "holes");
+    }
+
+    #[test]
+    fn what_changed_while_it_was_read_or_came_in_part_is_read_again() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[7; 1000], 0).unwrap();
+        let stamp = Stamp::of(&file).unwrap();
+        assert!(is_whole(&file, &stamp, &[7; 1000]) && !is_whole(&file, &stamp, &[7; 999]));
+        file.write_all_at(&[8; 1000], 0).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert!(!is_whole(&file, &stamp, &[7; 1000]), "it has the size it had");
+    }
+
+    #[test]
+    fn an_eighth_of_the_descriptors_serves_all_workers() {
+        let cases = [(0, 4, 1), (64, 4, 1), (255, 8, 1), (256, 8, 2), (1024, 4, 16), (1024, 8, 8), (4096, 4, 32)];
+        for (descriptors, workers, most) in cases.into_iter().chain([(4096, 8, 32), (u64::MAX, 1, 32)]) {
+            assert_eq!(depth_within(descriptors, workers), most, "{descriptors} for {workers}");
+            // A file and its directory each.
+            assert!(most == 1 || (2 * workers * most) as u64 <= descriptors / 8);
+        }
     }
 }

@@ -148,6 +148,10 @@ impl<'a> Line<'a> {
             let shares = &self.backup.shares;
             let room = self.slots.len() < shares.entries && self.small < shares.small && self.reading < READING;
             if !room || has_ended {
+                if self.reading == 0 && self.groups.is_empty() {
+                    // No worker will make room: all there is to wait for are files for this chunk, and none can come.
+                    self.send_group()?;
+                }
                 self.wait(stop)?;
                 continue;
             }

@@ -28,8 +28,9 @@ use parent::Rule;
 use parking_lot::Mutex;
 use read::{Job, Read};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use wherry_block::FileRing;
 use wherry_repo::format::tree::{Known, Placed, SHARED};
 use wherry_repo::{CommitInfo, Error, PieceSet, Put, Scratch, Snapshot, TreeInfo, TreeWriter};
 
@@ -94,6 +95,10 @@ struct Shared<'a> {
     workers: usize,
     /// Files that a worker reads at once over a ring; 0: it has none.
     depth: usize,
+    /// Workers that have read over a ring.
+    rings: AtomicUsize,
+    /// It was said that a worker has none.
+    told: AtomicBool,
     /// The run has failed.
     stop: &'a AtomicBool,
 }
@@ -136,8 +141,8 @@ impl TreeBackup<'_> {
         let Self { root, writer, progress, cancel, .. } = self;
         drop(progress);
         match built {
-            Ok((top, counts)) => {
-                let info = CommitInfo { hole: counts.hole, ..info };
+            Ok((top, counts, engine)) => {
+                let info = CommitInfo { hole: counts.hole, engine: engine.to_owned(), ..info };
                 let tree = counts.fill(TreeInfo { filesystem: root.filesystem().name(), ..tree });
                 Ok((writer.commit_unless(top, info, tree, || cancel.check())?, counts))
             }
@@ -150,8 +155,8 @@ impl TreeBackup<'_> {
         }
     }
 
-    /// Builds the tree, and gives its root.
-    fn build(&self) -> Result<(Known, Counts)> {
+    /// Builds the tree, and gives its root, and the engine that small files were read with.
+    fn build(&self) -> Result<(Known, Counts, &'static str)> {
         let stop = AtomicBool::new(false);
         let windows = bounded(self.shares.windows.max(1));
         for _ in 0..self.shares.windows.max(1) {
@@ -166,6 +171,8 @@ impl TreeBackup<'_> {
             cancel: self.cancel,
             workers: self.shares.workers.max(1),
             depth: if self.ring { batch::depth(self.shares.workers.max(1)) } else { 0 },
+            rings: AtomicUsize::new(0),
+            told: AtomicBool::new(false),
             stop: &stop,
         };
         let options = Options {
@@ -198,9 +205,10 @@ impl TreeBackup<'_> {
             }
             built
         });
+        let engine = if shared.rings.load(Ordering::Relaxed) > 0 { "ring" } else { "threads" };
         match failed.into_inner() {
             Some(error) => Err(error),
-            None => built,
+            None => built.map(|(root, counts)| (root, counts, engine)),
         }
     }
 
@@ -235,6 +243,10 @@ impl Shared<'_> {
                     continue;
                 }
             };
+            if ring.as_ref().is_some_and(FileRing::is_lost) {
+                self.goes_without("the kernel does not answer over it any more");
+                ring = None;
+            }
             for (job, read) in batch {
                 let read = read.map_or_else(|| self.read_file(&job, &mut scratch), Ok)?;
                 if ready.send(Done::Read { at: job.at, read: Box::new(read) }).is_err() {

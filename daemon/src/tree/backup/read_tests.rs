@@ -8,7 +8,7 @@ use crossbeam_channel::bounded;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::storage::Memory;
 use wherry_repo::{Components, Credential, InitOptions, PasswordCost, Repository, System, TreeWriter, WriterOptions};
@@ -35,6 +35,8 @@ fn read(job: &Job) -> Read {
         cancel: &cancel,
         stop: &stop,
         depth: 0,
+        rings: AtomicUsize::new(0),
+        told: AtomicBool::new(false),
         workers: 1,
     };
     let read = shared.read_file(job, &mut writer.scratch(MAX_PIECE as usize).unwrap()).unwrap();

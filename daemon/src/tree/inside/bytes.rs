@@ -1,6 +1,7 @@
 //! Where the parsers read: a range of a disk, never beyond it, through the verified reader.
 
 use crate::mount::disk::Disk;
+use crate::mount::file::{File, Unreadable};
 use crate::mount::streams::Streams;
 use crate::mount::workers::Scratch;
 use parking_lot::Mutex;
@@ -42,24 +43,54 @@ impl Bytes for DiskBytes {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let len = out.len();
-        let copy = |bytes: &[u8]| {
-            let whole = bytes.len() == out.len();
-            if whole {
-                out.copy_from_slice(bytes);
-            }
-            whole
-        };
-        match self.disk.read(&self.streams, offset, len, false, &mut self.scratch.lock(), copy) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::internal("a read goes beyond the end of the disk")),
-            // The disk has logged which chunk it is and why.
-            Err(kind) => {
-                let kind = if kind == ErrorKind::NotFound { ErrorKind::Corrupt } else { kind };
-                let text = format!("bytes {offset} to {} of the disk cannot be read", offset + len as u64 - 1);
-                Err(Error::new(kind, text))
-            }
+        let copied = self.disk.read(&self.streams, offset, len, false, &mut self.scratch.lock(), |b| copy(out, b));
+        copied.unwrap_or_else(|kind| Err(lost(kind, offset, len)))
+    }
+}
+
+/// A file in the snapshot of a directory, likewise.
+#[derive(Debug)]
+pub struct FileBytes {
+    file: File,
+    size: u64,
+    streams: Mutex<Streams>,
+    scratch: Mutex<Scratch>,
+}
+
+impl FileBytes {
+    /// Of a file of so many bytes.
+    pub fn new(file: File, size: u64) -> Self {
+        Self { file, size, streams: Mutex::default(), scratch: Mutex::default() }
+    }
+}
+
+impl Bytes for FileBytes {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let len = out.len();
+        match self.file.read(&self.streams, offset, len, false, &mut self.scratch.lock(), |b| copy(out, b)) {
+            Ok(copied) => copied,
+            Err(Unreadable::Chunk(kind)) => Err(lost(kind, offset, len)),
+            Err(Unreadable::List(e)) => Err(e),
         }
     }
+}
+
+fn copy(out: &mut [u8], bytes: &[u8]) -> Result<()> {
+    if bytes.len() != out.len() {
+        return Err(Error::internal("a read goes beyond the end of the disk"));
+    }
+    out.copy_from_slice(bytes);
+    Ok(())
+}
+
+/// Bytes cannot be read for a reason of this kind. Which chunk it is and why was logged.
+fn lost(kind: ErrorKind, offset: u64, len: usize) -> Error {
+    let kind = if kind == ErrorKind::NotFound { ErrorKind::Corrupt } else { kind };
+    Error::new(kind, format!("bytes {offset} to {} of the disk cannot be read", offset + len as u64 - 1))
 }
 
 impl Bytes for Vec<u8> {

@@ -1,6 +1,7 @@
 //! What a disk or a partition holds, told by its magic bytes, and what opens what is not read here.
 
 use super::bytes::Window;
+use crate::tree::path::escaped;
 use wherry_repo::Result;
 
 /// What is in a range of a disk.
@@ -117,9 +118,20 @@ fn ext_name(superblock: &[u8]) -> &'static str {
     }
 }
 
-/// What to do about a range of the disk of a snapshot that is not read here: commands for a shell.
-pub(super) fn advice(content: &Content, snapshot: &str, window: &Window, whole: bool) -> String {
-    let disk = format!("DIR/by-id/{snapshot}/disk.raw");
+/// Bytes as a word of a shell.
+pub(super) fn word(bytes: &[u8]) -> String {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-+:@,".contains(b);
+    if bytes.iter().all(plain) {
+        return escaped(bytes);
+    }
+    // Between these a shell understands what is escaped.
+    format!("$'{}'", escaped(bytes).replace('\'', "\\'"))
+}
+
+/// What to do about a range of a disk that is not read here: commands for a shell. A mount shows the disk as `file` in the
+/// directory of its snapshot.
+pub(super) fn advice(content: &Content, snapshot: &str, file: &str, window: &Window, whole: bool) -> String {
+    let disk = format!("DIR/by-id/{snapshot}/{file}");
     let (offset, size) = (window.start(), window.size());
     let (losetup, mount) = if whole {
         (format!("losetup -r --find --show {disk}"), String::new())
@@ -173,7 +185,7 @@ mod tests {
         for (at, magic, content) in MAGIC {
             let window = window(*at as usize, magic);
             assert_eq!(tell(&window).unwrap(), *content, "{}", content.name());
-            let said = advice(content, "0123", &window.part(4096..8192), false);
+            let said = advice(content, "0123", "disk.raw", &window.part(4096..8192), false);
             if *content != Content::Swap {
                 assert!(said.contains("wherry mount DIR 0123") && said.contains("DIR/by-id/0123/disk.raw"), "{said}");
             }
@@ -188,6 +200,16 @@ mod tests {
         }
         assert_eq!(tell(&window(0, b"")).unwrap(), Content::Unknown);
         assert_eq!(tell(&Window::whole(Arc::new(vec![0; 100]))).unwrap(), Content::Unknown);
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [&b"files/a/disk.img"[..], b"it's a\n\\disk $x", b"\xff\x01"] {
+            let script = format!("printf %s {} > {}/out", word(name), dir.path().display());
+            assert!(std::process::Command::new("bash").args(["-c", &script]).status().unwrap().success());
+            assert_eq!(std::fs::read(dir.path().join("out")).unwrap(), name, "{script}");
+        }
     }
 
     #[test]

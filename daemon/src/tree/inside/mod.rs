@@ -1,7 +1,8 @@
 //! Files inside disks, without mounting anything: partitions and their filesystems, read through the verified reader.
 //!
 //! The top of a disk shows `disk.raw` and a directory `pN` for each partition; a disk that is one filesystem from its
-//! first byte on shows it as `p0`. What is not read here is said, with the commands that open it.
+//! first byte on shows it as `p0`. A disk image in a snapshot of a directory shows the same below its own path, but for
+//! `disk.raw`, which it is itself. What is not read here is said, with the commands that open it.
 
 pub mod bytes;
 mod ext4;
@@ -26,14 +27,34 @@ use wherry_repo::{Error, Timestamp};
 /// The name of the disk itself.
 pub const DISK: &[u8] = b"disk.raw";
 
-/// The view of a disk.
+/// Which disk it is.
+#[derive(Clone, Debug)]
+pub struct Whose {
+    /// The snapshot's id.
+    pub snapshot: String,
+    /// When it was taken.
+    pub time: Timestamp,
+    /// The path of the image in the snapshot of a directory; the top for the disk that a snapshot is of.
+    pub image: TreePath,
+}
+
+impl Whose {
+    /// Where a mount shows it, below the directory of its snapshot.
+    fn mounted(&self) -> String {
+        match self.image.names() {
+            [] => escaped(DISK),
+            names => magic::word(&[b"files", &joined(names)[..]].concat()),
+        }
+    }
+}
+
+/// The view of a disk. Paths begin with that of its image.
 #[derive(Debug)]
 pub struct DiskView {
     window: Window,
     parts: Vec<PartView>,
     time: Time,
-    /// For what is said of what is not read here.
-    snapshot: String,
+    whose: Whose,
 }
 
 #[derive(Debug)]
@@ -47,9 +68,8 @@ struct PartView {
 }
 
 impl DiskView {
-    /// Looks at the partition table and at what is in each partition. `snapshot` is the snapshot's id and `time` when it
-    /// was taken.
-    pub fn open(bytes: Arc<dyn Bytes>, snapshot: &str, time: Timestamp) -> wherry_repo::Result<Self> {
+    /// Looks at the partition table and at what is in each partition.
+    pub fn open(bytes: Arc<dyn Bytes>, whose: Whose) -> wherry_repo::Result<Self> {
         let window = Window::whole(bytes);
         let mut parts = Vec::new();
         let content = magic::tell(&window)?;
@@ -58,7 +78,11 @@ impl DiskView {
         let table = if container { None } else { partitions::read(&window)? };
         match table {
             Some(table) => {
-                table.warnings.iter().for_each(|warning| tracing::warn!(snapshot, "{warning}"));
+                let Whose { snapshot, image, .. } = &whose;
+                table.warnings.iter().for_each(|warning| match image.names() {
+                    [] => tracing::warn!(snapshot, "{warning}"),
+                    _ => tracing::warn!(snapshot, "{image}: {warning}"),
+                });
                 for partition in table.partitions {
                     let name = format!("p{}", partition.number).into_bytes();
                     let part = window.part(partition.bytes.clone());
@@ -73,13 +97,33 @@ impl DiskView {
             }
             None => {}
         }
-        let nanoseconds = time.0.rem_euclid(1_000_000_000) as u32;
-        let time = Time { seconds: time.0.div_euclid(1_000_000_000), nanoseconds };
-        Ok(Self { window, parts, time, snapshot: snapshot.to_owned() })
+        let nanoseconds = whose.time.0.rem_euclid(1_000_000_000) as u32;
+        let time = Time { seconds: whose.time.0.div_euclid(1_000_000_000), nanoseconds };
+        Ok(Self { window, parts, time, whose })
+    }
+
+    /// Whether there is anything in it that is known: else it may be no disk at all.
+    pub fn is_known(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// The path of the image.
+    pub fn image(&self) -> &TreePath {
+        &self.whose.image
+    }
+
+    /// The names of a path from the top of the disk on.
+    fn inner<'a>(&self, path: &'a TreePath) -> &'a [Vec<u8>] {
+        path.names().get(self.whose.image.names().len()..).unwrap_or_default()
+    }
+
+    /// Whether these names are those of the disk itself.
+    fn is_disk_itself(&self, names: &[Vec<u8>]) -> bool {
+        self.whose.image.names().is_empty() && matches!(names, [first] if first == DISK)
     }
 
     fn top(&self) -> Node {
-        self.node(b"", InodeKind::Folder, 0, None)
+        self.node(self.whose.image.name(), InodeKind::Folder, 0, None)
     }
 
     fn disk(&self) -> Node {
@@ -120,17 +164,18 @@ impl DiskView {
         }
     }
 
-    /// The number of the partition a path is in, the filesystem in it, and the path there.
+    /// The filesystem a path is in, what an error about it is made with, and the path there.
     fn served<'a>(&mut self, path: &'a TreePath) -> Result<(&mut Served, Context, &'a [Vec<u8>])> {
-        let Some((first, below)) = path.names().split_first() else { return Err(none(path)) };
-        let found = self.parts.iter_mut().find(|part| part.name == *first);
-        let part = match found {
+        let Some((first, below)) = self.inner(path).split_first() else { return Err(none(path)) };
+        let name = self.whose.image.join(first);
+        let is_raw = self.is_disk_itself(std::slice::from_ref(first));
+        let part = match self.parts.iter_mut().find(|part| part.name == *first) {
             Some(part) => part,
-            None if first == DISK => return Err(PathError::NotFolder(format!("/{}", escaped(DISK))).into()),
+            None if is_raw => return Err(PathError::NotFolder(name.to_string()).into()),
             None => return Err(none(path)),
         };
-        let advice = magic::advice(&part.content, &self.snapshot, &part.window, part.whole);
-        let name = format!("/{}", escaped(first));
+        let advice =
+            magic::advice(&part.content, &self.whose.snapshot, &self.whose.mounted(), &part.window, part.whole);
         let Some(served) = &mut part.served else {
             let what = match part.content {
                 Content::Unknown => format!("{name} holds nothing that wherry knows"),
@@ -138,20 +183,24 @@ impl DiskView {
             };
             return Err(Error::invalid(format!("{what}; {advice}")).into());
         };
-        Ok((served, Context { path: path.clone(), advice }, below))
+        Ok((served, Context { path: path.clone(), part: name.names().len(), advice }, below))
     }
 }
 
 /// What an error about a path is made with.
 struct Context {
     path: TreePath,
+    /// How many names of it lead to the partition.
+    part: usize,
     advice: String,
 }
 
 impl Context {
     fn error(&self, fault: Fault) -> anyhow::Error {
-        // The first name is the partition.
-        let upto = |depth: usize| escaped(&joined(&self.path.names()[..(depth + 1).min(self.path.names().len())]));
+        let upto = |depth: usize| {
+            let names = self.path.names();
+            escaped(&joined(&names[..(depth + self.part).min(names.len())]))
+        };
         match fault {
             Fault::None => PathError::None(self.path.to_string()).into(),
             Fault::NotFolder(depth) => PathError::NotFolder(upto(depth)).into(),
@@ -199,9 +248,9 @@ impl PartView {
 
 impl View for DiskView {
     fn stat(&mut self, path: &TreePath) -> Result<Node> {
-        match path.names() {
+        match self.inner(path) {
             [] => return Ok(self.top()),
-            [first] if first == DISK => return Ok(self.disk()),
+            names if self.is_disk_itself(names) => return Ok(self.disk()),
             [first] => {
                 let part = self.parts.iter().find(|part| part.name == *first);
                 return part.map(|part| self.part(part)).ok_or_else(|| none(path));
@@ -213,8 +262,9 @@ impl View for DiskView {
     }
 
     fn list(&mut self, path: &TreePath, from: u64, each: Each<'_>) -> Result<()> {
-        if path.names().is_empty() {
-            let nodes: Vec<_> = std::iter::once(self.disk()).chain(self.parts.iter().map(|p| self.part(p))).collect();
+        if self.inner(path).is_empty() {
+            let disk = self.whose.image.names().is_empty().then(|| self.disk());
+            let nodes: Vec<_> = disk.into_iter().chain(self.parts.iter().map(|p| self.part(p))).collect();
             return nodes.into_iter().skip(from as usize).try_for_each(each);
         }
         let (served, context, below) = self.served(path)?;
@@ -222,9 +272,9 @@ impl View for DiskView {
     }
 
     fn read(&mut self, path: &TreePath, bytes: Range<u64>, take: Take<'_>) -> Result<()> {
-        match path.names() {
+        match self.inner(path) {
             [] => return Err(not_a_file(path, &InodeKind::Folder).into()),
-            [first] if first == DISK => {
+            names if self.is_disk_itself(names) => {
                 let (mut at, end) = (bytes.start, bytes.end.min(self.window.size()));
                 while at < end {
                     let piece = self.window.take(at, (end - at).min(MOST_READ as u64) as usize)?;
@@ -245,8 +295,12 @@ impl View for DiskView {
         parts.fold(self.parts.len() as u64 + 1, |sum, served| sum.saturating_add(served.most_folders()))
     }
 
+    fn is_disk(&self, path: &TreePath) -> bool {
+        self.inner(path).is_empty()
+    }
+
     fn leaves_out(&self, path: &TreePath) -> Option<&'static str> {
-        (!path.names().is_empty()).then_some(
+        (!self.is_disk(path)).then_some(
             "extended attributes, ACLs and the numbers of devices are not read inside disks: devices are left out, a file \
              with several names comes once for each",
         )

@@ -22,8 +22,12 @@ fn ext(options: &[&str], mib: usize, block: &str) -> Vec<u8> {
     std::fs::read(&image).unwrap()
 }
 
+fn whose(image: &[u8]) -> Whose {
+    Whose { snapshot: "0123".to_owned(), time: Timestamp(0), image: TreePath::new(image) }
+}
+
 fn view(image: Vec<u8>) -> DiskView {
-    DiskView::open(Arc::new(image), "0123", Timestamp(0)).unwrap()
+    DiskView::open(Arc::new(image), whose(b"")).unwrap()
 }
 
 fn all(view: &mut DiskView, path: &str) -> Result<Vec<u8>> {
@@ -84,6 +88,19 @@ fn what_is_wrong_with_a_path_is_said() {
 }
 
 #[test]
+fn paths_in_an_image_of_a_directory_begin_with_its_own() {
+    let mut view = DiskView::open(Arc::new(ext(&["-t", "ext4"], 8, "1024")), whose(b"a/disk.img")).unwrap();
+    assert_eq!(names(&mut view, "/a/disk.img"), ["p0"], "the image is the disk itself");
+    assert_eq!(names(&mut view, "/a/disk.img/p0"), ["etc", "lost+found", "short"]);
+    assert_eq!(all(&mut view, "/a/disk.img/p0/etc/hostname").unwrap(), b"vm1\n");
+    let mut said = |path: &str| all(&mut view, path).unwrap_err().downcast::<PathError>().unwrap();
+    assert_eq!(said("/a/disk.img/disk.raw"), PathError::None("/a/disk.img/disk.raw".into()));
+    assert_eq!(said("/a/disk.img/p0/etc/hostname/x"), PathError::NotFolder("/a/disk.img/p0/etc/hostname".into()));
+    assert_eq!(said("/a/disk.img/p0/short/x"), PathError::Link("/a/disk.img/p0/short".into(), "etc".into()));
+    assert!(view.is_disk(&TreePath::new(b"/a/disk.img")) && !view.is_disk(&TreePath::new(b"/a/disk.img/p0")));
+}
+
+#[test]
 fn what_is_not_read_is_said_with_what_opens_it() {
     let mut image = vec![0; MIB];
     image[..4].copy_from_slice(b"XFSB");
@@ -131,7 +148,7 @@ fn flip(image: &[u8], rounds: u64, places: &[std::ops::Range<usize>]) {
             let place = &places[next() % places.len()];
             flipped[place.start + next() % place.len()] ^= 1 << (next() % 8);
         }
-        let Ok(mut view) = DiskView::open(Arc::new(flipped), "0123", Timestamp(0)) else { continue };
+        let Ok(mut view) = DiskView::open(Arc::new(flipped), whose(b"")) else { continue };
         let mut files = Vec::new();
         let walked = walk(&mut view, &TreePath::new(b"/p0"), true, &mut |_, folder, nodes| {
             files.extend(nodes.iter().filter(|n| n.is_file()).map(|n| folder.join(&n.name)));

@@ -38,12 +38,15 @@ mod window;
 mod tests;
 
 pub use file::FileHandle;
+pub(crate) use names::{is_temporary, list as list_names};
+pub(crate) use owners::Owners;
 pub use prune::{Has, Known};
 pub use readback::{Medium, ReadBack};
 pub use report::{Listed, NAMED, Refusals, Refused, Report, Skipped, Step, Why};
 pub use restorer::Restorer;
 pub use target::Target;
 pub use there::There;
+pub(crate) use there::is_zero;
 
 use super::inode::Inode;
 use std::fmt;

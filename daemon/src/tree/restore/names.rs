@@ -22,14 +22,14 @@ pub(super) fn temporary(run: u64, number: u64) -> Vec<u8> {
 }
 
 /// True for a temporary name of this run.
-pub(super) fn is_temporary(run: u64, name: &[u8]) -> bool {
+pub(crate) fn is_temporary(run: u64, name: &[u8]) -> bool {
     name.strip_prefix(temporary_prefix(run).as_bytes())
         .is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
 }
 
 /// Names that a directory lists, but `.` and `..`, each with its type (`Unknown` where the filesystem does not say), a buffer
 /// full at a time: the names of a buffer may be removed while it goes on.
-pub(super) fn list<E: From<io::Error>>(
+pub(crate) fn list<E: From<io::Error>>(
     folder: &File,
     mut each: impl FnMut(&[u8], FileType) -> Result<(), E>,
 ) -> Result<(), E> {

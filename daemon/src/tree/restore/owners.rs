@@ -9,25 +9,25 @@ const REMEMBERED: usize = 4096;
 
 /// Finds the numbers of owners, each name asked for once.
 #[derive(Debug, Default)]
-pub(super) struct Owners {
+pub(crate) struct Owners {
     numeric: bool,
     users: Mutex<HashMap<Vec<u8>, Option<u32>>>,
     groups: Mutex<HashMap<Vec<u8>, Option<u32>>>,
 }
 
 impl Owners {
-    pub(super) fn new(numeric: bool) -> Self {
+    pub(crate) fn new(numeric: bool) -> Self {
         Self { numeric, ..Self::default() }
     }
 
     /// The user of this name on this system; this number where there is none.
-    pub(super) fn user(&self, name: &[u8], number: u32) -> u32 {
+    pub(crate) fn user(&self, name: &[u8], number: u32) -> u32 {
         self.find(&self.users, name, |name| User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()))
             .unwrap_or(number)
     }
 
     /// The group of this name on this system; this number where there is none.
-    pub(super) fn group(&self, name: &[u8], number: u32) -> u32 {
+    pub(crate) fn group(&self, name: &[u8], number: u32) -> u32 {
         self.find(&self.groups, name, |name| Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw()))
             .unwrap_or(number)
     }

@@ -24,14 +24,32 @@ impl Target {
     /// # Errors
     /// `Invalid`, when it is no directory, cannot be made or opened, or the kernel lacks openat2 (before 5.6).
     pub fn open(path: &Path) -> Result<Self> {
-        let shown = path.display();
-        let wrong =
-            |what: &str, e: io::Error| Error::invalid(format!("{shown} {what}: {e}; check the path")).with_source(e);
         let made = match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => true,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(e) => return Err(wrong("cannot be made", e)),
+            Err(e) => {
+                let text = format!("{} cannot be made: {e}; check the path", path.display());
+                return Err(Error::invalid(text).with_source(e));
+            }
         };
+        Self::opened(path, made)
+    }
+
+    /// Opens the directory if there is something of this name, and makes nothing.
+    ///
+    /// # Errors
+    /// As of [`Self::open`].
+    pub fn there(path: &Path) -> Result<Option<Self>> {
+        match path.symlink_metadata() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => Self::opened(path, false).map(Some),
+        }
+    }
+
+    fn opened(path: &Path, made: bool) -> Result<Self> {
+        let shown = path.display();
+        let wrong =
+            |what: &str, e: io::Error| Error::invalid(format!("{shown} {what}: {e}; check the path")).with_source(e);
         let flags = i32::try_from(OFlags::DIRECTORY.bits()).unwrap_or_default();
         let folder = File::options().read(true).custom_flags(flags).open(path);
         let folder = folder.map_err(|e| wrong("cannot be opened as a directory", e))?;

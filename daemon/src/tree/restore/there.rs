@@ -221,7 +221,7 @@ impl There {
 }
 
 /// True if a range of a file is zero; only what is allocated is read.
-pub(super) fn is_zero(file: &File, range: Range<u64>, mut read: impl FnMut(u64, &mut [u8]) -> io::Result<()>) -> bool {
+pub(crate) fn is_zero(file: &File, range: Range<u64>, mut read: impl FnMut(u64, &mut [u8]) -> io::Result<()>) -> bool {
     let mut buffer = vec![0; 64 << 10];
     for data in extents(file, range) {
         let Ok(data) = data else { return false };

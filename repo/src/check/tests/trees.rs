@@ -383,6 +383,31 @@ fn chunks_of_an_image_that_were_lost_are_found_in_the_same_disk_as_a_volume() {
 }
 
 #[test]
+fn below_a_top_that_was_found_elsewhere_nodes_are_checked_where_it_says() {
+    let (storage, folder) = (init(), Folder::from([tree().remove_entry(&b"disk.img"[..]).unwrap()]));
+    let [one, two] = [(), ()].map(|()| save(&storage, &folder, &mut |_, _| {}));
+    // The top of the first one, and a leaf of the second one, whose top is found in its place.
+    let bad = |snapshot: &Snapshot, class| {
+        let of = |key: &Key| keys::parse_pack(key).is_some_and(|id| id.session == snapshot.id);
+        let key = packs(&storage, PackKind::Meta).into_iter().find(of).unwrap();
+        let (index, ..) = read_index(&*storage, open(&storage).keys(), &keys::parse_pack(&key).unwrap()).unwrap();
+        let n = index.entries.iter().position(|entry| entry.class == class).unwrap();
+        let mut body = storage.get(&key).unwrap().to_vec();
+        body[index.entries[n].offset as usize] ^= 1;
+        storage.overwrite(&key, body.into()).unwrap();
+        (key, format!("map node {n} in it does not verify"))
+    };
+    let mut want = [bad(&one, 129), bad(&two, 128)];
+    want.sort();
+    let options = CheckOptions { snapshots: vec![one.id], ..CheckOptions::default() };
+    let report = open(&storage).check(&options, &|_, _, _| Ok(())).unwrap();
+    let mut found: Vec<_> = report.damages.iter().map(|d| (d.object.clone(), d.what.clone())).collect();
+    found.sort();
+    assert_eq!(found, want);
+    assert_eq!(try_all(&storage, &one, &folder), Unread::default(), "all is somewhere");
+}
+
+#[test]
 fn an_index_that_does_not_say_what_a_tree_says_is_named() {
     let (storage, folder) = (init(), tree());
     save(&storage, &folder, &mut |_, _| {});

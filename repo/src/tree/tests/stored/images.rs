@@ -403,6 +403,15 @@ fn a_damaged_node_of_a_map_loses_its_own_bytes_only() {
                 read.is_err()
             })
             .collect();
+        // A hole is read wherever the nodes above it can be, whatever is lost behind it.
+        let hole = |n: u64| tree.pieces(*size, content, n * LEN).and_then(|mut pieces| pieces.next().unwrap());
+        for (n, above) in [(5000, [0, 300]), (39_000, [20_000, 300])] {
+            let is_lost = above.iter().all(|n| gone.contains(n));
+            match hole(n) {
+                Ok(part) => assert!(!is_lost && part.data.is_none(), "{n}: {part:?}"),
+                Err(e) => assert!(is_lost, "the hole at chunk {n} is lost with {gone:?}: {e}"),
+            }
+        }
         lost.push(gone);
         storage.overwrite(key, body.clone()).unwrap();
     }
