@@ -8,5 +8,7 @@
 pub mod admission;
 pub mod api;
 pub mod apply;
+pub mod client;
+pub mod kube_api;
 pub mod observe;
 pub mod reconcile;

@@ -5,6 +5,8 @@
 mod agent;
 mod clock;
 pub mod invariants;
+pub mod real;
+mod rules;
 mod scene;
 pub mod server;
 mod snapshots;

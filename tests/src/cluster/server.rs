@@ -1,5 +1,8 @@
-//! The API server: objects with uid and resourceVersion, merge patches, finalizers, preconditions.
+//! The API server: objects with uid and resourceVersion, merge patches, finalizers, preconditions. In memory, or a real
+//! one, of which the objects here are what was last seen.
 
+use super::real::Real;
+use super::rules;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -59,6 +62,7 @@ pub enum How {
 #[derive(Debug, Default)]
 pub struct Server {
     state: Mutex<State>,
+    real: Option<Arc<Real>>,
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +74,7 @@ struct State {
 }
 
 fn error(refusal: Refusal, verb: &str, key: &Key, message: &str) -> ApiError {
-    ApiError { refusal, call: format!("{verb} {key}"), message: message.to_owned() }
+    ApiError::new(refusal, &format!("{verb} {key}"), message.to_owned())
 }
 
 /// RFC 7386.
@@ -102,6 +106,15 @@ impl State {
         object["metadata"]["resourceVersion"] = json!(self.counter.to_string());
     }
 
+    /// What a real server has now.
+    fn learn(&mut self, who: Who, verb: &'static str, key: &Key, object: Option<Value>) {
+        let before = match object {
+            Some(object) => self.objects.insert(key.clone(), Arc::new(object)),
+            None => self.objects.remove(key),
+        };
+        self.note(who, verb, key, before);
+    }
+
     fn note(&mut self, who: Who, verb: &'static str, key: &Key, before: Option<Arc<Value>>) {
         let after = self.objects.get(key).cloned();
         if before != after {
@@ -110,8 +123,14 @@ impl State {
     }
 
     fn create(&mut self, who: Who, key: &Key, object: &Value) -> Result<(), ApiError> {
+        if key.kind.is_namespaced() && !rules::NAMESPACES.contains(&key.namespace.as_str()) {
+            return Err(error(Refusal::NotFound, "create", key, "there is no such namespace"));
+        }
         if self.objects.contains_key(key) {
             return Err(error(Refusal::Exists, "create", key, "there is one"));
+        }
+        if let Some(why) = rules::invalid(key.kind, None, object) {
+            return Err(error(Refusal::Invalid, "create", key, why));
         }
         let mut object = object.clone();
         if object["metadata"]["name"] != key.name.as_str() {
@@ -123,8 +142,11 @@ impl State {
         if key.kind.is_namespaced() {
             object["metadata"]["namespace"] = json!(key.namespace);
         }
-        if key.kind == Kind::Claim {
-            object["metadata"]["finalizers"] = json!(["kubernetes.io/pvc-protection"]);
+        if let Some(finalizer) = rules::protection(key.kind) {
+            object["metadata"]["finalizers"] = json!([finalizer]);
+        }
+        if let Some(phase) = rules::first_phase(key.kind).filter(|_| object["status"]["phase"].is_null()) {
+            object["status"]["phase"] = json!(phase);
         }
         self.bump(&mut object);
         self.objects.insert(key.clone(), Arc::new(object));
@@ -136,14 +158,15 @@ impl State {
         let Some(before) = self.objects.get(key).cloned() else {
             return Err(error(Refusal::NotFound, "patch", key, "not found"));
         };
-        for field in ["uid", "resourceVersion"] {
-            let rests_on = &patch["metadata"][field];
-            if !rests_on.is_null() && *rests_on != before["metadata"][field] {
-                return Err(error(Refusal::Conflict, "patch", key, "the object has been modified"));
-            }
+        let rests_on = &patch["metadata"]["resourceVersion"];
+        if !rests_on.is_null() && *rests_on != before["metadata"]["resourceVersion"] {
+            return Err(error(Refusal::Conflict, "patch", key, "the object has been modified"));
         }
         let mut after = Value::clone(&before);
         merge(&mut after, patch);
+        if let Some(why) = rules::invalid(key.kind, Some(&before), &after) {
+            return Err(error(Refusal::Invalid, "patch", key, why));
+        }
         if after["metadata"]["deletionTimestamp"].is_string() && !has_finalizers(&after) {
             self.objects.remove(key);
         } else if after != *before {
@@ -179,6 +202,37 @@ impl State {
 }
 
 impl Server {
+    /// A real one, without what earlier runs left.
+    pub fn on(real: &Arc<Real>) -> Self {
+        real.clear();
+        Self { state: Mutex::default(), real: Some(real.clone()) }
+    }
+
+    /// The time when a run begins.
+    pub(super) fn start(&self) -> Time {
+        self.real.as_ref().map_or(Time(1_000_000_000), |real| real.now())
+    }
+
+    /// Where what is remembered of a real server is not what it has.
+    pub(super) fn forgotten(&self) -> Vec<String> {
+        let Some(real) = &self.real else { return Vec::new() };
+        let mut wrong = Vec::new();
+        for kind in Kind::ALL {
+            let seen: BTreeMap<Key, Value> = real.all(kind).into_iter().collect();
+            let known: BTreeMap<Key, Value> =
+                self.all(kind).into_iter().map(|(key, object)| (key, Value::clone(&object))).collect();
+            if seen != known {
+                wrong.push(format!("{kind:?}: the server has {seen:#?}, remembered are {known:#?}"));
+            }
+        }
+        wrong
+    }
+
+    fn learn(&self, real: &Real, who: Who, verb: &'static str, key: &Key) {
+        let object = real.get(key);
+        self.state.lock().learn(who, verb, key, object);
+    }
+
     /// One object.
     pub fn get(&self, key: &Key) -> Option<Arc<Value>> {
         self.state.lock().objects.get(key).cloned()
@@ -194,17 +248,35 @@ impl Server {
 
     /// Makes an object; there must be none.
     pub fn create(&self, who: Who, key: &Key, object: &Value) {
-        self.state.lock().create(who, key, object).unwrap();
+        match &self.real {
+            None => self.state.lock().create(who, key, object).unwrap(),
+            Some(real) => {
+                real.create(key, object);
+                self.learn(real, who, "create", key);
+            }
+        }
     }
 
     /// Patches an object that there is.
     pub fn patch(&self, who: Who, key: &Key, patch: &Value) {
-        self.state.lock().patch(who, key, patch).unwrap();
+        match &self.real {
+            None => self.state.lock().patch(who, key, patch).unwrap(),
+            Some(real) => {
+                real.patch(key, patch);
+                self.learn(real, who, "patch", key);
+            }
+        }
     }
 
     /// Deletes an object, if it is there.
     pub fn delete(&self, who: Who, key: &Key) {
-        let _ = self.state.lock().delete(who, key, None);
+        match &self.real {
+            None => drop(self.state.lock().delete(who, key, None)),
+            Some(real) => {
+                real.delete(key);
+                self.learn(real, who, "delete", key);
+            }
+        }
     }
 
     /// Takes a finalizer off.
@@ -263,32 +335,65 @@ impl Client {
         Self { server: server.clone(), who, faults: faults.cloned() }
     }
 
-    fn write(&self, call: &str, write: impl Fn(&mut State) -> Result<(), ApiError>) -> Result<(), ApiError> {
+    /// Does a write once, not at all or twice, and loses its answer or not.
+    fn write(&self, verb: &'static str, key: &Key, call: Call<'_>) -> Result<(), ApiError> {
         let how = self.faults.as_ref().and_then(|faults| {
             let mut faults = faults.lock();
             faults.writes += 1;
             faults.fail.filter(|(n, _)| *n == faults.writes).map(|(_, how)| how)
         });
-        let mut state = self.server.state.lock();
-        let lost = ApiError { refusal: Refusal::Unavailable, call: call.to_owned(), message: "planted".to_owned() };
+        let lost = ApiError::new(Refusal::Unavailable, verb, "planted".to_owned());
+        let once = || self.once(verb, key, &call);
         match how {
-            None => write(&mut state),
+            None => once(),
             Some(How::NotApplied) => Err(lost),
-            Some(How::ReplyLost) => write(&mut state).and(Err(lost)),
+            Some(How::ReplyLost) => once().and(Err(lost)),
             Some(How::Twice) => {
-                let _ = write(&mut state);
-                write(&mut state)
+                let _ = once();
+                once()
             }
         }
     }
+
+    fn once(&self, verb: &'static str, key: &Key, call: &Call<'_>) -> Result<(), ApiError> {
+        let Some(real) = &self.server.real else {
+            let mut state = self.server.state.lock();
+            return match call {
+                Call::Create(object) => state.create(self.who, key, &rules::split(key.kind, object).0),
+                Call::Patch(patch) => state.patch(self.who, key, &rules::split(key.kind, patch).0),
+                Call::Delete(guard) => state.delete(self.who, key, Some(guard)),
+            };
+        };
+        let api = real.api(self.who);
+        let answer = match call {
+            Call::Create(object) => real.wait(api.create(key, object)),
+            Call::Patch(patch) => real.wait(api.patch(key, patch)),
+            Call::Delete(guard) => real.wait(api.delete(key, guard)),
+        };
+        self.server.learn(real, self.who, verb, key);
+        answer
+    }
+}
+
+/// A write of ours.
+enum Call<'a> {
+    Create(&'a Value),
+    Patch(&'a Value),
+    Delete(&'a Guard),
 }
 
 impl Api for Client {
     async fn get(&self, key: &Key) -> Result<Option<Value>, ApiError> {
-        Ok(self.server.get(key).map(|object| Value::clone(&object)))
+        match &self.server.real {
+            Some(real) => real.wait(real.api(self.who).get(key)),
+            None => Ok(self.server.get(key).map(|object| Value::clone(&object))),
+        }
     }
 
     async fn list(&self, kind: Kind, namespace: &str, labels: &[(&str, &str)]) -> Result<Vec<Value>, ApiError> {
+        if let Some(real) = &self.server.real {
+            return real.wait(real.api(self.who).list(kind, namespace, labels));
+        }
         let fits = |key: &Key, object: &Value| {
             (namespace.is_empty() || !kind.is_namespaced() || key.namespace == namespace)
                 && labels.iter().all(|(label, value)| object["metadata"]["labels"][label] == *value)
@@ -298,14 +403,14 @@ impl Api for Client {
     }
 
     async fn create(&self, key: &Key, object: &Value) -> Result<(), ApiError> {
-        self.write("create", |state| state.create(self.who, key, object))
+        self.write("create", key, Call::Create(object))
     }
 
     async fn patch(&self, key: &Key, patch: &Value) -> Result<(), ApiError> {
-        self.write("patch", |state| state.patch(self.who, key, patch))
+        self.write("patch", key, Call::Patch(patch))
     }
 
     async fn delete(&self, key: &Key, guard: &Guard) -> Result<(), ApiError> {
-        self.write("delete", |state| state.delete(self.who, key, Some(guard)))
+        self.write("delete", key, Call::Delete(guard))
     }
 }

@@ -185,12 +185,18 @@ impl View {
 impl World {
     /// A scene before anybody has acted.
     pub fn new(scene: Scene) -> Self {
-        let server = Arc::new(Server::default());
-        let start = Time(1_000_000_000);
+        Self::on(Server::default(), scene)
+    }
+
+    /// The same on that server, which has nothing yet.
+    pub fn on(server: Server, scene: Scene) -> Self {
+        let server = Arc::new(server);
+        let start = server.start();
         server.set_now(start);
         let mut storage = Storage::default();
         let cr = scene.set(&server, &mut storage);
-        let settings = Settings::parse(&BTreeMap::new()).unwrap();
+        let settings = BTreeMap::from([("hostingImage".to_owned(), "wherry:test".to_owned())]);
+        let settings = Settings::parse(&settings).unwrap();
         Self {
             invariants: Invariants::new(scene, &server, &cr),
             limits: Limits::from(&settings),
@@ -277,6 +283,7 @@ impl World {
         }
         let phase = self.server.get(&self.cr).map_or_else(String::new, |cr| text(&cr, "/status/phase").to_owned());
         self.invariants.at_end(&self.server, &self.storage, &self.repository);
+        self.invariants.violations.extend(self.server.forgotten());
         Outcome {
             last_phase: self.invariants.last_phase.clone(),
             violations: self.invariants.violations,

@@ -1,0 +1,154 @@
+//! The same cluster with a real API server beneath. Only this process writes to it, so what it holds is remembered here
+//! after each write, and the played parts read that; our controller reads the server itself, as its own account.
+
+use super::rules::split;
+use super::server::Who;
+use crate::kube::Kube;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use wherry_api::Time;
+use wherry_controller::api::{Api, ApiError, Key, Kind};
+use wherry_controller::kube_api::{KubeApi, path_of};
+
+/// What is deployed with the controller.
+pub const RBAC: &str = include_str!("../../../controller/deploy/rbac.yaml");
+
+/// Namespaces of the scenes, and the accounts that the controller-manager would make in them.
+const NAMESPACES: &str = "
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: velero
+---
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: app
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: default
+  namespace: velero
+";
+
+/// A real server, set up for scenes.
+#[derive(Debug)]
+pub struct Real {
+    /// The server.
+    pub kube: Arc<Kube>,
+    controller: KubeApi,
+}
+
+impl Real {
+    /// Namespaces and accounts are made.
+    pub fn new(kube: Arc<Kube>) -> Self {
+        kube.apply(NAMESPACES);
+        kube.apply(RBAC);
+        let controller = kube.account("velero", "wherry-controller");
+        Self { kube, controller }
+    }
+
+    /// As whom one of ours asks. The agent's account is a rung of its own.
+    pub(super) fn api(&self, who: Who) -> &KubeApi {
+        match who {
+            Who::Controller | Who::Second => &self.controller,
+            _ => self.kube.admin(),
+        }
+    }
+
+    pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.kube.wait(future)
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Value> {
+        self.wait(self.kube.admin().get(key)).unwrap()
+    }
+
+    fn send(&self, method: Method, path: &str, media: &str, body: &Value) -> Result<Value, ApiError> {
+        self.kube.ask(method, path, Some((media, body.to_string().into_bytes())))
+    }
+
+    fn merge(&self, path: &str, body: &Value) {
+        self.send(Method::PATCH, path, "application/merge-patch+json", body).unwrap();
+    }
+
+    pub(super) fn create(&self, key: &Key, object: &Value) {
+        let (mut object, status) = split(key.kind, object);
+        object["apiVersion"] = json!(key.kind.api_version());
+        object["kind"] = json!(key.kind.word());
+        self.wait(self.kube.admin().create(key, &object)).unwrap();
+        if let Some(status) = status {
+            self.merge(&format!("{}/status", path_of(key)), &json!({ "status": status }));
+        }
+    }
+
+    pub(super) fn patch(&self, key: &Key, patch: &Value) {
+        let (mut patch, status) = split(key.kind, patch);
+        // A pod gets its node by a path of its own, too.
+        let spec = patch.get_mut("spec").and_then(Value::as_object_mut).filter(|_| key.kind == Kind::Pod);
+        let node = spec.and_then(|spec| spec.remove("nodeName"));
+        if patch.as_object().is_some_and(|fields| !fields.is_empty()) {
+            self.merge(&path_of(key), &patch);
+        }
+        if let Some(node) = node {
+            let binding = json!({
+                "apiVersion": "v1", "kind": "Binding", "metadata": { "name": key.name },
+                "target": { "apiVersion": "v1", "kind": "Node", "name": node },
+            });
+            self.send(Method::POST, &format!("{}/binding", path_of(key)), "application/json", &binding).unwrap();
+        }
+        if let Some(status) = status {
+            self.merge(&format!("{}/status", path_of(key)), &json!({ "status": status }));
+        }
+    }
+
+    /// Pods as their kubelet does it: at once.
+    pub(super) fn delete(&self, key: &Key) {
+        let mut options = json!({ "apiVersion": "v1", "kind": "DeleteOptions" });
+        if key.kind == Kind::Pod {
+            options["gracePeriodSeconds"] = json!(0);
+        }
+        let _ = self.send(Method::DELETE, &path_of(key), "application/json", &options);
+    }
+
+    /// All objects of a kind that scenes are made of.
+    pub(super) fn all(&self, kind: Kind) -> Vec<(Key, Value)> {
+        let namespaces: &[&str] = if kind.is_namespaced() { &["velero", "app"] } else { &[""] };
+        let list = |namespace: &&str| {
+            let objects = self.wait(self.kube.admin().list(kind, namespace, &[])).unwrap();
+            let key = |object: &Value| Key::new(kind, namespace, object["metadata"]["name"].as_str().unwrap());
+            // Lists do not say the kind of each.
+            let named = |mut object: Value| {
+                object["apiVersion"] = json!(kind.api_version());
+                object["kind"] = json!(kind.word());
+                object
+            };
+            objects.into_iter().map(|object| (key(&object), named(object))).collect::<Vec<_>>()
+        };
+        namespaces.iter().flat_map(list).collect()
+    }
+
+    /// Takes away what an earlier run left, whatever holds it.
+    pub(super) fn clear(&self) {
+        for kind in Kind::ALL {
+            for (key, object) in self.all(kind) {
+                let loosen = || self.merge(&path_of(&key), &json!({ "metadata": { "finalizers": null } }));
+                if object["metadata"]["finalizers"].is_array() {
+                    loosen();
+                }
+                self.delete(&key);
+                while let Some(object) = self.get(&key) {
+                    assert!(object["metadata"]["finalizers"].is_array(), "{key} does not go: {object}");
+                    loosen();
+                }
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        Time(i64::try_from(since.as_secs()).unwrap())
+    }
+}
