@@ -7,9 +7,10 @@ use crate::kube::Kube;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use wherry_api::Time;
 use wherry_controller::api::{Api, ApiError, Key, Kind};
-use wherry_controller::kube_api::{KubeApi, path_of};
+use wherry_controller::kube_api::{KubeApi, path, path_of};
 
 /// What is deployed with the controller.
 pub const RBAC: &str = include_str!("../../../controller/deploy/rbac.yaml");
@@ -39,6 +40,7 @@ pub struct Real {
     /// The server.
     pub kube: Arc<Kube>,
     controller: KubeApi,
+    used: AtomicBool,
 }
 
 impl Real {
@@ -47,7 +49,7 @@ impl Real {
         kube.apply(NAMESPACES);
         kube.apply(RBAC);
         let controller = kube.account("velero", "wherry-controller");
-        Self { kube, controller }
+        Self { kube, controller, used: AtomicBool::new(false) }
     }
 
     /// As whom one of ours asks. The agent's account is a rung of its own.
@@ -70,27 +72,35 @@ impl Real {
         self.kube.ask(method, path, Some((media, body.to_string().into_bytes())))
     }
 
-    fn merge(&self, path: &str, body: &Value) {
-        self.send(Method::PATCH, path, "application/merge-patch+json", body).unwrap();
+    fn merge(&self, path: &str, body: &Value) -> Value {
+        self.send(Method::PATCH, path, "application/merge-patch+json", body).unwrap()
     }
 
-    pub(super) fn create(&self, key: &Key, object: &Value) {
+    fn status(&self, key: &Key, status: &Value) -> Value {
+        self.merge(&format!("{}/status", path_of(key)), &json!({ "status": status }))
+    }
+
+    /// What there is after the last of several writes. One that goes may be gone by its own patch.
+    fn after(&self, key: &Key, object: Value) -> Option<Value> {
+        if object["metadata"]["deletionTimestamp"].is_string() { self.get(key) } else { Some(object) }
+    }
+
+    pub(super) fn create(&self, key: &Key, object: &Value) -> Option<Value> {
         let (mut object, status) = split(key.kind, object);
         object["apiVersion"] = json!(key.kind.api_version());
         object["kind"] = json!(key.kind.word());
-        self.wait(self.kube.admin().create(key, &object)).unwrap();
-        if let Some(status) = status {
-            self.merge(&format!("{}/status", path_of(key)), &json!({ "status": status }));
-        }
+        let made = self.send(Method::POST, &path(key.kind, &key.namespace), "application/json", &object).unwrap();
+        Some(status.map_or(made, |status| self.status(key, &status)))
     }
 
-    pub(super) fn patch(&self, key: &Key, patch: &Value) {
+    pub(super) fn patch(&self, key: &Key, patch: &Value) -> Option<Value> {
         let (mut patch, status) = split(key.kind, patch);
+        let mut after = None;
         // A pod gets its node by a path of its own, too.
         let spec = patch.get_mut("spec").and_then(Value::as_object_mut).filter(|_| key.kind == Kind::Pod);
         let node = spec.and_then(|spec| spec.remove("nodeName"));
         if patch.as_object().is_some_and(|fields| !fields.is_empty()) {
-            self.merge(&path_of(key), &patch);
+            after = self.after(key, self.merge(&path_of(key), &patch));
         }
         if let Some(node) = node {
             let binding = json!({
@@ -98,19 +108,22 @@ impl Real {
                 "target": { "apiVersion": "v1", "kind": "Node", "name": node },
             });
             self.send(Method::POST, &format!("{}/binding", path_of(key)), "application/json", &binding).unwrap();
+            after = self.get(key);
         }
-        if let Some(status) = status {
-            self.merge(&format!("{}/status", path_of(key)), &json!({ "status": status }));
+        match status {
+            Some(status) => self.after(key, self.status(key, &status)),
+            None => after,
         }
     }
 
     /// Pods as their kubelet does it: at once.
-    pub(super) fn delete(&self, key: &Key) {
+    pub(super) fn delete(&self, key: &Key) -> Option<Value> {
         let mut options = json!({ "apiVersion": "v1", "kind": "DeleteOptions" });
         if key.kind == Kind::Pod {
             options["gracePeriodSeconds"] = json!(0);
         }
         let _ = self.send(Method::DELETE, &path_of(key), "application/json", &options);
+        self.get(key)
     }
 
     /// All objects of a kind that scenes are made of.
@@ -130,21 +143,31 @@ impl Real {
         namespaces.iter().flat_map(list).collect()
     }
 
-    /// Takes away what an earlier run left, whatever holds it.
-    pub(super) fn clear(&self) {
-        for kind in Kind::ALL {
-            for (key, object) in self.all(kind) {
-                let loosen = || self.merge(&path_of(&key), &json!({ "metadata": { "finalizers": null } }));
-                if object["metadata"]["finalizers"].is_array() {
-                    loosen();
-                }
-                self.delete(&key);
-                while let Some(object) = self.get(&key) {
-                    assert!(object["metadata"]["finalizers"].is_array(), "{key} does not go: {object}");
-                    loosen();
-                }
+    /// Takes an object away, whatever holds it.
+    fn remove(&self, key: &Key, object: &Value) {
+        let loosen = || drop(self.merge(&path_of(key), &json!({ "metadata": { "finalizers": null } })));
+        if object["metadata"]["finalizers"].is_array() {
+            loosen();
+        }
+        while let Some(object) = self.delete(key) {
+            assert!(object["metadata"]["finalizers"].is_array(), "{key} does not go: {object}");
+            loosen();
+        }
+    }
+
+    /// The next run begins: takes away what one left that failed.
+    pub(super) fn begin(&self) {
+        if self.used.swap(true, Ordering::SeqCst) {
+            for kind in Kind::ALL {
+                self.all(kind).iter().for_each(|(key, object)| self.remove(key, object));
             }
         }
+    }
+
+    /// A run ends, and these are its objects.
+    pub(super) fn end<'a>(&self, objects: impl Iterator<Item = (&'a Key, &'a Arc<Value>)>) {
+        objects.for_each(|(key, object)| self.remove(key, object));
+        self.used.store(false, Ordering::SeqCst);
     }
 
     pub(super) fn now(&self) -> Time {

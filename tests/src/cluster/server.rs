@@ -63,6 +63,16 @@ pub enum How {
 pub struct Server {
     state: Mutex<State>,
     real: Option<Arc<Real>>,
+    remembered: bool,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // What a failed run left is looked for.
+        if let Some(real) = self.real.as_ref().filter(|_| !std::thread::panicking()) {
+            real.end(self.state.get_mut().objects.iter());
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -204,8 +214,20 @@ impl State {
 impl Server {
     /// A real one, without what earlier runs left.
     pub fn on(real: &Arc<Real>) -> Self {
-        real.clear();
-        Self { state: Mutex::default(), real: Some(real.clone()) }
+        real.begin();
+        Self { state: Mutex::default(), real: Some(real.clone()), remembered: false }
+    }
+
+    /// Our processes read what is remembered, too: for runs in which only the writes matter.
+    pub fn remembered(mut self) -> Self {
+        self.remembered = true;
+        self
+    }
+
+    /// The real server, if our processes read from it.
+    fn read(&self, who: Who) -> Option<&Real> {
+        // The agent is a played part.
+        self.real.as_deref().filter(|_| !self.remembered && who != Who::Agent)
     }
 
     /// The time when a run begins.
@@ -228,11 +250,6 @@ impl Server {
         wrong
     }
 
-    fn learn(&self, real: &Real, who: Who, verb: &'static str, key: &Key) {
-        let object = real.get(key);
-        self.state.lock().learn(who, verb, key, object);
-    }
-
     /// One object.
     pub fn get(&self, key: &Key) -> Option<Arc<Value>> {
         self.state.lock().objects.get(key).cloned()
@@ -251,8 +268,8 @@ impl Server {
         match &self.real {
             None => self.state.lock().create(who, key, object).unwrap(),
             Some(real) => {
-                real.create(key, object);
-                self.learn(real, who, "create", key);
+                let object = real.create(key, object);
+                self.state.lock().learn(who, "create", key, object);
             }
         }
     }
@@ -262,8 +279,8 @@ impl Server {
         match &self.real {
             None => self.state.lock().patch(who, key, patch).unwrap(),
             Some(real) => {
-                real.patch(key, patch);
-                self.learn(real, who, "patch", key);
+                let object = real.patch(key, patch);
+                self.state.lock().learn(who, "patch", key, object);
             }
         }
     }
@@ -273,8 +290,8 @@ impl Server {
         match &self.real {
             None => drop(self.state.lock().delete(who, key, None)),
             Some(real) => {
-                real.delete(key);
-                self.learn(real, who, "delete", key);
+                let object = real.delete(key);
+                self.state.lock().learn(who, "delete", key, object);
             }
         }
     }
@@ -370,7 +387,8 @@ impl Client {
             Call::Patch(patch) => real.wait(api.patch(key, patch)),
             Call::Delete(guard) => real.wait(api.delete(key, guard)),
         };
-        self.server.learn(real, self.who, verb, key);
+        let object = real.get(key);
+        self.server.state.lock().learn(self.who, verb, key, object);
         answer
     }
 }
@@ -384,14 +402,14 @@ enum Call<'a> {
 
 impl Api for Client {
     async fn get(&self, key: &Key) -> Result<Option<Value>, ApiError> {
-        match &self.server.real {
+        match self.server.read(self.who) {
             Some(real) => real.wait(real.api(self.who).get(key)),
             None => Ok(self.server.get(key).map(|object| Value::clone(&object))),
         }
     }
 
     async fn list(&self, kind: Kind, namespace: &str, labels: &[(&str, &str)]) -> Result<Vec<Value>, ApiError> {
-        if let Some(real) = &self.server.real {
+        if let Some(real) = self.server.read(self.who) {
             return real.wait(real.api(self.who).list(kind, namespace, labels));
         }
         let fits = |key: &Key, object: &Value| {

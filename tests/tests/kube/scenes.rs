@@ -56,7 +56,7 @@ fn each_write_fails_once() {
             let stage = Stage::enter();
             let (scene, how) = (scene(download, KINDS[n % 4]), ways[(n + usize::from(download)) % 3]);
             let of = format!("{scene:?}, write {n} {how:?}");
-            let outcome = World::on(stage.empty(), scene).fail(n, how).run();
+            let outcome = World::on(stage.empty().remembered(), scene).fail(n, how).run();
             assert_clean(&outcome, &of);
             assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
             assert!(outcome.writes <= writes(scene) + 1, "{of}: {} writes", outcome.writes);
@@ -74,7 +74,7 @@ fn cancel_and_deletion() {
                 let stage = Stage::enter();
                 let scene = scene(download, KINDS[(n + 1) % 4]);
                 let of = format!("{scene:?}, {event:?} after {after}");
-                let outcome = World::on(stage.empty(), scene).at(after, event).run();
+                let outcome = World::on(stage.empty().remembered(), scene).at(after, event).run();
                 assert_clean(&outcome, &of);
                 let expected = match (event, n) {
                     (Event::Delete, _) => "",
