@@ -15,6 +15,7 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 #[derive(Debug, Clone)]
 pub struct KubeApi {
     client: Client,
+    page: u32,
 }
 
 /// All objects of a kind, with the resourceVersion that a watch goes on from.
@@ -30,7 +31,13 @@ impl KubeApi {
     /// Through that client.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, page: PAGE }
+    }
+
+    /// The same with so many objects in one answer of a list.
+    #[must_use]
+    pub fn with_pages_of(self, page: u32) -> Self {
+        Self { page, ..self }
     }
 
     /// The client.
@@ -39,7 +46,7 @@ impl KubeApi {
         &self.client
     }
 
-    async fn page(&self, call: &str, path: &str) -> Result<(Vec<Value>, String, String), ApiError> {
+    async fn ask(&self, call: &str, path: &str) -> Result<(Vec<Value>, String, String), ApiError> {
         let mut answer = self.client.send(call, Method::GET, path, None).await?;
         let text = |name: &str| answer["metadata"][name].as_str().unwrap_or_default().to_owned();
         let (version, more) = (text("resourceVersion"), text("continue"));
@@ -57,28 +64,32 @@ impl KubeApi {
         method: Method,
         path: &str,
         (media, body): (&str, &Value),
-    ) -> Result<(), ApiError> {
+    ) -> Result<Value, ApiError> {
         let call = format!("{verb} {key}");
         if !can_be(key) {
             return Err(ApiError::new(Refusal::Invalid, &call, "no object can have that name".to_owned()));
         }
-        self.client.send(&call, method, path, Some((media, body.to_string().into_bytes()))).await.map(drop)
+        self.client.send(&call, method, path, Some((media, body.to_string().into_bytes()))).await
     }
 
-    /// The list of a selection: `labels` as in [`Api::list`].
-    pub async fn list_all(&self, kind: Kind, namespace: &str, labels: &[(&str, &str)]) -> Result<List, ApiError> {
+    /// A merge patch as in [`Api::patch`], and what the object is then.
+    pub async fn patched(&self, key: &Key, patch: &Value) -> Result<Value, ApiError> {
+        self.write("patch", key, Method::PATCH, &path_of(key), (MERGE_PATCH, patch)).await
+    }
+
+    /// All that a label selector fits; empty: all.
+    pub async fn list_all(&self, kind: Kind, namespace: &str, selector: &str) -> Result<List, ApiError> {
         let call = format!("list {}", kind.word());
-        let selector = labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
-        let mut base = format!("{}?limit={PAGE}", path(kind, namespace));
+        let mut base = format!("{}?limit={}", path(kind, namespace), self.page);
         if !selector.is_empty() {
-            base = format!("{base}&labelSelector={}", escape(&selector));
+            base = format!("{base}&labelSelector={}", escape(selector));
         }
         let mut list = List::default();
         let mut next = String::new();
         let mut again = true;
         loop {
             let from = if next.is_empty() { base.clone() } else { format!("{base}&continue={}", escape(&next)) };
-            match self.page(&call, &from).await {
+            match self.ask(&call, &from).await {
                 Ok((objects, version, more)) => {
                     list.objects.extend(objects);
                     if list.version.is_empty() {
@@ -124,7 +135,7 @@ fn can_be(key: &Key) -> bool {
 }
 
 /// Percent-encodes all that has a meaning in a URL.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -148,16 +159,17 @@ impl Api for KubeApi {
     }
 
     async fn list(&self, kind: Kind, namespace: &str, labels: &[(&str, &str)]) -> Result<Vec<Value>, ApiError> {
-        Ok(self.list_all(kind, namespace, labels).await?.objects)
+        let selector = labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+        Ok(self.list_all(kind, namespace, &selector).await?.objects)
     }
 
     async fn create(&self, key: &Key, object: &Value) -> Result<(), ApiError> {
         let path = path(key.kind, &key.namespace);
-        self.write("create", key, Method::POST, &path, (JSON, object)).await
+        self.write("create", key, Method::POST, &path, (JSON, object)).await.map(drop)
     }
 
     async fn patch(&self, key: &Key, patch: &Value) -> Result<(), ApiError> {
-        self.write("patch", key, Method::PATCH, &path_of(key), (MERGE_PATCH, patch)).await
+        self.patched(key, patch).await.map(drop)
     }
 
     async fn delete(&self, key: &Key, guard: &Guard) -> Result<(), ApiError> {
@@ -165,7 +177,7 @@ impl Api for KubeApi {
             "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
             "preconditions": { "uid": guard.uid, "resourceVersion": guard.resource_version },
         });
-        self.write("delete", key, Method::DELETE, &path_of(key), (JSON, &options)).await
+        self.write("delete", key, Method::DELETE, &path_of(key), (JSON, &options)).await.map(drop)
     }
 }
 

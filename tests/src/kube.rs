@@ -181,14 +181,19 @@ impl Kube {
         self.admin.as_ref().expect("the server has started")
     }
 
-    /// A service account, which must be there, for an hour.
-    pub fn account(&self, namespace: &str, name: &str) -> KubeApi {
+    /// A token of a service account, which must be there, for an hour.
+    pub fn token(&self, namespace: &str, name: &str) -> String {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
         let body = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} });
         let answer = self.ask(Method::POST, &path, Some(("application/json", body.to_string().into_bytes())));
         let answer = answer.expect("the account gets a token");
-        let token = answer["status"]["token"].as_str().expect("a token").to_owned();
-        KubeApi::new(Client::new(self.access(Token::Fixed(token))).expect("a client"))
+        answer["status"]["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// Who asks as a service account.
+    pub fn account(&self, namespace: &str, name: &str) -> KubeApi {
+        let token = Token::Fixed(self.token(namespace, name));
+        KubeApi::new(Client::new(self.access(token)).expect("a client"))
     }
 
     /// One request of the administrator.

@@ -2,6 +2,10 @@
 //! everything else of a cluster played.
 #![forbid(unsafe_code)]
 
+#[path = "kube/replicas.rs"]
+mod replicas;
+#[path = "kube/rights.rs"]
+mod rights;
 #[path = "kube/scenes.rs"]
 mod scenes;
 #[path = "kube/verbs.rs"]

@@ -49,6 +49,11 @@ impl UploadView {
         Key::new(Kind::DataUpload, &self.cr.metadata.namespace, &self.cr.metadata.name)
     }
 
+    /// The server will never take what the next step would make. `None`: the CR has ended already.
+    pub(crate) fn refused(&self, message: &str) -> Option<Step> {
+        (!self.cr.status.phase.is_terminal()).then(|| self.fail(message))
+    }
+
     fn fail(&self, message: &str) -> Step {
         fail(self.key(), &self.cr.metadata, message, self.now)
     }

@@ -15,6 +15,21 @@ use wherry_controller::kube_api::{KubeApi, path, path_of};
 /// What is deployed with the controller.
 pub const RBAC: &str = include_str!("../../../controller/deploy/rbac.yaml");
 
+/// What scenes are made of: all but the Lease, which belongs to the processes.
+pub(super) const KINDS: [Kind; 11] = [
+    Kind::DataUpload,
+    Kind::DataDownload,
+    Kind::VolumeSnapshot,
+    Kind::VolumeSnapshotContent,
+    Kind::Claim,
+    Kind::Volume,
+    Kind::Pod,
+    Kind::Node,
+    Kind::StorageClass,
+    Kind::Attachment,
+    Kind::ConfigMap,
+];
+
 /// Namespaces of the scenes, and the accounts that the controller-manager would make in them.
 const NAMESPACES: &str = "
 apiVersion: v1
@@ -158,7 +173,7 @@ impl Real {
     /// The next run begins: takes away what one left that failed.
     pub(super) fn begin(&self) {
         if self.used.swap(true, Ordering::SeqCst) {
-            for kind in Kind::ALL {
+            for kind in KINDS {
                 self.all(kind).iter().for_each(|(key, object)| self.remove(key, object));
             }
         }

@@ -1,7 +1,7 @@
 //! The API server: objects with uid and resourceVersion, merge patches, finalizers, preconditions. In memory, or a real
 //! one, of which the objects here are what was last seen.
 
-use super::real::Real;
+use super::real::{KINDS, Real};
 use super::rules;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -218,6 +218,28 @@ impl Server {
         Self { state: Mutex::default(), real: Some(real.clone()), remembered: false }
     }
 
+    /// Learns what another process did on a real server.
+    pub(super) fn look(&self, who: Who) {
+        let Some(real) = &self.real else { return };
+        for kind in KINDS {
+            let mut there: BTreeMap<Key, Value> = real.all(kind).into_iter().collect();
+            for (key, before) in self.all(kind) {
+                match there.remove(&key) {
+                    Some(object) if object == *before => {}
+                    object => {
+                        let going = |object: &Value| object["metadata"]["deletionTimestamp"].is_string();
+                        let goes = object.as_ref().is_none_or(|object| going(object) && !going(&before));
+                        let verb = if goes { "delete" } else { "patch" };
+                        self.state.lock().learn(who, verb, &key, object);
+                    }
+                }
+            }
+            for (key, object) in there {
+                self.state.lock().learn(who, "create", &key, Some(object));
+            }
+        }
+    }
+
     /// Our processes read what is remembered, too: for runs in which only the writes matter.
     pub fn remembered(mut self) -> Self {
         self.remembered = true;
@@ -239,7 +261,7 @@ impl Server {
     pub(super) fn forgotten(&self) -> Vec<String> {
         let Some(real) = &self.real else { return Vec::new() };
         let mut wrong = Vec::new();
-        for kind in Kind::ALL {
+        for kind in KINDS {
             let seen: BTreeMap<Key, Value> = real.all(kind).into_iter().collect();
             let known: BTreeMap<Key, Value> =
                 self.all(kind).into_iter().map(|(key, object)| (key, Value::clone(&object))).collect();
