@@ -112,7 +112,7 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
             .trim()
             .to_owned(),
     };
-    let options = Options { namespace, identity: identity(), image: args.image.clone() };
+    let options = Options { namespace, identity: identity()?, image: args.image.clone() };
     let (ask, stop) = tokio::sync::watch::channel(false);
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -126,11 +126,13 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
     Ok(runtime.block_on(wherry_controller::run::run(api, options, stop))?)
 }
 
-/// The pod's name, and what tells this process from the one before it.
-fn identity() -> String {
+/// The pod's name, and what tells this process from others of it: a name never comes again.
+fn identity() -> anyhow::Result<String> {
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    format!("{}_{:x}-{:x}", if pod.is_empty() { "wherry" } else { &pod }, std::process::id(), since.as_nanos())
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).context("random bytes for the name in the Lease")?;
+    let random = u64::from_ne_bytes(random);
+    Ok(format!("{}_{random:016x}", if pod.is_empty() { "wherry" } else { &pod }))
 }
 
 fn data_of(file: &std::path::Path) -> anyhow::Result<BTreeMap<String, String>> {

@@ -185,11 +185,11 @@ fn a_watch_begins_anew_when_its_version_is_forgotten() {
     let api = kube.account("velero", "wherry-controller");
     let of = Selection { kind: Kind::DataUpload, namespace: "velero".to_owned(), label: "" };
     kube.wait(async {
-        let following = tokio::spawn(follow(api, of, Some("1".to_owned()), to));
-        let Some(Seen::Listed(Kind::DataUpload, objects)) = seen.recv().await else { panic!("no list") };
+        tokio::spawn(follow(api, of, Some("1".to_owned()), to));
+        let listed = tokio::time::timeout(Duration::from_secs(60), seen.recv()).await;
+        let Ok(Some(Seen::Listed(Kind::DataUpload, objects))) = listed else { panic!("no list: {listed:?}") };
         assert_eq!(objects.len(), 1);
         assert_eq!(objects[0]["metadata"]["name"], "one");
-        following
     });
     server.patch(Who::Velero, &key, &json!({ "spec": { "cancel": true } }));
     let next = kube.wait(seen.recv());
