@@ -103,9 +103,10 @@ setup_tool() {
   rm -rf "$cache/tools/build"
 }
 
-# build_wherry [NAME...]: builds the executable and those named, and links them, and the lists of their sources that cargo writes beside them, into the run directory:
-# another build may replace the ones in the target directory meanwhile. $wherry is its path. Always the whole workspace:
-# with `--package`, cargo picks other features for some dependencies and compiles RocksDB a second time.
+# build_wherry [NAME...]: builds the executable, and those named, and links them, and the lists of their sources that cargo
+# writes beside them, into the run directory: another build may replace the ones in the target directory meanwhile. $wherry
+# is its path. Always the whole workspace: with `--package`, cargo picks other features for some dependencies and compiles
+# RocksDB a second time.
 build_wherry() {
   local bins=(wherry "$@") bin file
   cargo build --release --locked --quiet --workspace "${bins[@]/#/--bin=}"

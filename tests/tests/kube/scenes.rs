@@ -1,6 +1,9 @@
 //! The scenes of the cluster in memory on the real server: invariants I1 to I8, and the number of writes.
 
 use crate::Stage;
+use serde_json::json;
+use wherry_controller::reconcile::{Action, Step, Write};
+use wherry_tests::cluster::invariants::violates;
 use wherry_tests::cluster::{Event, How, Outcome, Scene, World};
 
 const KINDS: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
@@ -96,4 +99,22 @@ fn a_second_controller_one_write_behind_does_no_harm() {
         assert_clean(&outcome, &format!("{scene:?}"));
         assert_eq!(outcome.phase, "Completed", "{scene:?}: {:#?}", outcome.steps);
     }
+}
+
+/// The invariants see a fault on a real server, too: here our content lets the storage snapshot live.
+#[test]
+fn a_planted_fault_is_seen() {
+    let stage = Stage::enter();
+    let world = World::on(stage.empty().remembered(), scene(false, KINDS[0]));
+    let world = world.tampered(|_, mut step| match &mut step {
+        Step::Do(Action::MakeContent, Write::Create { object, .. }) => {
+            object["spec"]["deletionPolicy"] = json!("Retain");
+            step
+        }
+        // What would mend it.
+        Step::Do(Action::DoomContent, _) => Step::Nothing,
+        _ => step,
+    });
+    let violations = world.run().violations;
+    assert!(violates(&violations, "I1: at the end"), "{violations:#?}");
 }
