@@ -49,13 +49,13 @@ fn the_model_takes_the_same_steps() {
     }
 }
 
-/// Every write fails, each in one of the three ways; the way changes from write to write, and from kind to kind.
+/// A sample: every second write fails, each in one of the three ways, in one of the kinds. All are in the model's suite.
 #[test]
-fn each_write_fails_once() {
+fn every_second_write_fails_once() {
     let ways = [How::NotApplied, How::ReplyLost, How::Twice];
     for download in [false, true] {
         let all = writes(scene(download, KINDS[0]));
-        for n in 1..=all {
+        for n in (1..=all).filter(|n| n % 2 == usize::from(download)) {
             let stage = Stage::enter();
             let (scene, how) = (scene(download, KINDS[n % 4]), ways[(n + usize::from(download)) % 3]);
             let of = format!("{scene:?}, write {n} {how:?}");
