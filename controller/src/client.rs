@@ -5,7 +5,7 @@
 
 use crate::api::{ApiError, Refusal};
 use parking_lot::Mutex;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Method, Response};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,16 @@ impl std::fmt::Debug for Token {
             Self::Fixed(_) => f.write_str("Fixed(..)"),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
         }
+    }
+}
+
+/// What a token says. Never printed: with it anybody is this controller.
+#[derive(Clone, PartialEq)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
     }
 }
 
@@ -101,7 +111,7 @@ impl Access {
 pub struct Client {
     http: reqwest::Client,
     access: Arc<Access>,
-    known: Arc<Mutex<Option<(Instant, String)>>>,
+    known: Arc<Mutex<Option<(Instant, Secret)>>>,
 }
 
 /// A body and its media type.
@@ -127,9 +137,9 @@ impl Client {
         Ok(Self { http, access: Arc::new(access), known: Arc::default() })
     }
 
-    fn token(&self, call: &str) -> Result<String, ApiError> {
+    fn token(&self, call: &str) -> Result<Secret, ApiError> {
         let path = match &self.access.token {
-            Token::Fixed(token) => return Ok(token.clone()),
+            Token::Fixed(token) => return Ok(Secret(token.clone())),
             Token::File(path) => path,
         };
         let mut known = self.known.lock();
@@ -138,7 +148,7 @@ impl Client {
         }
         match read(path) {
             Ok(text) => {
-                let token = String::from_utf8_lossy(&text).trim().to_owned();
+                let token = Secret(String::from_utf8_lossy(&text).trim().to_owned());
                 *known = Some((Instant::now(), token.clone()));
                 Ok(token)
             }
@@ -147,10 +157,8 @@ impl Client {
     }
 
     async fn ask(&self, call: &str, method: Method, path: &str, body: Body<'_>) -> Result<Response, ApiError> {
-        let mut request = self
-            .http
-            .request(method, format!("{}{path}", self.access.server))
-            .header(AUTHORIZATION, format!("Bearer {}", self.token(call)?));
+        let request = self.http.request(method, format!("{}{path}", self.access.server));
+        let mut request = request.bearer_auth(&self.token(call)?.0);
         if let Some((media, bytes)) = body {
             request = request.header(CONTENT_TYPE, media).body(bytes);
         }
@@ -232,7 +240,9 @@ pub fn refused(call: &str, code: u16, body: &[u8]) -> ApiError {
         (410, _) => Refusal::Expired,
         (401 | 403, _) => Refusal::Forbidden,
         (429, _) => Refusal::Busy,
-        (400..=499, _) if code != 408 => Refusal::Invalid,
+        // A 400 of a proxy before the server is none about the object.
+        (400, _) if status["kind"] == "Status" => Refusal::Invalid,
+        (413 | 422, _) => Refusal::Invalid,
         _ => Refusal::Unavailable,
     };
     let said = match text("/message") {
@@ -263,7 +273,10 @@ mod tests {
             (401, "Unauthorized", Refusal::Forbidden),
             (422, "Invalid", Refusal::Invalid),
             (400, "BadRequest", Refusal::Invalid),
+            (413, "RequestEntityTooLarge", Refusal::Invalid),
             (429, "TooManyRequests", Refusal::Busy),
+            (405, "MethodNotAllowed", Refusal::Unavailable),
+            (415, "UnsupportedMediaType", Refusal::Unavailable),
             (408, "Timeout", Refusal::Unavailable),
             (500, "InternalError", Refusal::Unavailable),
             (503, "ServiceUnavailable", Refusal::Unavailable),
@@ -282,6 +295,12 @@ mod tests {
         assert_eq!(plain.to_string(), "get x: 404: 404 page not found");
     }
 
+    /// Else it would fail CRs that nothing is wrong with.
+    #[test]
+    fn a_400_of_a_proxy_says_nothing_about_an_object() {
+        assert_eq!(refused("create x", 400, b"<html>400 Bad Request</html>").refusal, Refusal::Unavailable);
+    }
+
     #[test]
     fn tokens_are_not_printed() {
         assert!(!format!("{:?}", Token::Fixed("secret".to_owned())).contains("secret"));
@@ -293,12 +312,13 @@ mod tests {
         let access = |token| Access { server: "https://127.0.0.1:1".to_owned(), authorities: Vec::new(), token };
         let client = Client::new(access(Token::File(file.clone()))).unwrap();
         assert_eq!(client.token("get x").unwrap_err().refusal, Refusal::Unavailable);
-        std::fs::write(&file, "one\n").unwrap();
-        assert_eq!(client.token("get x").unwrap(), "one");
-        std::fs::write(&file, "two\n").unwrap();
-        assert_eq!(client.token("get x").unwrap(), "one");
+        std::fs::write(&file, "secret-1\n").unwrap();
+        assert_eq!(client.token("get x").unwrap().0, "secret-1");
+        std::fs::write(&file, "secret-2\n").unwrap();
+        assert_eq!(client.token("get x").unwrap().0, "secret-1");
+        assert!(client.known.lock().is_some() && !format!("{client:?}").contains("secret-1"), "{client:?}");
         drop(client.refused("get x", 401, b"", None));
-        assert_eq!(client.token("get x").unwrap(), "two");
+        assert_eq!(client.token("get x").unwrap().0, "secret-2");
         std::fs::remove_file(&file).unwrap();
     }
 }

@@ -50,9 +50,9 @@ impl KubeApi {
         let mut answer = self.client.send(call, Method::GET, path, None).await?;
         let text = |name: &str| answer["metadata"][name].as_str().unwrap_or_default().to_owned();
         let (version, more) = (text("resourceVersion"), text("continue"));
-        match answer["items"].take() {
-            Value::Array(items) => Ok((items, version, more)),
-            Value::Null => Ok((Vec::new(), version, more)),
+        match answer.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => Ok((items, version, more)),
+            Some(Value::Null) => Ok((Vec::new(), version, more)),
             _ => Err(ApiError::new(Refusal::Unavailable, call, "the answer is no list".to_owned())),
         }
     }
@@ -128,10 +128,11 @@ pub fn path_of(key: &Key) -> String {
     format!("{}/{}", path(key.kind, &key.namespace), escape(&key.name))
 }
 
-/// Whether an object can have that key. Names come from others' objects, and must not become other paths.
+/// Whether an object can have that key. Names come from others' objects, and must not become other paths: one without
+/// the namespace that its kind needs would be a path that no server has.
 fn can_be(key: &Key) -> bool {
     let segment = |text: &str| !text.is_empty() && !matches!(text, "." | "..") && !text.contains(['/', '%']);
-    segment(&key.name) && (key.namespace.is_empty() || segment(&key.namespace))
+    segment(&key.name) && (!key.kind.is_namespaced() || segment(&key.namespace))
 }
 
 /// Percent-encodes all that has a meaning in a URL.
@@ -202,7 +203,7 @@ mod tests {
         }
         for name in ["", ".", "..", "a/b", "a%2Fb"] {
             assert!(!can_be(&Key::new(Kind::Volume, "", name)), "{name}");
-            assert!(name.is_empty() || !can_be(&Key::new(Kind::Claim, name, "a")), "{name}");
+            assert!(!can_be(&Key::new(Kind::Claim, name, "a")), "{name}");
         }
         assert!(can_be(&Key::new(Kind::Claim, "a", "b.c")) && can_be(&Key::new(Kind::Volume, "", "b")));
         assert_eq!(escape("a/b=ä"), "a%2Fb%3D%C3%A4");

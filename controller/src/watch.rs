@@ -11,6 +11,8 @@ const WATCH: Duration = Duration::from_secs(590);
 /// And if it does not.
 const SILENT: Duration = Duration::from_secs(620);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A watch that is cut off after more than this worked: it goes on from where it was, however often that happens.
+const RAN_WELL: Duration = Duration::from_secs(60);
 
 /// What is seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,7 +52,7 @@ fn line(bytes: &[u8]) -> Line {
         Ok(event) => event,
         Err(e) => return Line::Failed(Refusal::Unavailable, format!("a line that cannot be read: {e}")),
     };
-    let object = event["object"].take();
+    let object = event.get_mut("object").map(Value::take).unwrap_or_default();
     match event["type"].as_str().unwrap_or_default() {
         "ADDED" | "MODIFIED" => Line::Object(object),
         "DELETED" => Line::Gone(object),
@@ -61,6 +63,11 @@ fn line(bytes: &[u8]) -> Line {
             Line::Failed(refusal, message)
         }
     }
+}
+
+/// Whether the server has less than was seen of it already: it was restored from a backup of its own.
+fn went_back(from: &str, to: &str) -> bool {
+    matches!((from.parse::<u64>(), to.parse::<u64>()), (Ok(from), Ok(to)) if to < from)
 }
 
 fn version(object: &Value) -> String {
@@ -107,7 +114,8 @@ pub async fn follow(api: KubeApi, of: Selection, mut from: Option<String>, to: U
             }
             Err(e) => {
                 tracing::warn!("{e}");
-                failures = failures.saturating_add(1);
+                // One that ran well for a time and was cut off is no failure in a row.
+                failures = if begin.elapsed() > RAN_WELL { 1 } else { failures.saturating_add(1) };
                 // Whatever it is, a list may mend it: a cluster that was restored from a backup knows no such version.
                 if failures >= 3 {
                     from = None;
@@ -172,6 +180,10 @@ async fn go_on(api: &KubeApi, of: &Selection, to: &UnboundedSender<Seen>, from: 
         };
         for bytes in lines.add(&chunk) {
             match line(&bytes) {
+                Line::Bookmark(version) if went_back(from, &version) => {
+                    let message = format!("the server went back from version {from} to {version}");
+                    return Err(broken(Refusal::Expired, message));
+                }
                 Line::Bookmark(version) => *from = version,
                 Line::Failed(refusal, message) => return Err(broken(refusal, message)),
                 Line::Object(object) => {
@@ -219,7 +231,15 @@ mod tests {
         assert_eq!(say("ERROR", expired), Line::Failed(Refusal::Expired, "too old resource version".to_owned()));
         let other = json!({ "code": 500, "message": "m" });
         assert_eq!(say("ERROR", other), Line::Failed(Refusal::Unavailable, "m".to_owned()));
-        assert!(matches!(line(b"{"), Line::Failed(Refusal::Unavailable, _)));
+        for bad in ["{", "[]", "7", "\"x\"", "{}", "null"] {
+            assert!(matches!(line(bad.as_bytes()), Line::Failed(Refusal::Unavailable, _)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_went_back_is_noticed() {
+        assert!(went_back("100", "99") && went_back("10", "9"));
+        assert!(!went_back("9", "10") && !went_back("7", "7") && !went_back("x", "1") && !went_back("1", ""));
     }
 
     #[test]
