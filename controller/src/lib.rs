@@ -10,6 +10,8 @@ pub mod admission;
 pub mod api;
 pub mod apply;
 pub mod client;
+mod holder;
+mod known;
 pub mod kube_api;
 pub mod lease;
 pub mod observe;

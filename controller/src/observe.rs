@@ -21,6 +21,8 @@ pub struct Memory {
     pub cancel_since: Option<Time>,
     /// Since when the node of its pod has had no agent.
     pub agent_gone_since: Option<Time>,
+    /// Until then an object may appear that a lost request was to make.
+    pub unsure_until: Option<Time>,
 }
 
 /// Why there is no view.
@@ -32,6 +34,14 @@ pub enum ObserveError {
     /// An object that the decision needs cannot be read.
     #[error(transparent)]
     Undecodable(#[from] Undecodable),
+    /// The CR itself cannot be read.
+    #[error("{reason}")]
+    UndecodableCr {
+        /// As it is.
+        object: Box<Value>,
+        /// Which field, and what is wrong with it.
+        reason: String,
+    },
 }
 
 /// All that is observed of one CR.
@@ -59,6 +69,16 @@ impl View {
         match self {
             Self::Upload(view) => view.refused(message),
             Self::Download(view) => view.refused(message),
+        }
+    }
+
+    /// The server does not take it now: the CR waits, in phase Accepted no longer than the prepare timeout. `None`: it
+    /// waits.
+    #[must_use]
+    pub fn forbidden(&self, message: &str) -> Option<Step> {
+        match self {
+            Self::Upload(view) => view.forbidden(message),
+            Self::Download(view) => view.forbidden(message),
         }
     }
 
@@ -117,6 +137,19 @@ impl<A: Api> Looker<'_, A> {
         match self.api.get(&Key::new(kind, namespace, name)).await? {
             Some(object) => Ok(Some(decode(kind.word(), &object)?)),
             None => Ok(None),
+        }
+    }
+
+    async fn cr<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<T>, ObserveError> {
+        let Some(object) = self.api.get(&Key::new(kind, namespace, name)).await? else { return Ok(None) };
+        match decode(kind.word(), &object) {
+            Ok(cr) => Ok(Some(cr)),
+            Err(e) => Err(ObserveError::UndecodableCr { object: Box::new(object), reason: e.to_string() }),
         }
     }
 
@@ -190,7 +223,7 @@ pub async fn upload<A: Api>(
     memory: Memory,
 ) -> Result<Option<UploadView>, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.get::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
+    let Some(cr) = look.cr::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
     let ours = names::object(&cr.metadata.uid);
     let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;
     let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
@@ -262,7 +295,7 @@ pub async fn download<A: Api>(
     memory: Memory,
 ) -> Result<Option<DownloadView>, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.get::<DataDownload>(Kind::DataDownload, namespace, name).await? else { return Ok(None) };
+    let Some(cr) = look.cr::<DataDownload>(Kind::DataDownload, namespace, name).await? else { return Ok(None) };
     let plan = DownloadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid).ok();
     let done = DataDone::parse(cr.metadata.annotation(names::DATA_DONE), &cr.metadata.uid).ok();
     let to = &cr.spec.target_volume;

@@ -36,6 +36,8 @@ struct State {
     /// Looks without an event that ended in the same way.
     waits: u32,
     failures: u32,
+    /// It is to be looked at whatever the look under way comes to.
+    urgent: bool,
 }
 
 /// The queue.
@@ -59,6 +61,13 @@ impl Queue {
         state.waits = 0;
     }
 
+    /// Somebody wants it to end: it is looked at now, also when it failed before or a worker has it.
+    pub fn urgent(&mut self, key: &Key, now: Instant) {
+        let state = self.states.entry(key.clone()).or_default();
+        (state.waits, state.failures, state.urgent) = (0, 0, state.taken);
+        state.due = Some(now);
+    }
+
     /// One that is due and that no worker has; the longest due first.
     pub fn take(&mut self, now: Instant) -> Option<Key> {
         let free = self.states.iter_mut().filter(|(_, state)| !state.taken && state.due.is_some_and(|due| due <= now));
@@ -71,6 +80,7 @@ impl Queue {
     pub fn ended(&mut self, key: &Key, how: Ended, now: Instant) {
         let Some(state) = self.states.get_mut(key) else { return };
         state.taken = false;
+        let urgent = std::mem::take(&mut state.urgent);
         let next = match how {
             Ended::Settled => {
                 (state.waits, state.failures) = (0, 0);
@@ -82,10 +92,14 @@ impl Queue {
                 Some(until.map_or(wait, |until| until.min(wait)))
             }
             Ended::Failed(asked) => {
-                let wait = doubled(FIRST_BACKOFF, state.failures, LONGEST_BACKOFF).max(asked.unwrap_or_default());
+                // However long a server, or what is before it, asks for: a cancel has its limit, too.
+                let asked = asked.unwrap_or_default().min(LONGEST_BACKOFF);
+                let wait = doubled(FIRST_BACKOFF, state.failures, LONGEST_BACKOFF).max(asked);
                 state.failures = state.failures.saturating_add(1);
                 // What changed meanwhile waits as long: the reason of the failure may well be the same.
-                state.due = None;
+                if !urgent {
+                    state.due = None;
+                }
                 Some(wait)
             }
         };
@@ -167,6 +181,32 @@ mod tests {
         assert_eq!(waits(Ended::Failed(None), 8), [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]);
         assert_eq!(waits(Ended::Failed(Some(seconds(5))), 4), [5.0, 5.0, 5.0, 8.0]);
         assert_eq!(waits(Ended::Failed(None), 70)[69], 60.0);
+        assert_eq!(waits(Ended::Failed(Some(Duration::MAX)), 2), [60.0, 60.0]);
+    }
+
+    #[test]
+    fn one_that_is_to_end_is_looked_at_at_once() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let fail = |queue: &mut Queue, at| {
+            assert_eq!(queue.take(at), Some(key("a")));
+            queue.ended(&key("a"), Ended::Failed(None), at);
+        };
+        queue.changed(&key("a"), now);
+        let mut at = now;
+        for _ in 0..6 {
+            fail(&mut queue, at);
+            at = queue.next_due().unwrap();
+        }
+        fail(&mut queue, at);
+        queue.urgent(&key("a"), at);
+        assert_eq!(queue.next_due(), Some(at));
+        // It comes while a worker has it, and that look fails.
+        assert_eq!(queue.take(at), Some(key("a")));
+        queue.urgent(&key("a"), at);
+        queue.ended(&key("a"), Ended::Failed(Some(seconds(60))), at);
+        fail(&mut queue, at);
+        // Only once: after that it is again tried later and later, from the beginning.
+        assert_eq!(queue.next_due(), Some(at + seconds(2)));
     }
 
     #[test]

@@ -54,11 +54,10 @@ impl Exposing<'_> {
             return Step::Wait { why, until: lost_at };
         }
         let timeout = self.accepted.unwrap_or(self.now).after(self.limits.prepare);
-        if timeout <= self.now {
-            let message = format!("not prepared within {} s: {why}", self.limits.prepare.as_secs());
-            return fail(self.key(), self.cr, &message, self.now);
+        match overdue(self.phase, self.accepted, self.now, self.limits, &why) {
+            Some(message) => fail(self.key(), self.cr, &message, self.now),
+            None => Step::wait_until(why, lost_at.map_or(timeout, |at| at.min(timeout))),
         }
-        Step::wait_until(why, lost_at.map_or(timeout, |at| at.min(timeout)))
     }
 
     /// A lost node: its PVC may still be written to there, so the next attempt has one of its own.
@@ -147,6 +146,12 @@ impl Exposing<'_> {
         }
         (!said).then(|| patch(Action::MoveNode, self.key(), self.cr, body))
     }
+}
+
+/// What is said of one that was accepted too long ago, and what it waits for. `None`: it may go on waiting.
+pub(super) fn overdue(phase: &Phase, accepted: Option<Time>, now: Time, limits: &Limits, why: &str) -> Option<String> {
+    let is_over = *phase == Phase::Accepted && accepted.unwrap_or(now).after(limits.prepare) <= now;
+    is_over.then(|| format!("not prepared within {} s: {why}", limits.prepare.as_secs()))
 }
 
 fn reason(pod: &Pod) -> String {
