@@ -229,10 +229,21 @@ impl Kube {
         self.runtime.block_on(future)
     }
 
-    /// Requests of service accounts, in the order in which they were answered.
-    pub fn audit(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.folder.path().join("audit")).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    /// How many requests of service accounts were answered so far.
+    pub fn audited(&self) -> usize {
+        self.audit_log().matches('\n').count()
+    }
+
+    /// Requests of service accounts, in the order in which they were answered, after so many.
+    pub fn audit(&self, after: usize) -> Vec<Value> {
+        let log = self.audit_log();
+        // The last line may not be whole yet.
+        let lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n')).skip(after);
+        lines.map(|line| serde_json::from_str(line).expect("the audit log has a request a line")).collect()
+    }
+
+    fn audit_log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("audit")).unwrap_or_default()
     }
 
     /// The folder of the logs.

@@ -215,3 +215,26 @@ pub(super) fn cancel_under_way(exposing: &Exposing<'_>, since: Option<Time>, sai
     }
     Step::wait_until("the agent stops", limit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use wherry_api::Settings;
+
+    /// Also one that a quota keeps from going on: its reason is what the user reads.
+    #[test]
+    fn what_is_not_prepared_in_time_says_what_it_waited_for() {
+        let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
+        let at = |phase: Phase, accepted: Option<i64>, later: i64| {
+            let prepare = i64::try_from(limits.prepare.as_secs()).unwrap();
+            overdue(&phase, accepted.map(Time), Time(100 + prepare + later), &limits, "exceeded quota")
+        };
+        assert_eq!(at(Phase::Accepted, Some(100), -1), None);
+        let said = at(Phase::Accepted, Some(100), 0).unwrap();
+        assert!(said.starts_with("not prepared within ") && said.ends_with(" s: exceeded quota"), "{said}");
+        assert_eq!(at(Phase::Accepted, None, 0), None);
+        assert_eq!(at(Phase::InProgress, Some(100), 1000), None);
+        assert_eq!(at(Phase::Failed, Some(100), 1000), None);
+    }
+}

@@ -240,7 +240,7 @@ pub(super) fn garbage(server: &Server) -> bool {
     for kind in [Kind::DataUpload, Kind::DataDownload] {
         alive.extend(server.all(kind).iter().map(|(_, object)| text(object, "/metadata/uid").to_owned()));
     }
-    for kind in [Kind::Claim, Kind::Pod] {
+    for kind in [Kind::Claim, Kind::Pod, Kind::VolumeSnapshot] {
         for (key, object) in server.all(kind) {
             let owner = text(&object, "/metadata/ownerReferences/0/uid");
             if !owner.is_empty() && !alive.iter().any(|uid| uid == owner) && !is_going(&object) {

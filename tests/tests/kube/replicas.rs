@@ -14,6 +14,9 @@ use wherry_tests::binary::controller_bin;
 use wherry_tests::cluster::real::{RBAC, Real};
 use wherry_tests::cluster::{Scene, Who, World};
 
+/// Whatever is waited for comes, on a machine however slow; else the test ends by this.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// A running controller; dropped, it is killed.
 struct Replica {
     child: Option<Child>,
@@ -53,16 +56,21 @@ impl Replica {
     fn wait_for(&self, text: &str) {
         let begin = Instant::now();
         while !self.log().contains(text) {
-            assert!(begin.elapsed().as_secs() < 60, "{text:?} is not in its log:\n{}", self.log());
+            assert!(begin.elapsed() < PATIENCE, "{text:?} is not in its log:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     /// SIGTERM, and how it ended.
     fn end(mut self) -> (Output, String) {
-        let child = self.child.take().unwrap();
-        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        (child.wait_with_output().unwrap(), self.log())
+        let child = self.child.as_mut().unwrap();
+        kill_process(Pid::from_child(child), Signal::TERM).unwrap();
+        let begin = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (self.child.take().unwrap().wait_with_output().unwrap(), self.log())
     }
 }
 
@@ -84,10 +92,10 @@ fn holder(real: &Real, namespace: &str) -> String {
     lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Requests of the controller's account in a namespace so far.
-fn asked(real: &Real, namespace: &str) -> Vec<Value> {
+/// Requests of the controller's account in a namespace, after so many of all.
+fn asked(real: &Real, namespace: &str, after: usize) -> Vec<Value> {
     let user = format!("system:serviceaccount:{namespace}:wherry-controller");
-    let mut events = real.kube.audit();
+    let mut events = real.kube.audit(after);
     events.retain(|event| event["user"]["username"] == user.as_str());
     events
 }
@@ -99,13 +107,13 @@ fn an_upload_and_a_download_from_new_to_the_end() {
     let replica = Replica::start(real, "velero", "only");
     replica.wait_for("acts in namespace velero");
     for download in [false, true] {
-        let before = asked(real, "velero").len();
+        let before = real.kube.audited();
         let scene = Scene { download, retain: false, wait_for_consumer: download };
         // CRs of other movers keep their resourceVersion: I8.
         let outcome = World::on(stage.empty(), scene).play();
         assert!(outcome.violations.is_empty(), "{scene:?}: {}", outcome.violations.join("\n"));
         assert_eq!(outcome.phase, "Completed", "{scene:?}");
-        let events = asked(real, "velero").split_off(before);
+        let events = asked(real, "velero", before);
         let writes = events
             .iter()
             .filter(|event| ["create", "patch", "delete", "update"].iter().any(|verb| event["verb"] == *verb))
@@ -113,8 +121,9 @@ fn an_upload_and_a_download_from_new_to_the_end() {
             .count();
         // A conflict, as with the agent's write, costs one more each.
         let conflicts = events.iter().filter(|event| event["responseStatus"]["code"] == 409).count();
-        let most = if download { 12 } else { 17 };
-        assert!(writes + outcome.writes <= most + conflicts, "{scene:?}: {writes} and {} of the agent", outcome.writes);
+        let needed = if download { 12 } else { 17 };
+        let all = writes + outcome.writes;
+        assert!(all >= needed && all <= needed + conflicts, "{scene:?}: {writes} and {} of the agent", outcome.writes);
     }
     let (output, log) = replica.end();
     assert!(output.status.success(), "{output:?}\n{log}");
@@ -146,14 +155,14 @@ fn two_replicas_rest_and_one_takes_over() {
     // At rest each asks no more than once in ten seconds; on a slow machine it is only less. The first requests of the
     // first one are over when it has asked for all that it follows.
     let begin = Instant::now();
-    let watches = || asked(real, "rest").iter().filter(|event| event["verb"] == "watch").count();
+    let watches = || asked(real, "rest", 0).iter().filter(|event| event["verb"] == "watch").count();
     while watches() < 5 {
-        assert!(begin.elapsed().as_secs() < 60, "not all is watched:\n{}", first.log());
+        assert!(begin.elapsed() < PATIENCE, "not all is watched:\n{}", first.log());
         std::thread::sleep(Duration::from_millis(50));
     }
-    let (before, begin) = (asked(real, "rest").len(), Instant::now());
+    let (before, begin) = (real.kube.audited(), Instant::now());
     std::thread::sleep(Duration::from_secs(11));
-    let (requests, seconds) = (asked(real, "rest").split_off(before), begin.elapsed().as_secs_f32());
+    let (requests, seconds) = (asked(real, "rest", before), begin.elapsed().as_secs_f32());
     let most = 2.0 * (seconds / 10.0).ceil();
     assert!(requests.len() as f32 <= most, "{} requests in {seconds} s: {requests:#?}", requests.len());
 
@@ -186,16 +195,16 @@ fn a_watch_begins_anew_when_its_version_is_forgotten() {
     let of = Selection { kind: Kind::DataUpload, namespace: "velero".to_owned(), label: "" };
     kube.wait(async {
         tokio::spawn(follow(api, of, Some("1".to_owned()), to));
-        let listed = tokio::time::timeout(Duration::from_secs(60), seen.recv()).await;
+        let listed = tokio::time::timeout(PATIENCE, seen.recv()).await;
         let Ok(Some(Seen::Listed(Kind::DataUpload, objects))) = listed else { panic!("no list: {listed:?}") };
         assert_eq!(objects.len(), 1);
         assert_eq!(objects[0]["metadata"]["name"], "one");
     });
     server.patch(Who::Velero, &key, &json!({ "spec": { "cancel": true } }));
-    let next = kube.wait(seen.recv());
+    let next = kube.wait(async { tokio::time::timeout(PATIENCE, seen.recv()).await.unwrap() });
     assert!(matches!(&next, Some(Seen::Changed(_, object)) if object["spec"]["cancel"] == true), "{next:?}");
     server.delete(Who::Velero, &key);
-    let next = kube.wait(seen.recv());
+    let next = kube.wait(async { tokio::time::timeout(PATIENCE, seen.recv()).await.unwrap() });
     assert!(matches!(&next, Some(Seen::Gone(_, object)) if object["metadata"]["name"] == "one"), "{next:?}");
 }
 

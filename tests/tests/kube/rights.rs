@@ -164,7 +164,7 @@ fn what_is_granted_is_used() {
     }
     let kube = &stage.real.kube;
     let used: BTreeSet<String> = kube
-        .audit()
+        .audit(0)
         .iter()
         .filter(|event| event["user"]["username"] == USER && event["responseStatus"]["code"] != 403)
         .map(|event| {
