@@ -56,8 +56,14 @@ pub fn admit(
     queue.sort_by(|a, b| (a.deadline, &a.uid).cmp(&(b.deadline, &b.uid)));
     // One that has no node must not stand in the way of those behind it, nor keep a share free that it cannot use.
     for next in &queue {
+        // Thousands may wait behind those that fill it.
+        if room.is_full() {
+            break;
+        }
         let waits = |work: Work| {
-            queue.iter().filter(|w| w.work == work && !admitted.contains(&w.uid)).filter(|w| room.has_node(w)).count()
+            let of_it = queue.iter().filter(|w| w.work == work && !admitted.contains(&w.uid));
+            // More than all places make no difference to a share.
+            of_it.filter(|w| room.has_node(w)).take(settings.max_active).count()
         };
         if room.has_share(next.work, waits(other(next.work))) && room.take_node(next.nodes.as_ref()) {
             *room.taken.entry(next.work).or_default() += 1;
@@ -116,6 +122,12 @@ impl<'a> Room<'a> {
         let share = (self.settings.max_active * percent).div_ceil(100).min(self.settings.max_active.saturating_sub(1));
         let reserved = share.saturating_sub(self.taken(other(work))).min(others_waiting);
         all + reserved < self.settings.max_active
+    }
+
+    /// Nobody can begin, whoever it is.
+    fn is_full(&self) -> bool {
+        let all = self.taken(Work::Backup) + self.taken(Work::Restore);
+        all >= self.settings.max_active || self.free.values().all(|free| *free == 0)
     }
 
     fn has_node(&self, waiting: &Waiting) -> bool {

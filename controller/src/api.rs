@@ -1,9 +1,10 @@
-//! The verbs that the controller needs of an API server. The tests' model of one has them; the client of a real
-//! one will (`controller/docs/plan.md`).
+//! The verbs that the controller needs of an API server. The client of a real one has them ([`crate::kube_api`]), and
+//! the tests' model of one.
 
 use serde_json::Value;
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 /// The kinds of object that are read or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,11 +29,15 @@ pub enum Kind {
     StorageClass,
     /// VolumeAttachment, of the cluster.
     Attachment,
+    /// Lease, coordination.k8s.io.
+    Lease,
+    /// ConfigMap.
+    ConfigMap,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::DataUpload,
         Self::DataDownload,
         Self::VolumeSnapshot,
@@ -43,6 +48,8 @@ impl Kind {
         Self::Node,
         Self::StorageClass,
         Self::Attachment,
+        Self::Lease,
+        Self::ConfigMap,
     ];
 
     /// Group, version, `kind` and the name in the path, and whether it lies in namespaces.
@@ -61,6 +68,8 @@ impl Kind {
             Self::Node => ("", "v1", "Node", "nodes", false),
             Self::StorageClass => ("storage.k8s.io", "v1", "StorageClass", "storageclasses", false),
             Self::Attachment => ("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false),
+            Self::Lease => ("coordination.k8s.io", "v1", "Lease", "leases", true),
+            Self::ConfigMap => ("", "v1", "ConfigMap", "configmaps", true),
         }
     }
 
@@ -131,8 +140,12 @@ pub enum Refusal {
     Conflict,
     /// There is one of that name already: look again.
     Exists,
+    /// The state that a list or a watch goes on from is forgotten: list anew.
+    Expired,
     /// Not allowed, or over a quota: wait, and say so.
     Forbidden,
+    /// Not done, the server has too much to do: wait as long as it says.
+    Busy,
     /// The object is wrong: the CR fails.
     Invalid,
     /// No answer, or none that tells whether it was done: look again.
@@ -149,6 +162,16 @@ pub struct ApiError {
     pub call: String,
     /// What the server said.
     pub message: String,
+    /// What it asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl ApiError {
+    /// Without a time to wait.
+    #[must_use]
+    pub fn new(refusal: Refusal, call: &str, message: String) -> Self {
+        Self { refusal, call: call.to_owned(), message, retry_after: None }
+    }
 }
 
 /// An API server.

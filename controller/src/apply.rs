@@ -1,6 +1,6 @@
 //! Does what was decided: the only place that writes.
 
-use crate::api::{Api, ApiError, Refusal};
+use crate::api::{Api, ApiError, Guard, Refusal};
 use crate::reconcile::Write;
 use serde_json::{Value, json};
 
@@ -13,20 +13,23 @@ pub enum Applied {
     LookAgain,
 }
 
+/// The patch, saying what it rests on.
+pub(crate) fn guarded(patch: &Value, guard: &Guard) -> Value {
+    let mut guarded = patch.clone();
+    if !guarded["metadata"].is_object() {
+        guarded["metadata"] = json!({});
+    }
+    guarded["metadata"]["uid"] = Value::from(guard.uid.as_str());
+    guarded["metadata"]["resourceVersion"] = Value::from(guard.resource_version.as_str());
+    guarded
+}
+
 /// Does one write. Whatever the answer is, the next decision is made from a new look, so an answer that got lost does
 /// no harm.
 pub async fn apply<A: Api>(api: &A, write: &Write) -> Result<Applied, ApiError> {
     let answer = match write {
         Write::Create { key, object } => api.create(key, object).await,
-        Write::Patch { key, guard, patch } => {
-            let mut guarded = patch.clone();
-            if !guarded["metadata"].is_object() {
-                guarded["metadata"] = json!({});
-            }
-            guarded["metadata"]["uid"] = Value::from(guard.uid.as_str());
-            guarded["metadata"]["resourceVersion"] = Value::from(guard.resource_version.as_str());
-            api.patch(key, &guarded).await
-        }
+        Write::Patch { key, guard, patch } => api.patch(key, &guarded(patch, guard)).await,
         Write::Delete { key, guard } => api.delete(key, guard).await,
     };
     match answer {

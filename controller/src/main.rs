@@ -1,14 +1,23 @@
 //! The `wherry-controller` executable.
 #![forbid(unsafe_code)]
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 use wherry_api::settings::{ENTRIES, Settings};
+use wherry_controller::client::{Access, Client};
+use wherry_controller::kube_api::KubeApi;
+use wherry_controller::run::Options;
 
-/// The controller of wherry in a cluster. It is being built: this version checks settings and controls nothing yet.
+/// The controller of wherry in a cluster: exposes the volumes of DataUploads and DataDownloads, gives restored ones to
+/// their PVCs, and leaves nothing behind. It is being built: there is no agent yet that would move the data.
 #[derive(Debug, Parser)]
 #[command(name = "wherry-controller", version)]
 struct Args {
@@ -18,6 +27,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the controller until SIGTERM or SIGINT. Of several replicas one acts, the one with the Lease.
+    Run(RunArgs),
     /// Lists the settings of ConfigMap `wherry`: key, default, unit, what it does.
     Settings,
     /// Says whether the `data` of a ConfigMap can be used: a JSON file, as from `kubectl get cm wherry -o json`.
@@ -25,6 +36,28 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// Namespace of Velero; default: that of the pod.
+    #[arg(long, env = "WHERRY_NAMESPACE")]
+    namespace: Option<String>,
+    /// Image of hosting pods where the setting hostingImage is empty: that of this container.
+    #[arg(long, env = "WHERRY_IMAGE", default_value = "")]
+    image: String,
+    /// URL of the API server; default: that of the cluster of the pod.
+    #[arg(long, requires = "ca_file", requires = "token_file")]
+    server: Option<String>,
+    /// Certificates that the server's is signed by, PEM.
+    #[arg(long, requires = "server")]
+    ca_file: Option<PathBuf>,
+    /// Bearer token; read again once a minute.
+    #[arg(long, requires = "server")]
+    token_file: Option<PathBuf>,
+    /// What is logged to stderr: error, warn, info, debug, trace.
+    #[arg(long, env = "WHERRY_LOG", default_value = "info")]
+    log: LevelFilter,
 }
 
 fn main() -> ExitCode {
@@ -40,6 +73,10 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match &args.command {
+        Command::Run(args) => {
+            drop(out);
+            return control(args);
+        }
         Command::Settings => {
             for entry in ENTRIES {
                 writeln!(out, "{:22} {:18} {:28} {}", entry.key, entry.default, entry.unit, entry.about)?;
@@ -56,8 +93,49 @@ fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where a pod finds its own namespace.
+const NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+
+fn control(args: &RunArgs) -> anyhow::Result<()> {
+    // Ours alone: what the HTTP client says of its connections helps nobody.
+    let ours = Targets::new().with_target("wherry_controller", args.log);
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(layer.with_filter(ours)).init();
+    let access = match (&args.server, &args.ca_file, &args.token_file) {
+        (Some(server), Some(authorities), Some(token)) => Access::with_files(server, authorities, token)?,
+        _ => Access::in_cluster()?,
+    };
+    let namespace = match &args.namespace {
+        Some(namespace) => namespace.clone(),
+        None => std::fs::read_to_string(NAMESPACE)
+            .with_context(|| format!("no --namespace is given, and {NAMESPACE} cannot be read"))?
+            .trim()
+            .to_owned(),
+    };
+    let options = Options { namespace, identity: identity()?, image: args.image.clone() };
+    let (ask, stop) = tokio::sync::watch::channel(false);
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in &mut signals {
+            tracing::info!("signal {signal}: ends after what is under way");
+            let _ = ask.send(true); // an error says that it has ended
+        }
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let api = KubeApi::new(Client::new(access)?);
+    Ok(runtime.block_on(wherry_controller::run::run(api, options, stop))?)
+}
+
+/// The pod's name, and what tells this process from others of it: a name never comes again.
+fn identity() -> anyhow::Result<String> {
+    let pod = std::env::var("HOSTNAME").unwrap_or_default();
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).context("random bytes for the name in the Lease")?;
+    let random = u64::from_ne_bytes(random);
+    Ok(format!("{}_{random:016x}", if pod.is_empty() { "wherry" } else { &pod }))
+}
+
 fn data_of(file: &std::path::Path) -> anyhow::Result<BTreeMap<String, String>> {
-    use anyhow::Context;
     let name = file.display();
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {name}"))?;
     let object: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("{name} is no JSON"))?;

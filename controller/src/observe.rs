@@ -1,7 +1,7 @@
 //! Looks at everything that a decision about one CR rests on.
 
-use crate::api::{Api, ApiError, Key, Kind, Refusal};
-use crate::reconcile::{Agent, DownloadView, Host, Limits, UploadView};
+use crate::api::{Api, ApiError, Key, Kind};
+use crate::reconcile::{Agent, DownloadView, Host, Limits, Step, UploadView};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_api::cluster::{Claim, Node, Pod, StorageClass, Volume};
@@ -21,6 +21,8 @@ pub struct Memory {
     pub cancel_since: Option<Time>,
     /// Since when the node of its pod has had no agent.
     pub agent_gone_since: Option<Time>,
+    /// Until then an object may appear that a lost request was to make.
+    pub unsure_until: Option<Time>,
 }
 
 /// Why there is no view.
@@ -32,6 +34,90 @@ pub enum ObserveError {
     /// An object that the decision needs cannot be read.
     #[error(transparent)]
     Undecodable(#[from] Undecodable),
+    /// The CR itself cannot be read.
+    #[error("{reason}")]
+    UndecodableCr {
+        /// As it is.
+        object: Box<Value>,
+        /// Which field, and what is wrong with it.
+        reason: String,
+    },
+}
+
+/// All that is observed of one CR.
+#[derive(Debug, Clone, PartialEq)]
+pub enum View {
+    /// Of a DataUpload.
+    Upload(Box<UploadView>),
+    /// Of a DataDownload.
+    Download(Box<DownloadView>),
+}
+
+impl View {
+    /// What is done next.
+    #[must_use]
+    pub fn next_step(&self) -> Step {
+        match self {
+            Self::Upload(view) => view.next_step(),
+            Self::Download(view) => view.next_step(),
+        }
+    }
+
+    /// The server will never take what the next step would make: the CR fails, saying why. `None`: it has ended already.
+    #[must_use]
+    pub fn refused(&self, message: &str) -> Option<Step> {
+        match self {
+            Self::Upload(view) => view.refused(message),
+            Self::Download(view) => view.refused(message),
+        }
+    }
+
+    /// The server does not take it now: the CR waits, in phase Accepted no longer than the prepare timeout. `None`: it
+    /// waits.
+    #[must_use]
+    pub fn forbidden(&self, message: &str) -> Option<Step> {
+        match self {
+            Self::Upload(view) => view.forbidden(message),
+            Self::Download(view) => view.forbidden(message),
+        }
+    }
+
+    /// Notes what no object says, for the next look; a cancel counts from the first look that saw it.
+    pub fn remember(&mut self, memory: &mut Memory) {
+        let (now, canceled, agent) = match self {
+            Self::Upload(view) => (view.now, view.is_canceled(), view.host.agent),
+            Self::Download(view) => (view.now, view.is_canceled(), view.host.agent),
+        };
+        if canceled {
+            let since = Some(*memory.cancel_since.get_or_insert(now));
+            match self {
+                Self::Upload(view) => view.cancel_since = since,
+                Self::Download(view) => view.cancel_since = since,
+            }
+        }
+        memory.agent_gone_since = match agent {
+            Agent::Gone(since) => Some(since),
+            _ => None,
+        };
+    }
+}
+
+/// Looks at the CR of that key, a DataUpload or DataDownload, and at all around it. `None`: it is gone.
+pub async fn look<A: Api>(
+    api: &A,
+    cr: &Key,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<Option<View>, ObserveError> {
+    Ok(match cr.kind {
+        Kind::DataUpload => {
+            upload(api, &cr.namespace, &cr.name, limits, now, memory).await?.map(|view| View::Upload(Box::new(view)))
+        }
+        _ => download(api, &cr.namespace, &cr.name, limits, now, memory)
+            .await?
+            .map(|view| View::Download(Box::new(view))),
+    })
 }
 
 struct Looker<'a, A> {
@@ -51,6 +137,19 @@ impl<A: Api> Looker<'_, A> {
         match self.api.get(&Key::new(kind, namespace, name)).await? {
             Some(object) => Ok(Some(decode(kind.word(), &object)?)),
             None => Ok(None),
+        }
+    }
+
+    async fn cr<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<T>, ObserveError> {
+        let Some(object) = self.api.get(&Key::new(kind, namespace, name)).await? else { return Ok(None) };
+        match decode(kind.word(), &object) {
+            Ok(cr) => Ok(Some(cr)),
+            Err(e) => Err(ObserveError::UndecodableCr { object: Box::new(object), reason: e.to_string() }),
         }
     }
 
@@ -82,7 +181,14 @@ impl<A: Api> Looker<'_, A> {
         Ok(all.into_iter().find(|content| content.metadata.name != ours))
     }
 
-    async fn host(&self, cr: &Meta, attempt: Option<u32>, pods: &[Pod], memory: Memory) -> Result<Host, ObserveError> {
+    async fn host(
+        &self,
+        cr: &Meta,
+        attempt: Option<u32>,
+        pods: &[Pod],
+        memory: Memory,
+        now: Time,
+    ) -> Result<Host, ObserveError> {
         let name = attempt.map(|attempt| names::of_attempt(&cr.uid, attempt));
         let pod = pods.iter().find(|pod| Some(&pod.metadata.name) == name.as_ref() && !pod.spec.node_name.is_empty());
         let Some(pod) = pod else { return Ok(Host::default()) };
@@ -93,7 +199,7 @@ impl<A: Api> Looker<'_, A> {
         let agents = self.api.list(Kind::Pod, &cr.namespace, &[(names::AGENT_LABEL, "true")]).await?;
         let (agents, _): (Vec<Pod>, _) = decode_all(Kind::Pod.word(), &agents);
         let agent = match agents.iter().find(|agent| agent.spec.node_name == node_name) {
-            None => memory.agent_gone_since.map_or(Agent::Ready, Agent::Gone),
+            None => Agent::Gone(memory.agent_gone_since.unwrap_or(now)),
             Some(agent) => match agent.status.conditions.iter().find(|condition| condition.kind == "Ready") {
                 Some(condition) if condition.status != "True" => Agent::Silent,
                 _ => Agent::Ready,
@@ -117,7 +223,7 @@ pub async fn upload<A: Api>(
     memory: Memory,
 ) -> Result<Option<UploadView>, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.get::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
+    let Some(cr) = look.cr::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
     let ours = names::object(&cr.metadata.uid);
     let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;
     let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
@@ -169,7 +275,7 @@ pub async fn upload<A: Api>(
         claims: look.labelled(Kind::Claim, &cr.metadata).await?,
         volumes: look.volumes(&cr.metadata, "").await?,
         class: look.get::<StorageClass>(Kind::StorageClass, "", &csi.storage_class).await?,
-        host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory).await?,
+        host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
         first,
         first_content,
         pods,
@@ -189,7 +295,7 @@ pub async fn download<A: Api>(
     memory: Memory,
 ) -> Result<Option<DownloadView>, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.get::<DataDownload>(Kind::DataDownload, namespace, name).await? else { return Ok(None) };
+    let Some(cr) = look.cr::<DataDownload>(Kind::DataDownload, namespace, name).await? else { return Ok(None) };
     let plan = DownloadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid).ok();
     let done = DataDone::parse(cr.metadata.annotation(names::DATA_DONE), &cr.metadata.uid).ok();
     let to = &cr.spec.target_volume;
@@ -211,17 +317,9 @@ pub async fn download<A: Api>(
         claims: look.labelled(Kind::Claim, &cr.metadata).await?,
         attachments: attachments.into_iter().filter(|a| of_ours(&a.spec.source.persistent_volume_name)).collect(),
         class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
-        host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory).await?,
+        host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
         volumes,
         pods,
         cr,
     }))
-}
-
-impl ObserveError {
-    /// The server did not answer, or refused: try again later.
-    #[must_use]
-    pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Api(e) if e.refusal == Refusal::Unavailable)
-    }
 }

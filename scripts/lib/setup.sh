@@ -103,15 +103,18 @@ setup_tool() {
   rm -rf "$cache/tools/build"
 }
 
-# Builds the one executable and links it, and the list of its sources that cargo writes beside it, into the run directory:
-# another build may replace the ones in the target directory meanwhile. $wherry is its path. Always the whole workspace:
-# with `--package`, cargo picks other features for some dependencies and compiles RocksDB a second time.
+# build_wherry [NAME...]: builds the executable, and those named, and links them, and the lists of their sources that cargo
+# writes beside them, into the run directory: another build may replace the ones in the target directory meanwhile. $wherry
+# is its path. Always the whole workspace: with `--package`, cargo picks other features for some dependencies and compiles
+# RocksDB a second time.
 build_wherry() {
-  cargo build --release --locked --quiet --workspace --bin wherry
+  local bins=(wherry "$@") bin file
+  cargo build --release --locked --quiet --workspace "${bins[@]/#/--bin=}"
   mkdir -p "$run_dir/bin"
   wherry=$run_dir/bin/wherry
-  local file
-  for file in wherry wherry.d; do
-    cp -pl "$CARGO_TARGET_DIR/release/$file" "$run_dir/bin/" 2>/dev/null || cp -p "$CARGO_TARGET_DIR/release/$file" "$run_dir/bin/"
+  for bin in "${bins[@]}"; do
+    for file in "$bin" "$bin.d"; do
+      cp -pl "$CARGO_TARGET_DIR/release/$file" "$run_dir/bin/" 2>/dev/null || cp -p "$CARGO_TARGET_DIR/release/$file" "$run_dir/bin/"
+    done
   done
 }

@@ -15,9 +15,21 @@ pub const WHERRY_BIN: &str = "WHERRY_BIN";
 /// When it is not passed in, does not exist, was built from another tree, or is older than one of its sources: a test
 /// that ran some other executable would prove nothing.
 pub fn wherry_bin() -> PathBuf {
+    built("wherry")
+}
+
+/// Path of the controller under test, beside the other one.
+///
+/// # Panics
+/// As [`wherry_bin`].
+pub fn controller_bin() -> PathBuf {
+    built("wherry-controller")
+}
+
+fn built(name: &str) -> PathBuf {
     let next = "run scripts/test [FILTER], which builds it and passes it in";
     let bin = match std::env::var_os(WHERRY_BIN) {
-        Some(bin) => PathBuf::from(bin),
+        Some(bin) => PathBuf::from(bin).with_file_name(name),
         None => panic!("{WHERRY_BIN} is not set: {next}"),
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace");

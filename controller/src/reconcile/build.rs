@@ -109,12 +109,14 @@ pub(super) fn content(cr: &Meta, plan: &UploadPlan, first: Option<&VolumeSnapsho
     })
 }
 
-/// Our VolumeSnapshot.
+/// Our VolumeSnapshot. One that is made by a lost request after its CR is gone goes with its owner.
 pub(super) fn snapshot(cr: &Meta, plan: &UploadPlan) -> Value {
     let name = names::object(&cr.uid);
     json!({
         "apiVersion": Kind::VolumeSnapshot.api_version(), "kind": "VolumeSnapshot",
-        "metadata": { "name": name, "namespace": cr.namespace, "labels": labels(cr) },
+        "metadata": {
+            "name": name, "namespace": cr.namespace, "labels": labels(cr), "ownerReferences": owner(Kind::DataUpload, cr),
+        },
         "spec": { "source": { "volumeSnapshotContentName": name }, "volumeSnapshotClassName": plan.snapshot_class },
     })
 }

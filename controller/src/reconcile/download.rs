@@ -1,6 +1,6 @@
 //! What is done next about a DataDownload: rows D0 to D12 of the design.
 
-use super::exposing::{Exposing, cancel, cancel_under_way, fail, remove_pod};
+use super::exposing::{Exposing, cancel, cancel_under_way, fail, overdue, remove_pod};
 use super::view::{DownloadView, waits_for_consumer};
 use super::{Action, Step, build, delete, patch};
 use crate::api::{Key, Kind};
@@ -43,6 +43,17 @@ impl DownloadView {
 
     pub(super) fn key(&self) -> Key {
         Key::new(Kind::DataDownload, &self.cr.metadata.namespace, &self.cr.metadata.name)
+    }
+
+    /// The server will never take what the next step would make. `None`: the CR has ended already.
+    pub(crate) fn refused(&self, message: &str) -> Option<Step> {
+        (!self.cr.status.phase.is_terminal()).then(|| self.fail(message))
+    }
+
+    /// The server does not take it now, by a quota or an admission plugin. `None`: it is waited for.
+    pub(crate) fn forbidden(&self, message: &str) -> Option<Step> {
+        let status = &self.cr.status;
+        overdue(&status.phase, status.accepted_timestamp, self.now, &self.limits, message).map(|said| self.fail(&said))
     }
 
     fn fail(&self, message: &str) -> Step {

@@ -54,11 +54,10 @@ impl Exposing<'_> {
             return Step::Wait { why, until: lost_at };
         }
         let timeout = self.accepted.unwrap_or(self.now).after(self.limits.prepare);
-        if timeout <= self.now {
-            let message = format!("not prepared within {} s: {why}", self.limits.prepare.as_secs());
-            return fail(self.key(), self.cr, &message, self.now);
+        match overdue(self.phase, self.accepted, self.now, self.limits, &why) {
+            Some(message) => fail(self.key(), self.cr, &message, self.now),
+            None => Step::wait_until(why, lost_at.map_or(timeout, |at| at.min(timeout))),
         }
-        Step::wait_until(why, lost_at.map_or(timeout, |at| at.min(timeout)))
     }
 
     /// A lost node: its PVC may still be written to there, so the next attempt has one of its own.
@@ -149,6 +148,12 @@ impl Exposing<'_> {
     }
 }
 
+/// What is said of one that was accepted too long ago, and what it waits for. `None`: it may go on waiting.
+pub(super) fn overdue(phase: &Phase, accepted: Option<Time>, now: Time, limits: &Limits, why: &str) -> Option<String> {
+    let is_over = *phase == Phase::Accepted && accepted.unwrap_or(now).after(limits.prepare) <= now;
+    is_over.then(|| format!("not prepared within {} s: {why}", limits.prepare.as_secs()))
+}
+
 fn reason(pod: &Pod) -> String {
     let wrong = pod.status.conditions.iter().find(|condition| condition.status == "False");
     wrong.map_or_else(String::new, |condition| format!(": {}: {}", condition.reason, condition.message))
@@ -209,4 +214,27 @@ pub(super) fn cancel_under_way(exposing: &Exposing<'_>, since: Option<Time>, sai
         return cancel(exposing.key(), exposing.cr, said, exposing.now);
     }
     Step::wait_until("the agent stops", limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use wherry_api::Settings;
+
+    /// Also one that a quota keeps from going on: its reason is what the user reads.
+    #[test]
+    fn what_is_not_prepared_in_time_says_what_it_waited_for() {
+        let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
+        let at = |phase: Phase, accepted: Option<i64>, later: i64| {
+            let prepare = i64::try_from(limits.prepare.as_secs()).unwrap();
+            overdue(&phase, accepted.map(Time), Time(100 + prepare + later), &limits, "exceeded quota")
+        };
+        assert_eq!(at(Phase::Accepted, Some(100), -1), None);
+        let said = at(Phase::Accepted, Some(100), 0).unwrap();
+        assert!(said.starts_with("not prepared within ") && said.ends_with(" s: exceeded quota"), "{said}");
+        assert_eq!(at(Phase::Accepted, None, 0), None);
+        assert_eq!(at(Phase::InProgress, Some(100), 1000), None);
+        assert_eq!(at(Phase::Failed, Some(100), 1000), None);
+    }
 }

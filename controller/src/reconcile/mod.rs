@@ -8,10 +8,12 @@ mod build;
 mod download;
 mod download_removal;
 mod exposing;
+mod unreadable;
 mod upload;
 mod upload_removal;
 mod view;
 
+pub use unreadable::{is_ours, unreadable};
 pub use view::{Agent, DownloadView, Host, Limits, UploadView};
 
 use crate::api::{Guard, Key};

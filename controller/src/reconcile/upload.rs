@@ -1,6 +1,6 @@
 //! What is done next about a DataUpload: rows U0 to U13 of the design.
 
-use super::exposing::{Exposing, cancel, cancel_under_way, fail};
+use super::exposing::{Exposing, cancel, cancel_under_way, fail, overdue};
 use super::view::UploadView;
 use super::{Action, Step, build, create, delete, patch};
 use crate::api::{Key, Kind};
@@ -47,6 +47,17 @@ impl UploadView {
 
     pub(super) fn key(&self) -> Key {
         Key::new(Kind::DataUpload, &self.cr.metadata.namespace, &self.cr.metadata.name)
+    }
+
+    /// The server will never take what the next step would make. `None`: the CR has ended already.
+    pub(crate) fn refused(&self, message: &str) -> Option<Step> {
+        (!self.cr.status.phase.is_terminal()).then(|| self.fail(message))
+    }
+
+    /// The server does not take it now, by a quota or an admission plugin. `None`: it is waited for.
+    pub(crate) fn forbidden(&self, message: &str) -> Option<Step> {
+        let status = &self.cr.status;
+        overdue(&status.phase, status.accepted_timestamp, self.now, &self.limits, message).map(|said| self.fail(&said))
     }
 
     fn fail(&self, message: &str) -> Step {

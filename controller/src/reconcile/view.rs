@@ -165,7 +165,7 @@ impl UploadView {
     }
 
     /// Somebody wants it to end.
-    pub(super) fn is_canceled(&self) -> bool {
+    pub(crate) fn is_canceled(&self) -> bool {
         self.cr.spec.cancel || self.cr.metadata.is_going()
     }
 }
@@ -180,7 +180,7 @@ impl DownloadView {
     }
 
     /// Somebody wants it to end.
-    pub(super) fn is_canceled(&self) -> bool {
+    pub(crate) fn is_canceled(&self) -> bool {
         self.cr.spec.cancel || self.cr.metadata.is_going()
     }
 }

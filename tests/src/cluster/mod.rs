@@ -5,6 +5,8 @@
 mod agent;
 mod clock;
 pub mod invariants;
+pub mod real;
+mod rules;
 mod scene;
 pub mod server;
 mod snapshots;
@@ -14,4 +16,5 @@ mod world;
 pub use agent::AgentProcess;
 pub use scene::{DOWNLOAD, Scene, UPLOAD};
 pub use server::{Client, How, Server, Who};
-pub use world::{Event, Outcome, Tamper, Trigger, View as WorldView, World};
+pub use wherry_controller::observe::View as WorldView;
+pub use world::{Event, Outcome, Tamper, Trigger, World};

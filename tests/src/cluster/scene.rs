@@ -42,16 +42,27 @@ impl Scene {
             server.create(Who::Velero, &key, &object);
             key
         };
-        put(Key::new(Kind::StorageClass, "", "lab"), json!({ "reclaimPolicy": policy, "volumeBindingMode": mode }));
+        put(
+            Key::new(Kind::StorageClass, "", "lab"),
+            json!({ "provisioner": "lab.csi", "reclaimPolicy": policy, "volumeBindingMode": mode }),
+        );
         for node in ["n1", "n2"] {
             let ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
             put(Key::new(Kind::Node, "", node), ready);
             let labels = json!({ "labels": { "wherry.io/agent": "true" } });
             let agent = Key::new(Kind::Pod, "velero", &format!("agent-{node}"));
-            put(agent, json!({ "metadata": labels, "spec": { "nodeName": node } }));
+            let spec = json!({
+                "nodeName": node, "containers": [{ "name": "agent", "image": "wherry:test" }],
+                "automountServiceAccountToken": false,
+            });
+            put(agent, json!({ "metadata": labels, "spec": spec }));
         }
         // Would take any PV that is Available, and gets none otherwise: its class does not exist.
-        put(Key::new(Kind::Claim, "app", "greedy"), json!({ "spec": { "storageClassName": "none" } }));
+        let greedy = json!({
+            "storageClassName": "none", "accessModes": ["ReadWriteOnce"],
+            "resources": { "requests": { "storage": "4096" } },
+        });
+        put(Key::new(Kind::Claim, "app", "greedy"), json!({ "spec": greedy }));
         for key in others() {
             let mover = if key.name == "copy" { "wherry" } else { "velero" };
             let copied = if key.kind == Kind::DataUpload { "velero.io/restore-name" } else { "velero.io/backup-name" };
@@ -61,6 +72,7 @@ impl Scene {
                 "csiSnapshot": { "volumeSnapshot": "velero-data-x", "storageClass": "lab" },
                 "snapshotID": "wherry1/ab/6831/c1.app.data.u-1", "snapshotSize": 4096,
                 "targetVolume": { "pvc": "data", "namespace": "app", "pv": "" },
+                "backupStorageLocation": "default", "operationTimeout": "10m0s",
             });
             put(key, json!({ "metadata": { "labels": labels }, "spec": spec }));
         }

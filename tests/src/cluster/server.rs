@@ -1,5 +1,8 @@
-//! The API server: objects with uid and resourceVersion, merge patches, finalizers, preconditions.
+//! The API server: objects with uid and resourceVersion, merge patches, finalizers, preconditions. In memory, or a real
+//! one, of which the objects here are what was last seen.
 
+use super::real::{KINDS, Real};
+use super::rules;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -59,6 +62,17 @@ pub enum How {
 #[derive(Debug, Default)]
 pub struct Server {
     state: Mutex<State>,
+    real: Option<Arc<Real>>,
+    remembered: bool,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // What a failed run left is looked for.
+        if let Some(real) = self.real.as_ref().filter(|_| !std::thread::panicking()) {
+            real.end(self.state.get_mut().objects.iter());
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +84,7 @@ struct State {
 }
 
 fn error(refusal: Refusal, verb: &str, key: &Key, message: &str) -> ApiError {
-    ApiError { refusal, call: format!("{verb} {key}"), message: message.to_owned() }
+    ApiError::new(refusal, &format!("{verb} {key}"), message.to_owned())
 }
 
 /// RFC 7386.
@@ -102,6 +116,15 @@ impl State {
         object["metadata"]["resourceVersion"] = json!(self.counter.to_string());
     }
 
+    /// What a real server has now.
+    fn learn(&mut self, who: Who, verb: &'static str, key: &Key, object: Option<Value>) {
+        let before = match object {
+            Some(object) => self.objects.insert(key.clone(), Arc::new(object)),
+            None => self.objects.remove(key),
+        };
+        self.note(who, verb, key, before);
+    }
+
     fn note(&mut self, who: Who, verb: &'static str, key: &Key, before: Option<Arc<Value>>) {
         let after = self.objects.get(key).cloned();
         if before != after {
@@ -110,8 +133,14 @@ impl State {
     }
 
     fn create(&mut self, who: Who, key: &Key, object: &Value) -> Result<(), ApiError> {
+        if key.kind.is_namespaced() && !rules::NAMESPACES.contains(&key.namespace.as_str()) {
+            return Err(error(Refusal::NotFound, "create", key, "there is no such namespace"));
+        }
         if self.objects.contains_key(key) {
             return Err(error(Refusal::Exists, "create", key, "there is one"));
+        }
+        if let Some(why) = rules::invalid(key.kind, None, object) {
+            return Err(error(Refusal::Invalid, "create", key, why));
         }
         let mut object = object.clone();
         if object["metadata"]["name"] != key.name.as_str() {
@@ -123,8 +152,11 @@ impl State {
         if key.kind.is_namespaced() {
             object["metadata"]["namespace"] = json!(key.namespace);
         }
-        if key.kind == Kind::Claim {
-            object["metadata"]["finalizers"] = json!(["kubernetes.io/pvc-protection"]);
+        if let Some(finalizer) = rules::protection(key.kind) {
+            object["metadata"]["finalizers"] = json!([finalizer]);
+        }
+        if let Some(phase) = rules::first_phase(key.kind).filter(|_| object["status"]["phase"].is_null()) {
+            object["status"]["phase"] = json!(phase);
         }
         self.bump(&mut object);
         self.objects.insert(key.clone(), Arc::new(object));
@@ -136,14 +168,15 @@ impl State {
         let Some(before) = self.objects.get(key).cloned() else {
             return Err(error(Refusal::NotFound, "patch", key, "not found"));
         };
-        for field in ["uid", "resourceVersion"] {
-            let rests_on = &patch["metadata"][field];
-            if !rests_on.is_null() && *rests_on != before["metadata"][field] {
-                return Err(error(Refusal::Conflict, "patch", key, "the object has been modified"));
-            }
+        let rests_on = &patch["metadata"]["resourceVersion"];
+        if !rests_on.is_null() && *rests_on != before["metadata"]["resourceVersion"] {
+            return Err(error(Refusal::Conflict, "patch", key, "the object has been modified"));
         }
         let mut after = Value::clone(&before);
         merge(&mut after, patch);
+        if let Some(why) = rules::invalid(key.kind, Some(&before), &after) {
+            return Err(error(Refusal::Invalid, "patch", key, why));
+        }
         if after["metadata"]["deletionTimestamp"].is_string() && !has_finalizers(&after) {
             self.objects.remove(key);
         } else if after != *before {
@@ -179,6 +212,66 @@ impl State {
 }
 
 impl Server {
+    /// A real one, without what earlier runs left.
+    pub fn on(real: &Arc<Real>) -> Self {
+        real.begin();
+        Self { state: Mutex::default(), real: Some(real.clone()), remembered: false }
+    }
+
+    /// Learns what another process did on a real server.
+    pub(super) fn look(&self, who: Who) {
+        let Some(real) = &self.real else { return };
+        for kind in KINDS {
+            let mut there: BTreeMap<Key, Value> = real.all(kind).into_iter().collect();
+            for (key, before) in self.all(kind) {
+                match there.remove(&key) {
+                    Some(object) if object == *before => {}
+                    object => {
+                        let going = |object: &Value| object["metadata"]["deletionTimestamp"].is_string();
+                        let goes = object.as_ref().is_none_or(|object| going(object) && !going(&before));
+                        let verb = if goes { "delete" } else { "patch" };
+                        self.state.lock().learn(who, verb, &key, object);
+                    }
+                }
+            }
+            for (key, object) in there {
+                self.state.lock().learn(who, "create", &key, Some(object));
+            }
+        }
+    }
+
+    /// Our processes read what is remembered, too: for runs in which only the writes matter.
+    pub fn remembered(mut self) -> Self {
+        self.remembered = true;
+        self
+    }
+
+    /// The real server, if our processes read from it.
+    fn read(&self, who: Who) -> Option<&Real> {
+        // The agent is a played part.
+        self.real.as_deref().filter(|_| !self.remembered && who != Who::Agent)
+    }
+
+    /// The time when a run begins.
+    pub(super) fn start(&self) -> Time {
+        self.real.as_ref().map_or(Time(1_000_000_000), |real| real.now())
+    }
+
+    /// Where what is remembered of a real server is not what it has.
+    pub(super) fn forgotten(&self) -> Vec<String> {
+        let Some(real) = &self.real else { return Vec::new() };
+        let mut wrong = Vec::new();
+        for kind in KINDS {
+            let seen: BTreeMap<Key, Value> = real.all(kind).into_iter().collect();
+            let known: BTreeMap<Key, Value> =
+                self.all(kind).into_iter().map(|(key, object)| (key, Value::clone(&object))).collect();
+            if seen != known {
+                wrong.push(format!("{kind:?}: the server has {seen:#?}, remembered are {known:#?}"));
+            }
+        }
+        wrong
+    }
+
     /// One object.
     pub fn get(&self, key: &Key) -> Option<Arc<Value>> {
         self.state.lock().objects.get(key).cloned()
@@ -194,17 +287,35 @@ impl Server {
 
     /// Makes an object; there must be none.
     pub fn create(&self, who: Who, key: &Key, object: &Value) {
-        self.state.lock().create(who, key, object).unwrap();
+        match &self.real {
+            None => self.state.lock().create(who, key, object).unwrap(),
+            Some(real) => {
+                let object = real.create(key, object);
+                self.state.lock().learn(who, "create", key, object);
+            }
+        }
     }
 
     /// Patches an object that there is.
     pub fn patch(&self, who: Who, key: &Key, patch: &Value) {
-        self.state.lock().patch(who, key, patch).unwrap();
+        match &self.real {
+            None => self.state.lock().patch(who, key, patch).unwrap(),
+            Some(real) => {
+                let object = real.patch(key, patch);
+                self.state.lock().learn(who, "patch", key, object);
+            }
+        }
     }
 
     /// Deletes an object, if it is there.
     pub fn delete(&self, who: Who, key: &Key) {
-        let _ = self.state.lock().delete(who, key, None);
+        match &self.real {
+            None => drop(self.state.lock().delete(who, key, None)),
+            Some(real) => {
+                let object = real.delete(key);
+                self.state.lock().learn(who, "delete", key, object);
+            }
+        }
     }
 
     /// Takes a finalizer off.
@@ -263,32 +374,66 @@ impl Client {
         Self { server: server.clone(), who, faults: faults.cloned() }
     }
 
-    fn write(&self, call: &str, write: impl Fn(&mut State) -> Result<(), ApiError>) -> Result<(), ApiError> {
+    /// Does a write once, not at all or twice, and loses its answer or not.
+    fn write(&self, verb: &'static str, key: &Key, call: Call<'_>) -> Result<(), ApiError> {
         let how = self.faults.as_ref().and_then(|faults| {
             let mut faults = faults.lock();
             faults.writes += 1;
             faults.fail.filter(|(n, _)| *n == faults.writes).map(|(_, how)| how)
         });
-        let mut state = self.server.state.lock();
-        let lost = ApiError { refusal: Refusal::Unavailable, call: call.to_owned(), message: "planted".to_owned() };
+        let lost = ApiError::new(Refusal::Unavailable, verb, "planted".to_owned());
+        let once = || self.once(verb, key, &call);
         match how {
-            None => write(&mut state),
+            None => once(),
             Some(How::NotApplied) => Err(lost),
-            Some(How::ReplyLost) => write(&mut state).and(Err(lost)),
+            Some(How::ReplyLost) => once().and(Err(lost)),
             Some(How::Twice) => {
-                let _ = write(&mut state);
-                write(&mut state)
+                let _ = once();
+                once()
             }
         }
     }
+
+    fn once(&self, verb: &'static str, key: &Key, call: &Call<'_>) -> Result<(), ApiError> {
+        let Some(real) = &self.server.real else {
+            let mut state = self.server.state.lock();
+            return match call {
+                Call::Create(object) => state.create(self.who, key, &rules::split(key.kind, object).0),
+                Call::Patch(patch) => state.patch(self.who, key, &rules::split(key.kind, patch).0),
+                Call::Delete(guard) => state.delete(self.who, key, Some(guard)),
+            };
+        };
+        let api = real.api(self.who);
+        let answer = match call {
+            Call::Create(object) => real.wait(api.create(key, object)),
+            Call::Patch(patch) => real.wait(api.patch(key, patch)),
+            Call::Delete(guard) => real.wait(api.delete(key, guard)),
+        };
+        let object = real.get(key);
+        self.server.state.lock().learn(self.who, verb, key, object);
+        answer
+    }
+}
+
+/// A write of ours.
+enum Call<'a> {
+    Create(&'a Value),
+    Patch(&'a Value),
+    Delete(&'a Guard),
 }
 
 impl Api for Client {
     async fn get(&self, key: &Key) -> Result<Option<Value>, ApiError> {
-        Ok(self.server.get(key).map(|object| Value::clone(&object)))
+        match self.server.read(self.who) {
+            Some(real) => real.wait(real.api(self.who).get(key)),
+            None => Ok(self.server.get(key).map(|object| Value::clone(&object))),
+        }
     }
 
     async fn list(&self, kind: Kind, namespace: &str, labels: &[(&str, &str)]) -> Result<Vec<Value>, ApiError> {
+        if let Some(real) = self.server.read(self.who) {
+            return real.wait(real.api(self.who).list(kind, namespace, labels));
+        }
         let fits = |key: &Key, object: &Value| {
             (namespace.is_empty() || !kind.is_namespaced() || key.namespace == namespace)
                 && labels.iter().all(|(label, value)| object["metadata"]["labels"][label] == *value)
@@ -298,14 +443,14 @@ impl Api for Client {
     }
 
     async fn create(&self, key: &Key, object: &Value) -> Result<(), ApiError> {
-        self.write("create", |state| state.create(self.who, key, object))
+        self.write("create", key, Call::Create(object))
     }
 
     async fn patch(&self, key: &Key, patch: &Value) -> Result<(), ApiError> {
-        self.write("patch", |state| state.patch(self.who, key, patch))
+        self.write("patch", key, Call::Patch(patch))
     }
 
     async fn delete(&self, key: &Key, guard: &Guard) -> Result<(), ApiError> {
-        self.write("delete", |state| state.delete(self.who, key, Some(guard)))
+        self.write("delete", key, Call::Delete(guard))
     }
 }

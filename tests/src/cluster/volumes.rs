@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wherry_controller::api::{Key, Kind};
 
 const KUBELET: &str = "model/kubelet";
+const PV_PROTECTION: &str = "kubernetes.io/pv-protection";
 const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
 const SELECTED: &str = "volume.kubernetes.io/selected-node";
 
@@ -52,8 +53,11 @@ pub(super) fn provisioner(server: &Server, storage: &mut Storage) -> bool {
                 "claimRef": { "namespace": key.namespace, "name": key.name, "uid": uid },
                 "persistentVolumeReclaimPolicy": class["reclaimPolicy"],
                 "storageClassName": class["metadata"]["name"],
+                "capacity": { "storage": claim["spec"]["resources"]["requests"]["storage"] },
+                "accessModes": claim["spec"]["accessModes"],
+                "volumeMode": claim["spec"]["volumeMode"],
+                "csi": { "driver": "lab.csi", "volumeHandle": name },
             },
-            "status": { "phase": "Pending" },
         });
         server.create(Who::System, &pv, &object);
         return true;
@@ -116,8 +120,15 @@ fn claim_of(pod: &Value) -> &str {
     text(pod, "/spec/volumes/0/persistentVolumeClaim/claimName")
 }
 
-/// A PVC goes when no pod uses it.
+/// A PVC goes when no pod uses it, a PV when it is bound to none.
 pub(super) fn protection(server: &Server) -> bool {
+    for (key, volume) in server.all(Kind::Volume) {
+        let held = volume["metadata"]["finalizers"].to_string().contains(PV_PROTECTION);
+        if is_going(&volume) && held && volume["status"]["phase"] != "Bound" {
+            server.finish(Who::System, &key, PV_PROTECTION);
+            return true;
+        }
+    }
     for (key, claim) in server.all(Kind::Claim) {
         let used = || {
             let uses = |pod: &Key, object: &Value| pod.namespace == key.namespace && claim_of(object) == key.name;
@@ -211,8 +222,7 @@ pub(super) fn kubelet(server: &Server) -> bool {
             continue;
         }
         if attached.is_none() {
-            let spec =
-                json!({ "nodeName": text(&pod, "/spec/nodeName"), "source": { "persistentVolumeName": volume } });
+            let spec = json!({ "nodeName": text(&pod, "/spec/nodeName"), "attacher": "lab.csi", "source": { "persistentVolumeName": volume } });
             server.create(Who::System, &attachment, &json!({ "metadata": { "name": attachment.name }, "spec": spec }));
             return true;
         }
@@ -230,7 +240,7 @@ pub(super) fn garbage(server: &Server) -> bool {
     for kind in [Kind::DataUpload, Kind::DataDownload] {
         alive.extend(server.all(kind).iter().map(|(_, object)| text(object, "/metadata/uid").to_owned()));
     }
-    for kind in [Kind::Claim, Kind::Pod] {
+    for kind in [Kind::Claim, Kind::Pod, Kind::VolumeSnapshot] {
         for (key, object) in server.all(kind) {
             let owner = text(&object, "/metadata/ownerReferences/0/uid");
             if !owner.is_empty() && !alive.iter().any(|uid| uid == owner) && !is_going(&object) {

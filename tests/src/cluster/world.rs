@@ -15,8 +15,8 @@ use wherry_api::settings::Settings;
 use wherry_api::{SnapshotId, Time, names};
 use wherry_controller::api::{Key, Kind};
 use wherry_controller::apply::apply;
-use wherry_controller::observe::{self, Memory};
-use wherry_controller::reconcile::{DownloadView, Limits, Step, UploadView, Write};
+use wherry_controller::observe::{self, Memory, View};
+use wherry_controller::reconcile::{Limits, Step, Write};
 
 /// What a volume holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,48 +149,21 @@ pub struct World {
     steps: Vec<String>,
 }
 
-/// Either view, so that both can be run by the same loop.
-#[derive(Debug)]
-pub enum View {
-    /// Of a DataUpload.
-    Upload(Box<UploadView>),
-    /// Of a DataDownload.
-    Download(Box<DownloadView>),
-}
-
-impl View {
-    /// What is done next.
-    pub fn next_step(&self) -> Step {
-        match self {
-            Self::Upload(view) => view.next_step(),
-            Self::Download(view) => view.next_step(),
-        }
-    }
-
-    fn is_canceled(&self) -> bool {
-        match self {
-            Self::Upload(view) => view.cr.spec.cancel || view.cr.metadata.is_going(),
-            Self::Download(view) => view.cr.spec.cancel || view.cr.metadata.is_going(),
-        }
-    }
-
-    fn set_cancel_since(&mut self, since: Option<Time>) {
-        match self {
-            Self::Upload(view) => view.cancel_since = since,
-            Self::Download(view) => view.cancel_since = since,
-        }
-    }
-}
-
 impl World {
     /// A scene before anybody has acted.
     pub fn new(scene: Scene) -> Self {
-        let server = Arc::new(Server::default());
-        let start = Time(1_000_000_000);
+        Self::on(Server::default(), scene)
+    }
+
+    /// The same on that server, which has nothing yet.
+    pub fn on(server: Server, scene: Scene) -> Self {
+        let server = Arc::new(server);
+        let start = server.start();
         server.set_now(start);
         let mut storage = Storage::default();
         let cr = scene.set(&server, &mut storage);
-        let settings = Settings::parse(&BTreeMap::new()).unwrap();
+        let settings = BTreeMap::from([("hostingImage".to_owned(), "wherry:test".to_owned())]);
+        let settings = Settings::parse(&settings).unwrap();
         Self {
             invariants: Invariants::new(scene, &server, &cr),
             limits: Limits::from(&settings),
@@ -253,15 +226,7 @@ impl World {
     pub fn look(&self) -> Option<View> {
         let api = Client::new(&self.server, Who::Controller, None);
         let memory = Memory { admitted: true, ..self.memory };
-        let name = self.cr.name.as_str();
-        match self.cr.kind {
-            Kind::DataUpload => now(observe::upload(&api, "velero", name, &self.limits, self.now, memory))
-                .unwrap()
-                .map(|view| View::Upload(Box::new(view))),
-            _ => now(observe::download(&api, "velero", name, &self.limits, self.now, memory))
-                .unwrap()
-                .map(|view| View::Download(Box::new(view))),
-        }
+        now(observe::look(&api, &self.cr, &self.limits, self.now, memory)).unwrap()
     }
 
     /// Runs until nothing changes any more.
@@ -275,8 +240,34 @@ impl World {
                 break;
             }
         }
+        self.ended()
+    }
+
+    /// Plays everything but the controller, which is a process of its own, until it has nothing of the CR in its hands.
+    ///
+    /// # Panics
+    /// When that takes longer than five minutes.
+    pub fn play(mut self) -> Outcome {
+        let begin = std::time::Instant::now();
+        loop {
+            self.server.look(Who::Controller);
+            self.check();
+            let acted = self.agent_acts() | self.others_act();
+            let cr = self.server.get(&self.cr).unwrap_or_default();
+            let ended = ["Completed", "Failed", "Canceled"].contains(&text(&cr, "/status/phase"));
+            if !acted && (cr.is_null() || ended && !cr["metadata"]["finalizers"].to_string().contains("wherry.io")) {
+                return self.ended();
+            }
+            let steps = format!("{} after {:?}", text(&cr, "/status/phase"), begin.elapsed());
+            assert!(begin.elapsed().as_secs() < 300, "no end in sight: {steps}: {cr:#}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    fn ended(mut self) -> Outcome {
         let phase = self.server.get(&self.cr).map_or_else(String::new, |cr| text(&cr, "/status/phase").to_owned());
         self.invariants.at_end(&self.server, &self.storage, &self.repository);
+        self.invariants.violations.extend(self.server.forgotten());
         Outcome {
             last_phase: self.invariants.last_phase.clone(),
             violations: self.invariants.violations,
@@ -375,10 +366,7 @@ impl World {
 
     fn decide(&mut self) -> Option<Step> {
         let mut view = self.look()?;
-        if view.is_canceled() {
-            let since = *self.memory.cancel_since.get_or_insert(self.now);
-            view.set_cancel_since(Some(since));
-        }
+        view.remember(&mut self.memory);
         let step = view.next_step();
         Some(match self.tamper {
             Some(tamper) => tamper(&self.server, step),

@@ -1,0 +1,532 @@
+//! The loop: one replica of several acts; it follows the CRs, and works on those that are ours, several at a time.
+
+use crate::admission::{self, Active, Waiting};
+use crate::api::{Api, ApiError, Key, Kind, Refusal};
+use crate::holder::{Holder, NO_ANSWER};
+use crate::known::{Known, is_same};
+use crate::kube_api::KubeApi;
+use crate::lease::RENEW;
+use crate::observe::Memory;
+use crate::queue::{Ended, Queue};
+use crate::reconcile::Limits;
+use crate::watch::{Seen, Selection, follow, key_of};
+use crate::work::{Done, Work};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch::Receiver;
+use tokio::task::JoinSet;
+use wherry_api::cluster::Pod;
+use wherry_api::decode::decode_all;
+use wherry_api::settings::{CONFIG_MAP, Settings};
+use wherry_api::{Phase, Time, names};
+
+/// CRs that are worked on at once. Each is a request at a time.
+const WORKERS: usize = 8;
+/// In the namespace of Velero: the CRs, and what is made for them. Of the rest of the cluster nothing is followed; what is
+/// waited for there is looked at again and again.
+const FOLLOWED: [(Kind, &str); 5] = [
+    (Kind::DataUpload, ""),
+    (Kind::DataDownload, ""),
+    (Kind::Pod, names::CR_UID),
+    (Kind::Claim, names::CR_UID),
+    (Kind::VolumeSnapshot, names::CR_UID),
+];
+/// The ConfigMap is read again after so long.
+const RELOAD: Duration = Duration::from_secs(60);
+/// How long the loop waits for an answer to what it asks itself.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// A Lease that could not be renewed is tried again after so long.
+const RETRY: Duration = Duration::from_secs(5);
+/// Of those that only wait in the queue so many are passed over before the loop looks at other things.
+const PASSED_OVER: usize = 500;
+/// At its end it waits so long for work under way; killed later, nothing is lost.
+const LAST_WORK: Duration = Duration::from_secs(20);
+
+/// What a controller is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Namespace of Velero.
+    pub namespace: String,
+    /// A name that no other process has or had, for the Lease.
+    pub identity: String,
+    /// Image of hosting pods where the setting `hostingImage` is empty.
+    pub image: String,
+}
+
+/// Why it ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another replica acts now, or may do so.
+    #[error("the Lease could not be renewed, so another replica may act: this one ends")]
+    LeaseLost,
+    /// The API server said nothing about the Lease all that time.
+    #[error(
+        "the API server has said nothing about the Lease for {} s: this one ends, to begin with the certificates of today",
+        NO_ANSWER.as_secs()
+    )]
+    NoAnswer,
+    /// What follows the objects is gone, so nothing would be seen any more.
+    #[error("one of the watches ended by itself ({0}): this one ends, to begin anew")]
+    WatchEnded(String),
+}
+
+/// What the loop itself asks must not keep it from renewing the Lease.
+pub(crate) async fn in_time<T>(asked: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let message = format!("the API server did not answer within {} s", PATIENCE.as_secs());
+            Err(ApiError::new(Refusal::Unavailable, "the loop", message))
+        }
+    }
+}
+
+/// Runs until `stop` is true; whoever can say so must live as long.
+pub async fn run(api: KubeApi, options: Options, stop: Receiver<bool>) -> Result<(), RunError> {
+    let mut holder = Holder::new(api.clone(), &options.namespace, &options.identity);
+    if !holder.wait(stop.clone()).await? {
+        return Ok(());
+    }
+    tracing::info!("{} acts in namespace {}", options.identity, options.namespace);
+    let result = Loop::new(api, options, stop, holder.held()).run(&mut holder).await;
+    holder.release().await;
+    result
+}
+
+struct Loop {
+    api: KubeApi,
+    options: Options,
+    stop: Receiver<bool>,
+    held: Receiver<Option<Instant>>,
+    settings: Option<Settings>,
+    objects: BTreeMap<Key, Value>,
+    known: BTreeMap<Key, Known>,
+    memories: BTreeMap<Key, Memory>,
+    /// The version of each that was looked at last.
+    looked: BTreeMap<Key, String>,
+    queue: Queue,
+    workers: JoinSet<Done>,
+    /// What each of them has, and whether it was admitted with this look.
+    work: HashMap<tokio::task::Id, (Key, bool)>,
+    /// Admitted and yet not accepted: others go before them.
+    unready: BTreeSet<Key>,
+    /// Accepted by us, of which the watch has not told yet.
+    accepted: BTreeSet<Key>,
+    /// Nodes with an agent, as long as that is fresh.
+    agents: Option<(Instant, BTreeSet<String>)>,
+}
+
+impl Loop {
+    fn new(api: KubeApi, options: Options, stop: Receiver<bool>, held: Receiver<Option<Instant>>) -> Self {
+        Self {
+            api,
+            options,
+            stop,
+            held,
+            settings: None,
+            objects: BTreeMap::new(),
+            known: BTreeMap::new(),
+            memories: BTreeMap::new(),
+            looked: BTreeMap::new(),
+            queue: Queue::default(),
+            workers: JoinSet::new(),
+            work: HashMap::new(),
+            unready: BTreeSet::new(),
+            accepted: BTreeSet::new(),
+            agents: None,
+        }
+    }
+
+    async fn run(mut self, holder: &mut Holder) -> Result<(), RunError> {
+        self.reload().await;
+        let (to, mut seen) = unbounded_channel();
+        let mut watches = JoinSet::new();
+        for (kind, label) in FOLLOWED {
+            let of = Selection { kind, namespace: self.options.namespace.clone(), label };
+            watches.spawn(follow(self.api.clone(), of, None, to.clone()));
+        }
+        let mut stop = self.stop.clone();
+        let (mut renew, mut reload) = (tokio::time::Instant::now() + RENEW, tokio::time::Instant::now() + RELOAD);
+        loop {
+            if *stop.borrow() {
+                self.finish(&mut seen).await;
+                return Ok(());
+            }
+            if !holder.is_held() {
+                self.workers.abort_all();
+                return Err(RunError::LeaseLost);
+            }
+            self.begin_work().await;
+            let due = self.queue.next_due().filter(|_| self.workers.len() < WORKERS && self.settings.is_some());
+            let due = due.map_or(renew, |due| renew.min(due.into()));
+            tokio::select! {
+                _ = stop.changed() => {}
+                Some(ended) = watches.join_next() => {
+                    self.workers.abort_all();
+                    return Err(RunError::WatchEnded(ended.map_or_else(|e| e.to_string(), |()| "no reason".to_owned())));
+                }
+                event = seen.recv() => if let Some(event) = event { self.see(event) },
+                Some(done) = self.workers.join_next_with_id() => self.done(done),
+                () = tokio::time::sleep_until(reload) => {
+                    reload = tokio::time::Instant::now() + RELOAD;
+                    self.reload().await;
+                }
+                () = tokio::time::sleep_until(due) => {
+                    if tokio::time::Instant::now() >= renew {
+                        let renewed = holder.renew().await;
+                        renew = tokio::time::Instant::now() + if renewed { RENEW } else { RETRY };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing new is begun; what is under way ends after its next write.
+    async fn finish(&mut self, seen: &mut UnboundedReceiver<Seen>) {
+        seen.close();
+        let ended = async { while self.workers.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WORK, ended).await.is_err() {
+            let left = self.workers.len();
+            tracing::warn!("ends with {left} CRs in hand; the next replica goes on from what was done");
+        }
+    }
+
+    async fn reload(&mut self) {
+        let key = Key::new(Kind::ConfigMap, &self.options.namespace, CONFIG_MAP);
+        let data = match in_time(self.api.get(&key)).await {
+            Ok(object) => object.map(|object| object["data"].clone()).unwrap_or_default(),
+            Err(e) => {
+                tracing::warn!(
+                    "{e}: {}",
+                    if self.settings.is_some() { "the settings stay" } else { "nothing is done" }
+                );
+                return;
+            }
+        };
+        let data: BTreeMap<String, String> = serde_json::from_value(data).unwrap_or_default();
+        match Settings::parse(&data) {
+            Ok(mut settings) => {
+                if settings.hosting_image.is_empty() {
+                    settings.hosting_image.clone_from(&self.options.image);
+                }
+                if self.settings.as_ref() != Some(&settings) {
+                    tracing::info!("settings: {settings:?}");
+                    self.settings = Some(settings);
+                    self.know_all();
+                }
+            }
+            Err(wrong) => {
+                let then = match self.settings {
+                    Some(_) => "the settings before stay",
+                    None => "nothing is done until it is mended",
+                };
+                for wrong in wrong {
+                    tracing::error!("ConfigMap {CONFIG_MAP}: {wrong}; {then}");
+                }
+            }
+        }
+    }
+
+    /// Whose they are depends on the settings.
+    fn know_all(&mut self) {
+        let objects = std::mem::take(&mut self.objects);
+        for (key, object) in objects {
+            self.know(&key, object);
+        }
+    }
+
+    fn know(&mut self, key: &Key, object: Value) {
+        let Some(settings) = &self.settings else {
+            self.objects.insert(key.clone(), object);
+            return;
+        };
+        let limits = Limits::from(settings);
+        let known = Known::of(key.kind, &object, &limits).or_else(|| {
+            tracing::warn!("{key} cannot be read; others go on");
+            Known::of_unreadable(key.kind, &object, &limits)
+        });
+        let same = self.objects.get(key).is_some_and(|before| is_same(before, &object));
+        self.objects.insert(key.clone(), object);
+        let Some(known) = known else {
+            self.known.remove(key);
+            return;
+        };
+        if known.phase != Phase::New {
+            self.accepted.remove(key);
+        }
+        let before = self.known.get(key).filter(|before| before.uid == known.uid);
+        if known.ours && known.ending && before.is_some_and(|before| !before.ending) {
+            self.queue.urgent(key, Instant::now());
+        } else if known.ours && !known.over && !same {
+            self.queue.changed(key, Instant::now());
+        }
+        self.known.insert(key.clone(), known);
+    }
+
+    fn see(&mut self, seen: Seen) {
+        let is_cr = |kind: Kind| matches!(kind, Kind::DataUpload | Kind::DataDownload);
+        match seen {
+            Seen::Listed(kind, objects) if is_cr(kind) => {
+                let there: BTreeSet<Key> = objects.iter().map(|object| key_of(kind, object)).collect();
+                let gone: Vec<Key> =
+                    self.objects.keys().filter(|key| key.kind == kind && !there.contains(key)).cloned().collect();
+                gone.iter().for_each(|key| self.forget(key));
+                for object in objects {
+                    self.know(&key_of(kind, &object), object);
+                }
+            }
+            Seen::Changed(kind, object) if is_cr(kind) => self.know(&key_of(kind, &object), object),
+            Seen::Gone(kind, object) if is_cr(kind) => self.forget(&key_of(kind, &object)),
+            // Some may have gone unseen.
+            Seen::Listed(..) => self.changed(|_| true),
+            Seen::Changed(_, object) | Seen::Gone(_, object) => {
+                let uid = object["metadata"]["labels"][names::CR_UID].as_str().unwrap_or_default();
+                self.changed(|known| known.uid == uid);
+            }
+        }
+    }
+
+    /// Something happened to what was made for those CRs.
+    fn changed(&mut self, which: impl Fn(&Known) -> bool) {
+        for (key, _) in self.known.iter().filter(|(_, known)| known.ours && !known.over && which(known)) {
+            self.queue.changed(key, Instant::now());
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        self.objects.remove(key);
+        self.known.remove(key);
+        self.memories.remove(key);
+        self.looked.remove(key);
+        self.unready.remove(key);
+        self.accepted.remove(key);
+    }
+
+    fn done(&mut self, done: Result<(tokio::task::Id, Done), tokio::task::JoinError>) {
+        let (id, result) = match done {
+            Ok((id, result)) => (id, Some(result)),
+            // It panicked: that CR is tried again, later and later, and no other notices.
+            Err(e) => (e.id(), None),
+        };
+        let Some((key, admitted)) = self.work.remove(&id) else { return };
+        let ended = result.map_or(Ended::Failed(None), |done| done.ended);
+        match result {
+            Some(done) if self.known.contains_key(&key) && ended != Ended::Settled => {
+                self.memories.insert(key.clone(), done.memory);
+            }
+            _ => drop(self.memories.remove(&key)),
+        }
+        // Else nobody would count it until the watch tells of it, and another one would be admitted in its place.
+        let is_new = self.known.get(&key).is_some_and(|known| known.phase == Phase::New);
+        if is_new && result.is_some_and(|done| done.accepted) {
+            self.accepted.insert(key.clone());
+        }
+        if admitted && matches!(ended, Ended::Waits(_) | Ended::Failed(_)) {
+            self.unready.insert(key.clone());
+        } else {
+            self.unready.remove(&key);
+        }
+        self.queue.ended(&key, ended, Instant::now());
+    }
+
+    async fn begin_work(&mut self) {
+        let (mut admitted_now, mut passed_over) = (None, 0);
+        while self.workers.len() < WORKERS && passed_over < PASSED_OVER {
+            let Some(settings) = self.settings.clone() else { return };
+            let Some(key) = self.queue.take(Instant::now()) else { return };
+            let Some(known) = self.known.get(&key).cloned() else {
+                self.queue.ended(&key, Ended::Settled, Instant::now());
+                continue;
+            };
+            let queued = known.queued && !self.accepted.contains(&key);
+            let admitted = queued
+                && if self.unready.contains(&key) {
+                    self.admitted(Some(&key), &settings).await.contains(&known.uid)
+                } else {
+                    // All of them may begin, so those that do change nothing for the others.
+                    let found = match admitted_now.take() {
+                        Some(found) => found,
+                        None => self.admitted(None, &settings).await,
+                    };
+                    admitted_now.insert(found).contains(&known.uid)
+                };
+            // One that only waits in the queue is not looked at again before its turn: many may wait for hours.
+            if queued && !admitted && self.looked.get(&key) == Some(&known.version) {
+                self.queue.ended(&key, Ended::Waits(None), Instant::now());
+                passed_over += 1;
+                continue;
+            }
+            self.looked.insert(key.clone(), known.version);
+            let memory = Memory { admitted, ..self.memories.get(&key).copied().unwrap_or_default() };
+            let limits = Limits::from(&settings);
+            let (stop, held) = (self.stop.clone(), self.held.clone());
+            let work = Work { api: self.api.clone(), limits, cr: key.clone(), stop, held };
+            let task = self.workers.spawn(async move { work.go_on(memory).await });
+            self.work.insert(task.id(), (key, admitted));
+        }
+    }
+
+    /// uids of those that may begin; with one of the unready ones, if that is to be looked at.
+    async fn admitted(&mut self, of: Option<&Key>, settings: &Settings) -> BTreeSet<String> {
+        let ours = || self.known.iter().filter(|(_, known)| known.ours);
+        let begins = |key: &Key| self.work.values().any(|(other, admitted)| other == key && *admitted);
+        let waiting: Vec<Waiting> = ours()
+            .filter(|(key, known)| known.queued && !begins(key) && !self.accepted.contains(key))
+            .filter(|(key, _)| Some(*key) == of || !self.unready.contains(key))
+            .map(|(key, known)| Waiting {
+                uid: known.uid.clone(),
+                work: known.work,
+                // One that is not ready, for whatever reason, keeps nobody waiting.
+                deadline: match self.unready.contains(key) {
+                    true => Time(i64::MAX),
+                    false => known.created.unwrap_or_default().after(settings.item_timeout),
+                },
+                nodes: None,
+            })
+            .collect();
+        let active: Vec<Active> = ours()
+            .filter(|(key, known)| match known.phase {
+                Phase::New => begins(key) || self.accepted.contains(key),
+                _ => !known.phase.is_terminal(),
+            })
+            .map(|(_, known)| Active {
+                work: known.work,
+                node: Some(known.node.clone()).filter(|node| !node.is_empty()),
+                nodes: None,
+            })
+            .collect();
+        let nodes = self.nodes().await;
+        admission::admit(&waiting, &active, &nodes, settings)
+    }
+
+    /// Nodes whose agent answers.
+    async fn nodes(&mut self) -> BTreeSet<String> {
+        if let Some((_, nodes)) = self.agents.as_ref().filter(|(since, _)| since.elapsed() < Duration::from_secs(5)) {
+            return nodes.clone();
+        }
+        let pods: Result<Vec<Value>, ApiError> =
+            in_time(self.api.list(Kind::Pod, &self.options.namespace, &[(names::AGENT_LABEL, "true")])).await;
+        let nodes = match pods {
+            Ok(pods) => {
+                let (pods, _): (Vec<Pod>, _) = decode_all(Kind::Pod.word(), &pods);
+                let answers = |pod: &Pod| {
+                    let ready = pod.status.conditions.iter().find(|condition| condition.kind == "Ready");
+                    !pod.metadata.is_going() && ready.is_none_or(|ready| ready.status == "True")
+                };
+                pods.into_iter().filter(answers).map(|pod| pod.spec.node_name).filter(|node| !node.is_empty()).collect()
+            }
+            Err(e) => {
+                tracing::warn!("{e}");
+                BTreeSet::new()
+            }
+        };
+        self.agents = Some((Instant::now(), nodes));
+        self.agents.as_ref().map(|(_, nodes)| nodes.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Access, Client, Token};
+    use serde_json::json;
+    use tokio::sync::watch::channel;
+
+    /// A loop that has seen nothing yet, and asks nobody: its agents are known.
+    fn quiet(settings: &[(&str, &str)]) -> Loop {
+        let access = Access {
+            server: "https://127.0.0.1:1".to_owned(),
+            authorities: Vec::new(),
+            token: Token::Fixed(String::new()),
+        };
+        let options = Options { namespace: "velero".to_owned(), identity: "a".to_owned(), image: String::new() };
+        let (stop, held) = (channel(false).1, channel(None).1);
+        let mut quiet = Loop::new(KubeApi::new(Client::new(access).unwrap()), options, stop, held);
+        let pairs = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        quiet.settings = Some(Settings::parse(&pairs).unwrap());
+        quiet.agents = Some((Instant::now(), BTreeSet::from(["n1".to_owned()])));
+        quiet
+    }
+
+    fn upload(name: &str, phase: &str) -> (Key, Value) {
+        let datamover = Settings::parse(&BTreeMap::new()).unwrap().datamovers.remove(0);
+        let object = json!({
+            "metadata": {
+                "name": name, "namespace": "velero", "uid": name, "resourceVersion": "7",
+                "finalizers": [names::FINALIZER], "creationTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "spec": { "datamover": datamover }, "status": { "phase": phase },
+        });
+        (Key::new(Kind::DataUpload, "velero", name), object)
+    }
+
+    fn taken(of: &mut Loop) -> Option<String> {
+        of.queue.take(Instant::now()).map(|key| key.name)
+    }
+
+    #[test]
+    fn what_needs_no_look_gets_none() {
+        let mut quiet = quiet(&[]);
+        let (key, mut object) = upload("a", "InProgress");
+        quiet.know(&key, object.clone());
+        assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+        quiet.queue.ended(&key, Ended::Settled, Instant::now());
+        object["metadata"]["resourceVersion"] = json!("8");
+        object["status"]["progress"] = json!({ "bytesDone": 1 });
+        quiet.know(&key, object.clone());
+        assert_eq!(taken(&mut quiet), None);
+        quiet.see(Seen::Listed(Kind::DataUpload, vec![object.clone()]));
+        assert_eq!(taken(&mut quiet), None);
+        object["status"]["phase"] = json!("Completed");
+        quiet.know(&key, object.clone());
+        assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+        quiet.queue.ended(&key, Ended::Settled, Instant::now());
+        object["metadata"]["finalizers"] = json!([]);
+        quiet.know(&key, object);
+        quiet.see(Seen::Listed(Kind::Pod, Vec::new()));
+        quiet.know_all();
+        assert_eq!(taken(&mut quiet), None);
+    }
+
+    #[test]
+    fn a_cancel_ends_a_back_off() {
+        let mut quiet = quiet(&[]);
+        let (key, mut object) = upload("a", "Accepted");
+        quiet.know(&key, object.clone());
+        assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+        quiet.queue.ended(&key, Ended::Failed(Some(Duration::from_secs(60))), Instant::now());
+        object["metadata"]["annotations"] = json!({ "a": "b" });
+        quiet.know(&key, object.clone());
+        assert_eq!(taken(&mut quiet), None);
+        object["spec"]["cancel"] = json!(true);
+        quiet.know(&key, object);
+        assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_accepted_counts_before_the_watch_tells_of_it() {
+        let mut quiet = quiet(&[("maxActive", "1"), ("hostingImage", "w")]);
+        for name in ["a", "b"] {
+            let (key, object) = upload(name, "New");
+            quiet.know(&key, object);
+        }
+        let settings = quiet.settings.clone().unwrap();
+        assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
+        let (key, mut object) = upload("a", "New");
+        let task = quiet
+            .workers
+            .spawn(async { Done { memory: Memory::default(), ended: Ended::Waits(None), accepted: true } });
+        quiet.work.insert(task.id(), (key.clone(), true));
+        let done = quiet.workers.join_next_with_id().await.unwrap();
+        quiet.done(done);
+        // An event of before comes late.
+        object["metadata"]["resourceVersion"] = json!("8");
+        quiet.know(&key, object.clone());
+        assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::new());
+        object["status"]["phase"] = json!("Failed");
+        quiet.know(&key, object);
+        assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["b".to_owned()]));
+    }
+}

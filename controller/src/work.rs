@@ -1,0 +1,254 @@
+//! One CR: looked at and acted on, until it is somebody else's turn.
+
+use crate::api::{ApiError, Key, Refusal};
+use crate::apply::{Applied, apply};
+use crate::kube_api::KubeApi;
+use crate::observe::{self, Memory, ObserveError, View};
+use crate::queue::Ended;
+use crate::reconcile::{Action, Limits, Step, Write, unreadable};
+use serde_json::Value;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch::Receiver;
+use wherry_api::Time;
+
+/// Steps in a row before others get their turn. An upload has 17 and some of removal.
+const STEPS: u32 = 60;
+/// So often is looked again at once when the cluster was not as it had been.
+const SURPRISES: u32 = 3;
+/// The server ends what it does for a request after 60 s: later, nothing appears that a lost one was to make.
+const UNSURE: Duration = Duration::from_secs(65);
+
+/// The time of day.
+#[expect(clippy::disallowed_methods, reason = "this is the one place of the controller that asks the operating system")]
+pub(crate) fn time() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// What is fixed for one piece of work.
+#[derive(Debug, Clone)]
+pub(crate) struct Work {
+    pub(crate) api: KubeApi,
+    pub(crate) limits: Limits,
+    pub(crate) cr: Key,
+    /// Says when to stop: no write is begun after that.
+    pub(crate) stop: Receiver<bool>,
+    /// Until when no other replica acts, and so no write is begun after that. `None`: another one may.
+    pub(crate) held: Receiver<Option<Instant>>,
+}
+
+/// How work on a CR ended, for the loop.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Done {
+    pub(crate) memory: Memory,
+    pub(crate) ended: Ended,
+    /// It is Accepted now, whatever the watch still says.
+    pub(crate) accepted: bool,
+}
+
+/// What an answer means for the CR.
+enum Answer {
+    Done,
+    /// Look again at once.
+    Surprise,
+    /// What was to be made will never be taken.
+    Impossible(String),
+    /// What was to be made is not taken now: a quota, or an admission plugin.
+    Forbidden(ApiError),
+    Failed(ApiError),
+}
+
+fn answer(result: Result<Applied, ApiError>, write: &Write) -> Answer {
+    match result {
+        Ok(Applied::Done) => Answer::Done,
+        Ok(Applied::LookAgain) => Answer::Surprise,
+        // Only of what we make ourselves. A patch that is refused has met an object of others that changed its shape.
+        Err(e) if e.refusal == Refusal::Invalid && matches!(write, Write::Create { .. }) => {
+            Answer::Impossible(e.to_string())
+        }
+        Err(e) if e.refusal == Refusal::Forbidden && matches!(write, Write::Create { .. }) => Answer::Forbidden(e),
+        Err(e) => Answer::Failed(e),
+    }
+}
+
+impl Work {
+    /// Neither is this process to end, nor may another one act.
+    fn may_act(&self) -> bool {
+        !*self.stop.borrow() && self.held.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Goes on with the CR as far as it can. What is remembered is for the next time.
+    pub(crate) async fn go_on(&self, mut memory: Memory) -> Done {
+        let mut accepted = false;
+        let ended = self.go_on_until(&mut memory, &mut accepted).await;
+        Done { memory, ended, accepted }
+    }
+
+    async fn go_on_until(&self, memory: &mut Memory, accepted: &mut bool) -> Ended {
+        let mut surprises = 0;
+        for _ in 0..STEPS {
+            if !self.may_act() {
+                return Ended::Waits(None);
+            }
+            let mut view = match observe::look(&self.api, &self.cr, &self.limits, time(), *memory).await {
+                Ok(Some(view)) => view,
+                Ok(None) => return Ended::Settled,
+                Err(ObserveError::UndecodableCr { object, reason }) => return self.give_up(&object, &reason).await,
+                Err(e) => return self.failed(&e),
+            };
+            view.remember(memory);
+            let (action, write) = match view.next_step() {
+                Step::Ignore | Step::Nothing => return Ended::Settled,
+                Step::Wait { why, until } => {
+                    tracing::debug!("{}: waits: {why}", self.cr);
+                    return Ended::Waits(until.map(|until| until_then(until, time())));
+                }
+                Step::Do(action, write) => (action, write),
+            };
+            if let Some(until) = unsure(memory.unsure_until, action, time()) {
+                tracing::debug!("{}: waits: what a lost request was to make may still appear", self.cr);
+                return Ended::Waits(Some(until));
+            }
+            // The look took its time.
+            if !self.may_act() {
+                return Ended::Waits(None);
+            }
+            let answer = self.act(&view, action, &write).await;
+            if let (Answer::Failed(e), Write::Create { .. }) = (&answer, &write)
+                && e.refusal == Refusal::Unavailable
+            {
+                memory.unsure_until = Some(time().after(UNSURE));
+            }
+            match answer {
+                Answer::Done => {
+                    surprises = 0;
+                    *accepted |= action == Action::Accept;
+                }
+                Answer::Surprise if surprises < SURPRISES => surprises += 1,
+                Answer::Surprise | Answer::Impossible(_) => return Ended::Failed(None),
+                Answer::Forbidden(e) | Answer::Failed(e) => return self.failed(&ObserveError::Api(e)),
+            }
+        }
+        Ended::Waits(Some(Duration::ZERO))
+    }
+
+    async fn act(&self, view: &View, action: Action, write: &Write) -> Answer {
+        tracing::info!("{}: {action}", self.cr);
+        let answer = answer(apply(&self.api, write).await, write);
+        let instead = match &answer {
+            Answer::Impossible(message) => {
+                tracing::warn!("{}: {action}: {message}", self.cr);
+                view.refused(message)
+            }
+            Answer::Forbidden(e) => view.forbidden(&e.to_string()),
+            _ => None,
+        };
+        match instead {
+            Some(Step::Do(_, write)) if self.may_act() => match apply(&self.api, &write).await {
+                Ok(Applied::Done) => Answer::Done,
+                Ok(Applied::LookAgain) => Answer::Surprise,
+                Err(e) => Answer::Failed(e),
+            },
+            _ => answer,
+        }
+    }
+
+    /// A CR of ours that nobody can read fails, saying so, rather than to wait until Velero's timeout.
+    async fn give_up(&self, object: &Value, reason: &str) -> Ended {
+        tracing::warn!("{}: {reason}", self.cr);
+        let Some(write) = unreadable(&self.cr, object, &self.limits, reason, time()) else { return Ended::Settled };
+        if !self.may_act() {
+            return Ended::Waits(None);
+        }
+        match apply(&self.api, &write).await {
+            Ok(_) => Ended::Waits(None),
+            Err(e) => self.failed(&ObserveError::Api(e)),
+        }
+    }
+
+    fn failed(&self, error: &ObserveError) -> Ended {
+        tracing::warn!("{}: {error}", self.cr);
+        match error {
+            ObserveError::Api(e) => Ended::Failed(e.retry_after),
+            ObserveError::Undecodable(_) | ObserveError::UndecodableCr { .. } => Ended::Failed(None),
+        }
+    }
+}
+
+/// The end of a CR waits until nothing of it can appear any more: then nobody would remove it. So long.
+fn unsure(until: Option<Time>, action: Action, now: Time) -> Option<Duration> {
+    let until = until.filter(|until| matches!(action, Action::Release | Action::Complete) && *until > now)?;
+    Some(until_then(until, now))
+}
+
+fn until_then(until: Time, now: Time) -> Duration {
+    // A second more: times are whole seconds, and the decision is to be another one then.
+    Duration::from_secs(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0).saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Guard, Kind};
+    use crate::client::{Access, Client, Token};
+    use serde_json::json;
+    use std::collections::BTreeMap;
+    use wherry_api::Settings;
+
+    #[test]
+    fn what_is_done_about_an_answer() {
+        let key = Key::new(Kind::Pod, "velero", "a");
+        let create = Write::Create { key: key.clone(), object: json!({}) };
+        let guard = Guard { uid: "u".to_owned(), resource_version: "1".to_owned() };
+        let patch = Write::Patch { key, guard, patch: json!({}) };
+        let failed = |refusal| Err(ApiError::new(refusal, "create", "m".to_owned()));
+        assert!(matches!(answer(Ok(Applied::Done), &create), Answer::Done));
+        assert!(matches!(answer(Ok(Applied::LookAgain), &create), Answer::Surprise));
+        assert!(matches!(answer(failed(Refusal::Invalid), &create), Answer::Impossible(_)));
+        assert!(matches!(answer(failed(Refusal::Invalid), &patch), Answer::Failed(_)));
+        assert!(matches!(answer(failed(Refusal::Forbidden), &create), Answer::Forbidden(_)));
+        assert!(matches!(answer(failed(Refusal::Forbidden), &patch), Answer::Failed(_)));
+        for refusal in [Refusal::Busy, Refusal::Unavailable] {
+            assert!(matches!(answer(failed(refusal), &create), Answer::Failed(_)), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_let_go_while_something_of_it_may_appear() {
+        let (until, now) = (Some(Time(165)), Time(100));
+        for action in [Action::Release, Action::Complete] {
+            assert_eq!(unsure(until, action, now), Some(Duration::from_secs(66)));
+            assert_eq!(unsure(until, action, Time(165)), None);
+            assert_eq!(unsure(None, action, now), None);
+        }
+        assert_eq!(unsure(until, Action::RemovePod, now), None);
+    }
+
+    #[test]
+    fn nothing_is_begun_once_another_one_may_act_or_this_one_is_to_end() {
+        let access = Access {
+            server: "https://127.0.0.1:1".to_owned(),
+            authorities: Vec::new(),
+            token: Token::Fixed(String::new()),
+        };
+        let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
+        let (ask, stop) = tokio::sync::watch::channel(false);
+        let (hold, held) = tokio::sync::watch::channel(None);
+        let cr = Key::new(Kind::DataUpload, "velero", "a");
+        let work = Work { api: KubeApi::new(Client::new(access).unwrap()), limits, cr, stop, held };
+        assert!(!work.may_act());
+        hold.send(Some(Instant::now() + Duration::from_secs(3600))).unwrap();
+        assert!(work.may_act());
+        hold.send(Some(Instant::now())).unwrap();
+        assert!(!work.may_act());
+        hold.send(Some(Instant::now() + Duration::from_secs(3600))).unwrap();
+        ask.send(true).unwrap();
+        assert!(!work.may_act());
+    }
+
+    #[test]
+    fn a_decision_that_changes_by_itself_is_looked_at_after_it_did() {
+        assert_eq!(until_then(Time(110), Time(100)), Duration::from_secs(11));
+        assert_eq!(until_then(Time(90), Time(100)), Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,51 @@
+//! The controller on a real API server: etcd and kube-apiserver, with the account and the rights that are deployed, and
+//! everything else of a cluster played.
+#![forbid(unsafe_code)]
+
+#[path = "kube/replicas.rs"]
+mod replicas;
+#[path = "kube/rights.rs"]
+mod rights;
+#[path = "kube/scenes.rs"]
+mod scenes;
+#[path = "kube/verbs.rs"]
+mod verbs;
+
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::{Arc, Weak};
+use wherry_tests::cluster::Server;
+use wherry_tests::cluster::real::Real;
+use wherry_tests::kube::Kube;
+
+/// One server for all tests that run at a time; it ends with the last of them, also when that one fails.
+static SHARED: Mutex<Weak<Real>> = Mutex::new(Weak::new());
+/// Scenes use the same names, so one has the server to itself.
+static STAGE: Mutex<()> = Mutex::new(());
+
+fn real() -> Arc<Real> {
+    let mut shared = SHARED.lock();
+    if let Some(real) = shared.upgrade() {
+        return real;
+    }
+    let real = Arc::new(Real::new(Arc::new(Kube::start())));
+    *shared = Arc::downgrade(&real);
+    real
+}
+
+/// The server with nothing on it, for one test.
+struct Stage {
+    // In this order: the next one gets the stage before the server could end.
+    _turn: MutexGuard<'static, ()>,
+    real: Arc<Real>,
+}
+
+impl Stage {
+    fn enter() -> Self {
+        let real = real();
+        Self { _turn: STAGE.lock(), real }
+    }
+
+    fn empty(&self) -> Server {
+        Server::on(&self.real)
+    }
+}

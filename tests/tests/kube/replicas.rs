@@ -1,0 +1,227 @@
+//! The executable itself: two replicas, CRs from New to the end, what it asks at rest, and how it ends.
+
+use crate::Stage;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::fs;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use wherry_controller::api::{Api, Key, Kind};
+use wherry_controller::watch::{Seen, Selection, follow};
+use wherry_tests::binary::controller_bin;
+use wherry_tests::cluster::real::{RBAC, Real};
+use wherry_tests::cluster::{Scene, Who, World};
+
+/// Whatever is waited for comes, on a machine however slow; else the test ends by this.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A running controller; dropped, it is killed.
+struct Replica {
+    child: Option<Child>,
+    folder: TempDir,
+}
+
+impl Replica {
+    fn start(real: &Real, namespace: &str, name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        fs::write(&token, real.kube.token(namespace, "wherry-controller")).unwrap();
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        // Whatever ends this process ends it.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(controller_bin())
+            .args(["run", "--namespace", namespace, "--image", "wherry:test", "--log", "debug"])
+            .args(["--server", &real.kube.url(), "--ca-file"])
+            .arg(real.kube.authorities())
+            .arg("--token-file")
+            .arg(token)
+            .env_clear()
+            .env("HOSTNAME", name)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child: Some(child), folder }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Until it has logged that.
+    fn wait_for(&self, text: &str) {
+        let begin = Instant::now();
+        while !self.log().contains(text) {
+            assert!(begin.elapsed() < PATIENCE, "{text:?} is not in its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// SIGTERM, and how it ended.
+    fn end(mut self) -> (Output, String) {
+        let child = self.child.as_mut().unwrap();
+        kill_process(Pid::from_child(child), Signal::TERM).unwrap();
+        let begin = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (self.child.take().unwrap().wait_with_output().unwrap(), self.log())
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+            if std::thread::panicking() {
+                eprintln!("{}", self.log());
+            }
+        }
+    }
+}
+
+fn holder(real: &Real, namespace: &str) -> String {
+    let lease = Key::new(Kind::Lease, namespace, "wherry-controller");
+    let lease = real.kube.wait(real.kube.admin().get(&lease)).unwrap().unwrap_or_default();
+    lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Requests of the controller's account in a namespace, after so many of all.
+fn asked(real: &Real, namespace: &str, after: usize) -> Vec<Value> {
+    let user = format!("system:serviceaccount:{namespace}:wherry-controller");
+    let mut events = real.kube.audit(after);
+    events.retain(|event| event["user"]["username"] == user.as_str());
+    events
+}
+
+#[test]
+fn an_upload_and_a_download_from_new_to_the_end() {
+    let stage = Stage::enter();
+    let real: &Arc<Real> = &stage.real;
+    let replica = Replica::start(real, "velero", "only");
+    replica.wait_for("acts in namespace velero");
+    for download in [false, true] {
+        let before = real.kube.audited();
+        let scene = Scene { download, retain: false, wait_for_consumer: download };
+        // CRs of other movers keep their resourceVersion: I8.
+        let outcome = World::on(stage.empty(), scene).play();
+        assert!(outcome.violations.is_empty(), "{scene:?}: {}", outcome.violations.join("\n"));
+        assert_eq!(outcome.phase, "Completed", "{scene:?}");
+        let events = asked(real, "velero", before);
+        let writes = events
+            .iter()
+            .filter(|event| ["create", "patch", "delete", "update"].iter().any(|verb| event["verb"] == *verb))
+            .filter(|event| event["objectRef"]["resource"] != "leases")
+            .count();
+        // A conflict, as with the agent's write, costs one more each.
+        let conflicts = events.iter().filter(|event| event["responseStatus"]["code"] == 409).count();
+        let needed = if download { 12 } else { 17 };
+        let all = writes + outcome.writes;
+        assert!(all >= needed && all <= needed + conflicts, "{scene:?}: {writes} and {} of the agent", outcome.writes);
+    }
+    let (output, log) = replica.end();
+    assert!(output.status.success(), "{output:?}\n{log}");
+    assert_eq!(holder(real, "velero"), "");
+}
+
+/// In a namespace of their own: scenes go on meanwhile.
+#[test]
+fn two_replicas_rest_and_one_takes_over() {
+    let real = &crate::real();
+    let deployed = RBAC.replace("namespace: velero", "namespace: rest");
+    // What is of the cluster is there already; the account gets it by a binding of its own.
+    let of_cluster = deployed.split("\n---\n").filter(|document| !document.contains("\nkind: ClusterRole\n"));
+    let of_cluster: Vec<String> = of_cluster
+        .map(|document| match document.contains("\nkind: ClusterRoleBinding\n") {
+            true => document.replacen("  name: wherry-controller", "  name: wherry-controller-rest", 1),
+            false => document.to_owned(),
+        })
+        .collect();
+    real.kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: rest\n");
+    real.kube.apply(&of_cluster.join("\n---\n"));
+
+    let first = Replica::start(real, "rest", "first");
+    first.wait_for("acts in namespace rest");
+    let second = Replica::start(real, "rest", "second");
+    second.wait_for(" acts");
+    assert!(holder(real, "rest").starts_with("first_"), "{}", holder(real, "rest"));
+
+    // At rest each asks no more than once in ten seconds; on a slow machine it is only less. The first requests of the
+    // first one are over when it has asked for all that it follows.
+    let begin = Instant::now();
+    let watches = || asked(real, "rest", 0).iter().filter(|event| event["verb"] == "watch").count();
+    while watches() < 5 {
+        assert!(begin.elapsed() < PATIENCE, "not all is watched:\n{}", first.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (before, begin) = (real.kube.audited(), Instant::now());
+    std::thread::sleep(Duration::from_secs(11));
+    let (requests, seconds) = (asked(real, "rest", before), begin.elapsed().as_secs_f32());
+    let most = 2.0 * (seconds / 10.0).ceil();
+    assert!(requests.len() as f32 <= most, "{} requests in {seconds} s: {requests:#?}", requests.len());
+
+    // The first one gives the Lease back: the second one need not wait until it is taken for dead.
+    let (output, log) = first.end();
+    assert!(output.status.success(), "{output:?}\n{log}");
+    assert!(log.contains("ends after what is under way"), "{log}");
+    assert_eq!(holder(real, "rest"), "");
+    second.wait_for("acts in namespace rest");
+    assert!(holder(real, "rest").starts_with("second_"), "{}", holder(real, "rest"));
+    let (output, log) = second.end();
+    assert!(output.status.success(), "{output:?}\n{log}");
+}
+
+/// A version that the server has forgotten is 410 Gone; then all is listed, and the watch goes on from there.
+#[test]
+fn a_watch_begins_anew_when_its_version_is_forgotten() {
+    let stage = Stage::enter();
+    let server = stage.empty();
+    let kube = &stage.real.kube;
+    let key = Key::new(Kind::DataUpload, "velero", "one");
+    let spec = json!({
+        "snapshotType": "CSI", "sourceNamespace": "app", "sourcePVC": "data", "backupStorageLocation": "default",
+        "operationTimeout": "10m0s", "datamover": "wherry",
+    });
+    let object = json!({ "metadata": { "name": "one", "namespace": "velero" }, "spec": spec });
+    server.create(Who::Velero, &key, &object);
+    let (to, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let api = kube.account("velero", "wherry-controller");
+    let of = Selection { kind: Kind::DataUpload, namespace: "velero".to_owned(), label: "" };
+    kube.wait(async {
+        tokio::spawn(follow(api, of, Some("1".to_owned()), to));
+        let listed = tokio::time::timeout(PATIENCE, seen.recv()).await;
+        let Ok(Some(Seen::Listed(Kind::DataUpload, objects))) = listed else { panic!("no list: {listed:?}") };
+        assert_eq!(objects.len(), 1);
+        assert_eq!(objects[0]["metadata"]["name"], "one");
+    });
+    server.patch(Who::Velero, &key, &json!({ "spec": { "cancel": true } }));
+    let next = kube.wait(async { tokio::time::timeout(PATIENCE, seen.recv()).await.unwrap() });
+    assert!(matches!(&next, Some(Seen::Changed(_, object)) if object["spec"]["cancel"] == true), "{next:?}");
+    server.delete(Who::Velero, &key);
+    let next = kube.wait(async { tokio::time::timeout(PATIENCE, seen.recv()).await.unwrap() });
+    assert!(matches!(&next, Some(Seen::Gone(_, object)) if object["metadata"]["name"] == "one"), "{next:?}");
+}
+
+#[test]
+fn help_says_how_it_is_run() {
+    let help = |args: &[&str]| {
+        let output = Command::new(controller_bin()).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(help(&["--help"]).contains("\n  run "), "{}", help(&["--help"]));
+    let run = help(&["run", "--help"]);
+    for option in ["--namespace", "--image", "--server", "--ca-file", "--token-file", "--log"] {
+        assert!(run.contains(option), "{run}");
+    }
+    // Not in a cluster: it says what is missing.
+    let output = Command::new(controller_bin()).args(["run", "--namespace", "velero"]).env_clear().output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("KUBERNETES_SERVICE_HOST is not set"), "{said}");
+}

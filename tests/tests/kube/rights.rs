@@ -1,0 +1,180 @@
+//! The rights that are deployed, asked of the real authorizer.
+
+use crate::Stage;
+use reqwest::Method;
+use serde_json::json;
+use std::collections::BTreeSet;
+use wherry_controller::api::{Api, Guard, Key, Kind, Refusal};
+use wherry_tests::cluster::{Event, Scene, World};
+use wherry_tests::kube::Kube;
+
+const USER: &str = "system:serviceaccount:velero:wherry-controller";
+const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+
+/// Group and resource of all that a cluster of ours has, and of what nobody should touch.
+const RESOURCES: [(&str, &str); 26] = [
+    ("velero.io", "datauploads"),
+    ("velero.io", "datadownloads"),
+    ("velero.io", "backups"),
+    ("velero.io", "restores"),
+    ("velero.io", "backupstoragelocations"),
+    ("", "pods"),
+    ("", "pods/exec"),
+    ("", "pods/ephemeralcontainers"),
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "configmaps"),
+    ("", "secrets"),
+    ("", "events"),
+    ("", "nodes"),
+    ("", "nodes/proxy"),
+    ("", "namespaces"),
+    ("", "serviceaccounts"),
+    ("", "serviceaccounts/token"),
+    ("apps", "daemonsets"),
+    ("batch", "jobs"),
+    ("coordination.k8s.io", "leases"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("snapshot.storage.k8s.io", "volumesnapshots"),
+    ("snapshot.storage.k8s.io", "volumesnapshotcontents"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+];
+
+fn may(kube: &Kube, namespace: &str, (group, resource): (&str, &str), verb: &str, name: &str) -> bool {
+    let (resource, sub) = resource.split_once('/').unwrap_or((resource, ""));
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+        "spec": { "user": USER, "groups": ["system:serviceaccounts", "system:authenticated"], "resourceAttributes": {
+            "namespace": namespace, "group": group, "resource": resource, "subresource": sub, "verb": verb, "name": name,
+        } },
+    });
+    let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let answer = kube.ask(Method::POST, path, Some(("application/json", review.to_string().into_bytes()))).unwrap();
+    answer["status"]["allowed"] == true
+}
+
+/// `NAMESPACE RESOURCE VERB` of all that is allowed for objects of any name.
+fn allowed(kube: &Kube, namespace: &str) -> BTreeSet<String> {
+    let all = RESOURCES.iter().flat_map(|resource| VERBS.iter().map(move |verb| (*resource, *verb)));
+    all.filter(|(resource, verb)| may(kube, namespace, *resource, verb, ""))
+        .map(|((_, resource), verb)| format!("{resource} {verb}"))
+        .collect()
+}
+
+fn set(rights: &[&str]) -> BTreeSet<String> {
+    let one = |right: &&str| {
+        let (resource, verbs) = right.split_once(' ').unwrap();
+        verbs.split(' ').map(|verb| format!("{resource} {verb}")).collect::<Vec<_>>()
+    };
+    rights.iter().flat_map(one).collect()
+}
+
+#[test]
+fn the_controller_may_do_what_it_does_and_nothing_else() {
+    let stage = Stage::enter();
+    let kube = &stage.real.kube;
+    // What it may do in every namespace: no write to a PVC, no list and no watch of PVCs, pods or VolumeSnapshots.
+    let everywhere = set(&[
+        "persistentvolumeclaims get",
+        "nodes get",
+        "volumesnapshots get delete",
+        "volumesnapshotcontents get list create patch delete",
+        "persistentvolumes get list patch",
+        "storageclasses get",
+        "volumeattachments list",
+    ]);
+    assert_eq!(allowed(kube, ""), everywhere);
+    assert_eq!(allowed(kube, "app"), everywhere);
+    let mut there = everywhere;
+    there.extend(set(&[
+        "datauploads get list watch patch",
+        "datadownloads get list watch patch",
+        "pods list watch create delete",
+        "persistentvolumeclaims get list watch create delete",
+        "volumesnapshots get list watch create delete",
+        "leases create",
+    ]));
+    assert_eq!(allowed(kube, "velero"), there);
+    for (resource, name, verbs) in [
+        (("", "configmaps"), "wherry", &["get"][..]),
+        (("coordination.k8s.io", "leases"), "wherry-controller", &["create", "get", "patch"]),
+        (("", "secrets"), "wherry-repository", &[]),
+    ] {
+        let of_name: Vec<&str> = VERBS.into_iter().filter(|verb| may(kube, "velero", resource, verb, name)).collect();
+        let mut expected = verbs.to_vec();
+        expected.sort_by_key(|verb| VERBS.iter().position(|v| v == verb));
+        assert_eq!(of_name, expected, "{resource:?} {name}");
+    }
+}
+
+/// Not only by the word of a review.
+#[test]
+fn requests_beyond_them_are_refused() {
+    let stage = Stage::enter();
+    let server = stage.empty();
+    let kube = &stage.real.kube;
+    let claim = Key::new(Kind::Claim, "app", "data");
+    let object = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data", "namespace": "app" },
+        "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1" } } },
+    });
+    let api = kube.account("velero", "wherry-controller");
+    let refused = |answer: Result<(), wherry_controller::api::ApiError>| {
+        let error = answer.unwrap_err();
+        assert_eq!(error.refusal, Refusal::Forbidden, "{error}");
+    };
+    refused(kube.wait(api.create(&claim, &object)));
+    server.create(wherry_tests::cluster::Who::Velero, &claim, &object);
+    let seen = kube.wait(api.get(&claim)).unwrap().unwrap();
+    let guard = Guard {
+        uid: seen["metadata"]["uid"].as_str().unwrap().to_owned(),
+        resource_version: seen["metadata"]["resourceVersion"].as_str().unwrap().to_owned(),
+    };
+    refused(kube.wait(api.patch(&claim, &json!({ "metadata": { "labels": { "a": "b" } } }))));
+    refused(kube.wait(api.delete(&claim, &guard)));
+    for kind in [Kind::Claim, Kind::Pod, Kind::VolumeSnapshot] {
+        refused(kube.wait(api.list(kind, "", &[])).map(drop));
+    }
+    for path in ["/api/v1/secrets", "/api/v1/namespaces/velero/secrets", "/api/v1/pods?watch=1&timeoutSeconds=1"] {
+        refused(kube.wait(api.client().send("ask", Method::GET, path, None)).map(drop));
+    }
+}
+
+/// What the loop needs and these scenes do not, and the PV of a source that is still there.
+const OF_OTHERS: [&str; 8] = [
+    "datauploads list",
+    "datadownloads list",
+    "volumesnapshots list",
+    "leases create",
+    "leases get",
+    "leases patch",
+    "configmaps get",
+    "persistentvolumes get",
+];
+
+#[test]
+fn what_is_granted_is_used() {
+    let stage = Stage::enter();
+    for (download, event) in [(false, None), (true, None), (false, Some(Event::PlanBroken))] {
+        let scene = Scene { download, retain: true, wait_for_consumer: true };
+        let world = World::on(stage.empty(), scene);
+        let outcome = event.into_iter().fold(world, |world, event| world.at(5, event)).run();
+        assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+    }
+    let kube = &stage.real.kube;
+    let used: BTreeSet<String> = kube
+        .audit(0)
+        .iter()
+        .filter(|event| event["user"]["username"] == USER && event["responseStatus"]["code"] != 403)
+        .map(|event| {
+            let text = |pointer: &str| event.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or_default();
+            format!("{} {}", text("/objectRef/resource"), text("/verb"))
+        })
+        .collect();
+    let mut granted = allowed(kube, "");
+    granted.extend(allowed(kube, "velero"));
+    let unused: Vec<&String> =
+        granted.iter().filter(|right| !used.contains(*right) && !OF_OTHERS.contains(&right.as_str())).collect();
+    assert!(unused.is_empty(), "granted and not used: {unused:?}; used: {used:#?}");
+}
