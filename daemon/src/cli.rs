@@ -165,6 +165,10 @@ pub enum Command {
     Forget(ForgetArgs),
     /// Takes a forget back
     Unforget(UnforgetArgs),
+    /// Keeps snapshots from being forgotten, by a policy or by name
+    Pin(PinArgs),
+    /// Lets pinned snapshots be forgotten again
+    Unpin(UnpinArgs),
     /// Manages the passwords and key files that open the repository
     #[command(subcommand)]
     Key(KeyCommand),

@@ -19,6 +19,7 @@ mod man;
 mod mount;
 mod names;
 mod opened;
+mod pin;
 mod probe;
 mod restore;
 mod restore_tree;
@@ -49,6 +50,8 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Mount(args) => mount::run(context, args),
         Command::Forget(args) => forget::run(context, args),
         Command::Unforget(args) => unforget::run(context, args),
+        Command::Pin(args) => pin::pin(context, &args.snaps),
+        Command::Unpin(args) => pin::unpin(context, &args.snaps),
         Command::Key(command) => key::run(context, command),
         Command::Probe(args) => probe::run(context, args),
         Command::Bench(args) => bench::run(context, args),

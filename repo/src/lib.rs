@@ -24,6 +24,7 @@ mod keys;
 mod map;
 mod newest;
 mod pack;
+mod pin;
 mod process;
 mod reader;
 mod repository;

@@ -226,7 +226,7 @@ impl Repository {
 
     /// True when there may have been snapshots of trees when it was opened.
     pub fn has_trees(&self) -> bool {
-        self.inner.config.read.iter().any(|name| name == clear::TREE.name)
+        clear::TREE.is_in(&self.inner.config)
     }
 
     /// True when only one process may work in it at a time.
@@ -346,11 +346,10 @@ impl Repository {
     pub(crate) fn enable(&self, feature: Feature) -> Result<()> {
         loop {
             let (n, mut config) = self.newest_config()?;
-            if config.read.iter().any(|name| name == feature.name) {
+            if feature.is_in(&config) {
                 return Ok(());
             }
-            config.minor = config.minor.max(feature.minor);
-            config.read.push(feature.name.to_owned());
+            feature.add(&mut config);
             match self.create_config(n.saturating_add(1), config) {
                 // Somebody else was first, whatever for.
                 Err(e) if e.kind() == ErrorKind::Conflict => {}

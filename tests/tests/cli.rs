@@ -29,6 +29,8 @@ mod keys;
 mod memory;
 #[path = "cli/options.rs"]
 mod options;
+#[path = "cli/pins.rs"]
+mod pins;
 #[path = "cli/readers.rs"]
 mod readers;
 #[path = "cli/signals.rs"]

@@ -387,7 +387,7 @@ pub struct KeepFlags {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 A forgotten snapshot can be had back with `wherry unforget` until the delay is over. A policy works on each volume by \
-itself. Partial snapshots and those dated in the future never count. A policy that would drop more than 10 snapshots \
+itself. Partial snapshots and those dated in the future never count. Pinned ones stay (see `wherry pin`). A policy that would drop more than 10 snapshots \
 and more than half of those it is about, in one run, is refused (exit 2) without --force.
 
 Examples:
@@ -413,6 +413,31 @@ pub struct ForgetArgs {
     /// Lets a policy drop more than 10 snapshots that are more than half of all
     #[arg(long)]
     pub force: bool,
+}
+
+/// `wherry pin`
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+A pinned snapshot stays: no --keep-* policy drops it, and `wherry forget` of it is refused until `wherry unpin`.
+
+Examples:
+  wherry pin latest:vm1
+  wherry pin 3f2a 77c0")]
+pub struct PinArgs {
+    /// The snapshots to keep
+    #[arg(value_name = "SNAP", required = true)]
+    pub snaps: Vec<Snap>,
+}
+
+/// `wherry unpin`
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  wherry unpin 3f2a")]
+pub struct UnpinArgs {
+    /// The snapshots that need not stay
+    #[arg(value_name = "SNAP", required = true)]
+    pub snaps: Vec<Snap>,
 }
 
 /// `wherry unforget`

@@ -4,12 +4,13 @@ use crate::cli::{ForgetArgs, KeepFlags};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::{self, Side, Table};
-use crate::retention::{self, Decision, Policy};
+use crate::retention::{self, Decision, Dropped, Policy};
 use crate::select::{self, SnapSpec, Summary};
 use anyhow::Result;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::time::Duration;
-use wherry_repo::{Clock, Error, Repository};
+use wherry_repo::{Clock, Error, ErrorKind, Repository, SnapshotId};
 
 /// How long a forget can be taken back where nothing else is said.
 const DELAY: Duration = Duration::from_secs(7 * 86_400);
@@ -22,6 +23,8 @@ struct View {
     keep: bool,
     /// Why it stays.
     reasons: Vec<String>,
+    /// Why it goes: named, partial (and a whole one is newer), or unmatched by any rule; null when it stays.
+    dropped: Option<&'static str>,
     /// This run forgot it.
     forgotten: bool,
 }
@@ -47,13 +50,14 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
         false => context.open_to_write("forget").map(|(repository, turn)| (repository, Some(turn)))?,
     };
     let list = repository.snapshots(None)?;
+    let pins = repository.pins()?;
     let summaries: Vec<_> = select::summaries(&list).into_iter().filter(|s| filter.admits(s)).collect();
     let (decisions, why) = match snaps.is_empty() {
         true => {
             let zone = jiff::tz::TimeZone::system();
-            (retention::decide(&summaries, &policy, context.system.now(), &zone), "policy")
+            (retention::decide(&summaries, &pins, &policy, context.system.now(), &zone), "policy")
         }
-        false => (named(&snaps, &summaries)?, "by hand"),
+        false => (named(&snaps, &summaries, &pins)?, "by hand"),
     };
     if snaps.is_empty() && !force && !dry_run {
         retention::guard(&decisions)?;
@@ -65,13 +69,18 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     Ok(super::snapshots::damage(&list))
 }
 
-/// Those that are named, each once, in the order of the command line.
-fn named(snaps: &[SnapSpec], summaries: &[Summary]) -> Result<Vec<Decision>> {
+/// Those that are named, each once, in the order of the command line. `Invalid` when one of them is pinned.
+fn named(snaps: &[SnapSpec], summaries: &[Summary], pins: &BTreeSet<SnapshotId>) -> Result<Vec<Decision>> {
     let mut decisions: Vec<Decision> = Vec::new();
     for spec in snaps {
         let Summary { id, volume, time, .. } = spec.resolve(summaries)?.clone();
+        if pins.contains(&id) {
+            let text =
+                format!("snapshot {id} of {volume:?} is pinned, nothing was forgotten: `wherry unpin {id}` first");
+            return Err(Error::invalid(text).into());
+        }
         if decisions.iter().all(|d| d.id != id) {
-            decisions.push(Decision { id, volume, time, reasons: Vec::new() });
+            decisions.push(Decision { id, volume, time, reasons: Vec::new(), dropped: Dropped::Named });
         }
     }
     Ok(decisions)
@@ -81,7 +90,14 @@ fn act(context: &Context, repository: &Repository, all: &[Decision], delay: Dura
     let _armed = context.cancel.arm("those forgotten so far stay forgotten; run the same command again for the others");
     views(all, |decision| {
         context.cancel.check()?;
-        let done = repository.forget(&decision.id, delay, why)?;
+        let done = match repository.forget(&decision.id, delay, why) {
+            // A policy leaves alone what was pinned since it was asked for.
+            Err(e) if e.kind() == ErrorKind::Invalid && decision.dropped != Dropped::Named => {
+                tracing::warn!("{e}");
+                false
+            }
+            done => done?,
+        };
         tracing::debug!(snapshot = %decision.id, done, "forgotten");
         Ok(done)
     })
@@ -95,6 +111,7 @@ fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<boo
             time: output::utc_time(decision.time),
             keep: decision.keep(),
             reasons: decision.reasons.iter().map(ToString::to_string).collect(),
+            dropped: (!decision.keep()).then(|| decision.dropped.name()),
             forgotten: !decision.keep() && forget(decision)?,
         })
     };
@@ -122,7 +139,7 @@ fn text(decisions: &[Decision], views: &[View], dry_run: bool, delay: Duration) 
             output::local_time(decision.time),
             view.volume.clone(),
             what.to_owned(),
-            view.reasons.join(", "),
+            if view.keep { view.reasons.join(", ") } else { decision.dropped.to_string() },
         ]);
     }
     let gone = views.iter().filter(|view| view.forgotten).count();

@@ -7,9 +7,9 @@ use crate::output::{self, Side, Table};
 use crate::select;
 use crate::tree::path::{escaped, joined};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use wherry_repo::{Repository, Snapshot, SnapshotList, TreeInfo};
+use wherry_repo::{Repository, Snapshot, SnapshotId, SnapshotList, TreeInfo};
 
 /// A snapshot as `--json` shows it. The names are those of `wherry backup --json`; sizes are in bytes.
 #[derive(Debug, Serialize)]
@@ -30,6 +30,7 @@ pub(super) struct View {
     pub(super) partial: bool,
     resumed: bool,
     pub(super) forgotten: bool,
+    pub(super) pinned: bool,
     /// When a forgotten one may go for good.
     due: Option<String>,
     #[serde(skip)]
@@ -125,7 +126,12 @@ impl TreeView {
 }
 
 impl View {
-    pub(super) fn new(repository: &Repository, list: &SnapshotList, snapshot: &Snapshot) -> wherry_repo::Result<Self> {
+    pub(super) fn new(
+        repository: &Repository,
+        list: &SnapshotList,
+        pins: &BTreeSet<SnapshotId>,
+        snapshot: &Snapshot,
+    ) -> wherry_repo::Result<Self> {
         let (record, metadata) = (snapshot.record.clone(), snapshot.metadata());
         let stats = record.stats;
         let forgotten = !list.is_visible(&snapshot.id);
@@ -145,6 +151,7 @@ impl View {
             partial: record.partial,
             resumed: record.resumed,
             forgotten,
+            pinned: pins.contains(&snapshot.id),
             due: due.map(output::utc_time),
             due_local: due.map(output::local_time).unwrap_or_default(),
             read: stats.read,
@@ -175,11 +182,12 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
     let repository = context.open_repository()?;
     let volume = filter.name.as_ref().map(|name| repository.volume_id(name.as_str()));
     let list = repository.snapshots(volume)?;
+    let pins = repository.pins()?;
     let summaries = select::summaries(&list);
     let mut views = Vec::new();
     for (snapshot, summary) in list.snapshots.iter().zip(&summaries) {
         if summary.forgotten == forgotten && filter.admits(summary) {
-            views.push((View::new(&repository, &list, snapshot)?, snapshot.record.started));
+            views.push((View::new(&repository, &list, &pins, snapshot)?, snapshot.record.started));
         }
     }
     let digits = select::unique_digits(summaries.iter().map(|s| s.id));
@@ -204,13 +212,18 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
                 view.kind.to_owned(),
                 output::size(view.size),
                 output::size(view.new),
-                if view.partial { "partial" } else { "whole" }.to_owned(),
+                state(view),
                 if forgotten { view.due_local.clone() } else { view.tags() },
             ]);
         }
         table.render()
     })?;
     Ok(damage(&list))
+}
+
+fn state(view: &View) -> String {
+    let whole = if view.partial { "partial" } else { "whole" };
+    if view.pinned { format!("{whole}, pinned") } else { whole.to_owned() }
 }
 
 /// Names the records that could not be read. They are damage, whatever else was found.

@@ -33,6 +33,10 @@ pub enum Kind {
     Generation = 8,
     /// `gc/gen/n-sealed`
     Sweep = 9,
+    /// `pin/..-pinned`
+    Pinned = 10,
+    /// `pin/..-unpinned`
+    Unpinned = 11,
 }
 
 /// What a session is for.
@@ -365,6 +369,30 @@ pub struct Settled {
     pub nonce: [u8; 16],
 }
 
+/// `pin/<sid>/<k>-pinned`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Pinned {
+    /// When.
+    #[n(0)]
+    pub at: Timestamp,
+    /// Tells an own record from another's.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub nonce: [u8; 16],
+}
+
+/// `pin/<sid>/<k>-unpinned`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Unpinned {
+    /// When.
+    #[n(0)]
+    pub at: Timestamp,
+    /// Tells an own record from another's.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub nonce: [u8; 16],
+}
+
 /// `gc/gen/<n>`: packs no session may hit any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -410,7 +438,7 @@ macro_rules! record {
     ($($type:ty => $kind:ident),*) => { $(impl Record for $type { const KIND: Kind = Kind::$kind; })* };
 }
 record!(SessionOpen => Open, Seen => Seen, Beat => Beat, Asked => Asked, Settled => Settled,
-    Generation => Generation, Sweep => Sweep);
+    Generation => Generation, Sweep => Sweep, Pinned => Pinned, Unpinned => Unpinned);
 
 impl Record for Outcome {
     const KIND: Kind = Kind::Outcome;

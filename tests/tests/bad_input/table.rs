@@ -139,6 +139,13 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "a pinned snapshot that is to be forgotten, a forgotten one that is to be pinned, one that is not there",
+        &[
+            "cli/pins.rs::a_pinned_snapshot_stays_whatever_is_forgotten_until_it_is_unpinned",
+            "cli/pins.rs::what_cannot_be_pinned_is_refused_and_nothing_is_written",
+        ],
+    ),
+    (
         "ambiguous prefixes",
         &["bad_input/names.rs::snapshots_are_never_guessed", "cli.rs::snapshots_are_named_without_guessing"],
     ),

@@ -46,6 +46,8 @@ fn commands(id: &str) -> (Vec<Vec<&str>>, Vec<Vec<&str>>) {
         vec!["backup", "vm.raw", "--name", "vm"],
         vec!["forget", id],
         vec!["unforget", id],
+        vec!["pin", id],
+        vec!["unpin", id],
         vec!["key", "add", "--new-key-file", "second"],
         vec!["key", "passwd", "--new-key-file", "third"],
     ];
