@@ -2,10 +2,12 @@
 //! from it. Nothing here has a default or looks at the environment; [`crate::config`] turns it into settings.
 
 mod args;
+mod copying;
 mod looking;
 mod values;
 
 pub use args::*;
+pub use copying::*;
 pub use looking::*;
 pub use values::*;
 
@@ -169,6 +171,8 @@ pub enum Command {
     Pin(PinArgs),
     /// Lets pinned snapshots be forgotten again
     Unpin(UnpinArgs),
+    /// Copies snapshots into another repository
+    Copy(CopyArgs),
     /// Manages the passwords and key files that open the repository
     #[command(subcommand)]
     Key(KeyCommand),

@@ -7,6 +7,7 @@ mod cat;
 mod check;
 mod completions;
 mod config;
+mod copy;
 mod diff;
 mod diff_tree;
 mod dump;
@@ -52,6 +53,7 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Unforget(args) => unforget::run(context, args),
         Command::Pin(args) => pin::pin(context, &args.snaps),
         Command::Unpin(args) => pin::unpin(context, &args.snaps),
+        Command::Copy(args) => copy::run(context, args),
         Command::Key(command) => key::run(context, command),
         Command::Probe(args) => probe::run(context, args),
         Command::Bench(args) => bench::run(context, args),

@@ -2,8 +2,8 @@
 //! Nothing is ignored: every step takes the structs apart by name.
 
 use crate::cli::{
-    BackupArgs, CheckArgs, Cli, Command, Compression, CredentialFlags, Engine, ForgetArgs, Global, InitArgs, KeepFlags,
-    LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span,
+    BackupArgs, CheckArgs, Cli, Command, Compression, CopyArgs, CredentialFlags, Engine, ForgetArgs, Global, InitArgs,
+    KeepFlags, LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span,
 };
 use crate::credential::CredentialSource;
 use serde::Deserialize;
@@ -359,6 +359,12 @@ pub fn resolve(mut cli: Cli, env: &Environment<'_>) -> Result<(Settings, Command
     let mut warnings = Vec::new();
     let mut files = Vec::new();
     from_environment(&mut cli.global, env)?;
+    if let Command::Copy(CopyArgs { credential, .. }) = &mut cli.command
+        && !credential.is_given()
+    {
+        credential.environment = env.var("WHERRY_TO_PASSWORD").is_some();
+        credential.to_key_file = env.path("WHERRY_TO_KEY_FILE").filter(|_| !credential.environment);
+    }
     let asked = part_of_data(&cli.command);
     for (path, file) in read_files(cli.global.config.take(), env, &mut warnings)? {
         file.fill(&mut cli);

@@ -1,8 +1,9 @@
 //! What every command is given: the settings of this run, and what is made from them.
 
 use crate::budget::{self, Budget};
-use crate::cli::LogFormat;
+use crate::cli::{LogFormat, S3Flags, ToS3Flags};
 use crate::config::Settings;
+use crate::credential::CredentialSource;
 use crate::output::Output;
 use crate::progress::{Progress, Screen};
 use crate::restore::Marker;
@@ -95,14 +96,35 @@ impl Context {
     }
 
     fn open_limited(&self, upload: Option<u64>) -> Result<Repository> {
-        let place = self.settings.repo()?;
-        let storage = storage::open(place, &self.settings.s3)?;
+        let settings = &self.settings;
+        self.open_at(settings.repo()?, &settings.s3, &settings.credential, upload)
+    }
+
+    /// Opens the repository that is copied into, to write to it at most so many bytes per second. Others are not kept out yet.
+    pub fn open_other(
+        &self,
+        place: &str,
+        s3: &ToS3Flags,
+        credential: &CredentialSource,
+        upload: Option<u64>,
+    ) -> Result<Repository> {
+        self.open_at(place, &s3.over(&self.settings.s3), credential, upload)
+    }
+
+    fn open_at(
+        &self,
+        place: &str,
+        s3: &S3Flags,
+        credential: &CredentialSource,
+        upload: Option<u64>,
+    ) -> Result<Repository> {
+        let storage = storage::open(place, s3)?;
         let storage: Arc<dyn Storage> = match upload {
             Some(rate) => Arc::new(Limited::new(storage, rate, self.cancel.clone())),
             None => storage,
         };
         // After the storage: nobody should type a password to learn that there is no repository.
-        let credential = self.settings.credential.read(&format!("Password of {place}: "))?;
+        let credential = credential.read(&format!("Password of {place}: "))?;
         self.admit(&credential)?;
         let repository = Repository::open(self.components(storage), &credential)?;
         repository.limit_nodes(self.budget.nodes);

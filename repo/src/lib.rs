@@ -12,6 +12,7 @@ pub mod bench;
 mod check;
 pub mod clock;
 mod codec;
+mod copy;
 mod crypto;
 mod elsewhere;
 mod error;
@@ -41,8 +42,9 @@ pub use check::{
 };
 pub use clock::{Clock, Rng, System, Timestamp};
 pub use codec::Compression;
+pub use copy::{Base, CopyOptions, CopyPlan, CopyWatch, SnapshotCopy};
 pub use error::{Error, ErrorKind, Result};
-pub use format::records::{MissingPath, SnapshotRecord, Stats, TreeInfo};
+pub use format::records::{MissingPath, Origin, SnapshotRecord, Stats, TreeInfo};
 pub use id::*;
 pub use index_sync::Synced;
 pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, SlotInfo};
@@ -59,4 +61,4 @@ pub use tree::{
     TreeWriter,
 };
 pub use turn::Turn;
-pub use writer::{CommitInfo, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};
+pub use writer::{CommitInfo, Copied, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};

@@ -9,6 +9,8 @@ mod caches;
 mod changed;
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/copy.rs"]
+mod copy;
 #[path = "cli/counters.rs"]
 mod counters;
 #[path = "cli/diff.rs"]

@@ -49,11 +49,15 @@ pub(crate) fn run(context: &Context, args: ShowArgs) -> anyhow::Result<Exit> {
             ("run", record.run.clone()),
             ("version", record.version.clone()),
         ];
+        let origin = view
+            .origin
+            .as_ref()
+            .map(|origin| ("copy of", format!("{} of the repository {}", origin.snapshot, origin.repository)));
         let of_kind = match &view.tree {
             None => disk.to_vec(),
             Some(tree) => of_tree(tree),
         };
-        for (name, value) in rows.into_iter().chain(of_kind).chain(rest) {
+        for (name, value) in rows.into_iter().chain(of_kind).chain(rest).chain(origin) {
             table.row([name.to_owned(), value]);
         }
         let mut text = table.render();

@@ -48,8 +48,19 @@ pub(super) struct View {
     source: String,
     run: String,
     version: String,
+    /// What it is a copy of; null when it was made here.
+    pub(super) origin: Option<OriginView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tree: Option<TreeView>,
+}
+
+/// The original of a copy.
+#[derive(Debug, Serialize)]
+pub(super) struct OriginView {
+    /// The uuid of the repository it was made in.
+    pub(super) repository: String,
+    /// Its id there.
+    pub(super) snapshot: String,
 }
 
 /// What the snapshot of a directory has besides.
@@ -167,6 +178,10 @@ impl View {
             source: record.source,
             run: record.run,
             version: record.version,
+            origin: record.origin.map(|origin| OriginView {
+                repository: origin.repository.to_string(),
+                snapshot: origin.snapshot.to_string(),
+            }),
             tree: record.tree.map(TreeView::new),
         })
     }

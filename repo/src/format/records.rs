@@ -214,6 +214,21 @@ pub struct SnapshotRecord {
     /// What a tree has besides; `None`: it is the snapshot of a volume.
     #[n(20)]
     pub tree: Option<TreeInfo>,
+    /// What it is a copy of; `None`: of nothing.
+    #[n(21)]
+    pub origin: Option<Origin>,
+}
+
+/// The snapshot that was made first, of those of several repositories that hold the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(map)]
+pub struct Origin {
+    /// Where it was made.
+    #[n(0)]
+    pub repository: RepositoryId,
+    /// Its id there.
+    #[n(1)]
+    pub snapshot: SnapshotId,
 }
 
 /// The snapshot of a directory, in numbers: what is to be known of it without reading it.

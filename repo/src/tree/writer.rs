@@ -56,10 +56,25 @@ impl Kept {
     }
 }
 
+impl PieceSet {
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+}
+
 impl TreeWriter {
     /// Opens a session, after the repository says to all who open it that it may hold trees (W2). `index` is brought up to
     /// date with what adopted sessions stored. [`WriterOptions::chunk_size`] does not matter here.
     pub fn start(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions) -> Result<Self> {
+        Self::begin(repository, index, options, MAX_PIECE.max(repository.chunk_size()) as usize)
+    }
+
+    /// For the copy of a tree, whose disk images may have chunks of any size.
+    pub(crate) fn start_copy(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions) -> Result<Self> {
+        Self::begin(repository, index, options, 1 << crate::crypto::MAX_CLASS)
+    }
+
+    fn begin(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions, largest: usize) -> Result<Self> {
         repository.enable(clear::TREE)?;
         let (session, left) = Session::start(repository, &options.name, &options.parent)?;
         let parent = match &session.parent {
@@ -77,7 +92,6 @@ impl TreeWriter {
             },
             None => None,
         };
-        let largest = MAX_PIECE.max(repository.chunk_size()) as usize;
         let store = Store::new(session, &left, index, options, largest)?;
         let scratch = Mutex::new(store.scratch(MAX_NODE as usize)?);
         let cutter = Cutter::new(*repository.keys().ids.gear());
@@ -359,6 +373,17 @@ impl TreeWriter {
         let theirs = theirs.filter(|theirs| 1_usize << theirs.class <= self.largest);
         let class = theirs.map_or_else(|| class_of(self.store.repository.chunk_size()), |theirs| Ok(theirs.class))?;
         ImageWriter::new(self, size, class, theirs)
+    }
+
+    /// Writes a disk image in chunks of 2^`class` bytes, on the map that the parent has of that file if its chunks are as long.
+    pub(crate) fn image_as(&self, size: u64, class: u8, parent: Option<&Known>) -> Result<ImageWriter<'_>> {
+        let theirs = parent.filter(|_| self.parent.is_some()).and_then(Image::of);
+        ImageWriter::new(self, size, class, theirs.filter(|theirs| theirs.class == class))
+    }
+
+    /// W8: whether a chunk of the parent's may be referred to where it is.
+    pub(crate) fn may_keep(&self, theirs: &Placed) -> bool {
+        self.store.is_listed(&theirs.at.pack)
     }
 
     /// W2: says to all who open the repository from now on that trees in it may have disk images. Once a run.

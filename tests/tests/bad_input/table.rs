@@ -146,6 +146,13 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "a second repository that is the first, that is none, or that its key does not open; a damaged original",
+        &[
+            "cli/copy.rs::what_cannot_be_copied_is_refused_before_anything_is_written",
+            "cli/copy.rs::a_damaged_snapshot_is_not_copied_and_all_others_are",
+        ],
+    ),
+    (
         "ambiguous prefixes",
         &["bad_input/names.rs::snapshots_are_never_guessed", "cli.rs::snapshots_are_named_without_guessing"],
     ),

@@ -47,7 +47,7 @@ fn snapshots() {
         "partial": "bool", "resumed": "bool", "forgotten": "bool", "pinned": "bool", "due": "null",
         "read": "int", "hole": "int", "zero": "int", "unchanged": "int", "known": "int", "new": "int",
         "stored": "int", "metadata": "int", "engine": "string", "host": "string", "source": "string",
-        "run": "string", "version": "string",
+        "run": "string", "version": "string", "origin": "null",
     });
     assert_eq!(of(&home, &["snapshots"]), json!([snapshot]));
     assert_eq!(of(&home, &["show", "latest"]), snapshot);
