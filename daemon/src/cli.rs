@@ -163,6 +163,8 @@ pub enum Command {
     Mount(MountArgs),
     /// Looks for damage
     Check(CheckArgs),
+    /// Makes again what can be made from the rest, and says what is lost
+    Repair(RepairArgs),
     /// Marks snapshots for removal, by id or by a policy; can be undone until the delay is over
     Forget(ForgetArgs),
     /// Takes a forget back
@@ -176,6 +178,8 @@ pub enum Command {
     /// Manages the passwords and key files that open the repository
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Adds what this version knows and the repository lacks; older versions may not open it then
+    Upgrade(UpgradeArgs),
     /// Tests whether the storage keeps the promises that a repository rests on
     Probe(ProbeArgs),
     /// Measures how fast this machine and the storage of a repository are

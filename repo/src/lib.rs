@@ -28,6 +28,7 @@ mod pack;
 mod pin;
 mod process;
 mod reader;
+mod repair;
 mod repository;
 mod session;
 pub mod storage;
@@ -47,10 +48,11 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::records::{MissingPath, Origin, SnapshotRecord, Stats, TreeInfo};
 pub use id::*;
 pub use index_sync::Synced;
-pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, SlotInfo};
+pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, Rotated, SlotInfo};
 pub use newest::Newest;
 pub use process::host_name;
 pub use reader::{ChunkReader, ChunkRef, Fetch, SnapshotReader, Verified};
+pub use repair::Rebuilt;
 pub use repository::{
     Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of, newest_config,
 };

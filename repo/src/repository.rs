@@ -358,6 +358,27 @@ impl Repository {
         }
     }
 
+    /// Adds every feature that this build knows and the repository lacks, and gives these, and the configuration that counts
+    /// then. Does nothing when it has them all.
+    pub fn upgrade(&self) -> Result<(Vec<Feature>, Config)> {
+        loop {
+            let (n, mut config) = self.newest_config()?;
+            let lacks: Vec<Feature> = clear::KNOWN.into_iter().filter(|feature| !feature.is_in(&config)).collect();
+            if lacks.is_empty() {
+                return Ok((lacks, config));
+            }
+            lacks.iter().for_each(|feature| feature.add(&mut config));
+            match self.create_config(n.saturating_add(1), config) {
+                // Somebody else was first, whatever for.
+                Err(e) if e.kind() == ErrorKind::Conflict => {}
+                created => {
+                    created?;
+                    return Ok((lacks, self.newest_config()?.1));
+                }
+            }
+        }
+    }
+
     fn create_config(&self, n: u32, mut config: Config) -> Result<()> {
         let key = keys::config(n);
         config.mac = config_mac(self.keys(), &key, &config)?;
@@ -457,6 +478,11 @@ impl Repository {
         let slot = u64::from_le_bytes(clock::random(self.rng())?);
         let object = self.keys().wrap(credential, cost, slot, self.clock().now().seconds(), self.rng())?;
         self.storage().create(&keys::slot(slot), clear::encode(&object)?.into())?;
+        if let Err(e) = self.check_slot(&object) {
+            // It would open a part of what there is, and be taken for a way in.
+            self.storage().delete(&keys::slot(slot))?;
+            return Err(e);
+        }
         Ok(slot)
     }
 
@@ -468,7 +494,8 @@ impl Repository {
         if !all.iter().any(|(n, _)| *n == slot) {
             return Err(Error::invalid(format!("there is no key slot {slot:016x}: see `wherry key list`")));
         }
-        let is_another = |(n, object): &(u64, Result<KeySlot>)| *n != slot && object.is_ok();
+        let opens = |object: &KeySlot| self.opens_all(object).unwrap_or(false);
+        let is_another = |(n, object): &(u64, Result<KeySlot>)| *n != slot && object.as_ref().is_ok_and(opens);
         if !all.iter().any(is_another) {
             return Err(Error::invalid(format!(
                 "key slot {slot:016x} is the last one: without it all data is lost for ever"

@@ -45,6 +45,8 @@ mod terminal;
 mod turns;
 #[path = "cli/unreadable.rs"]
 mod unreadable;
+#[path = "cli/upkeep.rs"]
+mod upkeep;
 
 use harness::Home;
 use serde_json::Value;

@@ -22,7 +22,7 @@ pub struct CopyArgs {
     pub snaps: Vec<Snap>,
     /// The repository to copy into
     #[arg(long, value_name = "REPO")]
-    pub to: String,
+    pub to: Option<String>,
     /// The password or key of that one.
     #[command(flatten)]
     pub credential: ToCredentialFlags,

@@ -110,6 +110,8 @@ impl View {
 pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
     let start = Instant::now();
     let CopyArgs { snaps, to, credential, s3, filter, compression, limit_upload } = args;
+    let none = || Error::invalid("no repository to copy into is named: give --to, or set to in the configuration");
+    let to = to.ok_or_else(none)?;
     let credential = credential.source()?;
     let source = context.open_repository()?;
     let target = context.open_other(&to, &s3, &credential, limit_upload.map(|limit| limit.0))?;

@@ -44,6 +44,13 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
             slot => drop(slot?),
         }
     }
+    for (key, epoch) in run.repository.epochs()? {
+        records += 1;
+        match epoch {
+            Err(e) if run.is_damage(&e) => run.findings.whole(&key, e.message()),
+            epoch => drop(epoch?),
+        }
+    }
     let only: HashSet<SnapshotId> = run.options.snapshots.iter().copied().collect();
     // Snapshots last: one whose record a collector removes meanwhile is then known to be forgotten.
     let mut found = Vec::new();

@@ -35,9 +35,11 @@ pub const TREE: Feature = Feature { name: "tree", minor: 1, set: Set::Read };
 pub const TREE_MAP: Feature = Feature { name: "tree-map", minor: 2, set: Set::Read };
 /// There may be pinned snapshots.
 pub const PIN: Feature = Feature { name: "pin", minor: 3, set: Set::Gc };
+/// There may be key epochs that are not in the bundle of each slot.
+pub const EPOCHS: Feature = Feature { name: "epochs", minor: 4, set: Set::Read };
 
 /// All that this build knows.
-pub const KNOWN: [Feature; 3] = [TREE, TREE_MAP, PIN];
+pub const KNOWN: [Feature; 4] = [TREE, TREE_MAP, PIN, EPOCHS];
 
 impl Feature {
     /// Whether the repository of this configuration has it.
@@ -140,8 +142,41 @@ pub struct KeySlot {
     pub salt: String,
     /// The sealed bundle, hex.
     pub wrapped: String,
+    /// The highest key epoch in the bundle; not written when it is 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub epoch: u32,
     /// Checksum.
     pub crc: String,
+}
+
+fn is_first(epoch: &u32) -> bool {
+    *epoch == 0
+}
+
+/// `keys/epoch-<n>`: a key epoch, for each slot that is older than it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Epoch {
+    /// Always `epoch`.
+    pub wherry: String,
+    /// Its number.
+    pub epoch: u32,
+    /// When it was made: seconds since 1970.
+    pub created: i64,
+    /// Its secret, for each slot.
+    pub slots: Vec<EpochSlot>,
+    /// Checksum.
+    pub crc: String,
+}
+
+/// The secret of a key epoch as one slot opens it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochSlot {
+    /// The slot's number, 16 hex digits.
+    pub slot: String,
+    /// The sealed secret, hex.
+    pub wrapped: String,
 }
 
 macro_rules! clear {
@@ -157,6 +192,7 @@ macro_rules! clear {
 clear!(Identity, "the repository's identity");
 clear!(Config, "the repository's configuration");
 clear!(KeySlot, "a key slot");
+clear!(Epoch, "a key epoch");
 
 fn line<T: Clear>(object: &T) -> Result<Vec<u8>> {
     let mut out = serde_json::to_vec(object).map_err(|e| Error::internal("JSON was not written").with_source(e))?;

@@ -88,6 +88,17 @@ pub fn slot(slot: u64) -> Key {
     Key::made(format!("{KEYS}{slot:016x}"))
 }
 
+/// `keys/epoch-<n>`: key epoch n, for the slots that are older than it.
+pub fn epoch(n: u32) -> Key {
+    Key::made(format!("{KEYS}epoch-{n:08}"))
+}
+
+/// The number of a key made by [`epoch`]; `None` for any other key.
+pub fn parse_epoch(key: &Key) -> Option<u32> {
+    let n = key.as_str().strip_prefix(KEYS)?.strip_prefix("epoch-")?.parse().ok()?;
+    (epoch(n) == *key).then_some(n)
+}
+
 /// `packs/<hh>/<sid>-<seq>-<r>` or `meta/...`; `hh` is the first byte of `r`, which is random.
 pub fn pack(id: &PackId) -> Key {
     let prefix = match id.kind {

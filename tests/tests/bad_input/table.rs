@@ -146,6 +146,14 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "keys to be rotated of which some are not given; a repair of what is lost for good",
+        &[
+            "cli/upkeep.rs::rotated_keys_open_old_and_new_with_every_slot",
+            "cli/upkeep.rs::a_repair_makes_the_index_again_and_no_damage_look_mended",
+            "cli/upkeep.rs::who_may_not_write_repairs_and_upgrades_nothing",
+        ],
+    ),
+    (
         "a second repository that is the first, that is none, or that its key does not open; a damaged original",
         &[
             "cli/copy.rs::what_cannot_be_copied_is_refused_before_anything_is_written",

@@ -49,6 +49,9 @@ fn commands(id: &str) -> (Vec<Vec<&str>>, Vec<Vec<&str>>) {
         vec!["pin", id],
         vec!["unpin", id],
         vec!["key", "add", "--new-key-file", "second"],
+        vec!["upgrade"],
+        vec!["repair"],
+        vec!["key", "rotate", "--slot-key-file", "second"],
         vec!["key", "passwd", "--new-key-file", "third"],
     ];
     (reads, writes)

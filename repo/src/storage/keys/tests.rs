@@ -10,6 +10,7 @@ fn keys_are_parsed_as_they_are_made() {
     let volume = VolumeId::new([0xcd; 16]);
     for n in [0, 7, 99_999_999, 100_000_000, u32::MAX] {
         assert_eq!(parse_config(&config(n)), Some(n));
+        assert_eq!(parse_epoch(&epoch(n)), Some(n));
         assert_eq!(parse_segment(&segment(&id, n)), Some((id, n)));
         assert_eq!(parse_session(&seen(&id, n)), Some((id, format!("seen-{n:08}").as_str())));
         for last in [false, true] {
