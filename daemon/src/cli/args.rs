@@ -512,7 +512,7 @@ Examples:
     /// Seals what is stored from now on under a new data key; what is there stays readable
     #[command(after_long_help = "\
 Every password and key file stays and opens old and new, so that of each but the one in use is needed here. Who had one that \
-was removed before cannot read what is stored from now on. Backups that are running go on under the old key. Builds that do not \
+was removed before cannot read the data that is stored from now on; names, times and tags of snapshots he still could. Backups that are running go on under the old key. Builds that do not \
 know key epochs refuse to open the repository from then on (exit 15).
 
 Examples:

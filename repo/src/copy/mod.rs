@@ -49,8 +49,16 @@ pub struct SnapshotCopy {
 
 #[derive(Debug)]
 enum Kind {
-    Disk { reader: SnapshotReader, base: Option<SnapshotReader>, writer: SnapshotWriter },
-    Tree { reader: TreeReader, base: Option<TreeReader>, writer: TreeWriter },
+    Disk(Box<Sides<SnapshotReader, SnapshotWriter>>),
+    Tree(Box<Sides<TreeReader, TreeWriter>>),
+}
+
+/// The original, the snapshot whose copy the writer builds upon, and the copy.
+#[derive(Debug)]
+struct Sides<R, W> {
+    reader: R,
+    base: Option<R>,
+    writer: W,
 }
 
 impl SnapshotCopy {
@@ -77,14 +85,14 @@ impl SnapshotCopy {
                 let writer = or_alone(parent, |parent| SnapshotWriter::start(target, index.clone(), &of(parent)))?;
                 let base = base.filter(|_| writer.can_inherit());
                 let base = base.and_then(|base| or_none(&source, SnapshotReader::open(&source, &base.of)));
-                Kind::Disk { reader, base: base.transpose()?, writer }
+                Kind::Disk(Box::new(Sides { reader, base: base.transpose()?, writer }))
             }
             true => {
                 let reader = TreeReader::within(session)?;
                 let writer = or_alone(parent, |parent| TreeWriter::start_copy(target, index.clone(), &of(parent)))?;
                 let base = base.filter(|_| writer.parent().is_some());
                 let base = base.and_then(|base| or_none(&source, TreeReader::open(&source, &base.of)));
-                Kind::Tree { reader, base: base.transpose()?, writer }
+                Kind::Tree(Box::new(Sides { reader, base: base.transpose()?, writer }))
             }
         };
         let origin = plan::origin(&source, &snapshot);
@@ -94,8 +102,8 @@ impl SnapshotCopy {
     /// Id of the session at the target, and of the copy if it is committed.
     pub fn id(&self) -> SessionId {
         match &self.kind {
-            Kind::Disk { writer, .. } => writer.id(),
-            Kind::Tree { writer, .. } => writer.id(),
+            Kind::Disk(of) => of.writer.id(),
+            Kind::Tree(of) => of.writer.id(),
         }
     }
 
@@ -103,8 +111,8 @@ impl SnapshotCopy {
     /// needs its own.
     pub fn pulse(&self) -> Pulse {
         match &self.kind {
-            Kind::Disk { writer, .. } => writer.pulse(),
-            Kind::Tree { writer, .. } => writer.pulse(),
+            Kind::Disk(of) => of.writer.pulse(),
+            Kind::Tree(of) => of.writer.pulse(),
         }
     }
 
@@ -126,7 +134,8 @@ impl SnapshotCopy {
             ..CommitInfo::default()
         };
         match kind {
-            Kind::Disk { reader, base, writer } => {
+            Kind::Disk(of) => {
+                let Sides { reader, base, writer } = *of;
                 match map::disk(
                     &Work { options: &options, chunks: reader.chunks(), watch },
                     &reader,
@@ -137,7 +146,8 @@ impl SnapshotCopy {
                     Err(e) => Err(left(writer.abandon(), e)),
                 }
             }
-            Kind::Tree { reader, base, writer } => {
+            Kind::Tree(of) => {
+                let Sides { reader, base, writer } = *of;
                 let work = Work { options: &options, chunks: reader.chunks(), watch };
                 match tree::copy(&work, &reader, base.as_ref(), &writer) {
                     Ok((root, described)) => writer.commit_unless(root, info, described, || watch(0)),

@@ -93,8 +93,8 @@ impl<'a> Copy<'a> {
         let root = self.reader.root().clone();
         self.bring([(&Entry::Known(Box::new(root.clone())), pair.as_ref())])?;
         let mut open = match self.place(root, pair)? {
-            Placing::Folder(root, pair) => vec![self.open(root, pair)?],
-            Placing::Entry(root) => return Ok(root),
+            Placing::Folder(root) => vec![self.open(*root)?],
+            Placing::Entry(root) => return Ok(*root),
         };
         loop {
             let Some(folder) = open.last_mut() else { return Err(lost()) };
@@ -103,8 +103,8 @@ impl<'a> Copy<'a> {
             }
             match folder.ready.pop_front() {
                 Some((Entry::Known(known), pair)) => match self.place(*known, pair)? {
-                    Placing::Entry(entry) => folder.builder.push(Entry::Known(Box::new(entry)))?,
-                    Placing::Folder(known, pair) => open.push(self.open(known, pair)?),
+                    Placing::Entry(entry) => folder.builder.push(Entry::Known(entry))?,
+                    Placing::Folder(folder) => open.push(self.open(*folder)?),
                 },
                 Some((entry, _)) => folder.builder.push(entry)?,
                 None => {
@@ -122,7 +122,7 @@ impl<'a> Copy<'a> {
     }
 
     /// Begins a directory, whose own metadata is done.
-    fn open(&self, known: Known, pair: Option<Pair<Known>>) -> Result<Folder<'a>> {
+    fn open(&self, (known, pair): (Known, Option<Pair<Known>>)) -> Result<Folder<'a>> {
         let below = |known: &Known| match known.what {
             What::Folder { below, .. } => below,
             _ => None,
@@ -230,7 +230,7 @@ impl<'a> Copy<'a> {
             known.attributes = Arc::new(Attributes { extended, ..(*known.attributes).clone() });
         }
         match &known.what {
-            What::Folder { below: Some(_), .. } => return Ok(Placing::Folder(known, pair)),
+            What::Folder { below: Some(_), .. } => return Ok(Placing::Folder(Box::new((known, pair)))),
             What::File { size, content } => {
                 let size = *size;
                 let content = self.content(&known, size, content, pair.as_ref())?;
@@ -238,7 +238,7 @@ impl<'a> Copy<'a> {
             }
             _ => {}
         }
-        Ok(Placing::Entry(known))
+        Ok(Placing::Entry(Box::new(known)))
     }
 
     fn content(&mut self, known: &Known, size: u64, content: &Content, pair: Option<&Pair<Known>>) -> Result<Content> {
@@ -378,9 +378,9 @@ impl<'a> Copy<'a> {
 }
 
 enum Placing {
-    Entry(Known),
+    Entry(Box<Known>),
     /// What is in it is still to come.
-    Folder(Known, Option<Pair<Known>>),
+    Folder(Box<(Known, Option<Pair<Known>>)>),
 }
 
 fn id_of(placed: &Placed) -> Id {

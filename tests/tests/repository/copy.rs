@@ -8,7 +8,7 @@ use wherry_repo::format::tree::{Content, Entry, Extended, Known, What};
 use wherry_repo::storage::{Memory, Storage};
 use wherry_repo::{
     CheckOptions, CommitInfo, CopyOptions, CopyPlan, Error, ErrorKind, Origin, ReadSession, Repository, Result,
-    Snapshot, SnapshotCopy, SnapshotWriter, TreeReader,
+    Snapshot, SnapshotCopy, SnapshotId, SnapshotWriter, TreeReader,
 };
 use wherry_tests::made_trees::{Made, Node, Part, backup_tree, made_up};
 use wherry_tests::recording::{CUTS, Cutting};
@@ -36,9 +36,14 @@ fn copy(source: &Repository, target: &Repository, snapshot: &Snapshot) -> Result
 
 #[track_caller]
 fn is_clean(repository: &Repository) {
-    let mut all = CheckOptions::default();
-    all.read_data = Some(Default::default());
-    let report = repository.check(&all, &|_, _, _| Ok(())).unwrap();
+    is_whole(repository, Vec::new());
+}
+
+/// All that these snapshots need, or everything, is there.
+#[track_caller]
+fn is_whole(repository: &Repository, snapshots: Vec<SnapshotId>) {
+    let options = CheckOptions { snapshots, read_data: Some(Default::default()), ..CheckOptions::default() };
+    let report = repository.check(&options, &|_, _, _| Ok(())).unwrap();
     assert!(report.is_clean(), "{:?}", report.damages);
 }
 
@@ -294,16 +299,8 @@ fn what_the_target_has_lost_of_the_older_copy_is_read_again() {
         assert!(restore(&target, &vm).unwrap() == disk, "{prefix}");
         let (home, _) = copy(&source, &target, &snapshots[3]).unwrap();
         is_same(&source, &snapshots[3], &target, &home);
-        is_clean_but_for_gone(&target, &[vm.id, home.id]);
+        is_whole(&target, vec![vm.id, home.id]);
     }
-}
-
-fn is_clean_but_for_gone(repository: &Repository, snapshots: &[wherry_repo::SnapshotId]) {
-    let mut some = CheckOptions::default();
-    some.read_data = Some(Default::default());
-    some.snapshots = snapshots.to_vec();
-    let report = repository.check(&some, &|_, _, _| Ok(())).unwrap();
-    assert!(report.is_clean(), "{:?}", report.damages);
 }
 
 #[test]

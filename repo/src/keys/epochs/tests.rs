@@ -84,7 +84,11 @@ fn a_slot_that_nobody_opens_keeps_the_keys_as_they_are() {
     let slot = repository.add_slot(&key_file(1), CHEAP).unwrap();
     let count = || {
         let mut count = 0;
-        storage.list("", &mut |_| Ok(count += 1)).unwrap();
+        let mut found = |_| {
+            count += 1;
+            Ok(())
+        };
+        storage.list("", &mut found).unwrap();
         count
     };
     let before = count();
