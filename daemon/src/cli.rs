@@ -3,11 +3,13 @@
 
 mod args;
 mod copying;
+mod keeping;
 mod looking;
 mod values;
 
 pub use args::*;
 pub use copying::*;
+pub use keeping::*;
 pub use looking::*;
 pub use values::*;
 

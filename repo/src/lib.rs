@@ -16,6 +16,7 @@ mod copy;
 mod crypto;
 mod elsewhere;
 mod error;
+mod features;
 pub mod forget;
 pub mod format;
 pub mod id;

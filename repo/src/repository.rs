@@ -1,7 +1,7 @@
 //! A repository: made, opened, its records read and written, its snapshots listed.
 
 use crate::elsewhere::Elsewhere;
-use crate::format::clear::{self, Config, FORMAT, Feature, Identity, KeySlot, SUITE};
+use crate::format::clear::{self, Config, FORMAT, Identity, KeySlot, SUITE};
 use crate::format::records::{self, Outcome, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SessionId, SnapshotId, VolumeId};
 use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
@@ -334,7 +334,7 @@ impl Repository {
     }
 
     /// The newest configuration, if this build may write beside it, and its number.
-    fn newest_config(&self) -> Result<(u32, Config)> {
+    pub(crate) fn newest_config(&self) -> Result<(u32, Config)> {
         let gone = || Error::corrupt("the repository has no configuration any more").with_object(keys::config(0));
         let (key, config) = newest_config(self.storage())?.ok_or_else(gone)?;
         check_mac(self.keys(), &key, &config)?;
@@ -342,44 +342,7 @@ impl Repository {
         Ok((keys::parse_config(&key).ok_or_else(gone)?, config))
     }
 
-    /// W2 of trees: says to all who open the repository from now on that it may have this. Ok means that this is durable.
-    pub(crate) fn enable(&self, feature: Feature) -> Result<()> {
-        loop {
-            let (n, mut config) = self.newest_config()?;
-            if feature.is_in(&config) {
-                return Ok(());
-            }
-            feature.add(&mut config);
-            match self.create_config(n.saturating_add(1), config) {
-                // Somebody else was first, whatever for.
-                Err(e) if e.kind() == ErrorKind::Conflict => {}
-                created => return created,
-            }
-        }
-    }
-
-    /// Adds every feature that this build knows and the repository lacks, and gives these, and the configuration that counts
-    /// then. Does nothing when it has them all.
-    pub fn upgrade(&self) -> Result<(Vec<Feature>, Config)> {
-        loop {
-            let (n, mut config) = self.newest_config()?;
-            let lacks: Vec<Feature> = clear::KNOWN.into_iter().filter(|feature| !feature.is_in(&config)).collect();
-            if lacks.is_empty() {
-                return Ok((lacks, config));
-            }
-            lacks.iter().for_each(|feature| feature.add(&mut config));
-            match self.create_config(n.saturating_add(1), config) {
-                // Somebody else was first, whatever for.
-                Err(e) if e.kind() == ErrorKind::Conflict => {}
-                created => {
-                    created?;
-                    return Ok((lacks, self.newest_config()?.1));
-                }
-            }
-        }
-    }
-
-    fn create_config(&self, n: u32, mut config: Config) -> Result<()> {
+    pub(crate) fn create_config(&self, n: u32, mut config: Config) -> Result<()> {
         let key = keys::config(n);
         config.mac = config_mac(self.keys(), &key, &config)?;
         self.storage().create(&key, clear::encode(&config)?.into())
