@@ -8,6 +8,9 @@ use crate::storage::keys;
 use crate::{Error, ErrorKind, Repository, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// A pin that was ended before it could be acknowledged is tried again so often.
+const TRIES: usize = 10;
+
 /// The pins of one snapshot.
 #[derive(Debug, Default)]
 struct Pins {
@@ -44,9 +47,11 @@ impl Repository {
                 pins.standing.insert(*k);
             }
         }
-        for (id, k, _) in keys.into_iter().filter(|(.., unpinned)| *unpinned) {
-            match self.read::<Unpinned>(&keys::pin(&id, k, true)) {
-                Ok(_) => drop(found.entry(id).or_default().standing.remove(&k)),
+        let ended = keys.into_iter().filter(|(.., unpinned)| *unpinned);
+        let ended: Vec<_> = ended.map(|(id, k, _)| ((id, k), keys::pin(&id, k, true))).collect();
+        for (((id, k), _), read) in ended.iter().zip(self.read_many::<_, Unpinned>(&ended)) {
+            match read {
+                Ok(_) => drop(found.entry(*id).or_default().standing.remove(k)),
                 Err(e) if self.is_damage(&e) => tracing::warn!("{e}: the snapshot counts as pinned"),
                 Err(e) => return Err(e),
             }
@@ -55,9 +60,19 @@ impl Repository {
     }
 
     /// F5. Pins a snapshot; false when it was pinned already. `Invalid` when somebody has asked to forget it, `Conflict`
-    /// when it became final meanwhile. From Ok on no policy and no `forget` takes it before [`unpin`](Self::unpin).
+    /// when it became final meanwhile, `Busy` when somebody ends each pin at once. From Ok on no policy and no `forget` takes it before [`unpin`](Self::unpin).
     pub fn pin(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;
+        for _ in 0..TRIES {
+            if let Some(pinned) = self.try_to_pin(id)? {
+                return Ok(pinned);
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, format!("snapshot {id} is unpinned as often as it is pinned: try again")))
+    }
+
+    /// F5 once; `None` when no pin stands at its end.
+    fn try_to_pin(&self, id: &SnapshotId) -> Result<Option<bool>> {
         match self.forget_of(id)? {
             Some(forget) if forget.is_final() => return Err(too_late(id)),
             Some(forget) if forget.hides() => {
@@ -76,9 +91,13 @@ impl Repository {
                 Err(e) => return Err(e),
             },
         };
+        // Ended since: then a forget that was asked for is right, and stays.
+        if !self.is_pinned(id)? {
+            return Ok(None);
+        }
         // Asked for since: whoever asks may have looked for pins before this one was there.
         match self.unforget(id) {
-            Ok(_) => Ok(pinned),
+            Ok(_) => Ok(Some(pinned)),
             Err(e) if e.kind() == ErrorKind::Conflict => {
                 self.unpin(id)?;
                 Err(e)

@@ -27,6 +27,20 @@ struct View {
     dropped: Option<&'static str>,
     /// This run forgot it.
     forgotten: bool,
+    #[serde(skip)]
+    done: Done,
+}
+
+/// What became of a snapshot that goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// It stays, or nothing is done.
+    Nothing,
+    Forgotten,
+    /// Somebody else had forgotten it.
+    Before,
+    /// It was pinned since the list was read, and stays.
+    Pinned,
 }
 
 /// Forgets the snapshots that are named, or those a policy does not keep.
@@ -63,9 +77,12 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
         retention::guard(&decisions)?;
     }
     let delay = delay.map_or(DELAY, |delay| delay.0);
-    let views =
-        if dry_run { views(&decisions, |_| Ok(false)) } else { act(context, &repository, &decisions, delay, why) }?;
-    context.output.result(&views, || text(&decisions, &views, dry_run, delay))?;
+    let views = if dry_run {
+        views(&decisions, |_| Ok(Done::Nothing))
+    } else {
+        act(context, &repository, &decisions, delay, why)
+    }?;
+    context.output.result(&views, || text(&decisions, &views, delay))?;
     Ok(super::snapshots::damage(&list))
 }
 
@@ -92,19 +109,27 @@ fn act(context: &Context, repository: &Repository, all: &[Decision], delay: Dura
         context.cancel.check()?;
         let done = match repository.forget(&decision.id, delay, why) {
             // A policy leaves alone what was pinned since it was asked for.
-            Err(e) if e.kind() == ErrorKind::Invalid && decision.dropped != Dropped::Named => {
+            Err(e) if decision.dropped != Dropped::Named && is_pinned(repository, decision, &e)? => {
                 tracing::warn!("{e}");
-                false
+                Done::Pinned
             }
-            done => done?,
+            done => match done? {
+                true => Done::Forgotten,
+                false => Done::Before,
+            },
         };
-        tracing::debug!(snapshot = %decision.id, done, "forgotten");
+        tracing::debug!(snapshot = %decision.id, ?done, "forgotten");
         Ok(done)
     })
 }
 
-fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<bool>) -> Result<Vec<View>> {
+fn is_pinned(repository: &Repository, decision: &Decision, error: &Error) -> Result<bool> {
+    Ok(error.kind() == ErrorKind::Invalid && repository.is_pinned(&decision.id)?)
+}
+
+fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<Done>) -> Result<Vec<View>> {
     let view = |decision: &Decision| {
+        let done = if decision.keep() { Done::Nothing } else { forget(decision)? };
         Ok(View {
             snapshot: decision.id.to_string(),
             volume: decision.volume.clone(),
@@ -112,13 +137,14 @@ fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<boo
             keep: decision.keep(),
             reasons: decision.reasons.iter().map(ToString::to_string).collect(),
             dropped: (!decision.keep()).then(|| decision.dropped.name()),
-            forgotten: !decision.keep() && forget(decision)?,
+            forgotten: done == Done::Forgotten,
+            done,
         })
     };
     decisions.iter().map(view).collect()
 }
 
-fn text(decisions: &[Decision], views: &[View], dry_run: bool, delay: Duration) -> String {
+fn text(decisions: &[Decision], views: &[View], delay: Duration) -> String {
     let digits = select::unique_digits(decisions.iter().map(|d| d.id));
     let mut table = Table::new(&[
         ("ID", Side::Left),
@@ -128,11 +154,12 @@ fn text(decisions: &[Decision], views: &[View], dry_run: bool, delay: Duration) 
         ("WHY", Side::Left),
     ]);
     for (decision, view) in decisions.iter().zip(views) {
-        let what = match (view.keep, view.forgotten, dry_run) {
-            (true, ..) => "stays",
-            (false, true, _) => "forgotten",
-            (false, false, true) => "would go",
-            (false, false, false) => "was forgotten before",
+        let what = match (view.keep, view.done) {
+            (true, _) => "stays",
+            (false, Done::Nothing) => "would go",
+            (false, Done::Forgotten) => "forgotten",
+            (false, Done::Before) => "was forgotten before",
+            (false, Done::Pinned) => "stays, pinned since",
         };
         table.row([
             view.snapshot.chars().take(digits).collect(),

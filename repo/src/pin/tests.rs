@@ -75,6 +75,27 @@ fn of_a_pin_and_a_forget_at_once_the_pin_wins() {
 }
 
 #[test]
+fn a_pin_that_was_ended_at_once_takes_no_forget_back() {
+    let (storage, _, repository) = repository();
+    let id = backup(&repository, "vm", 1).id;
+    // Somebody else pins before this one does, ends that, and forgets: this pin comes last and finds nothing that stands.
+    let other = repository.clone();
+    before(&storage, "-pinned", move || {
+        assert!(other.pin(&id).unwrap() && other.unpin(&id).unwrap());
+        assert!(other.forget(&id, WEEK, "test").unwrap());
+    });
+    let error = repository.pin(&id).unwrap_err();
+    assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("wherry unforget"), "{error}");
+    assert!(!repository.is_pinned(&id).unwrap());
+    assert!(!repository.snapshots(None).unwrap().is_visible(&id), "the forget was taken back, and nothing is pinned");
+    // Without the forget it is pinned after all.
+    let id = backup(&repository, "vm", 1).id;
+    let other = repository.clone();
+    before(&storage, "-pinned", move || assert!(other.pin(&id).unwrap() && other.unpin(&id).unwrap()));
+    assert!(repository.pin(&id).unwrap() && repository.is_pinned(&id).unwrap());
+}
+
+#[test]
 fn a_pin_that_comes_too_late_says_so_and_leaves_no_pin() {
     let (storage, _, repository) = repository();
     let id = backup(&repository, "vm", 1).id;
