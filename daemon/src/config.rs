@@ -105,6 +105,8 @@ pub(crate) struct File {
     to_s3_endpoint: Option<String>,
     to_s3_region: Option<String>,
     to_s3_profile: Option<String>,
+    to_s3_ca_file: Option<PathBuf>,
+    to_s3_skip_verify: Option<bool>,
 }
 
 impl File {
@@ -188,6 +190,8 @@ impl File {
             to_s3_endpoint,
             to_s3_region,
             to_s3_profile,
+            to_s3_ca_file,
+            to_s3_skip_verify,
         } = self;
         let global = &mut cli.global;
         gap(&mut global.repo, repo);
@@ -257,6 +261,8 @@ impl File {
                 gap(&mut copy.s3.to_s3_endpoint, to_s3_endpoint);
                 gap(&mut copy.s3.to_s3_region, to_s3_region);
                 gap(&mut copy.s3.to_s3_profile, to_s3_profile);
+                gap(&mut copy.s3.to_s3_ca_file, to_s3_ca_file);
+                switch(&mut copy.s3.to_s3_skip_verify, to_s3_skip_verify);
             }
             Command::Forget(ForgetArgs { snaps, keep, delay: time, .. }) => {
                 gap(time, delay);

@@ -232,6 +232,25 @@ fn a_part_of_the_data_needs_data_to_be_read() {
 }
 
 #[test]
+fn whom_to_trust_does_not_hold_for_another_server() {
+    let of = |machine: Machine, line: &str| {
+        let (settings, command) = machine.resolve(line).unwrap();
+        let Command::Copy(copy) = command else { panic!() };
+        let s3 = copy.s3.over(&settings.s3);
+        (s3.s3_endpoint.unwrap(), s3.s3_ca_file, s3.s3_skip_verify)
+    };
+    let file = "s3-endpoint = 'a'\ns3-ca-file = 'ca'\ns3-skip-verify = true";
+    let machine = |more: &str| Machine::new().user_file(&format!("{file}{more}"));
+    assert_eq!(of(machine(""), "copy"), ("a".into(), Some("ca".into()), true));
+    assert_eq!(of(machine(""), "copy --to-s3-endpoint b"), ("b".into(), None, false));
+    assert_eq!(of(machine("\nto-s3-endpoint = 'b'"), "copy"), ("b".into(), None, false));
+    let typed = of(machine(""), "copy --to-s3-endpoint b --to-s3-ca-file other");
+    assert_eq!(typed, ("b".into(), Some("other".into()), false));
+    let typed = of(machine("\nto-s3-skip-verify = true"), "copy --to-s3-endpoint b");
+    assert_eq!(typed, ("b".into(), None, true));
+}
+
+#[test]
 fn where_a_copy_goes_may_stand_in_a_file_and_the_environment_and_the_command_line_win() {
     let file = "to = '/copy'\nto-key-file = 'of-the-file'\nto-s3-region = 'r'\ncompression = 'zstd'";
     let of = |machine: Machine, line: &str| {

@@ -7,7 +7,7 @@ use crate::credential::CredentialSource;
 use crate::output::Output;
 use crate::progress::{Progress, Screen};
 use crate::restore::Marker;
-use crate::select::{self, SnapSpec};
+use crate::select::{self, SnapSpec, Summary};
 use crate::signals::Cancel;
 use crate::storage::{self, Limited};
 use crate::telemetry::{self, RunId};
@@ -161,7 +161,11 @@ impl Context {
     /// The chunk index of this repository, up to date. Whatever keeps the one on disk from being used is logged, and
     /// one in memory is used: a backup then finds again what its parent has.
     pub fn index(&self, repository: &Repository) -> Result<Arc<ChunkIndex>> {
-        let memory = self.budget.index;
+        self.index_within(repository, self.budget.index)
+    }
+
+    /// Likewise, in so many bytes of memory.
+    pub fn index_within(&self, repository: &Repository, memory: u64) -> Result<Arc<ChunkIndex>> {
         let Some(dir) = self.settings.cache_dir.clone().filter(|_| self.settings.use_cache) else {
             return Ok(Arc::new(ChunkIndex::in_memory(memory)));
         };
@@ -199,11 +203,9 @@ impl Context {
     }
 }
 
-/// Picks from a list. A record that cannot be read may be the one that is meant: by its id that is an error, for
-/// `latest` a warning.
-fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
-    let summaries = select::summaries(list);
-    let found = spec.resolve(&summaries);
+/// The one of these of a list that is meant. A record that cannot be read may be the one: by its id that is an error.
+pub fn resolve<'a>(list: &SnapshotList, summaries: &'a [Summary], spec: &SnapSpec) -> Result<&'a Summary> {
+    let found = spec.resolve(summaries);
     if found.as_ref().is_err_and(|e| e.kind() == ErrorKind::NoSnapshot) {
         let meant = |key: &wherry_repo::Key| key.as_str().rsplit('/').next().is_some_and(|id| spec.names(id));
         if let Some((key, error)) = list.damaged.iter().find(|(key, _)| meant(key)) {
@@ -215,7 +217,12 @@ fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
             return Err(Error::new(ErrorKind::NoSnapshot, text));
         }
     }
-    let id = found?.id;
+    found
+}
+
+/// Picks from a list. For `latest` a record that cannot be read is a warning.
+fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
+    let id = resolve(list, &select::summaries(list), spec)?.id;
     if matches!(spec, SnapSpec::Latest | SnapSpec::LatestOf(_)) {
         for (key, error) in &list.damaged {
             tracing::warn!("{key} cannot be read, it may be newer than what is taken for the latest: {error}");

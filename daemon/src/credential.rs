@@ -29,6 +29,8 @@ pub enum CredentialSource {
     KeyFile(PathBuf),
     /// Whoever sits at the terminal knows the password.
     Prompt,
+    /// Likewise, that of the repository that is copied into.
+    PromptOfTarget,
 }
 
 /// Without the command, which may have more in it than it should.
@@ -46,7 +48,7 @@ impl fmt::Display for CredentialSource {
             Self::Environment => f.write_str("WHERRY_PASSWORD"),
             Self::EnvironmentOfTarget => f.write_str("WHERRY_TO_PASSWORD"),
             Self::KeyFile(path) => write!(f, "key file {}", path.display()),
-            Self::Prompt => f.write_str("prompt"),
+            Self::Prompt | Self::PromptOfTarget => f.write_str("prompt"),
         }
     }
 }
@@ -83,6 +85,7 @@ impl ToCredentialFlags {
     pub fn source(self) -> Result<CredentialSource> {
         Ok(match self.flags().source()? {
             CredentialSource::Environment => CredentialSource::EnvironmentOfTarget,
+            CredentialSource::Prompt => CredentialSource::PromptOfTarget,
             source => source,
         })
     }
@@ -107,15 +110,16 @@ impl CredentialSource {
             Self::Environment => from_environment("WHERRY_PASSWORD").and_then(password),
             Self::EnvironmentOfTarget => from_environment("WHERRY_TO_PASSWORD").and_then(password),
             Self::KeyFile(path) => read_file(path, "key").and_then(|key| key_of(path, key)),
-            Self::Prompt => ask(prompt).and_then(password),
+            Self::Prompt => ask(prompt, "").and_then(password),
+            Self::PromptOfTarget => ask(prompt, "to-").and_then(password),
         }
     }
 
     /// Reads a password that is about to be set, or a key: a prompt asks twice.
     pub fn read_new(&self, prompt: &str) -> Result<Credential> {
         let Self::Prompt = self else { return self.read(prompt) };
-        let first = ask(prompt)?;
-        if *first != *ask("The same again: ")? {
+        let first = ask(prompt, "")?;
+        if *first != *ask("The same again: ", "")? {
             return Err(denied("the two passwords differ: nothing was changed"));
         }
         password(first)
@@ -212,13 +216,15 @@ fn from_environment(name: &str) -> Result<Zeroizing<Vec<u8>>> {
     Ok(Zeroizing::new(secret.into_vec()))
 }
 
-fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
+/// `of`: what the names of the flags begin with that would have named another source.
+fn ask(prompt: &str, of: &str) -> Result<Zeroizing<Vec<u8>>> {
     // The prompt goes to the terminal itself; where nobody would see it, nobody is asked.
     if !io::stdin().is_terminal() && !io::stderr().is_terminal() {
-        return Err(denied(
-            "no password: give --password-file, --password-command or --key-file, or set WHERRY_PASSWORD; there is no \
-             terminal to ask on",
-        ));
+        let env = of.to_uppercase().replace('-', "_");
+        return Err(denied(format!(
+            "no password: give --{of}password-file, --{of}password-command or --{of}key-file, or set WHERRY_{env}PASSWORD; \
+             there is no terminal to ask on"
+        )));
     }
     let text =
         rpassword::prompt_password(prompt).map_err(|e| denied("the terminal gives no password").with_source(e))?;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wherry_repo::storage::{Local, Storage};
 use wherry_repo::{
-    Compression, CopyOptions, Credential, ErrorKind, ParentChoice, ReadSession, Repository, SnapshotCopy, WriterOptions,
+    Compression, CopyOptions, CopyPlan, Credential, ErrorKind, ParentChoice, ReadSession, Repository, SnapshotCopy,
+    WriterOptions,
 };
 use wherry_tests::small::*;
 
@@ -134,7 +135,9 @@ fn make_kept() {
     let original = backup(&source, "copied", &disks[2]).unwrap();
     let session = Arc::new(ReadSession::open(&source, &original).unwrap());
     let options = CopyOptions { writer: options(""), threads: 1, fetch: 1 << 20, run: "golden".into() };
-    SnapshotCopy::start(session, &repository, index(), None, &options).unwrap().run(&|_| Ok(())).unwrap();
+    let (listed, there) = (source.snapshots(None).unwrap(), repository.snapshots(None).unwrap());
+    let plan = CopyPlan::new(&source, listed, &repository, &there);
+    SnapshotCopy::start(session, &repository, index(), None, &options).unwrap().run(&plan, &|_| Ok(())).unwrap();
 }
 
 /// Those of the volumes `pinned` and `unpinned`, `rotated`, `copied`.

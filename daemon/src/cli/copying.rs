@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[command(after_long_help = "\
 Copies what the repository has to the one of --to, which `wherry init` has made: sealed anew with the keys of that one, and \
 bit for bit the same when it is restored. Time, tags, name, and what is missing in a partial snapshot stay; ids are new. What \
-was copied before is known by its origin (`wherry show`), whatever became of it since; what an older copy has is not read \
+was copied before is known by its origin (`wherry show`) until it is gone for good; what an older copy has is not read \
 again. The same command after an interruption goes on. A snapshot that is damaged is not copied: the others are, exit 13.
 
 Examples:
@@ -89,17 +89,29 @@ pub struct ToS3Flags {
     /// Its profile of the AWS credentials file [default: that of --s3-profile]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub to_s3_profile: Option<String>,
+    /// Trusts the certificate authorities of this PEM file there [default: that of --s3-ca-file, without --to-s3-endpoint]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub to_s3_ca_file: Option<PathBuf>,
+    /// Does not check its certificate [default: as --s3-skip-verify, without --to-s3-endpoint]
+    #[arg(long, hide_short_help = true)]
+    pub to_s3_skip_verify: bool,
 }
 
 impl ToS3Flags {
-    /// With those of the repository that is copied from where nothing else is said.
+    /// With those of the repository that is copied from where nothing else is said. Whom to trust is said of one server, and
+    /// does not hold for another.
     pub fn over(&self, from: &S3Flags) -> S3Flags {
-        let Self { to_s3_endpoint, to_s3_region, to_s3_profile } = self.clone();
-        let from = from.clone();
+        let Self { to_s3_endpoint, to_s3_region, to_s3_profile, to_s3_ca_file, to_s3_skip_verify } = self.clone();
+        let mut from = from.clone();
+        if to_s3_endpoint.is_some() {
+            (from.s3_ca_file, from.s3_skip_verify) = (None, false);
+        }
         S3Flags {
             s3_endpoint: to_s3_endpoint.or(from.s3_endpoint),
             s3_region: to_s3_region.or(from.s3_region),
             s3_profile: to_s3_profile.or(from.s3_profile),
+            s3_ca_file: to_s3_ca_file.or(from.s3_ca_file),
+            s3_skip_verify: to_s3_skip_verify || from.s3_skip_verify,
             ..from
         }
     }

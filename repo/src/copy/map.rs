@@ -131,7 +131,8 @@ fn chunks(work: &Work<'_>, from: &From<'_>, range: Range<u64>) -> Result<BTreeMa
     let mut leaf = range.start >> FANOUT_BITS;
     while leaf << FANOUT_BITS < range.end {
         work.chunks.admit()?;
-        let Some((number, node)) = from.tree.next_leaf(leaf).map_err(|e| e.context(work.chunks.name()))? else { break };
+        let found_leaf = work.of_source(from.tree.next_leaf(leaf)).map_err(|e| e.context(work.chunks.name()))?;
+        let Some((number, node)) = found_leaf else { break };
         for (n, slot) in node.present() {
             let chunk = (number << FANOUT_BITS) + n as u64;
             if range.contains(&chunk) {

@@ -41,6 +41,7 @@ pub type CopyWatch<'a> = &'a (dyn Fn(u64) -> Result<()> + Sync);
 /// One snapshot being copied. Drop it without [`run`](Self::run) and there is no copy.
 #[derive(Debug)]
 pub struct SnapshotCopy {
+    target: Repository,
     snapshot: Snapshot,
     origin: Origin,
     options: CopyOptions,
@@ -81,14 +82,14 @@ impl SnapshotCopy {
         };
         let kind = match snapshot.record.tree.is_some() {
             false => {
-                let reader = SnapshotReader::within(session)?;
+                let reader = of_source(&source, SnapshotReader::within(session))?;
                 let writer = or_alone(parent, |parent| SnapshotWriter::start(target, index.clone(), &of(parent)))?;
                 let base = base.filter(|_| writer.can_inherit());
                 let base = base.and_then(|base| or_none(&source, SnapshotReader::open(&source, &base.of)));
                 Kind::Disk(Box::new(Sides { reader, base: base.transpose()?, writer }))
             }
             true => {
-                let reader = TreeReader::within(session)?;
+                let reader = of_source(&source, TreeReader::within(session))?;
                 let writer = or_alone(parent, |parent| TreeWriter::start_copy(target, index.clone(), &of(parent)))?;
                 let base = base.filter(|_| writer.parent().is_some());
                 let base = base.and_then(|base| or_none(&source, TreeReader::open(&source, &base.of)));
@@ -96,7 +97,7 @@ impl SnapshotCopy {
             }
         };
         let origin = plan::origin(&source, &snapshot);
-        Ok(Self { snapshot, origin, options: options.clone(), kind })
+        Ok(Self { target: target.clone(), snapshot, origin, options: options.clone(), kind })
     }
 
     /// Id of the session at the target, and of the copy if it is committed.
@@ -118,9 +119,9 @@ impl SnapshotCopy {
 
     /// Copies and commits: Ok means the copy is durable and will restore as the original does. After an error there is none,
     /// and what was stored is left to the next run. `Corrupt`: some of the original is lost; `Conflict`: the run was ended by
-    /// a collector of the target.
-    pub fn run(self, watch: CopyWatch<'_>) -> Result<Snapshot> {
-        let Self { snapshot, origin, options, kind } = self;
+    /// a collector of the target, or somebody else has copied the snapshot since `plan` was made.
+    pub fn run(self, plan: &CopyPlan, watch: CopyWatch<'_>) -> Result<Snapshot> {
+        let Self { target, snapshot, origin, options, kind } = self;
         let record = &snapshot.record;
         let copied = Copied { origin, started: record.started, host: record.host.clone(), chunks: record.chunks };
         let info = CommitInfo {
@@ -133,6 +134,16 @@ impl SnapshotCopy {
             copied: Some(copied),
             ..CommitInfo::default()
         };
+        let refused = || {
+            watch(0)?;
+            match plan.copied_since(&target, &snapshot)? {
+                None => Ok(()),
+                Some((copy, _)) => {
+                    let text = format!("snapshot {} has been copied by somebody else, as {copy}", snapshot.id);
+                    Err(Error::new(ErrorKind::Conflict, text))
+                }
+            }
+        };
         match kind {
             Kind::Disk(of) => {
                 let Sides { reader, base, writer } = *of;
@@ -142,7 +153,7 @@ impl SnapshotCopy {
                     base.as_ref(),
                     &writer,
                 ) {
-                    Ok(()) => writer.commit_unless(info, || watch(0)),
+                    Ok(()) => writer.commit_unless(info, refused),
                     Err(e) => Err(left(writer.abandon(), e)),
                 }
             }
@@ -150,7 +161,7 @@ impl SnapshotCopy {
                 let Sides { reader, base, writer } = *of;
                 let work = Work { options: &options, chunks: reader.chunks(), watch };
                 match tree::copy(&work, &reader, base.as_ref(), &writer) {
-                    Ok((root, described)) => writer.commit_unless(root, info, described, || watch(0)),
+                    Ok((root, described)) => writer.commit_unless(root, info, described, refused),
                     Err(e) => Err(left(writer.abandon(), e)),
                 }
             }
@@ -161,12 +172,19 @@ impl SnapshotCopy {
 /// Starts with this parent, or without one when it may not be built upon any more.
 fn or_alone<T>(parent: ParentChoice, start: impl Fn(ParentChoice) -> Result<T>) -> Result<T> {
     match start(parent.clone()) {
-        Err(e) if e.kind() == ErrorKind::Invalid && parent != ParentChoice::None => {
+        // Forgotten since it was chosen, or gone for good since.
+        Err(e) if matches!(e.kind(), ErrorKind::Invalid | ErrorKind::NoSnapshot) && parent != ParentChoice::None => {
             tracing::debug!("the copy is not built upon another: {e}");
             start(ParentChoice::None)
         }
         started => started,
     }
+}
+
+/// What was read of the original. What its storage will not give in a minute either is damage of the original: whoever copies
+/// goes on with the others, which an answer that is late, or an error of the target, would end.
+fn of_source<T>(source: &Repository, read: Result<T>) -> Result<T> {
+    read.map_err(|e| if source.is_damage(&e) { e.into_damage() } else { e })
 }
 
 /// What can be read at the source of the base; `None` when it is damaged: then everything is read.
@@ -196,6 +214,11 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// See [`of_source`].
+    fn of_source<T>(&self, read: Result<T>) -> Result<T> {
+        of_source(self.chunks.repository(), read)
+    }
+
     /// Reads these chunks and gives each, verified, to `take`, on several threads and in any order. `state` makes what a thread
     /// keeps. The first error ends it.
     fn each<S>(
@@ -220,7 +243,7 @@ impl Work<'_> {
                     &mut sealed,
                     |chunk| vec![0; chunk.len],
                     |chunk, opened| {
-                        let plain = opened?.into_inner();
+                        let plain = self.of_source(opened)?.into_inner();
                         (self.watch)(plain.len() as u64)?;
                         take(&mut state, chunk, &plain)
                     },

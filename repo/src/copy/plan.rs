@@ -1,8 +1,9 @@
 //! Which snapshots are there to be copied, and what each copy is built upon.
 
-use crate::format::records::Origin;
-use crate::{Repository, Snapshot, SnapshotId, SnapshotList};
-use std::collections::HashMap;
+use crate::format::records::{Origin, Outcome};
+use crate::storage::{Key, keys};
+use crate::{Repository, Result, Snapshot, SnapshotId, SnapshotList};
+use std::collections::{HashMap, HashSet};
 
 /// A snapshot of the source and its copy at the target, upon which another copy is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct CopyPlan {
     /// Snapshots of the target, by what they are copies of: the id and whether they are visible.
     there: HashMap<Origin, Vec<(SnapshotId, bool, bool)>>,
     origins: HashMap<SnapshotId, Origin>,
+    /// Records of the target that need not be read again.
+    seen: HashSet<SnapshotId>,
 }
 
 /// What a snapshot is a copy of; itself, when it is none.
@@ -37,7 +40,9 @@ impl CopyPlan {
             known.push((snapshot.id, there.is_visible(&snapshot.id), snapshot.record.partial));
         }
         let origins = listed.snapshots.iter().map(|s| (s.id, origin(source, s))).collect();
-        Self { source: listed, there: found, origins }
+        let seen = there.snapshots.iter().chain(&there.gone).map(|s| s.id);
+        let seen = seen.chain(there.fenced.iter().map(|(id, _)| *id)).collect();
+        Self { source: listed, there: found, origins, seen }
     }
 
     /// The snapshots of the source.
@@ -55,6 +60,29 @@ impl CopyPlan {
         let found = self.at_target(id);
         let best = found.iter().find(|(_, visible, _)| *visible).or(found.first());
         best.map(|(id, visible, _)| (*id, *visible))
+    }
+
+    /// As [`copy_of`](Self::copy_of), what others have copied since the target was listed; reads only what is new of the volume.
+    pub fn copied_since(&self, target: &Repository, snapshot: &Snapshot) -> Result<Option<(SnapshotId, bool)>> {
+        let prefix = format!("{}{}/", keys::SNAP, target.volume_id(&snapshot.record.name));
+        let new = |key: Key| Some((keys::parse_snap(&key)?.1, key)).filter(|(id, _)| !self.seen.contains(id));
+        let new: Vec<_> = target.list(&prefix)?.into_iter().filter_map(new).collect();
+        for ((id, _), read) in new.iter().zip(target.read_many::<_, Outcome>(&new)) {
+            let record = match read {
+                Ok((Outcome::Snapshot(record), _)) => record,
+                Ok((Outcome::Fence(_), _)) => continue,
+                // Of this one nobody knows what it is a copy of.
+                Err(e) if target.is_damage(&e) => continue,
+                Err(e) => return Err(e),
+            };
+            if record.origin.is_some() && record.origin.as_ref() == self.origins.get(&snapshot.id) {
+                match target.forget_of(id)? {
+                    Some(forget) if forget.is_final() => {}
+                    forget => return Ok(Some((*id, !forget.is_some_and(|forget| forget.hides())))),
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// What the copy of a snapshot is best built upon: the one it was built upon itself, else the newest of the volume that is
@@ -83,6 +111,7 @@ impl CopyPlan {
 
     /// Notes that a snapshot was copied.
     pub fn note(&mut self, id: &SnapshotId, copy: &Snapshot) {
+        self.seen.insert(copy.id);
         if let Some(origin) = self.origins.get(id) {
             self.there.entry(*origin).or_default().push((copy.id, true, copy.record.partial));
         }

@@ -13,8 +13,9 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-/// Entries of one directory whose chunks are read together.
+/// Entries of one directory whose chunks are read together: of the topmost one, and in the depths.
 const BATCH: usize = 512;
+const LEAST: usize = 8;
 /// Pieces of one file, likewise.
 const PIECES: usize = 256;
 /// Chunks whose places at the target are kept in mind.
@@ -97,9 +98,11 @@ impl<'a> Copy<'a> {
             Placing::Entry(root) => return Ok(*root),
         };
         loop {
+            // Each of the open ones has read ahead: together no more than a few times what one may, however deep it is.
+            let batch = (BATCH / open.len().max(1)).max(LEAST);
             let Some(folder) = open.last_mut() else { return Err(lost()) };
             if folder.ready.is_empty() {
-                self.fill(folder)?;
+                self.fill(folder, batch)?;
             }
             match folder.ready.pop_front() {
                 Some((Entry::Known(known), pair)) => match self.place(*known, pair)? {
@@ -128,16 +131,16 @@ impl<'a> Copy<'a> {
             _ => None,
         };
         let base = pair.and_then(|pair| Some(Pair { source: below(&pair.source)?, target: below(&pair.target)? }));
-        let entries = below(&known).map(|below| self.reader.list(&below, 0)).transpose()?;
+        let entries = below(&known).map(|below| self.work.of_source(self.reader.list(&below, 0))).transpose()?;
         let builder = self.writer.folder(base.as_ref().map(|base| &base.target));
         Ok(Folder { known, entries, base, builder, ready: VecDeque::new() })
     }
 
     /// Reads the next entries of a directory and brings their chunks.
-    fn fill(&mut self, folder: &mut Folder<'a>) -> Result<()> {
+    fn fill(&mut self, folder: &mut Folder<'a>, batch: usize) -> Result<()> {
         let Some(entries) = &mut folder.entries else { return Ok(()) };
-        for entry in entries.by_ref().take(BATCH) {
-            let (_, entry) = entry?;
+        for entry in entries.by_ref().take(batch) {
+            let (_, entry) = self.work.of_source(entry)?;
             let pair = match &folder.base {
                 Some(base) => self.in_base(base, entry.name())?,
                 None => None,
@@ -184,8 +187,8 @@ impl<'a> Copy<'a> {
                 }
                 _ => {}
             }
-            if let Some(pair) = pair.filter(|_| wanted.len() > before) {
-                kept.extend(self.writer.kept_pieces(&pair.target)?);
+            if let Some(pair) = pair.filter(|_| wanted.len() > before && kept.len() < KNOWN) {
+                kept.extend(self.writer.kept_here(&pair.target));
             }
         }
         self.copy_chunks(wanted, &kept)
@@ -288,11 +291,11 @@ impl<'a> Copy<'a> {
         let kept = pair.map(|pair| self.writer.kept_pieces(&pair.target)).transpose()?.unwrap_or_default();
         self.remember_pieces(pair)?;
         let mut list = self.writer.list(theirs);
-        let mut pieces = self.reader.pieces(size, content, 0)?;
+        let mut pieces = self.work.of_source(self.reader.pieces(size, content, 0))?;
         loop {
             let mut step = Vec::with_capacity(PIECES);
             for span in pieces.by_ref().take(PIECES) {
-                let span = span?;
+                let span = self.work.of_source(span)?;
                 step.push(match span.data {
                     None => Piece::Hole(span.len),
                     Some(part) => Piece::Chunk(part.chunk.placed()),
@@ -332,36 +335,37 @@ impl<'a> Copy<'a> {
         if size != theirs || !is_list(content) || !is_list(copied) {
             return Ok(());
         }
-        let both = || -> Result<Vec<(Id, Placed)>> {
-            let mut found = Vec::new();
-            for (a, b) in base.pieces(*size, content, 0)?.zip(parent.pieces(*size, copied, 0)?).take(KNOWN / 2) {
-                let (a, b) = (a?, b?);
-                if (a.offset, a.len, a.data.is_some()) != (b.offset, b.len, b.data.is_some()) {
-                    break;
-                }
-                if let (Some(a), Some(b)) = (a.data, b.data) {
-                    let placed = b.chunk.placed();
-                    if self.writer.may_keep(&placed) {
-                        found.push(((a.chunk.id(), a.chunk.class()), placed));
-                    }
-                }
-            }
-            Ok(found)
+        // What cannot be read of either ends it, each by what its own storage says: the rest is read.
+        let of_base = |e: Error| if self.work.chunks.repository().is_damage(&e) { Ok(()) } else { Err(e) };
+        let mine = match base.pieces(*size, content, 0) {
+            Err(e) => return of_base(e),
+            Ok(mine) => mine,
         };
-        match both() {
-            Err(e) if self.work.chunks.repository().is_damage(&e) => Ok(()),
-            found => {
-                self.known.extend(found?);
-                Ok(())
+        let Some(theirs) = self.writer.or_none(parent.pieces(*size, copied, 0))? else { return Ok(()) };
+        for (a, b) in mine.zip(theirs).take(KNOWN / 2) {
+            let Some(b) = self.writer.or_none(b)? else { break };
+            let a = match a {
+                Err(e) => return of_base(e),
+                Ok(a) => a,
+            };
+            if (a.offset, a.len, a.data.is_some()) != (b.offset, b.len, b.data.is_some()) {
+                break;
+            }
+            if let (Some(a), Some(b)) = (a.data, b.data) {
+                let placed = b.chunk.placed();
+                if self.writer.may_keep(&placed) {
+                    self.known.insert((a.chunk.id(), a.chunk.class()), placed);
+                }
             }
         }
+        Ok(())
     }
 
     fn image(&mut self, size: u64, content: &Content, pair: Option<&Pair<Known>>) -> Result<Content> {
         let image = Image::new(size, content).ok_or_else(lost)?;
         let theirs = pair.map(|pair| &pair.target);
         let sink = self.writer.image_as(size, image.class, theirs)?;
-        let tree = self.reader.image(&image)?;
+        let tree = self.work.of_source(self.reader.image(&image))?;
         let older = match (self.base, pair.and_then(|pair| Image::of(&pair.source)), theirs.and_then(Image::of)) {
             (Some(base), Some(older), Some(copied)) if older.size == copied.size && sink.can_inherit() => {
                 match base.image(&older) {

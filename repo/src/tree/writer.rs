@@ -60,6 +60,10 @@ impl PieceSet {
     pub(crate) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl TreeWriter {
@@ -215,7 +219,7 @@ impl TreeWriter {
     }
 
     /// What of the parent's tree was read; `None` when it is damaged.
-    pub(super) fn or_none<T>(&self, read: Result<T>) -> Result<Option<T>> {
+    pub(crate) fn or_none<T>(&self, read: Result<T>) -> Result<Option<T>> {
         match read {
             Ok(read) => Ok(Some(read)),
             Err(e) if self.store.repository.is_damage(&e) => {
@@ -230,35 +234,44 @@ impl TreeWriter {
 
     /// The chunks of an entry of the parent's tree that may be taken over (D1, W8), for [`put`](Self::put).
     pub fn kept_pieces(&self, theirs: &Known) -> Result<PieceSet> {
-        let mut set = PieceSet::default();
-        let mut add = |placed: &Placed| {
-            if set.0.len() < COMPARED && self.store.is_listed(&placed.at.pack) {
-                set.0.insert((placed.to.id, placed.to.class), *placed);
-            }
-        };
-        if let Extended::Chunk(chunk) = &theirs.attributes.extended {
-            add(chunk);
+        let mut set = self.kept_here(theirs);
+        if let What::File { content: Content::List(top), .. } = &theirs.what {
+            let mut left = COMPARED;
+            self.each_piece(top, &mut |_, piece| {
+                self.add_piece(&mut set, piece);
+                left -= 1;
+                Ok(left > 0)
+            })?;
         }
-        let add_piece = |piece: &Piece, add: &mut dyn FnMut(&Placed)| match piece {
-            Piece::Chunk(chunk) => add(chunk),
-            Piece::Hole(_) => {}
-        };
+        Ok(set)
+    }
+
+    /// Likewise, those alone that the entry names itself: no list is read.
+    pub(crate) fn kept_here(&self, theirs: &Known) -> PieceSet {
+        let mut set = PieceSet::default();
+        if let Extended::Chunk(chunk) = &theirs.attributes.extended {
+            self.add_kept(&mut set, chunk);
+        }
         match &theirs.what {
-            What::File { content: Content::Shared { chunk, .. }, .. } => add(chunk),
+            What::File { content: Content::Shared { chunk, .. }, .. } => self.add_kept(&mut set, chunk),
             What::File { content: Content::Pieces(pieces), .. } => {
-                pieces.iter().for_each(|piece| add_piece(piece, &mut add));
-            }
-            What::File { content: Content::List(top), .. } => {
-                let mut left = COMPARED;
-                self.each_piece(top, &mut |_, piece| {
-                    add_piece(piece, &mut add);
-                    left -= 1;
-                    Ok(left > 0)
-                })?;
+                pieces.iter().for_each(|piece| self.add_piece(&mut set, piece));
             }
             _ => {}
         }
-        Ok(set)
+        set
+    }
+
+    fn add_piece(&self, set: &mut PieceSet, piece: &Piece) {
+        if let Piece::Chunk(chunk) = piece {
+            self.add_kept(set, chunk);
+        }
+    }
+
+    fn add_kept(&self, set: &mut PieceSet, placed: &Placed) {
+        if set.0.len() < COMPARED && self.store.is_listed(&placed.at.pack) {
+            set.0.insert((placed.to.id, placed.to.class), *placed);
+        }
     }
 
     /// W8: the content of a regular file of the parent's tree, to be taken over unread. `None`: some of it may be gone and is

@@ -61,7 +61,7 @@ fn everything_is_copied_once_and_restores_from_the_copy() {
     whole["snapshots"] = Value::Null;
     let expected = json!({
         "source": "string", "target": "string", "to": "string", "snapshots": null, "copied": "int", "present": "int",
-        "failed": "int", "read": "int", "stored": "int", "metadata": "int", "seconds": "float",
+        "failed": "int", "gone": "int", "read": "int", "stored": "int", "metadata": "int", "seconds": "float",
     });
     assert_eq!(whole, expected);
     assert_eq!(states(&report), [(&first[..], "copied"), (&second, "copied"), (tree, "copied")]);
@@ -135,7 +135,7 @@ fn what_cannot_be_copied_is_refused_before_anything_is_written() {
     for (args, code, words) in [
         (&["copy"][..], 2, &["--to"][..]),
         (&["copy", "--to", "repo", "--to-key-file", "key"], 2, &["is the repository that is copied from"]),
-        (&["copy", "--to", "other"], 12, &["no password"]),
+        (&["copy", "--to", "other"], 12, &["no password", "--to-password-file", "--to-key-file", "WHERRY_TO_PASSWORD"]),
         (&["copy", "--to", "other", "--to-key-file", "wrong.key"], 12, &["wrong key file"]),
         (&["copy", "--to", "other", "--to-key-file", "none"], 12, &["none"]),
         (&["copy", "--to", "other", "--to-key-file", "a", "--to-password-file", "b"], 2, &["at once"]),
@@ -180,6 +180,31 @@ fn a_damaged_snapshot_is_not_copied_and_all_others_are() {
     there(&home, &["check", "--read-data"]).ok();
     let ran = copy(&home, &[]);
     assert!(ran.code == 13 && ran.stdout.contains("FAILED"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_damage_whichever_repository_has_it() {
+    let home = home();
+    let made = ["a", "b"].map(|name| home.backup(name, &noise(8, UNIT)));
+    copy(&home, &["--name", "a"]).ok();
+    let flip = |path: &std::path::Path| {
+        let mut bytes = fs::read(path).unwrap();
+        let at = bytes.len() - 1;
+        bytes[at] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    for path in home.tree("other/snap").keys() {
+        flip(path);
+    }
+    let ran = copy(&home, &["--name", "b"]);
+    assert_eq!(ran.code, 13, "{}", ran.stderr);
+    assert!(ran.stderr.contains("in other, which is copied into"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("1 copied"), "{}", ran.stdout);
+    // By its id, as everywhere else.
+    let record = home.tree("repo/snap").into_keys().find(|path| path.ends_with(&made[0])).unwrap();
+    flip(&record);
+    let line = copy(&home, &[&made[0]]).ends(13);
+    assert!(line.contains("cannot be read"), "{line}");
 }
 
 #[test]

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wherry_repo::format::tree::{Content, Entry, Extended, Known, What};
 use wherry_repo::storage::{Memory, Storage};
 use wherry_repo::{
-    CheckOptions, CommitInfo, CopyOptions, CopyPlan, Error, ErrorKind, Origin, ReadSession, Repository, Result,
+    Base, CheckOptions, CommitInfo, CopyOptions, CopyPlan, Error, ErrorKind, Origin, ReadSession, Repository, Result,
     Snapshot, SnapshotCopy, SnapshotId, SnapshotWriter, TreeReader,
 };
 use wherry_tests::made_trees::{Made, Node, Part, backup_tree, made_up};
+use wherry_tests::meddling::{Call, Fate, Meddling, unavailable};
 use wherry_tests::recording::{CUTS, Cutting};
 use wherry_tests::small::*;
 
@@ -22,15 +23,25 @@ fn plan(source: &Repository, target: &Repository) -> CopyPlan {
 /// Copies a snapshot upon what the target has; gives the copy and the bytes that were read of the original.
 fn copy(source: &Repository, target: &Repository, snapshot: &Snapshot) -> Result<(Snapshot, u64)> {
     let base = plan(source, target).base_of(snapshot);
+    let copied = copy_upon(source, target, snapshot, base.as_ref())?;
+    assert_eq!(copied.0.record.parent, base.map(|base| base.copy));
+    Ok(copied)
+}
+
+fn copy_upon(
+    source: &Repository,
+    target: &Repository,
+    snapshot: &Snapshot,
+    base: Option<&Base>,
+) -> Result<(Snapshot, u64)> {
     let options = CopyOptions { writer: options(""), threads: 3, fetch: 256 << 10, run: "run".into() };
     let session = Arc::new(ReadSession::open(source, snapshot)?);
-    let copy = SnapshotCopy::start(session, target, index(), base.as_ref(), &options)?;
+    let copy = SnapshotCopy::start(session, target, index(), base, &options)?;
     let read = AtomicU64::new(0);
-    let copied = copy.run(&|bytes| {
+    let copied = copy.run(&plan(source, target), &|bytes| {
         read.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     })?;
-    assert_eq!(copied.record.parent, base.map(|base| base.copy));
     Ok((copied, read.into_inner()))
 }
 
@@ -284,7 +295,8 @@ fn what_the_target_has_lost_of_the_older_copy_is_read_again() {
     for prefix in ["packs/", "meta/"] {
         let ((_, source), (storage, target)) = (in_memory(), in_memory());
         let disk = versions().swap_remove(0);
-        let root = tree(7);
+        let mut root = tree(7);
+        whole(&mut root);
         let snapshots = [
             backup(&source, "vm", &disk).unwrap(),
             backup_tree(&source, "home", &root).unwrap(),
@@ -295,6 +307,9 @@ fn what_the_target_has_lost_of_the_older_copy_is_read_again() {
         copy(&source, &target, &snapshots[1]).unwrap();
         let packs: Vec<_> = keys_of(&*storage).into_iter().filter(|key| key.as_str().starts_with(prefix)).collect();
         packs.iter().for_each(|key| storage.delete(key).unwrap());
+        for snapshot in &snapshots[2..] {
+            assert!(plan(&source, &target).base_of(snapshot).is_some(), "{prefix}: it is built upon nothing");
+        }
         let (vm, _) = copy(&source, &target, &snapshots[2]).unwrap();
         assert!(restore(&target, &vm).unwrap() == disk, "{prefix}");
         let (home, _) = copy(&source, &target, &snapshots[3]).unwrap();
@@ -320,6 +335,91 @@ fn a_damaged_original_has_no_copy() {
         let error = copy(&source, &target, &original).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(target.snapshots(None).unwrap().snapshots.is_empty());
+    }
+}
+
+#[test]
+fn what_a_disk_at_the_source_cannot_read_is_damage_of_the_original() {
+    let root = tree(9);
+    for (of_tree, prefix) in [(false, "packs/"), (true, "packs/"), (true, "meta/")] {
+        let ((storage, source), (_, target)) = (in_memory(), in_memory());
+        let original = match of_tree {
+            true => backup_tree(&source, "home", &root).unwrap(),
+            false => backup(&source, "vm", &versions()[0]).unwrap(),
+        };
+        let broken = Meddling::new(storage, true);
+        let source = Repository::open(components(broken.clone()), &password()).unwrap();
+        broken.meddle(move |call, name| match call == Call::Read && name.starts_with(prefix) {
+            true => Fate::Fails(unavailable()),
+            false => Fate::Done,
+        });
+        let error = copy(&source, &target, &original).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{of_tree} {prefix}: {error}");
+        assert!(target.snapshots(None).unwrap().snapshots.is_empty());
+    }
+}
+
+#[test]
+fn what_a_disk_at_the_target_cannot_read_of_the_older_copy_is_read_at_the_source() {
+    let ((_, source), (storage, target)) = (in_memory(), in_memory());
+    let mut root = tree(7);
+    whole(&mut root);
+    let first = backup_tree(&source, "home", &root).unwrap();
+    let (older, _) = copy(&source, &target, &first).unwrap();
+    // The long file is compared piece by piece.
+    change(&mut root, &[b"aa long"], 1 << 20);
+    let second = backup_tree(&source, "home", &root).unwrap();
+    let base = Base { of: first, copy: older.id };
+    let old = keys_of(&*storage);
+    for readable in 0.. {
+        let storage = Arc::new(Memory::default());
+        for key in &old {
+            storage.create(key, target.storage().get(key).unwrap()).unwrap();
+        }
+        let broken = Meddling::new(storage, true);
+        let there = Repository::open(components(broken.clone()), &password()).unwrap();
+        let failed = Arc::new(AtomicU64::new(0));
+        let (mut reads, count, old) = (0, failed.clone(), old.clone());
+        broken.meddle(move |call, name| {
+            if call != Call::Read || !name.starts_with("meta/") || !old.iter().any(|key| key.as_str() == name) {
+                return Fate::Done;
+            }
+            reads += 1;
+            if reads <= readable {
+                return Fate::Done;
+            }
+            count.fetch_add(1, Ordering::Relaxed);
+            Fate::Fails(unavailable())
+        });
+        let (copied, _) = copy_upon(&source, &there, &second, Some(&base)).unwrap();
+        broken.leave_alone();
+        is_same(&source, &second, &there, &copied);
+        if failed.load(Ordering::Relaxed) == 0 {
+            assert!(readable > 3, "the older copy was hardly looked at: {readable}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn an_older_copy_that_is_gone_since_is_not_built_upon() {
+    let ((_, source), (storage, target)) = (in_memory(), in_memory());
+    let (disk, mut root) = (versions().swap_remove(0), tree(7));
+    whole(&mut root);
+    let disks = [backup(&source, "vm", &disk).unwrap(), backup(&source, "vm", &disk).unwrap()];
+    let trees = [backup_tree(&source, "home", &root).unwrap(), backup_tree(&source, "home", &root).unwrap()];
+    for [first, second] in [&disks, &trees] {
+        copy(&source, &target, first).unwrap();
+        let base = plan(&source, &target).base_of(second);
+        assert!(base.is_some());
+        let records: Vec<_> = keys_of(&*storage).into_iter().filter(|key| key.as_str().starts_with("snap/")).collect();
+        records.iter().for_each(|key| storage.delete(key).unwrap());
+        let (copied, read) = copy_upon(&source, &target, second, base.as_ref()).unwrap();
+        assert!(copied.record.parent.is_none() && read > 0, "{copied:?}");
+        match second.record.tree.is_some() {
+            true => is_same(&source, second, &target, &copied),
+            false => assert!(restore(&target, &copied).unwrap() == disk),
+        }
     }
 }
 
@@ -357,13 +457,39 @@ fn a_copy_that_was_cut_off_at_any_moment_is_finished_by_the_next() {
 }
 
 #[test]
+fn of_two_who_copy_at_once_one_makes_a_copy_and_the_other_finds_it() {
+    let ((_, source), (_, target)) = (in_memory(), in_memory());
+    let mut root = tree(9);
+    whole(&mut root);
+    let originals = [backup(&source, "vm", &versions()[0]).unwrap(), backup_tree(&source, "home", &root).unwrap()];
+    for original in &originals {
+        let mine = plan(&source, &target);
+        assert_eq!(mine.copied_since(&target, original).unwrap(), None);
+        let options = CopyOptions { writer: options(""), threads: 2, fetch: 256 << 10, run: String::new() };
+        let session = Arc::new(ReadSession::open(&source, original).unwrap());
+        let slow = SnapshotCopy::start(session, &target, index(), None, &options).unwrap();
+        let (theirs, _) = copy(&source, &target, original).unwrap();
+        let error = slow.run(&mine, &|_| Ok(())).unwrap_err();
+        assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains(&theirs.id.to_string()), "{error}");
+        assert_eq!(mine.copied_since(&target, original).unwrap(), Some((theirs.id, true)));
+        let other = originals.iter().find(|other| other.id != original.id).unwrap();
+        assert_ne!(mine.copied_since(&target, other).unwrap(), Some((theirs.id, true)));
+        target.forget(&theirs.id, std::time::Duration::ZERO, "test").unwrap();
+        assert_eq!(mine.copied_since(&target, original).unwrap(), Some((theirs.id, false)));
+        assert!(target.settle(&theirs.id).unwrap());
+        assert_eq!(mine.copied_since(&target, original).unwrap(), None);
+        is_clean(&target);
+    }
+}
+
+#[test]
 fn whoever_watches_can_end_a_copy() {
     let ((_, source), (_, target)) = (in_memory(), in_memory());
     let original = backup(&source, "vm", &versions()[0]).unwrap();
     let options = CopyOptions { writer: options(""), threads: 2, fetch: 256 << 10, run: String::new() };
     let session = Arc::new(ReadSession::open(&source, &original).unwrap());
     let copy = SnapshotCopy::start(session, &target, index(), None, &options).unwrap();
-    let error = copy.run(&|_| Err(Error::new(ErrorKind::Cancelled, "enough"))).unwrap_err();
+    let error = copy.run(&plan(&source, &target), &|_| Err(Error::new(ErrorKind::Cancelled, "enough"))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(target.snapshots(None).unwrap().snapshots.is_empty());
 }
