@@ -2,10 +2,14 @@
 //! from it. Nothing here has a default or looks at the environment; [`crate::config`] turns it into settings.
 
 mod args;
+mod copying;
+mod keeping;
 mod looking;
 mod values;
 
 pub use args::*;
+pub use copying::*;
+pub use keeping::*;
 pub use looking::*;
 pub use values::*;
 
@@ -161,13 +165,23 @@ pub enum Command {
     Mount(MountArgs),
     /// Looks for damage
     Check(CheckArgs),
+    /// Makes again what can be made from the rest, and says what is lost
+    Repair(RepairArgs),
     /// Marks snapshots for removal, by id or by a policy; can be undone until the delay is over
     Forget(ForgetArgs),
     /// Takes a forget back
     Unforget(UnforgetArgs),
+    /// Keeps snapshots from being forgotten, by a policy or by name
+    Pin(PinArgs),
+    /// Lets pinned snapshots be forgotten again
+    Unpin(UnpinArgs),
+    /// Copies snapshots into another repository
+    Copy(CopyArgs),
     /// Manages the passwords and key files that open the repository
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Adds what this version knows and the repository lacks; older versions may not open it then
+    Upgrade(UpgradeArgs),
     /// Tests whether the storage keeps the promises that a repository rests on
     Probe(ProbeArgs),
     /// Measures how fast this machine and the storage of a repository are

@@ -7,6 +7,7 @@ mod cat;
 mod check;
 mod completions;
 mod config;
+mod copy;
 mod diff;
 mod diff_tree;
 mod dump;
@@ -19,7 +20,9 @@ mod man;
 mod mount;
 mod names;
 mod opened;
+mod pin;
 mod probe;
+mod repair;
 mod restore;
 mod restore_tree;
 mod saved;
@@ -27,6 +30,7 @@ mod show;
 mod snapshots;
 mod stats;
 mod unforget;
+mod upgrade;
 
 use crate::cli::{Command, ConfigCommand};
 use crate::context::Context;
@@ -48,9 +52,14 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Show(args) => show::run(context, args),
         Command::Stats(args) => stats::run(context, args),
         Command::Mount(args) => mount::run(context, args),
+        Command::Repair(args) => repair::run(context, args),
         Command::Forget(args) => forget::run(context, args),
         Command::Unforget(args) => unforget::run(context, args),
+        Command::Pin(args) => pin::pin(context, &args.snaps),
+        Command::Unpin(args) => pin::unpin(context, &args.snaps),
+        Command::Copy(args) => copy::run(context, args),
         Command::Key(command) => key::run(context, command),
+        Command::Upgrade(args) => upgrade::run(context, args),
         Command::Probe(args) => probe::run(context, args),
         Command::Bench(args) => bench::run(context, args),
         Command::Config(ConfigCommand::Check) => config::check(context),

@@ -2,8 +2,8 @@
 //! Nothing is ignored: every step takes the structs apart by name.
 
 use crate::cli::{
-    BackupArgs, CheckArgs, Cli, Command, Compression, CredentialFlags, Engine, ForgetArgs, Global, InitArgs, KeepFlags,
-    LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span,
+    BackupArgs, CheckArgs, Cli, Command, Compression, CopyArgs, CredentialFlags, Engine, ForgetArgs, Global, InitArgs,
+    KeepFlags, LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span, ToCredentialFlags,
 };
 use crate::credential::CredentialSource;
 use serde::Deserialize;
@@ -28,9 +28,11 @@ and of these commands:
   mount    allow-other foreground
   check    read-data sample max-age
   forget   keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly keep-within delay
+  copy     to to-password-file to-password-command to-key-file to-s3-endpoint to-s3-region to-s3-profile compression
+           limit-upload
 Not taken from a file, because they are about one run: force dry-run allow-partial delta changed-blocks parent offset
 length forgotten name recursive tag new-password-file new-key-file config force-read overwrite delete numeric-ids seconds
-size. A password is never written into one.
+size rewrite slot-password-file slot-key-file. A password is never written into one.
 
 Examples:
   wherry config check --config /etc/wherry/config.toml
@@ -95,6 +97,16 @@ pub(crate) struct File {
     keep_yearly: Option<u32>,
     keep_within: Option<Span>,
     delay: Option<Span>,
+    // copy
+    to: Option<String>,
+    to_password_file: Option<PathBuf>,
+    to_password_command: Option<String>,
+    to_key_file: Option<PathBuf>,
+    to_s3_endpoint: Option<String>,
+    to_s3_region: Option<String>,
+    to_s3_profile: Option<String>,
+    to_s3_ca_file: Option<PathBuf>,
+    to_s3_skip_verify: Option<bool>,
 }
 
 impl File {
@@ -171,6 +183,15 @@ impl File {
             keep_yearly,
             keep_within,
             delay,
+            to,
+            to_password_file,
+            to_password_command,
+            to_key_file,
+            to_s3_endpoint,
+            to_s3_region,
+            to_s3_profile,
+            to_s3_ca_file,
+            to_s3_skip_verify,
         } = self;
         let global = &mut cli.global;
         gap(&mut global.repo, repo);
@@ -228,6 +249,20 @@ impl File {
                 switch(on, read_data);
                 gap(share, sample);
                 gap(age, max_age);
+            }
+            Command::Copy(copy) => {
+                gap(&mut copy.to, to);
+                gap(&mut copy.compression, compression);
+                gap(&mut copy.limit_upload, limit_upload);
+                if !copy.credential.is_given() {
+                    copy.credential =
+                        ToCredentialFlags { to_password_file, to_password_command, to_key_file, environment: false };
+                }
+                gap(&mut copy.s3.to_s3_endpoint, to_s3_endpoint);
+                gap(&mut copy.s3.to_s3_region, to_s3_region);
+                gap(&mut copy.s3.to_s3_profile, to_s3_profile);
+                gap(&mut copy.s3.to_s3_ca_file, to_s3_ca_file);
+                switch(&mut copy.s3.to_s3_skip_verify, to_s3_skip_verify);
             }
             Command::Forget(ForgetArgs { snaps, keep, delay: time, .. }) => {
                 gap(time, delay);
@@ -359,6 +394,12 @@ pub fn resolve(mut cli: Cli, env: &Environment<'_>) -> Result<(Settings, Command
     let mut warnings = Vec::new();
     let mut files = Vec::new();
     from_environment(&mut cli.global, env)?;
+    if let Command::Copy(CopyArgs { credential, .. }) = &mut cli.command
+        && !credential.is_given()
+    {
+        credential.environment = env.var("WHERRY_TO_PASSWORD").is_some();
+        credential.to_key_file = env.path("WHERRY_TO_KEY_FILE").filter(|_| !credential.environment);
+    }
     let asked = part_of_data(&cli.command);
     for (path, file) in read_files(cli.global.config.take(), env, &mut warnings)? {
         file.fill(&mut cli);

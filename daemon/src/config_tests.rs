@@ -231,8 +231,47 @@ fn a_part_of_the_data_needs_data_to_be_read() {
     assert_eq!((check.read_data, check.sample), (true, Some(Percent(10.0))));
 }
 
+#[test]
+fn whom_to_trust_does_not_hold_for_another_server() {
+    let of = |machine: Machine, line: &str| {
+        let (settings, command) = machine.resolve(line).unwrap();
+        let Command::Copy(copy) = command else { panic!() };
+        let s3 = copy.s3.over(&settings.s3);
+        (s3.s3_endpoint.unwrap(), s3.s3_ca_file, s3.s3_skip_verify)
+    };
+    let file = "s3-endpoint = 'a'\ns3-ca-file = 'ca'\ns3-skip-verify = true";
+    let machine = |more: &str| Machine::new().user_file(&format!("{file}{more}"));
+    assert_eq!(of(machine(""), "copy"), ("a".into(), Some("ca".into()), true));
+    assert_eq!(of(machine(""), "copy --to-s3-endpoint b"), ("b".into(), None, false));
+    assert_eq!(of(machine("\nto-s3-endpoint = 'b'"), "copy"), ("b".into(), None, false));
+    let typed = of(machine(""), "copy --to-s3-endpoint b --to-s3-ca-file other");
+    assert_eq!(typed, ("b".into(), Some("other".into()), false));
+    let typed = of(machine("\nto-s3-skip-verify = true"), "copy --to-s3-endpoint b");
+    assert_eq!(typed, ("b".into(), None, true));
+}
+
+#[test]
+fn where_a_copy_goes_may_stand_in_a_file_and_the_environment_and_the_command_line_win() {
+    let file = "to = '/copy'\nto-key-file = 'of-the-file'\nto-s3-region = 'r'\ncompression = 'zstd'";
+    let of = |machine: Machine, line: &str| {
+        let Command::Copy(copy) = machine.resolve(line).unwrap().1 else { panic!() };
+        (copy.to, copy.credential.source().unwrap().to_string(), copy.s3.to_s3_region)
+    };
+    let machine = || Machine::new().user_file(file);
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(of(machine(), "copy"), (text("/copy"), "key file of-the-file".to_owned(), text("r")));
+    let typed = of(machine(), "copy --to /other --to-password-file pw --to-s3-region s");
+    assert_eq!(typed, (text("/other"), "password file pw".to_owned(), text("s")));
+    let from_environment = of(machine().set("WHERRY_TO_KEY_FILE", "of-the-environment"), "copy");
+    assert_eq!(from_environment.1, "key file of-the-environment");
+    let both = machine().set("WHERRY_TO_KEY_FILE", "of-the-environment").set("WHERRY_TO_PASSWORD", "x");
+    assert_eq!(of(both, "copy").1, "WHERRY_TO_PASSWORD");
+    // Those of the other repository are nobody's business here.
+    assert_eq!(of(Machine::new().set("WHERRY_PASSWORD", "x").set("WHERRY_KEY_FILE", "y"), "copy --to z").1, "prompt");
+}
+
 /// What decides about a single run and has no place in a file.
-const NOT_IN_FILES: [&str; 21] = [
+const NOT_IN_FILES: [&str; 24] = [
     "allow-partial",
     "changed-blocks",
     "config",
@@ -251,8 +290,11 @@ const NOT_IN_FILES: [&str; 21] = [
     "overwrite",
     "parent",
     "recursive",
+    "rewrite",
     "seconds",
     "size",
+    "slot-key-file",
+    "slot-password-file",
     "tag",
 ];
 

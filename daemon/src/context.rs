@@ -1,12 +1,13 @@
 //! What every command is given: the settings of this run, and what is made from them.
 
 use crate::budget::{self, Budget};
-use crate::cli::LogFormat;
+use crate::cli::{LogFormat, S3Flags, ToS3Flags};
 use crate::config::Settings;
+use crate::credential::CredentialSource;
 use crate::output::Output;
 use crate::progress::{Progress, Screen};
 use crate::restore::Marker;
-use crate::select::{self, SnapSpec};
+use crate::select::{self, SnapSpec, Summary};
 use crate::signals::Cancel;
 use crate::storage::{self, Limited};
 use crate::telemetry::{self, RunId};
@@ -95,14 +96,35 @@ impl Context {
     }
 
     fn open_limited(&self, upload: Option<u64>) -> Result<Repository> {
-        let place = self.settings.repo()?;
-        let storage = storage::open(place, &self.settings.s3)?;
+        let settings = &self.settings;
+        self.open_at(settings.repo()?, &settings.s3, &settings.credential, upload)
+    }
+
+    /// Opens the repository that is copied into, to write to it at most so many bytes per second. Others are not kept out yet.
+    pub fn open_other(
+        &self,
+        place: &str,
+        s3: &ToS3Flags,
+        credential: &CredentialSource,
+        upload: Option<u64>,
+    ) -> Result<Repository> {
+        self.open_at(place, &s3.over(&self.settings.s3), credential, upload)
+    }
+
+    fn open_at(
+        &self,
+        place: &str,
+        s3: &S3Flags,
+        credential: &CredentialSource,
+        upload: Option<u64>,
+    ) -> Result<Repository> {
+        let storage = storage::open(place, s3)?;
         let storage: Arc<dyn Storage> = match upload {
             Some(rate) => Arc::new(Limited::new(storage, rate, self.cancel.clone())),
             None => storage,
         };
         // After the storage: nobody should type a password to learn that there is no repository.
-        let credential = self.settings.credential.read(&format!("Password of {place}: "))?;
+        let credential = credential.read(&format!("Password of {place}: "))?;
         self.admit(&credential)?;
         let repository = Repository::open(self.components(storage), &credential)?;
         repository.limit_nodes(self.budget.nodes);
@@ -139,7 +161,11 @@ impl Context {
     /// The chunk index of this repository, up to date. Whatever keeps the one on disk from being used is logged, and
     /// one in memory is used: a backup then finds again what its parent has.
     pub fn index(&self, repository: &Repository) -> Result<Arc<ChunkIndex>> {
-        let memory = self.budget.index;
+        self.index_within(repository, self.budget.index)
+    }
+
+    /// Likewise, in so many bytes of memory.
+    pub fn index_within(&self, repository: &Repository, memory: u64) -> Result<Arc<ChunkIndex>> {
         let Some(dir) = self.settings.cache_dir.clone().filter(|_| self.settings.use_cache) else {
             return Ok(Arc::new(ChunkIndex::in_memory(memory)));
         };
@@ -177,11 +203,9 @@ impl Context {
     }
 }
 
-/// Picks from a list. A record that cannot be read may be the one that is meant: by its id that is an error, for
-/// `latest` a warning.
-fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
-    let summaries = select::summaries(list);
-    let found = spec.resolve(&summaries);
+/// The one of these of a list that is meant. A record that cannot be read may be the one: by its id that is an error.
+pub fn resolve<'a>(list: &SnapshotList, summaries: &'a [Summary], spec: &SnapSpec) -> Result<&'a Summary> {
+    let found = spec.resolve(summaries);
     if found.as_ref().is_err_and(|e| e.kind() == ErrorKind::NoSnapshot) {
         let meant = |key: &wherry_repo::Key| key.as_str().rsplit('/').next().is_some_and(|id| spec.names(id));
         if let Some((key, error)) = list.damaged.iter().find(|(key, _)| meant(key)) {
@@ -193,7 +217,12 @@ fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
             return Err(Error::new(ErrorKind::NoSnapshot, text));
         }
     }
-    let id = found?.id;
+    found
+}
+
+/// Picks from a list. For `latest` a record that cannot be read is a warning.
+fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
+    let id = resolve(list, &select::summaries(list), spec)?.id;
     if matches!(spec, SnapSpec::Latest | SnapSpec::LatestOf(_)) {
         for (key, error) in &list.damaged {
             tracing::warn!("{key} cannot be read, it may be newer than what is taken for the latest: {error}");

@@ -1,7 +1,7 @@
 //! Passwords and key files: where they come from, and how they are read. They never stand in argv, in logs, or in
 //! `Debug`, and are wiped from memory.
 
-use crate::cli::{CredentialFlags, NewKeyArgs};
+use crate::cli::{CredentialFlags, NewKeyArgs, ToCredentialFlags};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
@@ -23,10 +23,14 @@ pub enum CredentialSource {
     PasswordCommand(String),
     /// The password is in `WHERRY_PASSWORD`.
     Environment,
+    /// The password of the repository that is copied into is in `WHERRY_TO_PASSWORD`.
+    EnvironmentOfTarget,
     /// This key file.
     KeyFile(PathBuf),
     /// Whoever sits at the terminal knows the password.
     Prompt,
+    /// Likewise, that of the repository that is copied into.
+    PromptOfTarget,
 }
 
 /// Without the command, which may have more in it than it should.
@@ -42,8 +46,9 @@ impl fmt::Display for CredentialSource {
             Self::PasswordFile(path) => write!(f, "password file {}", path.display()),
             Self::PasswordCommand(_) => f.write_str("password command"),
             Self::Environment => f.write_str("WHERRY_PASSWORD"),
+            Self::EnvironmentOfTarget => f.write_str("WHERRY_TO_PASSWORD"),
             Self::KeyFile(path) => write!(f, "key file {}", path.display()),
-            Self::Prompt => f.write_str("prompt"),
+            Self::Prompt | Self::PromptOfTarget => f.write_str("prompt"),
         }
     }
 }
@@ -75,6 +80,17 @@ impl CredentialFlags {
     }
 }
 
+impl ToCredentialFlags {
+    /// The one source; the prompt when none is named.
+    pub fn source(self) -> Result<CredentialSource> {
+        Ok(match self.flags().source()? {
+            CredentialSource::Environment => CredentialSource::EnvironmentOfTarget,
+            CredentialSource::Prompt => CredentialSource::PromptOfTarget,
+            source => source,
+        })
+    }
+}
+
 impl NewKeyArgs {
     /// Where the new password or key comes from.
     pub fn source(self) -> CredentialSource {
@@ -91,17 +107,19 @@ impl CredentialSource {
         match self {
             Self::PasswordFile(path) => read_file(path, "password").and_then(password),
             Self::PasswordCommand(command) => run(command).and_then(password),
-            Self::Environment => from_environment().and_then(password),
+            Self::Environment => from_environment("WHERRY_PASSWORD").and_then(password),
+            Self::EnvironmentOfTarget => from_environment("WHERRY_TO_PASSWORD").and_then(password),
             Self::KeyFile(path) => read_file(path, "key").and_then(|key| key_of(path, key)),
-            Self::Prompt => ask(prompt).and_then(password),
+            Self::Prompt => ask(prompt, "").and_then(password),
+            Self::PromptOfTarget => ask(prompt, "to-").and_then(password),
         }
     }
 
     /// Reads a password that is about to be set, or a key: a prompt asks twice.
     pub fn read_new(&self, prompt: &str) -> Result<Credential> {
         let Self::Prompt = self else { return self.read(prompt) };
-        let first = ask(prompt)?;
-        if *first != *ask("The same again: ")? {
+        let first = ask(prompt, "")?;
+        if *first != *ask("The same again: ", "")? {
             return Err(denied("the two passwords differ: nothing was changed"));
         }
         password(first)
@@ -178,6 +196,7 @@ fn run(command: &str) -> Result<Zeroizing<Vec<u8>>> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
         .env_remove("WHERRY_PASSWORD")
+        .env_remove("WHERRY_TO_PASSWORD")
         // What comes in there may be the disk.
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -191,19 +210,21 @@ fn run(command: &str) -> Result<Zeroizing<Vec<u8>>> {
     secret.map_err(cannot)?.ok_or_else(|| denied("the password command has no output"))
 }
 
-fn from_environment() -> Result<Zeroizing<Vec<u8>>> {
+fn from_environment(name: &str) -> Result<Zeroizing<Vec<u8>>> {
     use std::os::unix::ffi::OsStringExt;
-    let secret = std::env::var_os("WHERRY_PASSWORD").ok_or_else(|| denied("WHERRY_PASSWORD is not set"))?;
+    let secret = std::env::var_os(name).ok_or_else(|| denied(format!("{name} is not set")))?;
     Ok(Zeroizing::new(secret.into_vec()))
 }
 
-fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>> {
+/// `of`: what the names of the flags begin with that would have named another source.
+fn ask(prompt: &str, of: &str) -> Result<Zeroizing<Vec<u8>>> {
     // The prompt goes to the terminal itself; where nobody would see it, nobody is asked.
     if !io::stdin().is_terminal() && !io::stderr().is_terminal() {
-        return Err(denied(
-            "no password: give --password-file, --password-command or --key-file, or set WHERRY_PASSWORD; there is no \
-             terminal to ask on",
-        ));
+        let env = of.to_uppercase().replace('-', "_");
+        return Err(denied(format!(
+            "no password: give --{of}password-file, --{of}password-command or --{of}key-file, or set WHERRY_{env}PASSWORD; \
+             there is no terminal to ask on"
+        )));
     }
     let text =
         rpassword::prompt_password(prompt).map_err(|e| denied("the terminal gives no password").with_source(e))?;

@@ -7,7 +7,7 @@ use crate::cli::KeepFlags;
 use crate::select::Summary;
 use jiff::Zoned;
 use jiff::tz::TimeZone;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 use wherry_repo::{Error, Result, SnapshotId, Timestamp};
@@ -77,6 +77,8 @@ pub enum Reason {
     Partial,
     /// Its time has not come: some clock is or was wrong, and no rule is to be trusted with it.
     Future,
+    /// Somebody pinned it.
+    Pinned,
 }
 
 impl fmt::Display for Reason {
@@ -91,6 +93,7 @@ impl fmt::Display for Reason {
             Self::Within => "within",
             Self::Partial => "partial",
             Self::Future => "future",
+            Self::Pinned => "pinned",
         })
     }
 }
@@ -106,6 +109,40 @@ pub struct Decision {
     pub time: Timestamp,
     /// Why it stays, in order and each once. Empty: it goes.
     pub reasons: Vec<Reason>,
+    /// Why it goes, should it go.
+    pub dropped: Dropped,
+}
+
+/// Why a snapshot goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// It was named.
+    Named,
+    /// It is partial, and a whole one is newer.
+    Partial,
+    /// No rule keeps it.
+    Unmatched,
+}
+
+impl Dropped {
+    /// For programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Named => "named",
+            Self::Partial => "partial",
+            Self::Unmatched => "unmatched",
+        }
+    }
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Named => "named",
+            Self::Partial => "partial, and a whole one is newer",
+            Self::Unmatched => "no rule keeps it",
+        })
+    }
 }
 
 impl Decision {
@@ -115,8 +152,15 @@ impl Decision {
     }
 }
 
-/// Decides on each snapshot that is not forgotten already; by volume, the newest first.
-pub fn decide(snapshots: &[Summary], policy: &Policy, now: Timestamp, zone: &TimeZone) -> Vec<Decision> {
+/// Decides on each snapshot that is not forgotten already; by volume, the newest first. Those in `pins` stay; for the
+/// rules they count as any other.
+pub fn decide(
+    snapshots: &[Summary],
+    pins: &BTreeSet<SnapshotId>,
+    policy: &Policy,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Vec<Decision> {
     let mut volumes: BTreeMap<&str, Vec<&Summary>> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|s| !s.forgotten) {
         volumes.entry(&snapshot.volume).or_default().push(snapshot);
@@ -124,13 +168,19 @@ pub fn decide(snapshots: &[Summary], policy: &Policy, now: Timestamp, zone: &Tim
     let mut decisions = Vec::new();
     for mut volume in volumes.into_values() {
         volume.sort_by_key(|s| std::cmp::Reverse((s.time, s.id)));
-        decisions.extend(decide_volume(&volume, policy, now, zone));
+        decisions.extend(decide_volume(&volume, pins, policy, now, zone));
     }
     decisions
 }
 
 /// One volume, the newest first.
-fn decide_volume(volume: &[&Summary], policy: &Policy, now: Timestamp, zone: &TimeZone) -> Vec<Decision> {
+fn decide_volume(
+    volume: &[&Summary],
+    pins: &BTreeSet<SnapshotId>,
+    policy: &Policy,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Vec<Decision> {
     let counts = |s: &Summary| !s.partial && s.time <= now;
     let newest = volume.iter().find(|s| counts(s)).map(|s| s.time);
     let since = match (newest, policy.within) {
@@ -156,7 +206,11 @@ fn decide_volume(volume: &[&Summary], policy: &Policy, now: Timestamp, zone: &Ti
                 reasons.push(Reason::Partial);
             }
         }
-        Decision { id: snapshot.id, volume: snapshot.volume.clone(), time: snapshot.time, reasons }
+        if pins.contains(&snapshot.id) {
+            reasons.push(Reason::Pinned);
+        }
+        let dropped = if snapshot.partial { Dropped::Partial } else { Dropped::Unmatched };
+        Decision { id: snapshot.id, volume: snapshot.volume.clone(), time: snapshot.time, reasons, dropped }
     };
     volume.iter().map(decision).collect()
 }

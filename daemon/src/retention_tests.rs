@@ -26,7 +26,7 @@ fn snapshots(times: &[&str]) -> Vec<Summary> {
 
 /// The numbers of the snapshots that stay, in the order of the list.
 fn kept(snapshots: &[Summary], policy: &Policy) -> Vec<u8> {
-    let decisions = decide(snapshots, policy, at("2030-01-01T00:00:00Z"), &berlin());
+    let decisions = decide(snapshots, &BTreeSet::new(), policy, at("2030-01-01T00:00:00Z"), &berlin());
     let mut kept: Vec<_> = decisions.iter().filter(|d| d.keep()).map(|d| d.id.bytes()[0]).collect();
     kept.sort_unstable();
     kept
@@ -107,7 +107,8 @@ fn the_future_is_left_alone() {
 fn forgotten_ones_are_not_decided_on() {
     let mut all = snapshots(&["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]);
     all[1].forgotten = true;
-    let decisions = decide(&all, &Policy { last: 1, ..Policy::default() }, at("2027-01-01T00:00:00Z"), &berlin());
+    let decisions =
+        decide(&all, &BTreeSet::new(), &Policy { last: 1, ..Policy::default() }, at("2027-01-01T00:00:00Z"), &berlin());
     assert_eq!(decisions.len(), 1);
     assert_eq!((decisions[0].id, &decisions[0].reasons[..]), (all[0].id, &[Reason::Last][..]));
 }
@@ -116,7 +117,7 @@ fn forgotten_ones_are_not_decided_on() {
 fn all_reasons_are_said() {
     let all = snapshots(&["2026-01-02T00:00:00Z"]);
     let policy = Policy { last: 1, daily: 1, yearly: 1, within: Some(Duration::ZERO), ..Policy::default() };
-    let decisions = decide(&all, &policy, at("2027-01-01T00:00:00Z"), &berlin());
+    let decisions = decide(&all, &BTreeSet::new(), &policy, at("2027-01-01T00:00:00Z"), &berlin());
     assert_eq!(decisions[0].reasons, [Reason::Last, Reason::Daily, Reason::Yearly, Reason::Within]);
 }
 
@@ -128,6 +129,7 @@ fn many_and_most_go_only_by_force() {
         volume: (n % 3).to_string(),
         time: Timestamp(0),
         reasons: if keep { vec![Reason::Last] } else { vec![] },
+        dropped: Dropped::Unmatched,
     };
     let of = |keep: usize, drop: usize| -> Vec<_> { (0..keep + drop).map(|n| decision(n, n < keep)).collect() };
     for (keep, drop) in [(0, 0), (1, 9), (0, 10), (1, 10), (11, 11), (12, 11), (500, 500)] {
@@ -215,7 +217,7 @@ fn by_periods(all: &[Summary], policy: &Policy) -> BTreeSet<SnapshotId> {
 }
 
 fn decided(all: &[Summary], policy: &Policy) -> BTreeSet<SnapshotId> {
-    decide(all, policy, now(), &berlin()).into_iter().filter(Decision::keep).map(|d| d.id).collect()
+    decide(all, &BTreeSet::new(), policy, now(), &berlin()).into_iter().filter(Decision::keep).map(|d| d.id).collect()
 }
 
 proptest! {
@@ -261,10 +263,27 @@ proptest! {
     fn order_and_other_volumes_do_not_matter(all in any_snapshots(), policy in any_policy()) {
         let mut reversed = all.clone();
         reversed.reverse();
-        prop_assert_eq!(decide(&reversed, &policy, now(), &berlin()), decide(&all, &policy, now(), &berlin()));
+        prop_assert_eq!(decide(&reversed, &BTreeSet::new(), &policy, now(), &berlin()), decide(&all, &BTreeSet::new(), &policy, now(), &berlin()));
         let alone: Vec<_> = all.iter().filter(|s| s.volume == "0").cloned().collect();
         let kept = decided(&all, &policy);
         prop_assert!(decided(&alone, &policy).is_subset(&kept));
         prop_assert_eq!(decided(&alone, &policy).len(), kept.iter().filter(|id| alone.iter().any(|s| s.id == **id)).count());
     }
+}
+
+#[test]
+fn a_pinned_one_stays_and_counts_as_any_other() {
+    let mut all = snapshots(&["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"]);
+    all.push(Summary { partial: true, ..snapshot(3, "v", at("2025-12-31T00:00:00Z")) });
+    all.push(Summary { partial: true, ..snapshot(4, "v", at("2025-12-30T00:00:00Z")) });
+    let policy = Policy { last: 1, ..Policy::default() };
+    let pins = [0, 2, 3].map(|n| SnapshotId::new([n; 16])).into();
+    let decisions = decide(&all, &pins, &policy, at("2030-01-01T00:00:00Z"), &berlin());
+    let found: Vec<_> = decisions.iter().map(|d| (d.id.bytes()[0], &d.reasons[..])).collect();
+    use Reason::{Last, Pinned};
+    assert_eq!(found, [(2, &[Last, Pinned][..]), (1, &[]), (0, &[Pinned]), (3, &[Pinned]), (4, &[])]);
+    assert_eq!((decisions[1].dropped, decisions[4].dropped), (Dropped::Unmatched, Dropped::Partial));
+    // One from the future too: its pin is one more reason.
+    let decisions = decide(&all, &pins, &policy, at("2026-01-02T12:00:00Z"), &berlin());
+    assert_eq!(decisions[0].reasons, [Reason::Future, Pinned]);
 }

@@ -100,6 +100,12 @@ impl Error {
         Self { kind, message, object: None, source: self.source.clone() }
     }
 
+    /// The same as damage, for who goes on without what is lost: a sector that a local disk cannot read is no answer that is
+    /// late.
+    pub(crate) fn into_damage(self) -> Self {
+        Self { kind: ErrorKind::Corrupt, ..self }
+    }
+
     /// What a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind

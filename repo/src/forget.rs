@@ -1,5 +1,5 @@
 //! Forgetting snapshots and taking that back. Asked-for snapshots are hidden, not taken as parents, and restorable;
-//! a collector makes a forget final when its delay is over. Steps F1 and F2 of `docs/concurrency.md`.
+//! a collector makes a forget final when its delay is over. Steps F1 to F3 of `docs/concurrency.md`.
 
 use crate::format::records::{Asked, Settled, Verdict};
 use crate::id::SnapshotId;
@@ -66,8 +66,8 @@ impl Repository {
         Ok(self.forgets_below(&format!("{}{id}/", keys::FORGET))?.remove(id))
     }
 
-    /// Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
-    /// asked for already.
+    /// F1. Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
+    /// asked for already. `Invalid` when it is pinned.
     pub fn forget(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
         self.check_writable()?;
         let k = match self.forget_of(id)? {
@@ -75,14 +75,23 @@ impl Repository {
             Some(forget) => forget.k + 1,
             None => 0,
         };
+        if self.is_pinned(id)? {
+            return Err(pinned(id));
+        }
         let at = self.clock().now();
         let not_before = Timestamp(at.0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX)));
         let asked = Asked { at, not_before, reason: reason.into(), nonce: self.nonce()? };
-        match self.create(&keys::forget(id, k, false), &asked) {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == ErrorKind::Conflict => Ok(false),
-            Err(e) => Err(e),
+        let asked = match self.create(&keys::forget(id, k, false), &asked) {
+            Ok(_) => true,
+            Err(e) if e.kind() == ErrorKind::Conflict => false,
+            Err(e) => return Err(e),
+        };
+        // Pinned since it was looked for above: whoever pins may have looked for forgets before this one was there.
+        if self.is_pinned(id)? {
+            self.unforget(id)?;
+            return Err(pinned(id));
         }
+        Ok(asked)
     }
 
     /// Takes a forget back. False when none was pending. `Conflict` when it is too late.
@@ -108,7 +117,7 @@ impl Repository {
     }
 
     /// F3: makes the pending forget of a snapshot final, when its delay is over. False when none is pending, or it was
-    /// taken back meanwhile. `Invalid` before the delay is over.
+    /// taken back meanwhile, or now, as the snapshot is pinned. `Invalid` before the delay is over.
     pub fn settle(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;
         let k = match self.forget_of(id)? {
@@ -121,8 +130,10 @@ impl Repository {
             return Err(Error::invalid(format!("the delay of the forget of snapshot {id} is not over")));
         }
         let key = keys::forget(id, k, true);
-        match self.create(&key, &Settled { verdict: Verdict::Final, at, nonce: self.nonce()? }) {
-            Ok(_) => Ok(true),
+        // Asked for by a build that knows no pins, or by one that was ended before it had looked.
+        let verdict = if self.is_pinned(id)? { Verdict::Undone } else { Verdict::Final };
+        match self.create(&key, &Settled { verdict, at, nonce: self.nonce()? }) {
+            Ok(_) => Ok(verdict == Verdict::Final),
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(self.read::<Settled>(&key)?.verdict == Verdict::Final),
             Err(e) => Err(e),
         }
@@ -137,4 +148,8 @@ impl Repository {
             _ => Ok(None),
         }
     }
+}
+
+fn pinned(id: &SnapshotId) -> Error {
+    Error::invalid(format!("snapshot {id} is pinned and was not forgotten: `wherry unpin {id}` comes first"))
 }

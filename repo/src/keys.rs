@@ -109,6 +109,8 @@ pub(crate) struct Keys {
     pub(crate) ids: IdKeys,
     pub(crate) slot: u64,
     bundle: Bundle,
+    /// What opened the slot; none before there is one.
+    kek: Option<Secret>,
 }
 
 impl fmt::Debug for Keys {
@@ -119,7 +121,7 @@ impl fmt::Debug for Keys {
 
 impl Keys {
     pub(crate) fn new(repository: RepositoryId, slot: u64, bundle: Bundle) -> Self {
-        Self { repository, ids: IdKeys::new(&bundle.id), slot, bundle }
+        Self { repository, ids: IdKeys::new(&bundle.id), slot, bundle, kek: None }
     }
 
     /// The epoch new packs are sealed under.
@@ -130,8 +132,12 @@ impl Keys {
     /// The keys of a pack.
     pub(crate) fn pack(&self, pack: &PackId, epoch: u32) -> Result<PackKey> {
         let secret = self.bundle.epochs.get(&epoch).ok_or_else(|| {
-            Error::corrupt(format!("key epoch {epoch} is not in this repository's key bundle"))
-                .with_object(keys::pack(pack))
+            // Not damage: whoever opens the repository anew can read it.
+            let newer = || {
+                Error::new(ErrorKind::Denied, format!("key epoch {epoch} is newer than this process: start it again"))
+            };
+            let none = || Error::corrupt(format!("key epoch {epoch} is not in this repository's key bundle"));
+            if epoch > self.epoch() { newer() } else { none() }.with_object(keys::pack(pack))
         })?;
         PackKey::new(secret, &self.repository, pack)
     }
@@ -175,6 +181,7 @@ impl Keys {
             salt: hex(&salt),
             wrapped: String::new(),
             crc: String::new(),
+            epoch: self.epoch(),
         };
         let kek = kek(&object, credential)?.ok_or_else(|| Error::internal("a new key slot has the wrong kind"))?;
         let sealed = crypto::seal(&kek, &slot_context(&self.repository, &object)?, &self.bundle.encode())?;
@@ -183,7 +190,7 @@ impl Keys {
     }
 }
 
-fn slot_context(repository: &RepositoryId, slot: &KeySlot) -> Result<Vec<u8>> {
+pub(crate) fn slot_context(repository: &RepositoryId, slot: &KeySlot) -> Result<Vec<u8>> {
     let bare = KeySlot { wrapped: String::new(), crc: "00000000".into(), ..slot.clone() };
     let line = serde_json::to_vec(&bare).map_err(|e| Error::internal("JSON was not written").with_source(e))?;
     Ok([b"wherry1 slot".as_slice(), repository.bytes(), &line].concat())
@@ -226,28 +233,50 @@ fn kek(slot: &KeySlot, credential: &Credential) -> Result<Option<Secret>> {
     }
 }
 
-/// Every slot object: its number and what it holds or why it does not.
-pub(crate) fn slots(storage: &dyn Storage) -> Result<Vec<(u64, Result<KeySlot>)>> {
-    let mut found = Vec::new();
+/// What is below `keys/`, ascending.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    slots: Vec<u64>,
+    /// Key epochs that have an object of their own.
+    pub(crate) epochs: Vec<u32>,
+}
+
+pub(crate) fn listed(storage: &dyn Storage) -> Result<Listed> {
+    let mut found = Listed::default();
     storage.list(keys::KEYS, &mut |object| {
         let name = object.key.as_str().strip_prefix(keys::KEYS).and_then(|name| unhex(name).map(u64::from_be_bytes));
-        found.extend(name);
+        found.slots.extend(name);
+        found.epochs.extend(keys::parse_epoch(&object.key));
         Ok(())
     })?;
-    found.sort_unstable();
-    let read = |slot: u64| {
-        let key = keys::slot(slot);
-        let object: KeySlot = clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))?;
-        let right = object.slot == format!("{slot:016x}") && object.wherry == "key";
-        if right { Ok(object) } else { Err(Error::corrupt("a key slot stands under another's key").with_object(&key)) }
-    };
-    Ok(found.into_iter().map(|slot| (slot, read(slot))).collect())
+    found.slots.sort_unstable();
+    found.epochs.sort_unstable();
+    Ok(found)
+}
+
+/// Every slot object: its number and what it holds or why it does not.
+pub(crate) fn slots(storage: &dyn Storage) -> Result<Vec<(u64, Result<KeySlot>)>> {
+    Ok(listed(storage)?.slots(storage))
+}
+
+impl Listed {
+    pub(crate) fn slots(&self, storage: &dyn Storage) -> Vec<(u64, Result<KeySlot>)> {
+        self.slots.iter().map(|slot| (*slot, read_slot(storage, *slot))).collect()
+    }
+}
+
+fn read_slot(storage: &dyn Storage, slot: u64) -> Result<KeySlot> {
+    let key = keys::slot(slot);
+    let object: KeySlot = clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))?;
+    let right = object.slot == format!("{slot:016x}") && object.wherry == "key";
+    if right { Ok(object) } else { Err(Error::corrupt("a key slot stands under another's key").with_object(&key)) }
 }
 
 /// Tries `credential` on every slot.
 pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential: &Credential) -> Result<Keys> {
-    let (mut damaged, mut tried) = (None, 0);
-    for (number, slot) in slots(storage)? {
+    let (mut damaged, mut tried, mut lacks) = (None, 0, None);
+    let listed = listed(storage)?;
+    for (number, slot) in listed.slots(storage) {
         let slot = match slot {
             Ok(slot) => slot,
             // Removed since it was listed.
@@ -271,8 +300,19 @@ pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential
         tried += 1;
         let Some(wrapped) = unhex_vec(&slot.wrapped) else { continue };
         if let Some(bundle) = crypto::open(&kek, &slot_context(&repository, &slot)?, &wrapped) {
-            return Ok(Keys::new(repository, number, Bundle::decode(&Zeroizing::new(bundle))?));
+            let mut keys = Keys::new(repository, number, Bundle::decode(&Zeroizing::new(bundle))?);
+            match keys.add_epochs(storage, &listed.epochs, &kek) {
+                Ok(()) => return Ok(Keys { kek: Some(kek), ..keys }),
+                // Another slot may take it too, and have them all.
+                Err(e) if matches!(e.kind(), ErrorKind::Denied) || crate::storage::is_damage(storage, &e) => {
+                    lacks.get_or_insert(e);
+                }
+                Err(e) => return Err(e),
+            }
         }
+    }
+    if let Some(e) = lacks {
+        return Err(e);
     }
     if let Some(e) = damaged {
         return Err(e.context("no intact key slot takes this password or key, and one slot cannot be read"));
@@ -291,6 +331,9 @@ pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential
     Err(Error::new(ErrorKind::Denied, what))
 }
 
-fn unhex_vec(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex_vec(text: &str) -> Option<Vec<u8>> {
     text.as_bytes().chunks(2).map(|pair| unhex::<1>(std::str::from_utf8(pair).ok()?).map(|[b]| b)).collect()
 }
+
+mod epochs;
+pub use epochs::Rotated;

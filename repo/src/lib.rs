@@ -12,9 +12,11 @@ pub mod bench;
 mod check;
 pub mod clock;
 mod codec;
+mod copy;
 mod crypto;
 mod elsewhere;
 mod error;
+mod features;
 pub mod forget;
 pub mod format;
 pub mod id;
@@ -24,8 +26,10 @@ mod keys;
 mod map;
 mod newest;
 mod pack;
+mod pin;
 mod process;
 mod reader;
+mod repair;
 mod repository;
 mod session;
 pub mod storage;
@@ -40,14 +44,16 @@ pub use check::{
 };
 pub use clock::{Clock, Rng, System, Timestamp};
 pub use codec::Compression;
+pub use copy::{Base, CopyOptions, CopyPlan, CopyWatch, SnapshotCopy};
 pub use error::{Error, ErrorKind, Result};
-pub use format::records::{MissingPath, SnapshotRecord, Stats, TreeInfo};
+pub use format::records::{MissingPath, Origin, SnapshotRecord, Stats, TreeInfo};
 pub use id::*;
 pub use index_sync::Synced;
-pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, SlotInfo};
+pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, Rotated, SlotInfo};
 pub use newest::Newest;
 pub use process::host_name;
 pub use reader::{ChunkReader, ChunkRef, Fetch, SnapshotReader, Verified};
+pub use repair::Rebuilt;
 pub use repository::{
     Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of, newest_config,
 };
@@ -58,4 +64,4 @@ pub use tree::{
     TreeWriter,
 };
 pub use turn::Turn;
-pub use writer::{CommitInfo, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};
+pub use writer::{CommitInfo, Copied, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};

@@ -45,6 +45,9 @@ fn judge(list: &SnapshotList, now: Timestamp) -> Newest {
     if newest.record.partial {
         return unclear(format!("the newest snapshot, {id}, is partial"));
     }
+    if newest.record.origin.is_some() {
+        return unclear(format!("the newest snapshot, {id}, was copied from another repository"));
+    }
     Newest::Snapshot(id)
 }
 
@@ -106,6 +109,9 @@ mod tests {
         let second = snapshot(&repository);
         assert_eq!(newest(&repository), Newest::Snapshot(second.id));
 
+        let origin = crate::Origin { repository: repository.id(), snapshot: first.id };
+        rewrite(&repository, &second, |record| record.origin = Some(origin));
+        unclear(&repository, "copied from another repository");
         rewrite(&repository, &second, |record| record.partial = true);
         unclear(&repository, "partial");
         rewrite(&repository, &second, |_| {});

@@ -1,7 +1,7 @@
 //! Reading a snapshot: by plan for a restore, by chunk for a mount. Nothing leaves this module that was not verified.
 
 use crate::format::node::{FANOUT, Slot};
-use crate::format::tree::Placed;
+use crate::format::tree::{Placed, Ref};
 use crate::id::{Location, PackId, ShortId};
 use crate::map::{Tree, chunk_count, chunk_len};
 use crate::pack::open_chunk;
@@ -44,6 +44,15 @@ impl ChunkRef {
     /// Its identity: chunks with the same id have the same content and chunk size.
     pub fn id(&self) -> ShortId {
         self.slot.id
+    }
+
+    pub(crate) fn class(&self) -> u8 {
+        self.class
+    }
+
+    /// A chunk of a tree, as its nodes name it.
+    pub(crate) fn placed(&self) -> Placed {
+        Placed { to: Ref { id: self.slot.id, class: self.class, plain: self.len as u32 }, at: self.slot.at }
     }
 
     /// Chunk `number` of a disk of `size` bytes in chunks of 2^`class` bytes.
@@ -130,6 +139,10 @@ impl SnapshotReader {
             self.chunks.repository.reached(&read);
         }
         read.map_err(|e| e.context(&self.chunks.name))
+    }
+
+    pub(crate) fn map_tree(&self) -> &Tree {
+        &self.tree
     }
 
     /// Size of the volume in bytes.

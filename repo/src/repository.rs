@@ -1,7 +1,7 @@
 //! A repository: made, opened, its records read and written, its snapshots listed.
 
 use crate::elsewhere::Elsewhere;
-use crate::format::clear::{self, Config, FORMAT, Feature, Identity, KeySlot, SUITE};
+use crate::format::clear::{self, Config, FORMAT, Identity, KeySlot, SUITE};
 use crate::format::records::{self, Outcome, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SessionId, SnapshotId, VolumeId};
 use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
@@ -226,7 +226,7 @@ impl Repository {
 
     /// True when there may have been snapshots of trees when it was opened.
     pub fn has_trees(&self) -> bool {
-        self.inner.config.read.iter().any(|name| name == clear::TREE.name)
+        clear::TREE.is_in(&self.inner.config)
     }
 
     /// True when only one process may work in it at a time.
@@ -334,7 +334,7 @@ impl Repository {
     }
 
     /// The newest configuration, if this build may write beside it, and its number.
-    fn newest_config(&self) -> Result<(u32, Config)> {
+    pub(crate) fn newest_config(&self) -> Result<(u32, Config)> {
         let gone = || Error::corrupt("the repository has no configuration any more").with_object(keys::config(0));
         let (key, config) = newest_config(self.storage())?.ok_or_else(gone)?;
         check_mac(self.keys(), &key, &config)?;
@@ -342,24 +342,7 @@ impl Repository {
         Ok((keys::parse_config(&key).ok_or_else(gone)?, config))
     }
 
-    /// W2 of trees: says to all who open the repository from now on that it may have this. Ok means that this is durable.
-    pub(crate) fn enable(&self, feature: Feature) -> Result<()> {
-        loop {
-            let (n, mut config) = self.newest_config()?;
-            if config.read.iter().any(|name| name == feature.name) {
-                return Ok(());
-            }
-            config.minor = config.minor.max(feature.minor);
-            config.read.push(feature.name.to_owned());
-            match self.create_config(n.saturating_add(1), config) {
-                // Somebody else was first, whatever for.
-                Err(e) if e.kind() == ErrorKind::Conflict => {}
-                created => return created,
-            }
-        }
-    }
-
-    fn create_config(&self, n: u32, mut config: Config) -> Result<()> {
+    pub(crate) fn create_config(&self, n: u32, mut config: Config) -> Result<()> {
         let key = keys::config(n);
         config.mac = config_mac(self.keys(), &key, &config)?;
         self.storage().create(&key, clear::encode(&config)?.into())
@@ -458,6 +441,11 @@ impl Repository {
         let slot = u64::from_le_bytes(clock::random(self.rng())?);
         let object = self.keys().wrap(credential, cost, slot, self.clock().now().seconds(), self.rng())?;
         self.storage().create(&keys::slot(slot), clear::encode(&object)?.into())?;
+        if let Err(e) = self.check_slot(&object) {
+            // It would open a part of what there is, and be taken for a way in.
+            self.storage().delete(&keys::slot(slot))?;
+            return Err(e);
+        }
         Ok(slot)
     }
 
@@ -469,7 +457,8 @@ impl Repository {
         if !all.iter().any(|(n, _)| *n == slot) {
             return Err(Error::invalid(format!("there is no key slot {slot:016x}: see `wherry key list`")));
         }
-        let is_another = |(n, object): &(u64, Result<KeySlot>)| *n != slot && object.is_ok();
+        let opens = |object: &KeySlot| self.opens_all(object).unwrap_or(false);
+        let is_another = |(n, object): &(u64, Result<KeySlot>)| *n != slot && object.as_ref().is_ok_and(opens);
         if !all.iter().any(is_another) {
             return Err(Error::invalid(format!(
                 "key slot {slot:016x} is the last one: without it all data is lost for ever"

@@ -378,7 +378,9 @@ impl OpenSession {
 /// A1: sessions of the volume without an outcome whose process is gone, fenced ones that nobody has come after, and those
 /// that all these had adopted.
 fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList) -> Result<Vec<SessionId>> {
-    let newest = list.snapshots.last().map(|s| s.record.started);
+    // A copy has the time of its original.
+    let made = |s: &Snapshot| if s.record.origin.is_some() { s.record.ended } else { s.record.started };
+    let newest = list.snapshots.iter().map(made).max();
     let fenced: HashSet<SessionId> =
         list.fenced.iter().filter(|(_, at)| Some(*at) > newest).map(|(id, _)| *id).collect();
     let mut dead = Vec::new();

@@ -53,6 +53,8 @@ pub(crate) struct Watched {
     /// Requests that had no answer.
     pub(crate) unanswered: AtomicUsize,
     pub(crate) on_open: Mutex<Option<Hook>>,
+    /// What is done, once, before an object is created whose key ends so.
+    pub(crate) before: Mutex<Option<(&'static str, Hook)>>,
     /// Listings and reads of ends of packs.
     pub(crate) lookups: AtomicUsize,
     /// Reads of parts of objects, their ends included.
@@ -112,6 +114,8 @@ impl Storage for Watched {
         self.inner.head(key)
     }
     fn create(&self, key: &Key, body: Bytes) -> Result<()> {
+        let hook = self.before.lock().take_if(|(ends, _)| key.as_str().ends_with(*ends));
+        hook.into_iter().for_each(|(_, hook)| hook());
         self.admit(key)?;
         self.inner.create(key, body)?;
         if key.as_str().starts_with("sess/") && key.as_str().ends_with("/open") {
@@ -144,6 +148,7 @@ pub(crate) fn repository() -> (Arc<Watched>, Arc<StillClock>, Repository) {
         silent: Mutex::default(),
         unanswered: AtomicUsize::new(0),
         on_open: Mutex::default(),
+        before: Mutex::default(),
         lookups: AtomicUsize::new(0),
         parts: AtomicUsize::new(0),
     });

@@ -9,6 +9,8 @@ mod caches;
 mod changed;
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/copy.rs"]
+mod copy;
 #[path = "cli/counters.rs"]
 mod counters;
 #[path = "cli/diff.rs"]
@@ -29,6 +31,8 @@ mod keys;
 mod memory;
 #[path = "cli/options.rs"]
 mod options;
+#[path = "cli/pins.rs"]
+mod pins;
 #[path = "cli/readers.rs"]
 mod readers;
 #[path = "cli/signals.rs"]
@@ -41,6 +45,8 @@ mod terminal;
 mod turns;
 #[path = "cli/unreadable.rs"]
 mod unreadable;
+#[path = "cli/upkeep.rs"]
+mod upkeep;
 
 use harness::Home;
 use serde_json::Value;

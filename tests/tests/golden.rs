@@ -6,7 +6,10 @@ mod trees;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wherry_repo::storage::{Local, Storage};
-use wherry_repo::{Compression, Credential, ErrorKind, ParentChoice, Repository, WriterOptions};
+use wherry_repo::{
+    Compression, CopyOptions, CopyPlan, Credential, ErrorKind, ParentChoice, ReadSession, Repository, SnapshotCopy,
+    WriterOptions,
+};
 use wherry_tests::small::*;
 
 /// The disk of each snapshot, by the name of its volume, oldest first. The end is no multiple of anything.
@@ -109,6 +112,61 @@ fn make_tree_map() {
     let repository = init(Arc::new(Local::new(&place, false))).unwrap();
     trees::save(&repository, &trees::images(false));
     trees::save(&repository, &trees::images(true));
+}
+
+/// As [`make`], for pins, key epochs and copies: the features `pin` and `epochs`, and field 21 of a record.
+#[test]
+#[ignore = "makes a golden repository: for a new format or feature only"]
+fn make_kept() {
+    let place = PathBuf::from(std::env::var_os("WHERRY_MAKE_GOLDEN").expect("WHERRY_MAKE_GOLDEN names a new folder"));
+    let storage: Arc<dyn Storage> = Arc::new(Local::new(&place, false));
+    let repository = init(storage.clone()).unwrap();
+    let disks = kept_disks();
+    let pinned = backup(&repository, "pinned", &disks[0]).unwrap();
+    repository.pin(&pinned.id).unwrap();
+    let unpinned = backup(&repository, "unpinned", &disks[0]).unwrap();
+    repository.pin(&unpinned.id).unwrap();
+    repository.unpin(&unpinned.id).unwrap();
+    repository.rotate(&[]).unwrap();
+    let repository = Repository::open(components(storage), &password()).unwrap();
+    repository.add_slot(&key_file(), CHEAP).unwrap();
+    backup(&repository, "rotated", &disks[1]).unwrap();
+    let (_, source) = in_memory();
+    let original = backup(&source, "copied", &disks[2]).unwrap();
+    let session = Arc::new(ReadSession::open(&source, &original).unwrap());
+    let options = CopyOptions { writer: options(""), threads: 1, fetch: 1 << 20, run: "golden".into() };
+    let (listed, there) = (source.snapshots(None).unwrap(), repository.snapshots(None).unwrap());
+    let plan = CopyPlan::new(&source, listed, &repository, &there);
+    SnapshotCopy::start(session, &repository, index(), None, &options).unwrap().run(&plan, &|_| Ok(())).unwrap();
+}
+
+/// Those of the volumes `pinned` and `unpinned`, `rotated`, `copied`.
+fn kept_disks() -> [Vec<u8>; 3] {
+    [noise(1, 3 * UNIT), noise(2, 3 * UNIT + 5), noise(3, 2 * UNIT)]
+}
+
+#[test]
+fn pins_key_epochs_and_copies_of_format_1_are_read() {
+    let temp = tempfile::tempdir().unwrap();
+    copy(&golden("v1-kept"), temp.path());
+    let storage: Arc<dyn Storage> = Arc::new(Local::new(temp.path(), false));
+    let (_, config) = wherry_repo::newest_config(&*storage).unwrap().unwrap();
+    assert_eq!(
+        (config.minor, &config.read[..], &config.gc[..]),
+        (4, &["epochs".to_owned()][..], &["pin".to_owned()][..])
+    );
+    let [kept, rotated, copied] = kept_disks();
+    // The slot of the password is older than the key epoch, that of the file younger.
+    for credential in [password(), key_file()] {
+        let repository = Repository::open(components(storage.clone()), &credential).unwrap();
+        let list = repository.snapshots(None).unwrap();
+        for (name, disk) in [("pinned", &kept), ("unpinned", &kept), ("rotated", &rotated), ("copied", &copied)] {
+            let snapshot = list.snapshots.iter().find(|s| s.record.name == name).unwrap();
+            assert!(restore(&repository, snapshot).unwrap() == *disk, "{name}");
+            assert_eq!(repository.is_pinned(&snapshot.id).unwrap(), name == "pinned");
+            assert_eq!(snapshot.record.origin.is_some(), name == "copied");
+        }
+    }
 }
 
 /// Reads the trees of a golden repository; that of `again` is the newest one's, or leads to nothing that is not there.

@@ -1,5 +1,8 @@
 //! Disks go in and come out, on a storage in memory.
 
+#[path = "repository/copy.rs"]
+mod copy;
+
 use wherry_repo::storage::Storage;
 use wherry_repo::{CommitInfo, Components, ErrorKind, ParentChoice, Repository, SnapshotWriter};
 use wherry_tests::small::*;

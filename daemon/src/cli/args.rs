@@ -387,7 +387,7 @@ pub struct KeepFlags {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 A forgotten snapshot can be had back with `wherry unforget` until the delay is over. A policy works on each volume by \
-itself. Partial snapshots and those dated in the future never count. A policy that would drop more than 10 snapshots \
+itself. Partial snapshots and those dated in the future never count. Pinned ones stay (see `wherry pin`). A policy that would drop more than 10 snapshots \
 and more than half of those it is about, in one run, is refused (exit 2) without --force.
 
 Examples:
@@ -415,6 +415,31 @@ pub struct ForgetArgs {
     pub force: bool,
 }
 
+/// `wherry pin`
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+A pinned snapshot stays: no --keep-* policy drops it, and `wherry forget` of it is refused until `wherry unpin`.
+
+Examples:
+  wherry pin latest:vm1
+  wherry pin 3f2a 77c0")]
+pub struct PinArgs {
+    /// The snapshots to keep
+    #[arg(value_name = "SNAP", required = true)]
+    pub snaps: Vec<Snap>,
+}
+
+/// `wherry unpin`
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  wherry unpin 3f2a")]
+pub struct UnpinArgs {
+    /// The snapshots that need not stay
+    #[arg(value_name = "SNAP", required = true)]
+    pub snaps: Vec<Snap>,
+}
+
 /// `wherry unforget`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
@@ -425,49 +450,6 @@ pub struct UnforgetArgs {
     /// The snapshots to have back
     #[arg(value_name = "SNAP", required = true)]
     pub snaps: Vec<Snap>,
-}
-
-/// `wherry key`
-#[derive(Debug, Subcommand)]
-#[command(after_long_help = "\
-Examples:
-  wherry key list
-  wherry key add --new-key-file /root/second.key
-  wherry key passwd")]
-pub enum KeyCommand {
-    /// Lists the passwords and key files that open the repository
-    #[command(after_long_help = "Examples:\n  wherry key list\n  wherry key list --json")]
-    List,
-    /// Adds a password or key file
-    #[command(after_long_help = "\
-Examples:
-  wherry key add                                   asks for the new password
-  wherry key add --new-password-file /root/new.pw
-  wherry key add --new-key-file /root/second.key   a missing file is made")]
-    Add(NewKeyArgs),
-    /// Removes one of them, but never the last
-    #[command(after_long_help = "Examples:\n  wherry key remove 5b0c9d3e")]
-    Remove {
-        /// The slot, as `wherry key list` shows it, or the beginning of it
-        slot: String,
-    },
-    /// Replaces the one in use
-    #[command(after_long_help = "\
-Examples:
-  wherry key passwd
-  wherry key passwd --new-password-file /root/new.pw")]
-    Passwd(NewKeyArgs),
-}
-
-/// Where the new password or key comes from; without any, it is asked for on the terminal.
-#[derive(Args, Clone, Debug, Default)]
-pub struct NewKeyArgs {
-    /// Reads the new password from a file
-    #[arg(long, value_name = "FILE", conflicts_with = "new_key_file")]
-    pub new_password_file: Option<PathBuf>,
-    /// The new key file; a missing one is made
-    #[arg(long, value_name = "FILE")]
-    pub new_key_file: Option<PathBuf>,
 }
 
 /// `wherry probe`

@@ -35,16 +35,15 @@ fn every_command_has_examples_that_parse() {
 
 #[test]
 fn commands_of_later_versions_are_absent() {
-    for name in ["repair", "gc", "copy", "pin", "unpin", "upgrade"] {
-        assert!(Cli::try_parse_from(["wherry", name]).is_err(), "{name}");
-    }
+    assert!(Cli::try_parse_from(["wherry", "gc"]).is_err());
 }
 
 #[test]
 fn no_flag_takes_a_secret() {
     fn visit(command: &clap::Command) {
         for arg in command.get_arguments().filter_map(|a| a.get_long()) {
-            assert!(!["password", "key", "secret"].contains(&arg), "--{arg}");
+            let secrets = ["password", "key", "secret", "to-password", "to-key", "slot-password", "slot-key"];
+            assert!(!secrets.contains(&arg), "--{arg}");
         }
         command.get_subcommands().for_each(visit);
     }

@@ -10,7 +10,10 @@ use crate::select::SnapSpec;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::time::Instant;
-use wherry_repo::{CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, LostPath, NotReadReason, ReadData};
+use wherry_repo::{
+    CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, LostPath, NotReadReason, ReadData, Repository,
+    SnapshotId,
+};
 
 /// Ranges of one snapshot that text shows; JSON shows those that the report has.
 const SHOWN_RANGES: usize = 5;
@@ -20,7 +23,7 @@ const SHOWN_PATHS: usize = 5;
 
 /// The result as `--json` shows it; sizes are in bytes.
 #[derive(Serialize)]
-struct View {
+pub(super) struct View {
     clean: bool,
     snapshots: u64,
     records: u64,
@@ -129,9 +132,24 @@ pub(crate) fn run(context: &Context, args: CheckArgs) -> anyhow::Result<Exit> {
     };
     let read_data = read_data
         .then(|| ReadData { share: sample.map_or(1.0, |share| share.0 / 100.0), max_age: max_age.map(|age| age.0) });
+    let snapshots = snaps.iter().map(id).collect::<wherry_repo::Result<_>>()?;
+    let _armed = context.cancel.arm("nothing was changed; run it again");
+    let report = examine(context, &repository, snapshots, read_data)?;
+    let view = View::new(&report, start.elapsed().as_secs_f64());
+    context.output.result(&view, || text(&report))?;
+    Ok(if report.is_clean() { Exit::Done } else { Exit::Damage })
+}
+
+/// Checks these snapshots, or everything when there are none.
+pub(super) fn examine(
+    context: &Context,
+    repository: &Repository,
+    snapshots: Vec<SnapshotId>,
+    read_data: Option<ReadData>,
+) -> anyhow::Result<CheckReport> {
     let budget = context.budget;
     let options = CheckOptions {
-        snapshots: snaps.iter().map(id).collect::<wherry_repo::Result<_>>()?,
+        snapshots,
         read_data,
         threads: (budget.chunk_cache >> 23).clamp(2, if context.is_remote() { 32 } else { 2 * budget.workers as u64 })
             as usize,
@@ -139,7 +157,6 @@ pub(crate) fn run(context: &Context, args: CheckArgs) -> anyhow::Result<Exit> {
     };
     repository.limit_lookups(budget.index / 2);
     let progress: Mutex<Option<Progress>> = Mutex::default();
-    let _armed = context.cancel.arm("nothing was changed; run it again");
     let report = repository.check(&options, &|step, done, total| {
         if step == CheckStep::Data {
             let mut progress = progress.lock();
@@ -151,13 +168,11 @@ pub(crate) fn run(context: &Context, args: CheckArgs) -> anyhow::Result<Exit> {
         context.cancel.check()
     })?;
     drop(progress);
-    let view = View::new(&report, start.elapsed().as_secs_f64());
-    context.output.result(&view, || text(&report))?;
-    Ok(if report.is_clean() { Exit::Done } else { Exit::Damage })
+    Ok(report)
 }
 
 impl View {
-    fn new(report: &CheckReport, seconds: f64) -> Self {
+    pub(super) fn new(report: &CheckReport, seconds: f64) -> Self {
         let not_read = report.not_read.iter().map(|left| NotReadView {
             reason: match left.reason {
                 NotReadReason::NotAsked => "not-asked",
@@ -222,6 +237,8 @@ fn kind(kind: DamageKind) -> &'static str {
     match kind {
         DamageKind::Config => "config",
         DamageKind::KeySlot => "key-slot",
+        DamageKind::Epoch => "key-epoch",
+        DamageKind::Pin => "pin",
         DamageKind::Session => "session",
         DamageKind::Index => "index",
         DamageKind::Snapshot => "snapshot",
@@ -233,7 +250,7 @@ fn kind(kind: DamageKind) -> &'static str {
 }
 
 /// The report for whoever got out of bed: what there is, what is damaged and whom it hits, what was not looked at.
-fn text(report: &CheckReport) -> String {
+pub(super) fn text(report: &CheckReport) -> String {
     let mut lines = Vec::new();
     for damage in &report.damages {
         lines.push(format!("DAMAGED   {}: {}", damage.object, shown(&damage.what)));

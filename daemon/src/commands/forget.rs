@@ -4,12 +4,13 @@ use crate::cli::{ForgetArgs, KeepFlags};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::{self, Side, Table};
-use crate::retention::{self, Decision, Policy};
+use crate::retention::{self, Decision, Dropped, Policy};
 use crate::select::{self, SnapSpec, Summary};
 use anyhow::Result;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::time::Duration;
-use wherry_repo::{Clock, Error, Repository};
+use wherry_repo::{Clock, Error, ErrorKind, Repository, SnapshotId};
 
 /// How long a forget can be taken back where nothing else is said.
 const DELAY: Duration = Duration::from_secs(7 * 86_400);
@@ -22,8 +23,24 @@ struct View {
     keep: bool,
     /// Why it stays.
     reasons: Vec<String>,
+    /// Why it goes: named, partial (and a whole one is newer), or unmatched by any rule; null when it stays.
+    dropped: Option<&'static str>,
     /// This run forgot it.
     forgotten: bool,
+    #[serde(skip)]
+    done: Done,
+}
+
+/// What became of a snapshot that goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// It stays, or nothing is done.
+    Nothing,
+    Forgotten,
+    /// Somebody else had forgotten it.
+    Before,
+    /// It was pinned since the list was read, and stays.
+    Pinned,
 }
 
 /// Forgets the snapshots that are named, or those a policy does not keep.
@@ -47,31 +64,40 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
         false => context.open_to_write("forget").map(|(repository, turn)| (repository, Some(turn)))?,
     };
     let list = repository.snapshots(None)?;
+    let pins = repository.pins()?;
     let summaries: Vec<_> = select::summaries(&list).into_iter().filter(|s| filter.admits(s)).collect();
     let (decisions, why) = match snaps.is_empty() {
         true => {
             let zone = jiff::tz::TimeZone::system();
-            (retention::decide(&summaries, &policy, context.system.now(), &zone), "policy")
+            (retention::decide(&summaries, &pins, &policy, context.system.now(), &zone), "policy")
         }
-        false => (named(&snaps, &summaries)?, "by hand"),
+        false => (named(&snaps, &summaries, &pins)?, "by hand"),
     };
     if snaps.is_empty() && !force && !dry_run {
         retention::guard(&decisions)?;
     }
     let delay = delay.map_or(DELAY, |delay| delay.0);
-    let views =
-        if dry_run { views(&decisions, |_| Ok(false)) } else { act(context, &repository, &decisions, delay, why) }?;
-    context.output.result(&views, || text(&decisions, &views, dry_run, delay))?;
+    let views = if dry_run {
+        views(&decisions, |_| Ok(Done::Nothing))
+    } else {
+        act(context, &repository, &decisions, delay, why)
+    }?;
+    context.output.result(&views, || text(&decisions, &views, delay))?;
     Ok(super::snapshots::damage(&list))
 }
 
-/// Those that are named, each once, in the order of the command line.
-fn named(snaps: &[SnapSpec], summaries: &[Summary]) -> Result<Vec<Decision>> {
+/// Those that are named, each once, in the order of the command line. `Invalid` when one of them is pinned.
+fn named(snaps: &[SnapSpec], summaries: &[Summary], pins: &BTreeSet<SnapshotId>) -> Result<Vec<Decision>> {
     let mut decisions: Vec<Decision> = Vec::new();
     for spec in snaps {
         let Summary { id, volume, time, .. } = spec.resolve(summaries)?.clone();
+        if pins.contains(&id) {
+            let text =
+                format!("snapshot {id} of {volume:?} is pinned, nothing was forgotten: `wherry unpin {id}` first");
+            return Err(Error::invalid(text).into());
+        }
         if decisions.iter().all(|d| d.id != id) {
-            decisions.push(Decision { id, volume, time, reasons: Vec::new() });
+            decisions.push(Decision { id, volume, time, reasons: Vec::new(), dropped: Dropped::Named });
         }
     }
     Ok(decisions)
@@ -81,27 +107,44 @@ fn act(context: &Context, repository: &Repository, all: &[Decision], delay: Dura
     let _armed = context.cancel.arm("those forgotten so far stay forgotten; run the same command again for the others");
     views(all, |decision| {
         context.cancel.check()?;
-        let done = repository.forget(&decision.id, delay, why)?;
-        tracing::debug!(snapshot = %decision.id, done, "forgotten");
+        let done = match repository.forget(&decision.id, delay, why) {
+            // A policy leaves alone what was pinned since it was asked for.
+            Err(e) if decision.dropped != Dropped::Named && is_pinned(repository, decision, &e)? => {
+                tracing::warn!("{e}");
+                Done::Pinned
+            }
+            done => match done? {
+                true => Done::Forgotten,
+                false => Done::Before,
+            },
+        };
+        tracing::debug!(snapshot = %decision.id, ?done, "forgotten");
         Ok(done)
     })
 }
 
-fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<bool>) -> Result<Vec<View>> {
+fn is_pinned(repository: &Repository, decision: &Decision, error: &Error) -> Result<bool> {
+    Ok(error.kind() == ErrorKind::Invalid && repository.is_pinned(&decision.id)?)
+}
+
+fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<Done>) -> Result<Vec<View>> {
     let view = |decision: &Decision| {
+        let done = if decision.keep() { Done::Nothing } else { forget(decision)? };
         Ok(View {
             snapshot: decision.id.to_string(),
             volume: decision.volume.clone(),
             time: output::utc_time(decision.time),
             keep: decision.keep(),
             reasons: decision.reasons.iter().map(ToString::to_string).collect(),
-            forgotten: !decision.keep() && forget(decision)?,
+            dropped: (!decision.keep()).then(|| decision.dropped.name()),
+            forgotten: done == Done::Forgotten,
+            done,
         })
     };
     decisions.iter().map(view).collect()
 }
 
-fn text(decisions: &[Decision], views: &[View], dry_run: bool, delay: Duration) -> String {
+fn text(decisions: &[Decision], views: &[View], delay: Duration) -> String {
     let digits = select::unique_digits(decisions.iter().map(|d| d.id));
     let mut table = Table::new(&[
         ("ID", Side::Left),
@@ -111,18 +154,19 @@ fn text(decisions: &[Decision], views: &[View], dry_run: bool, delay: Duration) 
         ("WHY", Side::Left),
     ]);
     for (decision, view) in decisions.iter().zip(views) {
-        let what = match (view.keep, view.forgotten, dry_run) {
-            (true, ..) => "stays",
-            (false, true, _) => "forgotten",
-            (false, false, true) => "would go",
-            (false, false, false) => "was forgotten before",
+        let what = match (view.keep, view.done) {
+            (true, _) => "stays",
+            (false, Done::Nothing) => "would go",
+            (false, Done::Forgotten) => "forgotten",
+            (false, Done::Before) => "was forgotten before",
+            (false, Done::Pinned) => "stays, pinned since",
         };
         table.row([
             view.snapshot.chars().take(digits).collect(),
             output::local_time(decision.time),
             view.volume.clone(),
             what.to_owned(),
-            view.reasons.join(", "),
+            if view.keep { view.reasons.join(", ") } else { decision.dropped.to_string() },
         ]);
     }
     let gone = views.iter().filter(|view| view.forgotten).count();

@@ -1,8 +1,8 @@
 //! `wherry key`
 
-use crate::cli::{KeyCommand, NewKeyArgs};
+use crate::cli::{KeyCommand, NewKeyArgs, RotateArgs};
 use crate::context::Context;
-use crate::credential;
+use crate::credential::{self, CredentialSource};
 use crate::exit::Exit;
 use crate::output::{self, Side, Table};
 use anyhow::Result;
@@ -51,7 +51,51 @@ pub(crate) fn run(context: &Context, command: KeyCommand) -> Result<Exit> {
             repository.remove_slot(current.slot)?;
             report(context, Changed { added: Some(slot), removed: Some(hex(current.slot)), key_file })
         }
+        KeyCommand::Rotate(args) => rotate(context, args),
     }
+}
+
+#[derive(Serialize)]
+struct Rotated {
+    /// The number of the key epoch that new packs have.
+    epoch: u32,
+    /// The slots that open it.
+    slots: Vec<String>,
+    /// Slots that were added at the same time, and do not.
+    left_out: Vec<String>,
+}
+
+fn rotate(context: &Context, args: RotateArgs) -> Result<Exit> {
+    let RotateArgs { rewrite, slot_password_files, slot_key_files } = args;
+    if rewrite {
+        let text = "--rewrite is not in this version: without it, `wherry key rotate` seals what is stored from now on under a new key";
+        return Err(Error::invalid(text).into());
+    }
+    let (repository, _turn) = context.open_to_write("key rotate")?;
+    let passwords = slot_password_files.into_iter().map(CredentialSource::PasswordFile);
+    let others = passwords.chain(slot_key_files.into_iter().map(CredentialSource::KeyFile));
+    let others = others.map(|source| source.read("")).collect::<wherry_repo::Result<Vec<_>>>()?;
+    others.iter().try_for_each(|credential| context.admit(credential))?;
+    let done = repository.rotate(&others)?;
+    for slot in &done.left_out {
+        tracing::warn!(
+            "key slot {} was added at the same time and does not open what is stored from now on",
+            hex(*slot)
+        );
+    }
+    let slots = |slots: &[u64]| slots.iter().map(|slot| hex(*slot)).collect::<Vec<_>>();
+    let report = Rotated { epoch: done.epoch, slots: slots(&done.slots), left_out: slots(&done.left_out) };
+    context.output.result(&report, || {
+        let mut text = format!("key epoch {}: what is stored from now on is sealed under a new key\n", report.epoch);
+        for slot in &report.slots {
+            text.push_str(&format!("key slot {slot} opens old and new\n"));
+        }
+        for slot in &report.left_out {
+            text.push_str(&format!("key slot {slot} does NOT open it: `wherry key remove {slot}`, and add it again\n"));
+        }
+        text
+    })?;
+    Ok(if report.left_out.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
 fn hex(slot: u64) -> String {

@@ -12,7 +12,7 @@ pub(crate) fn run(context: &Context, args: ShowArgs) -> anyhow::Result<Exit> {
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &snap)?;
     let list = repository.snapshots(Some(snapshot.volume))?;
-    let view = View::new(&repository, &list, &snapshot)?;
+    let view = View::new(&repository, &list, &repository.pins()?, &snapshot)?;
     context.output.result(&view, || {
         let mut table = Table::new(&[("SNAPSHOT", Side::Left), (&view.snapshot, Side::Left)]);
         let record = &snapshot.record;
@@ -32,6 +32,7 @@ pub(crate) fn run(context: &Context, args: ShowArgs) -> anyhow::Result<Exit> {
             ("tags", view.tags()),
             ("partial", yes(record.partial)),
             ("forgotten", yes(view.forgotten)),
+            ("pinned", yes(view.pinned)),
             ("read", size(stats.read)),
             ("hole", size(stats.hole)),
             ("zero", size(stats.zero)),
@@ -48,11 +49,15 @@ pub(crate) fn run(context: &Context, args: ShowArgs) -> anyhow::Result<Exit> {
             ("run", record.run.clone()),
             ("version", record.version.clone()),
         ];
+        let origin = view
+            .origin
+            .as_ref()
+            .map(|origin| ("copy of", format!("{} of the repository {}", origin.snapshot, origin.repository)));
         let of_kind = match &view.tree {
             None => disk.to_vec(),
             Some(tree) => of_tree(tree),
         };
-        for (name, value) in rows.into_iter().chain(of_kind).chain(rest) {
+        for (name, value) in rows.into_iter().chain(of_kind).chain(rest).chain(origin) {
             table.row([name.to_owned(), value]);
         }
         let mut text = table.render();

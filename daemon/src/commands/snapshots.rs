@@ -7,9 +7,9 @@ use crate::output::{self, Side, Table};
 use crate::select;
 use crate::tree::path::{escaped, joined};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use wherry_repo::{Repository, Snapshot, SnapshotList, TreeInfo};
+use wherry_repo::{Repository, Snapshot, SnapshotId, SnapshotList, TreeInfo};
 
 /// A snapshot as `--json` shows it. The names are those of `wherry backup --json`; sizes are in bytes.
 #[derive(Debug, Serialize)]
@@ -30,6 +30,7 @@ pub(super) struct View {
     pub(super) partial: bool,
     resumed: bool,
     pub(super) forgotten: bool,
+    pub(super) pinned: bool,
     /// When a forgotten one may go for good.
     due: Option<String>,
     #[serde(skip)]
@@ -47,8 +48,19 @@ pub(super) struct View {
     source: String,
     run: String,
     version: String,
+    /// What it is a copy of; null when it was made here.
+    pub(super) origin: Option<OriginView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tree: Option<TreeView>,
+}
+
+/// The original of a copy.
+#[derive(Debug, Serialize)]
+pub(super) struct OriginView {
+    /// The uuid of the repository it was made in.
+    pub(super) repository: String,
+    /// Its id there.
+    pub(super) snapshot: String,
 }
 
 /// What the snapshot of a directory has besides.
@@ -125,7 +137,12 @@ impl TreeView {
 }
 
 impl View {
-    pub(super) fn new(repository: &Repository, list: &SnapshotList, snapshot: &Snapshot) -> wherry_repo::Result<Self> {
+    pub(super) fn new(
+        repository: &Repository,
+        list: &SnapshotList,
+        pins: &BTreeSet<SnapshotId>,
+        snapshot: &Snapshot,
+    ) -> wherry_repo::Result<Self> {
         let (record, metadata) = (snapshot.record.clone(), snapshot.metadata());
         let stats = record.stats;
         let forgotten = !list.is_visible(&snapshot.id);
@@ -145,6 +162,7 @@ impl View {
             partial: record.partial,
             resumed: record.resumed,
             forgotten,
+            pinned: pins.contains(&snapshot.id),
             due: due.map(output::utc_time),
             due_local: due.map(output::local_time).unwrap_or_default(),
             read: stats.read,
@@ -160,6 +178,10 @@ impl View {
             source: record.source,
             run: record.run,
             version: record.version,
+            origin: record.origin.map(|origin| OriginView {
+                repository: origin.repository.to_string(),
+                snapshot: origin.snapshot.to_string(),
+            }),
             tree: record.tree.map(TreeView::new),
         })
     }
@@ -175,11 +197,12 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
     let repository = context.open_repository()?;
     let volume = filter.name.as_ref().map(|name| repository.volume_id(name.as_str()));
     let list = repository.snapshots(volume)?;
+    let pins = repository.pins()?;
     let summaries = select::summaries(&list);
     let mut views = Vec::new();
     for (snapshot, summary) in list.snapshots.iter().zip(&summaries) {
         if summary.forgotten == forgotten && filter.admits(summary) {
-            views.push((View::new(&repository, &list, snapshot)?, snapshot.record.started));
+            views.push((View::new(&repository, &list, &pins, snapshot)?, snapshot.record.started));
         }
     }
     let digits = select::unique_digits(summaries.iter().map(|s| s.id));
@@ -204,13 +227,18 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
                 view.kind.to_owned(),
                 output::size(view.size),
                 output::size(view.new),
-                if view.partial { "partial" } else { "whole" }.to_owned(),
+                state(view),
                 if forgotten { view.due_local.clone() } else { view.tags() },
             ]);
         }
         table.render()
     })?;
     Ok(damage(&list))
+}
+
+fn state(view: &View) -> String {
+    let whole = if view.partial { "partial" } else { "whole" };
+    if view.pinned { format!("{whole}, pinned") } else { whole.to_owned() }
 }
 
 /// Names the records that could not be read. They are damage, whatever else was found.

@@ -3,7 +3,7 @@
 use super::{CheckStep, Run};
 use crate::format::clear::{self, Config};
 use crate::format::records::{
-    Asked, Beat, Generation, Kind, Outcome, Record, Seen, SessionOpen, Settled, Sweep, Verdict,
+    Asked, Beat, Generation, Kind, Outcome, Pinned, Record, Seen, SessionOpen, Settled, Sweep, Unpinned, Verdict,
 };
 use crate::format::segment;
 use crate::id::{SnapshotId, VolumeId};
@@ -44,11 +44,18 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
             slot => drop(slot?),
         }
     }
+    for (key, epoch) in run.repository.epochs()? {
+        records += 1;
+        match epoch {
+            Err(e) if run.is_damage(&e) => run.findings.whole(&key, e.message()),
+            epoch => drop(epoch?),
+        }
+    }
     let only: HashSet<SnapshotId> = run.options.snapshots.iter().copied().collect();
     // Snapshots last: one whose record a collector removes meanwhile is then known to be forgotten.
     let mut found = Vec::new();
-    let rest = [keys::CONFIG, keys::SESS, keys::IDX, keys::GEN, keys::FORGET, keys::SNAP];
-    for prefix in if only.is_empty() { &rest[..] } else { &[keys::CONFIG, keys::FORGET, keys::SNAP] } {
+    let rest = [keys::CONFIG, keys::SESS, keys::IDX, keys::GEN, keys::FORGET, keys::PIN, keys::SNAP];
+    for prefix in if only.is_empty() { &rest[..] } else { &[keys::CONFIG, keys::FORGET, keys::PIN, keys::SNAP] } {
         let mut part = run.repository.list(prefix)?;
         part.sort_unstable();
         found.extend(part.into_iter().filter(|key| match subject(key) {
@@ -92,9 +99,10 @@ fn named(e: &Error) -> Result<Key> {
     Key::new(e.object().unwrap_or_default()).map_err(|_| e.again())
 }
 
-/// The snapshot that a snapshot or forget record is about.
+/// The snapshot that a snapshot, forget or pin record is about.
 fn subject(key: &Key) -> Option<SnapshotId> {
-    keys::parse_snap(key).map(|(_, id)| id).or_else(|| keys::parse_forget(key).map(|(id, ..)| id))
+    let of_record = keys::parse_snap(key).map(|(_, id)| id);
+    of_record.or_else(|| keys::parse_forget(key).or_else(|| keys::parse_pin(key)).map(|(id, ..)| id))
 }
 
 fn open(run: &Run<'_>, key: &Key) -> Result<Item> {
@@ -129,6 +137,9 @@ fn decode(run: &Run<'_>, key: &Key) -> Result<Item> {
         }
         let verdict = read::<Settled>(run, key)?.verdict;
         return Ok(if verdict == Verdict::Final { Item::Final(id) } else { Item::Fine });
+    }
+    if let Some((_, _, unpinned)) = keys::parse_pin(key) {
+        return fine(if unpinned { read::<Unpinned>(run, key).map(drop) } else { read::<Pinned>(run, key).map(drop) });
     }
     if let Some((_, part)) = keys::parse_session(key) {
         return match part {

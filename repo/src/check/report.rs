@@ -115,6 +115,11 @@ impl Damage {
                 "nothing is lost as long as another way in is intact: make one with `wherry key add` and remove this \
                  one with `wherry key remove`"
             }
+            DamageKind::Epoch => {
+                "bring the object back from a copy of the repository; with another way in that still opens make new ones, \
+                 `wherry key add`, and remove the others"
+            }
+            DamageKind::Pin => "nothing is lost: the snapshot counts as pinned",
             DamageKind::Session => "nothing is lost: at most, a run that was broken off sends again what it had stored",
             DamageKind::Index => "nothing is lost: backups read the packs' own indexes in its place",
             DamageKind::Forget => "nothing is lost: the snapshot is kept",
@@ -132,6 +137,8 @@ pub enum DamageKind {
     Config,
     /// A way in.
     KeySlot,
+    /// A key epoch, for the ways in that are older than it.
+    Epoch,
     /// Part of a session.
     Session,
     /// Part of the index.
@@ -140,6 +147,8 @@ pub enum DamageKind {
     Snapshot,
     /// A forget or what became of it.
     Forget,
+    /// A pin or its end.
+    Pin,
     /// A list of a collector.
     Generation,
     /// Chunks.
@@ -154,11 +163,13 @@ impl DamageKind {
         match keys::parse_pack(key).map(|id| id.kind) {
             Some(PackKind::Data) => Self::Pack,
             Some(PackKind::Meta) => Self::Map,
+            None if keys::parse_epoch(key).is_some() => Self::Epoch,
             None if is(keys::KEYS) => Self::KeySlot,
             None if is(keys::SESS) => Self::Session,
             None if is(keys::IDX) => Self::Index,
             None if is(keys::SNAP) => Self::Snapshot,
             None if is(keys::FORGET) => Self::Forget,
+            None if is(keys::PIN) => Self::Pin,
             None if is(keys::GEN) => Self::Generation,
             None => Self::Config,
         }

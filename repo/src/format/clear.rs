@@ -7,22 +7,70 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub const FORMAT: u32 = 1;
 /// The only suite of format 1.
 pub const SUITE: &str = "blake3+aes256gcm";
-/// A feature that this build knows; its name stands in `read` of a repository that has it.
+/// A feature that this build knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feature {
     /// The name.
     pub name: &'static str,
     /// The minor version that came with it.
     pub minor: u32,
+    /// The set in which its name stands.
+    pub set: Set,
+}
+
+/// The sets of features of a configuration: what a build must not do that does not know one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Set {
+    /// Open the repository.
+    Read,
+    /// Write to it.
+    Write,
+    /// Delete what nobody refers to.
+    Gc,
 }
 
 /// There may be snapshots of trees.
-pub const TREE: Feature = Feature { name: "tree", minor: 1 };
+pub const TREE: Feature = Feature { name: "tree", minor: 1, set: Set::Read };
 /// Files in them may be disk images stored as maps.
-pub const TREE_MAP: Feature = Feature { name: "tree-map", minor: 2 };
+pub const TREE_MAP: Feature = Feature { name: "tree-map", minor: 2, set: Set::Read };
+/// There may be pinned snapshots.
+pub const PIN: Feature = Feature { name: "pin", minor: 3, set: Set::Gc };
+/// There may be key epochs that are not in the bundle of each slot.
+pub const EPOCHS: Feature = Feature { name: "epochs", minor: 4, set: Set::Read };
 
 /// All that this build knows.
-const KNOWN: [Feature; 2] = [TREE, TREE_MAP];
+pub const KNOWN: [Feature; 4] = [TREE, TREE_MAP, PIN, EPOCHS];
+
+impl Feature {
+    /// Whether the repository of this configuration has it.
+    pub fn is_in(&self, config: &Config) -> bool {
+        let set = match self.set {
+            Set::Read => &config.read,
+            Set::Write => &config.write,
+            Set::Gc => &config.gc,
+        };
+        set.iter().any(|name| name == self.name)
+    }
+
+    /// Adds it.
+    pub fn add(&self, config: &mut Config) {
+        if self.is_in(config) {
+            return;
+        }
+        config.minor = config.minor.max(self.minor);
+        let set = match self.set {
+            Set::Read => &mut config.read,
+            Set::Write => &mut config.write,
+            Set::Gc => &mut config.gc,
+        };
+        set.push(self.name.to_owned());
+    }
+}
+
+/// Whether this build knows a feature of this set.
+fn is_known(name: &str, set: Set) -> bool {
+    KNOWN.iter().any(|feature| feature.name == name && feature.set == set)
+}
 
 /// What the clear objects have in common: a `crc` over the line in which it stands as zeros.
 pub trait Clear: Serialize + DeserializeOwned + Clone {
@@ -94,8 +142,41 @@ pub struct KeySlot {
     pub salt: String,
     /// The sealed bundle, hex.
     pub wrapped: String,
+    /// The highest key epoch in the bundle; not written when it is 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub epoch: u32,
     /// Checksum.
     pub crc: String,
+}
+
+fn is_first(epoch: &u32) -> bool {
+    *epoch == 0
+}
+
+/// `keys/epoch-<n>`: a key epoch, for each slot that is older than it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Epoch {
+    /// Always `epoch`.
+    pub wherry: String,
+    /// Its number.
+    pub epoch: u32,
+    /// When it was made: seconds since 1970.
+    pub created: i64,
+    /// Its secret, for each slot.
+    pub slots: Vec<EpochSlot>,
+    /// Checksum.
+    pub crc: String,
+}
+
+/// The secret of a key epoch as one slot opens it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochSlot {
+    /// The slot's number, 16 hex digits.
+    pub slot: String,
+    /// The sealed secret, hex.
+    pub wrapped: String,
 }
 
 macro_rules! clear {
@@ -111,6 +192,7 @@ macro_rules! clear {
 clear!(Identity, "the repository's identity");
 clear!(Config, "the repository's configuration");
 clear!(KeySlot, "a key slot");
+clear!(Epoch, "a key epoch");
 
 fn line<T: Clear>(object: &T) -> Result<Vec<u8>> {
     let mut out = serde_json::to_vec(object).map_err(|e| Error::internal("JSON was not written").with_source(e))?;
@@ -160,19 +242,18 @@ fn newer(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Fails for features without which this build must not read. It knows [`TREE`] and [`TREE_MAP`].
+/// Fails for features without which this build must not read.
 pub fn check_readable(config: &Config) -> Result<()> {
     if config.suite != SUITE {
         return Err(unknown(&config.suite, "open"));
     }
-    let is_known = |name: &String| KNOWN.iter().any(|feature| feature.name == name);
-    config.read.iter().find(|name| !is_known(name)).map_or(Ok(()), |name| Err(unknown(name, "read")))
+    config.read.iter().find(|name| !is_known(name, Set::Read)).map_or(Ok(()), |name| Err(unknown(name, "read")))
 }
 
 /// Fails for features beside which this build must not write; reading it may do.
 pub fn check_writable(config: &Config) -> Result<()> {
     check_readable(config)?;
-    match config.write.first() {
+    match config.write.iter().find(|name| !is_known(name, Set::Write)) {
         Some(name) => {
             let text = format!(
                 "the repository uses the feature {name:?}; this build may read but not write it: use a newer wherry"
@@ -181,6 +262,12 @@ pub fn check_writable(config: &Config) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Fails for features without which this build must not delete what nobody refers to.
+pub fn check_deletable(config: &Config) -> Result<()> {
+    check_writable(config)?;
+    config.gc.iter().find(|name| !is_known(name, Set::Gc)).map_or(Ok(()), |name| Err(unknown(name, "delete from")))
 }
 
 fn unknown(name: &str, what: &str) -> Error {

@@ -33,6 +33,10 @@ pub enum Kind {
     Generation = 8,
     /// `gc/gen/n-sealed`
     Sweep = 9,
+    /// `pin/..-pinned`
+    Pinned = 10,
+    /// `pin/..-unpinned`
+    Unpinned = 11,
 }
 
 /// What a session is for.
@@ -210,6 +214,21 @@ pub struct SnapshotRecord {
     /// What a tree has besides; `None`: it is the snapshot of a volume.
     #[n(20)]
     pub tree: Option<TreeInfo>,
+    /// What it is a copy of; `None`: of nothing.
+    #[n(21)]
+    pub origin: Option<Origin>,
+}
+
+/// The snapshot that was made first, of those of several repositories that hold the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(map)]
+pub struct Origin {
+    /// Where it was made.
+    #[n(0)]
+    pub repository: RepositoryId,
+    /// Its id there.
+    #[n(1)]
+    pub snapshot: SnapshotId,
 }
 
 /// The snapshot of a directory, in numbers: what is to be known of it without reading it.
@@ -365,6 +384,30 @@ pub struct Settled {
     pub nonce: [u8; 16],
 }
 
+/// `pin/<sid>/<k>-pinned`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Pinned {
+    /// When.
+    #[n(0)]
+    pub at: Timestamp,
+    /// Tells an own record from another's.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub nonce: [u8; 16],
+}
+
+/// `pin/<sid>/<k>-unpinned`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Unpinned {
+    /// When.
+    #[n(0)]
+    pub at: Timestamp,
+    /// Tells an own record from another's.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub nonce: [u8; 16],
+}
+
 /// `gc/gen/<n>`: packs no session may hit any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -410,7 +453,7 @@ macro_rules! record {
     ($($type:ty => $kind:ident),*) => { $(impl Record for $type { const KIND: Kind = Kind::$kind; })* };
 }
 record!(SessionOpen => Open, Seen => Seen, Beat => Beat, Asked => Asked, Settled => Settled,
-    Generation => Generation, Sweep => Sweep);
+    Generation => Generation, Sweep => Sweep, Pinned => Pinned, Unpinned => Unpinned);
 
 impl Record for Outcome {
     const KIND: Kind = Kind::Outcome;

@@ -39,6 +39,7 @@ fn snapshot(repository: &Repository, name: &str, partial: bool) -> SnapshotId {
         version: String::new(),
         nonce: [0; 16],
         tree: None,
+        origin: None,
     };
     session.commit(record).unwrap().id
 }

@@ -47,6 +47,8 @@ pub const SESS: &str = "sess/";
 pub const SNAP: &str = "snap/";
 /// Prefix of forget records.
 pub const FORGET: &str = "forget/";
+/// Prefix of pins.
+pub const PIN: &str = "pin/";
 /// Prefix of condemned lists and sealed sweeps.
 pub const GEN: &str = "gc/gen/";
 /// Prefix of key slots.
@@ -84,6 +86,17 @@ pub fn parse_config(key: &Key) -> Option<u32> {
 /// `keys/<slot>`; the slot is 16 hex digits.
 pub fn slot(slot: u64) -> Key {
     Key::made(format!("{KEYS}{slot:016x}"))
+}
+
+/// `keys/epoch-<n>`: key epoch n, for the slots that are older than it.
+pub fn epoch(n: u32) -> Key {
+    Key::made(format!("{KEYS}epoch-{n:08}"))
+}
+
+/// The number of a key made by [`epoch`]; `None` for any other key.
+pub fn parse_epoch(key: &Key) -> Option<u32> {
+    let n = key.as_str().strip_prefix(KEYS)?.strip_prefix("epoch-")?.parse().ok()?;
+    (epoch(n) == *key).then_some(n)
 }
 
 /// `packs/<hh>/<sid>-<seq>-<r>` or `meta/...`; `hh` is the first byte of `r`, which is random.
@@ -172,6 +185,20 @@ pub fn parse_forget(key: &Key) -> Option<(SessionId, u32, bool)> {
     };
     let (id, k) = (SessionId::new(unhex(sid)?), k.parse().ok()?);
     (forget(&id, k, settled) == *key).then_some((id, k, settled))
+}
+
+/// `pin/<sid>/<k>-pinned` or `pin/<sid>/<k>-unpinned`.
+pub fn pin(session: &SessionId, k: u32, unpinned: bool) -> Key {
+    let part = if unpinned { "unpinned" } else { "pinned" };
+    Key::made(format!("{PIN}{session}/{k:08}-{part}"))
+}
+
+/// The session, the count and whether it is the end of that pin, of a key made by [`pin`]; `None` for any other key.
+pub fn parse_pin(key: &Key) -> Option<(SessionId, u32, bool)> {
+    let (sid, rest) = key.as_str().strip_prefix(PIN)?.split_once('/')?;
+    let (k, part) = rest.split_once('-')?;
+    let (id, k, unpinned) = (SessionId::new(unhex(sid)?), k.parse().ok()?, part == "unpinned");
+    (pin(&id, k, unpinned) == *key).then_some((id, k, unpinned))
 }
 
 /// `gc/gen/<n>`: the condemned list of a generation.

@@ -6,6 +6,7 @@ use crate::format::tree::{Content, Placed, Ref};
 use crate::map::{Image, MapBuilder, NodeSink, Tree};
 use crate::writer::{MapWriter, Written};
 use crate::{Put, Result, Scratch};
+use std::ops::Range;
 
 /// One disk image being written, by one thread.
 #[derive(Debug)]
@@ -39,6 +40,36 @@ impl<'a> ImageWriter<'a> {
         let put = self.map.put(&self.writer.store, scratch, number, plain)?;
         self.map.advance(&self.writer.store, number.saturating_add(1))?;
         Ok(put)
+    }
+
+    /// As [`put`](Self::put), with numbers in any order and from any number of threads, until [`advance`](Self::advance).
+    pub(crate) fn put_unordered(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<()> {
+        self.map.put(&self.writer.store, scratch, number, plain).map(drop)
+    }
+
+    /// Says that every chunk below `number` was put, is inherited or is zero.
+    pub(crate) fn advance(&self, number: u64) -> Result<()> {
+        self.map.advance(&self.writer.store, number)
+    }
+
+    /// Buffers for one thread.
+    pub(crate) fn scratch(&self) -> Result<Scratch> {
+        self.writer.scratch(self.chunk_size())
+    }
+
+    /// True when there is an intact map of the parent's in chunks of the same size.
+    pub(crate) fn can_inherit(&self) -> bool {
+        self.map.can_inherit()
+    }
+
+    /// W8: those of these chunks that can be taken over from the parent unread.
+    pub(crate) fn inheritable(&self, chunks: Range<u64>) -> Result<Vec<Range<u64>>> {
+        self.map.inheritable(&self.writer.store, chunks)
+    }
+
+    /// Takes these chunks of so many bytes over from the parent.
+    pub(crate) fn inherit(&self, chunks: Range<u64>, bytes: u64) -> Result<()> {
+        self.map.inherit(&self.writer.store, chunks, bytes)
     }
 
     /// The content of the file.

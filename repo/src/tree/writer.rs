@@ -56,10 +56,29 @@ impl Kept {
     }
 }
 
+impl PieceSet {
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 impl TreeWriter {
     /// Opens a session, after the repository says to all who open it that it may hold trees (W2). `index` is brought up to
     /// date with what adopted sessions stored. [`WriterOptions::chunk_size`] does not matter here.
     pub fn start(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions) -> Result<Self> {
+        Self::begin(repository, index, options, MAX_PIECE.max(repository.chunk_size()) as usize)
+    }
+
+    /// For the copy of a tree, whose disk images may have chunks of any size.
+    pub(crate) fn start_copy(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions) -> Result<Self> {
+        Self::begin(repository, index, options, 1 << crate::crypto::MAX_CLASS)
+    }
+
+    fn begin(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions, largest: usize) -> Result<Self> {
         repository.enable(clear::TREE)?;
         let (session, left) = Session::start(repository, &options.name, &options.parent)?;
         let parent = match &session.parent {
@@ -77,7 +96,6 @@ impl TreeWriter {
             },
             None => None,
         };
-        let largest = MAX_PIECE.max(repository.chunk_size()) as usize;
         let store = Store::new(session, &left, index, options, largest)?;
         let scratch = Mutex::new(store.scratch(MAX_NODE as usize)?);
         let cutter = Cutter::new(*repository.keys().ids.gear());
@@ -201,7 +219,7 @@ impl TreeWriter {
     }
 
     /// What of the parent's tree was read; `None` when it is damaged.
-    pub(super) fn or_none<T>(&self, read: Result<T>) -> Result<Option<T>> {
+    pub(crate) fn or_none<T>(&self, read: Result<T>) -> Result<Option<T>> {
         match read {
             Ok(read) => Ok(Some(read)),
             Err(e) if self.store.repository.is_damage(&e) => {
@@ -216,35 +234,44 @@ impl TreeWriter {
 
     /// The chunks of an entry of the parent's tree that may be taken over (D1, W8), for [`put`](Self::put).
     pub fn kept_pieces(&self, theirs: &Known) -> Result<PieceSet> {
-        let mut set = PieceSet::default();
-        let mut add = |placed: &Placed| {
-            if set.0.len() < COMPARED && self.store.is_listed(&placed.at.pack) {
-                set.0.insert((placed.to.id, placed.to.class), *placed);
-            }
-        };
-        if let Extended::Chunk(chunk) = &theirs.attributes.extended {
-            add(chunk);
+        let mut set = self.kept_here(theirs);
+        if let What::File { content: Content::List(top), .. } = &theirs.what {
+            let mut left = COMPARED;
+            self.each_piece(top, &mut |_, piece| {
+                self.add_piece(&mut set, piece);
+                left -= 1;
+                Ok(left > 0)
+            })?;
         }
-        let add_piece = |piece: &Piece, add: &mut dyn FnMut(&Placed)| match piece {
-            Piece::Chunk(chunk) => add(chunk),
-            Piece::Hole(_) => {}
-        };
+        Ok(set)
+    }
+
+    /// Likewise, those alone that the entry names itself: no list is read.
+    pub(crate) fn kept_here(&self, theirs: &Known) -> PieceSet {
+        let mut set = PieceSet::default();
+        if let Extended::Chunk(chunk) = &theirs.attributes.extended {
+            self.add_kept(&mut set, chunk);
+        }
         match &theirs.what {
-            What::File { content: Content::Shared { chunk, .. }, .. } => add(chunk),
+            What::File { content: Content::Shared { chunk, .. }, .. } => self.add_kept(&mut set, chunk),
             What::File { content: Content::Pieces(pieces), .. } => {
-                pieces.iter().for_each(|piece| add_piece(piece, &mut add));
-            }
-            What::File { content: Content::List(top), .. } => {
-                let mut left = COMPARED;
-                self.each_piece(top, &mut |_, piece| {
-                    add_piece(piece, &mut add);
-                    left -= 1;
-                    Ok(left > 0)
-                })?;
+                pieces.iter().for_each(|piece| self.add_piece(&mut set, piece));
             }
             _ => {}
         }
-        Ok(set)
+        set
+    }
+
+    fn add_piece(&self, set: &mut PieceSet, piece: &Piece) {
+        if let Piece::Chunk(chunk) = piece {
+            self.add_kept(set, chunk);
+        }
+    }
+
+    fn add_kept(&self, set: &mut PieceSet, placed: &Placed) {
+        if set.0.len() < COMPARED && self.store.is_listed(&placed.at.pack) {
+            set.0.insert((placed.to.id, placed.to.class), *placed);
+        }
     }
 
     /// W8: the content of a regular file of the parent's tree, to be taken over unread. `None`: some of it may be gone and is
@@ -359,6 +386,17 @@ impl TreeWriter {
         let theirs = theirs.filter(|theirs| 1_usize << theirs.class <= self.largest);
         let class = theirs.map_or_else(|| class_of(self.store.repository.chunk_size()), |theirs| Ok(theirs.class))?;
         ImageWriter::new(self, size, class, theirs)
+    }
+
+    /// Writes a disk image in chunks of 2^`class` bytes, on the map that the parent has of that file if its chunks are as long.
+    pub(crate) fn image_as(&self, size: u64, class: u8, parent: Option<&Known>) -> Result<ImageWriter<'_>> {
+        let theirs = parent.filter(|_| self.parent.is_some()).and_then(Image::of);
+        ImageWriter::new(self, size, class, theirs.filter(|theirs| theirs.class == class))
+    }
+
+    /// W8: whether a chunk of the parent's may be referred to where it is.
+    pub(crate) fn may_keep(&self, theirs: &Placed) -> bool {
+        self.store.is_listed(&theirs.at.pack)
     }
 
     /// W2: says to all who open the repository from now on that trees in it may have disk images. Once a run.

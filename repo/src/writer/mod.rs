@@ -14,12 +14,13 @@ pub(crate) use store::{Content, Store};
 
 use crate::codec::Compression;
 use crate::format::node::Node;
+use crate::format::records::Origin;
 use crate::id::SessionId;
 use crate::index::ChunkIndex;
 use crate::map::Tree;
 use crate::repository::{Snapshot, class_of};
 use crate::session::{ParentChoice, Session};
-use crate::{ErrorKind, Repository, Result};
+use crate::{ErrorKind, Repository, Result, Timestamp};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -77,6 +78,21 @@ pub struct CommitInfo {
     pub hole: u64,
     /// Some of the source could not be read: the snapshot is only a part.
     pub partial: bool,
+    /// It is a copy.
+    pub copied: Option<Copied>,
+}
+
+/// What the copy of a snapshot has from the original.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// What it is a copy of.
+    pub origin: Origin,
+    /// The snapshot's time.
+    pub started: Timestamp,
+    /// Host the original was made on.
+    pub host: String,
+    /// Chunks of the original that are not zero: a copy that has another number is not committed.
+    pub chunks: u64,
 }
 
 /// What became of a chunk.

@@ -286,6 +286,11 @@ impl Store {
             return Err(refused);
         }
         self.pulse.beat()?;
+        if let Some(copied) = info.copied.as_ref().filter(|copied| copied.chunks != content.chunks) {
+            let (have, all) = (content.chunks, copied.chunks);
+            let text = format!("a copy has {have} of {all} chunks; nothing is committed, please report it");
+            return Err(Error::internal(text));
+        }
         let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let record = SnapshotRecord {
             name: self.session.name.clone(),
@@ -297,9 +302,10 @@ impl Store {
             chunks: content.chunks,
             parent: self.session.parent.as_ref().map(|p| p.id),
             tags: info.tags,
-            started: self.session.started,
+            started: info.copied.as_ref().map_or(self.session.started, |copied| copied.started),
             ended: self.repository.clock().now(),
-            host: crate::process::host_name(),
+            origin: info.copied.as_ref().map(|copied| copied.origin),
+            host: info.copied.map_or_else(crate::process::host_name, |copied| copied.host),
             source: info.source,
             run: info.run,
             engine: info.engine,

@@ -139,6 +139,28 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "a pinned snapshot that is to be forgotten, a forgotten one that is to be pinned, one that is not there",
+        &[
+            "cli/pins.rs::a_pinned_snapshot_stays_whatever_is_forgotten_until_it_is_unpinned",
+            "cli/pins.rs::what_cannot_be_pinned_is_refused_and_nothing_is_written",
+        ],
+    ),
+    (
+        "keys to be rotated of which some are not given; a repair of what is lost for good",
+        &[
+            "cli/upkeep.rs::rotated_keys_open_old_and_new_with_every_slot",
+            "cli/upkeep.rs::a_repair_makes_the_index_again_and_no_damage_look_mended",
+            "cli/upkeep.rs::who_may_not_write_repairs_and_upgrades_nothing",
+        ],
+    ),
+    (
+        "a second repository that is the first, that is none, or that its key does not open; a damaged original",
+        &[
+            "cli/copy.rs::what_cannot_be_copied_is_refused_before_anything_is_written",
+            "cli/copy.rs::a_damaged_snapshot_is_not_copied_and_all_others_are",
+        ],
+    ),
+    (
         "ambiguous prefixes",
         &["bad_input/names.rs::snapshots_are_never_guessed", "cli.rs::snapshots_are_named_without_guessing"],
     ),

@@ -46,7 +46,12 @@ fn commands(id: &str) -> (Vec<Vec<&str>>, Vec<Vec<&str>>) {
         vec!["backup", "vm.raw", "--name", "vm"],
         vec!["forget", id],
         vec!["unforget", id],
+        vec!["pin", id],
+        vec!["unpin", id],
         vec!["key", "add", "--new-key-file", "second"],
+        vec!["upgrade"],
+        vec!["repair"],
+        vec!["key", "rotate", "--slot-key-file", "second"],
         vec!["key", "passwd", "--new-key-file", "third"],
     ];
     (reads, writes)

@@ -44,18 +44,21 @@ fn snapshots() {
     let mut snapshot = json!({
         "snapshot": "string", "volume": "string", "time": "string", "ended": "string", "size": "int",
         "chunk_size": "int", "chunks": "int", "parent": "null", "tags": { "a": "string" }, "root": "string", "kind": "string",
-        "partial": "bool", "resumed": "bool", "forgotten": "bool", "due": "null",
+        "partial": "bool", "resumed": "bool", "forgotten": "bool", "pinned": "bool", "due": "null",
         "read": "int", "hole": "int", "zero": "int", "unchanged": "int", "known": "int", "new": "int",
         "stored": "int", "metadata": "int", "engine": "string", "host": "string", "source": "string",
-        "run": "string", "version": "string",
+        "run": "string", "version": "string", "origin": "null",
     });
     assert_eq!(of(&home, &["snapshots"]), json!([snapshot]));
     assert_eq!(of(&home, &["show", "latest"]), snapshot);
     assert_eq!(of(&home, &["snapshots", "--forgotten"]), json!([]));
     let decision = json!({
         "snapshot": "string", "volume": "string", "time": "string", "keep": "bool", "reasons": ["string"],
-        "forgotten": "bool",
+        "dropped": "null", "forgotten": "bool",
     });
+    let pin = json!([{ "snapshot": "string", "volume": "string", "pinned": "bool", "changed": "bool" }]);
+    assert_eq!(of(&home, &["pin", "latest"]), pin);
+    assert_eq!(of(&home, &["unpin", "latest"]), pin);
     assert_eq!(of(&home, &["forget", "--keep-last", "1"]), json!([decision]));
 
     let id = home.run(&["snapshots", "--json"]).ok().json()[0]["snapshot"].as_str().unwrap().to_owned();

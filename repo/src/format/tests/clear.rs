@@ -35,6 +35,7 @@ fn slot() -> KeySlot {
         p: 1,
         salt: "12".repeat(16),
         wrapped: "34".repeat(135),
+        epoch: 0,
         crc: String::new(),
     }
 }

@@ -69,6 +69,7 @@ fn snapshot() -> impl Strategy<Value = SnapshotRecord> {
         version: texts[5].clone(),
         nonce,
         tree: None,
+        origin: None,
     })
 }
 

@@ -1,0 +1,174 @@
+//! Key epochs: new packs are sealed under a new secret from a rotation on, old ones stay readable. Section *Key epochs* of
+//! `docs/format.md`: a rotation is one object, which is there whole or not at all.
+
+use super::{Credential, Keys, Listed, kek, listed, slot_context, unhex_vec};
+use crate::crypto::{self, Secret};
+use crate::format::clear::{self, Epoch, EpochSlot, KeySlot};
+use crate::id::{RepositoryId, hex};
+use crate::storage::{Key, Storage, keys};
+use crate::{Error, ErrorKind, Repository, Result, clock};
+use zeroize::Zeroizing;
+
+/// What a rotation did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotated {
+    /// The number of the epoch that new packs have.
+    pub epoch: u32,
+    /// The slots that open it.
+    pub slots: Vec<u64>,
+    /// Slots that others added at the same time and that do not: whoever added them is told, too.
+    pub left_out: Vec<u64>,
+}
+
+/// An object that says of a key epoch what each slot needs.
+fn read(storage: &dyn Storage, n: u32) -> Result<Epoch> {
+    let key = keys::epoch(n);
+    let object: Epoch = clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))?;
+    let right = object.epoch == n && object.wherry == "epoch";
+    if right { Ok(object) } else { Err(Error::corrupt("a key epoch stands under another's key").with_object(&key)) }
+}
+
+/// What the secret of an epoch is sealed for.
+fn context(repository: &RepositoryId, epoch: u32, slot: &str) -> Vec<u8> {
+    [b"wherry1 epoch".as_slice(), repository.bytes(), keys::epoch(epoch).as_str().as_bytes(), slot.as_bytes()].concat()
+}
+
+/// The first of these epochs that a slot does not open.
+fn lacking(slot: &KeySlot, epochs: &[Epoch]) -> Option<u32> {
+    let has = |epoch: &Epoch| slot.epoch >= epoch.epoch || epoch.slots.iter().any(|other| other.slot == slot.slot);
+    epochs.iter().find(|epoch| !has(epoch)).map(|epoch| epoch.epoch)
+}
+
+impl Keys {
+    /// Takes in the epochs that are newer than the slot, which `kek` has opened. `Denied` when it does not open one of them.
+    pub(super) fn add_epochs(&mut self, storage: &dyn Storage, epochs: &[u32], kek: &Secret) -> Result<()> {
+        for n in epochs {
+            if self.bundle.epochs.contains_key(n) {
+                continue;
+            }
+            let object = read(storage, *n)?;
+            let slot = format!("{:016x}", self.slot);
+            let Some(mine) = object.slots.iter().find(|mine| mine.slot == slot) else {
+                let text = format!(
+                    "key slot {slot} does not open key epoch {n}: it was added while the keys were rotated; use another \
+                     password or key file, remove this slot with `wherry key remove`, and add it again"
+                );
+                return Err(Error::new(ErrorKind::Denied, text));
+            };
+            let wrapped = unhex_vec(&mine.wrapped).unwrap_or_default();
+            let opened = crypto::open(kek, &context(&self.repository, *n, &slot), &wrapped).map(Zeroizing::new);
+            let secret = opened.as_ref().and_then(|secret| <[u8; 32]>::try_from(secret.as_slice()).ok());
+            let damaged = || Error::corrupt("a key epoch does not open with its slot").with_object(keys::epoch(*n));
+            self.bundle.epochs.insert(*n, Secret::new(secret.ok_or_else(damaged)?));
+        }
+        Ok(())
+    }
+}
+
+impl Repository {
+    /// The key epochs that have an object, and what it says.
+    pub(crate) fn epochs(&self) -> Result<Vec<(Key, Result<Epoch>)>> {
+        let found = listed(self.storage())?.epochs;
+        Ok(found.into_iter().map(|n| (keys::epoch(n), read(self.storage(), n))).collect())
+    }
+
+    fn epochs_of(&self, listed: &Listed) -> Result<Vec<Epoch>> {
+        listed.epochs.iter().map(|n| read(self.storage(), *n)).collect()
+    }
+
+    /// Fails when a rotation has made epochs that a slot which was just added does not open.
+    pub(crate) fn check_slot(&self, slot: &KeySlot) -> Result<()> {
+        match lacking(slot, &self.epochs_of(&listed(self.storage())?)?) {
+            None => Ok(()),
+            Some(n) => {
+                let text =
+                    format!("the keys were rotated at the same time (key epoch {n}): run the same command again");
+                Err(Error::new(ErrorKind::Conflict, text))
+            }
+        }
+    }
+
+    /// Whether a slot opens all that there is.
+    pub(crate) fn opens_all(&self, slot: &KeySlot) -> Result<bool> {
+        Ok(lacking(slot, &self.epochs_of(&listed(self.storage())?)?).is_none())
+    }
+
+    /// M4: new packs are sealed under a new secret by whoever opens the repository from now on. Every slot must open it, so
+    /// the credentials of the `others` than the one in use are needed. `Invalid` when a slot is left: nothing was changed.
+    /// `Conflict` when somebody else rotated at the same time.
+    pub fn rotate(&self, others: &[Credential]) -> Result<Rotated> {
+        self.check_writable()?;
+        let (storage, own) = (self.storage(), self.keys());
+        let before = listed(storage)?;
+        let epochs = self.epochs_of(&before)?;
+        let (mut found, mut left) = (Vec::new(), Vec::new());
+        for (number, slot) in before.slots(storage) {
+            let slot = match slot {
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                slot => slot.map_err(|e| e.advise("remove that slot with `wherry key remove` first"))?,
+            };
+            if lacking(&slot, &epochs).is_some() {
+                left.push(slot.slot);
+                continue;
+            }
+            let key = match number == own.slot {
+                true => own.kek.clone(),
+                false => opening(&self.id(), &slot, others)?,
+            };
+            match key {
+                Some(key) => found.push((number, slot.slot, key)),
+                None => left.push(slot.slot),
+            }
+        }
+        if !left.is_empty() {
+            let text = format!(
+                "key slot {} would not open what is written from then on, and nothing was changed: give its password or key \
+                 with --slot-password-file or --slot-key-file, or remove it with `wherry key remove` and add it afterwards",
+                left.join(", ")
+            );
+            return Err(Error::invalid(text));
+        }
+        self.enable(clear::EPOCHS)?;
+        let newest = before.epochs.last().copied().unwrap_or_default().max(own.epoch());
+        let epoch = newest.checked_add(1).filter(|n| *n <= u32::from(u16::MAX));
+        let epoch = epoch.ok_or_else(|| Error::invalid("the keys were rotated too often"))?;
+        let secret = Zeroizing::new(clock::random::<32>(self.rng())?);
+        let wrap = |(_, slot, key): &(u64, String, Secret)| {
+            let sealed = crypto::seal(key, &context(&self.id(), epoch, slot), secret.as_slice())?;
+            Ok(EpochSlot { slot: slot.clone(), wrapped: hex(&sealed) })
+        };
+        let slots: Vec<EpochSlot> = found.iter().map(wrap).collect::<Result<_>>()?;
+        let created = self.clock().now().seconds();
+        let object = Epoch { wherry: "epoch".into(), epoch, created, slots, crc: String::new() };
+        storage.create(&keys::epoch(epoch), clear::encode(&object)?.into()).map_err(|e| match e.kind() {
+            ErrorKind::Conflict => {
+                let text = format!("somebody else has rotated the keys at the same time: key epoch {epoch} is theirs");
+                Error::new(ErrorKind::Conflict, text)
+            }
+            _ => e,
+        })?;
+        // Whoever adds a slot looks for epochs after it is there; so one of both sees the other.
+        let after = listed(storage)?;
+        let is_late = |(_, slot): &(u64, Result<KeySlot>)| {
+            slot.as_ref().is_ok_and(|slot| lacking(slot, std::slice::from_ref(&object)).is_some())
+        };
+        let left_out = after.slots(storage).into_iter().filter(is_late).map(|(number, _)| number).collect();
+        Ok(Rotated { epoch, slots: found.into_iter().map(|(number, ..)| number).collect(), left_out })
+    }
+}
+
+/// What opens a slot, made of the first of these credentials that does.
+fn opening(repository: &RepositoryId, slot: &KeySlot, credentials: &[Credential]) -> Result<Option<Secret>> {
+    let wrapped = unhex_vec(&slot.wrapped).unwrap_or_default();
+    for credential in credentials {
+        if let Some(key) = kek(slot, credential)?
+            && crypto::open(&key, &slot_context(repository, slot)?, &wrapped).map(Zeroizing::new).is_some()
+        {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;

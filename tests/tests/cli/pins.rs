@@ -1,0 +1,82 @@
+//! Pinned snapshots: what keeps them, what shows them, and how they are let go.
+
+use super::harness::Home;
+use serde_json::json;
+
+/// Ids of the snapshots that are not forgotten, oldest first, with whether each is pinned.
+fn listed(home: &Home) -> Vec<(String, bool)> {
+    let list = home.run(&["snapshots", "--json"]).ok().json();
+    let view = |s: &serde_json::Value| (s["snapshot"].as_str().unwrap().to_owned(), s["pinned"].as_bool().unwrap());
+    list.as_array().unwrap().iter().map(view).collect()
+}
+
+#[test]
+fn a_pinned_snapshot_stays_whatever_is_forgotten_until_it_is_unpinned() {
+    let home = Home::with_repository();
+    let ids = [1, 2, 3].map(|n| home.backup("vm", format!("version {n}").as_bytes()));
+    let [a, b, c] = ids.each_ref();
+    let ran = home.run(&["pin", a, &a[..8], "--json"]).ok();
+    assert_eq!(ran.json(), json!([{ "snapshot": a, "volume": "vm", "pinned": true, "changed": true }]));
+    assert!(home.run(&["pin", a]).ok().stdout.contains("was pinned before"));
+    assert_eq!(listed(&home), [(a.clone(), true), (b.clone(), false), (c.clone(), false)]);
+    let text = home.run(&["snapshots"]).ok().stdout;
+    assert_eq!(text.matches("pinned").count(), 1, "{text}");
+    assert_eq!(home.run(&["show", a, "--json"]).ok().json()["pinned"], true);
+    assert!(home.run(&["show", a]).ok().stdout.contains("pinned      yes\n"));
+
+    // By name: all or nothing, and what to do is said.
+    let line = home.run(&["forget", b, a]).fails(2);
+    assert!(line.contains(&format!("wherry unpin {a}")) && line.contains("nothing was forgotten"), "{line}");
+    home.run(&["forget", a, "--dry-run"]).fails(2);
+    assert_eq!(listed(&home).len(), 3);
+
+    // By a policy.
+    let ran = home.run(&["forget", "--keep-last", "1", "--dry-run"]).ok();
+    let rows: Vec<_> = ran.stdout.lines().skip(1).map(|line| line.split("  ").last().unwrap().trim()).collect();
+    assert_eq!(rows, ["last", "no rule keeps it", "pinned"], "{}", ran.stdout);
+    let json = home.run(&["forget", "--keep-last", "1", "--json"]).ok().json();
+    let of = |n: usize| (&json[n]["keep"], &json[n]["reasons"], &json[n]["dropped"], &json[n]["forgotten"]);
+    assert_eq!(of(0), (&true.into(), &json!(["last"]), &json!(null), &false.into()));
+    assert_eq!(of(1), (&false.into(), &json!([]), &json!("unmatched"), &true.into()));
+    assert_eq!(of(2), (&true.into(), &json!(["pinned"]), &json!(null), &false.into()));
+    assert_eq!(listed(&home), [(a.clone(), true), (c.clone(), false)]);
+
+    let line = home.run(&["pin", b]).fails(2);
+    assert!(line.contains("forgotten") && line.contains("wherry unforget"), "{line}");
+    assert!(home.run(&["unpin", a]).ok().stdout.contains("not pinned any more"));
+    assert!(home.run(&["unpin", a]).ok().stdout.contains("was not pinned"));
+    let json = home.run(&["forget", a, "--json"]).ok().json();
+    assert_eq!((&json[0]["dropped"], &json[0]["forgotten"]), (&json!("named"), &true.into()));
+    assert_eq!(listed(&home), [(c.clone(), false)]);
+    home.run(&["check"]).ok();
+}
+
+#[test]
+fn what_cannot_be_pinned_is_refused_and_nothing_is_written() {
+    let home = Home::with_repository();
+    let id = home.backup("vm", b"content");
+    let before = home.tree("repo");
+    for what in ["pin", "unpin"] {
+        home.run(&[what, &id, &"0".repeat(32)]).fails(14);
+        home.run(&[what, &id, "latest:other"]).fails(14);
+        home.run(&[what, "abc"]).fails(2);
+        home.run(&[what]).fails(2);
+    }
+    assert_eq!(home.tree("repo"), before);
+}
+
+#[test]
+fn check_names_a_pin_that_is_damaged_and_the_snapshot_stays_pinned() {
+    let home = Home::with_repository();
+    let id = home.backup("vm", b"content");
+    home.run(&["pin", &id]).ok();
+    let at = home.path(&format!("repo/pin/{id}/00000000-pinned"));
+    let mut bytes = std::fs::read(&at).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&at, bytes).unwrap();
+    let ran = home.run(&["check", "--json"]);
+    assert_eq!(ran.code, 13, "{}", ran.stderr);
+    assert!(ran.stdout.contains(&format!("pin/{id}/00000000-pinned")), "{}", ran.stdout);
+    assert_eq!(listed(&home), [(id.clone(), true)]);
+    home.run(&["forget", &id]).fails(2);
+}
