@@ -183,6 +183,12 @@ pub fn check_writable(config: &Config) -> Result<()> {
     }
 }
 
+/// Fails for features beside which this build must not delete; it may read, and write snapshots.
+pub fn check_collectable(config: &Config) -> Result<()> {
+    check_writable(config)?;
+    config.gc.first().map_or(Ok(()), |name| Err(unknown(name, "delete anything of")))
+}
+
 fn unknown(name: &str, what: &str) -> Error {
     let text = format!(
         "the repository uses the feature {name:?}, without which this build must not {what} it: use a newer wherry"
