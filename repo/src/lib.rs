@@ -12,6 +12,7 @@ pub mod bench;
 mod check;
 pub mod clock;
 mod codec;
+mod collect;
 mod crypto;
 mod elsewhere;
 mod error;
@@ -28,6 +29,7 @@ mod process;
 mod reader;
 mod repository;
 mod session;
+mod side;
 pub mod storage;
 #[cfg(test)]
 mod testing;
@@ -40,6 +42,7 @@ pub use check::{
 };
 pub use clock::{Clock, Rng, System, Timestamp};
 pub use codec::Compression;
+pub use collect::{CollectOptions, CollectStep, CollectWatch, Collected, Packed, Waiting};
 pub use error::{Error, ErrorKind, Result};
 pub use format::records::{MissingPath, SnapshotRecord, Stats, TreeInfo};
 pub use id::*;

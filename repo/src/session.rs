@@ -298,8 +298,7 @@ impl Session {
 }
 
 impl Repository {
-    /// G8: publishes a condemned list; for collectors, of which this version has none. `Conflict` when the number is
-    /// taken.
+    /// G8: publishes a condemned list. `Conflict` when the number is taken.
     pub fn publish_generation(&self, n: u32, list: &Generation) -> Result<()> {
         self.create(&keys::generation(n), list).map(drop)
     }
@@ -307,7 +306,7 @@ impl Repository {
 
 /// Creates a Fence on a session's key; the bytes that took (none when somebody else had fenced it), or `None` when the
 /// session has committed already.
-fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str) -> Result<Option<u64>> {
+pub(crate) fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str) -> Result<Option<u64>> {
     let key = keys::snap(&volume, &id);
     let fence = Fence { reason: reason.into(), at: repository.clock().now(), nonce: repository.nonce()? };
     match repository.create(&key, &Outcome::Fence(fence)) {

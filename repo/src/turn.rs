@@ -1,6 +1,6 @@
 //! Writers of a repository for one process at a time. The rules T1 to T4 of `docs/concurrency.md`.
 
-use crate::format::records::{Process, SessionKind, SessionOpen};
+use crate::format::records::{Beat, Process, SessionKind, SessionOpen};
 use crate::id::{SessionId, VolumeId};
 use crate::session::{OpenSession, SILENT, open_sessions};
 use crate::storage::{Lock, keys};
@@ -15,6 +15,16 @@ pub struct Turn {
     _lock: Option<Lock>,
     /// The session that holds the place where the storage has no lock.
     session: Option<SessionId>,
+}
+
+impl Turn {
+    /// A sign of life, about once a minute: who is silent for long loses the turn where the storage has no lock.
+    pub fn beat(&self) -> Result<()> {
+        let Some(id) = &self.session else { return Ok(()) };
+        let key = keys::session(id, "beat");
+        let sealed = self.repository.sealed(&key, &Beat { at: self.repository.clock().now() })?;
+        self.repository.storage().overwrite(&key, sealed)
+    }
 }
 
 impl Repository {
@@ -137,9 +147,10 @@ fn span(nanos: i64) -> String {
 impl Drop for Turn {
     /// T4.
     fn drop(&mut self) {
-        if let Some(id) = self.session.take()
-            && let Err(e) = self.repository.storage().delete(&keys::session(&id, "open"))
-        {
+        let Some(id) = self.session.take() else { return };
+        // `open` last: what is left without it would mean nothing to anybody.
+        let delete = |part| self.repository.storage().delete(&keys::session(&id, part));
+        if let Err(e) = delete("beat").and_then(|()| delete("open")) {
             tracing::warn!("the turn was not given back, others wait until this process has ended: {e}");
         }
     }

@@ -1,0 +1,95 @@
+//! The chain of generations: G0, G8, G12. A number is taken once, and the mark of the next one begins after the delete set of
+//! the one before is sealed.
+
+use super::Run;
+use crate::format::records::{Generation, Sweep};
+use crate::id::PackId;
+use crate::storage::{Listed, keys};
+use crate::{Error, ErrorKind, Result, Timestamp};
+use std::collections::BTreeMap;
+
+/// The generations there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// The number of the newest; 0: there is none.
+    pub(super) newest: u32,
+    /// When each delete set was sealed, by the storage's clock.
+    pub(super) sealed: BTreeMap<u32, Timestamp>,
+}
+
+impl Chain {
+    /// The newest, when it has no delete set yet.
+    pub(super) fn unsealed(&self) -> Option<u32> {
+        (self.newest > 0 && !self.sealed.contains_key(&self.newest)).then_some(self.newest)
+    }
+}
+
+impl Run<'_> {
+    /// G0. A gap is damage: who does not know what a list condemned knows nothing of what was deleted (M5).
+    pub(super) fn list_generations(&self) -> Result<Chain> {
+        let (mut lists, mut sealed) = (Vec::new(), BTreeMap::new());
+        self.storage().list(keys::GEN, &mut |Listed { key, modified, .. }| {
+            match keys::parse_generation(&key) {
+                Some((n, true)) => drop(sealed.insert(n, modified)),
+                Some((n, false)) => lists.push(n),
+                None => {}
+            }
+            Ok(())
+        })?;
+        lists.sort_unstable();
+        let newest = lists.last().copied().unwrap_or(0);
+        let gone = |key| {
+            Error::corrupt(format!("{key} is gone: bring it back from a copy of the repository")).with_object(key)
+        };
+        if let Some(n) = (1..=newest).zip(&lists).find_map(|(n, found)| (n != *found).then_some(n)) {
+            return Err(gone(keys::generation(n)));
+        }
+        if let Some(n) = (1..newest).find(|n| !sealed.contains_key(n)) {
+            return Err(gone(keys::sealed(n)));
+        }
+        match sealed.last_key_value() {
+            Some((n, _)) if *n > newest => Err(gone(keys::generation(*n))),
+            _ => Ok(Chain { newest, sealed }),
+        }
+    }
+
+    /// The packs of a delete set.
+    pub(super) fn delete_set(&self, n: u32) -> Result<Vec<PackId>> {
+        Ok(self.repository.read::<Sweep>(&keys::sealed(n))?.packs)
+    }
+
+    /// The random parts of the names of all packs in delete sets.
+    pub(super) fn swept(&self, chain: &Chain) -> Result<Vec<u64>> {
+        let sets: Vec<u32> = chain.sealed.keys().copied().collect();
+        let mut swept = Vec::new();
+        for part in sets.chunks(64) {
+            let sets = crate::side::each(self.options.threads, part, |n| self.delete_set(*n))?;
+            swept.extend(sets.into_iter().flatten().map(|pack| pack.random));
+        }
+        Ok(swept)
+    }
+
+    /// G8: its number; `None` when that was taken by another collector.
+    pub(super) fn publish(&self, chain: &Chain, list: Generation) -> Result<Option<u32>> {
+        self.repository.check_collectable()?;
+        let n = chain.newest + 1;
+        match self.repository.publish_generation(n, &list) {
+            // An earlier request of one's own has the same nonce (N2).
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                let stored: Generation = self.repository.read(&keys::generation(n))?;
+                Ok((stored == list).then_some(n))
+            }
+            created => created.map(|()| Some(n)),
+        }
+    }
+
+    /// G12. Where there is a delete set, that one counts.
+    pub(super) fn seal(&self, n: u32, packs: Vec<PackId>) -> Result<()> {
+        self.repository.check_collectable()?;
+        let sweep = Sweep { packs, nonce: self.repository.nonce()? };
+        match self.repository.create(&keys::sealed(n), &sweep) {
+            Err(e) if e.kind() == ErrorKind::Conflict => Ok(()),
+            created => created.map(drop),
+        }
+    }
+}
