@@ -165,6 +165,8 @@ pub enum Command {
     Forget(ForgetArgs),
     /// Takes a forget back
     Unforget(UnforgetArgs),
+    /// Deletes what no snapshot needs any more
+    Gc(GcArgs),
     /// Manages the passwords and key files that open the repository
     #[command(subcommand)]
     Key(KeyCommand),

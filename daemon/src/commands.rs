@@ -12,6 +12,7 @@ mod diff_tree;
 mod dump;
 mod find;
 mod forget;
+mod gc;
 mod init;
 mod key;
 mod ls;
@@ -49,6 +50,7 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Mount(args) => mount::run(context, args),
         Command::Forget(args) => forget::run(context, args),
         Command::Unforget(args) => unforget::run(context, args),
+        Command::Gc(args) => gc::run(context, args),
         Command::Key(command) => key::run(context, command),
         Command::Probe(args) => probe::run(context, args),
         Command::Bench(args) => bench::run(context, args),

@@ -123,7 +123,7 @@ fn home_behind(bucket: &str) -> (FaultyS3, Home) {
 }
 
 /// Every kind of command that needs a repository; those that need a file find it in [`with_files`].
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 15] = [
     &["snapshots"],
     &["stats"],
     &["show", "latest"],
@@ -136,6 +136,7 @@ const COMMANDS: [&[&str]; 14] = [
     &["forget", "latest"],
     &["forget", "--keep-last", "1"],
     &["unforget", "latest"],
+    &["gc"],
     &["key", "list"],
     &["key", "add", "--new-key-file", "second"],
 ];
