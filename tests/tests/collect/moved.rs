@@ -1,0 +1,138 @@
+//! What a collector copied: maps keep naming the old place, and everything that reads finds it by its id.
+
+use super::*;
+use wherry_repo::{ErrorKind, SnapshotWriter};
+
+/// A snapshot of which two chunks in sixteen are in packs of a forgotten one.
+fn world() -> (World, Snapshot, Vec<u8>) {
+    let mut world = World::new();
+    let first = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>()));
+    let mut chunks: Vec<u64> = (100..116).collect();
+    (chunks[3], chunks[11]) = (3, 11);
+    let bytes = disk(&chunks);
+    let second = world.backup("vm", &bytes);
+    assert_eq!(second.record.stats.unchanged, 2 * UNIT as u64);
+    world.forget(&first.id);
+    (world, second, bytes)
+}
+
+#[test]
+fn what_was_copied_is_read_built_upon_and_copied_again() {
+    let (mut world, second, bytes) = world();
+    let repository = world.repository();
+    let report = gc(&repository, &now()).unwrap();
+    assert_eq!((report.copied.packs, report.thin.packs), (2, 2), "{report:?}");
+    assert_eq!(report.swept.packs, report.thin.packs + report.condemned.packs);
+    world.verify("copied");
+    // A repository that was open before finds it too.
+    assert!(restore(&repository, &second).unwrap() == bytes);
+    world.verify_lean("copied");
+
+    // A backup on top: what moved is stored once more, and hints lead to it.
+    let mut more = bytes.clone();
+    more[..UNIT].copy_from_slice(&noise(999, UNIT));
+    let third = world.backup("vm", &more);
+    assert_eq!((third.record.parent, third.record.stats.new), (Some(second.id), 3 * UNIT as u64));
+    let next = world.backup("vm", &more);
+    assert_eq!((next.record.stats.unchanged, next.record.stats.new), (16 * UNIT as u64, 0));
+    // Then the copy serves nobody any more, although the second one still names the old place.
+    let report = world.gc();
+    assert_eq!((report.condemned.packs, report.copied.packs), (1, 0), "{report:?}");
+    world.verify("stored once more");
+    world.verify_lean("stored once more");
+    let all: Vec<_> = world.disks.keys().copied().filter(|id| *id != second.id).collect();
+    for id in all {
+        world.forget(&id);
+    }
+    world.verify("the newer ones are forgotten");
+    // The pack of three chunks, of which the second one needs two, is not thin; so nothing is copied.
+    world.gc();
+    world.verify("the newer ones are gone");
+    world.verify_lean("the newer ones are gone");
+}
+
+/// Chunks of many packs end in one copy, of which later little is needed. A copy of a copy is still sealed for where it was
+/// first.
+#[test]
+fn a_thin_pack_of_copies_is_copied_with_its_first_origins() {
+    let mut world = World::new();
+    let mut old = Vec::new();
+    for volume in 0..8 {
+        old.push(world.backup(&format!("vm{volume}"), &disk(&(volume * 8..volume * 8 + 8).collect::<Vec<_>>())));
+    }
+    // One chunk of each.
+    let index = index();
+    index.synchronise(&world.repository(), true).unwrap();
+    let chosen: Vec<u64> = (0..8).map(|volume| volume * 8).collect();
+    let all = disk(&chosen);
+    let eight = backup_with(&world.repository(), index.clone(), &wide("eight"), &all).unwrap();
+    assert_eq!(eight.record.stats.new, 0);
+    world.disks.insert(eight.id, all);
+    let some = disk(&chosen[..1]);
+    let single = backup_with(&world.repository(), index, &wide("one"), &some).unwrap();
+    world.disks.insert(single.id, some);
+    old.iter().for_each(|snapshot| world.forget(&snapshot.id));
+    let large = CollectOptions { pack_size: 1 << 20, ..now() };
+    let report = gc(&world.repository(), &large).unwrap();
+    assert_eq!((report.copied.packs, report.thin.packs), (8, 8), "{report:?}");
+    world.verify("copied");
+    world.forget(&eight.id);
+    let report = world.gc();
+    assert_eq!((report.copied.packs, report.thin.packs), (1, 1), "{report:?}");
+    world.verify("copied again");
+    world.verify_lean("copied again");
+}
+
+/// An index on a disk, or one that is made from segments and trailers, may say what it likes.
+#[test]
+fn neither_an_old_index_nor_a_new_one_leads_astray() {
+    for knows in [true, false] {
+        let (mut world, _, bytes) = world();
+        let kept = index();
+        kept.synchronise(&world.repository(), true).unwrap();
+        world.gc();
+        let index = if knows { kept } else { index() };
+        index.synchronise(&world.repository(), true).unwrap();
+        for name in ["vm", "new"] {
+            let snapshot = backup_with(&world.repository(), index.clone(), &wide(name), &bytes).unwrap();
+            world.disks.insert(snapshot.id, bytes.clone());
+        }
+        world.verify("backed up again");
+        world.verify_lean("backed up again");
+    }
+}
+
+/// A pack of which a chunk is damaged stays as it is; the rest is collected.
+#[test]
+fn what_is_damaged_is_not_copied() {
+    let (world, second, _) = world();
+    let thin = world.packs().into_iter().filter(|pack| pack.session != second.id);
+    let key = thin.map(|pack| keys::pack(&pack)).find(|key| key.as_str().starts_with("packs/")).unwrap();
+    let mut bytes = world.storage.get(&key).unwrap().to_vec();
+    bytes[64..64 + 8 * UNIT].iter_mut().for_each(|byte| *byte ^= 1);
+    world.storage.overwrite(&key, bytes.into()).unwrap();
+    let report = world.gc();
+    assert_eq!((report.copied.packs, report.thin.packs), (1, 1), "{report:?}");
+    assert!(world.storage.head(&key).is_ok());
+}
+
+/// A run that is under way when its hits are copied is waited for, and its hits are there.
+#[test]
+fn hits_of_a_run_in_what_is_copied() {
+    let (mut world, _, bytes) = world();
+    let index = index();
+    index.synchronise(&world.repository(), true).unwrap();
+    let writer = SnapshotWriter::start(&world.repository(), index, &wide("late")).unwrap();
+    put_all(&writer, &bytes).unwrap();
+    let options = CollectOptions { fence_after: Duration::from_secs(7200), ..now() };
+    let report = gc(&world.repository(), &options).unwrap();
+    assert_eq!((report.waiting.len(), report.sealed), (1, false));
+    // It refers to what is condemned: it is told when it looks.
+    let lost = writer.commit(wherry_repo::CommitInfo { size: bytes.len() as u64, ..Default::default() }).unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::Conflict);
+    let again = backup_with(&world.repository(), self::index(), &wide("late"), &bytes).unwrap();
+    world.disks.insert(again.id, bytes);
+    assert!(gc(&world.repository(), &options).unwrap().sealed);
+    world.verify("it ran again");
+    world.verify_lean("it ran again");
+}
