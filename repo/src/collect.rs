@@ -213,10 +213,10 @@ fn lost(e: Error) -> Error {
     match e.kind() {
         ErrorKind::NotFound => {
             let object = e.object().unwrap_or_default().to_owned();
-            e.instead(format!("{object} is gone and is needed; nothing was condemned: run `wherry check`"))
+            e.instead(format!("{object} is gone and is needed; nothing was deleted: run `wherry check`"))
                 .with_object(object)
         }
-        _ => e.advise("nothing was condemned: run `wherry check`"),
+        _ => e.advise("nothing was deleted: run `wherry check`"),
     }
 }
 
@@ -240,10 +240,13 @@ impl<'a> Lead<'a> {
         let id = SessionId::new(clock::random(repository.rng())?);
         let mut tries = 0;
         loop {
-            let since = repository.clock().monotonic();
             repository.create(&keys::lead(&id), &Beat { at: repository.clock().now() })?;
             match repository.storage().head(&keys::lead(&id)) {
-                Ok(object) => return Ok(Self { repository, id, now: Now { at: object.modified, since } }),
+                // Only now: nothing is to seem older than it is.
+                Ok(object) => {
+                    let now = Now { at: object.modified, since: repository.clock().monotonic() };
+                    return Ok(Self { repository, id, now });
+                }
                 // Another collector took it for one that was left.
                 Err(e) if e.kind() == ErrorKind::NotFound && tries < TRIES => tries += 1,
                 Err(e) => return Err(e),

@@ -6,8 +6,8 @@
 //! up nodes of its parent, so a copied one would cost the next backup its parent, for a saving of little.
 
 use super::lists::Lists;
-use super::packs::Number;
-use super::report::Collected;
+use super::packs::{Number, Packs};
+use super::report::{Collected, Packed};
 use super::{CollectStep, Run};
 use crate::crypto::TAG;
 use crate::format::pack::{Entry, HEADER, Header, Index, TRAILER, Trailer};
@@ -50,6 +50,16 @@ struct Taken {
 impl Run<'_> {
     /// G5, G6: marks, and says what goes.
     pub(super) fn plan(&self, mut lists: Lists, report: &mut Collected) -> Result<Plan> {
+        *report = Collected {
+            all: Packed::default(),
+            live: Packed::default(),
+            live_bytes: 0,
+            spared: Packed::default(),
+            condemned: Packed::default(),
+            thin: Packed::default(),
+            copied: Packed::default(),
+            ..std::mem::take(report)
+        };
         let roots = lists.roots.all()?;
         self.mark(&mut lists.packs, &roots)?;
         let dead = lists.roots.dead(&roots);
@@ -63,7 +73,7 @@ impl Run<'_> {
                 (true, may) => {
                     report.live.add(size);
                     report.live_bytes += packs.live(n);
-                    if may && id.kind == PackKind::Data && packs.live(n) * THIN <= size {
+                    if may && id.kind == PackKind::Data && cost(packs, n) * THIN <= size {
                         thin.push(n);
                     }
                 }
@@ -109,19 +119,8 @@ impl Run<'_> {
             (self.watch)(CollectStep::Copy, report.copied.bytes, total)?;
             let id = lists.packs.id(n);
             let places: Vec<u32> = lists.packs.marks(n).collect();
-            // All of a pack or nothing of it.
-            let chunks = match self.read_chunks(&id, &places) {
-                Ok(chunks) => chunks,
-                Err(e) if self.repository.is_damage(&e) => {
-                    tracing::warn!(
-                        "{} is kept as it is, as not all that is needed of it can be read: {e}",
-                        keys::pack(&id)
-                    );
-                    report.spared.add(lists.packs.size(n));
-                    continue;
-                }
-                Err(e) => return Err(e),
-            };
+            // What does not open may be intact in another pack, which nothing else refers to and this list would condemn.
+            let chunks = self.read_chunks(&id, &places).map_err(|e| e.with_object(keys::pack(&id)))?;
             chunks.iter().try_for_each(|chunk| copier.append(chunk))?;
             report.thin.add(lists.packs.size(n));
             chunks.iter().for_each(|chunk| report.copied.add(u64::from(chunk.entry.len)));
@@ -129,7 +128,7 @@ impl Run<'_> {
             moved.push(Moved { pack: id, places: bitmap(&places) });
         }
         copier.finish()?;
-        if condemned.is_empty() && list.dead.is_empty() {
+        if condemned.is_empty() && self.are_named(&list.dead)? {
             return Ok(None);
         }
         condemned.sort_unstable();
@@ -176,6 +175,12 @@ impl Run<'_> {
         }
         Ok(taken)
     }
+}
+
+/// Bytes that a copy of what is marked in a pack takes, alone in a pack.
+fn cost(packs: &Packs, n: Number) -> u64 {
+    let frame = HEADER + TRAILER + TAG + PackId::LEN + 4 + Index::plain_len(packs.marks(n).count());
+    packs.live(n) + frame as u64
 }
 
 /// One bit for each place, as [`Moved`] has them.

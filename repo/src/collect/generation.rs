@@ -3,10 +3,10 @@
 
 use super::Run;
 use crate::format::records::{Generation, Sweep};
-use crate::id::PackId;
+use crate::id::{PackId, SnapshotId};
 use crate::storage::{Listed, keys};
 use crate::{Error, ErrorKind, Result, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// The generations there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,20 @@ impl Run<'_> {
             swept.extend(sets.into_iter().flatten().map(|pack| pack.random));
         }
         Ok(swept)
+    }
+
+    /// Whether each of these snapshots is called dead by a list already.
+    pub(super) fn are_named(&self, dead: &[SnapshotId]) -> Result<bool> {
+        let mut missing: HashSet<SnapshotId> = dead.iter().copied().collect();
+        let newest = if missing.is_empty() { 0 } else { self.list_generations()?.newest };
+        for n in (1..=newest).rev() {
+            if missing.is_empty() {
+                break;
+            }
+            let list: Generation = self.repository.read(&keys::generation(n))?;
+            missing.retain(|id| !list.dead.contains(id));
+        }
+        Ok(missing.is_empty())
     }
 
     /// G8: its number; `None` when that was taken by another collector.

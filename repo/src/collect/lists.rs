@@ -6,6 +6,7 @@ use super::generation::Chain;
 use super::packs::Packs;
 use super::report::Collected;
 use super::sessions::Noted;
+use super::wait::without_open;
 use crate::format::records::{Asked, Outcome, SessionOpen};
 use crate::id::{PackId, SessionId, SnapshotId, VolumeId};
 use crate::newest::{Made, witnesses};
@@ -66,6 +67,11 @@ impl Run<'_> {
         let (mut outcomes, snapshots) = self.list_snapshots(&finals)?;
         // The record of one that is gone for good may be gone too; that it is Final is its outcome then.
         outcomes.extend(&finals);
+        // What it builds on and writes is not known: it may need anything.
+        let lost = |noted: &&Noted| noted.open.is_none() && noted.seen.is_some() && !outcomes.contains(&noted.id);
+        if let Some(noted) = sessions.iter().find(lost) {
+            return Err(without_open(noted));
+        }
         // Left, but not for long: whoever comes after them may still want their packs.
         let left = |noted: &&Noted| {
             let ended = outcomes.contains(&noted.id) && !snapshots.contains_key(&noted.id);
@@ -121,8 +127,16 @@ impl Run<'_> {
     /// F3, for all whose delay is over.
     pub(super) fn settle_due(&self, report: &mut Collected) -> Result<()> {
         for (id, forget) in self.repository.forgets()? {
-            if !forget.is_final() && forget.hides() && self.is_due(&id, forget.k)? && self.repository.settle(&id)? {
-                report.settled += 1;
+            if forget.is_final() || !forget.hides() || !self.is_due(&id, forget.k)? {
+                continue;
+            }
+            match self.repository.settle(&id) {
+                Ok(settled) => report.settled += u64::from(settled),
+                // It stays a root; or the clock was put back.
+                Err(e) if self.repository.is_damage(&e) || e.kind() == ErrorKind::Invalid => {
+                    tracing::warn!("the forget of snapshot {id} is left as it is: {e}");
+                }
+                Err(e) => return Err(e),
             }
         }
         Ok(())

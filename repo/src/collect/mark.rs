@@ -56,6 +56,11 @@ impl Child {
     }
 }
 
+/// One past its last byte in the pack.
+fn end(at: &Location) -> u64 {
+    u64::from(at.offset) + u64::from(at.len)
+}
+
 /// What a map node refers to; `chunks` is the class of the chunks below it.
 fn of_map(node: &MapNode, chunks: u8) -> Vec<Child> {
     let class = if node.level == 0 { chunks } else { 128 + node.level - 1 };
@@ -159,6 +164,13 @@ impl Mark<'_, '_> {
             found.push((child, pack));
         }
         for (child, pack) in found {
+            if let Some(n) = pack
+                && end(&child.at) > self.packs.size(n)
+            {
+                let key = keys::pack(&child.at.pack);
+                let text = format!("{key} was cut: a snapshot needs more of it than there is");
+                return Err(Error::corrupt(text).with_object(key));
+            }
             let (pack, place, node) = match pack {
                 Some(pack) => (pack, child.at.ordinal, child),
                 None => {
@@ -178,12 +190,11 @@ impl Mark<'_, '_> {
     fn resolve(&mut self, child: &Child) -> Result<(Number, Copy)> {
         let (repository, elsewhere) = (self.run.repository, &self.elsewhere);
         let rank = |packs: &mut Packs, copy: &Copy| -> Result<Option<(u8, Number)>> {
-            Ok(packs.find(repository, &copy.pack)?.map(|n| {
-                match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
-                    (false, true) => (0, n),
-                    (false, false) => (1, n),
-                    (true, _) => (2, n),
-                }
+            let n = packs.find(repository, &copy.pack)?.filter(|n| end(&copy.at) <= packs.size(*n));
+            Ok(n.map(|n| match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
+                (false, true) => (0, n),
+                (false, false) => (1, n),
+                (true, _) => (2, n),
             }))
         };
         let mut best: Option<(u8, Number, Copy)> = None;

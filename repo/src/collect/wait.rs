@@ -79,7 +79,7 @@ impl Run<'_> {
     }
 }
 
-fn without_open(noted: &Noted) -> Error {
+pub(super) fn without_open(noted: &Noted) -> Error {
     let key = keys::session(&noted.id, "open");
     let text = format!("{key} is gone: which volume this session writes is not known, so it cannot be ended");
     Error::corrupt(text).with_object(key)

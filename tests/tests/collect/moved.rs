@@ -102,18 +102,41 @@ fn neither_an_old_index_nor_a_new_one_leads_astray() {
     }
 }
 
-/// A pack of which a chunk is damaged stays as it is; the rest is collected.
+/// What does not open is not copied: nothing is condemned, and the pack is named.
 #[test]
 fn what_is_damaged_is_not_copied() {
-    let (world, second, _) = world();
-    let thin = world.packs().into_iter().filter(|pack| pack.session != second.id);
-    let key = thin.map(|pack| keys::pack(&pack)).find(|key| key.as_str().starts_with("packs/")).unwrap();
-    let mut bytes = world.storage.get(&key).unwrap().to_vec();
-    bytes[64..64 + 8 * UNIT].iter_mut().for_each(|byte| *byte ^= 1);
-    world.storage.overwrite(&key, bytes.into()).unwrap();
-    let report = world.gc();
-    assert_eq!((report.copied.packs, report.thin.packs), (1, 1), "{report:?}");
-    assert!(world.storage.head(&key).is_ok());
+    for cut in [false, true] {
+        let (world, second, _) = world();
+        let thin = world.packs().into_iter().filter(|pack| pack.session != second.id);
+        let key = thin.map(|pack| keys::pack(&pack)).find(|key| key.as_str().starts_with("packs/")).unwrap();
+        let mut bytes = world.storage.get(&key).unwrap().to_vec();
+        if cut {
+            bytes.truncate(100);
+        } else {
+            bytes[64..64 + 8 * UNIT].iter_mut().for_each(|byte| *byte ^= 1);
+        }
+        world.storage.overwrite(&key, bytes.into()).unwrap();
+        let before = world.packs().len();
+        let error = gc(&world.repository(), &now()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains(key.as_str()), "{key} is not in {error}");
+        assert!(world.packs().len() >= before, "nothing was deleted");
+        assert!(!keys_of(&*world.storage).iter().any(|key| key.as_str().starts_with("gc/gen/")));
+    }
+}
+
+/// Which volume a session writes and what it builds on is not known when its first note is lost: it may need anything.
+#[test]
+fn a_session_without_its_first_note_keeps_everything() {
+    let (world, _, bytes) = world();
+    let writer = SnapshotWriter::start(&world.repository(), index(), &wide("vm")).unwrap();
+    put_all(&writer, &bytes).unwrap();
+    let open = keys::session(&writer.id(), "open");
+    world.storage.delete(&open).unwrap();
+    let error =
+        gc(&world.repository(), &CollectOptions { fence_after: Duration::from_secs(7200), ..now() }).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(open.as_str()), "{error}");
 }
 
 /// A run that is under way when its hits are copied is waited for, and its hits are there.
