@@ -2,8 +2,8 @@
 //! Nothing is ignored: every step takes the structs apart by name.
 
 use crate::cli::{
-    BackupArgs, CheckArgs, Cli, Command, Compression, CredentialFlags, Engine, ForgetArgs, Global, InitArgs, KeepFlags,
-    LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span,
+    BackupArgs, CheckArgs, Cli, Command, Compression, CredentialFlags, Engine, ForgetArgs, GcArgs, Global, InitArgs,
+    KeepFlags, LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span,
 };
 use crate::credential::CredentialSource;
 use serde::Deserialize;
@@ -28,6 +28,7 @@ and of these commands:
   mount    allow-other foreground
   check    read-data sample max-age
   forget   keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly keep-within delay
+  gc       grace fence-after
 Not taken from a file, because they are about one run: force dry-run allow-partial delta changed-blocks parent offset
 length forgotten name recursive tag new-password-file new-key-file config force-read overwrite delete numeric-ids seconds
 size. A password is never written into one.
@@ -95,6 +96,9 @@ pub(crate) struct File {
     keep_yearly: Option<u32>,
     keep_within: Option<Span>,
     delay: Option<Span>,
+    // gc
+    grace: Option<Span>,
+    fence_after: Option<Span>,
 }
 
 impl File {
@@ -171,6 +175,8 @@ impl File {
             keep_yearly,
             keep_within,
             delay,
+            grace,
+            fence_after,
         } = self;
         let global = &mut cli.global;
         gap(&mut global.repo, repo);
@@ -243,6 +249,10 @@ impl File {
                         keep_within,
                     };
                 }
+            }
+            Command::Gc(GcArgs { grace: time, fence_after: silence, .. }) => {
+                gap(time, grace);
+                gap(silence, fence_after);
             }
             _ => {}
         }
