@@ -18,12 +18,22 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// A sign of life, about once a minute: who is silent for long loses the turn where the storage has no lock.
+    /// A sign of life, about once a minute: who is silent for long loses the turn where the storage has no lock. `Busy` when
+    /// that has happened: another process may write by now.
     pub fn beat(&self) -> Result<()> {
         let Some(id) = &self.session else { return Ok(()) };
         let key = keys::session(id, "beat");
         let sealed = self.repository.sealed(&key, &Beat { at: self.repository.clock().now() })?;
-        self.repository.storage().overwrite(&key, sealed)
+        let storage = self.repository.storage();
+        storage.overwrite(&key, sealed)?;
+        match storage.head(&keys::session(id, "open")) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let text = "this process gave no sign of life for so long that others took it for dead, and may be writing: \
+                            run the command again";
+                Err(Error::new(ErrorKind::Busy, text))
+            }
+            seen => seen.map(drop),
+        }
     }
 }
 
@@ -255,6 +265,21 @@ mod tests {
         assert_eq!(later(118).unwrap_err().kind(), ErrorKind::Busy);
         later(122).unwrap();
         assert_eq!(sessions(&first), 0);
+    }
+
+    #[test]
+    fn who_was_taken_for_dead_is_told_at_its_next_sign_of_life() {
+        let storage: Arc<dyn Storage> = Arc::new(Memory::default());
+        let first = repository(&storage, true);
+        let turn = first.begin_writing("gc").unwrap();
+        turn.beat().unwrap();
+        // What another process does with a place in which nobody has been seen for long.
+        let id = turn.session.unwrap();
+        ["beat", "open"].iter().for_each(|part| storage.delete(&keys::session(&id, part)).unwrap());
+        let _other = first.begin_writing("forget").unwrap();
+        assert_eq!(turn.beat().unwrap_err().kind(), ErrorKind::Busy);
+        drop(turn);
+        assert_eq!(sessions(&first), 1, "it leaves nothing behind, and the other one's place stands");
     }
 
     #[test]
