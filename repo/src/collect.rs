@@ -102,12 +102,8 @@ impl Repository {
         if options.dry_run {
             let now = Now { at: self.clock().now(), since: self.clock().monotonic() };
             let run = Run { repository: self, options, watch, now };
-            let chain = run.list_generations()?;
-            report.unsealed = chain.unsealed();
-            let lists = run.lists(&chain)?;
-            run.plan(lists, &mut report)?;
-            run.await_grace(&chain, &mut report)?;
-            return Ok(report);
+            let looked = run.look(&mut report);
+            return looked.map(|()| report).map_err(|e| if self.is_damage(&e) { lost(e) } else { e });
         }
         let lead = Lead::open(self)?;
         let run = Run { repository: self, options, watch, now: lead.now };
@@ -148,6 +144,15 @@ impl Run<'_> {
     /// How long ago something was written.
     fn age(&self, modified: Timestamp) -> Duration {
         Duration::from_nanos(u64::try_from(self.now().0.saturating_sub(modified.0)).unwrap_or(0))
+    }
+
+    /// What a run would do, without effects.
+    fn look(&self, report: &mut Collected) -> Result<()> {
+        let chain = self.list_generations()?;
+        report.unsealed = chain.unsealed();
+        let lists = self.lists(&chain)?;
+        self.plan(lists, report)?;
+        self.await_grace(&chain, report)
     }
 
     /// G0 to G12: the generation that others left, then one of our own.

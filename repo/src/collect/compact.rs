@@ -39,8 +39,7 @@ impl Run<'_> {
             return Ok(());
         }
         small.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        let mut swept = self.swept(&self.list_generations()?)?;
-        swept.sort_unstable();
+        let swept = self.swept(&self.list_generations()?)?;
         let mut found = Vec::new();
         // Rows in memory take about half as much again.
         let mut room = self.options.memory / 4;

@@ -17,7 +17,7 @@ use crate::id::{PackId, PackKind, SessionId, VolumeId};
 use crate::pack::{open_chunk, read_index};
 use crate::session::fence;
 use crate::storage::keys;
-use crate::{Error, Result, clock};
+use crate::{Error, ErrorKind, Result, clock};
 
 /// A pack is copied when no more than one part in so many is referred to.
 const THIN: u64 = 4;
@@ -112,28 +112,42 @@ impl Run<'_> {
     pub(super) fn copy_packs(&self, plan: Plan, report: &mut Collected) -> Result<Option<Generation>> {
         let Plan { lists, mut condemned, thin, list } = plan;
         (report.thin, report.copied, report.records) = Default::default();
-        let mut copier = Copier { run: self, session: None, seq: 0, open: None };
-        let mut moved = Vec::new();
-        let total: u64 = thin.iter().map(|n| lists.packs.live(*n)).sum();
-        for n in thin {
-            (self.watch)(CollectStep::Copy, report.copied.bytes, total)?;
-            let id = lists.packs.id(n);
-            let places: Vec<u32> = lists.packs.marks(n).collect();
-            // What does not open may be intact in another pack, which nothing else refers to and this list would condemn.
-            let chunks = self.read_chunks(&id, &places).map_err(|e| e.with_object(keys::pack(&id)))?;
-            chunks.iter().try_for_each(|chunk| copier.append(chunk))?;
-            report.thin.add(lists.packs.size(n));
-            chunks.iter().for_each(|chunk| report.copied.add(u64::from(chunk.entry.len)));
-            condemned.push(id);
-            moved.push(Moved { pack: id, places: bitmap(&places) });
-        }
-        copier.finish()?;
+        let moved = match self.copy_thin(&lists.packs, &thin, report) {
+            // The copies that found room are a stranger's without a mark: the next list condemns them.
+            Err(e) if e.kind() == ErrorKind::Full => {
+                tracing::warn!("no packs are copied, as there is no room for that before others are deleted: {e}");
+                (report.thin, report.copied) = Default::default();
+                Vec::new()
+            }
+            moved => moved?,
+        };
+        condemned.extend(moved.iter().map(|moved| moved.pack));
         if condemned.is_empty() && self.are_named(&list.dead)? {
             return Ok(None);
         }
         condemned.sort_unstable();
-        moved.sort_unstable_by_key(|moved| moved.pack);
         Ok(Some(Generation { condemned, moved, ..list }))
+    }
+
+    /// Copies what is marked in these packs. The result ascends by pack.
+    fn copy_thin(&self, packs: &Packs, thin: &[Number], report: &mut Collected) -> Result<Vec<Moved>> {
+        let mut copier = Copier { run: self, session: None, seq: 0, open: None };
+        let mut moved = Vec::new();
+        let total: u64 = thin.iter().map(|n| packs.live(*n)).sum();
+        for n in thin.iter().copied() {
+            (self.watch)(CollectStep::Copy, report.copied.bytes, total)?;
+            let id = packs.id(n);
+            let places: Vec<u32> = packs.marks(n).collect();
+            // What does not open may be intact in another pack, which nothing else refers to and this list would condemn.
+            let chunks = self.read_chunks(&id, &places).map_err(|e| e.with_object(keys::pack(&id)))?;
+            chunks.iter().try_for_each(|chunk| copier.append(chunk))?;
+            report.thin.add(packs.size(n));
+            chunks.iter().for_each(|chunk| report.copied.add(u64::from(chunk.entry.len)));
+            moved.push(Moved { pack: id, places: bitmap(&places) });
+        }
+        copier.finish()?;
+        moved.sort_unstable_by_key(|moved| moved.pack);
+        Ok(moved)
     }
 
     /// The chunks at these places of a pack, which ascend; each has been opened, so what is copied is what it should be.

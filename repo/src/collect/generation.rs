@@ -1,10 +1,11 @@
 //! The chain of generations: G0, G8, G12. A number is taken once, and the mark of the next one begins after the delete set of
 //! the one before is sealed.
 
-use super::Run;
+use super::packs::no_room;
+use super::{CollectStep, Run, TRIES};
 use crate::format::records::{Generation, Sweep};
 use crate::id::{PackId, SnapshotId};
-use crate::storage::{Listed, keys};
+use crate::storage::{Key, Listed, keys};
 use crate::{Error, ErrorKind, Result, Timestamp};
 use std::collections::{BTreeMap, HashSet};
 
@@ -24,9 +25,41 @@ impl Chain {
     }
 }
 
+/// What is missing of a chain.
+fn gap((lists, Chain { newest, sealed }): &(Vec<u32>, Chain)) -> Option<Key> {
+    if let Some(n) = (1..=*newest).zip(lists).find_map(|(n, found)| (n != *found).then_some(n)) {
+        return Some(keys::generation(n));
+    }
+    if let Some(n) = (1..*newest).find(|n| !sealed.contains_key(n)) {
+        return Some(keys::sealed(n));
+    }
+    sealed.last_key_value().filter(|(n, _)| *n > newest).map(|(n, _)| keys::generation(*n))
+}
+
 impl Run<'_> {
-    /// G0. A gap is damage: who does not know what a list condemned knows nothing of what was deleted (M5).
+    /// G0. A gap is damage: who does not know what a list condemned knows nothing of what was deleted (M5). A listing need
+    /// not be one instant, so what came while it was made may be in it and what came shortly before not (P2): a gap is one
+    /// when the next listing has it too.
     pub(super) fn list_generations(&self) -> Result<Chain> {
+        let mut missing = None;
+        for _ in 0..TRIES {
+            let chain = self.list_chain()?;
+            let gap = gap(&chain);
+            if gap.is_none() {
+                return Ok(chain.1);
+            }
+            let is_lost = gap == missing;
+            missing = gap;
+            if is_lost {
+                break;
+            }
+        }
+        let key = missing.unwrap_or_else(|| keys::generation(1));
+        Err(Error::corrupt(format!("{key} is gone: bring it back from a copy of the repository")).with_object(key))
+    }
+
+    /// The numbers of the lists there are, sorted, and what they and the delete sets make.
+    fn list_chain(&self) -> Result<(Vec<u32>, Chain)> {
         let (mut lists, mut sealed) = (Vec::new(), BTreeMap::new());
         self.storage().list(keys::GEN, &mut |Listed { key, modified, .. }| {
             match keys::parse_generation(&key) {
@@ -38,19 +71,7 @@ impl Run<'_> {
         })?;
         lists.sort_unstable();
         let newest = lists.last().copied().unwrap_or(0);
-        let gone = |key| {
-            Error::corrupt(format!("{key} is gone: bring it back from a copy of the repository")).with_object(key)
-        };
-        if let Some(n) = (1..=newest).zip(&lists).find_map(|(n, found)| (n != *found).then_some(n)) {
-            return Err(gone(keys::generation(n)));
-        }
-        if let Some(n) = (1..newest).find(|n| !sealed.contains_key(n)) {
-            return Err(gone(keys::sealed(n)));
-        }
-        match sealed.last_key_value() {
-            Some((n, _)) if *n > newest => Err(gone(keys::generation(*n))),
-            _ => Ok(Chain { newest, sealed }),
-        }
+        Ok((lists, Chain { newest, sealed }))
     }
 
     /// The packs of a delete set.
@@ -58,14 +79,24 @@ impl Run<'_> {
         Ok(self.repository.read::<Sweep>(&keys::sealed(n))?.packs)
     }
 
-    /// The random parts of the names of all packs in delete sets.
+    /// The random parts of the names of all packs in delete sets, sorted.
     pub(super) fn swept(&self, chain: &Chain) -> Result<Vec<u64>> {
-        let sets: Vec<u32> = chain.sealed.keys().copied().collect();
-        let mut swept = Vec::new();
-        for part in sets.chunks(64) {
+        self.swept_by(&chain.sealed.keys().copied().collect::<Vec<_>>())
+    }
+
+    /// Of all packs in these delete sets. `Invalid` when memory does not suffice.
+    pub(super) fn swept_by(&self, sets: &[u32]) -> Result<Vec<u64>> {
+        let (mut swept, memory) = (Vec::new(), self.options.memory / 2);
+        // No more of them in memory at once than are read side by side.
+        for part in sets.chunks(self.options.threads.max(1)) {
+            (self.watch)(CollectStep::Lists, swept.len() as u64, 0)?;
             let sets = crate::side::each(self.options.threads, part, |n| self.delete_set(*n))?;
             swept.extend(sets.into_iter().flatten().map(|pack| pack.random));
+            if swept.len() as u64 * 8 > memory {
+                return Err(no_room(swept.len(), memory));
+            }
         }
+        swept.sort_unstable();
         Ok(swept)
     }
 
@@ -77,6 +108,7 @@ impl Run<'_> {
             if missing.is_empty() {
                 break;
             }
+            (self.watch)(CollectStep::Lists, missing.len() as u64, 0)?;
             let list: Generation = self.repository.read(&keys::generation(n))?;
             missing.retain(|id| !list.dead.contains(id));
         }

@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 pub(super) struct Root {
     pub(super) volume: VolumeId,
     pub(super) made: Made,
+    /// It is gone for good, and a root for the sake of a session alone.
+    pub(super) is_final: bool,
 }
 
 /// Everything that was listed.
@@ -91,6 +93,8 @@ impl Run<'_> {
             self.storage().list(prefix, &mut |object| {
                 found.extend(keys::parse_pack(&object.key).map(|id| (id, object.size)));
                 if found.len().is_multiple_of(1000) {
+                    // Before the list itself takes more.
+                    Packs::have_room(found.len(), self.options.memory / 2)?;
                     (self.watch)(CollectStep::Lists, found.len() as u64, 0)?;
                 }
                 Ok(())
@@ -154,7 +158,8 @@ impl Run<'_> {
             for (((volume, id), _), outcome) in part.iter().zip(self.repository.read_many::<_, Outcome>(part)) {
                 match outcome {
                     Ok((Outcome::Snapshot(record), _)) => {
-                        snapshots.insert(*id, Root { volume: *volume, made: Made::new(*id, &record) });
+                        let made = Made::new(*id, &record);
+                        snapshots.insert(*id, Root { volume: *volume, made, is_final: finals.contains(id) });
                     }
                     Ok((Outcome::Fence(_), _)) => {}
                     // Removed by another collector.
@@ -175,7 +180,8 @@ impl Roots {
     }
 
     /// G5: what a mark begins with, the newest first: of a chunk that is in two places, the one that the next snapshots
-    /// refer to is then marked already when it is looked for by its id.
+    /// refer to is then marked already when it is looked for by its id. Those that are gone for good come last, so that what
+    /// they pass over was visited for those that need it whole.
     pub(super) fn all(&self) -> Result<Vec<Root>> {
         let mut roots: BTreeMap<SnapshotId, Root> = BTreeMap::new();
         roots.extend(self.snapshots.iter().filter(|(id, _)| !self.finals.contains(*id)));
@@ -192,7 +198,7 @@ impl Roots {
             }
         }
         let mut roots: Vec<Root> = roots.into_values().collect();
-        roots.sort_unstable_by_key(|root| std::cmp::Reverse((root.made.started, root.made.id)));
+        roots.sort_unstable_by_key(|root| (root.is_final, std::cmp::Reverse((root.made.started, root.made.id))));
         Ok(roots)
     }
 

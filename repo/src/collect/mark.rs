@@ -61,6 +61,14 @@ fn end(at: &Location) -> u64 {
     u64::from(at.offset) + u64::from(at.len)
 }
 
+/// What a snapshot needs is in no pack.
+fn nowhere(child: &Child) -> Error {
+    let key = keys::pack(&child.at.pack);
+    let what = if child.class < 128 { "a chunk" } else { "a node" };
+    Error::corrupt(format!("{key} is gone, and {what} that a snapshot needs of it is in no other pack"))
+        .with_object(key)
+}
+
 /// What a map node refers to; `chunks` is the class of the chunks below it.
 fn of_map(node: &MapNode, chunks: u8) -> Vec<Child> {
     let class = if node.level == 0 { chunks } else { 128 + node.level - 1 };
@@ -80,14 +88,16 @@ fn of_tree(node: &Node) -> Vec<Child> {
 }
 
 impl Run<'_> {
-    /// G5. Anything that cannot be found or read is an error that names it.
-    pub(super) fn mark(&self, packs: &mut Packs, roots: &[Root]) -> Result<()> {
+    /// G5. Anything that cannot be found or read is an error that names it. The result are the condemned packs that hold
+    /// what has no other copy and is not where its hint says.
+    pub(super) fn mark(&self, packs: &mut Packs, roots: &[Root]) -> Result<HashSet<Number>> {
         let elsewhere = Elsewhere::new(self.options.memory / 2);
-        let mut mark = Mark { run: self, packs, elsewhere, stack: Vec::new() };
+        let (stack, last_copies) = (Vec::new(), HashSet::new());
+        let mut mark = Mark { run: self, packs, elsewhere, stack, last_copies, is_final: false };
         for part in roots.chunks(ROOTS) {
             mark.roots(part)?;
         }
-        Ok(())
+        Ok(mark.last_copies)
     }
 
     /// G10, G11: the delete set, what of a list is left when all that came meanwhile has been marked.
@@ -97,11 +107,15 @@ impl Run<'_> {
         let known: HashSet<SnapshotId> = list.roots.iter().copied().collect();
         let mut new = roots.all()?;
         new.retain(|root| !known.contains(&root.made.id));
-        self.mark(&mut packs, &new)?;
+        let last_copies = self.mark(&mut packs, &new)?;
         let rescued: HashSet<PackId> = packs
             .listed()
             .filter(|pack| packs.is_condemned(*pack))
             .filter(|pack| {
+                // Also of what was moved, when the copy is gone.
+                if last_copies.contains(pack) {
+                    return true;
+                }
                 let id = packs.id(*pack);
                 let moved = list.moved.binary_search_by_key(&id, |moved| moved.pack).ok().map(|at| &list.moved[at]);
                 packs.marks(*pack).any(|place| !moved.is_some_and(|moved| moved.holds(place)))
@@ -118,6 +132,10 @@ struct Mark<'a, 'b> {
     /// Not the repository's, which may be older than the list of packs.
     elsewhere: Elsewhere,
     stack: Vec<Want>,
+    /// Condemned packs in which something was found by its id, and nowhere else.
+    last_copies: HashSet<Number>,
+    /// The root that is walked is a snapshot that is gone for good. What it misses of a swept pack is passed over.
+    is_final: bool,
 }
 
 impl Mark<'_, '_> {
@@ -131,11 +149,13 @@ impl Mark<'_, '_> {
             };
             let snapshot = Snapshot { id: root.made.id, volume: root.volume, record: *record, record_size };
             let children = self.top(&snapshot).map_err(|e| e.with_object(key))?;
+            self.is_final = root.is_final;
             self.take(children)?;
-        }
-        while !self.stack.is_empty() {
-            (self.run.watch)(CollectStep::Mark, self.packs.marked, self.packs.total.max(self.packs.marked))?;
-            self.open()?;
+            // To its end before the next one begins: what is there twice is looked for by the newest that need it.
+            while !self.stack.is_empty() {
+                (self.run.watch)(CollectStep::Mark, self.packs.marked, self.packs.total.max(self.packs.marked))?;
+                self.open()?;
+            }
         }
         Ok(())
     }
@@ -174,7 +194,16 @@ impl Mark<'_, '_> {
             let (pack, place, node) = match pack {
                 Some(pack) => (pack, child.at.ordinal, child),
                 None => {
-                    let (pack, copy) = self.resolve(&child)?;
+                    let Some((pack, copy)) = self.resolve(&child)? else {
+                        // Whoever holds such a root opened after it was final, and is refused (W5, V1).
+                        if self.is_final && self.packs.is_swept(&child.at.pack) {
+                            continue;
+                        }
+                        return Err(nowhere(&child));
+                    };
+                    if self.packs.is_condemned(pack) {
+                        self.last_copies.insert(pack);
+                    }
                     (pack, copy.place, Child { at: copy.at, plain: copy.plain, ..child })
                 }
             };
@@ -187,7 +216,7 @@ impl Mark<'_, '_> {
 
     /// A copy of what is not where its hint says, in a pack that is there: one that is marked already, else one that no list
     /// condemns, else any.
-    fn resolve(&mut self, child: &Child) -> Result<(Number, Copy)> {
+    fn resolve(&mut self, child: &Child) -> Result<Option<(Number, Copy)>> {
         let (repository, elsewhere) = (self.run.repository, &self.elsewhere);
         let rank = |packs: &mut Packs, copy: &Copy| -> Result<Option<(u8, Number)>> {
             let n = packs.find(repository, &copy.pack)?.filter(|n| end(&copy.at) <= packs.size(*n));
@@ -206,18 +235,12 @@ impl Mark<'_, '_> {
             }
         }
         if let Some((_, n, copy)) = best {
-            return Ok((n, copy));
+            return Ok(Some((n, copy)));
         }
         // Those that were known are all gone: once more, with what came since.
         let packs = &mut *self.packs;
-        let found = elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
+        elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
             Ok(rank(packs, copy)?.map(|(_, n)| (n, *copy)))
-        })?;
-        found.ok_or_else(|| {
-            let key = keys::pack(&child.at.pack);
-            let what = if child.class < 128 { "a chunk" } else { "a node" };
-            Error::corrupt(format!("{key} is gone, and {what} that a snapshot needs of it is in no other pack"))
-                .with_object(key)
         })
     }
 

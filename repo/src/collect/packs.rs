@@ -27,6 +27,16 @@ struct Pack {
     condemned: bool,
 }
 
+/// Bytes of memory for a pack without marks.
+const PACK: u64 = (size_of::<PackId>() + size_of::<Pack>()) as u64;
+
+/// So many packs need more than these bytes.
+pub(super) fn no_room(packs: usize, memory: u64) -> Error {
+    let memory = memory >> 20;
+    let text = format!("the marks of {packs} packs need more than the {memory} MiB that are for them");
+    Error::invalid(text).advise("nothing was deleted: give more with --memory")
+}
+
 /// The number of a pack.
 pub(super) type Number = usize;
 
@@ -71,21 +81,17 @@ impl Packs {
         Ok(table)
     }
 
+    /// An error when so many packs do not fit, without a mark.
+    pub(super) fn have_room(packs: usize, memory: u64) -> Result<()> {
+        if packs as u64 * PACK <= memory { Ok(()) } else { Err(no_room(packs, memory)) }
+    }
+
     /// An error when so many words more do not fit.
     fn fits(&self, words: usize) -> Result<()> {
-        let pack = (size_of::<PackId>() + size_of::<Pack>()) as u64;
         let late = self.late.len() as u64 * 3 * size_of::<(PackId, Option<Number>)>() as u64;
         let bits = (self.words.len() + words) as u64 * 8;
-        let need = self.ids.len() as u64 * pack + self.swept.len() as u64 * 8 + late + bits;
-        if need <= self.memory {
-            return Ok(());
-        }
-        let text = format!(
-            "the marks of {} packs need more than the {} MiB that are for them; nothing was condemned: give more with --memory",
-            self.ids.len(),
-            self.memory >> 20
-        );
-        Err(Error::invalid(text))
+        let need = self.ids.len() as u64 * PACK + self.swept.len() as u64 * 8 + late + bits;
+        if need <= self.memory { Ok(()) } else { Err(no_room(self.ids.len(), self.memory)) }
     }
 
     fn search(&self, id: &PackId) -> Option<Number> {
@@ -98,7 +104,7 @@ impl Packs {
         if let Some(n) = self.search(id) {
             return Ok(Some(n).filter(|n| !self.packs[*n].swept));
         }
-        if self.swept.binary_search(&id.random).is_ok() {
+        if self.is_swept(id) {
             return Ok(None);
         }
         if let Some(known) = self.late.get(id) {
@@ -185,6 +191,11 @@ impl Packs {
     /// The packs that were listed and are not as good as gone.
     pub(super) fn listed(&self) -> impl Iterator<Item = Number> + '_ {
         (0..self.listed).filter(|n| !self.packs[*n].swept)
+    }
+
+    /// Whether a pack of this name was ever in a delete set.
+    pub(super) fn is_swept(&self, id: &PackId) -> bool {
+        self.swept.binary_search(&id.random).is_ok()
     }
 
     pub(super) fn is_condemned(&self, n: Number) -> bool {

@@ -59,20 +59,32 @@ impl Run<'_> {
 
     /// Packs of these delete sets that are still there, and their sizes.
     fn doomed(&self, generations: &[u32]) -> Result<Vec<(PackId, u64)>> {
-        let mut sealed: HashSet<PackId> = HashSet::new();
-        for n in generations {
-            sealed.extend(self.delete_set(*n)?);
-        }
-        let mut doomed = Vec::new();
-        if sealed.is_empty() {
-            return Ok(doomed);
+        let swept = self.swept_by(generations)?;
+        let (mut found, mut listed) = (Vec::new(), 0);
+        if swept.is_empty() {
+            return Ok(found);
         }
         for prefix in [keys::PACKS, keys::META] {
             self.storage().list(prefix, &mut |object| {
-                let id = keys::parse_pack(&object.key).filter(|id| sealed.contains(id));
-                doomed.extend(id.map(|id| (id, object.size)));
-                Ok(())
+                let id = keys::parse_pack(&object.key).filter(|id| swept.binary_search(&id.random).is_ok());
+                found.extend(id.map(|id| (id, object.size)));
+                listed += 1;
+                if listed % 1000 == 0 { (self.watch)(CollectStep::Lists, listed, 0) } else { Ok(()) }
             })?;
+        }
+        drop(swept);
+        // Of a few of them the sets say their names in full: mostly the newest.
+        found.sort_unstable();
+        let mut doomed = Vec::with_capacity(found.len());
+        for part in generations.rchunks(self.options.threads.max(1)) {
+            if found.is_empty() {
+                break;
+            }
+            (self.watch)(CollectStep::Lists, doomed.len() as u64, 0)?;
+            let sets = crate::side::each(self.options.threads, part, |n| self.delete_set(*n))?;
+            let mut named: Vec<PackId> = sets.into_iter().flatten().collect();
+            named.sort_unstable();
+            doomed.extend(found.extract_if(.., |(id, _)| named.binary_search(id).is_ok()));
         }
         Ok(doomed)
     }
@@ -90,8 +102,10 @@ impl Run<'_> {
             return Ok(0);
         }
         let mut dead: HashMap<VolumeId, Vec<SnapshotId>> = HashMap::new();
-        for n in due {
-            for id in self.repository.read::<Generation>(&keys::generation(*n))?.dead {
+        for (k, part) in due.chunks(self.options.threads.max(1)).enumerate() {
+            (self.watch)(CollectStep::Lists, k as u64, 0)?;
+            let read = |n: &u32| Ok(self.repository.read::<Generation>(&keys::generation(*n))?.dead);
+            for id in crate::side::each(self.options.threads, part, read)?.into_iter().flatten() {
                 if let Some(volume) = gone.get(&id) {
                     dead.entry(*volume).or_default().push(id);
                 }

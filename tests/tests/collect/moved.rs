@@ -1,7 +1,8 @@
 //! What a collector copied: maps keep naming the old place, and everything that reads finds it by its id.
 
 use super::*;
-use wherry_repo::{ErrorKind, SnapshotWriter};
+use wherry_repo::{Error, ErrorKind, Key, ReadSession, SnapshotWriter};
+use wherry_tests::meddling::{Call, Fate, Meddling};
 
 /// A snapshot of which two chunks in sixteen are in packs of a forgotten one.
 fn world() -> (World, Snapshot, Vec<u8>) {
@@ -158,4 +159,152 @@ fn hits_of_a_run_in_what_is_copied() {
     assert!(gc(&world.repository(), &options).unwrap().sealed);
     world.verify("it ran again");
     world.verify_lean("it ran again");
+}
+
+/// G11: a copy that is gone again before its list is sealed. What is then the last copy stays, although it was moved.
+#[test]
+fn what_was_moved_stays_when_its_copy_is_lost() {
+    let mut world = World::new();
+    let forgotten = world.backup("a", &disk(&(0..8).collect::<Vec<_>>()));
+    // The same chunk in a pack of its own.
+    let bytes = disk(&[3]);
+    let parent = world.backup("b", &bytes);
+    world.forget(&forgotten.id);
+    let writer = SnapshotWriter::start(&world.repository(), index(), &wide("b")).unwrap();
+    put_all(&writer, &bytes).unwrap();
+    let data = |pack: &PackId| keys::pack(pack).as_str().starts_with("packs/");
+    let before = world.packs();
+    for pack in before.iter().filter(|pack| pack.session == parent.id && data(pack)) {
+        world.storage.delete(&keys::pack(pack)).unwrap();
+    }
+    let options = CollectOptions { fence_after: Duration::from_secs(7200), ..now() };
+    let report = gc(&world.repository(), &options).unwrap();
+    assert_eq!((report.copied.packs, report.sealed), (1, false), "{report:?}");
+    let copies: Vec<_> = world.packs().into_iter().filter(|pack| !before.contains(pack) && data(pack)).collect();
+    assert_eq!(copies.len(), 1);
+    world.storage.delete(&keys::pack(&copies[0])).unwrap();
+    let size = bytes.len() as u64;
+    let made = writer.commit(wherry_repo::CommitInfo { size, ..Default::default() }).unwrap();
+    assert_eq!(made.record.stats.unchanged, size);
+    world.disks.insert(made.id, bytes);
+    let report = gc(&world.repository(), &options).unwrap();
+    assert!(report.rescued > 0, "{report:?}");
+    world.verify("rescued");
+    world.verify_lean("rescued");
+}
+
+/// Of what is in two places, the one that the newest snapshots name is to stay: they are marked first, each to its end, also
+/// when nodes have to be opened for it.
+#[test]
+fn the_newest_are_marked_first_each_to_its_end() {
+    let mut world = World::new();
+    let mut made: Vec<SnapshotId> = Vec::new();
+    for volume in 0..8u64 {
+        made.push(
+            world.backup(&format!("vm{volume}"), &disk(&(0..200).map(|n| volume * 8 + n % 8).collect::<Vec<_>>())).id,
+        );
+    }
+    let storage = Meddling::new(world.storage.clone(), false);
+    let repository = world.over(storage.clone());
+    let read = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let reads = read.clone();
+    storage.meddle(move |call, name| {
+        if call == Call::Read && name.starts_with("meta/") {
+            reads.lock().extend(Key::new(name).ok().and_then(|key| keys::parse_pack(&key)).map(|pack| pack.session));
+        }
+        Fate::Done
+    });
+    gc(&repository, &CollectOptions { dry_run: true, threads: 1, ..now() }).unwrap();
+    let mut read = read.lock().clone();
+    read.dedup();
+    made.reverse();
+    assert_eq!(read, made);
+}
+
+/// Where there is no room for copies, what nobody refers to goes all the same.
+#[test]
+fn a_storage_that_is_full_is_collected_without_copies() {
+    let (mut world, _, _) = world();
+    let other = world.backup("other", &disk(&(300..320).collect::<Vec<_>>()));
+    world.forget(&other.id);
+    for room in [0, 1] {
+        let copy = world.copy();
+        let storage = Meddling::new(copy.storage.clone(), false);
+        let mut left = room;
+        storage.meddle(move |call, name| {
+            if call != Call::Write || !name.starts_with("packs/") {
+                return Fate::Done;
+            }
+            if left == 0 {
+                return Fate::Fails(Error::new(ErrorKind::Full, "no room"));
+            }
+            left -= 1;
+            Fate::Done
+        });
+        // A pack holds one chunk: the first copy has room.
+        let options = CollectOptions { pack_size: UNIT, ..now() };
+        let report = gc(&copy.over(storage), &options).unwrap();
+        assert_eq!((report.thin.packs, report.copied.packs), (0, 0), "{report:?}");
+        assert!(report.condemned.packs > 2 && report.swept == report.condemned, "{report:?}");
+        copy.verify("full");
+        assert!(copy.gc().copied.packs > 0);
+        copy.verify("there is room");
+        copy.verify_lean("there is room");
+    }
+}
+
+/// A reader that came when all was over, and died before it knew. Its note says that it needs what is swept.
+#[test]
+fn the_note_of_a_reader_that_came_too_late_blocks_nothing() {
+    let mut world = World::new();
+    // A map of two levels, so that nodes are missing, and one without, so that chunks are.
+    let large = world.backup("large", &disk(&(0..200).map(|n| n % 40).collect::<Vec<_>>()));
+    let small = world.backup("small", &disk(&[500, 501]));
+    let kept = world.backup("kept", &disk(&[1]));
+    world.forget(&large.id);
+    world.forget(&small.id);
+    assert!(world.gc().swept.packs > 3);
+    let storage = Meddling::new(world.storage.clone(), false);
+    storage.meddle(|call, name| match call {
+        Call::Delete if name.starts_with("sess/") => Fate::Fails(Error::new(ErrorKind::Denied, "no")),
+        _ => Fate::Done,
+    });
+    let repository = world.over(storage);
+    for snapshot in [&large, &small] {
+        assert_eq!(ReadSession::open(&repository, snapshot).unwrap_err().kind(), ErrorKind::NoSnapshot);
+    }
+    let notes = |world: &World| keys_of(&*world.storage).iter().filter(|key| key.as_str().starts_with("sess/")).count();
+    let before = notes(&world);
+    assert!(before >= 2);
+    world.forget(&kept.id);
+    assert!(world.gc().swept.packs > 0);
+    world.verify("a note of a reader is left");
+    // Of a snapshot that is kept nothing may be missing.
+    let whole = world.backup("whole", &disk(&[7]));
+    let pack = world.packs().into_iter().find(|pack| pack.session == whole.id).unwrap();
+    world.storage.delete(&keys::pack(&pack)).unwrap();
+    assert_eq!(gc(&world.repository(), &now()).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+/// A refused reader takes its note away, also at the second try.
+#[test]
+fn a_refused_reader_leaves_no_note() {
+    let (world, snapshot) = {
+        let mut world = World::new();
+        let snapshot = world.backup("vm", &disk(&[1]));
+        world.forget(&snapshot.id);
+        world.gc();
+        (world, snapshot)
+    };
+    let storage = Meddling::new(world.storage.clone(), false);
+    let mut failed = false;
+    storage.meddle(move |call, name| {
+        if call == Call::Delete && name.starts_with("sess/") && !std::mem::replace(&mut failed, true) {
+            return Fate::Fails(Error::new(ErrorKind::Denied, "no"));
+        }
+        Fate::Done
+    });
+    let before = keys_of(&*world.storage);
+    assert_eq!(ReadSession::open(&world.over(storage), &snapshot).unwrap_err().kind(), ErrorKind::NoSnapshot);
+    assert_eq!(keys_of(&*world.storage), before);
 }

@@ -78,6 +78,50 @@ fn a_chain_with_a_gap_is_refused() {
     }
 }
 
+/// The pages of a list need not be one instant: what is not in one and is in the next is not lost.
+#[test]
+fn a_gap_in_one_listing_is_looked_at_again() {
+    let (mut world, _) = world();
+    world.gc();
+    let next = world.disks.keys().next().copied().unwrap();
+    world.backup("vm", &disk(&(500..520).collect::<Vec<_>>()));
+    world.forget(&next);
+    world.gc();
+    for late in ["gc/gen/00000001", "gc/gen/00000001-sealed", "gc/gen/00000002"] {
+        let storage = Meddling::new(world.storage.clone(), true);
+        let repository = world.over(storage.clone());
+        let (inner, late) = (world.storage.clone(), Key::new(late).unwrap());
+        let bytes = inner.get(&late).unwrap();
+        let mut lists = 0;
+        storage.meddle(move |call, name| {
+            if call == Call::List && name == keys::GEN {
+                lists += 1;
+                match lists {
+                    1 => inner.delete(&late).unwrap(),
+                    2 => inner.create(&late, bytes.clone()).unwrap(),
+                    _ => {}
+                }
+            }
+            Fate::Done
+        });
+        gc(&repository, &now()).unwrap();
+    }
+    world.verify("listed again");
+}
+
+/// Also of what a run without effects misses it is said what it is and what to do.
+#[test]
+fn a_run_without_effects_names_what_is_lost() {
+    let (world, first) = world();
+    let meta = world.packs().into_iter().filter(|pack| pack.session != first.id).map(|pack| keys::pack(&pack));
+    let key = meta.into_iter().find(|key| key.as_str().starts_with("meta/")).unwrap();
+    world.storage.delete(&key).unwrap();
+    let error = gc(&world.repository(), &CollectOptions { dry_run: true, ..now() }).unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(text.contains(key.as_str()) && text.contains("wherry check"), "{text}");
+}
+
 #[test]
 fn a_run_without_effects_has_none_and_tells_what_the_next_does() {
     let (world, _) = world();
@@ -126,6 +170,24 @@ fn without_memory_for_its_marks_it_says_so() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("--memory"), "{error}");
     assert_eq!(generations(&world), 0);
+}
+
+/// Exactly what a delete set names is deleted: a name is known by all its parts.
+#[test]
+fn a_pack_whose_name_is_like_one_in_a_delete_set_stays() {
+    let (world, _) = world();
+    let graced = gc(&world.repository(), &CollectOptions { grace: Duration::from_secs(3600), ..now() }).unwrap();
+    assert!(graced.graced.packs > 0 && graced.swept.packs == 0);
+    let twins: Vec<Key> =
+        world.packs().iter().map(|pack| keys::pack(&PackId { seq: pack.seq + 99, ..*pack })).collect();
+    twins.iter().for_each(|twin| world.storage.create(twin, vec![1; 100].into()).unwrap());
+    world.clock.advance(Duration::from_secs(7200));
+    let watch = |_, _, _| Ok(());
+    let report = world.repository().collect(&CollectOptions { threads: 1, ..now() }, &watch).unwrap();
+    // Those that are like a pack that is kept are condemned as nobody refers to them.
+    assert_eq!(report.swept.packs, twins.len() as u64);
+    let stay = twins.iter().filter(|twin| world.storage.head(twin).is_ok()).count();
+    assert_eq!(stay as u64, graced.graced.packs);
 }
 
 /// The run ends when its caller says so, and the next one goes on.
