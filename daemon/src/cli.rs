@@ -177,6 +177,8 @@ pub enum Command {
     Unpin(UnpinArgs),
     /// Copies snapshots into another repository
     Copy(CopyArgs),
+    /// Deletes what no snapshot needs any more
+    Gc(GcArgs),
     /// Manages the passwords and key files that open the repository
     #[command(subcommand)]
     Key(KeyCommand),

@@ -13,6 +13,7 @@ mod diff_tree;
 mod dump;
 mod find;
 mod forget;
+mod gc;
 mod init;
 mod key;
 mod ls;
@@ -58,6 +59,7 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Pin(args) => pin::pin(context, &args.snaps),
         Command::Unpin(args) => pin::unpin(context, &args.snaps),
         Command::Copy(args) => copy::run(context, args),
+        Command::Gc(args) => gc::run(context, args),
         Command::Key(command) => key::run(context, command),
         Command::Upgrade(args) => upgrade::run(context, args),
         Command::Probe(args) => probe::run(context, args),

@@ -2,8 +2,8 @@
 //! Nothing is ignored: every step takes the structs apart by name.
 
 use crate::cli::{
-    BackupArgs, CheckArgs, Cli, Command, Compression, CopyArgs, CredentialFlags, Engine, ForgetArgs, Global, InitArgs,
-    KeepFlags, LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span, ToCredentialFlags,
+    BackupArgs, CheckArgs, Cli, Command, Compression, CopyArgs, CredentialFlags, Engine, ForgetArgs, GcArgs, Global,
+    InitArgs, KeepFlags, LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span, ToCredentialFlags,
 };
 use crate::credential::CredentialSource;
 use serde::Deserialize;
@@ -29,7 +29,8 @@ and of these commands:
   check    read-data sample max-age
   forget   keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly keep-within delay
   copy     to to-password-file to-password-command to-key-file to-s3-endpoint to-s3-region to-s3-profile compression
-           limit-upload
+           to-s3-ca-file to-s3-skip-verify limit-upload
+  gc       grace fence-after
 Not taken from a file, because they are about one run: force dry-run allow-partial delta changed-blocks parent offset
 length forgotten name recursive tag new-password-file new-key-file config force-read overwrite delete numeric-ids seconds
 size rewrite slot-password-file slot-key-file. A password is never written into one.
@@ -107,6 +108,9 @@ pub(crate) struct File {
     to_s3_profile: Option<String>,
     to_s3_ca_file: Option<PathBuf>,
     to_s3_skip_verify: Option<bool>,
+    // gc
+    grace: Option<Span>,
+    fence_after: Option<Span>,
 }
 
 impl File {
@@ -192,6 +196,8 @@ impl File {
             to_s3_profile,
             to_s3_ca_file,
             to_s3_skip_verify,
+            grace,
+            fence_after,
         } = self;
         let global = &mut cli.global;
         gap(&mut global.repo, repo);
@@ -278,6 +284,10 @@ impl File {
                         keep_within,
                     };
                 }
+            }
+            Command::Gc(GcArgs { grace: time, fence_after: silence, .. }) => {
+                gap(time, grace);
+                gap(silence, fence_after);
             }
             _ => {}
         }

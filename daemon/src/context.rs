@@ -3,7 +3,7 @@
 use crate::budget::{self, Budget};
 use crate::cli::{LogFormat, S3Flags, ToS3Flags};
 use crate::config::Settings;
-use crate::credential::CredentialSource;
+use crate::credential::{CredentialSource, can_ask};
 use crate::output::Output;
 use crate::progress::{Progress, Screen};
 use crate::restore::Marker;
@@ -101,14 +101,32 @@ impl Context {
     }
 
     /// Opens the repository that is copied into, to write to it at most so many bytes per second. Others are not kept out yet.
+    /// Without a credential it is tried with that of the repository that is copied from.
     pub fn open_other(
         &self,
         place: &str,
         s3: &ToS3Flags,
-        credential: &CredentialSource,
+        credential: Option<&CredentialSource>,
         upload: Option<u64>,
     ) -> Result<Repository> {
-        self.open_at(place, &s3.over(&self.settings.s3), credential, upload)
+        let s3 = s3.over(&self.settings.s3);
+        let own = &self.settings.credential;
+        match credential {
+            Some(credential) => self.open_at(place, &s3, credential, upload),
+            None if *own == CredentialSource::Prompt => {
+                self.open_at(place, &s3, &CredentialSource::PromptOfTarget, upload)
+            }
+            None => match self.open_at(place, &s3, own, upload) {
+                Err(e) if e.kind() == ErrorKind::Denied && can_ask() => {
+                    self.open_at(place, &s3, &CredentialSource::PromptOfTarget, upload)
+                }
+                Err(e) if e.kind() == ErrorKind::Denied => Err(e.advise(
+                    "where the repository of --to has a password or key of its own, give --to-password-file, \
+                     --to-password-command or --to-key-file, or set WHERRY_TO_PASSWORD",
+                )),
+                opened => opened,
+            },
+        }
     }
 
     fn open_at(

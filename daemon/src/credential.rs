@@ -216,10 +216,15 @@ fn from_environment(name: &str) -> Result<Zeroizing<Vec<u8>>> {
     Ok(Zeroizing::new(secret.into_vec()))
 }
 
+/// Whether there is a terminal on which somebody can be asked.
+pub(crate) fn can_ask() -> bool {
+    io::stdin().is_terminal() || io::stderr().is_terminal()
+}
+
 /// `of`: what the names of the flags begin with that would have named another source.
 fn ask(prompt: &str, of: &str) -> Result<Zeroizing<Vec<u8>>> {
     // The prompt goes to the terminal itself; where nobody would see it, nobody is asked.
-    if !io::stdin().is_terminal() && !io::stderr().is_terminal() {
+    if !can_ask() {
         let env = of.to_uppercase().replace('-', "_");
         return Err(denied(format!(
             "no password: give --{of}password-file, --{of}password-command or --{of}key-file, or set WHERRY_{env}PASSWORD; \

@@ -29,7 +29,6 @@ use crate::storage::Storage;
 use crate::tree::TreeCache;
 use crate::{Error, Repository, Result};
 use report::Findings;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// What is checked, and with what.
@@ -158,34 +157,7 @@ impl Run<'_> {
         items: &[T],
         work: impl Fn(&T) -> Result<R> + Sync,
     ) -> Result<Vec<R>> {
-        let threads = threads.clamp(1, items.len().max(1));
-        if threads == 1 {
-            return items.iter().map(work).collect();
-        }
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let thread = || {
-            let mut done = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                let Some(item) = items.get(n) else { break };
-                match work(item) {
-                    Ok(result) => done.push((n, result)),
-                    Err(e) => {
-                        stop.store(true, Ordering::Relaxed);
-                        return Err(e);
-                    }
-                }
-            }
-            Ok(done)
-        };
-        let parts: Vec<Result<Vec<(usize, R)>>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
-            let lost = || Err(Error::internal("a thread of the check panicked"));
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
-        });
-        let mut all = parts.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>();
-        all.sort_unstable_by_key(|(n, _)| *n);
-        Ok(all.into_iter().map(|(_, result)| result).collect())
+        crate::side::each(threads, items, work)
     }
 }
 

@@ -101,6 +101,11 @@ impl Repository {
 }
 
 impl Elsewhere {
+    /// One that knows nothing yet and may use so many bytes.
+    pub(crate) fn new(memory: u64) -> Self {
+        Self { memory: AtomicU64::new(memory), ..Self::default() }
+    }
+
     /// Notes that something which should be in `pack` was found, verified, in another place.
     pub(crate) fn note(&self, pack: &PackId, copy: &Copy) {
         self.found.fetch_add(1, Ordering::Relaxed);

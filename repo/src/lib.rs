@@ -12,6 +12,7 @@ pub mod bench;
 mod check;
 pub mod clock;
 mod codec;
+mod collect;
 mod copy;
 mod crypto;
 mod elsewhere;
@@ -32,6 +33,7 @@ mod reader;
 mod repair;
 mod repository;
 mod session;
+mod side;
 pub mod storage;
 #[cfg(test)]
 mod testing;
@@ -44,6 +46,7 @@ pub use check::{
 };
 pub use clock::{Clock, Rng, System, Timestamp};
 pub use codec::Compression;
+pub use collect::{CollectOptions, CollectStep, CollectWatch, Collected, Packed, Waiting};
 pub use copy::{Base, CopyOptions, CopyPlan, CopyWatch, SnapshotCopy};
 pub use error::{Error, ErrorKind, Result};
 pub use format::records::{MissingPath, Origin, SnapshotRecord, Stats, TreeInfo};

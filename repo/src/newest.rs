@@ -2,7 +2,8 @@
 //! since that one, and would give wrong data with any other.
 
 use crate::id::{SnapshotId, VolumeId};
-use crate::{Repository, Result, SnapshotList, Timestamp};
+use crate::{Repository, Result, SnapshotList, SnapshotRecord, Timestamp};
+use std::collections::HashSet;
 
 /// The newest snapshot of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,31 +22,60 @@ impl Repository {
     }
 }
 
+/// What the record of a snapshot says of when it was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    pub(crate) id: SnapshotId,
+    pub(crate) started: Timestamp,
+    ended: Timestamp,
+    parent: Option<SnapshotId>,
+}
+
+impl Made {
+    pub(crate) fn new(id: SnapshotId, record: &SnapshotRecord) -> Self {
+        Self { id, started: record.started, ended: record.ended, parent: record.parent }
+    }
+
+    /// Clocks differ and jump, and runs overlap: what began last need not be what was made last.
+    fn is_later(&self, newest: &Self) -> bool {
+        self.ended > newest.ended || self.parent == Some(newest.id)
+    }
+}
+
+fn newest(all: &[Made]) -> Option<Made> {
+    all.iter().max_by_key(|made| (made.started, made.id)).copied()
+}
+
+/// Of all snapshots of a volume, those that are gone for good included, the ones that say which is the newest. Their records
+/// stay (G13): without one, a list of changed blocks would be taken for one since an older snapshot.
+pub(crate) fn witnesses(all: &[Made]) -> HashSet<SnapshotId> {
+    let Some(newest) = newest(all) else { return HashSet::new() };
+    all.iter().filter(|made| made.id == newest.id || made.is_later(&newest)).map(|made| made.id).collect()
+}
+
 fn judge(list: &SnapshotList, now: Timestamp) -> Newest {
     let unclear = Newest::Unclear;
     if let Some((key, error)) = list.damaged.first() {
         return unclear(format!("{key} cannot be read, and may be the newest snapshot of the volume ({error})"));
     }
-    let all = || list.snapshots.iter().chain(&list.gone);
-    let Some(newest) = all().max_by_key(|s| (s.record.started, s.id)) else {
+    let all: Vec<Made> = list.snapshots.iter().chain(&list.gone).map(|s| Made::new(s.id, &s.record)).collect();
+    let Some(made) = newest(&all) else {
         return unclear("the volume has no snapshot yet".to_owned());
     };
-    let id = newest.id;
-    // Clocks differ and jump, and runs overlap: what began last need not be what was made last.
-    let later = |s: &&crate::Snapshot| s.record.ended > newest.record.ended || s.record.parent == Some(id);
-    if let Some(other) = all().filter(|s| s.id != id).find(later) {
+    let id = made.id;
+    if let Some(other) = all.iter().find(|other| other.id != id && other.is_later(&made)) {
         return unclear(format!("it is not certain which snapshot is the newest, {id} or {}", other.id));
     }
-    if newest.record.ended > now {
+    if made.ended > now {
         return unclear(format!("the newest snapshot, {id}, is from the future: a clock is wrong, or was"));
     }
     if !list.is_visible(&id) {
         return unclear(format!("the newest snapshot, {id}, is forgotten"));
     }
-    if newest.record.partial {
+    if list.snapshots.iter().any(|s| s.id == id && s.record.partial) {
         return unclear(format!("the newest snapshot, {id}, is partial"));
     }
-    if newest.record.origin.is_some() {
+    if list.snapshots.iter().any(|s| s.id == id && s.record.origin.is_some()) {
         return unclear(format!("the newest snapshot, {id}, was copied from another repository"));
     }
     Newest::Snapshot(id)
@@ -58,8 +88,7 @@ mod tests {
     use crate::index::ChunkIndex;
     use crate::storage::{Memory, keys};
     use crate::{
-        CommitInfo, Components, Credential, InitOptions, PasswordCost, Snapshot, SnapshotRecord, SnapshotWriter,
-        System, WriterOptions,
+        CommitInfo, Components, Credential, InitOptions, PasswordCost, Snapshot, SnapshotWriter, System, WriterOptions,
     };
     use std::sync::Arc;
     use std::time::Duration;

@@ -333,6 +333,11 @@ impl Repository {
         self.newest_config().map(drop)
     }
 
+    /// Fails when the repository has a feature by now that this build must not delete beside.
+    pub(crate) fn check_collectable(&self) -> Result<()> {
+        self.newest_config().and_then(|(_, config)| clear::check_collectable(&config))
+    }
+
     /// The newest configuration, if this build may write beside it, and its number.
     pub(crate) fn newest_config(&self) -> Result<(u32, Config)> {
         let gone = || Error::corrupt("the repository has no configuration any more").with_object(keys::config(0));

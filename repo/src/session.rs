@@ -150,11 +150,28 @@ impl Session {
         let known = self.bars.read().generation;
         let mut newest = known;
         let mut condemned = Vec::new();
-        let mut found: Vec<u32> =
-            self.repository.list(keys::GEN)?.iter().filter_map(keys::parse_generation).map(|(n, _)| n).collect();
-        found.sort_unstable();
-        found.dedup();
-        for n in found.into_iter().filter(|n| *n > known) {
+        let numbers = || -> Result<Vec<u32>> {
+            let mut found: Vec<u32> =
+                self.repository.list(keys::GEN)?.iter().filter_map(keys::parse_generation).map(|(n, _)| n).collect();
+            found.retain(|n| *n > known);
+            found.sort_unstable();
+            found.dedup();
+            Ok(found)
+        };
+        let gap = |found: &[u32]| (known + 1..).zip(found).find(|(n, found)| n != *found).map(|(n, _)| n);
+        let mut found = numbers()?;
+        // The pages of a list need not be one instant (P2): only what is missing twice is missing.
+        if let Some(first) = gap(&found) {
+            found = numbers()?;
+            if gap(&found) == Some(first) {
+                let key = keys::generation(first);
+                let text = format!(
+                    "{key} is gone: bring it back from a copy of the repository; no backup may begin without it"
+                );
+                return Err(Error::corrupt(text).with_object(key));
+            }
+        }
+        for n in found {
             let list = self.repository.read::<Generation>(&keys::generation(n)).map_err(|e| {
                 // M5: without the list a backup could refer to what will be deleted.
                 match self.repository.is_damage(&e) {
@@ -298,8 +315,7 @@ impl Session {
 }
 
 impl Repository {
-    /// G8: publishes a condemned list; for collectors, of which this version has none. `Conflict` when the number is
-    /// taken.
+    /// G8: publishes a condemned list. `Conflict` when the number is taken.
     pub fn publish_generation(&self, n: u32, list: &Generation) -> Result<()> {
         self.create(&keys::generation(n), list).map(drop)
     }
@@ -307,7 +323,7 @@ impl Repository {
 
 /// Creates a Fence on a session's key; the bytes that took (none when somebody else had fenced it), or `None` when the
 /// session has committed already.
-fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str) -> Result<Option<u64>> {
+pub(crate) fn fence(repository: &Repository, volume: VolumeId, id: SessionId, reason: &str) -> Result<Option<u64>> {
     let key = keys::snap(&volume, &id);
     let fence = Fence { reason: reason.into(), at: repository.clock().now(), nonce: repository.nonce()? };
     match repository.create(&key, &Outcome::Fence(fence)) {

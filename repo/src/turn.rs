@@ -1,6 +1,6 @@
 //! Writers of a repository for one process at a time. The rules T1 to T4 of `docs/concurrency.md`.
 
-use crate::format::records::{Process, SessionKind, SessionOpen};
+use crate::format::records::{Beat, Process, SessionKind, SessionOpen};
 use crate::id::{SessionId, VolumeId};
 use crate::session::{OpenSession, SILENT, open_sessions};
 use crate::storage::{Lock, keys};
@@ -15,6 +15,26 @@ pub struct Turn {
     _lock: Option<Lock>,
     /// The session that holds the place where the storage has no lock.
     session: Option<SessionId>,
+}
+
+impl Turn {
+    /// A sign of life, about once a minute: who is silent for long loses the turn where the storage has no lock. `Busy` when
+    /// that has happened: another process may write by now.
+    pub fn beat(&self) -> Result<()> {
+        let Some(id) = &self.session else { return Ok(()) };
+        let key = keys::session(id, "beat");
+        let sealed = self.repository.sealed(&key, &Beat { at: self.repository.clock().now() })?;
+        let storage = self.repository.storage();
+        storage.overwrite(&key, sealed)?;
+        match storage.head(&keys::session(id, "open")) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let text = "this process gave no sign of life for so long that others took it for dead, and may be writing: \
+                            run the command again";
+                Err(Error::new(ErrorKind::Busy, text))
+            }
+            seen => seen.map(drop),
+        }
+    }
 }
 
 impl Repository {
@@ -137,9 +157,10 @@ fn span(nanos: i64) -> String {
 impl Drop for Turn {
     /// T4.
     fn drop(&mut self) {
-        if let Some(id) = self.session.take()
-            && let Err(e) = self.repository.storage().delete(&keys::session(&id, "open"))
-        {
+        let Some(id) = self.session.take() else { return };
+        // `open` last: what is left without it would mean nothing to anybody.
+        let delete = |part| self.repository.storage().delete(&keys::session(&id, part));
+        if let Err(e) = delete("beat").and_then(|()| delete("open")) {
             tracing::warn!("the turn was not given back, others wait until this process has ended: {e}");
         }
     }
@@ -244,6 +265,21 @@ mod tests {
         assert_eq!(later(118).unwrap_err().kind(), ErrorKind::Busy);
         later(122).unwrap();
         assert_eq!(sessions(&first), 0);
+    }
+
+    #[test]
+    fn who_was_taken_for_dead_is_told_at_its_next_sign_of_life() {
+        let storage: Arc<dyn Storage> = Arc::new(Memory::default());
+        let first = repository(&storage, true);
+        let turn = first.begin_writing("gc").unwrap();
+        turn.beat().unwrap();
+        // What another process does with a place in which nobody has been seen for long.
+        let id = turn.session.unwrap();
+        ["beat", "open"].iter().for_each(|part| storage.delete(&keys::session(&id, part)).unwrap());
+        let _other = first.begin_writing("forget").unwrap();
+        assert_eq!(turn.beat().unwrap_err().kind(), ErrorKind::Busy);
+        drop(turn);
+        assert_eq!(sessions(&first), 1, "it leaves nothing behind, and the other one's place stands");
     }
 
     #[test]

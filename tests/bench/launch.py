@@ -5,6 +5,7 @@ command's own peak (setmax_mm_hiwater_rss in exec), and whoever compares trees h
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -12,7 +13,8 @@ report, argv = int(sys.argv[1]), sys.argv[2:]
 os.set_inheritable(report, False)
 start = time.monotonic()
 try:
-    child = os.posix_spawnp(argv[0], argv, os.environ)
+    # Python ignores these two, and a child would inherit that.
+    child = os.posix_spawnp(argv[0], argv, os.environ, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
 except OSError as e:
     sys.exit(f"{argv[0]}: {e}")
 _, status, usage = os.wait4(child, 0)

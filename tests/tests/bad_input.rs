@@ -123,7 +123,7 @@ fn home_behind(bucket: &str) -> (FaultyS3, Home) {
 }
 
 /// Every kind of command that needs a repository; those that need a file find it in [`with_files`].
-const COMMANDS: [&[&str]; 19] = [
+const COMMANDS: [&[&str]; 20] = [
     &["snapshots"],
     &["stats"],
     &["show", "latest"],
@@ -141,6 +141,7 @@ const COMMANDS: [&[&str]; 19] = [
     &["repair"],
     &["upgrade"],
     &["key", "rotate", "--slot-key-file", "second"],
+    &["gc"],
     &["key", "list"],
     &["key", "add", "--new-key-file", "second"],
 ];

@@ -19,6 +19,8 @@ mod diff;
 mod features;
 #[path = "cli/files.rs"]
 mod files;
+#[path = "cli/gc.rs"]
+mod gc;
 #[path = "cli/harness.rs"]
 mod harness;
 #[path = "cli/inherit.rs"]

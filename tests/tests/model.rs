@@ -5,7 +5,7 @@
 
 use parking_lot::Mutex;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wherry_tests::model::{CASES, Cases, History, histories, play};
@@ -41,10 +41,11 @@ fn the_repository_is_what_the_reference_is() {
     let told = Mutex::default();
     // Shrinking a history that fails panics again and again; what it ends with is told below.
     let hook = std::panic::take_hook();
-    let place = Arc::new(Mutex::new(String::new()));
-    let last = place.clone();
+    let places = Arc::new(Mutex::new(HashMap::new()));
+    let last = places.clone();
     std::panic::set_hook(Box::new(move |panic| {
-        *last.lock() = panic.location().map(ToString::to_string).unwrap_or_default();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        last.lock().insert(std::thread::current().id(), place);
     }));
     let (next, failed) = (AtomicU64::new(first), Mutex::new(BTreeMap::new()));
     let work = || {
@@ -54,7 +55,8 @@ fn the_repository_is_what_the_reference_is() {
                 return;
             }
             if let Err(e) = run(n, &told) {
-                failed.lock().insert(n, e);
+                let place = places.lock().remove(&std::thread::current().id()).unwrap_or_default();
+                failed.lock().insert(n, (e, place));
             }
         }
     };
@@ -66,11 +68,10 @@ fn the_repository_is_what_the_reference_is() {
     let failed = failed.into_inner().pop_first();
     std::panic::set_hook(hook);
     match failed {
-        Some((n, TestError::Fail(why, history))) => {
-            let place = place.lock();
+        Some((n, (TestError::Fail(why, history), place))) => {
             panic!("history {n} (WHERRY_MODEL_FIRST={n} WHERRY_MODEL_COUNT=1): {why}\nat {place}, by\n{history}")
         }
-        Some((n, e)) => panic!("history {n}: {e}"),
+        Some((n, (e, _))) => panic!("history {n}: {e}"),
         None => {}
     }
     let (cases, steps) = told.into_inner();

@@ -452,6 +452,34 @@ pub struct UnforgetArgs {
     pub snaps: Vec<Snap>,
 }
 
+/// `wherry gc`
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+What no snapshot needs any more is deleted: that of snapshots whose delay of `wherry forget` is over, and of runs that were \
+broken off. Backups, restores and mounts may run meanwhile, also on other machines, and so may other collectors. What is \
+condemned is deleted when every backup under way has heard of it and --grace is over, mostly by the next run; so run it by a \
+timer, once a day. It can be ended at any moment: the next run goes on.
+
+A backup that gave no sign of life for --fence-after counts as dead and loses its run; one that lives is waited for, five \
+minutes at most, then the run ends (exit 0), says whom it waits for, and the next one goes on. When anything cannot be read \
+that leads to what is kept, nothing is condemned (exit 13). What could not be deleted is tried again by the next run (exit 3).
+
+Examples:
+  wherry gc --dry-run
+  wherry gc
+  wherry forget 3f2a --delay 0s; wherry gc --grace 0s --fence-after 0s  deletes at once; no backup must be under way")]
+pub struct GcArgs {
+    /// Says what would be condemned, and writes nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long what was condemned stays for readers that cannot say that they are there [default: 24h]
+    #[arg(long, value_name = "TIME")]
+    pub grace: Option<Span>,
+    /// How long a backup may be silent before it is ended [default: 2h]
+    #[arg(long, value_name = "TIME")]
+    pub fence_after: Option<Span>,
+}
+
 /// `wherry probe`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\

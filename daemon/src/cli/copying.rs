@@ -10,7 +10,8 @@ use std::path::PathBuf;
 Copies what the repository has to the one of --to, which `wherry init` has made: sealed anew with the keys of that one, and \
 bit for bit the same when it is restored. Time, tags, name, and what is missing in a partial snapshot stay; ids are new. What \
 was copied before is known by its origin (`wherry show`) until it is gone for good; what an older copy has is not read \
-again. The same command after an interruption goes on. A snapshot that is damaged is not copied: the others are, exit 13.
+again. The same command after an interruption goes on. A snapshot that is damaged is not copied: the others are, exit 13. \
+Without a password or key of its own named, the other repository is opened with that of this one.
 
 Examples:
   wherry copy --to /mnt/usb/repo --to-key-file /root/usb.key

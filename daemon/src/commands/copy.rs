@@ -10,12 +10,13 @@ use crate::output::{self, Side, Table};
 use crate::readers::Readers;
 use crate::select::{self, SnapSpec};
 use anyhow::Result;
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::{
-    CopyOptions, CopyPlan, Error, ErrorKind, Repository, Snapshot, SnapshotCopy, SnapshotId, SnapshotList,
+    CopyOptions, CopyPlan, Error, ErrorKind, Repository, Snapshot, SnapshotCopy, SnapshotId, SnapshotList, Turn,
     WriterOptions,
 };
 
@@ -116,17 +117,17 @@ pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
     let CopyArgs { snaps, to, credential, s3, filter, compression, limit_upload } = args;
     let none = || Error::invalid("no repository to copy into is named: give --to, or set to in the configuration");
     let to = to.ok_or_else(none)?;
-    let credential = credential.source()?;
+    let credential = credential.is_given().then(|| credential.source()).transpose()?;
     if s3.to_s3_skip_verify {
         tracing::warn!("--to-s3-skip-verify: the server's certificate is not checked");
     }
     let source = context.open_repository()?;
-    let target = context.open_other(&to, &s3, &credential, limit_upload.map(|limit| limit.0))?;
+    let target = context.open_other(&to, &s3, credential.as_ref(), limit_upload.map(|limit| limit.0))?;
     if source.id() == target.id() {
         let text = format!("{to} is the repository that is copied from (uuid {}): name another one", source.id());
         return Err(Error::invalid(text).into());
     }
-    let _turn = target.begin_writing("copy")?;
+    let turn = target.begin_writing("copy")?;
     let listed = source.snapshots(None)?;
     let summaries: Vec<_> = select::summaries(&listed).into_iter().filter(|s| filter.admits(s)).collect();
     let mut chosen: Vec<SnapshotId> = match snaps.is_empty() {
@@ -152,6 +153,8 @@ pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
         source: &source,
         target: &target,
         options: options(context, has_trees, longest, writer, [&source, &target])?,
+        turn,
+        beaten: Mutex::new(start),
     };
     let report = run.all(&of_run, plan, to, start)?;
     context.output.result(&report, || text(&report))?;
@@ -239,9 +242,21 @@ struct Run<'a> {
     source: &'a Repository,
     target: &'a Repository,
     options: CopyOptions,
+    turn: Turn,
+    beaten: Mutex<Instant>,
 }
 
 impl Run<'_> {
+    /// Whoever has a turn for long gives a sign of life now and then (T4).
+    fn beat(&self) -> wherry_repo::Result<()> {
+        let mut beaten = self.beaten.lock();
+        if beaten.elapsed() >= BEAT {
+            *beaten = Instant::now();
+            self.turn.beat()?;
+        }
+        Ok(())
+    }
+
     fn all(&self, snapshots: &[Snapshot], mut plan: CopyPlan, to: String, start: Instant) -> Result<Report> {
         let index = self.context.index_within(self.target, self.context.budget.index / 2)?;
         let readers = Readers::start(self.source)?;
@@ -288,6 +303,7 @@ impl Run<'_> {
         readers: &Readers,
         index: &Arc<ChunkIndex>,
     ) -> Result<View> {
+        self.beat()?;
         let base = plan.base_of(snapshot);
         for attempt in 1.. {
             let there = match plan.copy_of(&snapshot.id) {
@@ -311,6 +327,7 @@ impl Run<'_> {
             let progress = self.context.progress("copy", None);
             let watch = |bytes| {
                 progress.add(bytes);
+                self.beat()?;
                 self.context.cancel.check()
             };
             match copy.run(plan, &watch) {

@@ -107,7 +107,7 @@ struct Inside<'a> {
 impl Rehearsal<'_> {
     /// Gives `tell` each path that would change: it comes there, its data, or only its metadata, or it goes. `target` is
     /// `None` where there is nothing yet. What comes back is what the restore would say in the end; of `fetched` see
-    /// [`Walk::write`].
+    /// `Walk::write`.
     ///
     /// # Errors
     /// Those of `tell`, and what cannot be read of the repository.

@@ -265,7 +265,7 @@ pub fn check_writable(config: &Config) -> Result<()> {
 }
 
 /// Fails for features without which this build must not delete what nobody refers to.
-pub fn check_deletable(config: &Config) -> Result<()> {
+pub fn check_collectable(config: &Config) -> Result<()> {
     check_writable(config)?;
     config.gc.iter().find(|name| !is_known(name, Set::Gc)).map_or(Ok(()), |name| Err(unknown(name, "delete from")))
 }

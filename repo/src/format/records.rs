@@ -7,7 +7,7 @@ use crate::id::{ChunkId, PackId, RepositoryId, SessionId, ShortId, SnapshotId, V
 use crate::storage::Key;
 use crate::{Error, Result, Timestamp};
 use minicbor::{Decode, Encode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 const MAGIC: &[u8; 8] = b"WHRYREC1";
 
@@ -19,7 +19,7 @@ pub enum Kind {
     Open = 1,
     /// `sess/../seen-n`
     Seen = 2,
-    /// `sess/../beat`
+    /// `sess/../beat`, `gc/lead/..`
     Beat = 3,
     /// `idx/..`
     Segment = 4,
@@ -424,6 +424,44 @@ pub struct Generation {
     /// Tells an own record from another's.
     #[cbor(n(3), with = "minicbor::bytes")]
     pub nonce: [u8; 16],
+    /// What was copied out of condemned packs before they were condemned.
+    #[cbor(n(4), default)]
+    pub moved: Vec<Moved>,
+}
+
+/// The chunks of one condemned pack that are in another pack too.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Moved {
+    /// The pack; one of the condemned.
+    #[n(0)]
+    pub pack: PackId,
+    /// One bit for each chunk, by its place in the pack, lowest bit first; the last byte is not zero.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub places: Vec<u8>,
+}
+
+impl Moved {
+    /// Whether the chunk at this place, counted from 0, was copied.
+    pub fn holds(&self, place: u32) -> bool {
+        self.places.get(place as usize / 8).is_some_and(|byte| byte >> (place % 8) & 1 == 1)
+    }
+}
+
+impl Generation {
+    /// What keeps it from being as the format says.
+    fn fault(&self) -> Option<&'static str> {
+        let condemned: HashSet<&PackId> = self.condemned.iter().collect();
+        if !self.moved.is_sorted_by(|a, b| a.pack < b.pack) {
+            Some("packs whose chunks were moved are not in order")
+        } else if self.moved.iter().any(|moved| !condemned.contains(&moved.pack)) {
+            Some("chunks were moved out of a pack that is not condemned")
+        } else if self.moved.iter().any(|moved| moved.places.last().is_none_or(|last| *last == 0)) {
+            Some("chunks were moved, but which is not said as it should be")
+        } else {
+            None
+        }
+    }
 }
 
 /// `gc/gen/<n>-sealed`: the packs that will be deleted.
@@ -452,8 +490,16 @@ pub trait Record: Encode<()> + for<'b> Decode<'b, ()> {
 macro_rules! record {
     ($($type:ty => $kind:ident),*) => { $(impl Record for $type { const KIND: Kind = Kind::$kind; })* };
 }
-record!(SessionOpen => Open, Seen => Seen, Beat => Beat, Asked => Asked, Settled => Settled,
-    Generation => Generation, Sweep => Sweep, Pinned => Pinned, Unpinned => Unpinned);
+record!(SessionOpen => Open, Seen => Seen, Beat => Beat, Asked => Asked, Settled => Settled, Sweep => Sweep,
+    Pinned => Pinned, Unpinned => Unpinned);
+
+impl Record for Generation {
+    const KIND: Kind = Kind::Generation;
+
+    fn fault(&self) -> Option<&'static str> {
+        self.fault()
+    }
+}
 
 impl Record for Outcome {
     const KIND: Kind = Kind::Outcome;

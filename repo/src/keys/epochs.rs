@@ -101,7 +101,7 @@ impl Repository {
         let (storage, own) = (self.storage(), self.keys());
         let before = listed(storage)?;
         let epochs = self.epochs_of(&before)?;
-        let (mut found, mut left) = (Vec::new(), Vec::new());
+        let (mut found, mut left, mut opened) = (Vec::new(), Vec::new(), Vec::new());
         for (number, slot) in before.slots(storage) {
             let slot = match slot {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
@@ -116,7 +116,10 @@ impl Repository {
                 false => opening(&self.id(), &slot, others)?,
             };
             match key {
-                Some(key) => found.push((number, slot.slot, key)),
+                Some(key) => {
+                    found.push((number, slot.slot.clone(), key));
+                    opened.push((number, slot));
+                }
                 None => left.push(slot.slot),
             }
         }
@@ -147,13 +150,38 @@ impl Repository {
             }
             _ => e,
         })?;
-        // Whoever adds a slot looks for epochs after it is there; so one of both sees the other.
-        let after = listed(storage)?;
-        let is_late = |(_, slot): &(u64, Result<KeySlot>)| {
-            slot.as_ref().is_ok_and(|slot| lacking(slot, std::slice::from_ref(&object)).is_some())
-        };
-        let left_out = after.slots(storage).into_iter().filter(is_late).map(|(number, _)| number).collect();
+        // Whoever adds or removes a slot looks for epochs afterwards; so one of both sees the other.
+        let done = |e: Error| e.context(format!("the keys were rotated (key epoch {epoch}); see `wherry key list`"));
+        let after = listed(storage).map_err(done)?.slots(storage);
+        let late = |slot: &KeySlot| lacking(slot, std::slice::from_ref(&object)).is_some();
+        if !after.iter().any(|(_, slot)| slot.as_ref().is_ok_and(|slot| !late(slot))) {
+            self.put_back(&opened).map_err(done)?;
+        }
+        let is_late = |(_, slot): &(u64, Result<KeySlot>)| slot.as_ref().is_ok_and(late);
+        let left_out = after.iter().filter(|slot| is_late(slot)).map(|(number, _)| *number).collect();
         Ok(Rotated { epoch, slots: found.into_iter().map(|(number, ..)| number).collect(), left_out })
+    }
+
+    /// All slots that open the new epoch were removed while it was made, and those that are there now do not: without these
+    /// nobody could open the repository.
+    fn put_back(&self, slots: &[(u64, KeySlot)]) -> Result<()> {
+        let mut back = Vec::new();
+        for (number, slot) in slots {
+            match self.storage().create(&keys::slot(*number), clear::encode(slot)?.into()) {
+                Ok(()) => back.push(slot.slot.as_str()),
+                Err(e) if e.kind() == ErrorKind::Conflict => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if back.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "key slot {} was removed meanwhile and is there again, as no other one opens what is written from now on: remove \
+             the others, add them again, then remove it",
+            back.join(", ")
+        );
+        Err(Error::new(ErrorKind::Conflict, text))
     }
 }
 

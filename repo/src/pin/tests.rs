@@ -47,9 +47,9 @@ fn the_first_pin_says_so_to_builds_that_may_delete() {
     let config = crate::newest_config(repository.storage()).unwrap().unwrap().1;
     assert_eq!((config.minor, &config.gc[..]), (3, &["pin".to_owned()][..]));
     assert!(config.read.is_empty() && config.write.is_empty(), "others may back up and restore");
-    assert!(clear::check_deletable(&config).is_ok());
+    assert!(clear::check_collectable(&config).is_ok());
     let newer = clear::Config { gc: vec!["pin".into(), "flux".into()], ..config };
-    assert_eq!(clear::check_deletable(&newer).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(clear::check_collectable(&newer).unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
 #[test]

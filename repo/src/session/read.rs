@@ -42,7 +42,10 @@ enum State {
         may_pass: bool,
     },
     /// The snapshot turned out to be forgotten for good.
-    Refused,
+    Refused {
+        /// What was created and may still stand.
+        left: Option<SessionId>,
+    },
     /// Ended.
     Closed,
 }
@@ -109,7 +112,8 @@ impl ReadSession {
         };
         if gone {
             self.leave(state);
-            *state = State::Refused;
+            let left = if let State::Gone { left } = state { *left } else { None };
+            *state = State::Refused { left };
             self.seen.store(i64::MIN, Ordering::Relaxed);
             return Err(self.refused());
         }
@@ -152,7 +156,7 @@ impl ReadSession {
                 *id
             }
             State::Gone { .. } | State::Alone { may_pass: true } => return self.enter(state),
-            State::Refused => return Err(self.refused()),
+            State::Refused { .. } => return Err(self.refused()),
             State::Alone { may_pass: false } | State::Closed => {
                 self.seen.store(self.now(), Ordering::Relaxed);
                 return Ok(());
@@ -202,17 +206,16 @@ impl ReadSession {
     pub fn close(&self) {
         // Whoever holds it for long waits for a storage that does not answer.
         let Some(mut state) = self.state.try_lock_for(PATIENCE) else { return };
-        if *state != State::Refused {
-            self.leave(&mut state);
-            *state = State::Closed;
-        }
+        let is_refused = matches!(*state, State::Refused { .. });
+        self.leave(&mut state);
+        *state = if is_refused { State::Refused { left: None } } else { State::Closed };
     }
 
     /// Takes the note away, if there is one.
     fn leave(&self, state: &mut State) {
         let (id, beaten) = match std::mem::replace(state, State::Gone { left: None }) {
             State::Open { id, beaten } => (id, beaten),
-            State::Gone { left: Some(id) } => (id, true),
+            State::Gone { left: Some(id) } | State::Refused { left: Some(id) } => (id, true),
             _ => return,
         };
         // `open` last: what is left without it would mean nothing to anybody.

@@ -51,6 +51,8 @@ pub const FORGET: &str = "forget/";
 pub const PIN: &str = "pin/";
 /// Prefix of condemned lists and sealed sweeps.
 pub const GEN: &str = "gc/gen/";
+/// Prefix of the notes of collectors at work.
+pub const LEAD: &str = "gc/lead/";
 /// Prefix of key slots.
 pub const KEYS: &str = "keys/";
 /// Prefix of configurations.
@@ -209,6 +211,16 @@ pub fn generation(n: u32) -> Key {
 /// `gc/gen/<n>-sealed`: the delete set of a generation.
 pub fn sealed(n: u32) -> Key {
     Key::made(format!("{GEN}{n:08}-sealed"))
+}
+
+/// `gc/lead/<sid>`: a collector is at work.
+pub fn lead(collector: &SessionId) -> Key {
+    Key::made(format!("{LEAD}{collector}"))
+}
+
+/// The collector of a key made by [`lead`]; `None` for any other key.
+pub fn parse_lead(key: &Key) -> Option<SessionId> {
+    key.as_str().strip_prefix(LEAD).and_then(unhex).map(SessionId::new)
 }
 
 /// The generation of a key made by [`generation`] or [`sealed`], and which of the two; `None` for any other key.

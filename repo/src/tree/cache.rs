@@ -164,7 +164,7 @@ fn part_of(repository: &Repository, at: &Location) -> Result<Vec<u8>> {
 }
 
 /// A node from its bytes, whose id was checked.
-fn decode(to: &Ref, bytes: &[u8]) -> Result<Node> {
+pub(crate) fn decode(to: &Ref, bytes: &[u8]) -> Result<Node> {
     let node = match to.class {
         crate::format::tree::LIST.. => Node::List(ListNode::decode(bytes)?),
         _ => Node::Folder(TreeNode::decode(bytes)?),

@@ -14,7 +14,7 @@ mod split;
 mod tests;
 mod writer;
 
-pub(crate) use cache::TreeCache;
+pub(crate) use cache::{TreeCache, decode};
 pub use cut::Cutter;
 pub use folder::FolderBuilder;
 pub use image_writer::ImageWriter;
@@ -25,6 +25,7 @@ pub use writer::{Kept, PieceSet, TreeWriter};
 
 use crate::format::tree::{Content, Entry, Extended, ListNode, Piece, Placed, TreeNode, What};
 use crate::id::{Location, PackId, ShortId};
+use crate::map::Image;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -96,6 +97,51 @@ impl Node {
             }
             Self::List(ListNode::Leaf(pieces)) => pieces.iter_mut().filter_map(chunk_mut).for_each(change),
             Self::List(ListNode::Inner { children, .. }) => children.iter_mut().for_each(|(node, _)| change(node)),
+        }
+    }
+}
+
+/// What a node refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leads {
+    /// To a chunk.
+    Chunk(Placed),
+    /// To a node of a directory or list.
+    Node(Placed),
+    /// To the map of a disk image.
+    Image(Image),
+}
+
+impl Node {
+    /// Shows `take` all that it refers to; what several entries share, as often as they do.
+    pub(crate) fn each_lead(&self, take: &mut dyn FnMut(Leads)) {
+        let piece = |piece: &Piece| match piece {
+            Piece::Chunk(chunk) => Some(Leads::Chunk(*chunk)),
+            Piece::Hole(_) => None,
+        };
+        match self {
+            Self::Folder(TreeNode::Leaf(entries)) => entries.iter().for_each(|entry| {
+                let Entry::Known(known) = entry else { return };
+                if let Extended::Chunk(set) = known.attributes.extended {
+                    take(Leads::Chunk(set));
+                }
+                match &known.what {
+                    What::File { size, content } => match content {
+                        Content::Shared { chunk, .. } => take(Leads::Chunk(*chunk)),
+                        Content::List(at) => take(Leads::Node(*at)),
+                        Content::Map { .. } => drop(Image::new(*size, content).map(|image| take(Leads::Image(image)))),
+                        Content::Pieces(pieces) => pieces.iter().filter_map(piece).for_each(&mut *take),
+                        Content::Nothing => {}
+                    },
+                    What::Folder { below: Some(below), .. } => take(Leads::Node(below.node)),
+                    _ => {}
+                }
+            }),
+            Self::Folder(TreeNode::Inner { children, .. }) => {
+                children.iter().for_each(|child| take(Leads::Node(child.node)))
+            }
+            Self::List(ListNode::Leaf(pieces)) => pieces.iter().filter_map(piece).for_each(take),
+            Self::List(ListNode::Inner { children, .. }) => children.iter().for_each(|(at, _)| take(Leads::Node(*at))),
         }
     }
 }

@@ -37,6 +37,15 @@ fn states(report: &Value) -> Vec<(&str, &str)> {
 }
 
 #[test]
+fn without_a_key_of_its_own_the_other_repository_opens_with_that_of_this_one() {
+    let home = Home::with_small_chunks();
+    home.run(&["init", "-q", "--repo", "same"]).ok();
+    let id = home.backup("vm", &noise(1, MIB));
+    let report = home.run(&["copy", "--to", "same", "--json"]).ok().json();
+    assert_eq!(states(&report), [(&id[..], "copied")]);
+}
+
+#[test]
 fn everything_is_copied_once_and_restores_from_the_copy() {
     let home = home();
     let mut disk = noise(1, 9 * MIB + 700);
@@ -135,7 +144,7 @@ fn what_cannot_be_copied_is_refused_before_anything_is_written() {
     for (args, code, words) in [
         (&["copy"][..], 2, &["--to"][..]),
         (&["copy", "--to", "repo", "--to-key-file", "key"], 2, &["is the repository that is copied from"]),
-        (&["copy", "--to", "other"], 12, &["no password", "--to-password-file", "--to-key-file", "WHERRY_TO_PASSWORD"]),
+        (&["copy", "--to", "other"], 12, &["--to-password-file", "--to-key-file", "WHERRY_TO_PASSWORD"]),
         (&["copy", "--to", "other", "--to-key-file", "wrong.key"], 12, &["wrong key file"]),
         (&["copy", "--to", "other", "--to-key-file", "none"], 12, &["none"]),
         (&["copy", "--to", "other", "--to-key-file", "a", "--to-password-file", "b"], 2, &["at once"]),

@@ -53,6 +53,7 @@ fn commands(id: &str) -> (Vec<Vec<&str>>, Vec<Vec<&str>>) {
         vec!["repair"],
         vec!["key", "rotate", "--slot-key-file", "second"],
         vec!["key", "passwd", "--new-key-file", "third"],
+        vec!["gc"],
     ];
     (reads, writes)
 }
@@ -110,8 +111,12 @@ fn an_unknown_feature_for_writers_ends_writing_with_15_and_reading_works() {
 fn an_unknown_feature_for_collectors_is_nobody_elses_business() {
     let (home, id) = home();
     add_feature(&home, "gc");
+    let before = home.tree("repo");
+    let line = home.run(&["gc", "--grace", "0s", "--fence-after", "0s"]).ends(15);
+    assert!(line.contains("flux-capacitor") && line.contains("newer wherry"), "{line}");
+    assert_eq!(home.tree("repo"), before);
     let (reads, writes) = commands(&id);
-    for args in reads.iter().chain(&writes) {
+    for args in reads.iter().chain(writes.iter().filter(|args| **args != ["gc"])) {
         home.run(args).ok();
     }
 }

@@ -128,12 +128,17 @@ fn settled() -> impl Strategy<Value = Settled> {
 fn generation() -> impl Strategy<Value = Generation> {
     let packs = proptest::collection::vec(pack_id(), 0..4);
     let sessions = || proptest::collection::vec(session(), 0..4);
-    (packs, sessions(), sessions(), any::<[u8; 16]>()).prop_map(|(condemned, roots, dead, nonce)| Generation {
-        condemned,
-        roots,
-        dead,
-        nonce,
-    })
+    let places = proptest::collection::vec(any::<u8>(), 0..4);
+    (packs, sessions(), sessions(), any::<[u8; 16]>(), places).prop_map(
+        |(condemned, roots, dead, nonce, mut places)| {
+            places.push(1);
+            let mut packs: Vec<PackId> = condemned.iter().copied().step_by(2).collect();
+            packs.sort_unstable();
+            packs.dedup();
+            let moved = packs.into_iter().map(|pack| Moved { pack, places: places.clone() }).collect();
+            Generation { condemned, roots, dead, nonce, moved }
+        },
+    )
 }
 
 fn sweep() -> impl Strategy<Value = Sweep> {
@@ -318,5 +323,33 @@ fn a_tree_says_no_more_than_it_may() {
         assert_eq!(encode(&outcome).unwrap_err().kind(), ErrorKind::Internal, "{n}");
         let body = minicbor::to_vec(&outcome).unwrap();
         assert_eq!(decode::<Outcome>(&body).unwrap_err().kind(), ErrorKind::Corrupt, "{n}");
+    }
+}
+
+#[test]
+fn what_was_moved_is_of_condemned_packs_each_once_and_says_which() {
+    let pack = |n: u64| PackId { kind: PackKind::Data, session: SessionId::new([1; 16]), seq: n as u32, random: n };
+    let moved = |n: u64, places: &[u8]| Moved { pack: pack(n), places: places.to_vec() };
+    let list = |moved: Vec<Moved>| Generation { condemned: vec![pack(2), pack(1)], moved, ..Generation::default() };
+    let fine = list(vec![moved(1, &[0, 0b10]), moved(2, &[1])]);
+    assert_eq!(decode::<Generation>(&encode(&fine).unwrap()).unwrap(), fine);
+    let places = (0..20).filter(|place| fine.moved[0].holds(*place)).collect::<Vec<_>>();
+    assert_eq!(places, [9]);
+    // As earlier builds wrote it.
+    let body = minicbor::to_vec(&fine).unwrap();
+    assert_eq!(body[0], 0xa5, "a map of five");
+    let at = minicbor::to_vec(&Generation { moved: Vec::new(), ..fine.clone() }).unwrap().len() - 2;
+    let old = [&[0xa4], &body[1..at]].concat();
+    assert_eq!(decode::<Generation>(&old).unwrap(), Generation { moved: Vec::new(), ..fine });
+    for bad in [
+        vec![moved(3, &[1])],
+        vec![moved(2, &[1]), moved(1, &[1])],
+        vec![moved(1, &[1]), moved(1, &[1])],
+        vec![moved(1, &[])],
+        vec![moved(1, &[1, 0])],
+    ] {
+        assert_eq!(encode(&list(bad.clone())).unwrap_err().kind(), ErrorKind::Internal, "{bad:?}");
+        let body = minicbor::to_vec(list(bad.clone())).unwrap();
+        assert_eq!(decode::<Generation>(&body).unwrap_err().kind(), ErrorKind::Corrupt, "{bad:?}");
     }
 }

@@ -142,6 +142,27 @@ fn a_slot_that_is_added_while_the_keys_are_rotated_is_never_taken_for_a_way_in()
 }
 
 #[test]
+fn a_way_in_that_is_replaced_while_the_keys_are_rotated_locks_nobody_out() {
+    let (storage, _, repository) = repository();
+    let old = backup(&repository, "vm", 2);
+    let other = repository.clone();
+    let hook = move || {
+        let slots: Vec<u64> = other.slots().unwrap().into_iter().map(|slot| slot.unwrap().slot).collect();
+        other.add_slot(&key_file(1), CHEAP).unwrap();
+        slots.into_iter().for_each(|slot| other.remove_slot(slot).unwrap());
+        assert!(open(&other, &password()).is_err());
+    };
+    *storage.before.lock() = Some(("epoch-00000001", Box::new(hook)));
+    let error = repository.rotate(&[]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("there again"), "{error}");
+    assert!(storage.before.lock().is_none());
+    assert_eq!(open(&repository, &key_file(1)).unwrap_err().kind(), ErrorKind::Denied);
+    let after = open(&repository, &password()).unwrap();
+    read(&after, &old).unwrap();
+    read(&after, &backup(&after, "vm", 3)).unwrap();
+}
+
+#[test]
 fn a_damaged_epoch_is_damage_for_those_who_need_it_alone() {
     let (storage, _, repository) = repository();
     repository.rotate(&[]).unwrap();

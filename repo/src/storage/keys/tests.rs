@@ -23,6 +23,8 @@ fn keys_are_parsed_as_they_are_made() {
     assert_eq!(parse_session(&session(&id, "open")), Some((id, "open")));
     assert_eq!(parse_session(&session(&id, "beat")), Some((id, "beat")));
     assert_eq!(parse_snap(&snap(&volume, &id)), Some((volume, id)));
+    assert_eq!(parse_lead(&lead(&id)), Some(id));
+    assert_eq!(parse_lead(&key("gc/lead/0")), None);
 }
 
 /// Whoever wrote it, it is not ours: the number alone would lead to another object, or to none.

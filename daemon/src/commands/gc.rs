@@ -1,0 +1,280 @@
+//! `wherry gc`
+
+use crate::cli::{GcArgs, Span};
+use crate::context::Context;
+use crate::exit::Exit;
+use crate::output::{self, shown, size};
+use crate::progress::Progress;
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+use wherry_repo::{CollectOptions, CollectStep, Collected, Packed, Turn};
+
+/// Between two signs of life where one process at a time may write.
+const BEAT: Duration = Duration::from_secs(60);
+
+/// The result as `--json` shows it; sizes are in bytes.
+#[derive(Serialize)]
+struct View {
+    dry_run: bool,
+    generation: Option<u32>,
+    sealed: bool,
+    unsealed: Option<u32>,
+    overtaken: bool,
+    /// Forgets that became final.
+    settled: u64,
+    packs: Packs,
+    live: Live,
+    spared: Packs,
+    condemned: Packs,
+    repacked: Repacked,
+    rescued: u64,
+    waiting: Vec<WaitingView>,
+    fenced: Vec<FencedView>,
+    deleted: Packs,
+    /// Sealed, and not yet for as long as the grace is.
+    graced: Packs,
+    failed: Packs,
+    records: u64,
+    sessions: u64,
+    segments: u64,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Packs {
+    packs: u64,
+    bytes: u64,
+}
+
+impl From<Packed> for Packs {
+    fn from(Packed { packs, bytes }: Packed) -> Self {
+        Self { packs, bytes }
+    }
+}
+
+#[derive(Serialize)]
+struct Live {
+    packs: u64,
+    bytes: u64,
+    /// Bytes of them that something refers to.
+    referenced: u64,
+}
+
+#[derive(Serialize)]
+struct Repacked {
+    packs: u64,
+    bytes: u64,
+    chunks: u64,
+    /// Bytes of these chunks.
+    copied: u64,
+}
+
+#[derive(Serialize)]
+struct WaitingView {
+    session: String,
+    volume: String,
+    host: String,
+    pid: u32,
+    silent: u64,
+}
+
+#[derive(Serialize)]
+struct FencedView {
+    session: String,
+    volume: String,
+}
+
+/// Collects garbage.
+pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
+    let start = Instant::now();
+    let GcArgs { dry_run, grace, fence_after } = args;
+    let (repository, turn) = match dry_run {
+        true => (context.open_repository()?, None),
+        false => context.open_to_write("gc").map(|(repository, turn)| (repository, Some(turn)))?,
+    };
+    let (budget, default) = (context.budget, CollectOptions::default());
+    let options = CollectOptions {
+        dry_run,
+        grace: grace.map_or(default.grace, |grace| grace.0),
+        fence_after: fence_after.map_or(default.fence_after, |after| after.0),
+        threads: if context.is_remote() { 16 } else { 2 * budget.workers },
+        // What a backup has for its index, its nodes and the chunks that it reads.
+        memory: budget.index + budget.nodes + budget.chunk_cache / 2,
+        pack_size: usize::try_from(budget.pack_size)?,
+        ..default
+    };
+    let shown = Showing { context, turn, at: Mutex::default(), beaten: Mutex::new(start) };
+    let _armed = context.cancel.arm("what is condemned stays so, and nothing is lost: the next gc goes on");
+    let report = repository.collect(&options, &|step, done, total| shown.watch(step, done, total))?;
+    drop(shown);
+    let view = View::new(&report, dry_run, start.elapsed().as_secs_f64());
+    context.output.result(&view, || text(&report, &options))?;
+    Ok(if report.failed.packs > 0 { Exit::Partial } else { Exit::Done })
+}
+
+/// What is seen of a run while it works.
+struct Showing<'a> {
+    context: &'a Context,
+    turn: Option<Turn>,
+    at: Mutex<Option<(CollectStep, Progress)>>,
+    beaten: Mutex<Instant>,
+}
+
+impl Showing<'_> {
+    fn watch(&self, step: CollectStep, done: u64, total: u64) -> wherry_repo::Result<()> {
+        self.context.cancel.check()?;
+        let word = match step {
+            CollectStep::Mark => Some("mark"),
+            CollectStep::Copy => Some("copy"),
+            CollectStep::Sweep => Some("delete"),
+            CollectStep::Lists | CollectStep::Wait | CollectStep::Compact => None,
+        };
+        let mut at = self.at.lock();
+        if at.as_ref().is_none_or(|(known, _)| *known != step) {
+            tracing::debug!(?step, done, total, "collecting");
+            *at = None;
+            *at = word.map(|word| (step, self.context.progress(word, Some(total))));
+        }
+        if let Some((_, progress)) = &*at {
+            progress.add(done.saturating_sub(progress.done()));
+        }
+        drop(at);
+        if let Some(turn) = &self.turn {
+            let mut beaten = self.beaten.lock();
+            if beaten.elapsed() >= BEAT {
+                *beaten = Instant::now();
+                turn.beat()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl View {
+    fn new(report: &Collected, dry_run: bool, seconds: f64) -> Self {
+        let Packed { packs, bytes } = report.live;
+        let waiting = report.waiting.iter().map(|waiting| WaitingView {
+            session: waiting.session.to_string(),
+            volume: waiting.name.clone(),
+            host: waiting.host.clone(),
+            pid: waiting.pid,
+            silent: waiting.silent.as_secs(),
+        });
+        let fenced = report.fenced.iter();
+        let fenced = fenced.map(|(id, name)| FencedView { session: id.to_string(), volume: name.clone() });
+        Self {
+            dry_run,
+            generation: report.generation,
+            sealed: report.sealed,
+            unsealed: report.unsealed,
+            overtaken: report.overtaken,
+            settled: report.settled,
+            packs: report.all.into(),
+            live: Live { packs, bytes, referenced: report.live_bytes },
+            spared: report.spared.into(),
+            condemned: report.condemned.into(),
+            repacked: Repacked {
+                packs: report.thin.packs,
+                bytes: report.thin.bytes,
+                chunks: report.copied.packs,
+                copied: report.copied.bytes,
+            },
+            rescued: report.rescued,
+            waiting: waiting.collect(),
+            fenced: fenced.collect(),
+            deleted: report.swept.into(),
+            graced: report.graced.into(),
+            failed: report.failed.into(),
+            records: report.records,
+            sessions: report.sessions,
+            segments: report.segments,
+            seconds,
+        }
+    }
+}
+
+fn packs(packed: Packed) -> String {
+    let noun = if packed.packs == 1 { "pack" } else { "packs" };
+    format!("{} {noun} ({})", packed.packs, size(packed.bytes))
+}
+
+/// What is kept and why, what goes and when, and what is to be done next.
+fn text(report: &Collected, options: &CollectOptions) -> String {
+    let dry = options.dry_run;
+    let mut lines = Vec::new();
+    let mut say = |word: &str, what: String| lines.push(format!("{word:<11}{what}"));
+    if report.settled > 0 {
+        say("final", format!("{} forgotten for good: the delay is over", snapshots(report.settled)));
+    }
+    if report.all.packs > 0 {
+        let of = size(report.live_bytes);
+        say("kept", format!("{}, of which snapshots and runs under way need {of}", packs(report.live)));
+    }
+    if report.spared.packs > 0 {
+        let why = "which no snapshot needs: of backups under way, or broken off not long ago";
+        say("spared", format!("{}, {why}", packs(report.spared)));
+    }
+    let condemned = if dry { "would go" } else { "condemned" };
+    if report.condemned.packs > 0 {
+        say(condemned, format!("{}, which nothing needs", packs(report.condemned)));
+    }
+    if report.thin.packs > 0 {
+        let copied = size(report.copied.bytes);
+        let (what, of) = (packs(report.thin), if dry { "are copied" } else { "were copied" });
+        say(condemned, format!("{what}, of which {} chunks ({copied}) {of}", report.copied.packs));
+    }
+    if report.rescued > 0 {
+        say("rescued", format!("{} condemned packs: a backup that ended meanwhile needs them", report.rescued));
+    }
+    for (session, name) in &report.fenced {
+        say("ended", format!("backup of {}, session {session}: it gave no sign of life", shown(name)));
+    }
+    for waiting in &report.waiting {
+        let (name, host) = (shown(&waiting.name), shown(&waiting.host));
+        let silent = output::duration(waiting.silent.as_secs());
+        say("waits for", format!("backup of {name}, pid {} on host {host}, silent for {silent}", waiting.pid));
+    }
+    if report.swept.packs > 0 {
+        say("deleted", packs(report.swept));
+    }
+    if report.graced.packs > 0 {
+        let grace = Span(options.grace);
+        say(
+            "waiting",
+            format!("{}: they are deleted by the first gc after the grace of {grace}", packs(report.graced)),
+        );
+    }
+    if report.failed.packs > 0 {
+        say("failed", format!("{} could not be deleted, see above: the next gc tries again", packs(report.failed)));
+    }
+    lines.push(summary(report, dry));
+    lines.join("\n")
+}
+
+fn snapshots(n: u64) -> String {
+    if n == 1 { "1 snapshot".to_owned() } else { format!("{n} snapshots") }
+}
+
+fn summary(report: &Collected, dry: bool) -> String {
+    let goes = report.condemned.packs + report.thin.packs;
+    if dry {
+        let unsealed = if report.unsealed.is_some() { "; an earlier run is gone on with first" } else { "" };
+        return match goes {
+            0 => format!("nothing would be condemned{unsealed}"),
+            _ => format!("nothing was written{unsealed}"),
+        };
+    }
+    if report.overtaken {
+        return "other collectors came first each time: nothing is left to do here".to_owned();
+    }
+    if !report.waiting.is_empty() {
+        return "condemned, but not yet deleted: run `wherry gc` again when these backups have ended or gone on"
+            .to_owned();
+    }
+    match (goes, report.swept.packs) {
+        (0, 0) if report.graced.packs == 0 => "nothing to delete".to_owned(),
+        (_, 0) => "nothing is deleted yet: run `wherry gc` again after the grace".to_owned(),
+        _ => format!("{} are free now", size(report.swept.bytes)),
+    }
+}

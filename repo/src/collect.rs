@@ -1,0 +1,293 @@
+//! Collecting garbage: rules G and I of `docs/concurrency.md`, whose names the functions here bear.
+//!
+//! 1. What there is: packs, forgets, sessions, snapshots, in this order (`lists`).
+//! 2. What of it is referred to: one bit for each chunk and node (`packs`, `mark`).
+//! 3. Packs with little that is are copied (`copy`), and a list condemns them together with those nobody refers to.
+//! 4. Every session that writes must have seen the list, ended, or been fenced (`wait`).
+//! 5. What came meanwhile is marked too, and what it needs is taken out of the list: the delete set (`generation`).
+//! 6. After a grace exactly that is deleted (`sweep`), and index segments are put together (`compact`).
+//!
+//! It can be ended at any moment and begun again anywhere. Nothing but the chain of lists is taken over from a run that was
+//! ended, so any number of collectors may run at once.
+
+mod compact;
+mod copy;
+mod generation;
+mod lists;
+mod mark;
+mod packs;
+mod report;
+mod sessions;
+mod sweep;
+mod wait;
+
+pub use report::{Collected, Packed, Waiting};
+
+use crate::format::records::Beat;
+use crate::id::SessionId;
+use crate::storage::{Storage, keys};
+use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
+use generation::Chain;
+use std::time::Duration;
+
+/// How garbage is collected.
+#[derive(Clone, Debug)]
+pub struct CollectOptions {
+    /// Says what would be condemned, and writes nothing at all.
+    pub dry_run: bool,
+    /// Packs are deleted no sooner than this after their delete set was sealed, by the storage's clock: for readers that
+    /// hold no session.
+    pub grace: Duration,
+    /// A session that writes and gave no sign of life for so long is ended. One whose process is certainly gone is at once.
+    pub fence_after: Duration,
+    /// Sessions that live are waited for no longer than this; the next run goes on.
+    pub patience: Duration,
+    /// Requests to the storage under way at once.
+    pub threads: usize,
+    /// Bytes of memory for marks and look-ups; packs that are filled not counted.
+    pub memory: u64,
+    /// Longest pack that is written in bytes.
+    pub pack_size: usize,
+    /// Bytes that are copied by one run at most.
+    pub copy_most: u64,
+}
+
+impl Default for CollectOptions {
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            grace: Duration::from_secs(24 * 3600),
+            fence_after: Duration::from_secs(2 * 3600),
+            patience: Duration::from_secs(5 * 60),
+            threads: 8,
+            memory: 64 << 20,
+            pack_size: 32 << 20,
+            copy_most: 8 << 30,
+        }
+    }
+}
+
+/// What a collector is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CollectStep {
+    /// Lists what there is; counted in packs.
+    Lists,
+    /// Marks; counted in bytes of chunks and nodes that are referred to, of all that packs have.
+    Mark,
+    /// Copies; counted in bytes.
+    Copy,
+    /// Waits for sessions; counted in those that are waited for.
+    Wait,
+    /// Deletes; counted in bytes.
+    Sweep,
+    /// Puts index segments together; counted in segments.
+    Compact,
+}
+
+/// How far a collector is: a step, what is done of it and its total. It is called now and then, also while waiting, from any
+/// thread; an error it returns ends the run, and the next one goes on.
+pub type CollectWatch<'a> = &'a (dyn Fn(CollectStep, u64, u64) -> Result<()> + Sync);
+
+/// So often a run begins anew when other collectors come before it.
+const TRIES: usize = 5;
+
+impl Repository {
+    /// Collects garbage. Whoever calls it has a turn ([`begin_writing`](Self::begin_writing)).
+    ///
+    /// Errors: `Unsupported` a feature this build must not delete beside; `Corrupt` when anything cannot be read that leads
+    /// to what is kept: then nothing is condemned, and the error names the object; `Invalid` when memory does not suffice.
+    pub fn collect(&self, options: &CollectOptions, watch: CollectWatch<'_>) -> Result<Collected> {
+        self.check_collectable()?;
+        let mut report = Collected::default();
+        if options.dry_run {
+            let now = Now { at: self.clock().now(), since: self.clock().monotonic() };
+            let run = Run { repository: self, options, watch, now };
+            let looked = run.look(&mut report);
+            return looked.map(|()| report).map_err(|e| if self.is_damage(&e) { lost(e) } else { e });
+        }
+        let lead = Lead::open(self)?;
+        let run = Run { repository: self, options, watch, now: lead.now };
+        lead.clear_others(&run)?;
+        match run.generations(&mut report) {
+            // What was sealed before makes room.
+            Err(e) if e.kind() == ErrorKind::Full => {
+                run.sweep(&mut report)?;
+                return Err(e);
+            }
+            done => done?,
+        }
+        run.sweep(&mut report)?;
+        run.compact(&mut report)?;
+        Ok(report)
+    }
+}
+
+/// What all steps share.
+struct Run<'a> {
+    repository: &'a Repository,
+    options: &'a CollectOptions,
+    watch: CollectWatch<'a>,
+    now: Now,
+}
+
+/// What became of a try.
+enum Tried<T> {
+    Done(T),
+    /// Another collector came before: all that was computed is thrown away.
+    Overtaken,
+}
+
+impl Run<'_> {
+    fn storage(&self) -> &dyn Storage {
+        self.repository.storage()
+    }
+
+    /// The time by the storage's clock.
+    fn now(&self) -> Timestamp {
+        let passed = self.repository.clock().monotonic().saturating_sub(self.now.since);
+        Timestamp(self.now.at.0.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX)))
+    }
+
+    /// How long ago something was written.
+    fn age(&self, modified: Timestamp) -> Duration {
+        Duration::from_nanos(u64::try_from(self.now().0.saturating_sub(modified.0)).unwrap_or(0))
+    }
+
+    /// What a run would do, without effects.
+    fn look(&self, report: &mut Collected) -> Result<()> {
+        let chain = self.list_generations()?;
+        report.unsealed = chain.unsealed();
+        let lists = self.lists(&chain)?;
+        self.plan(lists, report)?;
+        self.await_grace(&chain, report)
+    }
+
+    /// G0 to G12: the generation that others left, then one of our own.
+    fn generations(&self, report: &mut Collected) -> Result<()> {
+        for _ in 0..TRIES {
+            let chain = self.list_generations()?;
+            match self.generation(&chain, report) {
+                Ok(Tried::Done(())) => return Ok(()),
+                Ok(Tried::Overtaken) => tracing::info!("another collector came before this one, which begins anew"),
+                // What it was about to read may have been deleted by another collector, as it should.
+                Err(e) if self.repository.is_damage(&e) => {
+                    if self.list_generations()? == chain {
+                        return Err(lost(e));
+                    }
+                    tracing::info!("another collector deleted what this one was about to read, which begins anew");
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        report.overtaken = true;
+        Ok(())
+    }
+
+    fn generation(&self, chain: &Chain, report: &mut Collected) -> Result<Tried<()>> {
+        if let Some(n) = chain.unsealed() {
+            tracing::info!("goes on with generation {n}, which another run published");
+            if !self.finish(n, report)? {
+                return Ok(Tried::Done(()));
+            }
+        }
+        self.settle_due(report)?;
+        self.clear_readers(report)?;
+        self.fence_left(report)?;
+        let chain = self.list_generations()?;
+        if chain.unsealed().is_some() {
+            return Ok(Tried::Overtaken);
+        }
+        let lists = self.lists(&chain)?;
+        let plan = self.plan(lists, report)?;
+        let Some(list) = self.copy_packs(plan, report)? else { return Ok(Tried::Done(())) };
+        let Some(n) = self.publish(&chain, list)? else { return Ok(Tried::Overtaken) };
+        self.finish(n, report)?;
+        Ok(Tried::Done(()))
+    }
+
+    /// G9 to G12 of generation n; false when it ends with sessions that are waited for.
+    fn finish(&self, n: u32, report: &mut Collected) -> Result<bool> {
+        report.generation = Some(n);
+        let list = self.repository.read(&keys::generation(n))?;
+        if !self.wait(n, report)? {
+            return Ok(false);
+        }
+        let sweep = self.mark_again(n, &list)?;
+        report.rescued += (list.condemned.len() - sweep.len()) as u64;
+        self.seal(n, sweep)?;
+        report.sealed = true;
+        Ok(true)
+    }
+}
+
+/// An error about what is lost is damage, whatever the storage calls it.
+fn lost(e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::NotFound => {
+            let object = e.object().unwrap_or_default().to_owned();
+            e.instead(format!("{object} is gone and is needed; nothing was deleted: run `wherry check`"))
+                .with_object(object)
+        }
+        _ => e.advise("nothing was deleted: run `wherry check`"),
+    }
+}
+
+/// A moment by the storage's clock, and what this process's monotonic clock said then.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    at: Timestamp,
+    since: Duration,
+}
+
+/// The note that a collector is at work, which decides nothing. It says what time it is by the storage's clock.
+#[derive(Debug)]
+struct Lead<'a> {
+    repository: &'a Repository,
+    id: SessionId,
+    now: Now,
+}
+
+impl<'a> Lead<'a> {
+    fn open(repository: &'a Repository) -> Result<Self> {
+        let id = SessionId::new(clock::random(repository.rng())?);
+        let mut tries = 0;
+        loop {
+            repository.create(&keys::lead(&id), &Beat { at: repository.clock().now() })?;
+            match repository.storage().head(&keys::lead(&id)) {
+                // Only now: nothing is to seem older than it is.
+                Ok(object) => {
+                    let now = Now { at: object.modified, since: repository.clock().monotonic() };
+                    return Ok(Self { repository, id, now });
+                }
+                // Another collector took it for one that was left.
+                Err(e) if e.kind() == ErrorKind::NotFound && tries < TRIES => tries += 1,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Removes what ended runs left, and says of others that they are at work.
+    fn clear_others(&self, run: &Run<'_>) -> Result<()> {
+        let mut others = Vec::new();
+        run.storage().list(keys::LEAD, &mut |object| {
+            others.extend(keys::parse_lead(&object.key).filter(|id| *id != self.id).map(|_| object));
+            Ok(())
+        })?;
+        for object in others {
+            if run.age(object.modified) >= run.options.fence_after {
+                run.storage().delete(&object.key)?;
+            } else {
+                tracing::info!("another collector seems to be at work, which does no harm");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = self.repository.storage().delete(&keys::lead(&self.id)) {
+            tracing::debug!("the note of this collector stays until another one removes it: {e}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What there is: G1 to G4 in their order, and the roots of a mark.
+
+use super::CollectStep;
+use super::Run;
+use super::generation::Chain;
+use super::packs::Packs;
+use super::report::Collected;
+use super::sessions::Noted;
+use super::wait::without_open;
+use crate::format::records::{Asked, Outcome, SessionOpen};
+use crate::id::{PackId, SessionId, SnapshotId, VolumeId};
+use crate::newest::{Made, witnesses};
+use crate::storage::{Listed, keys};
+use crate::{Error, ErrorKind, Result};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// A snapshot, without what it holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Root {
+    pub(super) volume: VolumeId,
+    pub(super) made: Made,
+    /// It is gone for good, and a root for the sake of a session alone.
+    pub(super) is_final: bool,
+}
+
+/// Everything that was listed.
+#[derive(Debug)]
+pub(super) struct Lists {
+    pub(super) packs: Packs,
+    pub(super) roots: Roots,
+}
+
+/// What decides what is referred to.
+#[derive(Debug)]
+pub(super) struct Roots {
+    /// G2.
+    finals: HashSet<SnapshotId>,
+    /// G3.
+    sessions: Vec<Noted>,
+    /// G4: sessions that have an outcome.
+    outcomes: HashSet<SessionId>,
+    snapshots: HashMap<SnapshotId, Root>,
+    /// Sessions that have ended without a snapshot, of late.
+    left: HashSet<SessionId>,
+}
+
+impl Run<'_> {
+    /// G1 to G4.
+    pub(super) fn lists(&self, chain: &Chain) -> Result<Lists> {
+        let swept = self.swept(chain)?;
+        let packs = self.list_packs(swept)?;
+        Ok(Lists { packs, roots: self.roots()? })
+    }
+
+    /// G10: packs come last, so that those of a snapshot that was just committed are among them.
+    pub(super) fn lists_again(&self, n: u32) -> Result<Lists> {
+        let roots = self.roots()?;
+        let mut chain = self.list_generations()?;
+        // What another collector sealed in between is the end of this try, and must not look like damage.
+        chain.sealed.retain(|sealed, _| *sealed < n);
+        let swept = self.swept(&chain)?;
+        Ok(Lists { packs: self.list_packs(swept)?, roots })
+    }
+
+    /// G2 to G4.
+    fn roots(&self) -> Result<Roots> {
+        let finals = self.list_forgets()?;
+        let sessions = self.list_sessions()?;
+        let (mut outcomes, snapshots) = self.list_snapshots(&finals)?;
+        // The record of one that is gone for good may be gone too; that it is Final is its outcome then.
+        outcomes.extend(&finals);
+        // What it builds on and writes is not known: it may need anything.
+        let lost = |noted: &&Noted| noted.open.is_none() && noted.seen.is_some() && !outcomes.contains(&noted.id);
+        if let Some(noted) = sessions.iter().find(lost) {
+            return Err(without_open(noted));
+        }
+        // Left, but not for long: whoever comes after them may still want their packs.
+        let left = |noted: &&Noted| {
+            let ended = outcomes.contains(&noted.id) && !snapshots.contains_key(&noted.id);
+            ended && self.age(noted.last) < self.options.grace
+        };
+        let left = sessions.iter().filter(left).map(|noted| noted.id).collect();
+        if self.options.dry_run {
+            outcomes.extend(sessions.iter().filter(|noted| self.is_left(noted)).map(|noted| noted.id));
+        }
+        Ok(Roots { finals, sessions, outcomes, snapshots, left })
+    }
+
+    /// G1.
+    pub(super) fn list_packs(&self, swept: Vec<u64>) -> Result<Packs> {
+        let mut found: Vec<(PackId, u64)> = Vec::new();
+        for prefix in [keys::PACKS, keys::META] {
+            self.storage().list(prefix, &mut |object| {
+                found.extend(keys::parse_pack(&object.key).map(|id| (id, object.size)));
+                if found.len().is_multiple_of(1000) {
+                    // Before the list itself takes more.
+                    Packs::have_room(found.len(), self.options.memory / 2)?;
+                    (self.watch)(CollectStep::Lists, found.len() as u64, 0)?;
+                }
+                Ok(())
+            })?;
+        }
+        // What of a chunk is left when it is packed, so that most packs need room only once.
+        let chunk = u64::from(self.repository.chunk_size()) / 2;
+        Packs::new(found, swept, chunk, self.options.memory / 2)
+    }
+
+    /// G2. A run without effects takes those for final that it would make so.
+    fn list_forgets(&self) -> Result<HashSet<SnapshotId>> {
+        let mut finals = HashSet::new();
+        for (id, forget) in self.repository.forgets()? {
+            let due = || Ok(forget.hides() && self.is_due(&id, forget.k)? && !self.repository.is_pinned(&id)?);
+            if forget.is_final() || (self.options.dry_run && due()?) {
+                finals.insert(id);
+            }
+        }
+        Ok(finals)
+    }
+
+    /// Whether the delay of a forget that is not settled is over. One that cannot be read is not.
+    fn is_due(&self, id: &SnapshotId, k: u32) -> Result<bool> {
+        match self.repository.read::<Asked>(&keys::forget(id, k, false)) {
+            Ok(asked) => Ok(self.repository.clock().now() >= asked.not_before),
+            Err(e) if self.repository.is_damage(&e) => {
+                tracing::warn!("a forget cannot be read and is left as it is: {e}");
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// F3, for all whose delay is over.
+    pub(super) fn settle_due(&self, report: &mut Collected) -> Result<()> {
+        for (id, forget) in self.repository.forgets()? {
+            if forget.is_final() || !forget.hides() || !self.is_due(&id, forget.k)? {
+                continue;
+            }
+            match self.repository.settle(&id) {
+                Ok(settled) => report.settled += u64::from(settled),
+                // It stays a root; or the clock was put back.
+                Err(e) if self.repository.is_damage(&e) || e.kind() == ErrorKind::Invalid => {
+                    tracing::warn!("the forget of snapshot {id} is left as it is: {e}");
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// G4: who has an outcome, and the snapshots among them.
+    fn list_snapshots(&self, finals: &HashSet<SnapshotId>) -> Result<(HashSet<SessionId>, HashMap<SnapshotId, Root>)> {
+        let mut found = Vec::new();
+        self.storage().list(keys::SNAP, &mut |Listed { key, .. }| {
+            found.extend(keys::parse_snap(&key).map(|name| (name, key)));
+            Ok(())
+        })?;
+        let mut snapshots = HashMap::new();
+        for part in found.chunks(256) {
+            for (((volume, id), _), outcome) in part.iter().zip(self.repository.read_many::<_, Outcome>(part)) {
+                match outcome {
+                    Ok((Outcome::Snapshot(record), _)) => {
+                        let made = Made::new(*id, &record);
+                        snapshots.insert(*id, Root { volume: *volume, made, is_final: finals.contains(id) });
+                    }
+                    Ok((Outcome::Fence(_), _)) => {}
+                    // Removed by another collector.
+                    Err(e) if e.kind() == ErrorKind::NotFound && finals.contains(id) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok((found.into_iter().map(|((_, id), _)| id).collect(), snapshots))
+    }
+}
+
+impl Roots {
+    /// The sessions without an outcome.
+    fn open(&self) -> impl Iterator<Item = (&Noted, &SessionOpen)> {
+        let open = self.sessions.iter().filter(|noted| !self.outcomes.contains(&noted.id));
+        open.filter_map(|noted| Some((noted, noted.open.as_ref()?)))
+    }
+
+    /// G5: what a mark begins with, the newest first: of a chunk that is in two places, the one that the next snapshots
+    /// refer to is then marked already when it is looked for by its id. Those that are gone for good come last, so that what
+    /// they pass over was visited for those that need it whole.
+    pub(super) fn all(&self) -> Result<Vec<Root>> {
+        let mut roots: BTreeMap<SnapshotId, Root> = BTreeMap::new();
+        roots.extend(self.snapshots.iter().filter(|(id, _)| !self.finals.contains(*id)));
+        for (noted, open) in self.open() {
+            let Some(parent) = open.parent else { continue };
+            match self.snapshots.get(&parent) {
+                Some(root) => drop(roots.insert(parent, *root)),
+                // Its record was removed: the session cannot pass W5 or V1.
+                None if self.finals.contains(&parent) => {}
+                None => {
+                    let text = format!("snapshot {parent}, which session {} needs, has no record", noted.id);
+                    return Err(Error::corrupt(text).with_object(keys::snap(&open.volume, &parent)));
+                }
+            }
+        }
+        let mut roots: Vec<Root> = roots.into_values().collect();
+        roots.sort_unstable_by_key(|root| (root.is_final, std::cmp::Reverse((root.made.started, root.made.id))));
+        Ok(roots)
+    }
+
+    /// G6: packs of these sessions may be condemned.
+    pub(super) fn may_condemn(&self) -> impl Fn(&SessionId) -> bool + '_ {
+        let mut spared = self.left.clone();
+        spared.extend(self.open().flat_map(|(_, open)| &open.adopts));
+        move |session| self.outcomes.contains(session) && !spared.contains(session)
+    }
+
+    /// Snapshots that are gone for good and are no roots: their records may go with the sweep (G13).
+    pub(super) fn dead(&self, roots: &[Root]) -> Vec<SnapshotId> {
+        let roots: HashSet<SnapshotId> = roots.iter().map(|root| root.made.id).collect();
+        let mut volumes: HashMap<VolumeId, Vec<Made>> = HashMap::new();
+        for root in self.snapshots.values() {
+            volumes.entry(root.volume).or_default().push(root.made);
+        }
+        let kept: HashSet<SnapshotId> = volumes.values().flat_map(|all| witnesses(all)).collect();
+        let goes = |id: &&SnapshotId| self.finals.contains(*id) && !roots.contains(*id) && !kept.contains(*id);
+        let mut dead: Vec<SnapshotId> = self.snapshots.keys().filter(goes).copied().collect();
+        dead.sort_unstable();
+        dead
+    }
+}

@@ -1,0 +1,305 @@
+//! G5 and G11: everything that roots lead to, each chunk and node once by its place.
+//!
+//! Nodes are opened some at a time: those that lie close to each other in a pack with one request, several requests side by
+//! side. None is held: what is left of one is what it refers to.
+
+use super::lists::{Lists, Root};
+use super::packs::{Number, Packs};
+use super::{CollectStep, Run};
+use crate::elsewhere::{Copy, Elsewhere};
+use crate::format::node::Node as MapNode;
+use crate::format::records::{Generation, Outcome};
+use crate::format::tree::{Entry, FOLDER, Placed, Ref, TreeNode};
+use crate::id::{Location, PackId, ShortId, SnapshotId};
+use crate::map::{Image, Tree};
+use crate::pack::{open_node, open_tree_node};
+use crate::storage::keys;
+use crate::tree::{Leads, Node, TreeReader, decode};
+use crate::{Error, ErrorKind, Result, Snapshot};
+use std::collections::HashSet;
+
+/// Nodes opened at a time.
+const BATCH: usize = 256;
+/// Above so many nodes that wait, one is opened at a time: its own come next, so no more wait than a path has.
+const WAITING: usize = 1 << 16;
+/// Nodes in the same pack that lie this close (bytes) are fetched by one request.
+const GAP: u64 = 64 << 10;
+/// Roots whose records are read at a time.
+const ROOTS: usize = 64;
+
+/// What something refers to.
+#[derive(Clone, Copy, Debug)]
+struct Child {
+    id: ShortId,
+    at: Location,
+    class: u8,
+    /// Bytes of its plaintext; of a map node 0.
+    plain: u32,
+    /// Of a map node: class of the chunks below it.
+    chunks: u8,
+    /// The root itself says where it is, and not a copy of a node, found by its id, that another snapshot's hints are in.
+    own: bool,
+}
+
+/// A node that is to be opened: what it is and where its bytes are.
+#[derive(Clone, Copy, Debug)]
+struct Want {
+    pack: PackId,
+    node: Child,
+}
+
+impl Child {
+    fn placed(placed: &Placed) -> Self {
+        Self { id: placed.to.id, at: placed.at, class: placed.to.class, plain: placed.to.plain, chunks: 0, own: true }
+    }
+
+    fn image(image: &Image) -> Self {
+        Self { chunks: image.class, plain: 0, ..Self::placed(&image.top) }
+    }
+}
+
+/// One past its last byte in the pack.
+fn end(at: &Location) -> u64 {
+    u64::from(at.offset) + u64::from(at.len)
+}
+
+/// What a snapshot needs is in no pack.
+fn nowhere(child: &Child) -> Error {
+    let key = keys::pack(&child.at.pack);
+    let what = if child.class < 128 { "a chunk" } else { "a node" };
+    Error::corrupt(format!("{key} is gone, and {what} that a snapshot needs of it is in no other pack"))
+        .with_object(key)
+}
+
+/// What a map node refers to; `chunks` is the class of the chunks below it.
+fn of_map(node: &MapNode, chunks: u8) -> Vec<Child> {
+    let class = if node.level == 0 { chunks } else { 128 + node.level - 1 };
+    node.present().map(|(_, slot)| Child { id: slot.id, at: slot.at, class, plain: 0, chunks, own: true }).collect()
+}
+
+/// What a node of a tree refers to.
+fn of_tree(node: &Node) -> Vec<Child> {
+    let mut children = Vec::new();
+    node.each_lead(&mut |lead| {
+        children.push(match lead {
+            Leads::Chunk(placed) | Leads::Node(placed) => Child::placed(&placed),
+            Leads::Image(image) => Child::image(&image),
+        });
+    });
+    children
+}
+
+impl Run<'_> {
+    /// G5. Anything that cannot be found or read is an error that names it. The result are the condemned packs that hold
+    /// what has no other copy and is not where its hint says.
+    pub(super) fn mark(&self, packs: &mut Packs, roots: &[Root]) -> Result<HashSet<Number>> {
+        let elsewhere = Elsewhere::new(self.options.memory / 2);
+        let (stack, last_copies) = (Vec::new(), HashSet::new());
+        let mut mark = Mark { run: self, packs, elsewhere, stack, last_copies, is_final: false };
+        for part in roots.chunks(ROOTS) {
+            mark.roots(part)?;
+        }
+        Ok(mark.last_copies)
+    }
+
+    /// G10, G11: the delete set, what of a list is left when all that came meanwhile has been marked.
+    pub(super) fn mark_again(&self, n: u32, list: &Generation) -> Result<Vec<PackId>> {
+        let Lists { mut packs, roots } = self.lists_again(n)?;
+        packs.condemn(&list.condemned);
+        let known: HashSet<SnapshotId> = list.roots.iter().copied().collect();
+        let mut new = roots.all()?;
+        new.retain(|root| !known.contains(&root.made.id));
+        let last_copies = self.mark(&mut packs, &new)?;
+        let rescued: HashSet<PackId> = packs
+            .listed()
+            .filter(|pack| packs.is_condemned(*pack))
+            .filter(|pack| {
+                // Also of what was moved, when the copy is gone.
+                if last_copies.contains(pack) {
+                    return true;
+                }
+                let id = packs.id(*pack);
+                let moved = list.moved.binary_search_by_key(&id, |moved| moved.pack).ok().map(|at| &list.moved[at]);
+                packs.marks(*pack).any(|place| !moved.is_some_and(|moved| moved.holds(place)))
+            })
+            .map(|pack| packs.id(pack))
+            .collect();
+        Ok(list.condemned.iter().filter(|pack| !rescued.contains(pack)).copied().collect())
+    }
+}
+
+struct Mark<'a, 'b> {
+    run: &'a Run<'a>,
+    packs: &'b mut Packs,
+    /// Not the repository's, which may be older than the list of packs.
+    elsewhere: Elsewhere,
+    stack: Vec<Want>,
+    /// Condemned packs in which something was found by its id, and nowhere else.
+    last_copies: HashSet<Number>,
+    /// The root that is walked is a snapshot that is gone for good. What it misses of a swept pack is passed over.
+    is_final: bool,
+}
+
+impl Mark<'_, '_> {
+    fn roots(&mut self, roots: &[Root]) -> Result<()> {
+        let repository = self.run.repository;
+        let wanted: Vec<_> = roots.iter().map(|root| (root, keys::snap(&root.volume, &root.made.id))).collect();
+        for ((root, key), outcome) in wanted.iter().zip(repository.read_many::<_, Outcome>(&wanted)) {
+            let (outcome, record_size) = match outcome {
+                // Another collector removed the record (G13): nobody leans on it.
+                Err(e) if e.kind() == ErrorKind::NotFound && root.is_final => continue,
+                outcome => outcome?,
+            };
+            let Outcome::Snapshot(record) = outcome else {
+                return Err(Error::corrupt("a snapshot has become a fence").with_object(key));
+            };
+            let snapshot = Snapshot { id: root.made.id, volume: root.volume, record: *record, record_size };
+            let children = self.top(&snapshot).map_err(|e| e.with_object(key))?;
+            self.is_final = root.is_final;
+            self.take(children)?;
+            // To its end before the next one begins: what is there twice is looked for by the newest that need it.
+            while !self.stack.is_empty() {
+                (self.run.watch)(CollectStep::Mark, self.packs.marked, self.packs.total.max(self.packs.marked))?;
+                self.open()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the record of a snapshot refers to.
+    fn top(&self, snapshot: &Snapshot) -> Result<Vec<Child>> {
+        let repository = self.run.repository;
+        if snapshot.record.tree.is_some() {
+            let root = TreeReader::open(repository, snapshot)?.root().clone();
+            return Ok(of_tree(&Node::Folder(TreeNode::Leaf(vec![Entry::Known(Box::new(root))]))));
+        }
+        let tree = Tree::open(repository, &snapshot.record)?;
+        let top = tree.node(tree.levels() - 1, 0)?;
+        Ok(top.map_or_else(Vec::new, |top| of_map(&top, snapshot.record.class)))
+    }
+
+    /// Marks these; nodes that were not marked before are to be opened.
+    fn take(&mut self, children: Vec<Child>) -> Result<()> {
+        let repository = self.run.repository;
+        let mut found = Vec::with_capacity(children.len());
+        for child in children {
+            let pack = self.packs.find(repository, &child.at.pack)?;
+            if pack.is_none() {
+                self.elsewhere.expect(child.class, [child.id]);
+            }
+            found.push((child, pack));
+        }
+        for (child, pack) in found {
+            if let Some(n) = pack
+                && end(&child.at) > self.packs.size(n)
+            {
+                let key = keys::pack(&child.at.pack);
+                let text = format!("{key} was cut: a snapshot needs more of it than there is");
+                return Err(Error::corrupt(text).with_object(key));
+            }
+            let (pack, place, node) = match pack {
+                Some(pack) => (pack, child.at.ordinal, child),
+                None => {
+                    let Some((pack, copy)) = self.resolve(&child)? else {
+                        // Whoever holds such a root opened after it was final, and is refused (W5, V1).
+                        if self.is_final && child.own && self.packs.is_swept(&child.at.pack) {
+                            continue;
+                        }
+                        return Err(nowhere(&child));
+                    };
+                    let own = child.own && self.packs.is_swept(&child.at.pack);
+                    if self.packs.is_condemned(pack) {
+                        self.last_copies.insert(pack);
+                    }
+                    (pack, copy.place, Child { at: copy.at, plain: copy.plain, own, ..child })
+                }
+            };
+            if self.packs.mark(pack, place, node.at.len)? && node.class >= 128 {
+                self.stack.push(Want { pack: self.packs.id(pack), node });
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy of what is not where its hint says, in a pack that is there: one that is marked already, else one that no list
+    /// condemns, else any.
+    fn resolve(&mut self, child: &Child) -> Result<Option<(Number, Copy)>> {
+        let (repository, elsewhere) = (self.run.repository, &self.elsewhere);
+        let rank = |packs: &mut Packs, copy: &Copy| -> Result<Option<(u8, Number)>> {
+            let n = packs.find(repository, &copy.pack)?.filter(|n| end(&copy.at) <= packs.size(*n));
+            Ok(n.map(|n| match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
+                (false, true) => (0, n),
+                (false, false) => (1, n),
+                (true, _) => (2, n),
+            }))
+        };
+        let mut best: Option<(u8, Number, Copy)> = None;
+        for copy in elsewhere.find(repository, &child.id, child.class, &child.at)? {
+            if let Some((rank, n)) = rank(self.packs, &copy)?
+                && best.as_ref().is_none_or(|(known, ..)| rank < *known)
+            {
+                best = Some((rank, n, copy));
+            }
+        }
+        if let Some((_, n, copy)) = best {
+            return Ok(Some((n, copy)));
+        }
+        // Those that were known are all gone: once more, with what came since.
+        let packs = &mut *self.packs;
+        elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
+            Ok(rank(packs, copy)?.map(|(_, n)| (n, *copy)))
+        })
+    }
+
+    /// Opens some of the nodes that wait and takes what they refer to.
+    fn open(&mut self) -> Result<()> {
+        let many = if self.stack.len() > WAITING { 1 } else { BATCH };
+        // Bytes of nodes in memory at once.
+        let most = (self.run.options.memory / 16).max(1 << 20);
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(want) = self.stack.last().copied()
+            && taken.len() < many
+            && (taken.is_empty() || bytes + u64::from(want.node.at.len) <= most)
+        {
+            bytes += u64::from(want.node.at.len);
+            taken.push(want);
+            self.stack.pop();
+        }
+        taken.sort_unstable_by_key(|want| (want.pack, want.node.at.offset));
+        let near = |a: &Want, b: &Want| {
+            let end = u64::from(a.node.at.offset) + u64::from(a.node.at.len);
+            a.pack == b.pack && u64::from(b.node.at.offset) <= end + GAP
+        };
+        let groups: Vec<&[Want]> = taken.chunk_by(near).collect();
+        let opened = crate::side::each(self.run.options.threads, &groups, |group| self.group(group))?;
+        opened.into_iter().flatten().try_for_each(|children| self.take(children))
+    }
+
+    /// What each node of a group refers to.
+    fn group(&self, group: &[Want]) -> Result<Vec<Vec<Child>>> {
+        let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(Vec::new()) };
+        let key = keys::pack(&first.pack);
+        let start = u64::from(first.node.at.offset);
+        let end = group.iter().map(|want| u64::from(want.node.at.offset) + u64::from(want.node.at.len)).max();
+        let end = end.unwrap_or_else(|| u64::from(last.node.at.offset));
+        let bytes = self.run.storage().get_range(&key, start..end).map_err(|e| e.with_object(&key))?;
+        let open = |want: &Want| {
+            let from = (u64::from(want.node.at.offset) - start) as usize;
+            let mut children =
+                self.children(&want.node, &mut bytes[from..from + want.node.at.len as usize].to_vec())?;
+            children.iter_mut().for_each(|child| child.own &= want.node.own);
+            Ok(children)
+        };
+        group.iter().map(open).collect::<Result<_>>().map_err(|e| e.with_object(&key))
+    }
+
+    fn children(&self, node: &Child, sealed: &mut [u8]) -> Result<Vec<Child>> {
+        let (keys, cache) = (self.run.repository.keys(), self.run.repository.pack_keys());
+        if node.class >= FOLDER {
+            let to = Ref { id: node.id, class: node.class, plain: node.plain };
+            let bytes = open_tree_node(keys, cache, &to, &node.at, sealed)?;
+            return Ok(of_tree(&decode(&to, &bytes)?));
+        }
+        Ok(of_map(&open_node(keys, cache, &node.id, node.class - 128, &node.at, sealed)?, node.chunks))
+    }
+}

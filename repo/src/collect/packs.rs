@@ -1,0 +1,249 @@
+//! All packs, and one bit for each chunk and node in them that something refers to.
+//!
+//! A pack takes 64 bytes; the bits of all lie in one row of words, where each pack has a part that grows when it must. How
+//! many chunks a pack has nobody asks: the marks say how much of it is referred to.
+
+use crate::crypto::TAG;
+use crate::format::pack::MAX_PACK;
+use crate::id::PackId;
+use crate::storage::keys;
+use crate::{Error, ErrorKind, Repository, Result};
+use std::collections::HashMap;
+
+/// No pack has more chunks than this: each takes at least its tag.
+const MOST_ORDINALS: u32 = (MAX_PACK / TAG as u64) as u32;
+
+/// What is kept of a pack.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pack {
+    /// Its length in bytes.
+    size: u64,
+    /// Bytes of what is marked.
+    live: u64,
+    /// Its words.
+    first: u32,
+    words: u32,
+    swept: bool,
+    condemned: bool,
+}
+
+/// Bytes of memory for a pack without marks.
+const PACK: u64 = (size_of::<PackId>() + size_of::<Pack>()) as u64;
+
+/// So many packs need more than these bytes.
+pub(super) fn no_room(packs: usize, memory: u64) -> Error {
+    let memory = memory >> 20;
+    let text = format!("the marks of {packs} packs need more than the {memory} MiB that are for them");
+    Error::invalid(text).advise("nothing was deleted: give more with --memory")
+}
+
+/// The number of a pack.
+pub(super) type Number = usize;
+
+/// The table of packs.
+#[derive(Debug)]
+pub(super) struct Packs {
+    /// Those that were listed, sorted, then those that came later.
+    ids: Vec<PackId>,
+    packs: Vec<Pack>,
+    listed: usize,
+    /// Packs that were not listed, and which of them are there.
+    late: HashMap<PackId, Option<Number>>,
+    /// The random parts of the names of all packs that were ever in a delete set, sorted.
+    swept: Vec<u64>,
+    words: Vec<u64>,
+    /// Chunks for which a pack gets room at first, for each byte of it.
+    chunk: u64,
+    memory: u64,
+    /// Of live packs.
+    pub(super) total: u64,
+    pub(super) marked: u64,
+}
+
+impl Packs {
+    /// Of these packs, which are there; those in `swept` are as good as gone. `chunk` is how long a chunk mostly is (bytes).
+    pub(super) fn new(mut found: Vec<(PackId, u64)>, mut swept: Vec<u64>, chunk: u64, memory: u64) -> Result<Self> {
+        found.sort_unstable();
+        found.dedup_by_key(|(id, _)| *id);
+        swept.sort_unstable();
+        let pack = |(id, size): &(PackId, u64)| Pack {
+            size: *size,
+            swept: swept.binary_search(&id.random).is_ok(),
+            ..Pack::default()
+        };
+        let packs: Vec<Pack> = found.iter().map(pack).collect();
+        let total = packs.iter().filter(|pack| !pack.swept).map(|pack| pack.size).sum();
+        let ids: Vec<PackId> = found.iter().map(|(id, _)| *id).collect();
+        let listed = ids.len();
+        let late = HashMap::new();
+        let table = Self { ids, packs, listed, late, swept, words: Vec::new(), chunk, memory, total, marked: 0 };
+        table.fits(0)?;
+        Ok(table)
+    }
+
+    /// An error when so many packs do not fit, without a mark.
+    pub(super) fn have_room(packs: usize, memory: u64) -> Result<()> {
+        if packs as u64 * PACK <= memory { Ok(()) } else { Err(no_room(packs, memory)) }
+    }
+
+    /// An error when so many words more do not fit.
+    fn fits(&self, words: usize) -> Result<()> {
+        let late = self.late.len() as u64 * 3 * size_of::<(PackId, Option<Number>)>() as u64;
+        let bits = (self.words.len() + words) as u64 * 8;
+        let need = self.ids.len() as u64 * PACK + self.swept.len() as u64 * 8 + late + bits;
+        if need <= self.memory { Ok(()) } else { Err(no_room(self.ids.len(), self.memory)) }
+    }
+
+    fn search(&self, id: &PackId) -> Option<Number> {
+        self.ids[..self.listed].binary_search(id).ok()
+    }
+
+    /// The pack of this name; `None` when it is gone, or as good as gone. One that came after the list is asked for: it is
+    /// there, and is never condemned by whoever made this list.
+    pub(super) fn find(&mut self, repository: &Repository, id: &PackId) -> Result<Option<Number>> {
+        if let Some(n) = self.search(id) {
+            return Ok(Some(n).filter(|n| !self.packs[*n].swept));
+        }
+        if self.is_swept(id) {
+            return Ok(None);
+        }
+        if let Some(known) = self.late.get(id) {
+            return Ok(*known);
+        }
+        let known = match repository.storage().head(&keys::pack(id)) {
+            Ok(object) => {
+                self.ids.push(*id);
+                self.packs.push(Pack { size: object.size, ..Pack::default() });
+                Some(self.ids.len() - 1)
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        self.late.insert(*id, known);
+        self.fits(0)?;
+        Ok(known)
+    }
+
+    /// Marks what is at this place, counted from 0, of `len` bytes; true for the first time.
+    pub(super) fn mark(&mut self, n: Number, place: u32, len: u32) -> Result<bool> {
+        if place >= MOST_ORDINALS {
+            let text = format!("a reference names number {place} of a pack, which has fewer");
+            return Err(Error::corrupt(text).with_object(keys::pack(&self.ids[n])));
+        }
+        let (word, bit) = (place / 64, 1u64 << (place % 64));
+        if word >= self.packs[n].words {
+            self.grow(n, word + 1)?;
+        }
+        let pack = &mut self.packs[n];
+        let word = &mut self.words[(pack.first + word) as usize];
+        let new = *word & bit == 0;
+        if new {
+            *word |= bit;
+            pack.live += u64::from(len);
+            self.marked += u64::from(len);
+        }
+        Ok(new)
+    }
+
+    fn grow(&mut self, n: Number, least: u32) -> Result<()> {
+        let Pack { size, first, words, .. } = self.packs[n];
+        let guess = (size / self.chunk.max(1)).div_ceil(64).min(u64::from(MOST_ORDINALS / 64)) as u32;
+        let wanted = least.max(2 * words).max(if words == 0 { guess } else { 0 });
+        self.fits(wanted as usize)?;
+        let start = self.words.len();
+        let many = || Error::invalid("there are more chunks than marks can be kept of: give more with --memory");
+        let new = u32::try_from(start).ok().filter(|new| new.checked_add(wanted).is_some()).ok_or_else(many)?;
+        self.words.extend_from_within(first as usize..(first + words) as usize);
+        self.words.resize(start + wanted as usize, 0);
+        (self.packs[n].first, self.packs[n].words) = (new, wanted);
+        Ok(())
+    }
+
+    pub(super) fn is_marked(&self, n: Number, place: u32) -> bool {
+        let pack = &self.packs[n];
+        place / 64 < pack.words && self.words[(pack.first + place / 64) as usize] >> (place % 64) & 1 == 1
+    }
+
+    /// The places that are marked.
+    pub(super) fn marks(&self, n: Number) -> impl Iterator<Item = u32> + '_ {
+        (0..self.packs[n].words * 64).filter(move |place| self.is_marked(n, *place))
+    }
+
+    pub(super) fn id(&self, n: Number) -> PackId {
+        self.ids[n]
+    }
+
+    pub(super) fn size(&self, n: Number) -> u64 {
+        self.packs[n].size
+    }
+
+    /// Bytes of what is marked in it.
+    pub(super) fn live(&self, n: Number) -> u64 {
+        self.packs[n].live
+    }
+
+    /// True unless nothing in it is marked.
+    pub(super) fn is_live(&self, n: Number) -> bool {
+        let Pack { first, words, .. } = self.packs[n];
+        self.words[first as usize..(first + words) as usize].iter().any(|word| *word != 0)
+    }
+
+    /// The packs that were listed and are not as good as gone.
+    pub(super) fn listed(&self) -> impl Iterator<Item = Number> + '_ {
+        (0..self.listed).filter(|n| !self.packs[*n].swept)
+    }
+
+    /// Whether a pack of this name was ever in a delete set.
+    pub(super) fn is_swept(&self, id: &PackId) -> bool {
+        self.swept.binary_search(&id.random).is_ok()
+    }
+
+    pub(super) fn is_condemned(&self, n: Number) -> bool {
+        self.packs[n].condemned
+    }
+
+    /// Notes that a list condemns these.
+    pub(super) fn condemn(&mut self, condemned: &[PackId]) {
+        for id in condemned {
+            if let Some(n) = self.search(id) {
+                self.packs[n].condemned = true;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{PackKind, SessionId};
+
+    fn pack(n: u64) -> PackId {
+        PackId { kind: PackKind::Data, session: SessionId::new([1; 16]), seq: n as u32, random: n << 32 }
+    }
+
+    #[test]
+    fn bits_of_many_packs_do_not_meet_and_cost_about_one_bit_a_chunk() {
+        const PACKS: u64 = 4000;
+        let found = (0..PACKS).map(|n| (pack(n), 32 << 20)).collect();
+        let mut table = Packs::new(found, Vec::new(), 256 << 10, 1 << 20).unwrap();
+        // More than the guess was in some, and each place twice.
+        let places =
+            |n: usize| (0..if n.is_multiple_of(10) { 300 } else { 128 }).filter(move |place| place % 3 != n as u32 % 3);
+        for _ in 0..2 {
+            for n in 0..PACKS as usize {
+                for place in places(n) {
+                    table.mark(n, place, 10).unwrap();
+                }
+            }
+        }
+        for n in 0..PACKS as usize {
+            assert!(table.marks(n).eq(places(n)), "pack {n}");
+            assert_eq!(table.live(n), 10 * places(n).count() as u64);
+        }
+        let chunks = PACKS * (9 * 128 + 300) / 10;
+        assert!(table.words.len() as u64 * 64 < 2 * chunks, "{} words", table.words.len());
+        let few = Packs::new((0..PACKS).map(|n| (pack(n), 1)).collect(), Vec::new(), 1, 64 << 10);
+        assert_eq!(few.unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(table.mark(0, MOST_ORDINALS, 1).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

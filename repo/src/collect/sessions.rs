@@ -1,0 +1,107 @@
+//! Sessions: G3, and which of them are over.
+
+use super::Run;
+use super::report::Collected;
+use crate::format::records::{SessionKind, SessionOpen};
+use crate::id::SessionId;
+use crate::storage::{Key, Listed, keys};
+use crate::{ErrorKind, Result, Timestamp};
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+/// A reader that was silent for so long reads no more (V4).
+const READER_SILENT: Duration = Duration::from_secs(7 * 86_400);
+
+/// What a listing says of a session.
+#[derive(Clone, Debug)]
+pub(super) struct Noted {
+    pub(super) id: SessionId,
+    /// All its objects.
+    keys: Vec<Key>,
+    /// Its last sign of life, by the storage's clock.
+    pub(super) last: Timestamp,
+    /// The newest generation it has taken into account.
+    pub(super) seen: Option<u32>,
+    /// `None` when it was gone by the time it was read.
+    pub(super) open: Option<SessionOpen>,
+}
+
+impl Noted {
+    pub(super) fn writes(&self) -> bool {
+        match &self.open {
+            Some(open) => open.kind == SessionKind::Write,
+            None => self.seen.is_some(),
+        }
+    }
+}
+
+impl Run<'_> {
+    /// G3. One whose `open` cannot be read may need anything: an error names it.
+    pub(super) fn list_sessions(&self) -> Result<Vec<Noted>> {
+        let mut found: BTreeMap<SessionId, Noted> = BTreeMap::new();
+        self.storage().list(keys::SESS, &mut |Listed { key, modified, .. }| {
+            if let Some((id, part)) = keys::parse_session(&key) {
+                let seen = part.strip_prefix("seen-").and_then(|n| n.parse().ok());
+                let new = || Noted { id, keys: Vec::new(), last: modified, seen: None, open: None };
+                let noted = found.entry(id).or_insert_with(new);
+                (noted.last, noted.seen) = (noted.last.max(modified), noted.seen.max(seen));
+                noted.keys.push(key);
+            }
+            Ok(())
+        })?;
+        let mut found: Vec<Noted> = found.into_values().collect();
+        let wanted: Vec<_> = found.iter().map(|noted| ((), keys::session(&noted.id, "open"))).collect();
+        for (noted, open) in found.iter_mut().zip(self.repository.read_many(&wanted)) {
+            noted.open = match open {
+                Ok((open, _)) => Some(open),
+                Err(e) if e.kind() == ErrorKind::NotFound => None,
+                Err(e) => return Err(e),
+            };
+        }
+        Ok(found)
+    }
+
+    /// The sessions that have an outcome; of one whose snapshot is gone for good that is what says so.
+    pub(super) fn list_outcomes(&self) -> Result<HashSet<SessionId>> {
+        let forgets = self.repository.forgets()?;
+        let mut outcomes: HashSet<_> = forgets.iter().filter(|(_, f)| f.is_final()).map(|(id, _)| *id).collect();
+        self.storage().list(keys::SNAP, &mut |object| {
+            outcomes.extend(keys::parse_snap(&object.key).map(|(_, id)| id));
+            Ok(())
+        })?;
+        Ok(outcomes)
+    }
+
+    /// V4: the notes of readers in which nobody reads any more, before they are taken for roots.
+    pub(super) fn clear_readers(&self, report: &mut Collected) -> Result<()> {
+        for noted in self.list_sessions()? {
+            let Some(open) = noted.open.as_ref().filter(|open| open.kind == SessionKind::Read) else { continue };
+            if open.parent.is_some() && (open.process.is_dead() || self.age(noted.last) >= READER_SILENT) {
+                self.clear(noted, report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// G13: notes of sessions with an outcome, and what is left of ones whose `open` is gone. Those who write are asked for
+    /// by their successors, so they stay for the grace.
+    pub(super) fn clear_sessions(&self, report: &mut Collected) -> Result<()> {
+        let sessions = self.list_sessions()?;
+        let outcomes = self.list_outcomes()?;
+        for noted in sessions.into_iter().filter(|noted| self.age(noted.last) >= self.options.grace) {
+            if outcomes.contains(&noted.id) || (noted.open.is_none() && noted.seen.is_none()) {
+                self.clear(noted, report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `open` last: without it the rest means nothing.
+    fn clear(&self, noted: Noted, report: &mut Collected) -> Result<()> {
+        let open = keys::session(&noted.id, "open");
+        let rest = noted.keys.iter().filter(|key| **key != open);
+        rest.chain([&open]).try_for_each(|key| self.storage().delete(key))?;
+        report.sessions += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! G13: deletes exactly what delete sets say, and records of snapshots that are gone for good. Any collector, any time.
+
+use super::generation::Chain;
+use super::report::Collected;
+use super::{CollectStep, Run};
+use crate::Result;
+use crate::format::records::Generation;
+use crate::id::{PackId, SnapshotId, VolumeId};
+use crate::newest::{Made, witnesses};
+use crate::storage::keys;
+use std::collections::{HashMap, HashSet};
+
+/// Deletes between two looks at the watch.
+const BATCH: usize = 256;
+
+impl Run<'_> {
+    pub(super) fn sweep(&self, report: &mut Collected) -> Result<()> {
+        self.repository.check_collectable()?;
+        let chain = self.list_generations()?;
+        let (due, _) = self.due(&chain);
+        self.await_grace(&chain, report)?;
+        let doomed = self.doomed(&due)?;
+        let total: u64 = doomed.iter().map(|(_, size)| size).sum();
+        for part in doomed.chunks(BATCH) {
+            let deleted = crate::side::each(self.options.threads, part, |(id, size)| {
+                let deleted = self.storage().delete(&keys::pack(id));
+                if let Err(e) = &deleted {
+                    tracing::warn!("{} was not deleted, the next run tries again: {e}", keys::pack(id));
+                }
+                Ok((deleted.is_ok(), *size))
+            })?;
+            for (deleted, size) in deleted {
+                if deleted { report.swept.add(size) } else { report.failed.add(size) }
+            }
+            (self.watch)(CollectStep::Sweep, report.swept.bytes, total)?;
+        }
+        self.clear_sessions(report)?;
+        report.records = self.remove_records(&due)?;
+        Ok(())
+    }
+
+    /// The generations whose grace is over, and those where it is not.
+    fn due(&self, chain: &Chain) -> (Vec<u32>, Vec<u32>) {
+        {
+            let (due, young): (Vec<_>, Vec<_>) =
+                chain.sealed.iter().partition(|(_, sealed)| self.age(**sealed) >= self.options.grace);
+            let numbers = |part: Vec<(&u32, &crate::Timestamp)>| part.into_iter().map(|(n, _)| *n).collect();
+            (numbers(due), numbers(young))
+        }
+    }
+
+    /// Says how much waits for the end of the grace.
+    pub(super) fn await_grace(&self, chain: &Chain, report: &mut Collected) -> Result<()> {
+        let (_, young) = self.due(chain);
+        report.graced = Default::default();
+        self.doomed(&young)?.iter().for_each(|(_, size)| report.graced.add(*size));
+        Ok(())
+    }
+
+    /// Packs of these delete sets that are still there, and their sizes.
+    fn doomed(&self, generations: &[u32]) -> Result<Vec<(PackId, u64)>> {
+        let swept = self.swept_by(generations)?;
+        let (mut found, mut listed) = (Vec::new(), 0);
+        if swept.is_empty() {
+            return Ok(found);
+        }
+        for prefix in [keys::PACKS, keys::META] {
+            self.storage().list(prefix, &mut |object| {
+                let id = keys::parse_pack(&object.key).filter(|id| swept.binary_search(&id.random).is_ok());
+                found.extend(id.map(|id| (id, object.size)));
+                listed += 1;
+                if listed % 1000 == 0 { (self.watch)(CollectStep::Lists, listed, 0) } else { Ok(()) }
+            })?;
+        }
+        drop(swept);
+        // Of a few of them the sets say their names in full: mostly the newest.
+        found.sort_unstable();
+        let mut doomed = Vec::with_capacity(found.len());
+        for part in generations.rchunks(self.options.threads.max(1)) {
+            if found.is_empty() {
+                break;
+            }
+            (self.watch)(CollectStep::Lists, doomed.len() as u64, 0)?;
+            let sets = crate::side::each(self.options.threads, part, |n| self.delete_set(*n))?;
+            let mut named: Vec<PackId> = sets.into_iter().flatten().collect();
+            named.sort_unstable();
+            doomed.extend(found.extract_if(.., |(id, _)| named.binary_search(id).is_ok()));
+        }
+        Ok(doomed)
+    }
+
+    /// Removes the records that these lists call dead, but for those that say which snapshot of a volume is the newest.
+    fn remove_records(&self, due: &[u32]) -> Result<u64> {
+        let forgets = self.repository.forgets()?;
+        let mut gone: HashMap<SnapshotId, VolumeId> = HashMap::new();
+        self.storage().list(keys::SNAP, &mut |object| {
+            let name = keys::parse_snap(&object.key);
+            gone.extend(name.filter(|(_, id)| forgets.get(id).is_some_and(|f| f.is_final())).map(|(v, id)| (id, v)));
+            Ok(())
+        })?;
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        let mut dead: HashMap<VolumeId, Vec<SnapshotId>> = HashMap::new();
+        for (k, part) in due.chunks(self.options.threads.max(1)).enumerate() {
+            (self.watch)(CollectStep::Lists, k as u64, 0)?;
+            let read = |n: &u32| Ok(self.repository.read::<Generation>(&keys::generation(*n))?.dead);
+            for id in crate::side::each(self.options.threads, part, read)?.into_iter().flatten() {
+                if let Some(volume) = gone.get(&id) {
+                    dead.entry(*volume).or_default().push(id);
+                }
+            }
+        }
+        // A session that has notes and no record might be taken for one that is open.
+        let noted: HashSet<SnapshotId> =
+            self.repository.list(keys::SESS)?.iter().filter_map(keys::parse_session).map(|(id, _)| id).collect();
+        let mut removed = 0;
+        for (volume, ids) in dead {
+            let list = self.repository.snapshots(Some(volume))?;
+            if !list.damaged.is_empty() {
+                continue;
+            }
+            let all: Vec<Made> = list.snapshots.iter().chain(&list.gone).map(|s| Made::new(s.id, &s.record)).collect();
+            let kept = witnesses(&all);
+            for id in ids.into_iter().filter(|id| !kept.contains(id) && !noted.contains(id)) {
+                self.storage().delete(&keys::snap(&volume, &id))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}

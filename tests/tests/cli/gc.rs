@@ -1,0 +1,229 @@
+//! `wherry gc`, with the real binary.
+
+use super::harness::{Home, shape};
+use rustix::process::Signal;
+use serde_json::json;
+use std::fs;
+use std::io::Write;
+use std::process::{ChildStdin, Stdio};
+use wherry_tests::home::Running;
+use wherry_tests::seaweed::Seaweed;
+use wherry_tests::small::noise;
+
+const MIB: usize = 1 << 20;
+const AT_ONCE: [&str; 5] = ["gc", "--grace", "0s", "--fence-after", "0s"];
+
+/// For good with the next collector.
+fn forget(home: &Home, id: &str) {
+    home.run(&["forget", id, "--delay", "0s", "-q"]).ok();
+}
+
+/// Packs of chunks in the repository, wherever it is.
+fn packs(home: &Home) -> u64 {
+    home.run(&["stats", "--json"]).ok().json()["objects"]["packs"]["count"].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn what_is_forgotten_is_deleted_and_the_result_has_its_shape() {
+    let home = Home::with_repository();
+    let (one, two) = (home.backup("one", &noise(1, MIB)), home.backup("two", &noise(2, MIB)));
+    forget(&home, &one);
+    let before = home.sizes();
+    let plan = home.run(&["gc", "--dry-run"]).ok().stdout;
+    assert!(plan.contains("would go   1 pack (1.0 MiB), which nothing needs"), "{plan}");
+    assert!(plan.contains("nothing was written"), "{plan}");
+    assert_eq!(home.sizes(), before);
+    // The grace first.
+    let said = home.run(&["gc"]).ok().stdout;
+    for words in [
+        "1 snapshot forgotten for good",
+        "condemned",
+        "which nothing needs",
+        "the grace of 1d",
+        "again after the grace",
+    ] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+    assert!(home.sizes().1 >= before.1);
+    let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
+    let packs = json!({ "packs": "int", "bytes": "int" });
+    assert_eq!(
+        shape(&ran),
+        json!({
+            "dry_run": "bool", "generation": "null", "sealed": "bool", "unsealed": "null", "overtaken": "bool",
+            "settled": "int", "packs": packs, "live": { "packs": "int", "bytes": "int", "referenced": "int" },
+            "spared": packs, "condemned": packs,
+            "repacked": { "packs": "int", "bytes": "int", "chunks": "int", "copied": "int" }, "rescued": "int",
+            "waiting": [], "fenced": [], "deleted": packs, "graced": packs, "failed": packs, "records": "int",
+            "sessions": "int", "segments": "int", "seconds": "float",
+        })
+    );
+    assert_eq!(ran["deleted"]["packs"], 1);
+    assert!(home.sizes().1 < before.1 * 6 / 10, "{:?} of {before:?}", home.sizes());
+    assert_eq!(home.run(&AT_ONCE).ok().stdout.lines().last().unwrap(), "nothing to delete");
+    home.run(&["check", "--read-data"]).ok();
+    assert_eq!(home.run(&["restore", &two, "out"]).ok().code, 0);
+    assert_eq!(fs::read(home.path("out")).unwrap(), noise(2, MIB));
+    assert!(home.run(&["cat", &one]).fails(14).contains("for good"));
+    // All in a row.
+    forget(&home, &two);
+    home.run(&AT_ONCE).ok();
+    assert_eq!(home.sizes().1, 0);
+}
+
+/// A backup of standard input that has stored a pack, and goes on when it is given more.
+fn half_a_backup<'a>(home: &'a Home, disk: &[u8]) -> (Running<'a>, ChildStdin) {
+    let mut command = home.command();
+    command.args(["backup", "-", "--name", "slow", "--memory", "64M", "-q"]).stdin(Stdio::piped());
+    let (mut running, before) = (home.started(command.spawn().unwrap()), packs(home));
+    let mut stdin = running.child().stdin.take().unwrap();
+    stdin.write_all(&disk[..disk.len() / 2]).unwrap();
+    running.until("a pack is stored", || packs(home) > before);
+    (running, stdin)
+}
+
+/// SIGSTOP in the midst of a pack, everything that a collector may do, SIGCONT.
+fn stopped_meanwhile(home: &Home) {
+    let old = home.backup("old", &noise(1, 4 * MIB));
+    let disk = noise(2, 40 * MIB);
+    let (mut running, mut stdin) = half_a_backup(home, &disk);
+    running.send(Signal::STOP);
+    forget(home, &old);
+    let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
+    assert_eq!(ran["fenced"][0]["volume"], "slow", "{ran}");
+    assert!(ran["deleted"]["packs"].as_u64().unwrap() > 0, "{ran}");
+    // Once more, when what it has stored is that of a session that has ended.
+    home.run(&AT_ONCE).ok();
+    running.send(Signal::CONT);
+    // It may end before it has read all.
+    let rest = disk[disk.len() / 2..].to_vec();
+    let feed = std::thread::spawn(move || drop(stdin.write_all(&rest)));
+    let ran = running.end();
+    feed.join().unwrap();
+    let line = ran.ends(1);
+    assert!(line.contains("run it again"), "{line}");
+    home.run(&["check", "--read-data"]).ok();
+    home.write("slow.raw", &disk);
+    home.run(&["backup", "slow.raw", "--name", "slow", "-q"]).ok();
+    home.run(&AT_ONCE).ok();
+    home.run(&["restore", "latest:slow", "out", "-q"]).ok();
+    assert!(fs::read(home.path("out")).unwrap() == disk);
+    home.run(&["check", "--read-data"]).ok();
+}
+
+#[test]
+fn a_backup_that_is_stopped_while_garbage_is_collected_is_told_so() {
+    stopped_meanwhile(&Home::with_repository());
+}
+
+#[test]
+fn likewise_on_a_server() {
+    let server = Seaweed::start();
+    let home = Home::new().at("s3://wherry/gc", &server.variables());
+    home.run(&["init", "-q"]).ok();
+    stopped_meanwhile(&home);
+}
+
+/// Who lives is waited for; a signal ends that, and the next run goes on.
+#[test]
+fn a_signal_ends_it_and_the_next_run_goes_on() {
+    let home = Home::with_repository();
+    let old = home.backup("old", &noise(1, 4 * MIB));
+    let disk = noise(2, 40 * MIB);
+    let (mut running, mut stdin) = half_a_backup(&home, &disk);
+    running.send(Signal::STOP);
+    forget(&home, &old);
+    let mut gc = home.spawn(&["gc", "--grace", "0s"]);
+    let list = home.path("repo/gc/gen/00000001");
+    gc.until("a list is published", || list.exists());
+    gc.send(Signal::INT);
+    let line = gc.end().ends(130);
+    assert!(line.contains("the next gc goes on"), "{line}");
+    running.send(Signal::CONT);
+    stdin.write_all(&disk[disk.len() / 2..]).unwrap();
+    drop(stdin);
+    running.end().ok();
+    let said = home.run(&["gc", "--grace", "0s"]).ok().stdout;
+    assert!(said.contains("deleted"), "{said}");
+    assert!(home.path("repo/gc/gen/00000001-sealed").exists());
+    home.run(&["restore", "latest:slow", "out", "-q"]).ok();
+    assert!(fs::read(home.path("out")).unwrap() == disk);
+    home.run(&["check", "--read-data"]).ok();
+}
+
+/// Directories with disk images in them, of which little is needed of what was stored first.
+#[test]
+fn directories_and_images_are_read_and_built_upon_after_a_repack() {
+    let home = Home::with_small_chunks();
+    let root = home.path("root");
+    let write = |name: &str, bytes: &[u8]| {
+        fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+        fs::write(root.join(name), bytes).unwrap();
+    };
+    let mut image = noise(9, 2 * MIB);
+    image[510..512].copy_from_slice(b"\x55\xaa");
+    for n in 0..300u64 {
+        write(&format!("small/{n}"), &noise(n, 100 + n as usize));
+    }
+    for n in 0..4 {
+        write(&format!("large/{n}"), &noise(100 + n, 5 * MIB));
+    }
+    write("disk.img", &image);
+    let backup = || {
+        let ran = home.run(&["backup", "root", "--name", "tree", "--json"]).ok().json();
+        (ran["snapshot"].as_str().unwrap().to_owned(), ran["parent"].as_str().map(str::to_owned))
+    };
+    let (first, _) = backup();
+    for n in 0..3 {
+        write(&format!("large/{n}"), &noise(200 + n, MIB));
+    }
+    fs::remove_file(root.join("large/3")).unwrap();
+    image[MIB..MIB + 4096].copy_from_slice(&noise(77, 4096));
+    write("disk.img", &image);
+    let (second, parent) = backup();
+    assert_eq!(parent.as_ref(), Some(&first));
+    forget(&home, &first);
+    let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
+    assert!(ran["repacked"]["chunks"].as_u64().unwrap() > 10, "{ran}");
+    assert!(ran["deleted"]["bytes"].as_u64().unwrap() > 20 * MIB as u64, "{ran}");
+    // With what the cache directory says of before, and without.
+    for cached in [true, false] {
+        if !cached {
+            fs::remove_dir_all(home.path("cache")).unwrap();
+        }
+        let whole = |id: &str| {
+            let _ = fs::remove_dir_all(home.path("out"));
+            home.run(&["restore", id, "out", "-q"]).ok();
+            let compared = std::process::Command::new("diff").args(["-r"]).arg(&root).arg(home.path("out")).output();
+            assert!(compared.unwrap().status.success(), "{id}, cached {cached}");
+        };
+        whole(&second);
+        assert_eq!(home.command().args(["cat", &second, "disk.img"]).output().unwrap().stdout, image);
+        assert_eq!(home.command().args(["cat", &second, "small/7"]).output().unwrap().stdout, noise(7, 107));
+        home.run(&["check", "--read-data"]).ok();
+        // A file changes with each run, and is looked at by its content.
+        write("small/0", &noise(1000 + u64::from(cached), 500));
+        let (third, parent) = backup();
+        assert!(parent.is_some());
+        whole(&third);
+        home.run(&["check", "--read-data"]).ok();
+        let changed = noise(1000 + u64::from(cached), 500);
+        assert_eq!(home.command().args(["cat", &third, "small/0"]).output().unwrap().stdout, changed);
+        home.run(&AT_ONCE).ok();
+        whole(&third);
+        write("small/0", &noise(0, 100));
+    }
+    mounted(&home, &second, &root);
+}
+
+/// A mount shows what it should.
+fn mounted(home: &Home, id: &str, root: &std::path::Path) {
+    fs::create_dir(home.path("mnt")).unwrap();
+    let mut running = home.spawn(&["mount", "mnt", "--foreground"]);
+    let at = home.path("mnt").join("by-id").join(id).join("files");
+    running.until("it is mounted", || at.exists());
+    let compared = std::process::Command::new("diff").args(["-r"]).arg(root).arg(&at).output().unwrap();
+    running.send(Signal::TERM);
+    let ended = running.end();
+    assert!(compared.status.success(), "{compared:?} {ended:?}");
+}
