@@ -462,9 +462,18 @@ impl Repository {
         if !all.iter().any(|(n, _)| *n == slot) {
             return Err(Error::invalid(format!("there is no key slot {slot:016x}: see `wherry key list`")));
         }
-        let opens = |object: &KeySlot| self.opens_all(object).unwrap_or(false);
-        let is_another = |(n, object): &(u64, Result<KeySlot>)| *n != slot && object.as_ref().is_ok_and(opens);
-        if !all.iter().any(is_another) {
+        let opens = |object: &KeySlot| match self.opens_all(object) {
+            Err(e) if self.is_damage(&e) => Ok(false),
+            opens => opens,
+        };
+        let mut has_another = false;
+        for object in all.iter().filter(|(n, _)| *n != slot).filter_map(|(_, object)| object.as_ref().ok()) {
+            has_another = has_another || opens(object)?;
+        }
+        let is_another = |(n, object): &(u64, Result<KeySlot>)| {
+            *n != slot && object.as_ref().is_ok_and(|object| opens(object).unwrap_or(false))
+        };
+        if !has_another {
             return Err(Error::invalid(format!(
                 "key slot {slot:016x} is the last one: without it all data is lost for ever"
             )));

@@ -5,7 +5,12 @@ use crate::id::{SessionId, VolumeId};
 use crate::session::{OpenSession, SILENT, open_sessions};
 use crate::storage::{Lock, keys};
 use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
+use parking_lot::Mutex;
 use std::collections::HashSet;
+use std::time::Duration;
+
+/// Between two signs of life.
+const BEAT: Duration = Duration::from_secs(60);
 
 /// This process writes, and of those that ask first no other does. Ends when it is dropped.
 #[derive(Debug)]
@@ -15,12 +20,24 @@ pub struct Turn {
     _lock: Option<Lock>,
     /// The session that holds the place where the storage has no lock.
     session: Option<SessionId>,
+    /// When the last sign of life was given, by the monotonic clock.
+    beaten: Mutex<Duration>,
 }
 
 impl Turn {
-    /// A sign of life, about once a minute: who is silent for long loses the turn where the storage has no lock. `Busy` when
-    /// that has happened: another process may write by now.
-    pub fn beat(&self) -> Result<()> {
+    /// A sign of life about once a minute, to be called now and then by what may take long: who is silent for long loses the turn
+    /// where the storage has no lock. `Busy` when that has happened: another process may write by now.
+    pub fn beat_when_due(&self) -> Result<()> {
+        let now = self.repository.clock().monotonic();
+        let mut beaten = self.beaten.lock();
+        if now.saturating_sub(*beaten) < BEAT {
+            return Ok(());
+        }
+        *beaten = now;
+        self.beat()
+    }
+
+    fn beat(&self) -> Result<()> {
         let Some(id) = &self.session else { return Ok(()) };
         let key = keys::session(id, "beat");
         let sealed = self.repository.sealed(&key, &Beat { at: self.repository.clock().now() })?;
@@ -44,7 +61,8 @@ impl Repository {
     /// [`ErrorKind::Unsupported`] a feature this build must not write beside, [`ErrorKind::Busy`] another process writes.
     pub fn begin_writing(&self, what: &str) -> Result<Turn> {
         self.check_writable()?;
-        let mut turn = Turn { repository: self.clone(), _lock: None, session: None };
+        let beaten = Mutex::new(self.clock().monotonic());
+        let mut turn = Turn { repository: self.clone(), _lock: None, session: None, beaten };
         if !self.is_single_writer() {
             return Ok(turn);
         }
@@ -172,19 +190,18 @@ mod tests {
     use crate::storage::{Local, Memory, Storage};
     use crate::{Clock, Components, Credential, InitOptions, PasswordCost, System};
     use std::sync::Arc;
-    use std::time::Duration;
 
     /// Now, and so much later.
     #[derive(Debug)]
-    struct Later(Duration);
+    struct Later(Mutex<Duration>);
 
     impl Clock for Later {
         fn now(&self) -> Timestamp {
-            Timestamp(System::default().now().0 + self.0.as_nanos() as i64)
+            Timestamp(System::default().now().0 + self.0.lock().as_nanos() as i64)
         }
 
         fn monotonic(&self) -> Duration {
-            System::default().monotonic()
+            *self.0.lock()
         }
 
         fn sleep(&self, _: Duration) {}
@@ -195,7 +212,11 @@ mod tests {
     }
 
     fn components(storage: &Arc<dyn Storage>, later: Duration) -> Components {
-        Components { storage: storage.clone(), clock: Arc::new(Later(later)), rng: Arc::new(System::default()) }
+        Components {
+            storage: storage.clone(),
+            clock: Arc::new(Later(Mutex::new(later))),
+            rng: Arc::new(System::default()),
+        }
     }
 
     fn repository(storage: &Arc<dyn Storage>, single_writer: bool) -> Repository {
@@ -270,14 +291,23 @@ mod tests {
     #[test]
     fn who_was_taken_for_dead_is_told_at_its_next_sign_of_life() {
         let storage: Arc<dyn Storage> = Arc::new(Memory::default());
-        let first = repository(&storage, true);
+        repository(&storage, true);
+        let clock = Arc::new(Later(Mutex::default()));
+        let components = Components { clock: clock.clone(), ..components(&storage, Duration::ZERO) };
+        let first = Repository::open(components, &password()).unwrap();
         let turn = first.begin_writing("gc").unwrap();
-        turn.beat().unwrap();
+        turn.beat_when_due().unwrap();
+        assert_eq!(sessions(&first), 1, "it has just begun");
+        *clock.0.lock() += BEAT;
+        turn.beat_when_due().unwrap();
+        assert_eq!(sessions(&first), 2, "a sign of life");
         // What another process does with a place in which nobody has been seen for long.
         let id = turn.session.unwrap();
         ["beat", "open"].iter().for_each(|part| storage.delete(&keys::session(&id, part)).unwrap());
         let _other = first.begin_writing("forget").unwrap();
-        assert_eq!(turn.beat().unwrap_err().kind(), ErrorKind::Busy);
+        turn.beat_when_due().unwrap();
+        *clock.0.lock() += BEAT;
+        assert_eq!(turn.beat_when_due().unwrap_err().kind(), ErrorKind::Busy);
         drop(turn);
         assert_eq!(sessions(&first), 1, "it leaves nothing behind, and the other one's place stands");
     }

@@ -10,7 +10,6 @@ use crate::output::{self, Side, Table};
 use crate::readers::Readers;
 use crate::select::{self, SnapSpec};
 use anyhow::Result;
-use parking_lot::Mutex;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
@@ -154,7 +153,6 @@ pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
         target: &target,
         options: options(context, has_trees, longest, writer, [&source, &target])?,
         turn,
-        beaten: Mutex::new(start),
     };
     let report = run.all(&of_run, plan, to, start)?;
     context.output.result(&report, || text(&report))?;
@@ -243,20 +241,9 @@ struct Run<'a> {
     target: &'a Repository,
     options: CopyOptions,
     turn: Turn,
-    beaten: Mutex<Instant>,
 }
 
 impl Run<'_> {
-    /// Whoever has a turn for long gives a sign of life now and then (T4).
-    fn beat(&self) -> wherry_repo::Result<()> {
-        let mut beaten = self.beaten.lock();
-        if beaten.elapsed() >= BEAT {
-            *beaten = Instant::now();
-            self.turn.beat()?;
-        }
-        Ok(())
-    }
-
     fn all(&self, snapshots: &[Snapshot], mut plan: CopyPlan, to: String, start: Instant) -> Result<Report> {
         let index = self.context.index_within(self.target, self.context.budget.index / 2)?;
         let readers = Readers::start(self.source)?;
@@ -303,7 +290,7 @@ impl Run<'_> {
         readers: &Readers,
         index: &Arc<ChunkIndex>,
     ) -> Result<View> {
-        self.beat()?;
+        self.turn.beat_when_due()?;
         let base = plan.base_of(snapshot);
         for attempt in 1.. {
             let there = match plan.copy_of(&snapshot.id) {
@@ -327,7 +314,7 @@ impl Run<'_> {
             let progress = self.context.progress("copy", None);
             let watch = |bytes| {
                 progress.add(bytes);
-                self.beat()?;
+                self.turn.beat_when_due()?;
                 self.context.cancel.check()
             };
             match copy.run(plan, &watch) {

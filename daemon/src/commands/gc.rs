@@ -7,11 +7,8 @@ use crate::output::{self, shown, size};
 use crate::progress::Progress;
 use parking_lot::Mutex;
 use serde::Serialize;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use wherry_repo::{CollectOptions, CollectStep, Collected, Packed, Turn};
-
-/// Between two signs of life where one process at a time may write.
-const BEAT: Duration = Duration::from_secs(60);
 
 /// The result as `--json` shows it; sizes are in bytes.
 #[derive(Serialize)]
@@ -104,7 +101,7 @@ pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
         pack_size: usize::try_from(budget.pack_size)?,
         ..default
     };
-    let shown = Showing { context, turn, at: Mutex::default(), beaten: Mutex::new(start) };
+    let shown = Showing { context, turn, at: Mutex::default() };
     let _armed = context.cancel.arm("what is condemned stays so, and nothing is lost: the next gc goes on");
     let report = repository.collect(&options, &|step, done, total| shown.watch(step, done, total))?;
     drop(shown);
@@ -118,7 +115,6 @@ struct Showing<'a> {
     context: &'a Context,
     turn: Option<Turn>,
     at: Mutex<Option<(CollectStep, Progress)>>,
-    beaten: Mutex<Instant>,
 }
 
 impl Showing<'_> {
@@ -141,11 +137,7 @@ impl Showing<'_> {
         }
         drop(at);
         if let Some(turn) = &self.turn {
-            let mut beaten = self.beaten.lock();
-            if beaten.elapsed() >= BEAT {
-                *beaten = Instant::now();
-                turn.beat()?;
-            }
+            turn.beat_when_due()?;
         }
         Ok(())
     }

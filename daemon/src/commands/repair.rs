@@ -61,9 +61,9 @@ impl From<&Rebuilt> for IndexView {
 pub(crate) fn run(context: &Context, args: RepairArgs) -> anyhow::Result<Exit> {
     let start = Instant::now();
     let RepairArgs { read_data } = args;
-    let (repository, _turn) = context.open_to_write("repair")?;
+    let (repository, turn) = context.open_to_write("repair")?;
     let _armed = context.cancel.arm("what was made again stays; run it again");
-    let done = repository.rebuild_index(&|_, _| context.cancel.check())?;
+    let done = repository.rebuild_index(&|_, _| turn.beat_when_due().and_then(|()| context.cancel.check()))?;
     let found = check::examine(context, &repository, Vec::new(), read_data.then(ReadData::default))?;
     let report = Report { index: (&done).into(), check: check::View::new(&found, start.elapsed().as_secs_f64()) };
     context.output.result(&report, || {

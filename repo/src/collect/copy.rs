@@ -283,15 +283,7 @@ impl Copier<'_> {
         let Some(Filling { id, epoch, mut body, index }) = self.open.take() else { return Ok(()) };
         let repository = self.run.repository;
         let sealed = repository.keys().pack(&id, epoch)?.seal_index(index.encode())?;
-        let mut index_hash = [0; 16];
-        index_hash.copy_from_slice(&blake3::hash(&sealed).as_bytes()[..16]);
-        let trailer = Trailer {
-            index_offset: body.len() as u32,
-            index_len: sealed.len() as u32,
-            entries: index.entries.len() as u32,
-            pack_len: (body.len() + sealed.len() + TRAILER) as u32,
-            index_hash,
-        };
+        let trailer = Trailer::of(body.len(), &sealed, index.entries.len());
         body.extend_from_slice(&sealed);
         body.extend_from_slice(&trailer.encode());
         let (key, body) = (keys::pack(&id), bytes::Bytes::from(body));

@@ -41,12 +41,8 @@ impl Run<'_> {
 
     /// The generations whose grace is over, and those where it is not.
     fn due(&self, chain: &Chain) -> (Vec<u32>, Vec<u32>) {
-        {
-            let (due, young): (Vec<_>, Vec<_>) =
-                chain.sealed.iter().partition(|(_, sealed)| self.age(**sealed) >= self.options.grace);
-            let numbers = |part: Vec<(&u32, &crate::Timestamp)>| part.into_iter().map(|(n, _)| *n).collect();
-            (numbers(due), numbers(young))
-        }
+        let is_due = |n: &u32| self.age(chain.sealed[n]) >= self.options.grace;
+        chain.sealed.keys().partition(|n| is_due(n))
     }
 
     /// Says how much waits for the end of the grace.

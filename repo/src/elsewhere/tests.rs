@@ -2,7 +2,7 @@ mod classes;
 
 use super::*;
 use crate::check::{CheckOptions, CheckReport, DamageKind, ReadData};
-use crate::format::pack::{Entry, Header, TRAILER, Trailer};
+use crate::format::pack::{Entry, Header, Trailer};
 use crate::id::{Codec, SessionId};
 use crate::pack::{OpenPack, PackPool, Piece};
 use crate::storage::Storage;
@@ -49,15 +49,7 @@ fn repack(repository: &Repository, from: &[PackId]) -> PackId {
 /// Adds index and trailer to chunks and stores the pack.
 fn finish(repository: &Repository, id: &PackId, index: &Index, mut body: Vec<u8>) {
     let sealed = repository.keys().pack(id, 0).unwrap().seal_index(index.encode()).unwrap();
-    let mut hash = [0; 16];
-    hash.copy_from_slice(&blake3::hash(&sealed).as_bytes()[..16]);
-    let trailer = Trailer {
-        index_offset: body.len() as u32,
-        index_len: sealed.len() as u32,
-        entries: index.entries.len() as u32,
-        pack_len: (body.len() + sealed.len() + TRAILER) as u32,
-        index_hash: hash,
-    };
+    let trailer = Trailer::of(body.len(), &sealed, index.entries.len());
     body.extend_from_slice(&sealed);
     body.extend_from_slice(&trailer.encode());
     repository.storage().overwrite(&keys::pack(id), body.into()).unwrap();

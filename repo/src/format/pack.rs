@@ -71,6 +71,19 @@ pub struct Trailer {
 }
 
 impl Trailer {
+    /// Of a pack whose sealed index, of so many entries, begins at byte `start`.
+    pub fn of(start: usize, index: &[u8], entries: usize) -> Self {
+        let mut index_hash = [0; 16];
+        index_hash.copy_from_slice(&blake3::hash(index).as_bytes()[..16]);
+        Self {
+            index_offset: start as u32,
+            index_len: index.len() as u32,
+            entries: entries as u32,
+            pack_len: (start + index.len() + TRAILER) as u32,
+            index_hash,
+        }
+    }
+
     /// The bytes.
     pub fn encode(&self) -> [u8; TRAILER] {
         let mut out = [0; TRAILER];

@@ -33,10 +33,9 @@ fn context(repository: &RepositoryId, epoch: u32, slot: &str) -> Vec<u8> {
     [b"wherry1 epoch".as_slice(), repository.bytes(), keys::epoch(epoch).as_str().as_bytes(), slot.as_bytes()].concat()
 }
 
-/// The first of these epochs that a slot does not open.
-fn lacking(slot: &KeySlot, epochs: &[Epoch]) -> Option<u32> {
-    let has = |epoch: &Epoch| slot.epoch >= epoch.epoch || epoch.slots.iter().any(|other| other.slot == slot.slot);
-    epochs.iter().find(|epoch| !has(epoch)).map(|epoch| epoch.epoch)
+/// Whether an epoch says what a slot needs.
+fn names(epoch: &Epoch, slot: &KeySlot) -> bool {
+    epoch.slots.iter().any(|other| other.slot == slot.slot)
 }
 
 impl Keys {
@@ -72,13 +71,20 @@ impl Repository {
         Ok(found.into_iter().map(|n| (keys::epoch(n), read(self.storage(), n))).collect())
     }
 
-    fn epochs_of(&self, listed: &Listed) -> Result<Vec<Epoch>> {
-        listed.epochs.iter().map(|n| read(self.storage(), *n)).collect()
+    /// The first of the epochs that a slot does not open. Those that its bundle has are not read: what is damaged hurts those
+    /// who need it alone.
+    fn lacking(&self, slot: &KeySlot, listed: &Listed) -> Result<Option<u32>> {
+        for n in listed.epochs.iter().filter(|n| **n > slot.epoch) {
+            if !names(&read(self.storage(), *n)?, slot) {
+                return Ok(Some(*n));
+            }
+        }
+        Ok(None)
     }
 
     /// Fails when a rotation has made epochs that a slot which was just added does not open.
     pub(crate) fn check_slot(&self, slot: &KeySlot) -> Result<()> {
-        match lacking(slot, &self.epochs_of(&listed(self.storage())?)?) {
+        match self.lacking(slot, &listed(self.storage())?)? {
             None => Ok(()),
             Some(n) => {
                 let text =
@@ -90,7 +96,7 @@ impl Repository {
 
     /// Whether a slot opens all that there is.
     pub(crate) fn opens_all(&self, slot: &KeySlot) -> Result<bool> {
-        Ok(lacking(slot, &self.epochs_of(&listed(self.storage())?)?).is_none())
+        Ok(self.lacking(slot, &listed(self.storage())?)?.is_none())
     }
 
     /// M4: new packs are sealed under a new secret by whoever opens the repository from now on. Every slot must open it, so
@@ -100,14 +106,16 @@ impl Repository {
         self.check_writable()?;
         let (storage, own) = (self.storage(), self.keys());
         let before = listed(storage)?;
-        let epochs = self.epochs_of(&before)?;
+        // Also that of an object that is lost: its packs are there.
+        let mut newest = before.epochs.last().copied().unwrap_or_default().max(own.epoch());
         let (mut found, mut left, mut opened) = (Vec::new(), Vec::new(), Vec::new());
         for (number, slot) in before.slots(storage) {
             let slot = match slot {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 slot => slot.map_err(|e| e.advise("remove that slot with `wherry key remove` first"))?,
             };
-            if lacking(&slot, &epochs).is_some() {
+            newest = newest.max(slot.epoch);
+            if self.lacking(&slot, &before)?.is_some() {
                 left.push(slot.slot);
                 continue;
             }
@@ -132,7 +140,6 @@ impl Repository {
             return Err(Error::invalid(text));
         }
         self.enable(clear::EPOCHS)?;
-        let newest = before.epochs.last().copied().unwrap_or_default().max(own.epoch());
         let epoch = newest.checked_add(1).filter(|n| *n <= u32::from(u16::MAX));
         let epoch = epoch.ok_or_else(|| Error::invalid("the keys were rotated too often"))?;
         let secret = Zeroizing::new(clock::random::<32>(self.rng())?);
@@ -153,7 +160,7 @@ impl Repository {
         // Whoever adds or removes a slot looks for epochs afterwards; so one of both sees the other.
         let done = |e: Error| e.context(format!("the keys were rotated (key epoch {epoch}); see `wherry key list`"));
         let after = listed(storage).map_err(done)?.slots(storage);
-        let late = |slot: &KeySlot| lacking(slot, std::slice::from_ref(&object)).is_some();
+        let late = |slot: &KeySlot| !names(&object, slot);
         if !after.iter().any(|(_, slot)| slot.as_ref().is_ok_and(|slot| !late(slot))) {
             self.put_back(&opened).map_err(done)?;
         }

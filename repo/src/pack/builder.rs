@@ -135,18 +135,10 @@ impl OpenPack {
         }
         let entries = std::mem::take(&mut state.entries);
         let chunks = entries.iter().map(|e| (e.id.short(), e.len, e.codec)).collect();
-        let count = entries.len() as u32;
+        let count = entries.len();
         let index = self.key.seal_index(Index { origins: Vec::new(), entries }.encode())?;
         let (start, end) = (state.end, state.end + index.len());
-        let mut hash = [0; 16];
-        hash.copy_from_slice(&blake3::hash(&index).as_bytes()[..16]);
-        let trailer = Trailer {
-            index_offset: start as u32,
-            index_len: index.len() as u32,
-            entries: count,
-            pack_len: (end + TRAILER) as u32,
-            index_hash: hash,
-        };
+        let trailer = Trailer::of(start, &index, count);
         if end + TRAILER > pool.capacity() {
             return Err(Error::internal("a pack is longer than its buffer"));
         }

@@ -183,8 +183,25 @@ fn a_damaged_epoch_is_damage_for_those_who_need_it_alone() {
     let report = other.check(&Default::default(), &|_, _, _| Ok(())).unwrap();
     assert_eq!(report.damages.len(), 1, "{:?}", report.damages);
     assert_eq!((&report.damages[0].object, report.damages[0].kind), (&key, crate::DamageKind::Epoch));
+    // What `check` says is to be done about it can be done.
+    let slot = other.add_slot(&key_file(2), CHEAP).unwrap();
+    read(&open(&repository, &key_file(2)).unwrap(), &snapshot).unwrap();
+    other.remove_slot(slot).unwrap();
     storage.overwrite(&key, whole).unwrap();
     read(&open(&repository, &password()).unwrap(), &snapshot).unwrap();
+}
+
+#[test]
+fn the_number_of_an_epoch_whose_object_is_lost_is_not_taken_again() {
+    let (storage, _, repository) = repository();
+    repository.rotate(&[]).unwrap();
+    let after = open(&repository, &password()).unwrap();
+    after.add_slot(&key_file(1), CHEAP).unwrap();
+    let snapshot = backup(&after, "vm", 2);
+    storage.delete(&keys::epoch(1)).unwrap();
+    let old = open(&repository, &password()).unwrap();
+    assert_eq!(old.rotate(&[key_file(1)]).unwrap().epoch, 2);
+    read(&open(&repository, &key_file(1)).unwrap(), &snapshot).unwrap();
 }
 
 #[test]
