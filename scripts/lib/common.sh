@@ -66,7 +66,7 @@ run_dir_processes() {
   env -u WHERRY_RUN_DIR grep -lsz "^WHERRY_RUN_DIR=$run_dir\$" /proc/[0-9]*/environ | while read -r file; do
     pid=${file#/proc/}
     pid=${pid%/environ}
-    printf '%s %s\n' "$pid" "$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | cut -c1-150)"
+    printf '%s %s\n' "$pid" "$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | cut -c1-150)"
   done || true
 }
 
