@@ -165,13 +165,13 @@ csi_is_registered() { kubectl get csinode $node --output "jsonpath={.spec.driver
 
 # velero_up ARGUMENT...: of `velero install`.
 velero_up() {
-  [ -e "$state/images/velero" ] || image_load velero "velero/velero:$velero_version" --file "$cluster_velero/bin/velero:/velero" \
+  [ -e "$state/images/velero" ] || image_load velero "wherry.test/velero:$velero_version" --file "$cluster_velero/bin/velero:/velero" \
     --env HOME=/tmp --entrypoint /velero
-  [ -e "$state/images/plugin" ] || image_load plugin "velero/velero-plugin-for-aws:pinned" \
+  [ -e "$state/images/plugin" ] || image_load plugin "wherry.test/velero-plugin-for-aws:pinned" \
     --file "$cluster_velero/bin/velero-plugin-for-aws:/plugins/velero-plugin-for-aws" --file "$cluster_node/debian/bin/busybox:/bin/cp" \
     --entrypoint /bin/cp /plugins/velero-plugin-for-aws /target/
   printf '[default]\naws_access_key_id=%s\naws_secret_access_key=%s\n' $s3_key $s3_secret >"$state/s3-credentials"
-  inside velero install --provider aws --image "velero/velero:$velero_version" --plugins velero/velero-plugin-for-aws:pinned \
+  inside velero install --provider aws --image "wherry.test/velero:$velero_version" --plugins wherry.test/velero-plugin-for-aws:pinned \
     --bucket $bucket --secret-file "$state/s3-credentials" --features EnableCSI --use-volume-snapshots=false \
     --backup-location-config "region=us-east-1,s3ForcePathStyle=true,s3Url=$s3_url" \
     --velero-pod-cpu-request 0 --velero-pod-mem-request 0 --velero-pod-cpu-limit 0 --velero-pod-mem-limit 0 "$@" \
