@@ -1,8 +1,7 @@
 //! Does what was decided: the only place that writes.
 
-use crate::api::{Api, ApiError, Guard, Refusal};
 use crate::reconcile::Write;
-use serde_json::{Value, json};
+use wherry_api::api::{Api, ApiError, Refusal, guarded};
 
 /// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,17 +10,6 @@ pub enum Applied {
     Done,
     /// The cluster is not as it was when this was decided: look and decide again.
     LookAgain,
-}
-
-/// The patch, saying what it rests on.
-pub(crate) fn guarded(patch: &Value, guard: &Guard) -> Value {
-    let mut guarded = patch.clone();
-    if !guarded["metadata"].is_object() {
-        guarded["metadata"] = json!({});
-    }
-    guarded["metadata"]["uid"] = Value::from(guard.uid.as_str());
-    guarded["metadata"]["resourceVersion"] = Value::from(guard.resource_version.as_str());
-    guarded
 }
 
 /// Does one write. Whatever the answer is, the next decision is made from a new look, so an answer that got lost does

@@ -1,8 +1,6 @@
 //! Keeps the Lease: waits for it, renews it, and says until when it is ours.
 
-use crate::api::{Api, ApiError};
-use crate::apply::{Applied, apply, guarded};
-use crate::kube_api::KubeApi;
+use crate::apply::{Applied, apply};
 use crate::lease::{Elector, GIVE_UP, RENEW, Turn};
 use crate::reconcile::Write;
 use crate::run::{RunError, in_time};
@@ -10,6 +8,8 @@ use crate::work::time;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use tokio::sync::watch::{Receiver, Sender, channel};
+use wherry_api::api::{Api, ApiError, guarded};
+use wherry_api::kube_api::KubeApi;
 
 /// One that waits for the Lease and gets no answer for so long ends: it may have been started with what the server does
 /// not take any more, and only a start reads that anew.

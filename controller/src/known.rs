@@ -1,9 +1,9 @@
 //! What the loop keeps in mind of each CR, from the watch alone: whose it is, and whether there is anything to do.
 
 use crate::admission;
-use crate::api::Kind;
 use crate::reconcile::{Limits, is_ours};
 use serde_json::Value;
+use wherry_api::api::Kind;
 use wherry_api::decode::decode;
 use wherry_api::{DataDownload, DataUpload, Phase, Time, names};
 

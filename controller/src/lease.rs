@@ -3,11 +3,11 @@
 //! Nobody compares clocks: a holder is taken for dead when its Lease has not changed for as long as it says, by the
 //! clock of who looks. The Lease is no fence, and need not be one: every write rests on a resourceVersion.
 
-use crate::api::{Guard, Key, Kind};
 use crate::reconcile::Write;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use wherry_api::Time;
+use wherry_api::api::{Guard, Key, Kind};
 
 /// Name of the Lease, in the namespace of Velero.
 pub const NAME: &str = "wherry-controller";

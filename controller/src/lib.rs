@@ -2,21 +2,17 @@
 //!
 //! [`reconcile`] is pure: from what the API server shows ([`reconcile::UploadView`], [`reconcile::DownloadView`]) it
 //! gives one [`reconcile::Step`], which is one write at most. [`apply`] alone writes, [`observe`] alone reads, both
-//! through the few verbs of [`api::Api`]. Killed between any two calls, the next run goes on from what is there.
-//! [`run`] is the loop around that: [`watch`] says what changed, [`queue`] what is looked at when, [`lease`] who acts.
+//! through the few verbs of [`wherry_api::api::Api`]. Killed between any two calls, the next run goes on from what is there.
+//! [`run`] is the loop around that: [`wherry_api::watch`] says what changed, [`queue`] what is looked at when, [`lease`] who acts.
 #![forbid(unsafe_code)]
 
 pub mod admission;
-pub mod api;
 pub mod apply;
-pub mod client;
 mod holder;
 mod known;
-pub mod kube_api;
 pub mod lease;
 pub mod observe;
 pub mod queue;
 pub mod reconcile;
 pub mod run;
-pub mod watch;
 mod work;

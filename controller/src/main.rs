@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
+use wherry_api::client::{Access, Client};
+use wherry_api::kube_api::KubeApi;
 use wherry_api::settings::{ENTRIES, Settings};
-use wherry_controller::client::{Access, Client};
-use wherry_controller::kube_api::KubeApi;
 use wherry_controller::run::Options;
 
 /// The controller of wherry in a cluster: exposes the volumes of DataUploads and DataDownloads, gives restored ones to

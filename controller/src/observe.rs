@@ -1,9 +1,9 @@
 //! Looks at everything that a decision about one CR rests on.
 
-use crate::api::{Api, ApiError, Key, Kind};
 use crate::reconcile::{Agent, DownloadView, Host, Limits, Step, UploadView};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use wherry_api::api::{Api, ApiError, Key, Kind};
 use wherry_api::cluster::{Claim, Node, Pod, StorageClass, Volume};
 use wherry_api::decode::{Undecodable, decode, decode_all};
 use wherry_api::plan::PlanError;

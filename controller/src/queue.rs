@@ -3,9 +3,9 @@
 //! An object is looked at by one worker at a time. What happens to it meanwhile is looked at afterwards. One that waits
 //! is looked at again and again, more seldom each time; an event begins anew.
 
-use crate::api::Key;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use wherry_api::api::Key;
 
 /// The time between the first two looks at one that waits.
 pub const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -125,7 +125,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Kind;
+    use wherry_api::api::Kind;
 
     fn key(name: &str) -> Key {
         Key::new(Kind::DataUpload, "velero", name)

@@ -1,15 +1,12 @@
 //! The loop: one replica of several acts; it follows the CRs, and works on those that are ours, several at a time.
 
 use crate::admission::{self, Active, Waiting};
-use crate::api::{Api, ApiError, Key, Kind, Refusal};
 use crate::holder::{Holder, NO_ANSWER};
 use crate::known::{Known, is_same};
-use crate::kube_api::KubeApi;
 use crate::lease::RENEW;
 use crate::observe::Memory;
 use crate::queue::{Ended, Queue};
 use crate::reconcile::Limits;
-use crate::watch::{Seen, Selection, follow, key_of};
 use crate::work::{Done, Work};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,9 +14,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
+use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
 use wherry_api::cluster::Pod;
 use wherry_api::decode::decode_all;
+use wherry_api::kube_api::KubeApi;
 use wherry_api::settings::{CONFIG_MAP, Settings};
+use wherry_api::watch::{Seen, Selection, follow, key_of};
 use wherry_api::{Phase, Time, names};
 
 /// CRs that are worked on at once. Each is a request at a time.
@@ -144,7 +144,7 @@ impl Loop {
         let (to, mut seen) = unbounded_channel();
         let mut watches = JoinSet::new();
         for (kind, label) in FOLLOWED {
-            let of = Selection { kind, namespace: self.options.namespace.clone(), label };
+            let of = Selection { kind, namespace: self.options.namespace.clone(), label: label.to_owned() };
             watches.spawn(follow(self.api.clone(), of, None, to.clone()));
         }
         let mut stop = self.stop.clone();
@@ -430,9 +430,9 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Access, Client, Token};
     use serde_json::json;
     use tokio::sync::watch::channel;
+    use wherry_api::client::{Access, Client, Token};
 
     /// A loop that has seen nothing yet, and asks nobody: its agents are known.
     fn quiet(settings: &[(&str, &str)]) -> Loop {

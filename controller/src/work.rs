@@ -1,8 +1,6 @@
 //! One CR: looked at and acted on, until it is somebody else's turn.
 
-use crate::api::{ApiError, Key, Refusal};
 use crate::apply::{Applied, apply};
-use crate::kube_api::KubeApi;
 use crate::observe::{self, Memory, ObserveError, View};
 use crate::queue::Ended;
 use crate::reconcile::{Action, Limits, Step, Write, unreadable};
@@ -10,6 +8,8 @@ use serde_json::Value;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch::Receiver;
 use wherry_api::Time;
+use wherry_api::api::{ApiError, Key, Refusal};
+use wherry_api::kube_api::KubeApi;
 
 /// Steps in a row before others get their turn. An upload has 17 and some of removal.
 const STEPS: u32 = 60;
@@ -189,11 +189,11 @@ fn until_then(until: Time, now: Time) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Guard, Kind};
-    use crate::client::{Access, Client, Token};
     use serde_json::json;
     use std::collections::BTreeMap;
     use wherry_api::Settings;
+    use wherry_api::api::{Guard, Kind};
+    use wherry_api::client::{Access, Client, Token};
 
     #[test]
     fn what_is_done_about_an_answer() {

@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use wherry_controller::api::ApiError;
-use wherry_controller::client::{Access, Client, Token};
-use wherry_controller::kube_api::KubeApi;
+use wherry_api::api::ApiError;
+use wherry_api::client::{Access, Client, Token};
+use wherry_api::kube_api::KubeApi;
 
 /// Environment variable with the folder that has `bin/` and `crds/`.
 pub const WHERRY_TEST_KUBE: &str = "WHERRY_TEST_KUBE";

@@ -1,8 +1,8 @@
 //! The objects that are made, and the larger patches.
 
 use super::view::{Limits, UploadView};
-use crate::api::Kind;
 use serde_json::{Value, json};
+use wherry_api::api::Kind;
 use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, SELECTED_NODE};
 use wherry_api::{DownloadPlan, Meta, Phase, Time, UploadPlan, VolumeSnapshotContent, names};
 

@@ -3,8 +3,8 @@
 use super::exposing::{Exposing, cancel, cancel_under_way, fail, overdue, remove_pod};
 use super::view::{DownloadView, waits_for_consumer};
 use super::{Action, Step, build, delete, patch};
-use crate::api::{Key, Kind};
 use std::ops::ControlFlow;
+use wherry_api::api::{Key, Kind};
 use wherry_api::cluster::{Claim, Pod, SELECTED_NODE, Volume};
 use wherry_api::plan::PlanError;
 use wherry_api::{DataDone, DownloadPlan, Phase, SnapshotId, names};

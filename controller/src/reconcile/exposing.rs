@@ -3,9 +3,9 @@
 use super::build;
 use super::view::{Host, Limits, waits_for_consumer};
 use super::{Action, Step, create, delete, patch};
-use crate::api::{Key, Kind};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
+use wherry_api::api::{Key, Kind};
 use wherry_api::cluster::{Claim, Pod, StorageClass, Volume};
 use wherry_api::{Meta, Phase, Time, names};
 

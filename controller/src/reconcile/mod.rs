@@ -16,9 +16,9 @@ mod view;
 pub use unreadable::{is_ours, unreadable};
 pub use view::{Agent, DownloadView, Host, Limits, UploadView};
 
-use crate::api::{Guard, Key};
 use serde_json::Value;
 use std::fmt;
+use wherry_api::api::{Guard, Key};
 use wherry_api::{Meta, Time};
 
 /// What is done next.

@@ -2,8 +2,8 @@
 
 use super::view::Limits;
 use super::{Step, Write};
-use crate::api::{Key, Kind};
 use serde_json::Value;
+use wherry_api::api::{Key, Kind};
 use wherry_api::{Meta, Phase, Time, names};
 
 /// Whether an object that cannot be read is a CR of ours, as far as it says. What says whose it is must be right.

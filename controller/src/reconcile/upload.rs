@@ -3,9 +3,9 @@
 use super::exposing::{Exposing, cancel, cancel_under_way, fail, overdue};
 use super::view::UploadView;
 use super::{Action, Step, build, create, delete, patch};
-use crate::api::{Key, Kind};
 use serde_json::json;
 use std::ops::ControlFlow;
+use wherry_api::api::{Key, Kind};
 use wherry_api::plan::PlanError;
 use wherry_api::{Phase, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names};
 

@@ -1,14 +1,18 @@
 //! What the controller and the agent say to each other, as plain types: the objects of Velero and Kubernetes as far as
-//! wherry reads them, the names and marks of its own objects, the plan, results of jobs, settings.
+//! wherry reads them, the names and marks of its own objects, the plan, results of jobs, settings. And how both say it:
+//! the verbs ([`api`]), the HTTPS beneath ([`client`], [`kube_api`]), what changes ([`watch`]).
 //!
-//! Nothing here decides anything: it parses and prints. Objects are only ever written by merge patches of single
-//! fields, so what these types do not know stays as it is in the cluster.
+//! Nothing here decides anything: it parses, prints, asks and hears. Objects are only ever written by merge patches of
+//! single fields, so what these types do not know stays as it is in the cluster.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod client;
 pub mod cluster;
 pub mod decode;
 pub mod download;
 pub mod job;
+pub mod kube_api;
 pub mod location;
 pub mod meta;
 pub mod names;
@@ -19,6 +23,7 @@ pub mod snapshot;
 pub mod snapshot_id;
 pub mod time;
 pub mod upload;
+pub mod watch;
 
 pub use download::DataDownload;
 pub use location::BackupStorageLocation;

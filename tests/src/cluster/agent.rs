@@ -6,8 +6,8 @@ use super::server::Client;
 use super::snapshots::{is_going, text};
 use super::world::{Content, Repository, Storage};
 use serde_json::{Value, json};
+use wherry_api::api::{Api, ApiError, Guard, Key, Kind};
 use wherry_api::{DataDone, DownloadPlan, SnapshotId, UploadPlan, names};
-use wherry_controller::api::{Api, ApiError, Guard, Key, Kind};
 use wherry_controller::apply::apply;
 use wherry_controller::reconcile::Write;
 

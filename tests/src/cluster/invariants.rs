@@ -7,8 +7,8 @@ use super::snapshots::{handle, is_going, text};
 use super::world::{Content, Repository, Storage};
 use serde_json::Value;
 use std::sync::Arc;
+use wherry_api::api::{Key, Kind};
 use wherry_api::{Phase, names};
-use wherry_controller::api::{Key, Kind};
 
 /// What has been seen of one run.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wherry_api::Time;
-use wherry_controller::api::{Api, ApiError, Key, Kind};
-use wherry_controller::kube_api::{KubeApi, path, path_of};
+use wherry_api::api::{Api, ApiError, Key, Kind};
+use wherry_api::kube_api::{KubeApi, path, path_of};
 
 /// What is deployed with the controller.
 pub const RBAC: &str = include_str!("../../../controller/deploy/rbac.yaml");

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use wherry_api::Phase;
-use wherry_controller::api::Kind;
+use wherry_api::api::Kind;
 
 /// Namespaces that there are.
 pub(super) const NAMESPACES: [&str; 2] = ["velero", "app"];

@@ -4,7 +4,7 @@
 use super::server::{Server, Who};
 use super::world::Storage;
 use serde_json::json;
-use wherry_controller::api::{Key, Kind};
+use wherry_api::api::{Key, Kind};
 
 /// The DataUpload.
 pub const UPLOAD: &str = "b-1";

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wherry_api::Time;
-use wherry_controller::api::{Api, ApiError, Guard, Key, Kind, Refusal};
+use wherry_api::api::{Api, ApiError, Guard, Key, Kind, Refusal};
 
 /// Who wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use super::server::{Server, Who};
 use super::world::Storage;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use wherry_controller::api::{Key, Kind};
+use wherry_api::api::{Key, Kind};
 
 const BOUND: &str = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection";
 const CONTENT: &str = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection";

@@ -5,7 +5,7 @@ use super::snapshots::{is_going, text};
 use super::world::{Content, Storage};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use wherry_controller::api::{Key, Kind};
+use wherry_api::api::{Key, Kind};
 
 const KUBELET: &str = "model/kubelet";
 const PV_PROTECTION: &str = "kubernetes.io/pv-protection";

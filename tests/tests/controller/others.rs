@@ -2,8 +2,8 @@
 
 use crate::{assert_clean, scenes};
 use serde_json::json;
+use wherry_api::api::{Key, Kind};
 use wherry_api::{DownloadPlan, Phase, Time, UploadPlan, names};
-use wherry_controller::api::{Key, Kind};
 use wherry_controller::reconcile::{Action, Step, Write};
 use wherry_tests::cluster::{DOWNLOAD, Event, Outcome, Scene, UPLOAD, Who, World, WorldView};
 

@@ -2,8 +2,8 @@
 
 use crate::scenes;
 use serde_json::{Value, json};
+use wherry_api::api::{Guard, Key, Kind};
 use wherry_api::names::BEING_DELETED;
-use wherry_controller::api::{Guard, Key, Kind};
 use wherry_controller::reconcile::{Action, Step, Write};
 use wherry_tests::cluster::invariants::violates;
 use wherry_tests::cluster::{Event, Server, Tamper, UPLOAD, World};

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use wherry_controller::api::{Api, Key, Kind};
-use wherry_controller::watch::{Seen, Selection, follow};
+use wherry_api::api::{Api, Key, Kind};
+use wherry_api::watch::{Seen, Selection, follow};
 use wherry_tests::binary::controller_bin;
 use wherry_tests::cluster::real::{RBAC, Real};
 use wherry_tests::cluster::{Scene, Who, World};
@@ -192,7 +192,7 @@ fn a_watch_begins_anew_when_its_version_is_forgotten() {
     server.create(Who::Velero, &key, &object);
     let (to, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let api = kube.account("velero", "wherry-controller");
-    let of = Selection { kind: Kind::DataUpload, namespace: "velero".to_owned(), label: "" };
+    let of = Selection { kind: Kind::DataUpload, namespace: "velero".to_owned(), label: String::new() };
     kube.wait(async {
         tokio::spawn(follow(api, of, Some("1".to_owned()), to));
         let listed = tokio::time::timeout(PATIENCE, seen.recv()).await;

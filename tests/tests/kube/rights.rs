@@ -4,7 +4,7 @@ use crate::Stage;
 use reqwest::Method;
 use serde_json::json;
 use std::collections::BTreeSet;
-use wherry_controller::api::{Api, Guard, Key, Kind, Refusal};
+use wherry_api::api::{Api, Guard, Key, Kind, Refusal};
 use wherry_tests::cluster::{Event, Scene, World};
 use wherry_tests::kube::Kube;
 
@@ -120,7 +120,7 @@ fn requests_beyond_them_are_refused() {
         "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1" } } },
     });
     let api = kube.account("velero", "wherry-controller");
-    let refused = |answer: Result<(), wherry_controller::api::ApiError>| {
+    let refused = |answer: Result<(), wherry_api::api::ApiError>| {
         let error = answer.unwrap_err();
         assert_eq!(error.refusal, Refusal::Forbidden, "{error}");
     };

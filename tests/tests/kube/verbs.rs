@@ -3,7 +3,7 @@
 use crate::Stage;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use wherry_controller::api::{Api, Guard, Key, Kind, Refusal};
+use wherry_api::api::{Api, Guard, Key, Kind, Refusal};
 use wherry_tests::cluster::{Client, Server, Who};
 
 /// What there is to compare of an object after a call.
@@ -72,7 +72,7 @@ impl Side {
         Guard { uid: text("uid"), resource_version: text("resourceVersion") }
     }
 
-    fn note(&mut self, what: &str, key: &Key, answer: Result<(), wherry_controller::api::ApiError>) {
+    fn note(&mut self, what: &str, key: &Key, answer: Result<(), wherry_api::api::ApiError>) {
         let answer = match answer {
             Ok(()) => "done".to_owned(),
             Err(e) => format!("{:?}", e.refusal),

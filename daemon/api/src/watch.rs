@@ -32,8 +32,8 @@ pub struct Selection {
     pub kind: Kind,
     /// In this namespace.
     pub namespace: String,
-    /// With this label; empty: all.
-    pub label: &'static str,
+    /// That this label selector fits; empty: all.
+    pub label: String,
 }
 
 /// A line of a watch.
@@ -149,7 +149,7 @@ async fn begin_anew(
     to: &UnboundedSender<Seen>,
     from: &mut Option<String>,
 ) -> Result<(), ApiError> {
-    let list = api.list_all(of.kind, &of.namespace, of.label).await?;
+    let list = api.list_all(of.kind, &of.namespace, &of.label).await?;
     *from = Some(list.version);
     // Nobody listens: the caller sees it.
     let _ = to.send(Seen::Listed(of.kind, list.objects));
@@ -161,7 +161,7 @@ async fn go_on(api: &KubeApi, of: &Selection, to: &UnboundedSender<Seen>, from: 
     let (base, seconds) = (path(of.kind, &of.namespace), WATCH.as_secs());
     let mut path = format!("{base}?watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={from}");
     if !of.label.is_empty() {
-        path = format!("{path}&labelSelector={}", escape(of.label));
+        path = format!("{path}&labelSelector={}", escape(&of.label));
     }
     let broken = |refusal, message| ApiError::new(refusal, &call, message);
     let mut answer = api.client().stream(&call, &path).await?;

@@ -1,7 +1,7 @@
-//! The verbs that the controller needs of an API server. The client of a real one has them ([`crate::kube_api`]), and
-//! the tests' model of one.
+//! The verbs that controller and agent need of an API server. The client of a real one has them ([`crate::kube_api`]),
+//! and the tests' model of one.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -129,6 +129,18 @@ pub struct Guard {
     pub uid: String,
     /// `metadata.resourceVersion`.
     pub resource_version: String,
+}
+
+/// The patch, saying what it rests on.
+#[must_use]
+pub fn guarded(patch: &Value, guard: &Guard) -> Value {
+    let mut guarded = patch.clone();
+    if !guarded["metadata"].is_object() {
+        guarded["metadata"] = json!({});
+    }
+    guarded["metadata"]["uid"] = Value::from(guard.uid.as_str());
+    guarded["metadata"]["resourceVersion"] = Value::from(guard.resource_version.as_str());
+    guarded
 }
 
 /// What a caller does about an error.

@@ -1,7 +1,7 @@
 //! HTTPS to an API server: who asks, one request and its answer, and what an answer means.
 //!
-//! A client of our own, on what the workspace has: a controller in a cluster is told where the server is, and its token
-//! lies in a file. Kubeconfig, exec plugins and other people's types are not needed for that.
+//! A client of our own, on what the workspace has: who runs in a pod is told where the server is, and its token lies in a
+//! file. Kubeconfig, exec plugins and other people's types are not needed for that.
 
 use crate::api::{ApiError, Refusal};
 use parking_lot::Mutex;
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// What a token says. Never printed: with it anybody is this controller.
+/// What a token says. Never printed: with it anybody is this account.
 #[derive(Clone, PartialEq)]
 struct Secret(String);
 
@@ -130,7 +130,7 @@ impl Client {
             .connect_timeout(Duration::from_secs(10))
             // A server that went without a word is noticed although nothing is sent to it.
             .tcp_keepalive(Duration::from_secs(20))
-            .user_agent(concat!("wherry-controller/", env!("CARGO_PKG_VERSION")))
+            .user_agent(concat!("wherry/", env!("CARGO_PKG_VERSION")))
             .tls_certs_only(authorities)
             .build()
             .map_err(wrong)?;
