@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
+use wherry_api::api::{Api, Kind};
 use wherry_api::client::{Access, Client};
 use wherry_api::kube_api::KubeApi;
 use wherry_api::settings::{ENTRIES, Settings};
@@ -43,9 +44,12 @@ struct RunArgs {
     /// Namespace of Velero; default: that of the pod.
     #[arg(long, env = "WHERRY_NAMESPACE")]
     namespace: Option<String>,
-    /// Image of hosting pods where the setting hostingImage is empty: that of this container.
+    /// Image of hosting pods where the setting hostingImage is empty; default: that of the pod that --pod names.
     #[arg(long, env = "WHERRY_IMAGE", default_value = "")]
     image: String,
+    /// Name of the pod that this runs in.
+    #[arg(long, env = "WHERRY_POD")]
+    pod: Option<String>,
     /// URL of the API server; default: that of the cluster of the pod.
     #[arg(long, requires = "ca_file", requires = "token_file")]
     server: Option<String>,
@@ -93,6 +97,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Name of the container in controller/deploy.
+const CONTAINER: &str = "controller";
+
 /// Where a pod finds its own namespace.
 const NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
@@ -112,7 +119,6 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
             .trim()
             .to_owned(),
     };
-    let options = Options { namespace, identity: identity()?, image: args.image.clone() };
     let (ask, stop) = tokio::sync::watch::channel(false);
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -123,7 +129,25 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let api = KubeApi::new(Client::new(access)?);
+    let image = match &args.pod {
+        Some(pod) if args.image.is_empty() => runtime.block_on(image_of(&api, &namespace, pod))?,
+        _ => args.image.clone(),
+    };
+    let options = Options { namespace, identity: identity()?, image };
     Ok(runtime.block_on(wherry_controller::run::run(api, options, stop))?)
+}
+
+/// The image of our container in that pod. An overlay that changes the image of the controller need not say it twice.
+async fn image_of(api: &KubeApi, namespace: &str, pod: &str) -> anyhow::Result<String> {
+    // The account may list pods, and not get one.
+    let pods = api.list(Kind::Pod, namespace, &[]).await.with_context(|| format!("the image of pod {pod}"))?;
+    let own = pods.iter().find(|object| object["metadata"]["name"] == pod);
+    let containers = own.and_then(|object| object["spec"]["containers"].as_array()).map_or(&[][..], Vec::as_slice);
+    // Others may have put a container of theirs beside it.
+    let ours = containers.iter().find(|container| container["name"] == CONTAINER).or(containers.first());
+    let image = ours.and_then(|container| container["image"].as_str());
+    let image = image.with_context(|| format!("--pod: there is no pod {pod} in {namespace}; give --image instead"))?;
+    Ok(image.to_owned())
 }
 
 /// The pod's name, and what tells this process from others of it: a name never comes again.

@@ -146,7 +146,7 @@ csi_up() {
   mkdir -p "/var/lib/kubelet" "$driver_data"
   daemon csi "$1" serve --data-dir "$driver_data" --node $node --socket $driver_socket --registration-dir /var/lib/kubelet/plugins_registry
   wait_for "CSI driver" 30 inside test -S $driver_socket
-  kubectl apply --filename "$top/tests/e2e/manifests" >/dev/null
+  kubectl apply --filename "$top/tests/e2e/manifests/classes.yaml" >/dev/null
   daemon csi-provisioner csi-provisioner --kubeconfig="$kubeconfig" --csi-address=$driver_socket --feature-gates=Topology=true --default-fstype=ext4
   daemon csi-snapshotter csi-snapshotter --kubeconfig="$kubeconfig" --csi-address=$driver_socket
   daemon snapshot-controller snapshot-controller --kubeconfig="$kubeconfig"

@@ -25,6 +25,10 @@ struct Replica {
 
 impl Replica {
     fn start(real: &Real, namespace: &str, name: &str) -> Self {
+        Self::start_with(real, namespace, name, &["--image", "wherry:test"])
+    }
+
+    fn start_with(real: &Real, namespace: &str, name: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         fs::write(&token, real.kube.token(namespace, "wherry-controller")).unwrap();
@@ -33,7 +37,8 @@ impl Replica {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(controller_bin())
-            .args(["run", "--namespace", namespace, "--image", "wherry:test", "--log", "debug"])
+            .args(["run", "--namespace", namespace, "--log", "debug"])
+            .args(arguments)
             .args(["--server", &real.kube.url(), "--ca-file"])
             .arg(real.kube.authorities())
             .arg("--token-file")
@@ -62,9 +67,14 @@ impl Replica {
     }
 
     /// SIGTERM, and how it ended.
-    fn end(mut self) -> (Output, String) {
+    fn end(self) -> (Output, String) {
+        kill_process(Pid::from_child(self.child.as_ref().unwrap()), Signal::TERM).unwrap();
+        self.wait()
+    }
+
+    /// How it ended by itself.
+    fn wait(mut self) -> (Output, String) {
         let child = self.child.as_mut().unwrap();
-        kill_process(Pid::from_child(child), Signal::TERM).unwrap();
         let begin = Instant::now();
         while child.try_wait().unwrap().is_none() {
             assert!(begin.elapsed() < PATIENCE, "it does not end");
@@ -131,6 +141,20 @@ fn an_upload_and_a_download_from_new_to_the_end() {
 }
 
 /// In a namespace of their own: scenes go on meanwhile.
+/// As an operator's cluster has it: something else's container stands before ours.
+const OWN_POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata:
+  name: second
+  namespace: rest
+spec:
+  serviceAccountName: wherry-controller
+  containers:
+    - {name: proxy, image: 'proxy:1'}
+    - {name: controller, image: 'wherry.test/own:1'}
+";
+
 #[test]
 fn two_replicas_rest_and_one_takes_over() {
     let real = &crate::real();
@@ -148,7 +172,9 @@ fn two_replicas_rest_and_one_takes_over() {
 
     let first = Replica::start(real, "rest", "first");
     first.wait_for("acts in namespace rest");
-    let second = Replica::start(real, "rest", "second");
+    // This one is not told its image: it is that of its container in its pod.
+    real.kube.apply(OWN_POD);
+    let second = Replica::start_with(real, "rest", "second", &["--pod", "second"]);
     second.wait_for(" acts");
     assert!(holder(real, "rest").starts_with("first_"), "{}", holder(real, "rest"));
 
@@ -173,8 +199,15 @@ fn two_replicas_rest_and_one_takes_over() {
     assert_eq!(holder(real, "rest"), "");
     second.wait_for("acts in namespace rest");
     assert!(holder(real, "rest").starts_with("second_"), "{}", holder(real, "rest"));
+    second.wait_for("hosting_image: \"wherry.test/own:1\"");
     let (output, log) = second.end();
     assert!(output.status.success(), "{output:?}\n{log}");
+    // A pod that is not there is said, and that --image is the way round it.
+    let (output, log) = Replica::start_with(real, "rest", "third", &["--pod", "third"]).wait();
+    assert!(
+        !output.status.success() && log.contains("no pod third in rest; give --image instead"),
+        "{output:?}\n{log}"
+    );
 }
 
 /// A version that the server has forgotten is 410 Gone; then all is listed, and the watch goes on from there.
@@ -217,7 +250,7 @@ fn help_says_how_it_is_run() {
     };
     assert!(help(&["--help"]).contains("\n  run "), "{}", help(&["--help"]));
     let run = help(&["run", "--help"]);
-    for option in ["--namespace", "--image", "--server", "--ca-file", "--token-file", "--log"] {
+    for option in ["--namespace", "--image", "--pod", "--server", "--ca-file", "--token-file", "--log"] {
         assert!(run.contains(option), "{run}");
     }
     // Not in a cluster: it says what is missing.
