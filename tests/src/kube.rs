@@ -201,7 +201,7 @@ impl Kube {
         self.wait(self.admin().client().send(&format!("{method} {path}"), method.clone(), path, body))
     }
 
-    /// Makes all objects of a YAML file as the administrator; `paths` says where each kind lies.
+    /// Makes all objects of a YAML file as the administrator. A field that the server does not know is refused.
     ///
     /// # Panics
     /// When one is refused.
@@ -217,8 +217,10 @@ impl Kube {
             let plural = format!("{}s", kind.to_lowercase());
             let path = match kind.as_str() {
                 "Namespace" | "ClusterRole" | "ClusterRoleBinding" => format!("{root}/{plural}"),
+                "PriorityClass" => format!("{root}/priorityclasses"),
                 _ => format!("{root}/namespaces/{namespace}/{plural}"),
             };
+            let path = format!("{path}?fieldValidation=Strict");
             let made = self.ask(Method::POST, &path, Some(("application/yaml", document.as_bytes().to_vec())));
             made.unwrap_or_else(|e| panic!("{e}\n{document}"));
         }

@@ -2,6 +2,8 @@
 //! everything else of a cluster played.
 #![forbid(unsafe_code)]
 
+#[path = "kube/deploy.rs"]
+mod deploy;
 #[path = "kube/replicas.rs"]
 mod replicas;
 #[path = "kube/rights.rs"]

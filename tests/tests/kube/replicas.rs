@@ -140,7 +140,6 @@ fn an_upload_and_a_download_from_new_to_the_end() {
     assert_eq!(holder(real, "velero"), "");
 }
 
-/// In a namespace of their own: scenes go on meanwhile.
 /// As an operator's cluster has it: something else's container stands before ours.
 const OWN_POD: &str = "
 apiVersion: v1
@@ -155,6 +154,7 @@ spec:
     - {name: controller, image: 'wherry.test/own:1'}
 ";
 
+/// In a namespace of their own: scenes go on meanwhile.
 #[test]
 fn two_replicas_rest_and_one_takes_over() {
     let real = &crate::real();

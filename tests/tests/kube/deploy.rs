@@ -1,0 +1,79 @@
+//! What `controller/deploy` puts into a cluster, taken by a real API server, and compared with the code.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use wherry_api::api::{Api, Key, Kind};
+use wherry_api::names;
+use wherry_api::settings::{CONFIG_MAP, ENTRIES, Settings};
+use wherry_tests::kube::Kube;
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy");
+
+/// The files that the kustomize base names; every YAML file beside it is one of them.
+fn files() -> BTreeMap<String, String> {
+    let base = fs::read_to_string(Path::new(FOLDER).join("kustomization.yaml")).unwrap();
+    let names = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<String> = names.filter(|name| name.ends_with(".yaml") && name != "kustomization.yaml").collect();
+    names
+        .into_iter()
+        .map(|name| {
+            assert!(base.lines().any(|line| line.trim() == format!("- {name}")), "the base does not name {name}");
+            let text = fs::read_to_string(Path::new(FOLDER).join(&name)).unwrap();
+            (name, text.replace("namespace: velero", "namespace: deploy"))
+        })
+        .collect()
+}
+
+fn get(kube: &Kube, path: &str) -> Value {
+    kube.ask(reqwest::Method::GET, path, None).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+#[test]
+fn the_server_takes_every_file_and_the_code_agrees_with_them() {
+    let real = crate::real();
+    let kube = &real.kube;
+    kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: deploy\n");
+    let files = files();
+    assert!(files.len() >= 4, "{:?}", files.keys());
+    for (name, text) in &files {
+        // The rights are applied for all suites, and looked at by `rights`.
+        if name != "rbac.yaml" {
+            kube.apply(text);
+        }
+    }
+
+    // The ConfigMap says every setting, with the default that the code has.
+    let map = kube.wait(kube.admin().get(&Key::new(Kind::ConfigMap, "deploy", CONFIG_MAP))).unwrap().unwrap();
+    let data: BTreeMap<String, String> = serde_json::from_value(map["data"].clone()).unwrap();
+    let defaults: BTreeMap<String, String> =
+        ENTRIES.iter().map(|entry| (entry.key.to_owned(), entry.default.to_owned())).collect();
+    assert_eq!(data, defaults);
+    let settings = Settings::parse(&data).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+
+    // The agents are found by their label, and see the kubelet's folder where the controller says that it is.
+    let agents = get(kube, "/apis/apps/v1/namespaces/deploy/daemonsets/wherry-agent");
+    let template = &agents["spec"]["template"];
+    assert_eq!(template["metadata"]["labels"][names::AGENT_LABEL], "true");
+    let container = &template["spec"]["containers"][0];
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let kubelet = mounts.iter().find(|mount| mount["mountPath"] == settings.kubelet_root.as_str()).expect("its mount");
+    assert_eq!(kubelet["mountPropagation"], "HostToContainer");
+    let volumes = template["spec"]["volumes"].as_array().unwrap();
+    let source = volumes.iter().find(|volume| volume["name"] == kubelet["name"]).expect("its volume");
+    assert_eq!(source["hostPath"]["path"], settings.kubelet_root.as_str(), "links in it are absolute");
+
+    // Both run as the accounts that rbac.yaml makes, the controller as nobody.
+    let controller = get(kube, "/apis/apps/v1/namespaces/deploy/deployments/wherry-controller");
+    let controller = &controller["spec"]["template"]["spec"];
+    for pod in [&template["spec"], controller] {
+        let account = pod["serviceAccountName"].as_str().unwrap();
+        let made = format!("kind: ServiceAccount\nmetadata:\n  name: {account}\n");
+        assert!(files["rbac.yaml"].contains(&made), "rbac.yaml does not make {account}");
+    }
+    assert_eq!(controller["securityContext"]["runAsNonRoot"], true);
+    let security = &controller["containers"][0]["securityContext"];
+    assert_eq!(security["capabilities"]["drop"][0], "ALL");
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+}
