@@ -78,7 +78,7 @@ impl Kube {
             command
                 .args([format!("--etcd-servers=http://127.0.0.1:{etcd}"), format!("--secure-port={port}")])
                 .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
-                .args(["--service-cluster-ip-range=10.96.0.0/24", "--authorization-mode=RBAC"])
+                .args(["--service-cluster-ip-range=10.96.0.0/24", "--authorization-mode=RBAC", "--allow-privileged"])
                 .args([format!("--cert-dir={}", at("tls")), format!("--token-auth-file={}", at("tokens"))])
                 .arg("--service-account-issuer=https://kubernetes.default.svc")
                 .args([format!("--service-account-key-file={}", at("accounts.key"))])
