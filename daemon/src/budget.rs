@@ -111,6 +111,31 @@ impl Budget {
     }
 }
 
+/// How a node's agent shares out its memory among the volumes that it moves at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeBudget {
+    /// The chunk index, which all of them use.
+    pub index: u64,
+    /// Volumes at once.
+    pub slots: usize,
+    /// What each of them gets; of it the share for an index is left over.
+    pub each: Budget,
+}
+
+impl NodeBudget {
+    /// The least that one volume gets: less is too little for a directory.
+    const LEAST: u64 = 160 * MIB;
+
+    /// Shares out `ceiling` bytes for at most so many volumes.
+    pub fn new(ceiling: u64, cores: usize, most: usize) -> Self {
+        let index = (ceiling / 8).clamp(8 * MIB, 256 * MIB);
+        let free = ceiling.saturating_sub(index + BASE);
+        let slots = ((free / Self::LEAST) as usize).clamp(1, most.max(1));
+        let each = Budget::new((free / slots as u64).max(MIN_CEILING.0), cores);
+        Self { index, slots, each }
+    }
+}
+
 /// The shares of the backup of a directory.
 #[derive(Clone, Copy, Debug)]
 pub struct TreeBudget {
@@ -182,6 +207,18 @@ impl TreeBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_shares_its_memory_among_volumes() {
+        for (mib, slots) in [(256, 1), (512, 2), (1024, 4), (4096, 4)] {
+            let node = NodeBudget::new(mib * MIB, 4, 4);
+            assert_eq!(node.slots, slots, "{mib} MiB");
+            assert!(node.each.of_tree(256 << 10).is_ok(), "{mib} MiB: {node:?}");
+            let all = node.index + slots as u64 * node.each.buffers();
+            assert!(all + BASE <= mib * MIB, "{mib} MiB: {node:?}");
+        }
+        assert_eq!(NodeBudget::new(64 * MIB, 1, 4).slots, 1);
+    }
 
     #[test]
     fn shares_stay_below_the_ceiling() {

@@ -2,12 +2,14 @@
 //! from it. Nothing here has a default or looks at the environment; [`crate::config`] turns it into settings.
 
 mod args;
+mod cluster;
 mod copying;
 mod keeping;
 mod looking;
 mod values;
 
 pub use args::*;
+pub use cluster::*;
 pub use copying::*;
 pub use keeping::*;
 pub use looking::*;
@@ -195,6 +197,10 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Writes the man pages to a folder
     Man(ManArgs),
+    /// Moves the data of the volumes of one node of a cluster: of Velero's DataUploads and DataDownloads
+    Agent(AgentArgs),
+    /// Waits for SIGTERM: the command of the pods that keep a volume published
+    Hold,
 }
 
 /// A snapshot on the command line: an id, a prefix of one, `latest` or `latest:NAME`.

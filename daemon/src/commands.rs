@@ -67,5 +67,8 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Config(ConfigCommand::Check) => config::check(context),
         Command::Completions(args) => completions::run(context, args),
         Command::Man(args) => man::run(context, args),
+        Command::Agent(args) => crate::agent::run(context, args),
+        // Ended before there were settings.
+        Command::Hold => Ok(Exit::Done),
     }
 }

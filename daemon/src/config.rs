@@ -17,6 +17,9 @@ const SYSTEM_FILE: &str = "/etc/wherry/config.toml";
 /// The ceiling of memory where none is given.
 const DEFAULT_MEMORY: Size = Size(256 << 20);
 
+/// The same of an agent, which moves several volumes at once.
+const AGENT_MEMORY: Size = Size(1 << 30);
+
 pub(crate) const HELP: &str = "\
 Keys are the names of flags without the dashes:
   repo password-file password-command key-file cache-dir no-cache json quiet verbose log-format memory engine
@@ -360,7 +363,7 @@ impl Environment<'_> {
 }
 
 /// Everything a command needs to know that is not its own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The repository, where it was given.
     pub repo: Option<String>,
@@ -445,7 +448,8 @@ pub fn resolve(mut cli: Cli, env: &Environment<'_>) -> Result<(Settings, Command
             dir
         }
     };
-    let memory = memory.unwrap_or(DEFAULT_MEMORY);
+    let default = if matches!(command, Command::Agent(_)) { AGENT_MEMORY } else { DEFAULT_MEMORY };
+    let memory = memory.unwrap_or(default);
     crate::budget::check_ceiling(memory)?;
     if s3.s3_skip_verify {
         warnings.push("--s3-skip-verify: the server's certificate is not checked".to_owned());

@@ -63,6 +63,20 @@ impl Context {
         })
     }
 
+    /// The same for one of several pieces of work of this process: with its share of the memory, what asks it alone to end,
+    /// and an id of its own. Its progress is told elsewhere.
+    pub fn for_job(&self, repo: String, budget: Budget, cancel: Cancel) -> Result<Self> {
+        Ok(Self {
+            settings: Settings { repo: Some(repo), ..self.settings.clone() },
+            budget,
+            cancel,
+            output: self.output,
+            run: RunId::draw(&self.system)?,
+            system: self.system,
+            screen: Screen::silent(),
+        })
+    }
+
     /// Begins to show a piece of work: a word for it, and its length in bytes, where it is known.
     pub fn progress(&self, what: &'static str, total: Option<u64>) -> Progress {
         self.screen.progress(what, total)

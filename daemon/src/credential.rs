@@ -158,11 +158,14 @@ fn password(secret: Zeroizing<Vec<u8>>) -> Result<Credential> {
 }
 
 fn key_of(path: &Path, secret: Zeroizing<Vec<u8>>) -> Result<Credential> {
+    key_in(&format!("key file {}", path.display()), secret)
+}
+
+/// The key that is in a file, or in what is in its place.
+pub(crate) fn key_in(place: &str, secret: Zeroizing<Vec<u8>>) -> Result<Credential> {
     let secret = trimmed(secret);
     if secret.len() < MIN_KEY_FILE {
-        let len = secret.len();
-        let why = format!("key file {} has {len} bytes, a key has at least {MIN_KEY_FILE}", path.display());
-        return Err(denied(why));
+        return Err(denied(format!("{place} has {} bytes, a key has at least {MIN_KEY_FILE}", secret.len())));
     }
     Ok(Credential::KeyFile(secret))
 }
@@ -236,9 +239,8 @@ fn ask(prompt: &str, of: &str) -> Result<Zeroizing<Vec<u8>>> {
     Ok(Zeroizing::new(text.into_bytes()))
 }
 
-/// Makes a key file: 64 random hex digits and a line end, readable by its owner alone, on the medium when this returns.
-/// A file that is there already is an error.
-pub fn make_key_file(path: &Path, rng: &dyn Rng) -> Result<()> {
+/// What a new key file holds: 64 random hex digits and a line end.
+pub(crate) fn draw_key(rng: &dyn Rng) -> Result<Zeroizing<Vec<u8>>> {
     let mut raw = Zeroizing::new([0; 32]);
     rng.fill(raw.as_mut())?;
     let mut text = Zeroizing::new(Vec::with_capacity(65));
@@ -246,6 +248,13 @@ pub fn make_key_file(path: &Path, rng: &dyn Rng) -> Result<()> {
         write_hex(&mut text, *byte);
     }
     text.push(b'\n');
+    Ok(text)
+}
+
+/// Makes a key file: 64 random hex digits and a line end, readable by its owner alone, on the medium when this returns.
+/// A file that is there already is an error.
+pub fn make_key_file(path: &Path, rng: &dyn Rng) -> Result<()> {
+    let text = draw_key(rng)?;
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(&text)?;

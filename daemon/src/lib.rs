@@ -1,6 +1,7 @@
 //! The `wherry` executable: settings, commands, and the pipelines between devices and the repository.
 #![forbid(unsafe_code)]
 
+mod agent;
 pub mod backup;
 pub mod budget;
 pub mod cli;
@@ -39,6 +40,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(cli) => cli,
         Err(e) => return explain(&e),
     };
+    // Before anything else is looked at: it needs nothing, and is not to fail by a file that is not its own.
+    if matches!(cli.command, cli::Command::Hold) {
+        return hold();
+    }
     let cancel = match Cancel::listen() {
         Ok(cancel) => cancel,
         Err(e) => return end(&anyhow::Error::new(e).context("listening to signals"), &Cancel::default()),
@@ -47,6 +52,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     match resolve_and_run(cli, &cancel) {
         Ok(exit) => exit,
         Err(error) => end(&error, &cancel),
+    }
+}
+
+/// Waits for SIGTERM or SIGINT, and opens nothing: what it runs for is what the kubelet does beside it.
+fn hold() -> Exit {
+    match signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT]) {
+        Ok(mut signals) => {
+            signals.forever().next();
+            Exit::Done
+        }
+        Err(e) => end(&anyhow::Error::new(e).context("listening to signals"), &Cancel::default()),
     }
 }
 

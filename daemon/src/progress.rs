@@ -41,6 +41,11 @@ impl Screen {
         Self { bars: MultiProgress::with_draw_target(target), show }
     }
 
+    /// One on which nothing is shown, for work whose progress is told elsewhere.
+    pub fn silent() -> Self {
+        Self { bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()), show: Show::Nothing }
+    }
+
     /// Begins to show a piece of work. `what` is a word such as "backup"; `total` is in bytes, where it is known.
     pub fn progress(&self, what: &'static str, total: Option<u64>) -> Progress {
         Progress::start(self.clone(), what, total)
@@ -120,6 +125,11 @@ impl Progress {
         self.counts.done.load(Ordering::Relaxed)
     }
 
+    /// For whoever watches from elsewhere, also when this is gone.
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::clone(&self.counts))
+    }
+
     /// Takes the bar away; the result is the next thing to be seen.
     pub fn finish(self) {}
 }
@@ -131,6 +141,18 @@ impl Drop for Progress {
             // It panics only by a mistake, which has been reported then.
             let _ = thread.join();
         }
+    }
+}
+
+/// Reads what a [`Progress`] counts.
+#[derive(Clone, Debug)]
+pub struct Meter(Arc<Counts>);
+
+impl Meter {
+    /// Bytes done, and of how many, where that is known.
+    pub fn read(&self) -> (u64, Option<u64>) {
+        let total = self.0.total.load(Ordering::Relaxed);
+        (self.0.done.load(Ordering::Relaxed), (total != UNKNOWN).then_some(total))
     }
 }
 

@@ -6,7 +6,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use wherry_repo::{Error, ErrorKind, Result};
 
 /// Tells work that it should end. Cheap to clone; all clones are one.
@@ -25,6 +26,11 @@ struct State {
     signal: Arc<AtomicUsize>,
     /// What the user can do to go on later.
     hint: Mutex<&'static str>,
+    /// Why the work should end, where it was no signal.
+    why: Mutex<String>,
+    /// The work may go on until then, unless that is put off: milliseconds after `began`.
+    until: AtomicU64,
+    began: Instant,
 }
 
 impl Default for Cancel {
@@ -34,6 +40,9 @@ impl Default for Cancel {
             asked: Arc::default(),
             signal: Arc::default(),
             hint: Mutex::new(""),
+            why: Mutex::default(),
+            until: AtomicU64::new(u64::MAX),
+            began: Instant::now(),
         };
         Self { state: Arc::new(state) }
     }
@@ -72,7 +81,35 @@ impl Cancel {
 
     /// Whether the work should end.
     pub fn is_cancelled(&self) -> bool {
-        self.state.asked.load(Ordering::Relaxed)
+        self.state.asked.load(Ordering::Relaxed) || self.is_over()
+    }
+
+    /// Asks the work to end, for a reason that is told with the error; the first one counts.
+    pub fn ask(&self, why: &str) {
+        let mut said = self.state.why.lock();
+        if said.is_empty() {
+            why.clone_into(&mut said);
+        }
+        drop(said);
+        self.state.asked.store(true, Ordering::SeqCst);
+    }
+
+    /// The work may go on for so long from now, and further when this is called again in time. A process that was stopped
+    /// for longer does not call it, and then its work is over before it does anything: who woke it does not know what
+    /// others did meanwhile. `false`: it is over already.
+    pub fn go_on_for(&self, time: Duration) -> bool {
+        let until = u64::try_from((self.state.began.elapsed() + time).as_millis()).unwrap_or(u64::MAX);
+        let put_off = self.state.until.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |_| {
+            // What is over stays so.
+            (!self.is_over()).then_some(until)
+        });
+        put_off.is_ok()
+    }
+
+    /// The time of [`Self::go_on_for`] has run out.
+    pub fn is_over(&self) -> bool {
+        let until = self.state.until.load(Ordering::Relaxed);
+        until != u64::MAX && self.state.began.elapsed().as_millis() > u128::from(until)
     }
 
     /// The work goes on although it was asked to end: the next signal asks anew.
@@ -94,6 +131,13 @@ impl Cancel {
 
     /// The error that [`Cancel::check`] gives.
     pub fn error(&self) -> Error {
+        let why = self.state.why.lock().clone();
+        if !why.is_empty() {
+            return Error::new(ErrorKind::Cancelled, why);
+        }
+        if self.is_over() {
+            return Error::new(ErrorKind::Cancelled, "this process was stopped for too long");
+        }
         let signal = signal_name(if self.terminated() { SIGTERM } else { SIGINT });
         let hint = *self.state.hint.lock();
         let end = if hint.is_empty() { String::new() } else { format!("; {hint}") };
@@ -135,6 +179,22 @@ mod tests {
         let error = cancel.check().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert_eq!(error.to_string(), "ended by SIGINT; run it again");
+    }
+
+    #[test]
+    fn work_is_over_when_nobody_puts_that_off() {
+        let cancel = Cancel::default();
+        assert!(cancel.go_on_for(Duration::from_secs(3600)) && !cancel.is_cancelled());
+        assert!(cancel.go_on_for(Duration::ZERO));
+        while !cancel.is_cancelled() {
+            std::thread::yield_now();
+        }
+        // Whoever wakes up does not take it up again.
+        assert!(!cancel.go_on_for(Duration::from_secs(3600)) && cancel.is_over());
+        assert!(cancel.error().to_string().contains("stopped for too long"));
+        cancel.ask("first");
+        cancel.ask("second");
+        assert_eq!(cancel.check().unwrap_err().to_string(), "first");
     }
 
     #[test]

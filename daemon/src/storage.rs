@@ -1,4 +1,4 @@
-//! The storage as the settings name it, and a limit on what is sent to it.
+//! The storage as the settings name it, and limits on what is sent to it and read from it.
 
 use crate::cli::{S3Flags, Span};
 use crate::signals::Cancel;
@@ -59,19 +59,34 @@ pub(crate) fn open(url: &str, flags: &S3Flags) -> Result<Arc<dyn Storage>> {
     }
 }
 
-/// A storage that is sent no more than so many bytes per second, until the run is asked to end: what is under way then
+/// A storage that is sent, or gives, no more than so many bytes per second, until the run is asked to end: what is under way then
 /// goes out as fast as it can, so that the run ends soon and nothing of it has to be sent again.
 #[derive(Debug)]
 pub(crate) struct Limited {
     inner: Arc<dyn Storage>,
-    throttle: Throttle,
+    /// What is sent.
+    up: Arc<Throttle>,
+    /// What is read.
+    down: Option<Arc<Throttle>>,
     cancel: Cancel,
 }
 
 impl Limited {
     /// At most `rate` bytes per second go to `inner`.
     pub(crate) fn new(inner: Arc<dyn Storage>, rate: u64, cancel: Cancel) -> Self {
-        Self { inner, throttle: Throttle::new(rate), cancel }
+        Self { inner, up: Arc::new(Throttle::new(rate)), down: None, cancel }
+    }
+
+    /// By limits that others share.
+    pub(crate) fn sharing(inner: Arc<dyn Storage>, up: Arc<Throttle>, down: Arc<Throttle>, cancel: Cancel) -> Self {
+        Self { inner, up, down: Some(down), cancel }
+    }
+
+    /// What was read is paid for before the next request.
+    fn read(&self, bytes: u64) {
+        if let Some(down) = &self.down {
+            down.take(bytes, || self.cancel.is_cancelled());
+        }
     }
 }
 
@@ -89,15 +104,15 @@ impl Storage for Limited {
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {
-        self.inner.get(key)
+        self.inner.get(key).inspect(|bytes| self.read(bytes.len() as u64))
     }
 
     fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
-        self.inner.get_range(key, range)
+        self.inner.get_range(key, range).inspect(|bytes| self.read(bytes.len() as u64))
     }
 
     fn get_tail(&self, key: &Key, len: u64) -> Result<Tail> {
-        self.inner.get_tail(key, len)
+        self.inner.get_tail(key, len).inspect(|tail| self.read(tail.bytes.len() as u64))
     }
 
     fn head(&self, key: &Key) -> Result<Listed> {
@@ -105,7 +120,7 @@ impl Storage for Limited {
     }
 
     fn create(&self, key: &Key, body: Bytes) -> Result<()> {
-        self.throttle.take(body.len() as u64, || self.cancel.is_cancelled());
+        self.up.take(body.len() as u64, || self.cancel.is_cancelled());
         self.inner.create(key, body)
     }
 

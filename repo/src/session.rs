@@ -315,6 +315,15 @@ impl Session {
 }
 
 impl Repository {
+    /// A2 for one session of whose process the caller knows that it works no more, although nobody else could tell: its
+    /// next run need not wait for two hours of silence. `false`: it had committed before, and its snapshot stands.
+    ///
+    /// # Errors
+    /// When the storage does not answer.
+    pub fn end_session(&self, volume: VolumeId, id: SessionId, reason: &str) -> Result<bool> {
+        Ok(fence(self, volume, id, reason)?.is_some())
+    }
+
     /// G8: publishes a condemned list. `Conflict` when the number is taken.
     pub fn publish_generation(&self, n: u32, list: &Generation) -> Result<()> {
         self.create(&keys::generation(n), list).map(drop)

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const OFTEN: Duration = Duration::from_millis(1);
 
 /// One run. An error is its kind and its text.
-fn run(repository: &Repository, source: &Source, uploads: usize) -> Result<Snapshot, (Option<ErrorKind>, String)> {
+fn run(repository: &Repository, source: Source, uploads: usize) -> Result<Snapshot, (Option<ErrorKind>, String)> {
     let options = WriterOptions { uploads, pack_size: 32 << 20, ..options("vm") };
     let writer = SnapshotWriter::start(repository, index(), &options).unwrap();
     let pool = BufferPool::new(1 << 20, 4).unwrap();
@@ -45,7 +45,9 @@ fn run(repository: &Repository, source: &Source, uploads: usize) -> Result<Snaps
         progress,
         cancel: &cancel,
     };
-    work.run(CommitInfo::default()).map_err(|e| (e.downcast_ref().map(Error::kind), e.to_string()))
+    work.run(CommitInfo::default())
+        .map(|(snapshot, _)| snapshot)
+        .map_err(|e| (e.downcast_ref().map(Error::kind), e.to_string()))
 }
 
 /// Packs are stored when the run has given so many signs of life after they came.
@@ -120,7 +122,7 @@ fn a_run_gives_signs_of_life_until_it_has_committed() {
     fs::write(folder.path().join("disk"), &disk).unwrap();
     let source = Source::open(&folder.path().join("disk"), Engine::Threads).unwrap();
     // One pack, which is not full before the end: it is stored by the commit.
-    let snapshot = run(&repository, &source, 1).unwrap();
+    let snapshot = run(&repository, source, 1).unwrap();
     assert!(restore(&repository, &snapshot).unwrap() == disk);
 }
 
@@ -137,7 +139,7 @@ fn a_run_that_a_collector_ended_does_not_wait_for_its_source() {
     let (source, input) = pipe(b"some bytes, and no end");
     let (tell, told) = channel();
     let this = repository.clone();
-    let running = std::thread::spawn(move || tell.send(run(&this, &source, 1).map(|s| s.id)));
+    let running = std::thread::spawn(move || tell.send(run(&this, source, 1).map(|s| s.id)));
     let seen = |key: &Key| keys::parse_session(key).filter(|(_, part)| part.starts_with("seen")).map(|(id, _)| id);
     let session = loop {
         if let Some(id) = keys_of(&*storage).iter().find_map(seen) {

@@ -33,11 +33,21 @@ pub enum Kind {
     Lease,
     /// ConfigMap.
     ConfigMap,
+    /// Secret.
+    Secret,
+    /// Event.
+    Event,
+    /// Namespace, of the cluster.
+    Namespace,
+    /// Backup, velero.io/v1.
+    Backup,
+    /// BackupStorageLocation, velero.io/v1.
+    Location,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::DataUpload,
         Self::DataDownload,
         Self::VolumeSnapshot,
@@ -50,6 +60,11 @@ impl Kind {
         Self::Attachment,
         Self::Lease,
         Self::ConfigMap,
+        Self::Secret,
+        Self::Event,
+        Self::Namespace,
+        Self::Backup,
+        Self::Location,
     ];
 
     /// Group, version, `kind` and the name in the path, and whether it lies in namespaces.
@@ -70,6 +85,11 @@ impl Kind {
             Self::Attachment => ("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", false),
             Self::Lease => ("coordination.k8s.io", "v1", "Lease", "leases", true),
             Self::ConfigMap => ("", "v1", "ConfigMap", "configmaps", true),
+            Self::Secret => ("", "v1", "Secret", "secrets", true),
+            Self::Event => ("", "v1", "Event", "events", true),
+            Self::Namespace => ("", "v1", "Namespace", "namespaces", false),
+            Self::Backup => ("velero.io", "v1", "Backup", "backups", true),
+            Self::Location => ("velero.io", "v1", "BackupStorageLocation", "backupstoragelocations", true),
         }
     }
 

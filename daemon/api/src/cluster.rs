@@ -24,7 +24,19 @@ pub struct Claim {
     pub spec: ClaimSpec,
     /// `status`.
     #[serde(deserialize_with = "or_default")]
-    pub status: PhaseOnly,
+    pub status: ClaimStatus,
+}
+
+/// `PersistentVolumeClaimStatus`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClaimStatus {
+    /// `phase`: `Pending`, `Bound`, `Lost`.
+    #[serde(deserialize_with = "or_default")]
+    pub phase: String,
+    /// `capacity`: quantities as text; `storage` is what the driver says the volume has.
+    #[serde(deserialize_with = "or_default")]
+    pub capacity: BTreeMap<String, String>,
 }
 
 /// `PersistentVolumeClaimSpec`.
@@ -68,11 +80,11 @@ pub struct Selector {
     pub match_labels: BTreeMap<String, String>,
 }
 
-/// The `status` of a PVC or PV.
+/// The `status` of a PV.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PhaseOnly {
-    /// `phase`: of a PVC `Pending`, `Bound`, `Lost`; of a PV also `Available`, `Released`, `Failed`.
+    /// `phase`: `Pending`, `Available`, `Bound`, `Released`, `Failed`.
     #[serde(deserialize_with = "or_default")]
     pub phase: String,
 }

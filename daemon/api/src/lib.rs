@@ -7,17 +7,20 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod base64;
 pub mod client;
 pub mod cluster;
 pub mod decode;
 pub mod download;
 pub mod job;
 pub mod kube_api;
+pub mod labels;
 pub mod location;
 pub mod meta;
 pub mod names;
 pub mod phase;
 pub mod plan;
+pub mod quantity;
 pub mod settings;
 pub mod snapshot;
 pub mod snapshot_id;

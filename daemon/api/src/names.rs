@@ -8,6 +8,8 @@ pub const FINALIZER: &str = "wherry.io/cleanup";
 pub const PLAN: &str = "wherry.io/plan";
 /// Annotation of a DataDownload: the volume is written, fsynced and closed; JSON.
 pub const DATA_DONE: &str = "wherry.io/data-done";
+/// Annotation of a DataUpload: the agent's session in the repository, which whoever goes on after it ends first.
+pub const SESSION: &str = "wherry.io/session";
 /// Label of a DataUpload or DataDownload: the node whose agent has it, see [`node_label`]. Agents watch by it.
 pub const NODE: &str = "wherry.io/node";
 /// Label of every object of ours, and of what we mark: uid of the DataUpload or DataDownload.
@@ -29,6 +31,10 @@ pub const MANAGED_BY: &str = "snapshot.storage.kubernetes.io/managed-by";
 pub const RESTORE_NAME: &str = "velero.io/restore-name";
 /// Label of a DataUpload: its backup. On a DataDownload it says that the object is a restored copy.
 pub const BACKUP_NAME: &str = "velero.io/backup-name";
+/// Label of a DataUpload: uid of its backup.
+pub const BACKUP_UID: &str = "velero.io/backup-uid";
+/// Label of a DataUpload: uid of the PVC.
+pub const PVC_UID: &str = "velero.io/pvc-uid";
 /// Label of agent pods.
 pub const AGENT_LABEL: &str = "wherry.io/agent";
 

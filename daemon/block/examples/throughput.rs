@@ -22,7 +22,7 @@ fn main() {
         (reader.map(|done| done.unwrap().buffer.len() as u64).sum::<u64>(), info)
     } else {
         let size = rest[0].parse::<u64>().unwrap() << 20;
-        let options = SinkOptions { engine, depth };
+        let options = SinkOptions { engine, depth, below_loop: false };
         let sink = if path.exists() {
             Sink::open(path, size, options, &pool).unwrap()
         } else {

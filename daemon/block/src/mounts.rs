@@ -96,6 +96,15 @@ pub(crate) fn mounted_writable(identity: &Identity) -> Option<MountedSource> {
 
 /// Who uses the device or file so that it must not be written to; `None` if nobody is known to.
 pub(crate) fn user_of(stat: &Stat) -> Option<String> {
+    user(stat, true)
+}
+
+/// Likewise, but for loop devices over it: the kubelet puts one over each device that it publishes to a pod, as a lock.
+pub(crate) fn user_but_loops(stat: &Stat) -> Option<String> {
+    user(stat, false)
+}
+
+fn user(stat: &Stat, loops: bool) -> Option<String> {
     // The device and what overlaps with it. A loop device over any of them sees what is written.
     let mut overlapping = Vec::new();
     if let Some(number) = device_number(stat) {
@@ -114,7 +123,7 @@ pub(crate) fn user_of(stat: &Stat) -> Option<String> {
         let whole = Device::new(number).whole();
         overlapping.extend(whole.and_then(|disk| sysfs::parse_number(&disk.text("dev")?)));
     }
-    for above in sysfs::loops() {
+    for above in if loops { sysfs::loops() } else { Vec::new() } {
         if sysfs::same(&above.backing, stat) {
             return Some(format!("it is the backing file of {}", above.name));
         }

@@ -35,6 +35,8 @@ pub struct SinkOptions {
     pub engine: Engine,
     /// Writes in flight at most.
     pub depth: usize,
+    /// A loop device over the target is no reason to refuse it: the kubelet puts one over each device that it publishes.
+    pub below_loop: bool,
 }
 
 /// A target open for writing, out of order and from any number of threads.
@@ -78,7 +80,8 @@ impl Sink {
     /// `Busy` naming who uses it, `TooSmall`, `NotFound`, `Denied`, `ReadOnly`, `Invalid`, `Io`, `Unsupported`.
     pub fn open(path: &Path, size: u64, options: SinkOptions, pool: &BufferPool) -> Result<Self> {
         let stat = rustix::fs::stat(path).map_err(|errno| Error::on_path("open", path, errno))?;
-        if let Some(by) = mounts::user_of(&stat) {
+        let user = if options.below_loop { mounts::user_but_loops(&stat) } else { mounts::user_of(&stat) };
+        if let Some(by) = user {
             return Err(Error::Busy { path: path.to_owned(), by });
         }
         let number = geometry::device_number(&stat);
@@ -277,7 +280,7 @@ mod tests {
     use crate::engine::Work;
 
     fn sink(file: &Path, pool: &BufferPool) -> Sink {
-        Sink::open(file, 8192, SinkOptions { engine: Engine::Threads, depth: 1 }, pool).unwrap()
+        Sink::open(file, 8192, SinkOptions { engine: Engine::Threads, depth: 1, below_loop: false }, pool).unwrap()
     }
 
     #[test]

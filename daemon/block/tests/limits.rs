@@ -36,7 +36,8 @@ fn read_and_write(folder: &Path, engine: Engine, pool: &BufferPool) -> [wherry_b
     let got = common::read(&source, std::iter::once(0..data.len() as u64).collect(), 64 * KIB, 8, pool).unwrap();
     assert!(got == data);
     let copy = folder.join("copy");
-    let sink = Sink::create(&copy, data.len() as u64, SinkOptions { engine, depth: 8 }, pool).unwrap();
+    let sink =
+        Sink::create(&copy, data.len() as u64, SinkOptions { engine, depth: 8, below_loop: false }, pool).unwrap();
     for (index, part) in data.chunks(64 * KIB).enumerate() {
         let mut buffer = pool.take();
         buffer.set_len(part.len());
@@ -72,7 +73,7 @@ fn without_io_uring_threads_are_used_and_the_ring_is_refused() {
                 panic!("the ring was to be had")
             };
             assert!(why.contains(word), "{why}");
-            let options = SinkOptions { engine: Engine::Ring, depth: 1 };
+            let options = SinkOptions { engine: Engine::Ring, depth: 1, below_loop: false };
             let refused = Sink::create(&folder.path().join("new"), 1, options, &pool);
             assert!(matches!(refused, Err(Error::Unsupported { .. })));
             // What is refused stays as it was.

@@ -16,7 +16,7 @@ const SIZE: u64 = 16 * MIB as u64;
 
 fn open(path: &Path) -> Result<Sink, Error> {
     let pool = BufferPool::new(64 * KIB, 2).unwrap();
-    Sink::open(path, 4096, SinkOptions { engine: Engine::Threads, depth: 2 }, &pool)
+    Sink::open(path, 4096, SinkOptions { engine: Engine::Threads, depth: 2, below_loop: false }, &pool)
 }
 
 fn empty_disk(folder: &Path) -> PathBuf {
@@ -51,7 +51,7 @@ fn missing_files_and_folders() {
     assert_eq!(inspect_target("/dev/null".as_ref()).unwrap().kind, TargetKind::Other);
     assert!(matches!(open(&missing), Err(Error::NotFound { .. })));
     let pool = BufferPool::new(4096, 1).unwrap();
-    let options = SinkOptions { engine: Engine::Threads, depth: 1 };
+    let options = SinkOptions { engine: Engine::Threads, depth: 1, below_loop: false };
     let below = Sink::create(&missing.join("disk"), 1, options, &pool).unwrap_err();
     assert_eq!(below, Error::NotFound { path: missing });
     let file = file_with(&folder.path().join("file"), b"x");
@@ -261,7 +261,7 @@ fn small_and_read_only_devices_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = empty_disk(folder.path());
     let pool = BufferPool::new(4096, 1).unwrap();
-    let options = SinkOptions { engine: Engine::Threads, depth: 1 };
+    let options = SinkOptions { engine: Engine::Threads, depth: 1, below_loop: false };
     let device = Loop::new(&file, &[]);
     let error = Sink::open(&device.0, SIZE + 1, options, &pool).unwrap_err();
     assert_eq!(error, Error::TooSmall { path: device.0.clone(), size: SIZE, needed: SIZE + 1 });

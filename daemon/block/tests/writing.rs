@@ -15,7 +15,7 @@ use wherry_block::{BufferPool, Engine, Error, Sink, SinkOptions};
 const UNIT: usize = 64 * KIB;
 
 fn options(engine: Engine) -> SinkOptions {
-    SinkOptions { engine, depth: 4 }
+    SinkOptions { engine, depth: 4, below_loop: false }
 }
 
 /// Restores `data`: units that are all zero by `zero`, the others by `write`, in the order of `keys`, by three threads.

@@ -3,9 +3,11 @@
 
 mod beating;
 mod changed;
+mod runs;
 mod tracker;
 
 pub use changed::{ChangedBlocks, ListUse, Pinned};
+pub use runs::{DiskRuns, Order, TRIES};
 
 use crate::progress::Progress;
 use crate::signals::Cancel;
@@ -14,12 +16,13 @@ use anyhow::Result;
 pub(crate) use beating::Beating;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
+pub(crate) use runs::{kind, starts_over};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracker::Tracker;
-use wherry_block::{BufferPool, Kind, ReadDone, Source};
+use wherry_block::{BufferPool, EngineInfo, Kind, ReadDone, Source};
 use wherry_repo::{CommitInfo, Put, Snapshot, SnapshotWriter};
 
 /// Signs of life come this often; other machines take a session for dead after two hours of silence.
@@ -34,8 +37,8 @@ type Ranges = Box<dyn Iterator<Item = Range<u64>> + Send + 'static>;
 /// What a backup works with.
 #[derive(Debug)]
 pub struct Backup<'a> {
-    /// What is read.
-    pub source: &'a Source,
+    /// What is read; closed as soon as all is read, or the run is to end.
+    pub source: Source,
     /// What is written.
     pub writer: SnapshotWriter,
     /// Buffers to read into: the memory budget.
@@ -66,19 +69,22 @@ struct Done {
 }
 
 impl Backup<'_> {
-    /// Reads everything, puts it and commits, with what is found out of `info` filled in. After an error there is no
-    /// snapshot, and what was stored is left to the next run of the volume.
-    pub fn run(self, info: CommitInfo) -> Result<Snapshot> {
+    /// Reads everything, puts it and commits, with what is found out of `info` filled in; gives also what it was read with.
+    /// After an error there is no snapshot, and what was stored is left to the next run of the volume.
+    pub fn run(self, info: CommitInfo) -> Result<(Snapshot, EngineInfo)> {
         // Until the end: a commit waits for uploads, and a run that is silent for long is taken for dead.
         let _beating = Beating::start(self.writer.pulse(), self.beat)?;
         let done = self.read();
+        let engine = self.source.engine();
         let Self { source, writer, progress, cancel, .. } = self;
         drop(progress);
+        // What follows may take long, and whoever wants to unmount or detach the source waits for this.
+        drop(source);
         match done {
             Ok(Done { size, hole }) => {
                 tracing::debug!(size, "all is read");
-                let engine = source.engine().name.to_owned();
-                Ok(writer.commit_unless(CommitInfo { size, hole, engine, ..info }, || cancel.check())?)
+                let info = CommitInfo { size, hole, engine: engine.name.to_owned(), ..info };
+                Ok((writer.commit_unless(info, || cancel.check())?, engine))
             }
             Err(error) => {
                 if let Err(e) = writer.abandon() {

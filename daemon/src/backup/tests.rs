@@ -31,7 +31,7 @@ fn the_map_of_a_stream_follows_while_it_is_read() {
     let (source, pool) = (Source::stream(read.into()), BufferPool::new(4 * UNIT, 4).unwrap());
     let cancel = Cancel::default();
     let backup = Backup {
-        source: &source,
+        source,
         writer,
         pool: &pool,
         depth: 4,

@@ -1,7 +1,7 @@
 //! `wherry backup`
 
 use super::saved::Saved;
-use crate::backup::{BEAT, Backup, ChangedBlocks, ListUse, Pinned};
+use crate::backup::{ChangedBlocks, DiskRuns, ListUse, Order, Pinned};
 use crate::cli::{BackupArgs, Parent, SourceArg};
 use crate::context::Context;
 use crate::exit::Exit;
@@ -9,19 +9,10 @@ use crate::output;
 use crate::select::SnapSpec;
 use anyhow::Result;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
-use wherry_block::{BufferPool, Kind, Source};
-use wherry_repo::{
-    CommitInfo, Error, ErrorKind, Newest, ParentChoice, Repository, Snapshot, SnapshotId, SnapshotWriter, WriterOptions,
-};
-
-/// Reads are this long (bytes), or one chunk where chunks are longer.
-const READ: usize = 1 << 20;
-
-/// How often a run starts over when collectors end it under way; each time less is left to send.
-pub(super) const TRIES: usize = 5;
+use wherry_block::Source;
+use wherry_repo::{Error, Newest, ParentChoice, Repository, Snapshot, SnapshotId};
 
 #[derive(Serialize)]
 struct Report {
@@ -84,66 +75,29 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
         None => None,
     };
     let index = context.index(&repository)?;
-    let budget = context.budget;
-    let options = WriterOptions {
-        name,
-        parent,
-        compression: compression.map_or(wherry_repo::Compression::Lz4, Into::into),
-        pack_size: budget.pack_size as usize,
-        pack_buffers: budget.packs,
-        uploads: budget.uploads,
-        ..WriterOptions::default()
-    };
     let armed = context.cancel.arm("run the same command again: what is stored already is not sent twice");
-    for attempt in 1.. {
-        let writer = SnapshotWriter::start(&repository, index.clone(), &options)?;
-        let unit = writer.chunk_size();
-        let pool = BufferPool::new(READ.max(unit), budget.depth(READ.max(unit) as u64))?;
-        let source = opened.take().map_or_else(|| open(path), Ok)?;
-        let geometry = source.geometry();
-        let total = (geometry.kind != Kind::Stream).then_some(geometry.size);
-        let changed = changed.as_ref().map(|pinned| pinned.for_run(attempt, &writer, geometry.size));
-        let list_use = changed.as_ref().map(ListUse::from);
-        if let Some(Err(why)) = &changed {
-            tracing::warn!(
-                "the list of changed blocks is not used, everything is read: {why}; --parent SNAP names its snapshot"
-            );
-        }
-        let work = Backup {
-            source: &source,
-            pool: &pool,
-            depth: pool.count(),
-            workers: budget.workers,
-            changed: changed.and_then(Result::ok),
-            writer,
-            limit_read: limit_read.map(|l| l.0),
-            beat: BEAT,
-            progress: context.progress("backup", total),
-            cancel: &context.cancel,
-        };
-        let info = CommitInfo {
-            tags: tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect::<BTreeMap<_, _>>(),
+    let runs = DiskRuns {
+        context,
+        repository: &repository,
+        index: &index,
+        order: Order {
+            name,
+            parent,
+            compression: compression.map_or(wherry_repo::Compression::Lz4, Into::into),
+            tags: tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
             source: source_name(path),
-            run: context.run.to_string(),
-            ..CommitInfo::default()
-        };
-        match work.run(info) {
-            Ok(snapshot) => {
-                drop(armed);
-                if path.is_none() && snapshot.record.size == 0 {
-                    tracing::warn!("standard input was empty, and so is the snapshot: did the command before it fail?");
-                }
-                index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
-                report(context, &snapshot, list_use, source.engine().why, start)?;
-                return Ok(Exit::Done);
-            }
-            Err(error) if kind(&error) == Some(ErrorKind::Conflict) && total.is_some() && attempt < TRIES => {
-                tracing::warn!("{error:#}; starting over");
-            }
-            Err(error) => return Err(error),
-        }
+            limit_read: limit_read.map(|l| l.0),
+            begun: &|_, _| {},
+        },
+        changed,
+    };
+    let saved = runs.run(|| Ok(opened.take().map_or_else(|| open(path), Ok)?))?;
+    drop(armed);
+    if path.is_none() && saved.snapshot.record.size == 0 {
+        tracing::warn!("standard input was empty, and so is the snapshot: did the command before it fail?");
     }
-    Err(Error::internal("a backup neither ended nor failed").into())
+    report(context, &saved.snapshot, saved.list, saved.engine.why, start)?;
+    Ok(Exit::Done)
 }
 
 /// Which snapshot is built upon.
@@ -172,10 +126,6 @@ fn pin(
         Newest::Snapshot(id) => Ok(id),
         Newest::Unclear(why) => Err(why),
     })
-}
-
-pub(super) fn kind(error: &anyhow::Error) -> Option<ErrorKind> {
-    error.downcast_ref::<Error>().map(Error::kind)
 }
 
 fn source_name(path: Option<&Path>) -> String {

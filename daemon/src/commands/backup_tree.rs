@@ -1,22 +1,21 @@
 //! `wherry backup` of a directory
 
-use super::backup::{TRIES, choice, default_name, kind};
+use super::backup::{choice, default_name};
 use super::saved::Saved;
-use crate::backup::BEAT;
+use crate::backup::Order;
 use crate::cli::BackupArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
-use crate::tree::backup::{BATCH, Counts, TreeBackup};
+use crate::tree::backup::{BATCH, Counts, TreeRuns};
 use crate::tree::dir::Root;
 use crate::tree::exclude::Exclude;
 use crate::tree::path::escaped;
 use anyhow::Result;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
-use wherry_repo::{CommitInfo, DEFAULT_CHUNK_SIZE, Error, ErrorKind, Snapshot, TreeInfo, TreeWriter, WriterOptions};
+use wherry_repo::{DEFAULT_CHUNK_SIZE, Error, Snapshot};
 
 #[derive(Serialize)]
 struct Report {
@@ -55,61 +54,35 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
     let exclude = Exclude::new(&tree.exclude, tree.exclude_caches, &tree.exclude_if_present)?;
     // Too little memory is said at once.
     context.budget.of_tree(DEFAULT_CHUNK_SIZE)?;
-    let engine = wherry_block::file_engine(context.settings.engine.into(), BATCH)?;
+    wherry_block::file_engine(context.settings.engine.into(), BATCH)?;
     // The source first: a wrong path should not cost a password.
     let root = Root::open(path, tree.all_filesystems)?;
     let (repository, _turn) =
         context.open_to_write_limited(&format!("backup of {name:?}"), args.limit_upload.map(|l| l.0))?;
-    let budget = context.budget.of_tree(repository.chunk_size())?;
-    repository.limit_tree_nodes(budget.nodes);
-    repository.limit_nodes(budget.maps);
     let index = context.index(&repository)?;
-    let options = WriterOptions {
-        parent: choice(context, &repository, args.parent.as_ref())?,
-        name,
-        compression: args.compression.map_or(wherry_repo::Compression::Lz4, Into::into),
-        pack_size: budget.pack_size as usize,
-        pack_buffers: budget.packs,
-        uploads: budget.uploads,
-        ..WriterOptions::default()
-    };
     let armed = context.cancel.arm("run the same command again: what is stored already is not sent twice");
-    for attempt in 1.. {
-        let work = TreeBackup {
-            root: &root,
-            writer: TreeWriter::start(&repository, index.clone(), &options)?,
-            exclude: exclude.clone(),
-            scratch: std::env::temp_dir(),
-            ignore_inode: tree.ignore_inode,
-            force_read: tree.force_read,
-            ring: engine.name == "ring",
-            shares: budget.shares,
-            limit_read: args.limit_read.map(|l| l.0),
-            beat: BEAT,
-            progress: context.progress("backup", None),
-            cancel: &context.cancel,
-        };
-        let info = CommitInfo {
-            tags: args.tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect::<BTreeMap<_, _>>(),
+    let runs = TreeRuns {
+        context,
+        repository: &repository,
+        index: &index,
+        order: Order {
+            parent: choice(context, &repository, args.parent.as_ref())?,
+            name,
+            compression: args.compression.map_or(wherry_repo::Compression::Lz4, Into::into),
+            tags: args.tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
             source: path.display().to_string(),
-            run: context.run.to_string(),
-            ..CommitInfo::default()
-        };
-        let described = TreeInfo { excluded: exclude.given().to_vec(), ..TreeInfo::default() };
-        match work.run(info, described) {
-            Ok((snapshot, counts)) => {
-                drop(armed);
-                index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
-                report(context, &snapshot, &counts, start)?;
-                return Ok(if snapshot.record.partial { Exit::Partial } else { Exit::Done });
-            }
-            Err(error) if kind(&error) == Some(ErrorKind::Conflict) && attempt < TRIES => {
-                tracing::warn!("{error:#}; starting over");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Err(Error::internal("a backup neither ended nor failed").into())
+            limit_read: args.limit_read.map(|l| l.0),
+            begun: &|_, _| {},
+        },
+        exclude,
+        scratch: std::env::temp_dir(),
+        ignore_inode: tree.ignore_inode,
+        force_read: tree.force_read,
+    };
+    let (snapshot, counts) = runs.run(|| Ok(root.clone()))?;
+    drop(armed);
+    report(context, &snapshot, &counts, start)?;
+    Ok(if snapshot.record.partial { Exit::Partial } else { Exit::Done })
 }
 
 fn report(context: &Context, snapshot: &Snapshot, counts: &Counts, start: Instant) -> Result<()> {

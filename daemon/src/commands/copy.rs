@@ -1,7 +1,6 @@
 //! `wherry copy`
 
-use super::backup::{TRIES, kind};
-use crate::backup::{BEAT, Beating};
+use crate::backup::{BEAT, Beating, TRIES, kind};
 use crate::budget::Budget;
 use crate::cli::CopyArgs;
 use crate::context::{Context, resolve};

@@ -5,12 +5,12 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
 use crate::readers::Readers;
-use crate::restore::{Chunks, Compare, Marker, Restore};
+use crate::restore::{DiskRestore, Marker};
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
-use wherry_block::{BufferPool, EngineInfo, Sink, SinkOptions, Source, TargetKind, inspect_target};
+use wherry_block::{EngineInfo, Source, TargetKind, inspect_target};
 use wherry_repo::{Error, ErrorKind, Snapshot, SnapshotReader};
 
 #[derive(Serialize)]
@@ -69,28 +69,10 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     let reader = SnapshotReader::within(readers.open(&snapshot)?)?;
     let marker = || context.restore_marker(&target, &snapshot);
     let plan = admit(&target, &snapshot, force, delta, &marker)?;
-    let budget = context.budget;
     let unit = reader.chunk_size();
-    let depth = budget.depth(unit.max(4096));
-    let pool = BufferPool::new(unit as usize, depth)?;
-    let engine = context.settings.engine.into();
-    let options = SinkOptions { engine, depth: depth.min(64) };
-    let differing = |what: &'static str, is_written: bool| -> Result<Chunks> {
-        let progress = context.progress(what, Some(reader.size()));
-        let compare = Compare {
-            target: &Source::open(&target, engine)?,
-            reader: &reader,
-            pool: &pool,
-            depth: depth.min(64),
-            workers: budget.workers,
-            is_written,
-            progress: &progress,
-            cancel: &context.cancel,
-        };
-        compare.run()
-    };
+    let work = DiskRestore::new(context, &reader, &target)?;
     let only = match plan.delta && !plan.create {
-        true => Some(differing("compare", true)?),
+        true => Some(work.differing("compare", true)?),
         false => None,
     };
     let written = match &only {
@@ -105,11 +87,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         // Before the target is touched: a file gets its size when it is opened.
         let begun = marker()?;
         begun.set();
-        let sink = match plan.create {
-            true => Sink::create(&target, reader.size(), options, &pool),
-            false => Sink::open(&target, reader.size(), options, &pool),
-        };
-        let sink = sink.inspect_err(|_| {
+        let sink = work.sink(plan.create, false).inspect_err(|_| {
             if !plan.resumed {
                 begun.clear();
             }
@@ -118,22 +96,12 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         let marker = marker()?;
         marker.set();
         let progress = context.progress("restore", Some(reader.size()));
-        let work = Restore {
-            reader: &reader,
-            sink: &sink,
-            pool: &pool,
-            fetchers: if context.is_remote() { budget.downloads } else { budget.downloads.min(budget.workers * 2) },
-            fetch_bytes: 2 << 20,
-            only: only.as_ref(),
-            progress: &progress,
-            cancel: &context.cancel,
-        };
-        work.run()?;
+        work.fill(&sink, only.as_ref(), &progress)?;
         engine_used = sink.engine();
         drop((progress, sink));
         if verify {
-            from_medium = Source::open(&target, engine)?.is_direct();
-            let wrong = differing("verify", false)?;
+            from_medium = Source::open(&target, context.settings.engine.into())?.is_direct();
+            let wrong = work.differing("verify", false)?;
             if let Some(first) = wrong.runs(0, reader.chunk_count()).next() {
                 let text = format!(
                     "{} does not hold what was written: {} chunks differ, the first at byte {}; the medium is faulty or somebody else writes to it",

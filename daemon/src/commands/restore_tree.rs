@@ -7,18 +7,18 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
 use crate::readers::Readers;
-use crate::restore::Marker;
+use crate::restore::{FETCH, Marker, fetchers};
 use crate::tree::dir::Root;
-use crate::tree::fetch::{Told, TreeRestore};
+use crate::tree::fetch::{Told, TreeRestore, Whole, left_out, run_number};
 use crate::tree::path::{TreePath, escaped};
 use crate::tree::rehearse::Rehearsal;
-use crate::tree::restore::{Has, Known as Snapshots, NAMED, Options, Overwrite, Report, Restorer, Target, Why};
+use crate::tree::restore::{NAMED, Options, Overwrite, Report, Restorer, Target};
 use crate::tree::select::Select;
 use anyhow::Result;
 use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
-use wherry_repo::format::tree::{Below, Entry, Known, What};
+use wherry_repo::format::tree::{Entry, What};
 use wherry_repo::{Error, Repository, Snapshot, TreeReader};
 
 #[derive(Serialize)]
@@ -146,13 +146,12 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         };
         let mut restorer = Restorer::start(target, options)?;
         let progress = context.progress("restore", select.is_whole().then_some(snapshot.record.size));
-        let budget = context.budget;
         let work = TreeRestore {
             reader: &reader,
             select: &select,
             root,
-            fetchers: if context.is_remote() { budget.downloads } else { budget.downloads.min(budget.workers * 2) },
-            fetch_bytes: 2 << 20,
+            fetchers: fetchers(context),
+            fetch_bytes: FETCH,
             read_back: args.verify,
             links,
             progress: &progress,
@@ -160,7 +159,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         };
         told = work.run(&mut restorer)?;
         if args.delete && told.wrong.count == 0 {
-            restorer.prune(&Tree(&reader))?;
+            restorer.prune(&Whole(&reader))?;
         }
         report = restorer.finish()?;
         changes = Vec::new();
@@ -225,35 +224,6 @@ fn rehearse(
     Ok((told, report, changes))
 }
 
-/// True when something of the snapshot is not there although nobody asked to keep what is there in its place: it is of
-/// another kind, or two names of the snapshot are one in the target, which does not tell cases apart.
-fn left_out(report: &Report, began_empty: bool, overwrite: Overwrite) -> bool {
-    let counts = |why: Why| match why {
-        Why::OtherType | Why::Taken => true,
-        // Nobody asked for that: it came there meanwhile.
-        Why::Exists => began_empty || overwrite != Overwrite::Never,
-        Why::NotOlder | Why::Mounted => began_empty,
-        Why::Done => false,
-    };
-    for skipped in report.skipped.first.iter().filter(|skipped| counts(skipped.why)) {
-        let why = match skipped.why {
-            Why::Taken => {
-                "another name of the snapshot is the same in the target, which does not tell them apart".to_owned()
-            }
-            why => format!("{why:?} is in its place"),
-        };
-        tracing::warn!("not restored: {}: {why}", escaped(&skipped.path));
-    }
-    report.reasons.keys().any(|why| counts(*why))
-}
-
-/// The same for a restore that goes on: it names the temporary files.
-fn run_number(snapshot: &Snapshot, (major, minor, inode): (u32, u32, u64)) -> u64 {
-    let mut id = [0; 8];
-    id.copy_from_slice(&snapshot.id.bytes()[..8]);
-    u64::from_le_bytes(id) ^ inode ^ (u64::from(major) << 52) ^ (u64::from(minor) << 40)
-}
-
 /// Fails unless the snapshot has this path.
 fn found(reader: &TreeReader, path: &TreePath) -> Result<()> {
     let mut at = reader.root().clone();
@@ -269,36 +239,6 @@ fn found(reader: &TreeReader, path: &TreePath) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What the snapshot has, for the removal of everything else.
-struct Tree<'a>(&'a TreeReader);
-
-impl Snapshots for Tree<'_> {
-    type Folder = Option<Below>;
-
-    fn root(&self) -> Result<Self::Folder> {
-        Ok(below(self.0.root()))
-    }
-
-    fn find(&self, folder: &Self::Folder, name: &[u8]) -> Result<Has<Self::Folder>> {
-        let Some(folder) = folder else { return Ok(Has::Nothing) };
-        Ok(match self.0.find(folder, name)? {
-            None => Has::Nothing,
-            Some((_, Entry::Known(known))) => match &known.what {
-                What::Folder { boundary: false, .. } if known.missing.is_none() => Has::Folder(below(&known)),
-                _ => Has::Other,
-            },
-            Some((_, Entry::Unknown { .. })) => Has::Other,
-        })
-    }
-}
-
-fn below(known: &Known) -> Option<Below> {
-    match known.what {
-        What::Folder { below, .. } => below,
-        _ => None,
-    }
 }
 
 struct Outcome {
@@ -416,23 +356,4 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: Out
         lines.push(format!("{} snapshot {}", would("restored", "nothing was written of"), shown.snapshot));
         lines.join("\n")
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_there_although_nobody_asked_for_that_counts() {
-        let counts = |why, began_empty, mode| {
-            let report = Report { reasons: [(why, 1)].into(), ..Report::default() };
-            left_out(&report, began_empty, mode)
-        };
-        for (began_empty, mode) in [(false, Overwrite::Never), (true, Overwrite::Always), (false, Overwrite::IfNewer)] {
-            assert!(counts(Why::Taken, began_empty, mode) && counts(Why::OtherType, began_empty, mode));
-            assert!(!counts(Why::Done, began_empty, mode));
-        }
-        assert!(!counts(Why::Exists, false, Overwrite::Never) && !counts(Why::NotOlder, false, Overwrite::IfNewer));
-        assert!(counts(Why::Exists, true, Overwrite::Never) && counts(Why::Exists, false, Overwrite::Always));
-    }
 }

@@ -2,9 +2,12 @@
 //! that was verified is written wherever it belongs, in any order.
 
 mod compare;
+mod disk;
 mod marker;
 
 pub use compare::{Chunks, Compare};
+pub use disk::DiskRestore;
+pub(crate) use disk::{FETCH, fetchers};
 pub use marker::Marker;
 
 use crate::progress::Progress;

@@ -4,7 +4,10 @@
 
 mod delta;
 mod readback;
+mod whole;
 mod work;
+
+pub use whole::{Whole, left_out, run_number};
 
 use self::readback::Check;
 use self::work::{Job, Place, Places, Target, Work};

@@ -77,7 +77,7 @@ fn what_a_mapping_changes_is_read_again() {
 }
 
 /// A backup that reads one file at a time, and looks at nothing ahead of it.
-fn one_by_one<'a>(root: &'a Root, writer: TreeWriter, cancel: &'a Cancel) -> TreeBackup<'a> {
+fn one_by_one(root: Root, writer: TreeWriter, cancel: &Cancel) -> TreeBackup<'_> {
     let shares =
         Shares { walkers: 0, workers: 1, windows: 1, entries: 1, small: 1 << 20, names: 1 << 20, links: 1 << 20 };
     TreeBackup {
@@ -107,7 +107,7 @@ fn small_files_do_not_wait_for_others_that_cannot_come() {
     let (done, ended) = std::sync::mpsc::channel::<()>();
     let flag = cancel.flag();
     let watch = std::thread::spawn(move || flag.store(ended.recv_timeout(PATIENCE).is_err(), Ordering::SeqCst));
-    let run = one_by_one(&source, writer, &cancel).run(CommitInfo::default(), TreeInfo::default());
+    let run = one_by_one(source, writer, &cancel).run(CommitInfo::default(), TreeInfo::default());
     let _ = done.send(());
     watch.join().unwrap();
     let (_, counts) = run.unwrap();
@@ -140,7 +140,7 @@ fn a_number_that_is_given_anew_makes_no_link() {
         Fate::Done
     });
     let (source, cancel) = (Root::open(&at("tree"), false).unwrap(), Cancel::default());
-    let work = one_by_one(&source, writer, &cancel);
+    let work = one_by_one(source, writer, &cancel);
     let (snapshot, counts) = work.run(CommitInfo::default(), TreeInfo::default()).unwrap();
     assert!(swapped.load(Ordering::SeqCst), "no pack was stored before the end");
     assert_eq!(counts.missing, 0, "{counts:?}");

@@ -9,10 +9,12 @@ mod links;
 mod parent;
 mod read;
 mod report;
+mod runs;
 mod thin;
 
 pub use batch::BATCH;
 pub use report::{Counts, Missing};
+pub use runs::TreeRuns;
 
 use super::dir::Root;
 use super::exclude::Exclude;
@@ -40,8 +42,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// What a backup of a tree works with.
 #[derive(Debug)]
 pub struct TreeBackup<'a> {
-    /// What is read.
-    pub root: &'a Root,
+    /// What is read; let go of as soon as all is read, or the run is to end.
+    pub root: Root,
     /// What is written.
     pub writer: TreeWriter,
     /// What is left out.
@@ -138,12 +140,13 @@ impl TreeBackup<'_> {
         // After the session began: a page that is written through a mapping sets the ctime only once until it reaches the disk.
         self.root.sync();
         let built = self.build();
+        let filesystem = self.root.filesystem().name();
         let Self { root, writer, progress, cancel, .. } = self;
-        drop(progress);
+        drop((progress, root));
         match built {
             Ok((top, counts, engine)) => {
                 let info = CommitInfo { hole: counts.hole, engine: engine.to_owned(), ..info };
-                let tree = counts.fill(TreeInfo { filesystem: root.filesystem().name(), ..tree });
+                let tree = counts.fill(TreeInfo { filesystem, ..tree });
                 Ok((writer.commit_unless(top, info, tree, || cancel.check())?, counts))
             }
             Err(error) => {
@@ -198,7 +201,7 @@ impl TreeBackup<'_> {
             }
             drop(ready);
             // Dropped with the line: then the workers end.
-            let build = || Line::new(self, work, &results)?.run(Walk::start(self.root, options)?, &stop);
+            let build = || Line::new(self, work, &results)?.run(Walk::start(&self.root, options)?, &stop);
             let built = build();
             if built.is_err() {
                 stop.store(true, Ordering::Relaxed);

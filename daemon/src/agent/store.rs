@@ -1,0 +1,284 @@
+//! The repository of a BackupStorageLocation: its place, its key, its uuid. A repository is made only where none was known
+//! and none is; its key is made only with it.
+
+use super::Agent;
+use super::location::{Place, place};
+use crate::context::Context;
+use crate::credential::{draw_key, key_in};
+use crate::signals::Cancel;
+use crate::storage::{Limited, peek};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use wherry_api::api::{Api, Guard, Key, Kind, Refusal, guarded};
+use wherry_api::base64;
+use wherry_api::decode::decode;
+use wherry_api::location::SecretKey;
+use wherry_api::{BackupStorageLocation, Meta};
+use wherry_repo::storage::{Storage, conformance};
+use wherry_repo::{Credential, Error, ErrorKind, InitOptions, Repository};
+use zeroize::Zeroizing;
+
+/// Secret with the key file of every repository, and its key.
+const KEY: (&str, &str) = ("wherry-repository", "key");
+/// ConfigMap with the repository of each location.
+const KNOWN: &str = "wherry-repositories";
+
+/// What is remembered of a location.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    /// uuid of `repo.json`.
+    repository: String,
+    /// Where it lies. A location that leads elsewhere now is another one.
+    location: String,
+}
+
+/// An opened repository.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// It.
+    pub(crate) repository: Repository,
+    /// Where it lies.
+    pub(crate) url: String,
+    place: Place,
+    credential: Option<SecretKey>,
+}
+
+/// What it is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    Read,
+    Write,
+}
+
+fn wrong(text: String) -> anyhow::Error {
+    Error::invalid(text).into()
+}
+
+impl Store {
+    /// Opens the repository of that location; for an upload makes it where there is none yet.
+    ///
+    /// # Errors
+    /// `Invalid` and `Denied` say what has to be mended; `Unavailable` may pass.
+    pub(crate) fn open(agent: &Agent, name: &str, to: Use, cancel: &Cancel, context: &Context) -> Result<Self> {
+        let location = Self::location(agent, name)?;
+        if to == Use::Write && location.spec.access_mode == "ReadOnly" {
+            return Err(wrong(format!("BackupStorageLocation {name} is ReadOnly: nothing can be backed up to it")));
+        }
+        let secret = |of: &SecretKey| agent.secret(&of.name, &of.key);
+        let credential = location.spec.credential.clone().filter(|of| !of.name.is_empty());
+        let text = credential.as_ref().map(secret).transpose()?;
+        let text = match (text, &credential) {
+            (Some(None), Some(of)) => {
+                let SecretKey { name: secret, key } = of;
+                let text = format!("BackupStorageLocation {name}: there is no Secret {secret} with key {key:?}");
+                return Err(Error::new(ErrorKind::Denied, text).into());
+            }
+            (text, _) => text.flatten(),
+        };
+        let place = place(
+            &location,
+            text.as_ref().map(|text| text.as_slice()),
+            Self::authorities(agent, &location)?.as_deref(),
+        )?;
+        let bare = wherry_repo::storage::open(&place.url, &place.options)?;
+        let storage: Arc<dyn Storage> =
+            Arc::new(Limited::sharing(bare, agent.up.clone(), agent.down.clone(), cancel.clone()));
+        let url = place.url.clone();
+        let repository = Self::repository(agent, context, name, &place, storage, to)?;
+        Ok(Self { repository, url, place, credential })
+    }
+
+    fn location(agent: &Agent, name: &str) -> Result<BackupStorageLocation> {
+        let object = agent.get(Kind::Location, name)?;
+        let namespace = &agent.namespace;
+        let object = object
+            .ok_or_else(|| wrong(format!("there is no BackupStorageLocation {name:?} in namespace {namespace}")))?;
+        Ok(decode(Kind::Location.word(), &object)?)
+    }
+
+    /// Certificates that the storage's is signed by, beside those of the system.
+    fn authorities(agent: &Agent, location: &BackupStorageLocation) -> Result<Option<Vec<u8>>> {
+        let Some(storage) = &location.spec.object_storage else { return Ok(None) };
+        let name = &location.metadata.name;
+        if let Some(SecretKey { name: secret, key }) = storage.ca_cert_ref.as_ref().filter(|of| !of.name.is_empty()) {
+            let found = agent.secret(secret, key)?;
+            let missing = || {
+                wrong(format!("BackupStorageLocation {name}: there is no Secret {secret} with key {key:?} (caCertRef)"))
+            };
+            return Ok(Some(found.ok_or_else(missing)?.to_vec()));
+        }
+        if storage.ca_cert.is_empty() {
+            return Ok(None);
+        }
+        let bytes = base64::decode(&storage.ca_cert);
+        Ok(Some(bytes.ok_or_else(|| wrong(format!("BackupStorageLocation {name}: caCert is no base64")))?))
+    }
+
+    fn repository(
+        agent: &Agent,
+        context: &Context,
+        name: &str,
+        place: &Place,
+        storage: Arc<dyn Storage>,
+        to: Use,
+    ) -> Result<Repository> {
+        let url = &place.url;
+        let known = Self::known(agent, name)?.filter(|known| known.location == *url);
+        let there = match peek(&*storage) {
+            Ok(config) => Some(config.is_some()),
+            Err(e) if e.kind() == ErrorKind::NoRepository => None,
+            Err(e) => return Err(e.into()),
+        };
+        if let (Some(known), None) = (&known, there) {
+            return Err(wrong(format!(
+                "the repository {} of BackupStorageLocation {name} is gone: there is none at {url} any more. Nothing is made in its \
+                 place: bring it back, or remove key {name} of ConfigMap {KNOWN} if it is to be made anew",
+                known.repository
+            )));
+        }
+        if there != Some(true) && to == Use::Read {
+            return Err(wrong(format!("there is no repository at {url}, where BackupStorageLocation {name} leads")));
+        }
+        let credential = match agent.secret(KEY.0, KEY.1)? {
+            Some(key) => Self::key(key)?,
+            None if there.is_some() => {
+                return Err(wrong(format!(
+                    "there is no Secret {} with key {:?}, and there is a repository at {url}, which no other key opens: bring the \
+                     Secret back; no new key was made",
+                    KEY.0, KEY.1
+                )));
+            }
+            None => Self::make_key(agent, context)?,
+        };
+        let components = context.components(storage);
+        let opened = if there == Some(true) {
+            Repository::open(components, &credential)
+        } else {
+            Self::fit(place)?;
+            match Repository::init(components.clone(), &InitOptions::default(), &credential) {
+                // Another agent was faster.
+                Err(e) if e.kind() == ErrorKind::Conflict => Repository::open(components, &credential),
+                made => made,
+            }
+        };
+        let repository = opened.map_err(|e| match e.kind() {
+            ErrorKind::Denied => {
+                wrong(format!("the key in Secret {} does not open the repository at {url}: {e}", KEY.0))
+            }
+            _ => e.into(),
+        })?;
+        if repository.is_single_writer() {
+            return Err(wrong(format!("the repository at {url} is for one process at a time: agents are several")));
+        }
+        let id = repository.id().to_string();
+        match known {
+            Some(known) if known.repository != id => Err(wrong(format!(
+                "the repository at {url} is {id}, and that of BackupStorageLocation {name} was {}: it is another one. Bring the first \
+                 one back, or remove key {name} of ConfigMap {KNOWN} if this one is to be used",
+                known.repository
+            ))),
+            Some(_) => Ok(repository),
+            None => {
+                Self::remember(agent, name, &Known { repository: id, location: url.clone() })?;
+                Ok(repository)
+            }
+        }
+    }
+
+    fn key(key: Zeroizing<Vec<u8>>) -> Result<Credential> {
+        Ok(key_in(&format!("key {:?} of Secret {}", KEY.1, KEY.0), key)?)
+    }
+
+    /// Makes a key where there is none, and gives the one that is there then. It is never overwritten.
+    fn make_key(agent: &Agent, context: &Context) -> Result<Credential> {
+        let text = draw_key(&context.system)?;
+        let text = std::str::from_utf8(&text).unwrap_or_default();
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": { "name": KEY.0, "namespace": agent.namespace },
+            "stringData": { KEY.1: text },
+        });
+        match agent.wait(agent.api.create(&Key::new(Kind::Secret, &agent.namespace, KEY.0), &secret)) {
+            Ok(()) => tracing::warn!(
+                "made the key of the repositories, Secret {}: keep a copy of it outside of the cluster; without it nobody can read a \
+                 backup",
+                KEY.0
+            ),
+            Err(e) if e.refusal == Refusal::Exists => {}
+            Err(e) => return Err(e.into()),
+        }
+        // What the server has counts, whoever made it.
+        let key = agent.secret(KEY.0, KEY.1)?;
+        Self::key(key.ok_or_else(|| wrong(format!("Secret {} has no key {:?}", KEY.0, KEY.1)))?)
+    }
+
+    /// An error unless the storage keeps the promises that a repository with many writers rests on.
+    fn fit(place: &Place) -> Result<()> {
+        let open = || wherry_repo::storage::open(&place.url, &place.options);
+        let report = conformance::run(&open, &conformance::Options::SHORT)?;
+        if report.many_writers() {
+            return Ok(());
+        }
+        let failed: Vec<_> = report.failed().map(|check| check.name).collect();
+        let url = &place.url;
+        Err(wrong(format!("the storage at {url} cannot hold a repository ({}); nothing was made", failed.join(", "))))
+    }
+
+    fn known(agent: &Agent, name: &str) -> Result<Option<Known>> {
+        let Some(map) = agent.get(Kind::ConfigMap, KNOWN)? else { return Ok(None) };
+        let Some(text) = map["data"][name].as_str() else { return Ok(None) };
+        let known = serde_json::from_str(text);
+        Ok(Some(known.map_err(|e| wrong(format!("ConfigMap {KNOWN}, key {name:?}, cannot be read: {e}")))?))
+    }
+
+    fn remember(agent: &Agent, name: &str, known: &Known) -> Result<()> {
+        let key = Key::new(Kind::ConfigMap, &agent.namespace, KNOWN);
+        let data = json!({ name: serde_json::to_string(known)? });
+        loop {
+            let done = match agent.get(Kind::ConfigMap, KNOWN)? {
+                None => {
+                    let metadata = json!({ "name": KNOWN, "namespace": agent.namespace });
+                    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data });
+                    agent.wait(agent.api.create(&key, &map))
+                }
+                Some(map) => {
+                    // Somebody else was first: what stands there is compared by who opens it next.
+                    if map["data"][name]
+                        .as_str()
+                        .is_some_and(|text| serde_json::from_str(text).ok().as_ref() == Some(known))
+                    {
+                        return Ok(());
+                    }
+                    let patch = guarded(&json!({ "data": data }), &guard_of(&map)?);
+                    agent.wait(agent.api.patch(&key, &patch))
+                }
+            };
+            match done {
+                Ok(()) => return Ok(()),
+                Err(e) if matches!(e.refusal, Refusal::Exists | Refusal::Conflict) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Takes credentials over that were replaced meanwhile. `false`: they are as they were, or cannot be replaced under way.
+    pub(crate) fn refresh(&self, agent: &Agent) -> Result<bool> {
+        let (Some(file), Some(of)) = (&self.place.secret, &self.credential) else { return Ok(false) };
+        let Some(text) = agent.secret(&of.name, &of.key)? else { return Ok(false) };
+        let now = std::fs::read(file.path())?;
+        let trimmed = |bytes: &[u8]| bytes.trim_ascii_end().to_vec();
+        if trimmed(&now) == trimmed(&text) {
+            return Ok(false);
+        }
+        file.replace(&text)?;
+        Ok(true)
+    }
+}
+
+/// What a write of an object rests on.
+pub(crate) fn guard_of(object: &Value) -> Result<Guard> {
+    let meta: Meta = serde_json::from_value(object["metadata"].clone())?;
+    Ok(Guard { uid: meta.uid, resource_version: meta.resource_version })
+}

@@ -1,0 +1,218 @@
+//! The data of a DataUpload: from the published volume into a snapshot.
+
+use super::host::{Expected, Published};
+use super::job::Job;
+use super::store::{Store, Use};
+use crate::backup::{DiskRuns, Order};
+use crate::output::size;
+use crate::tree::backup::{Counts, TreeRuns};
+use crate::tree::dir::Root;
+use crate::tree::exclude::Exclude;
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use wherry_api::api::Kind;
+use wherry_api::cluster::Claim;
+use wherry_api::decode::decode;
+use wherry_api::quantity::quantity;
+use wherry_api::{DataUpload, SnapshotId, UploadPlan, labels, names};
+use wherry_repo::{Error, ParentChoice, Snapshot};
+
+/// A snapshot, as the CR tells it.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    pub(crate) snapshot_id: String,
+    /// Size of the volume in bytes.
+    pub(crate) total: u64,
+    /// Bytes that the parent has not.
+    pub(crate) incremental: u64,
+    pub(crate) message: String,
+}
+
+/// What kept the snapshot of this CR, if that was made before; else makes it.
+pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
+    let Job { agent, task, cancel, report, .. } = job;
+    let cr: DataUpload = decode(Kind::DataUpload.word(), &report.cr())?;
+    let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &task.uid)?;
+    let claim = claim(job)?;
+    let root = agent.kubelet_root();
+    let block = plan.source_volume_mode == "Block";
+    let pv = &claim.spec.volume_name;
+    // Each time anew, and let go of once the source itself is open: also a descriptor that only names it would keep the
+    // kubelet from unmounting the volume.
+    let published = || match block {
+        true => Published::device(&root, &task.pod_uid, pv),
+        false => Published::filesystem(&root, &task.pod_uid, pv),
+    };
+    // First of all: what is not published is never waited for.
+    let shown = published()?.shown().to_owned();
+    let capacity = capacity(&claim);
+    let least = plan.restore_size.unwrap_or_default();
+    let expected = Expected { least, capacity };
+    let engine = agent.context.settings.engine.into();
+    if block {
+        published()?.source(engine, &expected)?;
+    }
+
+    let budget = agent.budget().each;
+    let opening = agent.context.for_job(String::new(), budget, (*cancel).clone())?;
+    let store = Arc::new(Store::open(agent, &cr.spec.backup_storage_location, Use::Write, cancel, &opening)?);
+    job.opened(&store);
+    let repository = &store.repository;
+    repository.limit_nodes(budget.nodes);
+    repository.limit_lookups(budget.index);
+    let context = opening.for_job(store.url.clone(), budget, (*cancel).clone())?;
+    let cluster = agent.cluster()?;
+    let pvc_uid = plan.source_uid.clone().or_else(|| cr.metadata.label(names::PVC_UID).map(ToOwned::to_owned));
+    let pvc_uid = pvc_uid.unwrap_or_else(|| "unknown".to_owned());
+    let spec = &cr.spec;
+    let name = labels::volume(&cluster, &spec.source_namespace, &spec.source_pvc, &pvc_uid);
+    let volume = repository.volume_id(&name);
+    if let Some(session) = cr.metadata.annotation(names::SESSION)
+        && let Ok(session) = session.parse()
+    {
+        // The process before this one is gone (the lock), or its node is taken for lost: it commits nothing from now on, and what
+        // it stored is used.
+        repository.end_session(volume, session, "another agent goes on with this DataUpload")?;
+    }
+    let list = repository.snapshots(Some(volume))?;
+    let of_cr = |s: &&Snapshot| s.record.tags.get(labels::CR_UID) == Some(&task.uid) && !s.record.partial;
+    let found = list.snapshots.iter().find(of_cr);
+    let total = |snapshot: &Snapshot| match block {
+        true => snapshot.record.size,
+        // Of a directory the record counts bytes of files, of which there may be more than a volume has room for.
+        false => capacity.unwrap_or(least),
+    };
+    if let Some(snapshot) = found {
+        return Ok(told(repository.id().to_string(), snapshot, total(snapshot), "it was committed before"));
+    }
+    let index = agent.index(&context, repository)?;
+    let order = Order {
+        name,
+        parent: ParentChoice::Auto,
+        compression: wherry_repo::Compression::Lz4,
+        tags: tags(job, &cr, &plan, &cluster, &pvc_uid)?,
+        source: format!("{}/{} ({})", spec.source_namespace, spec.source_pvc, plan.snapshot_handle),
+        limit_read: None,
+        begun: &|session, meter| {
+            job.moves(meter);
+            let progress = json!({ "bytesDone": 0 });
+            let patch = json!({
+                "metadata": { "annotations": { names::SESSION: session.to_string() } }, "status": { "progress": progress },
+            });
+            // Without it the next process sends again what this one has stored since.
+            match report.once(&patch) {
+                Ok(true) => {}
+                Ok(false) => tracing::info!(cr = %task.name, "the session is not in the CR, which has changed"),
+                Err(e) => tracing::warn!(cr = %task.name, "the session is not in the CR: {e}"),
+            }
+        },
+    };
+    let (snapshot, how) = match block {
+        true => {
+            let runs = DiskRuns { context: &context, repository, index: &index, order, changed: None };
+            let saved = runs.run(|| published()?.source(engine, &expected)).with_context(|| shown.clone())?;
+            let how = format!("{} engine ({})", saved.engine.name, saved.engine.why);
+            (saved.snapshot, how)
+        }
+        false => {
+            let (repository, exclude, scratch) = (repository, Exclude::default(), context.state_dir());
+            // A clone of a volume has the inodes of the volume.
+            let (ignore_inode, force_read) = (false, false);
+            let (context, index) = (&context, &index);
+            let runs = TreeRuns { context, repository, index, order, exclude, scratch, ignore_inode, force_read };
+            let saved = runs.run(|| Ok(Root::open(&published()?.path(), false)?)).with_context(|| shown.clone())?;
+            whole(saved)?
+        }
+    };
+    Ok(told(repository.id().to_string(), &snapshot, total(&snapshot), &how))
+}
+
+/// An error unless all of the volume could be read.
+fn whole((snapshot, counts): (Snapshot, Counts)) -> Result<(Snapshot, String)> {
+    if snapshot.record.partial {
+        let first = counts.named.first().map_or_else(String::new, |missing| {
+            let why = std::io::Error::from_raw_os_error(missing.errno.cast_signed());
+            format!(", the first is {}: {why}", crate::tree::path::escaped(&missing.path))
+        });
+        let text = format!(
+            "{} files or directories of the volume could not be read{first}; snapshot {} has the rest, and is not reported",
+            counts.missing, snapshot.id
+        );
+        return Err(Error::invalid(text).into());
+    }
+    let how = format!("{} files, {} of them unread, {} engine", counts.files, counts.kept, snapshot.record.engine);
+    Ok((snapshot, how))
+}
+
+/// The PVC of the attempt.
+pub(super) fn claim(job: &Job<'_>) -> Result<Claim> {
+    let name = job.task.object();
+    let object = job.agent.get(Kind::Claim, &name)?;
+    let object = object.ok_or_else(|| Error::invalid(format!("PVC {name} is gone")))?;
+    let claim: Claim = decode(Kind::Claim.word(), &object)?;
+    if claim.spec.volume_name.is_empty() {
+        return Err(Error::invalid(format!("PVC {name} is not bound")).into());
+    }
+    Ok(claim)
+}
+
+/// Bytes that the driver says the volume has.
+pub(super) fn capacity(claim: &Claim) -> Option<u64> {
+    claim.status.capacity.get("storage").and_then(|text| quantity(text)).filter(|bytes| *bytes > 0)
+}
+
+fn told(repository: String, snapshot: &Snapshot, total: u64, how: &str) -> Saved {
+    let record = &snapshot.record;
+    let stats = record.stats;
+    let on = record.parent.map_or_else(|| "first snapshot of the volume".to_owned(), |id| format!("based on {id}"));
+    let new = stats.known + stats.new;
+    let resumed = if record.resumed { ", went on after an interruption" } else { "" };
+    Saved {
+        snapshot_id: SnapshotId { repository, session: snapshot.id.to_string(), volume: record.name.clone() }
+            .to_string(),
+        total,
+        incremental: new,
+        message: format!(
+            "{on}: read {}, changed {}, stored {}; {how}{resumed}",
+            size(stats.read),
+            size(new),
+            size(stats.stored)
+        ),
+    }
+}
+
+/// Whose the snapshot is.
+fn tags(
+    job: &Job<'_>,
+    cr: &DataUpload,
+    plan: &UploadPlan,
+    cluster: &str,
+    pvc_uid: &str,
+) -> Result<BTreeMap<String, String>> {
+    let meta = &cr.metadata;
+    let backup = meta.label(names::BACKUP_NAME).unwrap_or_default();
+    let mut tags = BTreeMap::new();
+    let mut add = |key: &str, value: &str| {
+        if !value.is_empty() {
+            tags.insert(key.to_owned(), value.to_owned());
+        }
+    };
+    add(labels::CLUSTER, cluster);
+    add(labels::VELERO_NAMESPACE, &job.agent.namespace);
+    add(labels::BACKUP, backup);
+    add(labels::BACKUP_UID, meta.label(names::BACKUP_UID).unwrap_or_default());
+    add(labels::CR_UID, &job.task.uid);
+    add(labels::NAMESPACE, &cr.spec.source_namespace);
+    add(labels::PVC, &cr.spec.source_pvc);
+    add(labels::PVC_UID, pvc_uid);
+    add(labels::SNAPSHOT_HANDLE, &plan.snapshot_handle);
+    add(labels::DRIVER, &plan.driver);
+    if !backup.is_empty() {
+        // A label may be cut, and then there is no Backup of that name.
+        let object = job.agent.get(Kind::Backup, backup)?.unwrap_or_default();
+        add(labels::EXPIRES, object["status"]["expiration"].as_str().unwrap_or_default());
+    }
+    Ok(tags)
+}
