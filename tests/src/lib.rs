@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod faulty_s3;
 mod fuse;
 pub mod home;
+pub mod hosted;
 pub mod kube;
 pub mod made_trees;
 pub mod meddling;

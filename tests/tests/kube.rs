@@ -1,7 +1,13 @@
-//! The controller on a real API server: etcd and kube-apiserver, with the account and the rights that are deployed, and
+//! Controller and agent on a real API server: etcd and kube-apiserver, with the account and the rights that are deployed, and
 //! everything else of a cluster played.
 #![forbid(unsafe_code)]
 
+#[path = "kube/agent.rs"]
+mod agent;
+#[path = "kube/agent_ends.rs"]
+mod agent_ends;
+#[path = "kube/agent_refusals.rs"]
+mod agent_refusals;
 #[path = "kube/deploy.rs"]
 mod deploy;
 #[path = "kube/replicas.rs"]
@@ -17,10 +23,14 @@ use parking_lot::{Mutex, MutexGuard};
 use std::sync::{Arc, Weak};
 use wherry_tests::cluster::Server;
 use wherry_tests::cluster::real::Real;
+use wherry_tests::hosted::Stand;
 use wherry_tests::kube::Kube;
+use wherry_tests::seaweed::Seaweed;
 
 /// One server for all tests that run at a time; it ends with the last of them, also when that one fails.
 static SHARED: Mutex<Weak<Real>> = Mutex::new(Weak::new());
+/// One storage, too; each test has a prefix of its own.
+static STORAGE: Mutex<Weak<Seaweed>> = Mutex::new(Weak::new());
 /// Scenes use the same names, so one has the server to itself.
 static STAGE: Mutex<()> = Mutex::new(());
 
@@ -32,6 +42,19 @@ fn real() -> Arc<Real> {
     let real = Arc::new(Real::new(Arc::new(Kube::start())));
     *shared = Arc::downgrade(&real);
     real
+}
+
+/// A namespace of Velero with an agent's surroundings.
+fn stand(namespace: &str) -> Stand {
+    let seaweed = {
+        let mut shared = STORAGE.lock();
+        shared.upgrade().unwrap_or_else(|| {
+            let seaweed = Arc::new(Seaweed::start());
+            *shared = Arc::downgrade(&seaweed);
+            seaweed
+        })
+    };
+    Stand::new(real().kube.clone(), seaweed, namespace)
 }
 
 /// The server with nothing on it, for one test.

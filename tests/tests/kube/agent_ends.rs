@@ -1,0 +1,206 @@
+//! How work of the agent ends, or goes on: cancel, deletion, drain, kill, stop, rollout.
+
+use crate::agent::{MIB, disk, noise, snapshot_of, uploaded};
+use crate::stand;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use wherry_api::api::Kind;
+use wherry_api::names;
+use wherry_tests::hosted::{Agent, Device, Hosted, Stand};
+
+/// Another rate of uploads and downloads (bytes a second; 0: none); an agent that runs takes it within a minute.
+fn rate(stand: &Stand, bytes: u64) {
+    let rate = bytes.to_string();
+    let patch = json!({ "data": { "uploadRate": rate, "downloadRate": rate } });
+    stand.patch(&stand.key(Kind::ConfigMap, "wherry"), &patch);
+}
+
+/// An upload that will take for ever, and has begun: its session stands.
+fn slow(stand: &Stand, agent: &Agent, name: &str) -> (Hosted, Device) {
+    let file = disk(stand, &format!("{name}.disk"), 128, 120);
+    let hosted = stand.upload(name, "Block", 128 * MIB);
+    let device = stand.publish(&hosted, &file);
+    stand.prepared(&hosted);
+    let cr = stand.when(&hosted, agent, "a session", |cr| cr["metadata"]["annotations"][names::SESSION].is_string());
+    assert_eq!(cr["status"]["phase"], "InProgress");
+    (hosted, device)
+}
+
+fn snapshots(stand: &Stand) -> usize {
+    stand.outside().snapshots()
+}
+
+#[test]
+fn what_is_canceled_lets_go_and_says_so() {
+    let stand = stand("agent-cancel");
+    rate(&stand, 100_000);
+    let agent = stand.agent();
+    let (hosted, device) = slow(&stand, &agent, "canceled");
+    stand.patch(&hosted.key, &json!({ "spec": { "cancel": true }, "status": { "message": "timed out" } }));
+    let cr = stand.until(&hosted, &agent, &["Canceled"]);
+    assert_eq!(cr["status"]["message"], "timed out", "Velero's own word is kept");
+    assert!(cr["status"]["completionTimestamp"].is_string());
+    assert!(!agent.has_open(device.node()));
+
+    let (hosted, device) = slow(&stand, &agent, "deleted");
+    stand.delete(&hosted.key, true);
+    let cr = stand.until(&hosted, &agent, &["Canceled"]);
+    assert_eq!(cr["status"]["message"], "the object was deleted");
+    assert!(!agent.has_open(device.node()));
+    assert_eq!(snapshots(&stand), 0);
+    agent.end();
+}
+
+#[test]
+fn a_download_that_is_canceled_lets_go() {
+    let stand = stand("agent-cancel-down");
+    let agent = stand.agent();
+    let file = disk(&stand, "disk", 128, 120);
+    let id = snapshot_of(&uploaded(&stand, &agent, "up", &file)).to_string();
+    agent.end();
+    rate(&stand, 100_000);
+    let agent = stand.agent();
+    let hosted = stand.download("down", "Block", 128 * MIB, &id);
+    let target = stand.path("target");
+    fs::File::create(&target).and_then(|file| file.set_len(128 * MIB)).unwrap();
+    let device = stand.publish(&hosted, &target);
+    stand.prepared(&hosted);
+    stand.when(&hosted, &agent, "InProgress", |cr| cr["status"]["phase"] == "InProgress");
+    stand.patch(&hosted.key, &json!({ "spec": { "cancel": true } }));
+    let cr = stand.until(&hosted, &agent, &["Canceled"]);
+    assert_eq!(cr["status"]["message"], "spec.cancel was set");
+    assert!(cr["metadata"]["annotations"][names::DATA_DONE].is_null());
+    assert!(!agent.has_open(device.node()));
+    agent.end();
+}
+
+/// The pod goes, the volume has to be let go, and the next pod's volume is gone on with.
+#[test]
+fn a_drain_is_no_end() {
+    let stand = stand("agent-drain");
+    rate(&stand, 4_000_000);
+    let agent = stand.agent();
+    let (mut hosted, device) = slow(&stand, &agent, "up");
+    let pod = stand.key(Kind::Pod, &hosted.object);
+    stand.delete(&pod, true);
+    agent.says("the hosting pod goes");
+    let begin = std::time::Instant::now();
+    while agent.has_open(device.node()) {
+        assert!(begin.elapsed() < wherry_tests::hosted::PATIENCE, "it does not let go");
+    }
+    assert_eq!(stand.get(&hosted.key)["status"]["phase"], "InProgress");
+    drop(device);
+    stand.delete(&pod, false);
+    hosted.pod_uid = stand.pod(&hosted);
+    // Not published yet when the pod is said to run would be a failure: so it is published first.
+    let _device = stand.publish(&hosted, &stand.path("up.disk"));
+    let cr = stand.until(&hosted, &agent, &["Completed"]);
+    restores(&stand, &cr, "up.disk");
+    assert_eq!(snapshots(&stand), 1);
+    agent.end();
+}
+
+fn restores(stand: &Stand, cr: &Value, file: &str) {
+    let home = stand.outside();
+    home.run(&["restore", &snapshot_of(cr).session, &home.text("back")]).ok();
+    assert!(fs::read(home.path("back")).unwrap() == fs::read(stand.path(file)).unwrap(), "it is another disk");
+}
+
+/// Killed, and started again where it cannot see whether the first one lives, as in another pod.
+#[test]
+fn a_killed_upload_goes_on_and_sends_nothing_again() {
+    let stand = stand("agent-kill");
+    rate(&stand, 20_000_000);
+    let elsewhere = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"];
+    let first = stand.agent_by(&elsewhere);
+    let (hosted, device) = slow(&stand, &first, "up");
+    let begin = std::time::Instant::now();
+    let packs = || stand.stored("packs/").iter().sum::<u64>();
+    while packs() < 40 * MIB {
+        assert!(begin.elapsed() < wherry_tests::hosted::PATIENCE, "nothing is stored: {}", first.log());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    first.kill();
+    let before = packs();
+    assert!(before < 118 * MIB, "it was nearly over: {before}");
+    assert_eq!(stand.get(&hosted.key)["status"]["phase"], "InProgress");
+    rate(&stand, 0);
+    let second = stand.agent_by(&elsewhere);
+    let cr = stand.until(&hosted, &second, &["Completed"]);
+    assert!(!second.has_open(device.node()));
+    let shown = stand.outside().run(&["show", &snapshot_of(&cr).session, "--json"]).ok().json();
+    let after = packs();
+    // All of the noise, once, and what frames it.
+    assert!(after < 126 * MIB, "{before} bytes were stored before, {after} after: {shown}");
+    assert!(cr["status"]["message"].as_str().unwrap().contains("went on after an interruption"), "{}", cr["status"]);
+    restores(&stand, &cr, "up.disk");
+}
+
+/// A snapshot that was committed for this CR is reported, and not made twice.
+#[test]
+fn what_is_committed_is_reported_once() {
+    let stand = stand("agent-committed");
+    let agent = stand.agent();
+    let file = disk(&stand, "disk", 32, 8);
+    let hosted = stand.upload("up", "Block", 32 * MIB);
+    let _device = stand.publish(&hosted, &file);
+    stand.prepared(&hosted);
+    let first = snapshot_of(&stand.until(&hosted, &agent, &["Completed"]));
+    agent.end();
+    // As if the agent had died between the commit and its word; what is read now would be another snapshot.
+    fs::write(&file, noise(5, 32 * MIB)).unwrap();
+    stand.patch(&hosted.key, &json!({ "status": { "phase": "InProgress", "snapshotID": null, "message": null } }));
+    let agent = stand.agent();
+    let cr = stand.until(&hosted, &agent, &["Completed"]);
+    assert_eq!(snapshot_of(&cr), first);
+    assert!(cr["status"]["message"].as_str().unwrap().contains("committed before"), "{}", cr["status"]);
+    assert_eq!(snapshots(&stand), 1);
+    agent.end();
+}
+
+/// Stopped, it counts as silent; others end its CR. Woken, it writes nothing more.
+#[test]
+fn one_that_was_stopped_and_woken_writes_nothing_more() {
+    let stand = stand("agent-stop");
+    rate(&stand, 8_000_000);
+    let agent = stand.agent();
+    let (hosted, device) = slow(&stand, &agent, "up");
+    agent.send(Signal::STOP);
+    let ended = json!({ "status": { "phase": "Canceled", "message": "the agent was silent" } });
+    let ended = stand.patch(&hosted.key, &ended);
+    stand.delete(&stand.key(Kind::Pod, &hosted.object), false);
+    agent.send(Signal::CONT);
+    agent.says("let go: ");
+    let begin = std::time::Instant::now();
+    while agent.has_open(device.node()) {
+        assert!(begin.elapsed() < wherry_tests::hosted::PATIENCE, "it does not let go");
+    }
+    // It is idle when it has taken, and done, something that came later.
+    rate(&stand, 0);
+    let other = stand.upload("other", "Block", 128 * MIB);
+    let _other = stand.publish(&other, &stand.path("up.disk"));
+    stand.prepared(&other);
+    stand.until(&other, &agent, &["Completed"]);
+    let cr = stand.get(&hosted.key);
+    assert_eq!(cr["metadata"]["resourceVersion"], ended["metadata"]["resourceVersion"], "{cr:#}");
+    assert_eq!(snapshots(&stand), 1, "that of the other one");
+    agent.end();
+}
+
+/// Old and new agent of a node are never at work at once.
+#[test]
+fn a_rollout_goes_on_when_the_old_one_has_gone() {
+    let stand = stand("agent-rollout");
+    rate(&stand, 6_000_000);
+    let old = stand.agent();
+    let (hosted, _device) = slow(&stand, &old, "up");
+    rate(&stand, 0);
+    let new = stand.agent();
+    new.says("another agent of this node runs");
+    assert_eq!(stand.get(&hosted.key)["status"]["phase"], "InProgress");
+    old.end();
+    let cr = stand.until(&hosted, &new, &["Completed"]);
+    restores(&stand, &cr, "up.disk");
+    new.end();
+}
