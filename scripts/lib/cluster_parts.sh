@@ -89,6 +89,8 @@ evictionHard: {nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFre
 imageGCHighThresholdPercent: 100
 podLogsDir: $log/pods
 resolvConf: ""
+# Nobody answers there: pods know addresses, not names. Without it each pod gets an Event that says so.
+clusterDNS: [$service_ip]
 syncFrequency: 10s
 E2
   daemon containerd containerd --config="$state/containerd.toml"
