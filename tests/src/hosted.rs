@@ -363,7 +363,7 @@ impl Stand {
             .args(["--pdeathsig", "KILL"])
             .args(by)
             .arg(wherry_bin())
-            .args(["agent", "-v", "--node", NODE, "--namespace", &self.namespace])
+            .args(["agent", "--node", NODE, "--namespace", &self.namespace])
             .args(["--server", &self.kube.url(), "--ca-file"])
             .arg(self.kube.authorities())
             .arg("--token-file")

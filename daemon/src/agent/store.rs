@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::credential::{draw_key, key_in};
 use crate::signals::Cancel;
 use crate::storage::{Limited, peek};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -82,11 +82,16 @@ impl Store {
             text.as_ref().map(|text| text.as_slice()),
             Self::authorities(agent, &location)?.as_deref(),
         )?;
-        let bare = wherry_repo::storage::open(&place.url, &place.options)?;
+        // What the storage says of credentials names the file that they are read from, which is nobody's but this process's.
+        let whose = || match &credential {
+            Some(of) => format!("BackupStorageLocation {name}, credentials of Secret {} (key {:?})", of.name, of.key),
+            None => format!("BackupStorageLocation {name}, credentials of the agent itself"),
+        };
+        let bare = wherry_repo::storage::open(&place.url, &place.options).with_context(whose)?;
         let storage: Arc<dyn Storage> =
             Arc::new(Limited::sharing(bare, agent.up.clone(), agent.down.clone(), cancel.clone()));
         let url = place.url.clone();
-        let repository = Self::repository(agent, context, name, &place, storage, to)?;
+        let repository = Self::repository(agent, context, name, &place, storage, to).with_context(whose)?;
         Ok(Self { repository, url, place, credential })
     }
 
