@@ -83,10 +83,9 @@ fn run(program: &str, args: &[&str]) {
 }
 
 impl Stand {
-    /// With accounts, rights, settings, credentials and a BackupStorageLocation `default`.
+    /// A new namespace with accounts, rights, settings, credentials and a BackupStorageLocation `default`.
     pub fn new(kube: Arc<Kube>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("wherry-stand-").tempdir().unwrap();
-        let this = Self { kube, seaweed, namespace: namespace.to_owned(), folder, mounts: Mutex::default() };
+        let this = Self::bare(kube, seaweed, namespace);
         let kube = &this.kube;
         kube.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n"));
         let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: default\n  namespace: ";
@@ -102,13 +101,31 @@ impl Stand {
             })
             .collect();
         kube.apply(&of_agent.join("\n---\n"));
-        fs::create_dir(this.root()).unwrap();
         let data = json!({ "kubeletRoot": this.root().display().to_string() });
         this.create(Kind::ConfigMap, json!({ "metadata": { "name": "wherry" }, "data": data }));
+        this.furnish();
+        this
+    }
+
+    fn bare(kube: Arc<Kube>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("wherry-stand-").tempdir().unwrap();
+        Self { kube, seaweed, namespace: namespace.to_owned(), folder, mounts: Mutex::default() }
+    }
+
+    /// In the namespace of the scenes, which has the accounts and their rights; ConfigMaps go with each scene, so agents are
+    /// told of the kubelet by their command.
+    pub fn in_scenes(kube: Arc<Kube>, seaweed: Arc<Seaweed>) -> Self {
+        let this = Self::bare(kube, seaweed, "velero");
+        this.furnish();
+        this
+    }
+
+    fn furnish(&self) {
+        fs::create_dir(self.root()).unwrap();
         let keys = format!("[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n");
         let metadata = json!({ "name": "cloud-credentials" });
-        this.create(Kind::Secret, json!({ "metadata": metadata, "stringData": { "cloud": keys } }));
-        this.location("default", json!({}));
+        self.create(Kind::Secret, json!({ "metadata": metadata, "stringData": { "cloud": keys } }));
+        self.location("default", json!({}));
         this
     }
 
@@ -372,6 +389,7 @@ impl Stand {
             .arg(self.path("state"))
             .arg("--cache-dir")
             .arg(self.path("cache"))
+            .args((self.namespace == "velero").then(|| format!("--kubelet-root={}", self.root().display())))
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("TMPDIR", self.folder.path())

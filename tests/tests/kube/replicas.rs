@@ -18,13 +18,13 @@ use wherry_tests::cluster::{Scene, Who, World};
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running controller; dropped, it is killed.
-struct Replica {
+pub struct Replica {
     child: Option<Child>,
     folder: TempDir,
 }
 
 impl Replica {
-    fn start(real: &Real, namespace: &str, name: &str) -> Self {
+    pub fn start(real: &Real, namespace: &str, name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         fs::write(&token, real.kube.token(namespace, "wherry-controller")).unwrap();
@@ -53,7 +53,7 @@ impl Replica {
     }
 
     /// Until it has logged that.
-    fn wait_for(&self, text: &str) {
+    pub fn wait_for(&self, text: &str) {
         let begin = Instant::now();
         while !self.log().contains(text) {
             assert!(begin.elapsed() < PATIENCE, "{text:?} is not in its log:\n{}", self.log());
@@ -62,7 +62,7 @@ impl Replica {
     }
 
     /// SIGTERM, and how it ended.
-    fn end(mut self) -> (Output, String) {
+    pub fn end(mut self) -> (Output, String) {
         let child = self.child.as_mut().unwrap();
         kill_process(Pid::from_child(child), Signal::TERM).unwrap();
         let begin = Instant::now();
