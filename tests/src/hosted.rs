@@ -2,7 +2,7 @@
 //! played by a folder: real loop devices and mounts at the places where the kubelet publishes them. Root is needed.
 
 use crate::binary::wherry_bin;
-use crate::cluster::real::RBAC;
+use crate::cluster::real::deployed;
 use crate::home::Home;
 use crate::kube::Kube;
 use crate::seaweed::{ACCESS_KEY, SECRET_KEY, Seaweed};
@@ -90,17 +90,7 @@ impl Stand {
         kube.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n"));
         let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: default\n  namespace: ";
         kube.apply(&format!("{account}{namespace}\n"));
-        let deployed = RBAC.replace("namespace: velero", &format!("namespace: {namespace}"));
-        // What is of the cluster is there already; the account gets it by a binding of its own.
-        let of_agent = deployed.split("\n---\n").filter(|document| document.contains("\n  name: wherry-agent\n"));
-        let of_agent = of_agent.filter(|document| !document.contains("\nkind: ClusterRole\n"));
-        let of_agent: Vec<String> = of_agent
-            .map(|document| match document.contains("\nkind: ClusterRoleBinding\n") {
-                true => document.replacen("  name: wherry-agent", &format!("  name: wherry-agent-{namespace}"), 1),
-                false => document.to_owned(),
-            })
-            .collect();
-        kube.apply(&of_agent.join("\n---\n"));
+        kube.apply(&deployed("wherry-agent", namespace));
         let data = json!({ "kubeletRoot": this.root().display().to_string() });
         this.create(Kind::ConfigMap, json!({ "metadata": { "name": "wherry" }, "data": data }));
         this.furnish();
@@ -126,7 +116,6 @@ impl Stand {
         let metadata = json!({ "name": "cloud-credentials" });
         self.create(Kind::Secret, json!({ "metadata": metadata, "stringData": { "cloud": keys } }));
         self.location("default", json!({}));
-        this
     }
 
     /// Makes a BackupStorageLocation, which has these parts otherwise.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::watch::{Seen, Selection, follow};
 use wherry_tests::binary::controller_bin;
-use wherry_tests::cluster::real::{RBAC, Real};
+use wherry_tests::cluster::real::{Real, deployed};
 use wherry_tests::cluster::{Scene, Who, World};
 
 /// Whatever is waited for comes, on a machine however slow; else the test ends by this.
@@ -134,17 +134,8 @@ fn an_upload_and_a_download_from_new_to_the_end() {
 #[test]
 fn two_replicas_rest_and_one_takes_over() {
     let real = &crate::real();
-    let deployed = RBAC.replace("namespace: velero", "namespace: rest");
-    // What is of the cluster is there already; the account gets it by a binding of its own.
-    let of_cluster = deployed.split("\n---\n").filter(|document| !document.contains("\nkind: ClusterRole\n"));
-    let of_cluster: Vec<String> = of_cluster
-        .map(|document| match document.contains("\nkind: ClusterRoleBinding\n") {
-            true => document.replacen("  name: wherry-controller", "  name: wherry-controller-rest", 1),
-            false => document.to_owned(),
-        })
-        .collect();
     real.kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: rest\n");
-    real.kube.apply(&of_cluster.join("\n---\n"));
+    real.kube.apply(&deployed("wherry-controller", "rest"));
 
     let first = Replica::start(real, "rest", "first");
     first.wait_for("acts in namespace rest");

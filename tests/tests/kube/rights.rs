@@ -178,7 +178,12 @@ fn requests_beyond_them_are_refused() {
 }
 
 /// What the loop needs and these scenes do not, and the PV of a source that is still there.
-const OF_OTHERS: [&str; 8] = [
+const OF_OTHERS: [&str; 13] = [
+    "datauploads watch",
+    "datadownloads watch",
+    "pods watch",
+    "persistentvolumeclaims watch",
+    "volumesnapshots watch",
     "datauploads list",
     "datadownloads list",
     "volumesnapshots list",
