@@ -8,6 +8,8 @@ mod agent;
 mod agent_ends;
 #[path = "kube/agent_refusals.rs"]
 mod agent_refusals;
+#[path = "kube/agent_whole.rs"]
+mod agent_whole;
 #[path = "kube/deploy.rs"]
 mod deploy;
 #[path = "kube/replicas.rs"]
@@ -46,15 +48,16 @@ fn real() -> Arc<Real> {
 
 /// A namespace of Velero with an agent's surroundings.
 fn stand(namespace: &str) -> Stand {
-    let seaweed = {
-        let mut shared = STORAGE.lock();
-        shared.upgrade().unwrap_or_else(|| {
-            let seaweed = Arc::new(Seaweed::start());
-            *shared = Arc::downgrade(&seaweed);
-            seaweed
-        })
-    };
-    Stand::new(real().kube.clone(), seaweed, namespace)
+    Stand::new(real().kube.clone(), seaweed(), namespace)
+}
+
+fn seaweed() -> Arc<Seaweed> {
+    let mut shared = STORAGE.lock();
+    shared.upgrade().unwrap_or_else(|| {
+        let seaweed = Arc::new(Seaweed::start());
+        *shared = Arc::downgrade(&seaweed);
+        seaweed
+    })
 }
 
 /// The server with nothing on it, for one test.

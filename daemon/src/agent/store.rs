@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::credential::{draw_key, key_in};
 use crate::signals::Cancel;
 use crate::storage::{Limited, peek};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -24,6 +24,9 @@ use zeroize::Zeroizing;
 const KEY: (&str, &str) = ("wherry-repository", "key");
 /// ConfigMap with the repository of each location.
 const KNOWN: &str = "wherry-repositories";
+/// Secret and key of the credentials that `velero install` makes, for locations that name none. Where it is not there, the
+/// agent has rights of its own: the role of the pod or the machine.
+const DEFAULT_CREDENTIAL: (&str, &str) = ("cloud-credentials", "cloud");
 
 /// What is remembered of a location.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +70,15 @@ impl Store {
             return Err(wrong(format!("BackupStorageLocation {name} is ReadOnly: nothing can be backed up to it")));
         }
         let secret = |of: &SecretKey| agent.secret(&of.name, &of.key);
-        let credential = location.spec.credential.clone().filter(|of| !of.name.is_empty());
-        let text = credential.as_ref().map(secret).transpose()?;
+        let mut credential = location.spec.credential.clone().filter(|of| !of.name.is_empty());
+        let mut text = credential.as_ref().map(secret).transpose()?;
+        if credential.is_none() {
+            // The server of Velero has these mounted; a location that names no credential means them.
+            let default = SecretKey { name: DEFAULT_CREDENTIAL.0.to_owned(), key: DEFAULT_CREDENTIAL.1.to_owned() };
+            if let Some(found) = secret(&default)? {
+                (text, credential) = (Some(Some(found)), Some(default));
+            }
+        }
         let text = match (text, &credential) {
             (Some(None), Some(of)) => {
                 let SecretKey { name: secret, key } = of;
@@ -82,11 +92,16 @@ impl Store {
             text.as_ref().map(|text| text.as_slice()),
             Self::authorities(agent, &location)?.as_deref(),
         )?;
-        let bare = wherry_repo::storage::open(&place.url, &place.options)?;
+        // What the storage says of credentials names the file that they are read from, which is nobody's but this process's.
+        let whose = || match &credential {
+            Some(of) => format!("BackupStorageLocation {name}, credentials of Secret {} (key {:?})", of.name, of.key),
+            None => format!("BackupStorageLocation {name}, credentials of the agent itself"),
+        };
+        let bare = wherry_repo::storage::open(&place.url, &place.options).with_context(whose)?;
         let storage: Arc<dyn Storage> =
             Arc::new(Limited::sharing(bare, agent.up.clone(), agent.down.clone(), cancel.clone()));
         let url = place.url.clone();
-        let repository = Self::repository(agent, context, name, &place, storage, to)?;
+        let repository = Self::repository(agent, context, name, &place, storage, to).with_context(whose)?;
         Ok(Self { repository, url, place, credential })
     }
 
