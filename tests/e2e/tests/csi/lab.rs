@@ -162,13 +162,15 @@ impl Lab {
         self.target(volume)
     }
 
+    /// Like the kubelet, calls again while something is still open: a process that another test is just starting holds
+    /// the files of this one until it is there.
     pub(crate) fn unmount(&self, volume: &str) {
         let (volume_id, staging) = (volume.to_owned(), self.staging(volume).display().to_string());
         let target_path = self.target(volume).display().to_string();
         let request = NodeUnpublishVolumeRequest { volume_id: volume_id.clone(), target_path };
-        self.client.call(&csi::NODE_UNPUBLISH_VOLUME, request).unwrap();
+        again(|| self.client.call(&csi::NODE_UNPUBLISH_VOLUME, request.clone()));
         let request = NodeUnstageVolumeRequest { volume_id, staging_target_path: staging };
-        self.client.call(&csi::NODE_UNSTAGE_VOLUME, request).unwrap();
+        again(|| self.client.call(&csi::NODE_UNSTAGE_VOLUME, request.clone()));
         assert!(!self.target(volume).exists());
     }
 
@@ -200,6 +202,18 @@ impl Drop for Lab {
         let _ = self.driver.wait();
         let _ = self.cli(&["tidy"], &[]);
     }
+}
+
+fn again<T>(call: impl Fn() -> Result<T, Status>) {
+    for _ in 0..100 {
+        match call() {
+            Err(e) if e.message().contains("busy") || e.message().contains("still open") => {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            result => return drop(result.unwrap()),
+        }
+    }
+    call().unwrap();
 }
 
 /// Starts a driver; it is up when it says so.
