@@ -236,8 +236,8 @@ impl Driver {
         let volume = self.volumes.get(&snapshot.volume).map_err(internal)?;
         if volume.is_some() && !self.has(&faults::DELTA_NEEDS_BASE)? {
             let block_size = self.options.block_size;
-            let hashes = images::hashes(&self.snapshots.image(id), snapshot.size, block_size).map_err(internal)?;
-            let base = Base { id: snapshot.id, volume: snapshot.volume, size: snapshot.size, block_size, hashes };
+            let hashes = images::hashes(&self.snapshots.image(id), block_size).map_err(internal)?;
+            let base = Base { id: snapshot.id, volume: snapshot.volume, block_size, hashes };
             self.bases.put(&base).map_err(internal)?;
         }
         self.snapshots.remove(id).map_err(internal)?;

@@ -11,7 +11,7 @@ use wherry_e2e::csi::{self, *};
 use wherry_e2e::registration::{self, InfoRequest, RegistrationStatus};
 use wherry_e2e::serve::registration_socket;
 
-/// Writes without waiting for them to arrive: they are in caches, as those of a real writer.
+/// Writes to a device.
 pub(crate) fn write(device: &Path, offset: u64, bytes: &[u8]) {
     OpenOptions::new().write(true).open(device).unwrap().write_all_at(bytes, offset).unwrap();
 }
@@ -28,10 +28,13 @@ fn a_block_volume_its_snapshot_and_its_clone() {
     let volume = lab.create("pvc-1", 8 * MIB, &BLOCK, None);
     let device = lab.mount(&volume, &BLOCK);
     assert!(fs::metadata(&device).unwrap().file_type().is_block_device());
-    write(&device, 0, b"first");
-    write(&device, 8 * MIB - 4, b"last");
+    // As long as it is open, what is written to it is in a cache: closing would write it out.
+    let open = OpenOptions::new().write(true).open(&device).unwrap();
+    open.write_all_at(b"first", 0).unwrap();
+    open.write_all_at(b"last", 8 * MIB - 4).unwrap();
     let snapshot = lab.snapshot(&volume, "snapshot-1");
-    write(&device, 0, b"later");
+    open.write_all_at(b"later", 0).unwrap();
+    drop(open);
     lab.unmount(&volume);
 
     let clone = lab.create("pvc-2", 16 * MIB, &BLOCK, Some(&snapshot));
