@@ -1,6 +1,7 @@
 //! The test CSI driver as a process of its own, called over its sockets as the sidecars and the kubelet do. Loop
 //! devices and filesystems are real; root is needed.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "all of it is test code")]
 
 #[path = "csi/changed.rs"]
 mod changed;
