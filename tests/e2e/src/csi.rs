@@ -41,8 +41,8 @@ messages! {
     /// `VolumeContentSource.VolumeSource`.
     VolumeSource { 1 volume_id: String }
     CreateVolumeResponse { 1 volume: Option<Volume> }
-    /// Block or mount is its oneof.
-    VolumeCapability { 1 block: Option<BlockVolume>, 2 mount: Option<MountVolume>, 3 access_mode: Option<AccessMode> }
+    /// Block or mount is its oneof, which Go writes last.
+    VolumeCapability { 3 access_mode: Option<AccessMode>, 1 block: Option<BlockVolume>, 2 mount: Option<MountVolume> }
     /// `VolumeCapability.BlockVolume`.
     BlockVolume {}
     /// `VolumeCapability.MountVolume`.

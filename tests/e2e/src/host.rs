@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 pub(crate) struct Mount {
     /// `major:minor` of what is mounted.
     device: String,
+    /// What of it: `/` unless something within it is shown.
+    root: PathBuf,
     /// Where.
     pub(crate) target: PathBuf,
 }
@@ -26,13 +28,27 @@ fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// A loop device.
+#[derive(Debug)]
+pub(crate) struct Loop {
+    /// The device.
+    pub(crate) path: PathBuf,
+    /// It was detached, but somebody holds it open: it goes when that ends, and must not be used again.
+    pub(crate) leaving: bool,
+}
+
 /// The loop devices over an image.
-pub(crate) fn loops(image: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn loops(image: &Path) -> anyhow::Result<Vec<Loop>> {
     if !image.exists() {
         return Ok(Vec::new());
     }
-    let listed = run("losetup", &["--noheadings", "--output", "NAME", "--associated", &text(image)?])?;
-    Ok(listed.lines().map(|line| PathBuf::from(line.trim())).collect())
+    let columns = ["--noheadings", "--raw", "--output", "NAME,AUTOCLEAR", "--associated"];
+    let listed = run("losetup", &[&columns[..], &[&text(image)?]].concat())?;
+    let device = |line: &str| {
+        let (path, leaving) = line.trim().split_once(' ')?;
+        Some(Loop { path: path.into(), leaving: leaving.trim() != "0" })
+    };
+    Ok(listed.lines().filter_map(device).collect())
 }
 
 /// Makes a loop device over an image.
@@ -44,12 +60,19 @@ pub(crate) fn attach(image: &Path, read_only: bool) -> anyhow::Result<PathBuf> {
     run("losetup", &args).map(PathBuf::from)
 }
 
-/// Takes all loop devices off an image.
+/// Takes all loop devices off an image; an error as long as somebody holds one open.
 pub(crate) fn detach(image: &Path) -> anyhow::Result<()> {
-    for device in loops(image)? {
-        run("losetup", &["--detach", &text(&device)?])?;
+    for device in loops(image)?.iter().filter(|device| !device.leaving) {
+        run("losetup", &["--detach", &text(&device.path)?])?;
     }
-    Ok(())
+    // Whoever looks at new devices, such as udev, lets go of them soon.
+    for _ in 0..20 {
+        if loops(image)?.is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    bail!("a loop device over {} is still open; close it and call again", image.display())
 }
 
 /// Writes out what is cached for a device, so that it is in the image.
@@ -69,7 +92,7 @@ pub(crate) fn mounts() -> anyhow::Result<Vec<Mount>> {
     let mount = |line: &str| {
         let mut fields = line.split(' ');
         let device = fields.nth(2)?.to_owned();
-        Some(Mount { device, target: unescaped(fields.nth(1)?) })
+        Some(Mount { device, root: unescaped(fields.next()?), target: unescaped(fields.next()?) })
     };
     Ok(table.lines().filter_map(mount).collect())
 }
@@ -81,8 +104,17 @@ pub(crate) fn mounts_of(device: &Path) -> anyhow::Result<Vec<Mount>> {
     Ok(mounts()?.into_iter().filter(|mount| mount.device == number).collect())
 }
 
+/// Where the node of a loop device is shown, as it is for a published Block volume.
+pub(crate) fn binds_of(device: &Path) -> anyhow::Result<Vec<Mount>> {
+    let Some(name) = device.file_name() else { return Ok(Vec::new()) };
+    let node = Path::new("/").join(name); // from the root of /dev
+    Ok(mounts()?.into_iter().filter(|mount| mount.root == node).collect())
+}
+
 /// Whether something is mounted exactly there.
 pub(crate) fn is_mounted(target: &Path) -> anyhow::Result<bool> {
+    // The table of mounts has no links in it.
+    let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
     Ok(mounts()?.iter().any(|mount| mount.target == target))
 }
 
@@ -137,14 +169,34 @@ pub(crate) fn make_filesystem(device: &Path, kind: &str) -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// Lets a mounted filesystem fill its device.
-pub(crate) fn grow(device: &Path, target: &Path, kind: &str) -> anyhow::Result<()> {
-    match kind {
-        "ext4" => run("resize2fs", &[&text(device)?]),
-        "xfs" => run("xfs_growfs", &[&text(target)?]),
-        _ => return Ok(()),
+/// Lets an ext4 filesystem that is not mounted fill its device. Mounted, it would need CAP_SYS_RESOURCE, which root in a
+/// sandbox may lack.
+pub(crate) fn grow_ext4(device: &Path) -> anyhow::Result<()> {
+    let name = text(device)?;
+    let header = run("dumpe2fs", &["-h", &name])?;
+    let number = |key: &str| {
+        let value = header.lines().find_map(|line| line.strip_prefix(key));
+        value
+            .and_then(|value| value.trim().parse::<u64>().ok())
+            .with_context(|| format!("dumpe2fs tells no {key} {name}"))
+    };
+    let (blocks, block) = (number("Block count:")?, number("Block size:")?);
+    let size: u64 = run("blockdev", &["--getsize64", &name])?.parse().context("blockdev tells no size")?;
+    if size / block <= blocks {
+        return Ok(()); // the usual case, in which nothing is written
     }
-    .map(drop)
+    let check =
+        Command::new("e2fsck").args(["-f", "-p", &name]).stdin(Stdio::null()).output().context("running e2fsck")?;
+    // 1: it played the journal back.
+    if !matches!(check.status.code(), Some(0 | 1)) {
+        bail!("e2fsck {name}: {}", String::from_utf8_lossy(&check.stdout).trim());
+    }
+    run("resize2fs", &[&name]).map(drop)
+}
+
+/// Lets a mounted xfs filesystem fill its device.
+pub(crate) fn grow_xfs(target: &Path) -> anyhow::Result<()> {
+    run("xfs_growfs", &["-d", &text(target)?]).map(drop)
 }
 
 /// Writes a mounted filesystem out and stops writes to it.

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -84,7 +85,7 @@ pub(crate) fn allocated(image: &Path, block_size: u64) -> anyhow::Result<Vec<u64
     Ok(blocks)
 }
 
-/// The numbers of the blocks whose bytes differ. A block past the end of the shorter one is told as long as it is no hole.
+/// The numbers of the blocks whose bytes differ.
 pub(crate) fn changed(base: &Path, target: &Path, block_size: u64) -> anyhow::Result<Vec<u64>> {
     let (base, target) = (open(base)?, open(target)?);
     let mut candidates: Vec<u64> = Vec::new();
@@ -105,16 +106,15 @@ pub(crate) fn changed(base: &Path, target: &Path, block_size: u64) -> anyhow::Re
     Ok(changed)
 }
 
-/// A hash of each block of an image.
-pub(crate) fn hashes(image: &Path, size: u64, block_size: u64) -> anyhow::Result<Vec<String>> {
+/// A hash of each block that is not zero.
+pub(crate) fn hashes(image: &Path, block_size: u64) -> anyhow::Result<BTreeMap<u64, String>> {
     let file = open(image)?;
     let mut buffer = vec![0; block_size as usize];
-    let zeros = blake3::hash(&buffer).to_hex().to_string();
-    let mut hashes = vec![zeros; size.div_ceil(block_size) as usize];
+    let mut hashes = BTreeMap::new();
     for block in allocated(image, block_size)? {
         read_block(&file, block, &mut buffer)?;
-        if let Some(hash) = hashes.get_mut(block as usize) {
-            *hash = blake3::hash(&buffer).to_hex().to_string();
+        if buffer.iter().any(|byte| *byte != 0) {
+            hashes.insert(block, blake3::hash(&buffer).to_hex().to_string());
         }
     }
     Ok(hashes)

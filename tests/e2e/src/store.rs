@@ -3,6 +3,7 @@
 use anyhow::Context;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind::NotFound;
 use std::marker::PhantomData;
@@ -51,12 +52,10 @@ pub struct Base {
     pub id: String,
     /// The volume it is of.
     pub volume: String,
-    /// Bytes.
-    pub size: u64,
     /// Bytes of a block.
     pub block_size: u64,
-    /// One for each block, in order.
-    pub hashes: Vec<String>,
+    /// By the number of the block; those that are zero have none.
+    pub hashes: BTreeMap<u64, String>,
 }
 
 /// An object that has an id.

@@ -34,7 +34,7 @@ pub fn delete(data_dir: &Path, id: &str) -> anyhow::Result<()> {
     let volumes = Shelf::<Volume>::open(data_dir)?;
     volumes.get(id)?.with_context(|| format!("there is no volume {id}; `ls` lists them"))?;
     if let Some(device) = host::loops(&volumes.image(id))?.first() {
-        bail!("volume {id} is in use as {}; unstage it first", device.display());
+        bail!("volume {id} is in use as {}; unstage it first", device.path.display());
     }
     volumes.remove(id)
 }
@@ -56,7 +56,7 @@ pub fn tidy(data_dir: &Path) -> anyhow::Result<()> {
 
 fn release(image: &Path) -> anyhow::Result<()> {
     for device in host::loops(image)? {
-        for mount in host::mounts_of(&device)? {
+        for mount in host::binds_of(&device.path)?.into_iter().chain(host::mounts_of(&device.path)?) {
             host::unmount(&mount.target)?;
         }
     }

@@ -4,7 +4,7 @@ use super::{Driver, given, internal};
 use crate::csi::{BlockMetadata, GetMetadataAllocatedRequest, GetMetadataDeltaRequest, Metadata, block_metadata_type};
 use crate::store::Snapshot;
 use crate::{faults, images};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use tonic::Status;
 
 /// Ranges in a message when the client does not say how many it wants.
@@ -41,9 +41,9 @@ impl Driver {
             if base.block_size != block_size {
                 return Err(Status::failed_precondition("the base was deleted when blocks had another size"));
             }
-            let hashes = images::hashes(&image, target.size, block_size).map_err(internal)?;
-            let differs = |block: &u64| hashes.get(*block as usize) != base.hashes.get(*block as usize);
-            (0..hashes.len() as u64).filter(differs).collect()
+            let hashes = images::hashes(&image, block_size).map_err(internal)?;
+            let blocks: BTreeSet<u64> = hashes.keys().chain(base.hashes.keys()).copied().collect();
+            blocks.into_iter().filter(|block| hashes.get(block) != base.hashes.get(block)).collect()
         };
         self.answer_blocks(&target, &blocks, request.starting_offset, request.max_results)
     }

@@ -190,10 +190,10 @@ impl Driver {
         let image = self.volumes.image(&volume.id);
         let mut frozen = None;
         for device in host::loops(&image)? {
-            if let Some(mount) = host::mounts_of(&device)?.first() {
+            if let Some(mount) = host::mounts_of(&device.path)?.first() {
                 frozen = Some(Frozen::new(&self.options.data_dir, &volume.id, &mount.target)?);
             }
-            host::flush(&device)?;
+            host::flush(&device.path)?;
         }
         let copied = images::copy(&image, &self.snapshots.image(id), volume.size);
         drop(frozen);
@@ -222,18 +222,22 @@ impl Driver {
         let _one = self.lock();
         let Some(snapshot) = self.snapshots.get(id).map_err(internal)? else { return Ok(DeleteSnapshotResponse {}) };
         self.strike(&faults::DELETE_SNAPSHOT_FAILS)?;
-        for mut clone in self.volumes.all().map_err(internal)?.into_iter().filter(|v| v.source.as_deref() == Some(id)) {
-            self.settle(&mut clone)?;
-            if self.has(&faults::SNAPSHOT_HELD_BY_CLONES)? {
-                let message = format!("snapshot {id} is held by volume {}, which was made from it", clone.id);
-                return Err(Status::failed_precondition(message));
-            }
+        let mut clones = self.volumes.all().map_err(internal)?;
+        clones.retain(|volume| volume.source.as_deref() == Some(id));
+        // All of them get on, also when one is not there yet.
+        let settled: Vec<_> = clones.iter_mut().map(|clone| self.settle(clone)).collect();
+        settled.into_iter().collect::<Result<(), Status>>()?;
+        if let Some(clone) = clones.first()
+            && self.has(&faults::SNAPSHOT_HELD_BY_CLONES)?
+        {
+            let message = format!("snapshot {id} is held by volume {}, which was made from it", clone.id);
+            return Err(Status::failed_precondition(message));
         }
         let volume = self.volumes.get(&snapshot.volume).map_err(internal)?;
         if volume.is_some() && !self.has(&faults::DELTA_NEEDS_BASE)? {
             let block_size = self.options.block_size;
-            let hashes = images::hashes(&self.snapshots.image(id), snapshot.size, block_size).map_err(internal)?;
-            let base = Base { id: snapshot.id, volume: snapshot.volume, size: snapshot.size, block_size, hashes };
+            let hashes = images::hashes(&self.snapshots.image(id), block_size).map_err(internal)?;
+            let base = Base { id: snapshot.id, volume: snapshot.volume, block_size, hashes };
             self.bases.put(&base).map_err(internal)?;
         }
         self.snapshots.remove(id).map_err(internal)?;

@@ -1,6 +1,6 @@
 //! The Node service: loop devices and mounts.
 
-use super::{Driver, capabilities, given, internal};
+use super::{Driver, capabilities, given, internal, log};
 use crate::csi::{
     MountVolume, NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse,
     NodePublishVolumeRequest, NodePublishVolumeResponse, NodeStageVolumeRequest, NodeStageVolumeResponse,
@@ -11,7 +11,7 @@ use crate::store::Volume;
 use crate::{faults, host};
 use anyhow::Context;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tonic::Status;
 
 impl Driver {
@@ -37,16 +37,18 @@ impl Driver {
         self.settle(&mut volume)?;
         let image = self.volumes.image(&volume.id);
         let read_only = reads_only(capability);
-        let (device, fresh) = match host::loops(&image).map_err(internal)?.pop() {
+        let (device, fresh) = match self.device(&volume)? {
             Some(device) => (device, false),
             // A filesystem must be able to play its journal back, so its device can always be written.
             None => (host::attach(&image, read_only && capability.block.is_some()).map_err(internal)?, true),
         };
         let Some(mount) = &capability.mount else { return Ok(NodeStageVolumeResponse {}) };
-        if let Err(e) = mount_filesystem(&volume, mount, read_only, &device, Path::new(staging)) {
-            if fresh {
-                // Nobody unstages what was never staged.
-                host::detach(&image).map_err(internal)?;
+        let staging = Path::new(staging);
+        if let Err(e) = mount_filesystem(&volume, mount, read_only, &device, staging) {
+            // Nobody unstages what was never staged. What fails now is told with the next call.
+            let undone = if fresh { host::unmount(staging).and_then(|()| host::detach(&image)) } else { Ok(()) };
+            if let Err(e) = undone {
+                log(&format!("{e:#}"));
             }
             return Err(internal(e));
         }
@@ -76,7 +78,7 @@ impl Driver {
         let _one = self.lock();
         let volume = self.volume(&request.volume_id)?;
         self.strike(&faults::PUBLISH_FAILS)?;
-        let device = host::loops(&self.volumes.image(&volume.id)).map_err(internal)?.pop();
+        let device = self.device(&volume)?;
         let not_staged = || Status::failed_precondition(format!("volume {} is not staged", volume.id));
         let device = device.ok_or_else(not_staged)?;
         if host::is_mounted(target).map_err(internal)? {
@@ -117,6 +119,17 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// The device of a staged volume.
+    fn device(&self, volume: &Volume) -> Result<Option<PathBuf>, Status> {
+        let devices = host::loops(&self.volumes.image(&volume.id)).map_err(internal)?;
+        if devices.iter().any(|device| device.leaving) {
+            return Err(Status::aborted(format!("volume {} is still open somewhere after it was unstaged", volume.id)));
+        }
+        Ok(devices.into_iter().next().map(|device| device.path))
+    }
+}
+
 /// Mounts the filesystem of a device, which is made if there is none, and grown if it came from a smaller snapshot.
 fn mount_filesystem(
     volume: &Volume,
@@ -145,9 +158,13 @@ fn mount_filesystem(
         options.push("ro".to_owned());
     }
     place(staging, true)?;
+    let grows = volume.source.is_some() && !read_only;
+    if grows && kind == "ext4" {
+        host::grow_ext4(device)?;
+    }
     host::mount(device, staging, kind, &options)?;
-    if volume.source.is_some() && !read_only {
-        host::grow(device, staging, kind)?;
+    if grows && kind == "xfs" {
+        host::grow_xfs(staging)?;
     }
     Ok(())
 }
