@@ -176,7 +176,8 @@ velero_up() {
   inside velero install --provider aws --image "wherry.test/velero:$velero_version" --plugins wherry.test/velero-plugin-for-aws:pinned \
     --bucket $bucket --secret-file "$state/s3-credentials" --features EnableCSI --use-volume-snapshots=false \
     --backup-location-config "region=us-east-1,s3ForcePathStyle=true,s3Url=$s3_url" \
-    --velero-pod-cpu-request 0 --velero-pod-mem-request 0 --velero-pod-cpu-limit 0 --velero-pod-mem-limit 0 "$@" \
+    --velero-pod-cpu-request 0 --velero-pod-mem-request 0 --velero-pod-cpu-limit 0 --velero-pod-mem-limit 0 \
+    --node-agent-pod-cpu-request 0 --node-agent-pod-mem-request 0 --node-agent-pod-cpu-limit 0 --node-agent-pod-mem-limit 0 "$@" \
     >"$log/velero-install.log" 2>&1 || die "velero install: see $log/velero-install.log"
   wait_for "Velero" 120 kubectl --namespace velero wait --for=condition=Available deployment/velero --timeout=1s
   wait_for "Velero's backup location" 120 kubectl --namespace velero wait --for=jsonpath='{.status.phase}'=Available backupstoragelocation/default --timeout=1s
