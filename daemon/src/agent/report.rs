@@ -88,6 +88,11 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// Whether the CR is the task's still, by a look.
+    pub(crate) fn is_still(&self) -> Result<bool, ApiError> {
+        Ok(self.look()?.is_some())
+    }
+
     /// Writes, and tries again until it is written or the CR is no more the task's. `false`: it is not, or this process is
     /// asked to end, and the next one says it.
     pub(crate) fn surely(&self, patch: impl Fn(&Value) -> Option<Value>) -> bool {

@@ -3,11 +3,12 @@
 
 use super::Agent;
 use super::location::{Place, place};
+use crate::backup::kind;
 use crate::context::Context;
 use crate::credential::{draw_key, key_in};
 use crate::signals::Cancel;
 use crate::storage::{Limited, peek};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -97,11 +98,12 @@ impl Store {
             Some(of) => format!("BackupStorageLocation {name}, credentials of Secret {} (key {:?})", of.name, of.key),
             None => format!("BackupStorageLocation {name}, credentials of the agent itself"),
         };
-        let bare = wherry_repo::storage::open(&place.url, &place.options).with_context(whose)?;
+        let named = |e: anyhow::Error| if kind(&e) == Some(ErrorKind::Denied) { e.context(whose()) } else { e };
+        let bare = wherry_repo::storage::open(&place.url, &place.options).map_err(|e| named(e.into()))?;
         let storage: Arc<dyn Storage> =
             Arc::new(Limited::sharing(bare, agent.up.clone(), agent.down.clone(), cancel.clone()));
         let url = place.url.clone();
-        let repository = Self::repository(agent, context, name, &place, storage, to).with_context(whose)?;
+        let repository = Self::repository(agent, context, name, &place, storage, to).map_err(named)?;
         Ok(Self { repository, url, place, credential })
     }
 

@@ -101,10 +101,14 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
             let patch = json!({
                 "metadata": { "annotations": { names::SESSION: session.to_string() } }, "status": { "progress": progress },
             });
-            // Without it the next process sends again what this one has stored since.
-            match report.once(&patch) {
+            // Changed by others meanwhile, it is written on top of that.
+            let told = report.once(&patch).and_then(|told| if told { Ok(true) } else { report.once(&patch) });
+            // Another agent may have ended the session before this one, which starts over: then it is not to make a second
+            // snapshot beside that agent's.
+            match told.and_then(|told| Ok(told || report.is_still()?)) {
                 Ok(true) => {}
-                Ok(false) => tracing::info!(cr = %task.name, "the session is not in the CR, which has changed"),
+                Ok(false) => cancel.ask("the DataUpload is over, or another agent's"),
+                // The next process sends again what this one has stored since.
                 Err(e) => tracing::warn!(cr = %task.name, "the session is not in the CR: {e}"),
             }
         },
