@@ -95,6 +95,10 @@ impl Storage for Limited {
         self.inner.location()
     }
 
+    fn lanes(&self) -> usize {
+        self.inner.lanes()
+    }
+
     fn is_local(&self) -> bool {
         self.inner.is_local()
     }

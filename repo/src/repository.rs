@@ -420,8 +420,8 @@ impl Repository {
 
     /// Reads records, and how long they are, with several requests under way, in the order of `found`.
     pub(crate) fn read_many<K: Sync, T: Record + Send>(&self, found: &[(K, Key)]) -> Vec<Result<(T, u64)>> {
-        const THREADS: usize = 16;
-        let share = found.len().div_ceil(THREADS).max(8);
+        let lanes = self.storage().lanes();
+        let share = found.len().div_ceil(lanes).max(8);
         std::thread::scope(|scope| {
             let parts: Vec<_> = found
                 .chunks(share)

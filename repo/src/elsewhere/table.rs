@@ -102,6 +102,7 @@ pub(super) fn walk(
     pack: impl Fn(&PackId) -> bool,
     mut take: impl FnMut(&PackId, &[ShortId]) -> bool,
 ) -> Result<()> {
+    let lanes = repository.storage().lanes().min(THREADS);
     let prefix = if kind == PackKind::Data { keys::PACKS } else { keys::META };
     let mut wanted = HashSet::new();
     repository.storage().list(prefix, &mut |object| {
@@ -112,7 +113,7 @@ pub(super) fn walk(
         let segments = repository.list(keys::IDX)?;
         let segments: Vec<_> =
             segments.into_iter().filter(|key| keys::parse_segment(key).is_some_and(|name| segment(&name))).collect();
-        for part in segments.chunks(THREADS) {
+        for part in segments.chunks(lanes) {
             for rows in side_by_side(part, |key| read_segment(repository, key))?.into_iter().flatten() {
                 let ids: Vec<ShortId> = rows.chunks.iter().map(|(id, ..)| *id).collect();
                 if wanted.remove(&rows.pack) && !take(&rows.pack, &ids) {
@@ -123,7 +124,7 @@ pub(super) fn walk(
     }
     let mut rest: Vec<PackId> = wanted.into_iter().collect();
     rest.sort_unstable();
-    for part in rest.chunks(THREADS) {
+    for part in rest.chunks(lanes) {
         let read = |id: &PackId| match read_index(repository.storage(), repository.keys(), id) {
             Ok((index, ..)) => Ok(Some((*id, index))),
             Err(e) if repository.is_damage(&e) => Ok(None),

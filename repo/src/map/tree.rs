@@ -218,14 +218,15 @@ impl Tree {
             };
             members.iter().map(open).collect()
         };
-        if groups.len() <= 2 {
+        let lanes = self.repository.storage().lanes().min(8);
+        if groups.len() <= 2 || lanes == 1 {
             return groups
                 .iter()
                 .map(read)
                 .collect::<Result<Vec<_>>>()
                 .map(|parts| parts.into_iter().flatten().collect());
         }
-        let share = groups.len().div_ceil(8);
+        let share = groups.len().div_ceil(lanes);
         let parts: Vec<Result<Vec<(u64, Node)>>> = std::thread::scope(|scope| {
             let threads: Vec<_> = groups
                 .chunks(share)

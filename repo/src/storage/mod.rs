@@ -62,6 +62,12 @@ pub trait Storage: Send + Sync + Debug {
         false
     }
 
+    /// Requests that are worth having under way at once where many small objects are read; 1: one thread after the other
+    /// asks, always in the same order.
+    fn lanes(&self) -> usize {
+        16
+    }
+
     /// The whole object.
     fn get(&self, key: &Key) -> Result<Bytes>;
 

@@ -177,6 +177,10 @@ impl Storage for Retrying {
         self.inner.is_local()
     }
 
+    fn lanes(&self) -> usize {
+        self.inner.lanes()
+    }
+
     fn lock(&self, holder: &str) -> Result<Option<Lock>> {
         self.inner.lock(holder)
     }

@@ -1,0 +1,172 @@
+//! A simulation: writers, collectors, forget and readers run as real code, each in a thread, but one at a time. Before each
+//! call to the storage a seed says who goes on, what becomes of the call, and how much time passes. The same seed gives the
+//! same trace.
+//!
+//! What can become of a call is all that a network can do: nothing; done and the answer lost; not done now but later, long
+//! after whoever asked has given up, or died. Processes die at any call and are silent for longer than any grace. Their
+//! clocks are hours apart.
+
+mod actors;
+mod schedule;
+mod storage;
+
+use crate::small::{CHEAP, TestRng, UNIT, password, restore, splitmix};
+use parking_lot::Mutex;
+use schedule::Schedule;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use wherry_repo::storage::Memory;
+use wherry_repo::{
+    CheckOptions, Clock, CollectOptions, Components, InitOptions, Repository, Snapshot, SnapshotId, Timestamp,
+};
+
+/// What all simulations together must have reached.
+pub const CASES: [&str; 16] = [
+    "a delayed call took effect",
+    "a fault",
+    "a lost reply",
+    "a process died",
+    "a process was silent",
+    "adoption",
+    "commit won",
+    "condemned",
+    "fence won",
+    "final won",
+    "read while it was forgotten",
+    "relocation",
+    "rescued",
+    "restored",
+    "swept",
+    "undo won",
+];
+
+/// What one simulation showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// How often which case came up.
+    pub cases: BTreeMap<&'static str, u64>,
+    /// What must not be.
+    pub wrong: Vec<String>,
+    /// Calls to the storage.
+    pub steps: u64,
+    /// A hash of all of them, in their order.
+    pub trace: String,
+}
+
+/// Snapshots by what was promised of them.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Acknowledged, with their disks as numbers of chunks.
+    made: Vec<(Snapshot, Vec<u64>)>,
+    /// Somebody has begun to forget these.
+    doomed: BTreeSet<SnapshotId>,
+}
+
+impl Ledger {
+    fn standing(&self) -> Vec<(Snapshot, Vec<u64>)> {
+        self.made.iter().filter(|(snapshot, _)| !self.doomed.contains(&snapshot.id)).cloned().collect()
+    }
+}
+
+/// What all actors share.
+#[derive(Debug)]
+struct Sim {
+    memory: Arc<Memory>,
+    schedule: Arc<Schedule>,
+    ledger: Mutex<Ledger>,
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Sim {
+    fn wrong(&self, what: String) {
+        self.wrong.lock().push(what);
+    }
+}
+
+/// The clock of the storage, and of whoever looks at the end.
+#[derive(Debug)]
+struct StorageClock(Arc<Schedule>);
+
+impl Clock for StorageClock {
+    fn now(&self) -> Timestamp {
+        schedule::wall(self.0.time())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.time()
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.0.pass(time);
+    }
+}
+
+/// Plays the simulation of a seed. `faults`: of a thousand calls so many go wrong.
+pub fn simulate(seed: u64, faults: u64) -> Outcome {
+    let schedule = Arc::new(Schedule::new(seed, faults));
+    let memory = Arc::new(Memory::new(Arc::new(StorageClock(schedule.clone()))));
+    let components = || Components {
+        storage: memory.clone(),
+        clock: Arc::new(StorageClock(schedule.clone())),
+        rng: Arc::new(TestRng::new(seed ^ 0x5EED)),
+    };
+    let mut options = InitOptions::default();
+    (options.chunk_size, options.password_cost) = (UNIT as u32, CHEAP);
+    Repository::init(components(), &options, &password()).expect("an empty storage takes a repository");
+    let sim = Arc::new(Sim { memory: memory.clone(), schedule: schedule.clone(), ledger: Mutex::default(), wrong: Mutex::default() });
+    let mut state = seed;
+    let cast = actors::cast(&mut state);
+    sim.schedule.begin(cast.len());
+    std::thread::scope(|scope| {
+        for (number, play) in cast.into_iter().enumerate() {
+            let (sim, seed) = (sim.clone(), splitmix(&mut state));
+            scope.spawn(move || {
+                let _turn = sim.schedule.enter(number);
+                let played = catch_unwind(AssertUnwindSafe(|| play(&sim, number, seed)));
+                if played.is_err() {
+                    sim.wrong(format!("actor {number} panicked"));
+                }
+            });
+        }
+    });
+    verify(&sim, components);
+    let (cases, steps, trace) = sim.schedule.told();
+    let wrong = std::mem::take(&mut *sim.wrong.lock());
+    Outcome { cases, wrong, steps, trace }
+}
+
+/// When all is quiet: all that was promised is there, before and after what is garbage went.
+fn verify(sim: &Sim, components: impl Fn() -> Components) {
+    sim.schedule.quiet(&sim.memory);
+    for round in 0..3 {
+        let repository = match Repository::open(components(), &password()) {
+            Ok(repository) => repository,
+            Err(e) => return sim.wrong(format!("at the end the repository does not open: {e}")),
+        };
+        for (snapshot, chunks) in sim.ledger.lock().standing() {
+            match restore(&repository, &snapshot) {
+                Ok(disk) if disk == actors::disk(&chunks) => {}
+                Ok(_) => sim.wrong(format!("round {round}: {} is not what it was", snapshot.id)),
+                Err(e) => sim.wrong(format!("round {round}: {} does not restore: {e}", snapshot.id)),
+            }
+        }
+        let options = CheckOptions { threads: 1, ..CheckOptions::default() };
+        match repository.check(&options, &|_, _, _| Ok(())) {
+            Ok(report) if report.is_clean() => {}
+            Ok(report) => sim.wrong(format!("round {round}: damaged: {:?}", report.damages)),
+            Err(e) => sim.wrong(format!("round {round}: check: {e}")),
+        }
+        let options = CollectOptions {
+            grace: Duration::ZERO,
+            fence_after: Duration::ZERO,
+            patience: Duration::ZERO,
+            threads: 1,
+            ..CollectOptions::default()
+        };
+        if let Err(e) = repository.collect(&options, &|_, _, _| Ok(())) {
+            sim.wrong(format!("round {round}: gc: {e}"));
+        }
+    }
+}

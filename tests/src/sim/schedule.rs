@@ -1,0 +1,235 @@
+//! Who goes on, and what becomes of its call.
+
+use crate::small::splitmix;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+use wherry_repo::Timestamp;
+use wherry_repo::storage::Memory;
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Done,
+    /// It fails and has no effect.
+    Fails,
+    /// It has its effect, and fails all the same.
+    ReplyLost,
+    /// It fails, and has its effect later.
+    Delayed,
+}
+
+/// A write that is on its way.
+pub(super) type Late = Box<dyn FnOnce(&Memory) + Send>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// From this time on.
+    Ready(Duration),
+    Done,
+}
+
+struct State {
+    random: u64,
+    faults: u64,
+    time: Duration,
+    turn: usize,
+    actors: Vec<Status>,
+    late: Vec<(u64, Late)>,
+    steps: u64,
+    trace: blake3::Hasher,
+    told: Option<Vec<String>>,
+    cases: BTreeMap<&'static str, u64>,
+}
+
+/// One actor at a time goes on.
+pub(super) struct Schedule {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Schedule")
+    }
+}
+
+/// So long nobody is silent on purpose: longer than any grace.
+const SILENCES: [u64; 4] = [60, 15 * 60, 3 * 3600, 40 * 3600];
+
+/// Wall time, for a clock that is right.
+pub(super) fn wall(time: Duration) -> Timestamp {
+    Timestamp(1_780_000_000_000_000_000 + time.as_nanos() as i64)
+}
+
+impl State {
+    fn below(&mut self, n: u64) -> u64 {
+        splitmix(&mut self.random) % n
+    }
+
+    /// Chooses who goes on; time passes where nobody can.
+    fn choose(&mut self) {
+        let ready = |state: &Self| -> Vec<usize> {
+            let is_ready = |status: &Status| matches!(status, Status::Ready(from) if *from <= state.time);
+            state.actors.iter().enumerate().filter(|(_, status)| is_ready(status)).map(|(n, _)| n).collect()
+        };
+        let mut found = ready(self);
+        if found.is_empty() {
+            let times = self.actors.iter().filter_map(|status| match status {
+                Status::Ready(from) => Some(*from),
+                Status::Done => None,
+            });
+            let Some(next) = times.min() else { return };
+            self.time = next;
+            found = ready(self);
+        }
+        self.turn = found[self.below(found.len() as u64) as usize];
+    }
+
+    fn count(&mut self, case: &'static str, by: u64) {
+        if by > 0 {
+            *self.cases.entry(case).or_default() += by;
+        }
+    }
+}
+
+/// The part of one actor; its turn passes to another one when it ends.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    schedule: &'a Schedule,
+    number: usize,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.schedule.state.lock();
+        state.actors[self.number] = Status::Done;
+        state.choose();
+        self.schedule.changed.notify_all();
+    }
+}
+
+impl Schedule {
+    pub(super) fn new(seed: u64, faults: u64) -> Self {
+        let told = std::env::var_os("WHERRY_SIM_TRACE").map(|_| Vec::new());
+        let state = State {
+            random: seed ^ 0xC0FF_EE00,
+            faults,
+            time: Duration::from_secs(1000),
+            turn: 0,
+            actors: Vec::new(),
+            late: Vec::new(),
+            steps: 0,
+            trace: blake3::Hasher::new(),
+            told,
+            cases: BTreeMap::new(),
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// So many actors are to come.
+    pub(super) fn begin(&self, actors: usize) {
+        let mut state = self.state.lock();
+        state.actors = vec![Status::Ready(Duration::ZERO); actors];
+        state.choose();
+    }
+
+    pub(super) fn enter(&self, number: usize) -> Turn<'_> {
+        self.wait(&mut self.state.lock(), number);
+        Turn { schedule: self, number }
+    }
+
+    fn wait(&self, state: &mut MutexGuard<'_, State>, number: usize) {
+        while state.turn != number {
+            self.changed.wait(state);
+        }
+    }
+
+    pub(super) fn time(&self) -> Duration {
+        self.state.lock().time
+    }
+
+    /// Time passes where nobody else is there.
+    pub(super) fn pass(&self, time: Duration) {
+        self.state.lock().time += time;
+    }
+
+    pub(super) fn count(&self, case: &'static str, by: u64) {
+        self.state.lock().count(case, by);
+    }
+
+    /// An actor sleeps.
+    pub(super) fn sleep(&self, number: usize, time: Duration) {
+        let mut state = self.state.lock();
+        state.actors[number] = Status::Ready(state.time + time);
+        state.choose();
+        self.changed.notify_all();
+        self.wait(&mut state, number);
+    }
+
+    /// An actor is about to call: others may come first. Then its call is on.
+    pub(super) fn call(&self, number: usize, memory: &Memory, what: &str, is_write: bool) -> Fate {
+        let mut state = self.state.lock();
+        let mut from = state.time;
+        if state.below(400) == 0 {
+            let which = state.below(SILENCES.len() as u64) as usize;
+            from += Duration::from_secs(SILENCES[which]);
+            state.count("a process was silent", 1);
+        }
+        state.actors[number] = Status::Ready(from);
+        let passed = state.below(1500);
+        state.time += Duration::from_millis(passed);
+        state.choose();
+        self.changed.notify_all();
+        self.wait(&mut state, number);
+        state.steps += 1;
+        let now = state.steps;
+        let (due, late): (Vec<_>, Vec<_>) = std::mem::take(&mut state.late).into_iter().partition(|(at, _)| *at <= now);
+        state.late = late;
+        state.count("a delayed call took effect", due.len() as u64);
+        let fate = match (state.below(1000) < state.faults, state.below(3)) {
+            (false, _) => Fate::Done,
+            (true, 1) if is_write => Fate::ReplyLost,
+            (true, 2) if is_write => Fate::Delayed,
+            (true, _) => Fate::Fails,
+        };
+        match fate {
+            Fate::Done => {}
+            Fate::ReplyLost => state.count("a lost reply", 1),
+            Fate::Fails | Fate::Delayed => state.count("a fault", 1),
+        }
+        let line = format!("{now} {number} {what} {fate:?}\n");
+        state.trace.update(line.as_bytes());
+        if let Some(told) = &mut state.told {
+            told.push(line);
+        }
+        drop(state);
+        // The clock of the storage is asked for.
+        due.into_iter().for_each(|(_, late)| late(memory));
+        fate
+    }
+
+    /// Has its effect some calls later.
+    pub(super) fn later(&self, late: Late) {
+        let mut state = self.state.lock();
+        let at = state.steps + 1 + state.below(120);
+        state.late.push((at, late));
+    }
+
+    /// All that is on its way arrives, and everybody is silent for long.
+    pub(super) fn quiet(&self, memory: &Memory) {
+        let late = std::mem::take(&mut self.state.lock().late);
+        late.into_iter().for_each(|(_, late)| late(memory));
+        self.pass(Duration::from_secs(400 * 3600));
+    }
+
+    /// Cases, calls, and their hash.
+    pub(super) fn told(&self) -> (BTreeMap<&'static str, u64>, u64, String) {
+        let state = self.state.lock();
+        if let Some(told) = &state.told {
+            print!("{}", told.concat());
+        }
+        (state.cases.clone(), state.steps, state.trace.finalize().to_hex().to_string())
+    }
+}

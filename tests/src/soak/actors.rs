@@ -1,0 +1,223 @@
+//! Who works on the repository, each in a thread of its own, until the soak is over.
+
+use super::Soak;
+use super::ledger::Promise;
+use crate::small::{noise, splitmix};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// Bytes of a chunk.
+const CHUNK: usize = 64 << 10;
+/// Chunks of a disk.
+const DISK: u64 = 160;
+/// Chunks that there are: with so few, what one volume drops another one has, drops too, and gets back.
+const POOL: u64 = 600;
+/// Snapshots of a volume that are not forgotten.
+const KEPT: usize = 2;
+
+fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+/// Backs up a disk again and again, with other content each time.
+pub(super) fn write(soak: &Soak, n: usize, seed: u64) {
+    let mut state = seed;
+    let volume = format!("vm{n}");
+    let (name, cache) = (format!("{volume}.raw"), format!("cache-{}", n / 2));
+    let mut disk = vec![0; DISK as usize * CHUNK];
+    while !soak.is_over() {
+        for _ in 0..1 + splitmix(&mut state) % (DISK / 2) {
+            // The front changes often, the end seldom: packs lose their chunks bit by bit.
+            let at = ((splitmix(&mut state) % DISK) * (splitmix(&mut state) % DISK) / DISK) as usize * CHUNK;
+            disk[at..at + CHUNK].copy_from_slice(&noise(1 + splitmix(&mut state) % POOL, CHUNK));
+        }
+        let path = soak.home.write(&name, &disk);
+        let ended =
+            soak.run("backup", &cache, &["backup", &path, "--name", &volume, "--json", "-q", "--memory", "64M"]);
+        if ended.code != Some(0) {
+            continue;
+        }
+        match ended.json["snapshot"].as_str() {
+            Some(id) => {
+                soak.ledger.acknowledge(Promise { id: id.to_owned(), volume: volume.clone(), hash: hash(&disk) });
+                soak.count("snapshots", 1);
+            }
+            None => soak.wrong(format!("a backup of {volume} ended well and named no snapshot: {}", ended.json)),
+        }
+        soak.pause(Duration::from_millis(splitmix(&mut state) % 1500));
+    }
+}
+
+/// Forgets what is older, and changes its mind now and then.
+pub(super) fn forget(soak: &Soak, seed: u64) {
+    let mut state = seed;
+    while !soak.is_over() {
+        soak.pause(Duration::from_millis(200 + splitmix(&mut state) % 1200));
+        let older = soak.ledger.older(KEPT);
+        let Some(Promise { id, .. }) = older.get((splitmix(&mut state) % older.len().max(1) as u64) as usize) else {
+            continue;
+        };
+        soak.ledger.doom(id);
+        let delay = ["0s", "0s", "3s", "60s"][(splitmix(&mut state) % 4) as usize];
+        if soak.run("forget", "cache-0", &["forget", id, "--delay", delay, "-q", "--json"]).code != Some(0) {
+            // It may have been done, or be done yet.
+            continue;
+        }
+        soak.count("forgotten", 1);
+        if splitmix(&mut state).is_multiple_of(3)
+            && soak.run("unforget", "cache-0", &["unforget", id, "-q"]).code == Some(0)
+        {
+            soak.ledger.save(id);
+            soak.count("unforgotten", 1);
+        }
+    }
+}
+
+/// Collects, with limits that are far too short for the stopped and the slow.
+pub(super) fn collect(soak: &Soak, seed: u64) {
+    let mut state = seed;
+    while !soak.is_over() {
+        let grace = ["0s", "0s", "2s"][(splitmix(&mut state) % 3) as usize];
+        let fence = ["0s", "4s", "4s", "15s"][(splitmix(&mut state) % 4) as usize];
+        let ended = soak.run("gc", "cache-1", &["gc", "--grace", grace, "--fence-after", fence, "-q", "--json"]);
+        if ended.code == Some(0) {
+            count_collected(soak, &ended.json);
+        }
+        soak.pause(Duration::from_millis(splitmix(&mut state) % 3000));
+    }
+}
+
+fn count_collected(soak: &Soak, report: &serde_json::Value) {
+    soak.count("collections", 1);
+    let packs = |of: &str| report[of]["packs"].as_u64().unwrap_or_default();
+    soak.count("packs condemned", packs("condemned"));
+    soak.count("packs repacked", packs("repacked"));
+    soak.count("packs deleted", packs("deleted"));
+    soak.count("packs rescued", report["rescued"].as_u64().unwrap_or_default());
+    soak.count("runs fenced", report["fenced"].as_array().map_or(0, |all| all.len() as u64));
+}
+
+fn pick<T>(all: &[T], state: &mut u64) -> Option<usize> {
+    (!all.is_empty()).then(|| (splitmix(state) % all.len() as u64) as usize)
+}
+
+/// Restores what it finds in the ledger.
+pub(super) fn restore(soak: &Soak, seed: u64) {
+    let mut state = seed;
+    let target = soak.home.text(&format!("restored-{seed}"));
+    while !soak.is_over() {
+        soak.pause(Duration::from_millis(splitmix(&mut state) % 800));
+        let standing = soak.ledger.standing();
+        let Some(at) = pick(&standing, &mut state) else { continue };
+        if restore_one(soak, &standing[at], &target) {
+            soak.count("restores", 1);
+        }
+    }
+}
+
+/// True when it was restored; says what is wrong.
+fn restore_one(soak: &Soak, promise: &Promise, target: &str) -> bool {
+    let Promise { id, volume, hash: expected } = promise;
+    let _ = fs::remove_file(target);
+    let ended = soak.run("restore", "cache-0", &["restore", id, target, "--force", "-q"]);
+    match ended.code {
+        Some(0) => {
+            let found = hash(&fs::read(target).expect("what was restored"));
+            if found != *expected {
+                soak.wrong(format!("snapshot {id} of {volume} restores to {found} and not to {expected}"));
+            }
+            return true;
+        }
+        // Not reached: that says nothing about the data.
+        None | Some(1) => {}
+        // It was forgotten while it was restored.
+        Some(_) if soak.ledger.is_doomed(id) => soak.count("restores of what was forgotten meanwhile", 1),
+        Some(code) => soak.wrong(format!("snapshot {id} of {volume} does not restore ({code}): {}", ended.line)),
+    }
+    false
+}
+
+/// Checks while everybody else goes on.
+pub(super) fn check(soak: &Soak, seed: u64) {
+    let mut state = seed;
+    while !soak.is_over() {
+        soak.pause(Duration::from_millis(2000 + splitmix(&mut state) % 4000));
+        let read: &[&str] = if splitmix(&mut state).is_multiple_of(2) { &["--read-data"] } else { &[] };
+        let args = [&["check", "-q", "--json"], read].concat();
+        if soak.run("check", "cache-1", &args).code == Some(0) {
+            soak.count("checks", 1);
+        }
+    }
+}
+
+/// Reads disks in a mount that stays open, and mounts anew when it was killed.
+pub(super) fn mount(soak: &Soak, seed: u64) {
+    let mut state = seed;
+    while !soak.is_over() {
+        let folder = soak.home.path("mnt");
+        fs::create_dir_all(&folder).expect("a folder to mount at");
+        std::thread::scope(|scope| {
+            let args = ["mount", folder.to_str().expect("a path in UTF-8"), "--foreground", "-q"];
+            let process = scope.spawn(move || soak.run("mount", "cache-mount", &args));
+            while !process.is_finished() {
+                if soak.is_over() {
+                    unmount(&folder);
+                    break;
+                }
+                soak.pause(Duration::from_millis(100 + splitmix(&mut state) % 500));
+                let standing = soak.ledger.standing();
+                if let Some(at) = pick(&standing, &mut state) {
+                    read_one(soak, &folder, &standing[at]);
+                }
+            }
+            // One that had just begun when it was to end.
+            while !process.is_finished() {
+                std::thread::sleep(Duration::from_millis(100));
+                unmount(&folder);
+            }
+        });
+        unmount(&folder);
+    }
+}
+
+fn unmount(folder: &Path) {
+    let _ = rustix::mount::unmount(folder, rustix::mount::UnmountFlags::DETACH);
+}
+
+/// What can be read is right; what cannot be reached, or is not in the listing yet, says nothing.
+fn read_one(soak: &Soak, folder: &Path, promise: &Promise) {
+    let Promise { id, volume, hash: expected } = promise;
+    let bytes = match fs::read(folder.join("by-id").join(id).join("disk.raw")) {
+        Ok(bytes) => bytes,
+        Err(e) => return soak.count(format!("reads from the mount that failed: {}", e.kind()), 1),
+    };
+    let found = hash(&bytes);
+    if found != *expected {
+        soak.wrong(format!("snapshot {id} of {volume} reads as {found} in the mount, and not as {expected}"));
+    }
+    soak.count("restores from the mount", 1);
+}
+
+/// When all is quiet: what is garbage goes, and everything that was promised is there.
+pub(super) fn verify(soak: &Soak) {
+    for _ in 0..4 {
+        let ended = soak.run("gc", "cache-1", &["gc", "--grace", "0s", "--fence-after", "0s", "-q", "--json"]);
+        match ended.code {
+            Some(0) => count_collected(soak, &ended.json),
+            code => soak.wrong(format!("gc at the end ended with {code:?}: {}", ended.line)),
+        }
+    }
+    let ended = soak.run("check", "cache-1", &["check", "--read-data", "-q", "--json"]);
+    if ended.code != Some(0) {
+        soak.wrong(format!("check at the end ended with {:?}: {} {}", ended.code, ended.line, ended.json));
+    }
+    let target = soak.home.text("restored-at-the-end");
+    for promise in soak.ledger.standing() {
+        if !restore_one(soak, &promise, &target) {
+            soak.wrong(format!("snapshot {} of {} was not restored at the end", promise.id, promise.volume));
+        }
+        soak.count("restores at the end", 1);
+    }
+    soak.count("promises", soak.ledger.ever() as u64);
+}

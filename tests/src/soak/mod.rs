@@ -1,0 +1,197 @@
+//! Many processes on one repository, and everything that can happen to them: writers, forget, two collectors, restores, a
+//! check, an open mount; behind them a real S3 server whose answers a proxy spoils, and a killer. What is asked is simple:
+//! every snapshot that was acknowledged and that nobody asked to forget restores, bit for bit.
+
+mod actors;
+mod ledger;
+mod process;
+
+use crate::faulty_s3::{Chaos, Fault, FaultyS3};
+use crate::home::Home;
+use crate::seaweed::{Seaweed, variables_for};
+use crate::small::splitmix;
+use ledger::Ledger;
+use parking_lot::Mutex;
+use process::Running;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Writers, each with a volume of its own.
+const WRITERS: usize = 4;
+
+/// How long a soak goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    /// At least so long.
+    pub least: Duration,
+    /// Then until everything has happened, but no longer than this.
+    pub most: Duration,
+}
+
+/// What must have happened for a soak to mean something.
+const NEEDED: [&str; 19] = [
+    "snapshots",
+    "forgotten",
+    "unforgotten",
+    "packs deleted",
+    "packs repacked",
+    "restores",
+    "restores from the mount",
+    "checks",
+    "kills of backup",
+    "kills of gc",
+    "kills of forget",
+    "kills of restore",
+    "stops",
+    "fault refuse",
+    "fault apply-and-refuse",
+    "fault lose-reply",
+    "fault drop-request",
+    "fault cut-request",
+    "fault cut-reply",
+];
+
+/// What a soak showed.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How often what happened.
+    pub counters: BTreeMap<String, u64>,
+    /// How often which command ended with which code and last line, but for 0.
+    pub ends: BTreeMap<String, u64>,
+    /// What must not be.
+    pub wrong: Vec<String>,
+}
+
+impl Outcome {
+    /// What did not happen although it is what a soak is for.
+    pub fn lacking(&self) -> Vec<&'static str> {
+        NEEDED.into_iter().filter(|name| !self.counters.contains_key(*name)).collect()
+    }
+
+    /// The counters and ends, for people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, count) in &self.counters {
+            let _ = writeln!(text, "{count:8}  {name}");
+        }
+        for (end, count) in &self.ends {
+            let _ = writeln!(text, "{count:8}  {end}");
+        }
+        text
+    }
+}
+
+/// What all actors share.
+#[derive(Debug)]
+struct Soak {
+    home: Home,
+    faulty: FaultyS3,
+    ledger: Ledger,
+    /// What may be killed.
+    running: Mutex<Vec<Running>>,
+    counters: Mutex<BTreeMap<String, u64>>,
+    ends: Mutex<BTreeMap<String, u64>>,
+    wrong: Mutex<Vec<String>>,
+    over: AtomicBool,
+}
+
+impl Soak {
+    fn count(&self, what: impl Into<String>, by: u64) {
+        if by > 0 {
+            *self.counters.lock().entry(what.into()).or_default() += by;
+        }
+    }
+
+    fn wrong(&self, what: String) {
+        self.wrong.lock().push(what);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Waits, but not beyond the end.
+    fn pause(&self, time: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < time && !self.is_over() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let mut counters = self.counters.lock().clone();
+        counters.extend(self.faulty.hits().into_iter().map(|(fault, count)| (format!("fault {fault}"), count)));
+        Outcome { counters, ends: self.ends.lock().clone(), wrong: self.wrong.lock().clone() }
+    }
+}
+
+/// Runs a soak on a server of its own. `say` gets a line now and then.
+///
+/// # Panics
+/// When the server cannot be started.
+pub fn soak(seed: u64, length: Length, say: &(dyn Fn(String) + Sync)) -> Outcome {
+    let server = Seaweed::start();
+    let faulty = FaultyS3::start(server.port());
+    let home = Home::new().at("s3://soak/repo", &variables_for(faulty.port()));
+    home.run(&["init", "-q", "--chunk-size", "64K"]).ok();
+    faulty.chaos(Some(Chaos { seed, per_mille: 12, faults: faults() }));
+    let soak = Soak {
+        home,
+        faulty,
+        ledger: Ledger::default(),
+        running: Mutex::default(),
+        counters: Mutex::default(),
+        ends: Mutex::default(),
+        wrong: Mutex::default(),
+        over: AtomicBool::new(false),
+    };
+    let mut state = seed;
+    let mut seed = || splitmix(&mut state);
+    std::thread::scope(|scope| {
+        let (soak, start) = (&soak, Instant::now());
+        for n in 0..WRITERS {
+            let seed = seed();
+            scope.spawn(move || actors::write(soak, n, seed));
+        }
+        let rest = [actors::forget, actors::collect, actors::collect, actors::restore, actors::restore, actors::check];
+        for actor in rest.into_iter().chain([actors::mount as fn(&Soak, u64), process::kill]) {
+            let seed = seed();
+            scope.spawn(move || actor(soak, seed));
+        }
+        let mut told = Instant::now();
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = soak.outcome();
+            let is_done = start.elapsed() >= length.least && now.lacking().is_empty();
+            if is_done || start.elapsed() >= length.most || !now.wrong.is_empty() {
+                break;
+            }
+            if told.elapsed() >= Duration::from_secs(60) {
+                told = Instant::now();
+                say(format!("{} s\n{}", start.elapsed().as_secs(), now.text()));
+            }
+        }
+        soak.over.store(true, Ordering::Relaxed);
+    });
+    soak.faulty.chaos(None);
+    actors::verify(&soak);
+    soak.outcome()
+}
+
+/// Those that a client can get over. One that stalls is not among them: it takes as long as the client's patience.
+fn faults() -> Vec<Fault> {
+    use Fault::*;
+    vec![
+        Refuse(503),
+        Refuse(500),
+        ApplyAndRefuse(500),
+        ApplyAndRefuse(503),
+        LoseReply,
+        LoseReply,
+        DropRequest,
+        CutRequest,
+        CutReply,
+    ]
+}

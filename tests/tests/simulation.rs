@@ -1,0 +1,67 @@
+//! Simulations by seed: see `tests/src/sim/`. One that fails is told by its seed; `WHERRY_SIM_FIRST=n WHERRY_SIM_COUNT=1`
+//! plays it again, `WHERRY_SIM_TRACE=1` prints every call.
+#![forbid(unsafe_code)]
+
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use wherry_tests::sim::{CASES, simulate};
+
+/// Simulations of an ordinary run.
+const COUNT: u64 = 1000;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+}
+
+/// Every third one has a storage without faults.
+fn faults(seed: u64) -> u64 {
+    [0, 3, 15][(seed % 3) as usize]
+}
+
+#[test]
+fn whatever_the_seed_nothing_is_lost() {
+    let (first, count) = (number("WHERRY_SIM_FIRST", 1), number("WHERRY_SIM_COUNT", COUNT));
+    let next = AtomicU64::new(first);
+    let all = Mutex::new((BTreeMap::<&str, u64>::new(), 0, Vec::new()));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count {
+                return;
+            }
+            let outcome = simulate(seed, faults(seed));
+            let mut all = all.lock();
+            outcome.cases.into_iter().for_each(|(case, n)| *all.0.entry(case).or_default() += n);
+            all.1 += outcome.steps;
+            all.2.extend(outcome.wrong.into_iter().map(|wrong| format!("seed {seed}: {wrong}")));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let (cases, steps, wrong) = all.into_inner();
+    println!("{count} simulations from {first} on, {steps} calls");
+    cases.iter().for_each(|(case, n)| println!("{n:>8}  {case}"));
+    assert!(
+        wrong.is_empty(),
+        "{} faults, the first of them:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(10)].join("\n")
+    );
+    if count >= COUNT {
+        let lacking: Vec<_> = CASES.into_iter().filter(|case| !cases.contains_key(case)).collect();
+        assert!(lacking.is_empty(), "never reached: {lacking:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 1..=6 {
+        let (one, other) = (simulate(seed, faults(seed)), simulate(seed, faults(seed)));
+        assert_eq!(one, other, "seed {seed}");
+        assert_ne!(one.trace, simulate(seed + 1000, faults(seed)).trace, "another seed is another simulation");
+    }
+}

@@ -1,0 +1,27 @@
+//! Many processes on one repository behind a server that fails, killed and stopped at random; `scripts/soak` runs it for
+//! as long as one likes. Needs root, /dev/fuse and the S3 server.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+use wherry_tests::soak::{Length, soak};
+
+/// Minutes to soak for; without it, until everything has happened once.
+const WHERRY_SOAK_MINUTES: &str = "WHERRY_SOAK_MINUTES";
+/// Another seed gives another soak.
+const WHERRY_SOAK_SEED: &str = "WHERRY_SOAK_SEED";
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is to be a whole number, not {text:?}")))
+}
+
+#[test]
+fn what_was_acknowledged_restores_whatever_happens() {
+    let minutes = number(WHERRY_SOAK_MINUTES);
+    let least = Duration::from_secs(60 * minutes.unwrap_or(0));
+    let length = Length { least, most: least + Duration::from_secs(600) };
+    let outcome = soak(number(WHERRY_SOAK_SEED).unwrap_or(1), length, &|line| println!("{line}"));
+    println!("{}", outcome.text());
+    assert!(outcome.wrong.is_empty(), "{}\n{}", outcome.wrong.join("\n"), outcome.text());
+    assert_eq!(outcome.lacking(), [""; 0], "this did not happen, so nothing was shown about it\n{}", outcome.text());
+}
