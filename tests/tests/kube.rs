@@ -6,6 +6,8 @@
 mod agent;
 #[path = "kube/agent_ends.rs"]
 mod agent_ends;
+#[path = "kube/agent_mends.rs"]
+mod agent_mends;
 #[path = "kube/agent_refusals.rs"]
 mod agent_refusals;
 #[path = "kube/replicas.rs"]
@@ -52,6 +54,11 @@ fn stand(namespace: &str) -> Stand {
             seaweed
         })
     };
+    stand_on(seaweed, namespace)
+}
+
+/// The same with a storage of its own.
+fn stand_on(seaweed: Arc<Seaweed>, namespace: &str) -> Stand {
     Stand::new(real().kube.clone(), seaweed, namespace)
 }
 
