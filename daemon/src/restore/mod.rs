@@ -162,3 +162,17 @@ fn pieces(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
     let Range { start, end } = range;
     (start..end).step_by(most as usize).map(move |at| at..end.min(at.saturating_add(most)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_the_whole() {
+        let of = |range, most| pieces(range, most).collect::<Vec<_>>();
+        assert_eq!(of(4..11, 3), [4..7, 7..10, 10..11]);
+        assert_eq!(of(4..7, 3), [4..7]);
+        assert_eq!(of(4..4, 3), []);
+        assert_eq!(of(0..(1 << 30) + 5, ZEROED).len(), 5);
+    }
+}
