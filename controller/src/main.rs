@@ -17,7 +17,7 @@ use wherry_api::settings::{ENTRIES, Settings};
 use wherry_controller::run::Options;
 
 /// The controller of wherry in a cluster: exposes the volumes of DataUploads and DataDownloads, gives restored ones to
-/// their PVCs, and leaves nothing behind. It is being built: there is no agent yet that would move the data.
+/// their PVCs, and leaves nothing behind. It is being built: it has not run in a cluster yet.
 #[derive(Debug, Parser)]
 #[command(name = "wherry-controller", version)]
 struct Args {

@@ -2,7 +2,7 @@
 //! played by a folder: real loop devices and mounts at the places where the kubelet publishes them. Root is needed.
 
 use crate::binary::wherry_bin;
-use crate::cluster::real::RBAC;
+use crate::cluster::real::deployed;
 use crate::home::Home;
 use crate::kube::Kube;
 use crate::seaweed::{ACCESS_KEY, SECRET_KEY, Seaweed};
@@ -83,33 +83,39 @@ fn run(program: &str, args: &[&str]) {
 }
 
 impl Stand {
-    /// With accounts, rights, settings, credentials and a BackupStorageLocation `default`.
+    /// A new namespace with accounts, rights, settings, credentials and a BackupStorageLocation `default`.
     pub fn new(kube: Arc<Kube>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("wherry-stand-").tempdir().unwrap();
-        let this = Self { kube, seaweed, namespace: namespace.to_owned(), folder, mounts: Mutex::default() };
+        let this = Self::bare(kube, seaweed, namespace);
         let kube = &this.kube;
         kube.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n"));
         let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: default\n  namespace: ";
         kube.apply(&format!("{account}{namespace}\n"));
-        let deployed = RBAC.replace("namespace: velero", &format!("namespace: {namespace}"));
-        // What is of the cluster is there already; the account gets it by a binding of its own.
-        let of_agent = deployed.split("\n---\n").filter(|document| document.contains("\n  name: wherry-agent\n"));
-        let of_agent = of_agent.filter(|document| !document.contains("\nkind: ClusterRole\n"));
-        let of_agent: Vec<String> = of_agent
-            .map(|document| match document.contains("\nkind: ClusterRoleBinding\n") {
-                true => document.replacen("  name: wherry-agent", &format!("  name: wherry-agent-{namespace}"), 1),
-                false => document.to_owned(),
-            })
-            .collect();
-        kube.apply(&of_agent.join("\n---\n"));
-        fs::create_dir(this.root()).unwrap();
+        kube.apply(&deployed("wherry-agent", namespace));
         let data = json!({ "kubeletRoot": this.root().display().to_string() });
         this.create(Kind::ConfigMap, json!({ "metadata": { "name": "wherry" }, "data": data }));
+        this.furnish();
+        this
+    }
+
+    fn bare(kube: Arc<Kube>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("wherry-stand-").tempdir().unwrap();
+        Self { kube, seaweed, namespace: namespace.to_owned(), folder, mounts: Mutex::default() }
+    }
+
+    /// In the namespace of the scenes, which has the accounts and their rights; ConfigMaps go with each scene, so agents are
+    /// told of the kubelet by their command.
+    pub fn in_scenes(kube: Arc<Kube>, seaweed: Arc<Seaweed>) -> Self {
+        let this = Self::bare(kube, seaweed, "velero");
+        this.furnish();
+        this
+    }
+
+    fn furnish(&self) {
+        fs::create_dir(self.root()).unwrap();
         let keys = format!("[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n");
         let metadata = json!({ "name": "cloud-credentials" });
-        this.create(Kind::Secret, json!({ "metadata": metadata, "stringData": { "cloud": keys } }));
-        this.location("default", json!({}));
-        this
+        self.create(Kind::Secret, json!({ "metadata": metadata, "stringData": { "cloud": keys } }));
+        self.location("default", json!({}));
     }
 
     /// Makes a BackupStorageLocation, which has these parts otherwise.
@@ -363,7 +369,7 @@ impl Stand {
             .args(["--pdeathsig", "KILL"])
             .args(by)
             .arg(wherry_bin())
-            .args(["agent", "-v", "--node", NODE, "--namespace", &self.namespace])
+            .args(["agent", "--node", NODE, "--namespace", &self.namespace])
             .args(["--server", &self.kube.url(), "--ca-file"])
             .arg(self.kube.authorities())
             .arg("--token-file")
@@ -372,6 +378,7 @@ impl Stand {
             .arg(self.path("state"))
             .arg("--cache-dir")
             .arg(self.path("cache"))
+            .args((self.namespace == "velero").then(|| format!("--kubelet-root={}", self.root().display())))
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("TMPDIR", self.folder.path())

@@ -10,6 +10,8 @@ mod agent_ends;
 mod agent_mends;
 #[path = "kube/agent_refusals.rs"]
 mod agent_refusals;
+#[path = "kube/agent_whole.rs"]
+mod agent_whole;
 #[path = "kube/replicas.rs"]
 mod replicas;
 #[path = "kube/rights.rs"]
@@ -46,20 +48,21 @@ fn real() -> Arc<Real> {
 
 /// A namespace of Velero with an agent's surroundings.
 fn stand(namespace: &str) -> Stand {
-    let seaweed = {
-        let mut shared = STORAGE.lock();
-        shared.upgrade().unwrap_or_else(|| {
-            let seaweed = Arc::new(Seaweed::start());
-            *shared = Arc::downgrade(&seaweed);
-            seaweed
-        })
-    };
-    stand_on(seaweed, namespace)
+    stand_on(seaweed(), namespace)
 }
 
 /// The same with a storage of its own.
 fn stand_on(seaweed: Arc<Seaweed>, namespace: &str) -> Stand {
     Stand::new(real().kube.clone(), seaweed, namespace)
+}
+
+fn seaweed() -> Arc<Seaweed> {
+    let mut shared = STORAGE.lock();
+    shared.upgrade().unwrap_or_else(|| {
+        let seaweed = Arc::new(Seaweed::start());
+        *shared = Arc::downgrade(&seaweed);
+        seaweed
+    })
 }
 
 /// The server with nothing on it, for one test.

@@ -98,7 +98,12 @@ impl Job<'_> {
             "status": { "progress": { "bytesDone": 0 } },
         });
         *self.shared.session.lock() = Some(session);
-        match self.note(&patch) {
+        // Changed by others meanwhile, it is written on top of that.
+        let noted = match self.note(&patch) {
+            Ok(Noted::NotYet) => self.note(&patch),
+            noted => noted,
+        };
+        match noted {
             Ok(Noted::Written) => {}
             Ok(_) => tracing::info!(cr = %self.task.name, "the session is not in the CR yet, which has changed"),
             Err(e) => tracing::warn!(cr = %self.task.name, "the session is not in the CR yet: {e}"),

@@ -3,6 +3,7 @@
 
 use super::Agent;
 use super::location::{Place, place};
+use crate::backup::kind;
 use crate::context::Context;
 use crate::credential::{draw_key, key_in};
 use crate::signals::Cancel;
@@ -87,11 +88,17 @@ impl Store {
                 Over::when(move || cancel.is_cancelled())
             },
         )?;
-        let bare = wherry_repo::storage::open(&place.url, &place.options)?;
+        // What the storage says of credentials names the file that they are read from, which is nobody's but this process's.
+        let whose = || match &credential {
+            Some(of) => format!("BackupStorageLocation {name}, credentials of Secret {} (key {:?})", of.name, of.key),
+            None => format!("BackupStorageLocation {name}, credentials of the agent itself"),
+        };
+        let named = |e: anyhow::Error| if kind(&e) == Some(ErrorKind::Denied) { e.context(whose()) } else { e };
+        let bare = wherry_repo::storage::open(&place.url, &place.options).map_err(|e| named(e.into()))?;
         let storage: Arc<dyn Storage> =
             Arc::new(Limited::sharing(bare, agent.up.clone(), agent.down.clone(), cancel.clone()));
         let url = place.url.clone();
-        let repository = Self::repository(agent, context, name, &place, storage, to)?;
+        let repository = Self::repository(agent, context, name, &place, storage, to).map_err(named)?;
         Ok(Self { repository, url, place, credential })
     }
 

@@ -17,4 +17,4 @@ pub use agent::AgentProcess;
 pub use scene::{DOWNLOAD, Scene, UPLOAD};
 pub use server::{Client, How, Server, Who};
 pub use wherry_controller::observe::View as WorldView;
-pub use world::{Event, Outcome, Tamper, Trigger, World};
+pub use world::{Content, Event, Outcome, Tamper, Trigger, World};

@@ -15,6 +15,21 @@ use wherry_api::kube_api::{KubeApi, path, path_of};
 /// What is deployed with the controller.
 pub const RBAC: &str = include_str!("../../../controller/deploy/rbac.yaml");
 
+/// What is deployed for an account, for a namespace beside the one of the scenes: what is of the cluster is there already, and
+/// the account gets it by a binding of its own.
+pub fn deployed(account: &str, namespace: &str) -> String {
+    let name = format!("\n  name: {account}");
+    let all = RBAC.replace("namespace: velero", &format!("namespace: {namespace}"));
+    let of_account = all
+        .split("\n---\n")
+        .filter(|document| document.contains(&format!("{name}\n")) && !document.contains("\nkind: ClusterRole\n"));
+    let of_account = of_account.map(|document| match document.contains("\nkind: ClusterRoleBinding\n") {
+        true => document.replacen(&name, &format!("{name}-{namespace}"), 1),
+        false => document.to_owned(),
+    });
+    of_account.collect::<Vec<_>>().join("\n---\n")
+}
+
 /// What scenes are made of: all but the Lease, which belongs to the processes.
 pub(super) const KINDS: [Kind; 11] = [
     Kind::DataUpload,

@@ -247,12 +247,25 @@ impl World {
     ///
     /// # Panics
     /// When that takes longer than five minutes.
-    pub fn play(mut self) -> Outcome {
+    pub fn play(self) -> Outcome {
+        self.play_with(|world| {
+            world.check();
+            world.agent_acts()
+        })
+    }
+
+    /// The same with another agent than the played one: `kubelet` is called whenever anything was looked at, before it is
+    /// judged, and says whether it did anything.
+    ///
+    /// # Panics
+    /// As [`Self::play`].
+    pub fn play_with(mut self, mut kubelet: impl FnMut(&mut Self) -> bool) -> Outcome {
         let begin = std::time::Instant::now();
         loop {
             self.server.look(Who::Controller);
+            let acted = kubelet(&mut self);
             self.check();
-            let acted = self.agent_acts() | self.others_act();
+            let acted = acted | self.others_act();
             let cr = self.server.get(&self.cr).unwrap_or_default();
             let ended = ["Completed", "Failed", "Canceled"].contains(&text(&cr, "/status/phase"));
             if !acted && (cr.is_null() || ended && !cr["metadata"]["finalizers"].to_string().contains("wherry.io")) {

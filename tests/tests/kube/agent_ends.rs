@@ -9,11 +9,13 @@ use wherry_api::api::Kind;
 use wherry_api::names;
 use wherry_tests::hosted::{Agent, Device, Hosted, Stand};
 
-/// Another rate of uploads and downloads (bytes a second; 0: none); an agent that runs takes it within a minute.
+/// Another rate of uploads (bytes a second; 0: none); an agent that runs takes it within a minute.
 fn rate(stand: &Stand, bytes: u64) {
-    let rate = bytes.to_string();
-    let patch = json!({ "data": { "uploadRate": rate, "downloadRate": rate } });
-    stand.patch(&stand.key(Kind::ConfigMap, "wherry"), &patch);
+    set(stand, "uploadRate", bytes);
+}
+
+fn set(stand: &Stand, key: &str, value: u64) {
+    stand.patch(&stand.key(Kind::ConfigMap, "wherry"), &json!({ "data": { key: value.to_string() } }));
 }
 
 /// An upload that will take for ever, and has begun: its session stands.
@@ -59,7 +61,7 @@ fn a_download_that_is_canceled_lets_go() {
     let file = disk(&stand, "disk", 128, 120);
     let id = snapshot_of(&uploaded(&stand, &agent, "up", &file)).to_string();
     agent.end();
-    rate(&stand, 100_000);
+    set(&stand, "downloadRate", 100_000);
     let agent = stand.agent();
     let hosted = stand.download("down", "Block", 128 * MIB, &id);
     let target = stand.path("target");

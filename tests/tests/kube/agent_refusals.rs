@@ -227,6 +227,8 @@ fn missing_credentials_are_waited_for_and_then_said() {
     let hosted = stand.upload("gives-up", "Block", 32 * MIB);
     stand.patch(&hosted.key, &json!({ "spec": { "backupStorageLocation": "nobody" } }));
     let _device = stand.publish(&hosted, &file);
-    fails(&stand, &agent, &hosted, "holds no keys");
+    let cr = fails(&stand, &agent, &hosted, "there is no profile");
+    let message = cr["status"]["message"].as_str().unwrap();
+    assert!(message.contains("credentials of Secret none (key \"cloud\")"), "{message}");
     agent.end();
 }

@@ -11,20 +11,20 @@ use tempfile::TempDir;
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::watch::{Seen, Selection, follow};
 use wherry_tests::binary::controller_bin;
-use wherry_tests::cluster::real::{RBAC, Real};
+use wherry_tests::cluster::real::{Real, deployed};
 use wherry_tests::cluster::{Scene, Who, World};
 
 /// Whatever is waited for comes, on a machine however slow; else the test ends by this.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running controller; dropped, it is killed.
-struct Replica {
+pub struct Replica {
     child: Option<Child>,
     folder: TempDir,
 }
 
 impl Replica {
-    fn start(real: &Real, namespace: &str, name: &str) -> Self {
+    pub fn start(real: &Real, namespace: &str, name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         fs::write(&token, real.kube.token(namespace, "wherry-controller")).unwrap();
@@ -53,7 +53,7 @@ impl Replica {
     }
 
     /// Until it has logged that.
-    fn wait_for(&self, text: &str) {
+    pub fn wait_for(&self, text: &str) {
         let begin = Instant::now();
         while !self.log().contains(text) {
             assert!(begin.elapsed() < PATIENCE, "{text:?} is not in its log:\n{}", self.log());
@@ -62,7 +62,7 @@ impl Replica {
     }
 
     /// SIGTERM, and how it ended.
-    fn end(mut self) -> (Output, String) {
+    pub fn end(mut self) -> (Output, String) {
         let child = self.child.as_mut().unwrap();
         kill_process(Pid::from_child(child), Signal::TERM).unwrap();
         let begin = Instant::now();
@@ -134,17 +134,8 @@ fn an_upload_and_a_download_from_new_to_the_end() {
 #[test]
 fn two_replicas_rest_and_one_takes_over() {
     let real = &crate::real();
-    let deployed = RBAC.replace("namespace: velero", "namespace: rest");
-    // What is of the cluster is there already; the account gets it by a binding of its own.
-    let of_cluster = deployed.split("\n---\n").filter(|document| !document.contains("\nkind: ClusterRole\n"));
-    let of_cluster: Vec<String> = of_cluster
-        .map(|document| match document.contains("\nkind: ClusterRoleBinding\n") {
-            true => document.replacen("  name: wherry-controller", "  name: wherry-controller-rest", 1),
-            false => document.to_owned(),
-        })
-        .collect();
     real.kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: rest\n");
-    real.kube.apply(&of_cluster.join("\n---\n"));
+    real.kube.apply(&deployed("wherry-controller", "rest"));
 
     let first = Replica::start(real, "rest", "first");
     first.wait_for("acts in namespace rest");

@@ -9,6 +9,7 @@ use wherry_tests::cluster::{Event, Scene, World};
 use wherry_tests::kube::Kube;
 
 const USER: &str = "system:serviceaccount:velero:wherry-controller";
+const AGENT: &str = "system:serviceaccount:velero:wherry-agent";
 const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
 
 /// Group and resource of all that a cluster of ours has, and of what nobody should touch.
@@ -41,11 +42,11 @@ const RESOURCES: [(&str, &str); 26] = [
     ("storage.k8s.io", "volumeattachments"),
 ];
 
-fn may(kube: &Kube, namespace: &str, (group, resource): (&str, &str), verb: &str, name: &str) -> bool {
+fn may(kube: &Kube, user: &str, namespace: &str, (group, resource): (&str, &str), verb: &str, name: &str) -> bool {
     let (resource, sub) = resource.split_once('/').unwrap_or((resource, ""));
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
-        "spec": { "user": USER, "groups": ["system:serviceaccounts", "system:authenticated"], "resourceAttributes": {
+        "spec": { "user": user, "groups": ["system:serviceaccounts", "system:authenticated"], "resourceAttributes": {
             "namespace": namespace, "group": group, "resource": resource, "subresource": sub, "verb": verb, "name": name,
         } },
     });
@@ -55,9 +56,9 @@ fn may(kube: &Kube, namespace: &str, (group, resource): (&str, &str), verb: &str
 }
 
 /// `NAMESPACE RESOURCE VERB` of all that is allowed for objects of any name.
-fn allowed(kube: &Kube, namespace: &str) -> BTreeSet<String> {
+fn allowed(kube: &Kube, user: &str, namespace: &str) -> BTreeSet<String> {
     let all = RESOURCES.iter().flat_map(|resource| VERBS.iter().map(move |verb| (*resource, *verb)));
-    all.filter(|(resource, verb)| may(kube, namespace, *resource, verb, ""))
+    all.filter(|(resource, verb)| may(kube, user, namespace, *resource, verb, ""))
         .map(|((_, resource), verb)| format!("{resource} {verb}"))
         .collect()
 }
@@ -84,8 +85,8 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
         "storageclasses get",
         "volumeattachments list",
     ]);
-    assert_eq!(allowed(kube, ""), everywhere);
-    assert_eq!(allowed(kube, "app"), everywhere);
+    assert_eq!(allowed(kube, USER, ""), everywhere);
+    assert_eq!(allowed(kube, USER, "app"), everywhere);
     let mut there = everywhere;
     there.extend(set(&[
         "datauploads get list watch patch",
@@ -95,16 +96,51 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
         "volumesnapshots get list watch create delete",
         "leases create",
     ]));
-    assert_eq!(allowed(kube, "velero"), there);
+    assert_eq!(allowed(kube, USER, "velero"), there);
     for (resource, name, verbs) in [
         (("", "configmaps"), "wherry", &["get"][..]),
         (("coordination.k8s.io", "leases"), "wherry-controller", &["create", "get", "patch"]),
         (("", "secrets"), "wherry-repository", &[]),
     ] {
-        let of_name: Vec<&str> = VERBS.into_iter().filter(|verb| may(kube, "velero", resource, verb, name)).collect();
+        let of_name: Vec<&str> =
+            VERBS.into_iter().filter(|verb| may(kube, USER, "velero", resource, verb, name)).collect();
         let mut expected = verbs.to_vec();
         expected.sort_by_key(|verb| VERBS.iter().position(|v| v == verb));
         assert_eq!(of_name, expected, "{resource:?} {name}");
+    }
+}
+
+#[test]
+fn an_agent_may_do_what_it_does_and_nothing_else() {
+    let stage = Stage::enter();
+    let kube = &stage.real.kube;
+    // Nothing in other namespaces, and of the cluster one name.
+    assert_eq!(allowed(kube, AGENT, ""), BTreeSet::new());
+    assert_eq!(allowed(kube, AGENT, "app"), BTreeSet::new());
+    let there = set(&[
+        "datauploads get list watch patch",
+        "datadownloads get list watch patch",
+        "backups get",
+        "backupstoragelocations get",
+        "pods get list watch",
+        "persistentvolumeclaims get",
+        "configmaps create",
+        "secrets get create",
+        "events create",
+    ]);
+    assert_eq!(allowed(kube, AGENT, "velero"), there);
+    for (namespace, resource, name, verbs) in [
+        ("velero", ("", "configmaps"), "wherry", &["get", "create"][..]),
+        ("velero", ("", "configmaps"), "wherry-repositories", &["get", "create", "patch"]),
+        ("", ("", "namespaces"), "kube-system", &["get"]),
+    ] {
+        let verbs_of = VERBS.into_iter().filter(|verb| may(kube, AGENT, namespace, resource, verb, name));
+        assert_eq!(verbs_of.collect::<Vec<_>>(), verbs, "{resource:?} {name}");
+    }
+    let api = kube.account("velero", "wherry-agent");
+    for path in ["/api/v1/namespaces/velero/secrets", "/api/v1/pods?watch=1&timeoutSeconds=1", "/api/v1/nodes"] {
+        let error = kube.wait(api.client().send("ask", Method::GET, path, None)).unwrap_err();
+        assert_eq!(error.refusal, Refusal::Forbidden, "{path}: {error}");
     }
 }
 
@@ -142,7 +178,12 @@ fn requests_beyond_them_are_refused() {
 }
 
 /// What the loop needs and these scenes do not, and the PV of a source that is still there.
-const OF_OTHERS: [&str; 8] = [
+const OF_OTHERS: [&str; 13] = [
+    "datauploads watch",
+    "datadownloads watch",
+    "pods watch",
+    "persistentvolumeclaims watch",
+    "volumesnapshots watch",
     "datauploads list",
     "datadownloads list",
     "volumesnapshots list",
@@ -172,8 +213,8 @@ fn what_is_granted_is_used() {
             format!("{} {}", text("/objectRef/resource"), text("/verb"))
         })
         .collect();
-    let mut granted = allowed(kube, "");
-    granted.extend(allowed(kube, "velero"));
+    let mut granted = allowed(kube, USER, "");
+    granted.extend(allowed(kube, USER, "velero"));
     let unused: Vec<&String> =
         granted.iter().filter(|right| !used.contains(*right) && !OF_OTHERS.contains(&right.as_str())).collect();
     assert!(unused.is_empty(), "granted and not used: {unused:?}; used: {used:#?}");
