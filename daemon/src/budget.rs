@@ -114,7 +114,8 @@ impl Budget {
 /// How a node's agent shares out its memory among the volumes that it moves at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeBudget {
-    /// The chunk index, which all of them use.
+    /// The chunk index, which all of them use whose repository is the same. Each further repository has an index of
+    /// [`Self::FURTHER_INDEX`] bytes, and there are no more repositories than volumes.
     pub index: u64,
     /// Volumes at once.
     pub slots: usize,
@@ -126,11 +127,15 @@ impl NodeBudget {
     /// The least that one volume gets: less is too little for a directory.
     const LEAST: u64 = 160 * MIB;
 
+    /// Memory of the index of a second repository, and of each further one, while another one is in use (bytes).
+    pub const FURTHER_INDEX: u64 = 8 * MIB;
+
     /// Shares out `ceiling` bytes for at most so many volumes.
     pub fn new(ceiling: u64, cores: usize, most: usize) -> Self {
         let index = (ceiling / 8).clamp(8 * MIB, 256 * MIB);
         let free = ceiling.saturating_sub(index + BASE);
-        let slots = ((free / Self::LEAST) as usize).clamp(1, most.max(1));
+        let slots = ((free / (Self::LEAST + Self::FURTHER_INDEX)) as usize).clamp(1, most.max(1));
+        let free = free - free.min((slots as u64 - 1) * Self::FURTHER_INDEX);
         let each = Budget::new((free / slots as u64).max(MIN_CEILING.0), cores);
         Self { index, slots, each }
     }
@@ -214,7 +219,8 @@ mod tests {
             let node = NodeBudget::new(mib * MIB, 4, 4);
             assert_eq!(node.slots, slots, "{mib} MiB");
             assert!(node.each.of_tree(256 << 10).is_ok(), "{mib} MiB: {node:?}");
-            let all = node.index + slots as u64 * node.each.buffers();
+            let further = (slots as u64 - 1) * NodeBudget::FURTHER_INDEX;
+            let all = node.index + further + slots as u64 * node.each.buffers();
             assert!(all + BASE <= mib * MIB, "{mib} MiB: {node:?}");
         }
         assert_eq!(NodeBudget::new(64 * MIB, 1, 4).slots, 1);

@@ -2,7 +2,9 @@
 
 use crate::signals::Cancel;
 use crate::telemetry;
+use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
 use std::process::ExitCode;
 use wherry_repo::ErrorKind;
 use wherry_repo::storage::keys;
@@ -173,19 +175,51 @@ pub fn complain(line: &str) {
 /// what is inside disks: anybody may have made that, and whoever waits for the thread says what happened.
 #[expect(clippy::exit, reason = "other threads may wait for the one that panicked; the format is safe against kills")]
 pub fn end_on_panic() {
-    std::panic::set_hook(Box::new(|info| {
-        if std::thread::current().name() == Some(crate::tree::inside::filesystem::THREAD) {
-            return;
+    set_hook(Box::new(|info| {
+        if tell(info) {
+            std::process::exit(Exit::Failed as i32);
         }
-        let what = info.payload_as_str().unwrap_or("no message");
-        let place = info.location().map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
-        complain(&format!(
-            "bug: {}{place}, version {}: please report it; the repository is not harmed by it",
-            on_one_line(what),
-            crate::cli::VERSION
-        ));
-        std::process::exit(Exit::Failed as i32);
     }));
+}
+
+/// For a process that does the work of many: a panic is told, and ends the work that it belongs to ([`caught`]) and no other.
+pub fn only_tell_panics() {
+    set_hook(Box::new(|info| {
+        tell(info);
+    }));
+}
+
+/// `false`: it is for somebody else to tell.
+fn tell(info: &PanicHookInfo<'_>) -> bool {
+    if std::thread::current().name() == Some(crate::tree::inside::filesystem::THREAD) {
+        return false;
+    }
+    let what = info.payload_as_str().unwrap_or("no message");
+    let place = info.location().map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
+    complain(&format!(
+        "bug: {}{place}, version {}: please report it; the repository is not harmed by it",
+        on_one_line(what),
+        crate::cli::VERSION
+    ));
+    true
+}
+
+/// Does that. A panic becomes an error: of a thread that others wait for, and would wait for without end.
+///
+/// # Errors
+/// Those of the work; `Internal` when it panicked.
+pub fn caught<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    // Whatever it left half done is dropped with the work that it belongs to.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let what = message(&*panic);
+        Err(wherry_repo::Error::internal(format!("a bug in wherry: {what}; please report it")).into())
+    })
+}
+
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    on_one_line(text.unwrap_or("no message"))
 }
 
 #[cfg(test)]
@@ -235,6 +269,15 @@ mod tests {
         assert_eq!(code(wherry_block::Error::TooSmall { path: path.clone(), size: 1, needed: 2 }), Some(Exit::Usage));
         assert_eq!(code(wherry_block::Error::ReadOnly { path: path.clone() }), Some(Exit::Usage));
         assert_eq!(code(wherry_block::Error::Changed { path, was: 1, now: 2 }), Some(Exit::Failed));
+    }
+
+    #[test]
+    fn a_panic_is_an_error_of_its_work() {
+        for (found, words) in [(caught(|| panic!("planted")), "planted"), (caught(|| panic!("no. {}", 7)), "no. 7")] {
+            let error: anyhow::Error = Result::<(), _>::unwrap_err(found);
+            assert!(error.to_string().contains(&format!("a bug in wherry: {words}")), "{error}");
+        }
+        assert_eq!(caught(|| Ok(7)).unwrap(), 7);
     }
 
     #[test]

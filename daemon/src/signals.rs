@@ -2,12 +2,13 @@
 //! process at once; while nothing is armed, the first one does.
 
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wherry_repo::{Error, ErrorKind, Result};
 
 /// Tells work that it should end. Cheap to clone; all clones are one.
@@ -28,9 +29,8 @@ struct State {
     hint: Mutex<&'static str>,
     /// Why the work should end, where it was no signal.
     why: Mutex<String>,
-    /// The work may go on until then, unless that is put off: milliseconds after `began`.
+    /// The work may go on until then, unless that is put off: as [`now`] has it.
     until: AtomicU64,
-    began: Instant,
 }
 
 impl Default for Cancel {
@@ -42,10 +42,16 @@ impl Default for Cancel {
             hint: Mutex::new(""),
             why: Mutex::default(),
             until: AtomicU64::new(u64::MAX),
-            began: Instant::now(),
         };
         Self { state: Arc::new(state) }
     }
+}
+
+/// Milliseconds since the machine was started, with the time that it slept: others did not sleep. Of a virtual machine that its
+/// host had paused this shows nothing, nor does any other clock that never goes back.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
 impl Cancel {
@@ -98,7 +104,7 @@ impl Cancel {
     /// for longer does not call it, and then its work is over before it does anything: who woke it does not know what
     /// others did meanwhile. `false`: it is over already.
     pub fn go_on_for(&self, time: Duration) -> bool {
-        let until = u64::try_from((self.state.began.elapsed() + time).as_millis()).unwrap_or(u64::MAX);
+        let until = now().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let put_off = self.state.until.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |_| {
             // What is over stays so.
             (!self.is_over()).then_some(until)
@@ -109,7 +115,7 @@ impl Cancel {
     /// The time of [`Self::go_on_for`] has run out.
     pub fn is_over(&self) -> bool {
         let until = self.state.until.load(Ordering::Relaxed);
-        until != u64::MAX && self.state.began.elapsed().as_millis() > u128::from(until)
+        until != u64::MAX && now() > until
     }
 
     /// The work goes on although it was asked to end: the next signal asks anew.

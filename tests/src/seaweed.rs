@@ -1,6 +1,7 @@
 //! A real S3 server process: SeaweedFS, installed by `scripts/lib/seaweedfs.sh`.
 
 use crate::server::{Process, free_ports};
+use rustix::process::Signal;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -136,6 +137,13 @@ impl Seaweed {
     /// Pulls the plug (SIGKILL). What was acknowledged is there when it is started again.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Sends it a signal: stopped, it takes connections and answers nothing.
+    pub fn send(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.send(signal);
+        }
     }
 
     /// Starts it again after [`Self::kill`], at the same address.

@@ -1,5 +1,6 @@
 //! What the tests' servers share: a process that cannot outlive the test, and free ports.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
@@ -10,6 +11,7 @@ use std::thread::JoinHandle;
 pub struct Process {
     stop: Option<Sender<()>>,
     keeper: Option<JoinHandle<()>>,
+    pid: Pid,
 }
 
 impl Process {
@@ -25,13 +27,21 @@ impl Process {
         let (started, has_started) = channel();
         let keeper = std::thread::spawn(move || {
             let mut server = command.spawn().expect("setpriv (util-linux) starts the server");
-            started.send(()).expect("the test waits for this");
+            started.send(Pid::from_child(&server)).expect("the test waits for this");
             let _ = stopped.recv(); // an error says as well that nobody needs it any more
             server.kill().expect("the server can be killed");
             server.wait().expect("the server has ended");
         });
-        has_started.recv().expect("the server's thread runs");
-        Self { stop: Some(stop), keeper: Some(keeper) }
+        let pid = has_started.recv().expect("the server's thread runs");
+        Self { stop: Some(stop), keeper: Some(keeper), pid }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn send(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("the server can be sent a signal");
     }
 }
 

@@ -6,6 +6,8 @@
 mod agent;
 #[path = "kube/agent_ends.rs"]
 mod agent_ends;
+#[path = "kube/agent_mends.rs"]
+mod agent_mends;
 #[path = "kube/agent_refusals.rs"]
 mod agent_refusals;
 #[path = "kube/agent_whole.rs"]
@@ -48,7 +50,12 @@ fn real() -> Arc<Real> {
 
 /// A namespace of Velero with an agent's surroundings.
 fn stand(namespace: &str) -> Stand {
-    Stand::new(real().kube.clone(), seaweed(), namespace)
+    stand_on(seaweed(), namespace)
+}
+
+/// The same with a storage of its own.
+fn stand_on(seaweed: Arc<Seaweed>, namespace: &str) -> Stand {
+    Stand::new(real().kube.clone(), seaweed, namespace)
 }
 
 fn seaweed() -> Arc<Seaweed> {

@@ -1,5 +1,6 @@
 //! The data of a DataDownload: from a snapshot into the published volume.
 
+use super::begun::Mark;
 use super::host::{Expected, Published};
 use super::job::Job;
 use super::store::{Store, Use};
@@ -12,9 +13,7 @@ use crate::tree::fetch::{TreeRestore, Whole, left_out, run_number};
 use crate::tree::path::escaped;
 use crate::tree::restore::{Options, Overwrite, Restorer, Target};
 use crate::tree::select::Select;
-use anyhow::Result;
-use std::fs::File;
-use std::path::PathBuf;
+use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use wherry_api::api::Kind;
 use wherry_api::decode::decode;
@@ -47,14 +46,17 @@ pub(super) fn run(job: &Job<'_>) -> Result<Written> {
             id.namespace().unwrap_or_default()
         )));
     }
-    let claim = claim(job)?;
+    let claim = claim(agent, task)?;
     let pv = &claim.spec.volume_name;
     let block = claim.spec.volume_mode.as_deref() == Some("Block");
     let root = agent.kubelet_root();
-    let published = match block {
-        true => Published::device(&root, &task.pod_uid, pv)?,
-        false => Published::filesystem(&root, &task.pod_uid, pv)?,
+    let published = || match block {
+        true => Published::device(&root, &task.pod_uid, pv),
+        false => Published::filesystem(&root, &task.pod_uid, pv),
     };
+    // First of all: nothing is asked of a storage for what is not published. And let go of again: whoever waits for a storage
+    // keeps nobody from unmounting the volume.
+    drop(published()?);
 
     let budget = agent.budget().each;
     let opening = agent.context.for_job(String::new(), budget, (*cancel).clone())?;
@@ -74,18 +76,20 @@ pub(super) fn run(job: &Job<'_>) -> Result<Written> {
     let context = opening.for_job(store.url.clone(), budget, (*cancel).clone())?;
     let snapshot = find(repository, &id)?;
     let readers = Readers::start(repository)?;
-    let mark = Mark::new(job);
+    let mark = Mark::new(agent, task);
+    let published = published()?;
+    let shown = || published.shown().to_owned();
     let message = match (block, snapshot.record.tree.is_some()) {
         (true, false) => {
             // Before the first byte.
             let expected = Expected { least: snapshot.record.size, capacity: capacity(&claim) };
-            published.source(context.settings.engine.into(), &expected)?;
-            disk(job, &context, &readers, &snapshot, &published, &mark)?
+            published.source(context.settings.engine.into(), &expected).with_context(shown)?;
+            disk(job, &context, &readers, &snapshot, &published, &mark).with_context(shown)?
         }
         (false, true) => {
             repository.limit_tree_nodes(budget.nodes.max(8 << 20));
             repository.limit_lookups(budget.index / 2);
-            tree(job, &context, &readers, &snapshot, &published, &mark)?
+            tree(job, &context, &readers, &snapshot, &published, &mark).with_context(shown)?
         }
         (true, true) => return Err(wrong("the snapshot is that of a directory, and the PVC of mode Block".to_owned())),
         (false, false) => {
@@ -115,32 +119,6 @@ fn find(repository: &Repository, id: &SnapshotId) -> Result<Snapshot> {
         return Err(wrong(format!("snapshot {session} is partial: some of the volume could not be read then")));
     }
     Ok(found.clone())
-}
-
-/// Says, over the end of this process, that the volume of this attempt was begun: what it holds is compared then, and what is
-/// right is not written again. It is a permission to be quick and nothing else.
-struct Mark(PathBuf);
-
-impl Mark {
-    fn new(job: &Job<'_>) -> Self {
-        Self(job.agent.state_dir.join("begun").join(job.task.object()))
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.exists()
-    }
-
-    fn set(&self) {
-        let made =
-            self.0.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| File::create(&self.0)?.sync_all());
-        if let Err(e) = made {
-            tracing::debug!("{}: {e}", self.0.display());
-        }
-    }
-
-    fn clear(&self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 fn disk(
@@ -205,7 +183,9 @@ fn tree(
         cancel: job.cancel,
     };
     let told = work.run(&mut restorer)?;
-    restorer.prune(&Whole(&reader))?;
+    job.cancel.check()?;
+    restorer.prune(&Whole { tree: &reader, cancel: job.cancel })?;
+    job.cancel.check()?;
     let report = restorer.finish()?;
     drop(progress);
     let refused = report.refused.list.count;

@@ -1,6 +1,7 @@
 //! The loop: what is seen of CRs and hosting pods, what is begun and ended because of it.
 
 use super::Agent;
+use super::begun;
 use super::health::Beat;
 use super::job::{self, Handle};
 use super::verdict::{Task, Verdict, Why, verdict};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::names;
 use wherry_api::settings::CONFIG_MAP;
@@ -48,15 +50,15 @@ struct Loop {
 pub(super) async fn run(agent: Arc<Agent>, beat: Option<Arc<Beat>>, stop: Cancel) {
     let (to, mut seen) = unbounded_channel();
     let (ended, mut has_ended) = unbounded_channel();
+    let mut watches = JoinSet::new();
     for kind in FOLLOWED {
         let label = match kind {
             Kind::Pod => names::CR_UID.to_owned(),
             _ => format!("{}={}", names::NODE, names::node_label(&agent.node)),
         };
         let of = Selection { kind, namespace: agent.namespace.clone(), label };
-        tokio::spawn(follow(agent.api.clone(), of, None, to.clone()));
+        watches.spawn(follow(agent.api.clone(), of, None, to.clone()));
     }
-    drop(to);
     let mut this = Loop {
         agent,
         objects: BTreeMap::new(),
@@ -82,19 +84,18 @@ pub(super) async fn run(agent: Arc<Agent>, beat: Option<Arc<Beat>>, stop: Cancel
             reload = reload.min(Instant::now() + Duration::from_secs(5));
         }
         tokio::select! {
-            what = seen.recv() => match what {
-                Some(what) => {
+            what = seen.recv() => if let Some(what) = what {
+                this.see(what);
+                // All that has come together is looked at together.
+                while let Ok(what) = seen.try_recv() {
                     this.see(what);
-                    // All that has come together is looked at together.
-                    while let Ok(what) = seen.try_recv() {
-                        this.see(what);
-                    }
-                }
-                None => {
-                    tracing::error!("what changes is not told any more: the process ends, and is started again");
-                    break;
                 }
             },
+            // Each of them goes on for ever. One that does not leaves the agent deaf.
+            _ = watches.join_next() => {
+                tracing::error!("what changes is not told any more: the process ends, and is started again");
+                break;
+            }
             uid = has_ended.recv() => if let Some(uid) = uid { this.over(&uid) },
             () = tokio::time::sleep(TURN) => {}
         }
@@ -127,6 +128,7 @@ impl Loop {
                 self.objects.retain(|key, _| key.kind != kind);
                 self.objects.extend(objects.into_iter().map(|object| (key_of(kind, &object), object)));
                 self.listed.insert(kind);
+                self.sweep();
             }
             Seen::Changed(kind, object) => drop(self.objects.insert(key_of(kind, &object), object)),
             Seen::Gone(kind, object) => drop(self.objects.remove(&key_of(kind, &object))),
@@ -135,7 +137,16 @@ impl Loop {
 
     fn over(&mut self, uid: &str) {
         self.running.remove(uid);
+        self.sweep();
         self.paused.insert(uid.to_owned(), Instant::now() + PAUSE);
+    }
+
+    /// Marks of downloads that are not this node's any more go.
+    fn sweep(&self) {
+        if self.is_ready() {
+            let crs = self.objects.iter().filter(|(key, _)| key.kind == Kind::DataDownload);
+            begun::sweep(&self.agent.state_dir, crs.map(|(_, cr)| cr));
+        }
     }
 
     fn decide(&self, key: &Key, cr: &Value) -> Verdict {

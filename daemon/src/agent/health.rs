@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const SILENT: Duration = Duration::from_secs(120);
 /// A probe that says nothing is not waited for any longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Where nobody can be answered, that is tried again after so long.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// What the loop tells.
 #[derive(Debug)]
@@ -58,9 +60,13 @@ pub(crate) fn serve(address: &str) -> Result<Arc<Beat>> {
     let beat = Arc::new(Beat { began: Instant::now(), last: AtomicU64::new(0), ready: AtomicBool::new(false) });
     let of_thread = Arc::clone(&beat);
     let listen = move || {
-        for stream in listener.incoming().flatten() {
-            // Whoever asked has gone: it asks again.
-            let _ = of_thread.serve(stream);
+        for stream in listener.incoming() {
+            match stream {
+                // Whoever asked has gone: it asks again.
+                Ok(stream) => drop(of_thread.serve(stream)),
+                // No descriptor is free, say, and so it is at once again.
+                Err(_) => std::thread::sleep(AGAIN),
+            }
         }
     };
     std::thread::Builder::new().name("health".to_owned()).spawn(listen).context("no thread for --health")?;

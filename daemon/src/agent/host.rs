@@ -1,6 +1,7 @@
 //! The volume on the host, where the kubelet has published it for the hosting pod. It is never found by what happens to lie
 //! there: an unmounted volume is an empty folder of the node, of which a backup would "succeed" and which a restore would fill.
 
+use anyhow::Result;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -8,7 +9,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use wherry_block::{Engine, Source};
-use wherry_repo::{Error, Result};
+use wherry_repo::Error;
 
 /// A driver may round a volume up; one that is larger by more than this, and by a tenth, is another one.
 const ROUNDED: u64 = 1 << 30;
@@ -26,8 +27,29 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && !matches!(text, "." | "..") && !text.contains('/')
 }
 
-fn refused(text: String) -> Error {
-    Error::invalid(text)
+fn refused(text: String) -> anyhow::Error {
+    Error::invalid(text).into()
+}
+
+/// There is no volume where it should be, and nothing else: it may still come. After a reboot the API server says that a pod
+/// runs before the kubelet has published anything for it.
+#[derive(Debug)]
+pub(crate) struct NotPublished(String);
+
+impl std::fmt::Display for NotPublished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the volume is not published: {}", self.0)
+    }
+}
+
+impl std::error::Error for NotPublished {}
+
+/// What it means that something at a path cannot be opened.
+fn unopened(shown: impl std::fmt::Display, e: Errno) -> anyhow::Error {
+    match e {
+        Errno::NOENT => NotPublished(format!("{shown}: {e}")).into(),
+        _ => refused(format!("{shown} cannot be opened as the volume: {e}")),
+    }
 }
 
 /// A look at what is below the kubelet's root: no link is followed, and nothing leads out of it.
@@ -73,7 +95,7 @@ impl Published {
     /// The device that the kubelet has published for the pod. Not opened for reading or writing yet.
     ///
     /// # Errors
-    /// `Invalid` when there is none, or anything else in its place.
+    /// [`NotPublished`] when there is none; `Invalid` when anything else is in its place.
     pub(crate) fn device(root: &Path, pod_uid: &str, pv: &str) -> Result<Self> {
         let kubelet = Kubelet::open(root, [pod_uid, pv])?;
         let folder = format!("pods/{pod_uid}/volumeDevices/kubernetes.io~csi");
@@ -83,31 +105,31 @@ impl Published {
         let leads = kubelet
             .at(&folder, OFlags::DIRECTORY)
             .and_then(|folder| rustix::fs::readlinkat(folder, pv, Vec::new()))
-            .map_err(|e| refused(format!("the volume is not published: {shown}: {e}")))?;
+            .map_err(|e| unopened(&shown, e))?;
         if leads.as_bytes() != wanted.as_os_str().as_bytes() {
             let leads = Path::new(OsStr::from_bytes(leads.as_bytes())).display();
             return Err(refused(format!("{shown} leads to {leads}, and not to {}", wanted.display())));
         }
         let shown = wanted.display().to_string();
-        let fd = kubelet.at(&node, OFlags::empty()).map_err(|e| refused(format!("{shown} cannot be opened: {e}")))?;
+        let fd = kubelet.at(&node, OFlags::empty()).map_err(|e| unopened(&shown, e))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| refused(format!("{shown} cannot be looked at: {e}")))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
-            return Err(refused(format!("{shown} is no block device: the volume is not published")));
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::BlockDevice => Ok(Self { fd, shown }),
+            // The driver makes a file, and binds the device to it.
+            FileType::RegularFile => Err(NotPublished(format!("{shown} is a file, and no block device")).into()),
+            _ => Err(refused(format!("{shown} is no block device"))),
         }
-        Ok(Self { fd, shown })
     }
 
     /// The filesystem that the kubelet has mounted for the pod.
     ///
     /// # Errors
-    /// `Invalid` when none is mounted there.
+    /// [`NotPublished`] when none is mounted there; `Invalid` when anything else is in its place.
     pub(crate) fn filesystem(root: &Path, pod_uid: &str, pv: &str) -> Result<Self> {
         let kubelet = Kubelet::open(root, [pod_uid, pv])?;
         let path = format!("pods/{pod_uid}/volumes/kubernetes.io~csi/{pv}/mount");
         let shown = kubelet.whole(&path).display().to_string();
-        let fd = kubelet
-            .at(&path, OFlags::DIRECTORY)
-            .map_err(|e| refused(format!("the volume is not published: {shown}: {e}")))?;
+        let fd = kubelet.at(&path, OFlags::DIRECTORY).map_err(|e| unopened(&shown, e))?;
         let look = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
             .map_err(|e| refused(format!("{shown} cannot be looked at: {e}")))?;
         if !look.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
@@ -115,7 +137,8 @@ impl Published {
             return Err(refused(text.to_owned()));
         }
         if !look.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
-            return Err(refused(format!("{shown} is a folder of the node: no volume is mounted there")));
+            let text = format!("{shown} is a folder of the node: no volume is mounted there");
+            return Err(NotPublished(text).into());
         }
         Ok(Self { fd, shown })
     }
@@ -157,7 +180,8 @@ impl Expected {
         let capacity = self.capacity.unwrap_or(self.least);
         let least = self.least.max(capacity);
         if size < least {
-            return Err(refused(format!("{shown} has {size} bytes, and {least} are needed: it is another volume")));
+            let text = format!("{shown} has {size} bytes, and {least} are needed: it is another volume");
+            return Err(refused(text));
         }
         let most = least.saturating_add(ROUNDED.max(least / 10));
         if self.capacity.is_some() && size > most {
@@ -186,9 +210,22 @@ mod tests {
     fn what_is_not_published_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        let said = |found: Result<Published>| found.unwrap_err().to_string();
+        // What may still come, and what is wrong for good.
+        let of = |found: Result<Published>| {
+            let error = found.unwrap_err();
+            (error.is::<NotPublished>(), error.to_string())
+        };
+        let said = |found: Result<Published>| match of(found) {
+            (false, text) => text,
+            (true, text) => panic!("it is waited for: {text}"),
+        };
+        let waits = |found: Result<Published>| match of(found) {
+            (true, text) => text,
+            (false, text) => panic!("it is not waited for: {text}"),
+        };
         let device = || said(Published::device(root, "p1", "pv1"));
-        assert!(device().contains("not published"), "{}", device());
+        let coming = || waits(Published::device(root, "p1", "pv1"));
+        assert!(coming().contains("not published"), "{}", coming());
         let links = root.join("pods/p1/volumeDevices/kubernetes.io~csi");
         let nodes = root.join("plugins/kubernetes.io/csi/volumeDevices/publish/pv1");
         std::fs::create_dir_all(&links).unwrap();
@@ -202,10 +239,13 @@ mod tests {
             assert!(device().contains("and not to"), "{}", device());
         }
         link(&nodes.join("p1"));
-        assert!(device().contains("cannot be opened"), "{}", device());
-        std::fs::write(nodes.join("p1"), "x").unwrap();
-        assert!(device().contains("no block device"), "{}", device());
+        assert!(coming().contains("not published"), "{}", coming());
+        std::fs::write(nodes.join("p1"), "").unwrap();
+        assert!(coming().contains("no block device"), "{}", coming());
         std::fs::remove_file(nodes.join("p1")).unwrap();
+        std::fs::create_dir(nodes.join("p1")).unwrap();
+        assert!(device().contains("no block device"), "{}", device());
+        std::fs::remove_dir(nodes.join("p1")).unwrap();
         // A link in the place of the node is not followed.
         symlink("/dev/null", nodes.join("p1")).unwrap();
         assert!(device().contains("no block device"), "{}", device());
@@ -215,12 +255,12 @@ mod tests {
         }
         // An empty folder of the node, in the place of a volume.
         let mount = root.join("pods/p1/volumes/kubernetes.io~csi/pv1/mount");
-        let filesystem = || said(Published::filesystem(root, "p1", "pv1"));
-        assert!(filesystem().contains("not published"), "{}", filesystem());
+        let filesystem = || Published::filesystem(root, "p1", "pv1");
+        assert!(waits(filesystem()).contains("not published"));
         std::fs::create_dir_all(&mount).unwrap();
-        assert!(filesystem().contains("a folder of the node"), "{}", filesystem());
+        assert!(waits(filesystem()).contains("a folder of the node"));
         std::fs::remove_dir(&mount).unwrap();
         symlink("/proc", &mount).unwrap();
-        assert!(filesystem().contains("not published"), "{}", filesystem());
+        assert!(said(filesystem()).contains("cannot be opened"));
     }
 }

@@ -1,33 +1,24 @@
-//! One task from its first look to its last word, on a thread of its own, and beside it a watch: it keeps the work going as long
-//! as this process runs at all, tells how far it is, and takes over credentials that were replaced.
+//! One task from its first look to its last word, on a thread of its own.
 
-use super::report::Report;
+use super::host::NotPublished;
+use super::report::{AGAIN, Noted, Report};
 use super::store::Store;
-use super::verdict::{Task, Verdict, Why, verdict};
+use super::verdict::{Task, Verdict, Why};
+use super::watch::watched;
 use super::{Agent, download, upload};
-use crate::exit::one_line;
+use crate::exit::{caught, one_line};
 use crate::progress::Meter;
 use crate::signals::Cancel;
 use anyhow::Result;
-use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wherry_api::api::{ApiError, Kind, Refusal};
 use wherry_api::{Phase, Time};
-use wherry_repo::ErrorKind;
+use wherry_repo::{Error, ErrorKind};
 
-/// The work goes on for so long after each turn of the watch. A process that was stopped for longer (SIGSTOP, a machine that
-/// slept) does not go on when it wakes: others may have taken over. It looks anew.
-const LEASE: Duration = Duration::from_secs(30);
-/// The watch turns so often.
-const TURN: Duration = Duration::from_secs(1);
-/// Progress is told this often at most.
-const PROGRESS: Duration = Duration::from_secs(10);
-/// Credentials are looked at this often.
-const REFRESH: Duration = Duration::from_secs(60);
 /// The pause before what may pass is tried again, doubled each time up to [`LONGEST`].
 const FIRST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -36,9 +27,11 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     /// How far it is.
-    meter: Mutex<Option<Meter>>,
+    pub(super) meter: Mutex<Option<Meter>>,
     /// What it works with.
-    store: Mutex<Option<Arc<Store>>>,
+    pub(super) store: Mutex<Option<Arc<Store>>>,
+    /// Its session in the repository.
+    pub(super) session: Mutex<Option<String>>,
 }
 
 /// What the work is given.
@@ -48,8 +41,11 @@ pub(crate) struct Job<'a> {
     pub(crate) task: &'a Task,
     pub(crate) cancel: &'a Cancel,
     pub(crate) report: &'a Report<'a>,
-    shared: &'a Shared,
+    pub(super) shared: &'a Shared,
 }
+
+/// Why work ends whose CR has gone on without it.
+const ANOTHERS: &str = "the CR has ended, or is another attempt's";
 
 /// How work can be asked to end, and why it was.
 #[derive(Debug, Clone, Default)]
@@ -93,25 +89,77 @@ impl Job<'_> {
     pub(crate) fn opened(&self, store: &Arc<Store>) {
         *self.shared.store.lock() = Some(Arc::clone(store));
     }
+
+    /// The session of the work is in the CR from now on, or from when the API server takes it: without it the next process
+    /// knows no session to end, and sends again what this one has stored.
+    pub(crate) fn has_session(&self, session: String) {
+        let patch = json!({
+            "metadata": { "annotations": { wherry_api::names::SESSION: session } },
+            "status": { "progress": { "bytesDone": 0 } },
+        });
+        *self.shared.session.lock() = Some(session);
+        // Changed by others meanwhile, it is written on top of that.
+        let noted = match self.note(&patch) {
+            Ok(Noted::NotYet) => self.note(&patch),
+            noted => noted,
+        };
+        match noted {
+            Ok(Noted::Written) => {}
+            Ok(_) => tracing::info!(cr = %self.task.name, "the session is not in the CR yet, which has changed"),
+            Err(e) => tracing::warn!(cr = %self.task.name, "the session is not in the CR yet: {e}"),
+        }
+    }
+
+    /// One write that may be left out. Where the CR is another attempt's by now, the work is to end.
+    pub(crate) fn note(&self, patch: &Value) -> Result<Noted, ApiError> {
+        let noted = self.report.once(patch);
+        if matches!(noted, Ok(Noted::Others)) {
+            self.cancel.ask(ANOTHERS);
+        }
+        noted
+    }
 }
 
 /// Does it all. Whatever happens, the CR is looked at again afterwards.
 pub(crate) fn run(agent: &Agent, task: &Task, handle: &Handle) {
-    if let Err(e) = work(agent, task, handle) {
+    let fail = |error: anyhow::Error| {
+        // What it had begun beside itself ends, too.
+        handle.cancel.ask("it panicked");
+        failed(agent, task, &one_line(&error))
+    };
+    if let Err(e) = guarded(|| work(agent, task, handle), fail) {
         tracing::warn!(cr = %task.name, "{}", one_line(&e));
     }
-    agent.close_indexes();
+    agent.indexes.close();
+}
+
+/// Works; where that panics, `failed` says so of its CR. It is nobody else's business: the other work of this process goes on,
+/// and this one would panic again.
+fn guarded(work: impl FnOnce() -> Result<()>, failed: impl FnOnce(anyhow::Error) -> Result<()>) -> Result<()> {
+    let mut worked = None;
+    caught(|| {
+        worked = Some(work());
+        Ok(())
+    })
+    .or_else(failed)?;
+    worked.unwrap_or(Ok(()))
+}
+
+/// Failed, whatever the work had come to.
+fn failed(agent: &Agent, task: &Task, why: &str) -> Result<()> {
+    if let Some((cr, _)) = agent.look(task)? {
+        Report::new(agent, task, cr).fail(why);
+    }
+    Ok(())
 }
 
 fn work(agent: &Agent, task: &Task, handle: &Handle) -> Result<()> {
     // What the watch of the API server showed may be old.
-    let Some(cr) = agent.get(task.kind, &task.name)? else { return Ok(()) };
-    let pod = agent.get(Kind::Pod, &task.object())?;
-    let now = verdict(&agent.node, task.kind, &cr, |_| pod.as_ref());
+    let Some((cr, now)) = agent.look(task)? else { return Ok(()) };
     let report = Report::new(agent, task, cr);
     match now {
         Verdict::Cancel(found) if found.uid == task.uid && found.attempt == task.attempt => {
-            Report::new(agent, &found, report.cr()).cancel();
+            canceled(agent, &found, &Report::new(agent, &found, report.cr()));
             return Ok(());
         }
         Verdict::Move(found) if found == *task => {}
@@ -127,48 +175,101 @@ fn work(agent: &Agent, task: &Task, handle: &Handle) -> Result<()> {
     let outcome = watched(&job, || patiently(&job));
     // Nothing is open any more.
     match outcome {
-        Ok(Outcome::Saved(saved)) => {
-            let upload::Saved { snapshot_id, total, incremental, message } = saved;
-            report.completed(&snapshot_id, total, incremental, &message);
-        }
+        Ok(Outcome::Saved(saved)) => report.completed(&saved),
         Ok(Outcome::Written(written)) => report.data_done(&written.done, written.total, &written.message),
         Err(e) if agent.leaving.load(Ordering::Relaxed) || handle.cancel.is_over() => {
             tracing::info!(cr = %task.name, "let go: {}", one_line(&e));
         }
         Err(e) => match *handle.why.lock() {
-            Some(Why::Canceled) => report.cancel(),
-            Some(Why::PodGoes | Why::Over) => tracing::info!(cr = %task.name, "let go: {}", one_line(&e)),
-            None => report.fail(&one_line(&e)),
+            Some(Why::Canceled) => canceled(agent, task, &report),
+            // The pod may go, and the volume with it, before the watch of the API server says so.
+            None if report.stands() => report.fail(&one_line(&e)),
+            Some(Why::PodGoes | Why::Over) | None => tracing::info!(cr = %task.name, "let go: {}", one_line(&e)),
         },
     }
     Ok(())
 }
 
+/// The last word about what was canceled. An upload whose snapshot stands is Completed all the same: the commit came first.
+fn canceled(agent: &Agent, task: &Task, report: &Report<'_>) {
+    let committed = match task.kind {
+        Kind::DataUpload => upload::committed(agent, task, &report.cr()),
+        _ => Ok(None),
+    };
+    match committed {
+        Ok(Some(saved)) => return report.completed(&saved),
+        Ok(None) => {}
+        Err(e) => tracing::info!(cr = %task.name, "whether there is a snapshot is not known: {}", one_line(&e)),
+    }
+    report.cancel();
+}
+
 /// Tries again what may pass, until Velero would have given up.
 fn patiently(job: &Job<'_>) -> Result<Outcome> {
     let mut pause = FIRST;
+    let mut unpublished = None;
     loop {
         let outcome = match job.task.kind {
             Kind::DataUpload => upload::run(job).map(Outcome::Saved),
             _ => download::run(job).map(Outcome::Written),
         };
         let error = match outcome {
-            Err(e) if may_pass(&e) && !job.cancel.is_cancelled() && job.agent.now() < deadline(job) => e,
+            Err(e) if !job.cancel.is_cancelled() && job.agent.now() < deadline(job) => e,
             outcome => return outcome,
         };
+        if error.chain().any(|cause| cause.is::<NotPublished>()) {
+            let since = *unpublished.get_or_insert_with(Instant::now);
+            if since.elapsed() >= prepare_timeout(job) {
+                return Err(error);
+            }
+        } else if may_pass(&error) {
+            unpublished = None;
+        } else {
+            return Err(error);
+        }
         let error = one_line(&error);
         tracing::warn!(cr = %job.task.name, "{error}; it is tried again");
-        let said: String = format!("tried again: {error}").chars().take(1000).collect();
-        if let Err(e) = job.report.once(&json!({ "status": { "message": said } })) {
+        let said: String = format!("{AGAIN}{error}").chars().take(1000).collect();
+        if let Err(e) = job.note(&json!({ "status": { "message": said } })) {
             tracing::debug!("{e}");
         }
-        let end = Instant::now() + pause;
-        while Instant::now() < end {
-            job.cancel.check()?;
-            std::thread::sleep(Duration::from_millis(100));
+        rest(job, pause)?;
+        // Another attempt may run by now, of which this one must end nothing.
+        while !is_current(job)? {
+            rest(job, pause)?;
         }
         pause = (pause * 2).min(LONGEST);
     }
+}
+
+/// Waits, unless the work is to end.
+fn rest(job: &Job<'_>, pause: Duration) -> Result<()> {
+    let end = Instant::now() + pause;
+    while Instant::now() < end {
+        job.cancel.check()?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Whether the CR is still the task's, and its pod runs; `false`: nobody knows.
+///
+/// # Errors
+/// `Cancelled` when it is not.
+fn is_current(job: &Job<'_>) -> Result<bool> {
+    match job.agent.look(job.task) {
+        Ok(Some((_, Verdict::Move(found)))) if found == *job.task => Ok(true),
+        Ok(_) => Err(Error::new(ErrorKind::Cancelled, ANOTHERS).into()),
+        Err(e) => {
+            tracing::debug!("{e}");
+            Ok(false)
+        }
+    }
+}
+
+/// How long a volume may not be published yet.
+fn prepare_timeout(job: &Job<'_>) -> Duration {
+    job.agent.settings.lock().as_ref().map(|settings| settings.prepare_timeout).unwrap_or_default()
 }
 
 /// When the item that the CR belongs to has timed out.
@@ -187,64 +288,31 @@ fn may_pass(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref().is_some_and(of_api) || cause.downcast_ref().is_some_and(of_storage))
 }
 
-/// Works with the watch beside it.
-fn watched<T>(job: &Job<'_>, work: impl FnOnce() -> T) -> T {
-    job.cancel.go_on_for(LEASE);
-    std::thread::scope(|scope| {
-        let (done, ended) = bounded::<()>(0);
-        scope.spawn(move || {
-            let (mut told, mut refreshed, mut last) = (Instant::now(), Instant::now(), None);
-            while ended.recv_timeout(TURN) == Err(RecvTimeoutError::Timeout) {
-                if !job.cancel.go_on_for(LEASE) {
-                    tracing::warn!(cr = %job.task.name, "this process was stopped for too long: looks anew");
-                    return;
-                }
-                if told.elapsed() >= PROGRESS {
-                    told = Instant::now();
-                    tell(job, &mut last);
-                }
-                if refreshed.elapsed() >= REFRESH {
-                    refreshed = Instant::now();
-                    refresh(job);
-                }
-            }
-        });
-        let result = work();
-        drop(done);
-        result
-    })
-}
-
-fn tell(job: &Job<'_>, last: &mut Option<(u64, Option<u64>)>) {
-    let Some(read) = job.shared.meter.lock().as_ref().map(Meter::read) else { return };
-    if *last == Some(read) {
-        return;
-    }
-    let (done, total) = read;
-    let mut progress = json!({ "bytesDone": done });
-    if let Some(total) = total {
-        progress["totalBytes"] = json!(total);
-    }
-    match job.report.once(&json!({ "status": { "progress": progress } })) {
-        Ok(true) => *last = Some(read),
-        Ok(false) => {}
-        Err(e) => tracing::debug!("{e}"),
-    }
-}
-
-fn refresh(job: &Job<'_>) {
-    let Some(store) = job.shared.store.lock().clone() else { return };
-    match store.refresh(job.agent) {
-        Ok(true) => tracing::info!(cr = %job.task.name, "other credentials are used from now on"),
-        Ok(false) => {}
-        Err(e) => tracing::warn!(cr = %job.task.name, "credentials were not looked at: {}", one_line(&e)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wherry_repo::Error;
+
+    /// The work of one volume panics; that of another one goes on.
+    #[test]
+    fn a_panic_is_told_of_its_own_cr_and_ends_nothing_else() {
+        let (go, goes) = crossbeam_channel::bounded::<()>(0);
+        let other = std::thread::spawn(move || {
+            goes.recv().unwrap();
+            guarded(|| Ok(()), |e| panic!("{e}"))
+        });
+        let mut said = String::new();
+        let bug = || -> Result<()> { panic!("planted") };
+        let done = guarded(bug, |e| {
+            said = one_line(&e);
+            Ok(())
+        });
+        done.unwrap();
+        assert!(said.contains("a bug in wherry: planted"), "{said}");
+        go.send(()).unwrap();
+        other.join().unwrap().unwrap();
+        let plain = guarded(|| Err(Error::invalid("plain").into()), |e| panic!("it is no bug: {e}"));
+        assert_eq!(plain.unwrap_err().to_string(), "plain");
+    }
 
     #[test]
     fn what_may_pass_is_tried_again() {

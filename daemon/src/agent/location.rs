@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use wherry_api::BackupStorageLocation;
-use wherry_repo::storage::{Environment, Options, S3Options};
+use wherry_repo::storage::{Environment, Options, Over, S3Options};
 use wherry_repo::{Error, Result};
 use zeroize::Zeroizing;
 
@@ -74,11 +74,13 @@ fn provider(location: &BackupStorageLocation) -> Result<&'static str> {
     }
 }
 
-/// From the location, what its Secret holds (none: who runs this has rights of its own), and its certificates (PEM).
+/// From the location, what its Secret holds (none: who runs this has rights of its own), its certificates (PEM), and what says
+/// that the work is over.
 pub(crate) fn place(
     location: &BackupStorageLocation,
     credential: Option<&[u8]>,
     authorities: Option<&[u8]>,
+    over: Over,
 ) -> Result<Place> {
     let (spec, name) = (&location.spec, &location.metadata.name);
     let Some(storage) = spec.object_storage.as_ref().filter(|storage| !storage.bucket.is_empty()) else {
@@ -118,7 +120,7 @@ pub(crate) fn place(
     let folder = if prefix.is_empty() { FOLDER.to_owned() } else { format!("{prefix}/{FOLDER}") };
     Ok(Place {
         url: format!("{scheme}://{}/{folder}", storage.bucket),
-        options: Options { s3, env, ..Options::default() },
+        options: Options { s3, env, over, ..Options::default() },
         secret,
         _authorities: certificates,
     })
@@ -229,19 +231,19 @@ mod tests {
             ("velero.io/aws", "/x/y/", "s3://b/x/y/plugins/wherry"),
             ("gcp", "x", "gs://b/x/plugins/wherry"),
         ] {
-            assert_eq!(place(&location(provider, prefix, &[]), None, None).unwrap().url, url);
+            assert_eq!(place(&location(provider, prefix, &[]), None, None, Over::default()).unwrap().url, url);
         }
         let azure = location("velero.io/azure", "x", &[("storageAccount", "acc")]);
-        assert_eq!(place(&azure, None, None).unwrap().url, "az://b/x/plugins/wherry");
+        assert_eq!(place(&azure, None, None, Over::default()).unwrap().url, "az://b/x/plugins/wherry");
         // Any provider with an S3 server.
         let other = location("digitalocean", "", &[("s3Url", "https://x")]);
-        assert_eq!(place(&other, None, None).unwrap().url, "s3://b/plugins/wherry");
+        assert_eq!(place(&other, None, None, Over::default()).unwrap().url, "s3://b/plugins/wherry");
         for (wrong, words) in [
             (location("digitalocean", "", &[]), "is not known"),
             (location("azure", "", &[]), "names no storage account"),
             (BackupStorageLocation::default(), "names no bucket"),
         ] {
-            let said = place(&wrong, None, None).unwrap_err().to_string();
+            let said = place(&wrong, None, None, Over::default()).unwrap_err().to_string();
             assert!(said.contains(words), "{said}");
         }
     }
@@ -249,11 +251,13 @@ mod tests {
     #[test]
     fn config_keys_of_s3_are_heeded() {
         let config = [("s3Url", "http://s"), ("region", "r"), ("profile", "p"), ("insecureSkipTLSVerify", "true")];
-        let s3 = place(&location("aws", "", &config), Some(b"[p]\n"), Some(b"pem")).unwrap().options.s3;
+        let s3 =
+            place(&location("aws", "", &config), Some(b"[p]\n"), Some(b"pem"), Over::default()).unwrap().options.s3;
         assert_eq!((s3.endpoint.as_deref(), s3.region.as_deref()), (Some("http://s"), Some("r")));
         assert_eq!((s3.profile.as_deref(), s3.skip_verify, s3.virtual_host), (Some("p"), true, false));
         assert_eq!(std::fs::read(s3.ca_file.unwrap()).ok(), None, "it is gone with the place");
-        let virtual_host = place(&location("aws", "", &[("s3ForcePathStyle", "false")]), None, None).unwrap();
+        let virtual_host =
+            place(&location("aws", "", &[("s3ForcePathStyle", "false")]), None, None, Over::default()).unwrap();
         assert!(virtual_host.options.s3.virtual_host && virtual_host.options.s3.profile.is_none());
     }
 
@@ -276,8 +280,8 @@ mod tests {
         assert_eq!((read["AZURE_CLIENT_ID"].as_str(), read["AZURE_TENANT_ID"].as_str()), ("id", "t"));
         assert_eq!(read["KEY"], "a=b==");
         let with = |variable| location("azure", "", &[("storageAccount", "a"), ("storageAccountKeyEnvVar", variable)]);
-        assert!(place(&with("KEY"), Some(text.as_bytes()), None).is_ok());
-        let said = place(&with("OTHER"), Some(text.as_bytes()), None).unwrap_err().to_string();
+        assert!(place(&with("KEY"), Some(text.as_bytes()), None, Over::default()).is_ok());
+        let said = place(&with("OTHER"), Some(text.as_bytes()), None, Over::default()).unwrap_err().to_string();
         assert!(said.contains("no line OTHER=") && !said.contains("a=b"), "{said}");
     }
 }

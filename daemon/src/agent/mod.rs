@@ -2,35 +2,41 @@
 //! opens what the kubelet has published, moves the data in this process, and says so. What it knows is lost with the process;
 //! the next one goes on from the CRs, the repository and the volume.
 
+mod begun;
 mod download;
 mod follow;
 mod health;
 mod host;
+mod indexes;
 mod job;
 mod location;
 mod report;
 mod store;
 mod upload;
 mod verdict;
+mod watch;
 
 use crate::budget::NodeBudget;
 use crate::cli::AgentArgs;
 use crate::context::Context;
-use crate::exit::Exit;
+use crate::exit::{Exit, only_tell_panics};
 use crate::throttle::Throttle;
 use anyhow::{Context as _, Result};
+use health::Beat;
+use indexes::Indexes;
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
-use wherry_api::api::{Api, ApiError, Key, Kind};
+use verdict::{Task, Verdict, verdict};
+use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
 use wherry_api::base64;
 use wherry_api::client::{Access, Client};
 use wherry_api::kube_api::KubeApi;
@@ -45,6 +51,8 @@ const NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace
 const STATE_DIR: &str = "/var/lib/wherry";
 /// Another agent of this node is looked for so often.
 const LOOK: Duration = Duration::from_millis(200);
+/// What is read is answered in this time, or asked again: nobody waits for a server that says nothing any longer.
+const BRIEF: Duration = Duration::from_secs(10);
 
 /// What all work of this process shares.
 #[derive(Debug)]
@@ -63,8 +71,7 @@ struct Agent {
     up: Arc<Throttle>,
     down: Arc<Throttle>,
     budget: Mutex<Option<NodeBudget>>,
-    /// One index for each repository, while somebody works with it.
-    indexes: Mutex<HashMap<String, Arc<ChunkIndex>>>,
+    indexes: Indexes,
     cluster: Mutex<Option<String>>,
     /// The process was asked to end: nothing is tried again any more.
     leaving: AtomicBool,
@@ -72,6 +79,8 @@ struct Agent {
 
 /// Runs the agent until a signal.
 pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
+    // A bug that one volume brings out is told of that volume, and the others go on.
+    only_tell_panics();
     let AgentArgs { node, namespace, server, ca_file, token_file, kubelet_root, state_dir, health } = args;
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let node = node.or_else(|| variable("NODE_NAME"));
@@ -91,7 +100,9 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
     let state_dir = state_dir.unwrap_or_else(|| PathBuf::from(STATE_DIR));
     let _armed = context.cancel.arm("");
     // In a restart of the whole node by kubelet and runtime the old one may still be ending.
-    let Some(_lock) = lock(&state_dir, context)? else { return Ok(Exit::Done) };
+    // It lives while it waits for that, and is not ready.
+    let beat = health.map(|address| health::serve(&address)).transpose()?;
+    let Some(_lock) = lock(&state_dir, context, beat.as_deref())? else { return Ok(Exit::Done) };
     let mut own = context.for_job(String::new(), context.budget, context.cancel.clone())?;
     own.run = context.run;
     let runtime = Builder::new_multi_thread()
@@ -112,11 +123,10 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
         up: Arc::new(Throttle::unlimited()),
         down: Arc::new(Throttle::unlimited()),
         budget: Mutex::default(),
-        indexes: Mutex::default(),
+        indexes: Indexes::default(),
         cluster: Mutex::default(),
         leaving: AtomicBool::new(false),
     });
-    let beat = health.map(|address| health::serve(&address)).transpose()?;
     tracing::info!(node = %agent.node, namespace = %agent.namespace, "the agent runs");
     runtime.block_on(follow::run(agent, beat, context.cancel.clone()));
     // What is still asked of the API server is of no use to anybody.
@@ -125,7 +135,7 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
 }
 
 /// Keeps every other agent of this node out as long as this process lives, however it ends. `None`: a signal came first.
-fn lock(state_dir: &Path, context: &Context) -> Result<Option<File>> {
+fn lock(state_dir: &Path, context: &Context, beat: Option<&Beat>) -> Result<Option<File>> {
     let shown = state_dir.display();
     std::fs::create_dir_all(state_dir).with_context(|| format!("state directory {shown} cannot be made"))?;
     let file = File::create(state_dir.join("agent.lock")).with_context(|| format!("no lock can be made in {shown}"))?;
@@ -139,6 +149,9 @@ fn lock(state_dir: &Path, context: &Context) -> Result<Option<File>> {
         if !std::mem::replace(&mut told, true) {
             tracing::info!("another agent of this node runs ({shown} is locked): waits for its end");
         }
+        if let Some(beat) = beat {
+            beat.beat(false);
+        }
         std::thread::sleep(LOOK);
     }
     Ok(None)
@@ -150,9 +163,23 @@ impl Agent {
         self.runtime.block_on(future)
     }
 
+    /// The same, but no longer than [`BRIEF`]; `call` goes into the error.
+    fn wait_briefly<T>(&self, call: &str, future: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        let silent = || ApiError::new(Refusal::Unavailable, call, format!("no answer within {} s", BRIEF.as_secs()));
+        self.wait(async { tokio::time::timeout(BRIEF, future).await.unwrap_or_else(|_| Err(silent())) })
+    }
+
     /// An object in the namespace of Velero; `None` if there is none.
     fn get(&self, kind: Kind, name: &str) -> Result<Option<Value>, ApiError> {
-        self.wait(self.api.get(&Key::new(kind, &self.namespace, name)))
+        self.wait_briefly(&format!("get {name}"), self.api.get(&Key::new(kind, &self.namespace, name)))
+    }
+
+    /// The CR of a task as the API server has it now, and what is to be done about it; `None`: it is gone.
+    fn look(&self, task: &Task) -> Result<Option<(Value, Verdict)>, ApiError> {
+        let Some(cr) = self.get(task.kind, &task.name)? else { return Ok(None) };
+        let pod = self.get(Kind::Pod, &task.object())?;
+        let verdict = verdict(&self.node, task.kind, &cr, |_| pod.as_ref());
+        Ok(Some((cr, verdict)))
     }
 
     /// One key of a Secret; `None` if there is no such Secret, or no such key in it.
@@ -202,34 +229,26 @@ impl Agent {
 
     /// Id of the cluster: uid of the namespace that every cluster has.
     fn cluster(&self) -> Result<String> {
-        let mut known = self.cluster.lock();
-        if let Some(known) = known.as_ref() {
+        if let Some(known) = self.cluster.lock().as_ref() {
             return Ok(known.clone());
         }
         let namespace = self.get(Kind::Namespace, "kube-system")?;
         let uid = namespace.as_ref().and_then(|object| object["metadata"]["uid"].as_str());
         let uid = uid.ok_or_else(|| Error::internal("namespace kube-system has no uid"))?.to_owned();
-        *known = Some(uid.clone());
+        *self.cluster.lock() = Some(uid.clone());
         Ok(uid)
     }
 
-    /// The index of a repository, which all work with it shares.
+    /// The index of a repository, which all work with it shares. Of several repositories one has the large share of the memory.
     fn index(&self, context: &Context, repository: &Repository) -> Result<Arc<ChunkIndex>> {
-        let mut indexes = self.indexes.lock();
-        let id = repository.id().to_string();
-        if let Some(index) = indexes.get(&id) {
-            // What other nodes have stored since.
-            index.synchronise(repository, false)?;
-            return Ok(Arc::clone(index));
-        }
-        let index = context.index_within(repository, self.budget().index)?;
-        indexes.insert(id, Arc::clone(&index));
-        Ok(index)
-    }
-
-    /// Closes the indexes that nobody works with any more.
-    fn close_indexes(&self) {
-        self.indexes.lock().retain(|_, index| Arc::strong_count(index) > 1);
+        let budget = self.budget();
+        let open = |is_large| {
+            let memory = if is_large { budget.index } else { NodeBudget::FURTHER_INDEX };
+            context.index_within(repository, memory)
+        };
+        // What other nodes have stored since.
+        let catch_up = |index: &ChunkIndex| index.synchronise(repository, false).map(drop);
+        Ok(self.indexes.get(&repository.id().to_string(), open, catch_up)?)
     }
 
     fn now(&self) -> wherry_api::Time {

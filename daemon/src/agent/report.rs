@@ -3,6 +3,7 @@
 
 use super::Agent;
 use super::store::guard_of;
+use super::upload::Saved;
 use super::verdict::{Task, Verdict, verdict};
 use anyhow::Result;
 use parking_lot::Mutex;
@@ -15,6 +16,30 @@ use wherry_api::{Phase, names};
 /// After a failure nothing is asked of the API server for this long, then twice as long, up to [`LONGEST`].
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
+/// A message that begins so is of work that goes on.
+pub(crate) const AGAIN: &str = "tried again: ";
+
+/// What became of a write that can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// It stands.
+    Written,
+    /// The CR had changed.
+    NotYet,
+    /// The CR is no more the task's.
+    Others,
+}
+
+/// What became of a write that cannot be left out.
+#[derive(Debug)]
+enum Said {
+    /// It stands.
+    Written,
+    /// The CR is no more the task's, or this process is asked to end, and the next one says it.
+    Left,
+    /// The API server does not take it, and never will.
+    Refused(ApiError),
+}
 
 /// Writes about one task.
 #[derive(Debug)]
@@ -25,13 +50,20 @@ pub(crate) struct Report<'a> {
     seen: Mutex<Value>,
 }
 
+/// What was seen of the CR, if it is the task's; only then it is kept. What is another attempt's is nothing to work by.
+fn take(node: &str, task: &Task, seen: &mut Value, cr: Option<Value>) -> Option<Value> {
+    let cr = cr.filter(|cr| is_of(node, task, cr))?;
+    seen.clone_from(&cr);
+    Some(cr)
+}
+
 /// Whether the CR is still that of the task, whatever its pod does.
-fn is_of(agent: &Agent, task: &Task, cr: &Value) -> bool {
+fn is_of(node: &str, task: &Task, cr: &Value) -> bool {
     // The pod is left out: what was done before it went is reported all the same.
     let pod = json!({
-        "metadata": { "uid": task.pod_uid }, "spec": { "nodeName": agent.node }, "status": { "phase": "Running" },
+        "metadata": { "uid": task.pod_uid }, "spec": { "nodeName": node }, "status": { "phase": "Running" },
     });
-    match verdict(&agent.node, task.kind, cr, |_| Some(&pod)) {
+    match verdict(node, task.kind, cr, |_| Some(&pod)) {
         Verdict::Move(found) | Verdict::Cancel(found) => found == *task,
         Verdict::Leave(_) => false,
     }
@@ -58,68 +90,82 @@ impl<'a> Report<'a> {
     }
 
     fn look(&self) -> Result<Option<Value>, ApiError> {
-        let cr = self.agent.wait(self.agent.api.get(&self.key()))?;
-        if let Some(cr) = &cr {
-            self.seen.lock().clone_from(cr);
-        }
-        Ok(cr.filter(|cr| is_of(self.agent, self.task, cr)))
+        let cr = self.agent.get(self.task.kind, &self.task.name)?;
+        Ok(take(&self.agent.node, self.task, &mut self.seen.lock(), cr))
     }
 
-    fn write(&self, cr: &Value, patch: &Value) -> Result<(), ApiError> {
+    /// `briefly`: the work waits for it.
+    fn write(&self, cr: &Value, patch: &Value, briefly: bool) -> Result<(), ApiError> {
         let guard = guard_of(cr).map_err(|e| ApiError::new(Refusal::Unavailable, "read", e.to_string()))?;
-        let patched = self.agent.wait(self.agent.api.patched(&self.key(), &guarded(patch, &guard)))?;
-        *self.seen.lock() = patched;
+        let (key, patch) = (self.key(), guarded(patch, &guard));
+        let patched = self.agent.api.patched(&key, &patch);
+        let patched = if briefly { self.agent.wait_briefly("patch", patched) } else { self.agent.wait(patched) };
+        *self.seen.lock() = patched?;
         Ok(())
     }
 
-    /// One write, if the CR is still what it was; `false`: others have it, or have changed it. For what can be left out.
-    pub(crate) fn once(&self, patch: &Value) -> Result<bool, ApiError> {
-        let cr = self.seen.lock().clone();
-        if !is_of(self.agent, self.task, &cr) {
-            return Ok(false);
+    /// Whether the data is still to be moved by this task, its pod included. Asked until there is an answer.
+    pub(crate) fn stands(&self) -> bool {
+        let mut pause = FIRST;
+        loop {
+            match self.agent.look(self.task) {
+                Ok(found) => return found.is_some_and(|(_, verdict)| verdict == Verdict::Move(self.task.clone())),
+                Err(e) if self.waited(&e, &mut pause) => {}
+                Err(_) => return false,
+            }
         }
-        match self.write(&cr, patch) {
-            Ok(()) => Ok(true),
+    }
+
+    /// Waits before something is asked again. `false`: this process is asked to end.
+    fn waited(&self, e: &ApiError, pause: &mut Duration) -> bool {
+        tracing::warn!(cr = %self.task.name, "{e}; it is tried again");
+        let end = std::time::Instant::now() + e.retry_after.map_or(*pause, |wanted| wanted.min(LONGEST));
+        while std::time::Instant::now() < end {
+            if self.agent.leaving.load(Ordering::Relaxed) {
+                return false;
+            }
+            std::thread::sleep(FIRST.min(*pause));
+        }
+        *pause = (*pause * 2).min(LONGEST);
+        true
+    }
+
+    /// One write, if the CR is still what it was. For what can be left out, or is tried again later.
+    pub(crate) fn once(&self, patch: &Value) -> Result<Noted, ApiError> {
+        let cr = self.seen.lock().clone();
+        if !is_of(&self.agent.node, self.task, &cr) {
+            return Ok(Noted::Others);
+        }
+        match self.write(&cr, patch, true) {
+            Ok(()) => Ok(Noted::Written),
             Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {
-                self.look()?;
-                Ok(false)
+                Ok(if self.look()?.is_some() { Noted::NotYet } else { Noted::Others })
             }
             Err(e) => Err(e),
         }
     }
 
-    /// Whether the CR is the task's still, by a look.
-    pub(crate) fn is_still(&self) -> Result<bool, ApiError> {
-        Ok(self.look()?.is_some())
-    }
-
-    /// Writes, and tries again until it is written or the CR is no more the task's. `false`: it is not, or this process is
-    /// asked to end, and the next one says it.
-    pub(crate) fn surely(&self, patch: impl Fn(&Value) -> Option<Value>) -> bool {
+    /// Writes, and tries again until it is written.
+    fn surely(&self, patch: impl Fn(&Value) -> Option<Value>) -> Said {
         let mut pause = FIRST;
         loop {
             let written = match self.look() {
-                Ok(None) => return false,
+                Ok(None) => return Said::Left,
                 Ok(Some(cr)) => match patch(&cr) {
-                    None => return false,
-                    Some(patch) => self.write(&cr, &patch),
+                    None => return Said::Left,
+                    Some(patch) => self.write(&cr, &patch, false),
                 },
                 Err(e) => Err(e),
             };
             match written {
-                Ok(()) => return true,
+                Ok(()) => return Said::Written,
                 Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {}
-                Err(e) => {
-                    tracing::warn!(cr = %self.task.name, "{e}; it is tried again");
-                    let end = std::time::Instant::now() + e.retry_after.map_or(pause, |wanted| wanted.min(LONGEST));
-                    while std::time::Instant::now() < end {
-                        if self.agent.leaving.load(Ordering::Relaxed) {
-                            return false;
-                        }
-                        std::thread::sleep(FIRST.min(pause));
-                    }
-                    pause = (pause * 2).min(LONGEST);
+                Err(e) if e.refusal == Refusal::Invalid => {
+                    tracing::error!(cr = %self.task.name, "{e}");
+                    return Said::Refused(e);
                 }
+                Err(e) if self.waited(&e, &mut pause) => {}
+                Err(_) => return Said::Left,
             }
         }
     }
@@ -127,7 +173,8 @@ impl<'a> Report<'a> {
     /// From Prepared to InProgress. `false`: the CR is no more the task's.
     pub(crate) fn begin(&self) -> bool {
         let now = self.agent.now();
-        self.surely(|_| Some(json!({ "status": { "phase": Phase::InProgress, "startTimestamp": now } })))
+        let begins = json!({ "status": { "phase": Phase::InProgress, "startTimestamp": now } });
+        matches!(self.surely(|_| Some(begins.clone())), Said::Written)
     }
 
     /// Failed, with a message: Velero takes one without for success.
@@ -136,7 +183,7 @@ impl<'a> Report<'a> {
             if message.is_empty() { "it failed, and nobody said why: see the log of the agent" } else { message };
         let now = self.agent.now();
         let failed = json!({ "status": { "phase": Phase::Failed, "message": message, "completionTimestamp": now } });
-        if self.surely(|_| Some(failed.clone())) {
+        if let Said::Written = self.surely(|_| Some(failed.clone())) {
             tracing::error!(cr = %self.task.name, "failed: {message}");
             self.event("Warning", "Failed", message);
         }
@@ -146,7 +193,7 @@ impl<'a> Report<'a> {
     pub(crate) fn cancel(&self) {
         let now = self.agent.now();
         let canceled = |cr: &Value| {
-            let said = cr["status"]["message"].as_str().filter(|said| !said.is_empty());
+            let said = cr["status"]["message"].as_str().filter(|said| !said.is_empty() && !said.starts_with(AGAIN));
             let deleted = cr["metadata"]["deletionTimestamp"].is_string();
             let why = if deleted { "the object was deleted" } else { "spec.cancel was set" };
             let message = said.unwrap_or(why);
@@ -157,21 +204,26 @@ impl<'a> Report<'a> {
             (!is_canceling).then(|| json!({ "status": { "phase": Phase::Canceling } }))
         };
         self.surely(stopping);
-        if self.surely(canceled) {
+        if let Said::Written = self.surely(canceled) {
             tracing::info!(cr = %self.task.name, "canceled");
         }
     }
 
     /// Of an upload whose snapshot stands, with its id, the size of the volume and what is new.
-    pub(crate) fn completed(&self, snapshot_id: &str, total: u64, incremental: u64, message: &str) {
+    pub(crate) fn completed(&self, saved: &Saved) {
+        let Saved { snapshot_id, total, incremental, message } = saved;
         let now = self.agent.now();
         let status = json!({
             "phase": Phase::Completed, "snapshotID": snapshot_id, "incrementalBytes": incremental, "message": message,
             "progress": { "totalBytes": total, "bytesDone": total }, "completionTimestamp": now,
         });
-        if self.surely(|_| Some(json!({ "status": status }))) {
-            tracing::info!(cr = %self.task.name, snapshot = snapshot_id, "completed: {message}");
-            self.event("Normal", "Completed", message);
+        match self.surely(|_| Some(json!({ "status": status }))) {
+            Said::Written => {
+                tracing::info!(cr = %self.task.name, snapshot = snapshot_id, "completed: {message}");
+                self.event("Normal", "Completed", message);
+            }
+            Said::Left => {}
+            Said::Refused(e) => self.fail(&format!("the API server refuses the result: {e}")),
         }
     }
 
@@ -181,9 +233,13 @@ impl<'a> Report<'a> {
             "metadata": { "annotations": { names::DATA_DONE: done } },
             "status": { "progress": { "totalBytes": total, "bytesDone": total }, "message": message },
         });
-        if self.surely(|cr| (cr["status"]["phase"] == Phase::InProgress.as_str()).then(|| patch.clone())) {
-            tracing::info!(cr = %self.task.name, "the volume is written: {message}");
-            self.event("Normal", "DataDone", message);
+        match self.surely(|cr| (cr["status"]["phase"] == Phase::InProgress.as_str()).then(|| patch.clone())) {
+            Said::Written => {
+                tracing::info!(cr = %self.task.name, "the volume is written: {message}");
+                self.event("Normal", "DataDone", message);
+            }
+            Said::Left => {}
+            Said::Refused(e) => self.fail(&format!("the API server refuses the result: {e}")),
         }
     }
 
@@ -209,5 +265,37 @@ impl<'a> Report<'a> {
         if let Err(e) = agent.wait(agent.api.create(&Key::new(Kind::Event, &agent.namespace, &name), &object)) {
             tracing::debug!("{e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wherry_api::UploadPlan;
+
+    /// Its annotation names a session that runs on another node: who takes that for its own ends it.
+    #[test]
+    fn the_cr_of_another_attempt_is_not_kept() {
+        let cr = |attempt: u32, node: &str, phase: &str| {
+            let plan = UploadPlan { version: 1, cr_uid: "u".into(), attempt, ..UploadPlan::default() };
+            json!({
+                "metadata": {
+                    "name": "b-1", "namespace": "velero", "uid": "u", "resourceVersion": "7",
+                    "labels": { names::NODE: node }, "annotations": { names::PLAN: plan.print() },
+                },
+                "spec": {}, "status": { "phase": phase, "node": node },
+            })
+        };
+        let pod_uid = "p".to_owned();
+        let task = Task { kind: Kind::DataUpload, name: "b-1".into(), uid: "u".into(), attempt: 1, pod_uid };
+        let own = cr(1, "n1", "InProgress");
+        let mut seen = Value::Null;
+        assert_eq!(take("n1", &task, &mut seen, Some(own.clone())), Some(own.clone()));
+        for other in [cr(2, "n2", "InProgress"), cr(2, "n1", "InProgress"), cr(1, "n1", "Failed")] {
+            assert_eq!(take("n1", &task, &mut seen, Some(other)), None);
+            assert_eq!(seen, own);
+        }
+        assert_eq!(take("n1", &task, &mut seen, None), None);
+        assert_eq!(seen, own);
     }
 }

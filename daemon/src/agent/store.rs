@@ -17,7 +17,7 @@ use wherry_api::base64;
 use wherry_api::decode::decode;
 use wherry_api::location::SecretKey;
 use wherry_api::{BackupStorageLocation, Meta};
-use wherry_repo::storage::{Storage, conformance};
+use wherry_repo::storage::{Over, Storage, conformance};
 use wherry_repo::{Credential, Error, ErrorKind, InitOptions, Repository};
 use zeroize::Zeroizing;
 
@@ -92,6 +92,11 @@ impl Store {
             &location,
             text.as_ref().map(|text| text.as_slice()),
             Self::authorities(agent, &location)?.as_deref(),
+            {
+                // A volume is let go of although the storage does not answer.
+                let cancel = cancel.clone();
+                Over::when(move || cancel.is_cancelled())
+            },
         )?;
         // What the storage says of credentials names the file that they are read from, which is nobody's but this process's.
         let whose = || match &credential {
@@ -208,8 +213,23 @@ impl Store {
         Ok(key_in(&format!("key {:?} of Secret {}", KEY.1, KEY.0), key)?)
     }
 
-    /// Makes a key where there is none, and gives the one that is there then. It is never overwritten.
+    /// Makes a key where there is none, and gives the one that is there then. It is never overwritten, and there is one for all
+    /// locations: none is made as long as a repository is known.
     fn make_key(agent: &Agent, context: &Context) -> Result<Credential> {
+        let known = agent.get(Kind::ConfigMap, KNOWN)?.unwrap_or_default();
+        if let Some(made) = known["data"].as_object().filter(|made| !made.is_empty()) {
+            // The key comes before whatever is known: another agent may just have made both.
+            if let Some(key) = agent.secret(KEY.0, KEY.1)? {
+                return Self::key(key);
+            }
+            let names: Vec<_> = made.keys().map(String::as_str).collect();
+            return Err(wrong(format!(
+                "Secret {} with key {:?} is gone, and there are repositories that no other key opens (of BackupStorageLocation {},                  see ConfigMap {KNOWN}): bring the Secret back; no new key was made",
+                KEY.0,
+                KEY.1,
+                names.join(", ")
+            )));
+        }
         let text = draw_key(&context.system)?;
         let text = std::str::from_utf8(&text).unwrap_or_default();
         let secret = json!({

@@ -1,23 +1,32 @@
 //! The data of a DataUpload: from the published volume into a snapshot.
 
+use super::Agent;
 use super::host::{Expected, Published};
 use super::job::Job;
 use super::store::{Store, Use};
+use super::verdict::Task;
 use crate::backup::{DiskRuns, Order};
 use crate::output::size;
+use crate::signals::Cancel;
 use crate::tree::backup::{Counts, TreeRuns};
 use crate::tree::dir::Root;
 use crate::tree::exclude::Exclude;
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use wherry_api::api::Kind;
 use wherry_api::cluster::Claim;
 use wherry_api::decode::decode;
 use wherry_api::quantity::quantity;
 use wherry_api::{DataUpload, SnapshotId, UploadPlan, labels, names};
-use wherry_repo::{Error, ParentChoice, Snapshot};
+use wherry_repo::{Error, ParentChoice, Repository, Snapshot};
+
+/// How a snapshot came about that is not this process's.
+const BEFORE: &str = "it was committed before";
+/// The storage is asked so long for the snapshot of what was canceled.
+const LOOK_BACK: Duration = Duration::from_secs(5);
 
 /// A snapshot, as the CR tells it.
 #[derive(Debug)]
@@ -35,7 +44,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
     let Job { agent, task, cancel, report, .. } = job;
     let cr: DataUpload = decode(Kind::DataUpload.word(), &report.cr())?;
     let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &task.uid)?;
-    let claim = claim(job)?;
+    let claim = claim(agent, task)?;
     let root = agent.kubelet_root();
     let block = plan.source_volume_mode == "Block";
     let pv = &claim.spec.volume_name;
@@ -45,7 +54,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
         true => Published::device(&root, &task.pod_uid, pv),
         false => Published::filesystem(&root, &task.pod_uid, pv),
     };
-    // First of all: what is not published is never waited for.
+    // First of all: nothing is asked of a storage for what is not published.
     let shown = published()?.shown().to_owned();
     let capacity = capacity(&claim);
     let least = plan.restore_size.unwrap_or_default();
@@ -63,29 +72,18 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
     repository.limit_nodes(budget.nodes);
     repository.limit_lookups(budget.index);
     let context = opening.for_job(store.url.clone(), budget, (*cancel).clone())?;
-    let cluster = agent.cluster()?;
-    let pvc_uid = plan.source_uid.clone().or_else(|| cr.metadata.label(names::PVC_UID).map(ToOwned::to_owned));
-    let pvc_uid = pvc_uid.unwrap_or_else(|| "unknown".to_owned());
-    let spec = &cr.spec;
-    let name = labels::volume(&cluster, &spec.source_namespace, &spec.source_pvc, &pvc_uid);
-    let volume = repository.volume_id(&name);
-    if let Some(session) = cr.metadata.annotation(names::SESSION)
-        && let Ok(session) = session.parse()
-    {
-        // The process before this one is gone (the lock), or its node is taken for lost: it commits nothing from now on, and what
-        // it stored is used.
-        repository.end_session(volume, session, "another agent goes on with this DataUpload")?;
-    }
-    let list = repository.snapshots(Some(volume))?;
-    let of_cr = |s: &&Snapshot| s.record.tags.get(labels::CR_UID) == Some(&task.uid) && !s.record.partial;
-    let found = list.snapshots.iter().find(of_cr);
+    let (cluster, spec) = (agent.cluster()?, &cr.spec);
+    let (name, pvc_uid) = volume(&cluster, &cr, &plan);
+    // The process before this one is gone (the lock), or its node is taken for lost: it commits nothing from now on, and what it
+    // stored is used.
+    let found = before(repository, &cr, &name, "another agent goes on with this DataUpload")?;
     let total = |snapshot: &Snapshot| match block {
         true => snapshot.record.size,
         // Of a directory the record counts bytes of files, of which there may be more than a volume has room for.
         false => capacity.unwrap_or(least),
     };
     if let Some(snapshot) = found {
-        return Ok(told(repository.id().to_string(), snapshot, total(snapshot), "it was committed before"));
+        return Ok(told(repository.id().to_string(), &snapshot, total(&snapshot), BEFORE));
     }
     let index = agent.index(&context, repository)?;
     let order = Order {
@@ -96,21 +94,9 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
         source: format!("{}/{} ({})", spec.source_namespace, spec.source_pvc, plan.snapshot_handle),
         limit_read: None,
         begun: &|session, meter| {
+            job.has_session(session.to_string());
+            // Only then: the watch beside would write at the same time.
             job.moves(meter);
-            let progress = json!({ "bytesDone": 0 });
-            let patch = json!({
-                "metadata": { "annotations": { names::SESSION: session.to_string() } }, "status": { "progress": progress },
-            });
-            // Changed by others meanwhile, it is written on top of that.
-            let told = report.once(&patch).and_then(|told| if told { Ok(true) } else { report.once(&patch) });
-            // Another agent may have ended the session before this one, which starts over: then it is not to make a second
-            // snapshot beside that agent's.
-            match told.and_then(|told| Ok(told || report.is_still()?)) {
-                Ok(true) => {}
-                Ok(false) => cancel.ask("the DataUpload is over, or another agent's"),
-                // The next process sends again what this one has stored since.
-                Err(e) => tracing::warn!(cr = %task.name, "the session is not in the CR: {e}"),
-            }
         },
     };
     let (snapshot, how) = match block {
@@ -150,10 +136,55 @@ fn whole((snapshot, counts): (Snapshot, Counts)) -> Result<(Snapshot, String)> {
     Ok((snapshot, how))
 }
 
+/// The snapshot of a CR that was canceled, if it stands; if not, no agent that is still at work commits one any more.
+pub(super) fn committed(agent: &Agent, task: &Task, cr: &Value) -> Result<Option<Saved>> {
+    let cr: DataUpload = decode(Kind::DataUpload.word(), cr)?;
+    if cr.metadata.annotation(names::SESSION).is_none() {
+        // Nothing was ever begun.
+        return Ok(None);
+    }
+    let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &task.uid)?;
+    // A storage that does not answer is not waited for: whoever cancels wants an end.
+    let patience = Cancel::default();
+    patience.go_on_for(LOOK_BACK);
+    let budget = agent.budget().each;
+    let context = agent.context.for_job(String::new(), budget, patience.clone())?;
+    let store = Store::open(agent, &cr.spec.backup_storage_location, Use::Read, &patience, &context)?;
+    let (name, _) = volume(&agent.cluster()?, &cr, &plan);
+    let Some(snapshot) = before(&store.repository, &cr, &name, "this DataUpload was canceled")? else {
+        return Ok(None);
+    };
+    let total = match plan.source_volume_mode == "Block" {
+        true => snapshot.record.size,
+        // The PVC may be gone by now.
+        false => claim(agent, task).ok().and_then(|claim| capacity(&claim)).or(plan.restore_size).unwrap_or_default(),
+    };
+    Ok(Some(told(store.repository.id().to_string(), &snapshot, total, BEFORE)))
+}
+
+/// The name of the volume in the repository, and the uid of its PVC.
+fn volume(cluster: &str, cr: &DataUpload, plan: &UploadPlan) -> (String, String) {
+    let pvc_uid = plan.source_uid.clone().or_else(|| cr.metadata.label(names::PVC_UID).map(ToOwned::to_owned));
+    let pvc_uid = pvc_uid.unwrap_or_else(|| "unknown".to_owned());
+    (labels::volume(cluster, &cr.spec.source_namespace, &cr.spec.source_pvc, &pvc_uid), pvc_uid)
+}
+
+/// Ends the session that the CR names, and gives the snapshot that was committed for it before that.
+fn before(repository: &Repository, cr: &DataUpload, name: &str, why: &str) -> Result<Option<Snapshot>> {
+    let volume = repository.volume_id(name);
+    if let Some(session) = cr.metadata.annotation(names::SESSION)
+        && let Ok(session) = session.parse()
+    {
+        repository.end_session(volume, session, why)?;
+    }
+    let of_cr = |s: &Snapshot| s.record.tags.get(labels::CR_UID) == Some(&cr.metadata.uid) && !s.record.partial;
+    Ok(repository.snapshots(Some(volume))?.snapshots.into_iter().find(of_cr))
+}
+
 /// The PVC of the attempt.
-pub(super) fn claim(job: &Job<'_>) -> Result<Claim> {
-    let name = job.task.object();
-    let object = job.agent.get(Kind::Claim, &name)?;
+pub(super) fn claim(agent: &Agent, task: &Task) -> Result<Claim> {
+    let name = task.object();
+    let object = agent.get(Kind::Claim, &name)?;
     let object = object.ok_or_else(|| Error::invalid(format!("PVC {name} is gone")))?;
     let claim: Claim = decode(Kind::Claim.word(), &object)?;
     if claim.spec.volume_name.is_empty() {

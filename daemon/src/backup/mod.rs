@@ -9,6 +9,7 @@ mod tracker;
 pub use changed::{ChangedBlocks, ListUse, Pinned};
 pub use runs::{DiskRuns, Order, TRIES};
 
+use crate::exit::caught;
 use crate::progress::Progress;
 use crate::signals::Cancel;
 use crate::throttle::Throttle;
@@ -156,7 +157,7 @@ impl Backup<'_> {
                 }
             });
             let workers: Vec<_> =
-                (0..self.workers.max(1)).map(|_| scope.spawn(|| work().unwrap_or_else(&fail))).collect();
+                (0..self.workers.max(1)).map(|_| scope.spawn(|| caught(work).unwrap_or_else(&fail))).collect();
             for worker in workers {
                 if worker.join().is_err() {
                     fail(wherry_repo::Error::internal("a worker thread panicked").into());

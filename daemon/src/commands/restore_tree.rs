@@ -159,7 +159,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         };
         told = work.run(&mut restorer)?;
         if args.delete && told.wrong.count == 0 {
-            restorer.prune(&Whole(&reader))?;
+            restorer.prune(&Whole { tree: &reader, cancel: &context.cancel })?;
         }
         report = restorer.finish()?;
         changes = Vec::new();

@@ -10,17 +10,22 @@ pub use disk::DiskRestore;
 pub(crate) use disk::{FETCH, fetchers};
 pub use marker::Marker;
 
+use crate::exit::caught;
 use crate::progress::Progress;
 use crate::signals::Cancel;
 use anyhow::Result;
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wherry_block::{Buffer, BufferPool, Sink};
 use wherry_repo::{ChunkRef, Fetch, SnapshotReader, Verified};
 
 /// Chunks of a window are sorted by their place in the storage before they are fetched.
 const WINDOW: usize = 1024;
+
+/// So many bytes are zeroed before it is looked at again whether the work should end. A multiple of every chunk size.
+const ZEROED: u64 = 256 << 20;
 
 /// What a restore works with.
 #[derive(Debug)]
@@ -73,7 +78,7 @@ impl Restore<'_> {
             let workers: Vec<_> = (0..self.fetchers.max(1))
                 .map(|_| {
                     scope.spawn(|| {
-                        work().unwrap_or_else(&fail);
+                        caught(work).unwrap_or_else(&fail);
                         // Whoever plans must not wait for a queue that nobody empties.
                         jobs.iter().for_each(drop);
                     })
@@ -96,6 +101,8 @@ impl Restore<'_> {
     }
 
     fn write(&self, chunk: &ChunkRef, verified: Verified<Buffer>) -> Result<()> {
+        // What was asked for before the work was to end may come much later: others may have the target by then.
+        self.cancel.check()?;
         self.sink.write(chunk.number * self.reader.chunk_size(), verified.into_inner())?;
         self.progress.add(chunk.len as u64);
         Ok(())
@@ -134,17 +141,38 @@ impl Restore<'_> {
         if from >= to {
             return Ok(());
         }
-        self.cancel.check()?;
         let end = |n: u64| (n * unit).min(size);
+        let zero = |chunks: Range<u64>| {
+            pieces(chunks.start * unit..end(chunks.end), ZEROED).try_for_each(|piece| -> Result<()> {
+                self.cancel.check()?;
+                Ok(self.sink.zero(piece)?)
+            })
+        };
         match self.only {
-            None => self.sink.zero(from * unit..end(to))?,
-            Some(only) => {
-                for run in only.runs(from, to) {
-                    self.sink.zero(run.start * unit..end(run.end))?;
-                }
-            }
+            None => zero(from..to)?,
+            Some(only) => only.runs(from, to).try_for_each(zero)?,
         }
         self.progress.add(end(to) - from * unit);
         Ok(())
+    }
+}
+
+/// A range in pieces of at most so many bytes.
+fn pieces(range: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
+    let Range { start, end } = range;
+    (start..end).step_by(most as usize).map(move |at| at..end.min(at.saturating_add(most)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_the_whole() {
+        let of = |range, most| pieces(range, most).collect::<Vec<_>>();
+        assert_eq!(of(4..11, 3), [4..7, 7..10, 10..11]);
+        assert_eq!(of(4..7, 3), [4..7]);
+        assert_eq!(of(4..4, 3), []);
+        assert_eq!(of(0..(1 << 30) + 5, ZEROED).len(), 5);
     }
 }

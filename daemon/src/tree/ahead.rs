@@ -7,6 +7,7 @@ use super::exclude::Exclude;
 use super::inode::InodeKind;
 use super::names::{Listed, Name, Names, Spill, list_small};
 use super::walk::MAX_DEPTH;
+use crate::exit::caught;
 use parking_lot::{Condvar, Mutex};
 use rustix::fd::AsFd;
 use rustix::fs::FileType;
@@ -235,7 +236,7 @@ impl Drop for Ahead {
         self.shared.queue.lock().stop = true;
         self.shared.wake.notify_all();
         for thread in self.threads.drain(..) {
-            // One that panicked has said so, and ended the process.
+            // One that panicked has said so.
             let _ = thread.join();
         }
     }
@@ -268,7 +269,9 @@ impl Shared {
         let mut scratch = Scratch::new();
         while let Some(job) = self.nearest() {
             if let Some(work) = job.claim() {
-                job.finish(self.run(&job.dir, work, &mut scratch));
+                // The walk waits for it, also where this panics.
+                let output = caught(|| Ok(self.run(&job.dir, work, &mut scratch)));
+                job.finish(output.unwrap_or_else(|e| Output::Broken(io::Error::other(e))));
             }
         }
     }

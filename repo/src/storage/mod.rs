@@ -22,7 +22,7 @@ pub use local::{Local, Lock};
 pub use memory::Memory;
 pub use metered::{Counters, Metered, Verb};
 pub use object::{Environment, S3Options};
-pub use retry::{Retries, Retrying};
+pub use retry::{Over, Retries, Retrying};
 
 /// One object as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +116,8 @@ pub struct Options {
     /// A request over a network fails when for so long no byte has gone either way; by default 45 s. A server may need
     /// this long to store a pack after its last byte.
     pub patience: Option<Duration>,
+    /// When a storage over a network is not waited for any more.
+    pub over: Over,
     /// Counts every request.
     pub counters: Arc<Counters>,
     /// Where the variables of the providers' tools come from.
@@ -134,7 +136,7 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
     };
     type Open = fn(&str, &Options, retry::Policy) -> Result<Arc<dyn Storage>>;
     let remote = |open: Open, place: &str| -> Result<Arc<dyn Storage>> {
-        let policy = retry::Policy::system(options.retries);
+        let policy = retry::Policy::system(options.retries, options.over.clone());
         Ok(Arc::new(Retrying::with(metered(open(place, options, policy.clone())?), policy)))
     };
     match url.split_once("://") {

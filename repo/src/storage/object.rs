@@ -12,7 +12,7 @@ mod role;
 mod s3;
 mod service;
 
-use super::retry::Policy;
+use super::retry::{LAST, LOOK, Over, Policy};
 use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict};
 use crate::{Error, ErrorKind, Result, Timestamp};
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
+use tokio::time::Instant;
 
 pub(super) use azure::open as open_azure;
 pub(super) use google::open as open_google;
@@ -84,7 +85,7 @@ impl Objects {
 
     fn wait<T>(&self, request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
         match &self.runtime {
-            Some(runtime) => runtime.block_on(request),
+            Some(runtime) => runtime.block_on(until_over(&self.policy.over, request)),
             None => Err(object_store::Error::NotImplemented {
                 operation: "request after shutdown".into(),
                 implementer: "Objects".into(),
@@ -136,6 +137,23 @@ impl Objects {
             explained => explained,
         };
         Error::new(kind, format!("can not {doing} {name} in {}: {text}", self.place.location)).with_source(error)
+    }
+}
+
+/// The answer; a failure when the work has been over for [`LAST`] and there is none yet.
+async fn until_over<T>(over: &Over, request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
+    if !over.is_watched() {
+        return request.await;
+    }
+    let mut request = std::pin::pin!(request);
+    let mut since = None;
+    loop {
+        if let Ok(answer) = tokio::time::timeout(LOOK, &mut request).await {
+            return answer;
+        }
+        if over.is_over() && since.get_or_insert_with(Instant::now).elapsed() >= LAST {
+            return Err(object_store::Error::Generic { store: "request", source: Box::new(Broken::Over) });
+        }
     }
 }
 

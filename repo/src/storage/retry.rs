@@ -13,6 +13,7 @@ use super::{Key, Listed, Lock, Storage, Tail};
 use crate::clock::{Clock, Rng, System, random};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,10 @@ use std::time::Duration;
 const WHOLE: usize = 1 << 20;
 /// So much is compared of the ends of larger ones.
 const END: usize = 64 << 10;
+/// Whether the work is over is looked at so often.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+/// A request that is under way when the work is over gets so long: what it sends need not be sent again then.
+pub(super) const LAST: Duration = Duration::from_secs(3);
 
 /// How long and how often to try.
 #[derive(Clone, Copy, Debug)]
@@ -39,19 +44,48 @@ impl Default for Retries {
     }
 }
 
+/// Says when the work that uses a storage is over: then nothing is tried again, and a request that is under way is given up
+/// after [`LAST`]. By default it never is.
+#[derive(Clone, Default)]
+pub struct Over(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl fmt::Debug for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Over({})", self.is_over())
+    }
+}
+
+impl Over {
+    /// As soon as `over` says so; it is asked often, and by many threads.
+    pub fn when(over: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(over)))
+    }
+
+    /// Whether it is.
+    pub(super) fn is_over(&self) -> bool {
+        self.0.as_ref().is_some_and(|over| over())
+    }
+
+    /// Whether it can ever be.
+    pub(super) fn is_watched(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// A policy with what it needs: how long to wait, a clock to wait by, randomness to spread the waiting.
 #[derive(Clone, Debug)]
 pub(super) struct Policy {
     pub(super) settings: Retries,
+    pub(super) over: Over,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) rng: Arc<dyn Rng>,
 }
 
 impl Policy {
     /// By the clock and the randomness of the operating system.
-    pub(super) fn system(settings: Retries) -> Self {
+    pub(super) fn system(settings: Retries, over: Over) -> Self {
         let system = Arc::new(System::default());
-        Self { settings, clock: system.clone(), rng: system }
+        Self { settings, over, clock: system.clone(), rng: system }
     }
 
     /// Calls `attempt` until it succeeds, fails for good, or time is up.
@@ -82,8 +116,11 @@ struct Pauses<'a> {
 impl Pauses<'_> {
     /// Waits before the next attempt; gives the error back when there is to be none.
     fn pause(&mut self, error: Error) -> Result<()> {
-        let Policy { settings, clock, rng } = self.policy;
+        let Policy { settings, over, clock, rng } = self.policy;
         self.failures += 1;
+        if over.is_over() {
+            return Err(self.not_again(error));
+        }
         let passed = clock.monotonic().saturating_sub(self.begin);
         let left = settings.total.saturating_sub(passed);
         if left.is_zero() {
@@ -102,8 +139,25 @@ impl Pauses<'_> {
             doing = self.doing, object = self.name, attempt = self.failures, pause_ms = pause.as_millis() as u64, %error,
             "storage does not answer as it should, trying again"
         );
-        clock.sleep(pause);
-        Ok(())
+        if !over.is_watched() {
+            clock.sleep(pause);
+            return Ok(());
+        }
+        let end = clock.monotonic() + pause;
+        loop {
+            if over.is_over() {
+                return Err(self.not_again(error));
+            }
+            match end.saturating_sub(clock.monotonic()) {
+                Duration::ZERO => return Ok(()),
+                left => clock.sleep(left.min(LOOK)),
+            }
+        }
+    }
+
+    fn not_again(&self, error: Error) -> Error {
+        let Self { doing, name, .. } = self;
+        error.context(format!("{doing} {name}: is not tried again, as the work is over"))
     }
 }
 
@@ -124,7 +178,7 @@ pub struct Retrying {
 impl Retrying {
     /// Tries again what fails in `inner`.
     pub fn new(inner: Arc<dyn Storage>, settings: Retries, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
-        Self::with(inner, Policy { settings, clock, rng })
+        Self::with(inner, Policy { settings, over: Over::default(), clock, rng })
     }
 
     pub(super) fn with(inner: Arc<dyn Storage>, policy: Policy) -> Self {

@@ -26,6 +26,8 @@ fn fails(stand: &Stand, agent: &Agent, hosted: &Hosted, words: &str) -> Value {
 #[test]
 fn a_volume_that_is_not_what_it_should_be_fails_before_the_first_byte() {
     let stand = stand("agent-volume");
+    // What is not published is waited for so long.
+    stand.patch(&stand.key(Kind::ConfigMap, "wherry"), &json!({ "data": { "prepareTimeout": "1s" } }));
     let agent = stand.agent();
     let file = disk(&stand, "disk", 32, 4);
 
@@ -67,6 +69,8 @@ fn a_volume_that_is_not_what_it_should_be_fails_before_the_first_byte() {
 #[test]
 fn a_target_that_is_not_what_it_should_be_is_not_written() {
     let stand = stand("agent-target");
+    // What is not published is waited for so long.
+    stand.patch(&stand.key(Kind::ConfigMap, "wherry"), &json!({ "data": { "prepareTimeout": "1s" } }));
     let agent = stand.agent();
     let file = disk(&stand, "disk", 32, 4);
     let id = snapshot_of(&uploaded(&stand, &agent, "up", &file)).to_string();

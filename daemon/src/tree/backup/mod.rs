@@ -20,6 +20,7 @@ use super::dir::Root;
 use super::exclude::Exclude;
 use super::walk::{Options, Walk};
 use crate::backup::Beating;
+use crate::exit::caught;
 use crate::progress::Progress;
 use crate::signals::Cancel;
 use crate::throttle::Throttle;
@@ -193,7 +194,7 @@ impl TreeBackup<'_> {
                 let (jobs, ready) = (jobs.clone(), ready.clone());
                 scope.spawn(|| {
                     let (jobs, ready) = (jobs, ready);
-                    if let Err(e) = shared.work(&jobs, &ready) {
+                    if let Err(e) = caught(|| shared.work(&jobs, &ready)) {
                         failed.lock().get_or_insert(e);
                         stop.store(true, Ordering::Relaxed);
                     }

@@ -114,6 +114,7 @@ impl Work<'_> {
             let read = |at, bytes: &mut [u8]| if shares { handle.read_at(at, bytes) } else { there.read_at(at, bytes) };
             if self.has(&span, &chunk, &mut plain, read) {
                 if !shares {
+                    self.restore.cancel.check()?;
                     write(&handle, span.offset, &plain, sparse)?;
                 }
                 self.restore.progress.add(span.len);

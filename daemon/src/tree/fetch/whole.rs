@@ -1,5 +1,6 @@
 //! What belongs to every restore of a whole tree.
 
+use crate::signals::Cancel;
 use crate::tree::path::escaped;
 use crate::tree::restore::{Has, Known as Snapshots, Overwrite, Report, Why};
 use anyhow::Result;
@@ -8,18 +9,23 @@ use wherry_repo::{Snapshot, TreeReader};
 
 /// What the snapshot has, for the removal of everything else.
 #[derive(Debug)]
-pub struct Whole<'a>(pub &'a TreeReader);
+pub struct Whole<'a> {
+    /// The snapshot.
+    pub tree: &'a TreeReader,
+    /// Asks to end.
+    pub cancel: &'a Cancel,
+}
 
 impl Snapshots for Whole<'_> {
     type Folder = Option<Below>;
 
     fn root(&self) -> Result<Self::Folder> {
-        Ok(below(self.0.root()))
+        Ok(below(self.tree.root()))
     }
 
     fn find(&self, folder: &Self::Folder, name: &[u8]) -> Result<Has<Self::Folder>> {
         let Some(folder) = folder else { return Ok(Has::Nothing) };
-        Ok(match self.0.find(folder, name)? {
+        Ok(match self.tree.find(folder, name)? {
             None => Has::Nothing,
             Some((_, Entry::Known(known))) => match &known.what {
                 What::Folder { boundary: false, .. } if known.missing.is_none() => Has::Folder(below(&known)),
@@ -27,6 +33,10 @@ impl Snapshots for Whole<'_> {
             },
             Some((_, Entry::Unknown { .. })) => Has::Other,
         })
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(self.cancel.check()?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::readback::Check;
 use super::{Told, TreeRestore};
+use crate::exit::caught;
 use crate::tree::path::escaped;
 use crate::tree::restore::{FileHandle, Listed, There};
 use anyhow::Result;
@@ -203,7 +204,8 @@ impl<'a> Work<'a> {
                 }
             });
             let Some(job) = found else { return };
-            self.under.end(self.job(job, &mut scratch));
+            // Whoever waits for what is under way is told also where this panics.
+            self.under.end(caught(|| self.job(job, &mut scratch)));
         }
     }
 
@@ -218,7 +220,7 @@ impl<'a> Work<'a> {
     /// Does what was found, as long as there is some.
     pub(super) fn help(&self, scratch: &mut Vec<u8>) {
         while let Ok(job) = self.more.1.try_recv() {
-            self.under.end(self.job(job, scratch));
+            self.under.end(caught(|| self.job(job, scratch)));
         }
     }
 
@@ -256,6 +258,8 @@ impl<'a> Work<'a> {
                 let id = self.restore.reader.chunks().identify(chunk, bytes);
                 place.file.part.get_or_init(|| id);
             }
+            // What was asked for before the work was to end may come much later: others may have the target by then.
+            self.restore.cancel.check()?;
             let there = place.file.there.lock().take();
             match there {
                 Some(there) => self.settle(there, place, bytes, sources.contains(&n))?,

@@ -28,6 +28,12 @@ pub trait Known {
     /// # Errors
     /// When the snapshot cannot be read; nothing more is removed then.
     fn find(&self, folder: &Self::Folder, name: &[u8]) -> Result<Has<Self::Folder>>;
+
+    /// Asked before each name.
+    ///
+    /// # Errors
+    /// When nothing more is to be removed.
+    fn check(&self) -> Result<()>;
 }
 
 /// What a snapshot has under a name.
@@ -54,6 +60,10 @@ impl Known for Nothing {
 
     fn find(&self, (): &(), _: &[u8]) -> Result<Has<()>> {
         Ok(Has::Nothing)
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -100,6 +110,7 @@ pub(super) fn clear_away(shared: &Shared, parent: &Arc<Folder>, name: &[u8]) -> 
 fn work<K: Known>(shared: &Shared, snapshot: &K, frame: Frame<K::Folder>) -> Result<()> {
     let mut stack = vec![frame];
     while let Some(frame) = stack.last_mut() {
+        snapshot.check()?;
         if let Some(name) = frame.inside.pop() {
             let has = match &frame.has {
                 None => Has::Nothing,
@@ -152,6 +163,7 @@ fn begin<K: Known>(
     let modified = look_at(&here)?.modified;
     let mut inside = Vec::new();
     names::list(&here, |name, mut kind| {
+        snapshot.check()?;
         if kind == FileType::Unknown {
             match look(&here, name)? {
                 None => return Ok(()),

@@ -59,6 +59,9 @@ pub(super) enum Broken {
     /// Nothing moved for this long.
     #[error("no byte went either way for {} s", .0.as_secs())]
     Silent(Duration),
+    /// Nobody waits for it any more.
+    #[error("there was no answer yet when the work was over")]
+    Over,
     /// The connection was refused, lost or nonsensical.
     #[error("{}", innermost(.0))]
     Connection(#[source] reqwest::Error),

@@ -136,3 +136,22 @@ fn places_are_checked_before_anything_is_sent() {
     assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
     assert_eq!(s3("s3://bucket", |s3| s3.profile = Some("p".into())).unwrap_err().kind(), ErrorKind::Denied);
 }
+
+/// A server that took a request and says nothing.
+#[test]
+fn a_request_without_an_answer_is_given_up_when_the_work_is_over() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let given_up = |over: Over| {
+        let silent = std::future::pending::<object_store::Result<()>>();
+        let limit = std::time::Duration::from_secs(60);
+        runtime.block_on(async { tokio::time::timeout(limit, until_over(&over, silent)).await })
+    };
+    let error = given_up(Over::when(|| true)).expect("it is waited for").unwrap_err();
+    assert_eq!(explain(Service::S3, &error).0, ErrorKind::Unavailable);
+    // What is answered in time counts: it need not be sent again.
+    let answered = runtime.block_on(until_over(&Over::when(|| true), async {
+        tokio::time::sleep(LOOK * 2).await;
+        Ok(7)
+    }));
+    assert_eq!(answered.unwrap(), 7);
+}

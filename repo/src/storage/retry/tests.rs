@@ -213,3 +213,18 @@ fn a_listing_visits_nothing_twice() {
     assert_eq!((listed.unwrap_err().kind(), visited), (Unavailable, 1));
     assert_eq!(*faulty.calls.lock(), ["list", "list"]);
 }
+
+/// Whoever unmounts a volume, or ends a backup, does not wait for a storage that is away.
+#[test]
+fn nothing_is_tried_again_when_the_work_is_over() {
+    let faulty = Arc::new(Faulty { script: Mutex::new(vec![Before(Unavailable); 50].into()), ..Faulty::default() });
+    let steered = Arc::new(Steered::default());
+    let watched = steered.clone();
+    let over = Over::when(move || watched.monotonic() >= Duration::from_secs(1));
+    let policy = Policy { settings: Retries::default(), over, clock: steered.clone(), rng: steered.clone() };
+    let error = Retrying::with(faulty.clone(), policy).get(&key()).unwrap_err();
+    assert!(error.kind() == Unavailable && error.to_string().contains("the work is over"), "{error}");
+    assert!(steered.monotonic() <= Duration::from_secs(1) + LOOK, "{:?}", steered.monotonic());
+    let calls = faulty.calls.lock().len();
+    assert!(calls > 1, "before that it is tried again: {calls}");
+}

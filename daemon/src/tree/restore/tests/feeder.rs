@@ -2,6 +2,7 @@
 
 use super::super::{Begun, FileHandle, Has, Item, Known, Options, Report, Restorer, Target, There, Why};
 use crate::tree::inode::{Inode, InodeKind};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use wherry_repo::format::tree::{InodeFlags, Set, Time};
@@ -231,5 +232,30 @@ impl<'a> Known for Snapshot<'a> {
             Some(node) if node.inode.kind == InodeKind::Folder => Has::Folder(node),
             Some(_) => Has::Other,
         })
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// The same, until nothing more is to be removed after so many names.
+pub(super) struct Ends<'a>(pub(super) Snapshot<'a>, pub(super) Cell<usize>);
+
+impl<'a> Known for Ends<'a> {
+    type Folder = &'a Node;
+
+    fn root(&self) -> anyhow::Result<&'a Node> {
+        self.0.root()
+    }
+
+    fn find(&self, folder: &&'a Node, name: &[u8]) -> anyhow::Result<Has<&'a Node>> {
+        self.0.find(folder, name)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let left = self.1.get().checked_sub(1);
+        self.1.set(left.ok_or_else(|| anyhow::anyhow!("it is over"))?);
+        Ok(())
     }
 }

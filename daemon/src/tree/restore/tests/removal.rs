@@ -1,11 +1,12 @@
 //! `--delete`.
 
-use super::super::{Options, Overwrite, Why};
-use super::feeder::{Node, restore};
+use super::super::{Options, Overwrite, Restorer, Target, Why};
+use super::feeder::{Ends, Node, Snapshot, restore};
 use super::kinds::everything;
 use super::lister::{Scratch, assert_holds, list};
 use rustix::fs::IFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,24 @@ fn what_the_snapshot_lacks_goes_and_the_rest_is_as_it_was() {
     assert_eq!(report.refused.list.first, []);
     assert_eq!(report.removed, 4 * 6);
     assert_holds(&target, &tree);
+}
+
+/// Once the work is to end nothing more goes, in directories of the snapshot and in others.
+#[test]
+fn a_removal_that_is_to_end_ends() {
+    let scratch = Scratch::new();
+    for (name, folder) in [("known", ""), ("unknown", "extra")] {
+        let target = scratch.at(name);
+        fs::create_dir_all(target.join(folder)).unwrap();
+        (0..50).for_each(|n| fs::write(target.join(folder).join(n.to_string()), "x").unwrap());
+        let tree = Node::folder::<&str>([]);
+        let mut restorer = Restorer::start(Target::open(&target).unwrap(), options()).unwrap();
+        restorer.root(&tree.item(b""));
+        let error = restorer.prune(&Ends(Snapshot(&tree), Cell::new(10))).unwrap_err();
+        assert!(error.to_string().contains("it is over"), "{error}");
+        let left = fs::read_dir(target.join(folder)).unwrap().count();
+        assert!((40..50).contains(&left), "{name}: {left} of 50 are left");
+    }
 }
 
 /// A mount that goes away.
