@@ -273,8 +273,9 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_error_of_its_work() {
-        for (found, words) in [(caught(|| panic!("planted")), "planted"), (caught(|| panic!("no. {}", 7)), "no. 7")] {
-            let error: anyhow::Error = Result::<(), _>::unwrap_err(found);
+        let found = [(caught::<()>(|| panic!("planted")), "planted"), (caught(|| panic!("no. {}", 7)), "no. 7")];
+        for (found, words) in found {
+            let error = found.unwrap_err();
             assert!(error.to_string().contains(&format!("a bug in wherry: {words}")), "{error}");
         }
         assert_eq!(caught(|| Ok(7)).unwrap(), 7);

@@ -171,7 +171,7 @@ mod tests {
     fn pieces_are_the_whole() {
         let of = |range, most| pieces(range, most).collect::<Vec<_>>();
         assert_eq!(of(4..11, 3), [4..7, 7..10, 10..11]);
-        assert_eq!(of(4..7, 3), [4..7]);
+        assert!(of(4..7, 3).into_iter().eq(std::iter::once(4..7)));
         assert_eq!(of(4..4, 3), []);
         assert_eq!(of(0..(1 << 30) + 5, ZEROED).len(), 5);
     }

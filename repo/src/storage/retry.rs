@@ -45,7 +45,7 @@ impl Default for Retries {
 }
 
 /// Says when the work that uses a storage is over: then nothing is tried again, and a request that is under way is given up
-/// after [`LAST`]. By default it never is.
+/// after some seconds. By default it never is.
 #[derive(Clone, Default)]
 pub struct Over(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
 

@@ -115,7 +115,12 @@ pub fn simulate(seed: u64, faults: u64) -> Outcome {
     let mut options = InitOptions::default();
     (options.chunk_size, options.password_cost) = (UNIT as u32, CHEAP);
     Repository::init(components(), &options, &password()).expect("an empty storage takes a repository");
-    let sim = Arc::new(Sim { memory: memory.clone(), schedule: schedule.clone(), ledger: Mutex::default(), wrong: Mutex::default() });
+    let sim = Arc::new(Sim {
+        memory: memory.clone(),
+        schedule: schedule.clone(),
+        ledger: Mutex::default(),
+        wrong: Mutex::default(),
+    });
     let mut state = seed;
     let cast = actors::cast(&mut state);
     sim.schedule.begin(cast.len());
