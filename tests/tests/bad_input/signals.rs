@@ -55,10 +55,12 @@ fn a_restore_ends_cleanly_at_the_first_signal_and_at_once_at_the_second() {
 fn a_backup_to_s3_ends_cleanly_at_the_first_signal_and_at_once_at_the_second() {
     let (proxy, kept) = Kept::behind("signals-backup");
     let home = &kept.home;
-    let disk = noise(71, 32 * MIB);
-    home.write("disk", &disk);
+    let mut disk = Vec::new();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         for twice in [false, true] {
+            // Other content each time: what the run before had stored is not sent again.
+            disk = noise(71 + 2 * code as u64 + u64::from(twice), 32 * MIB);
+            home.write("disk", &disk);
             let came = proxy.came("PUT", "/packs/");
             proxy.inject(Rule::every("PUT", "/packs/", Fault::Hold));
             let mut running = home.spawn(&["backup", "disk", "--name", "vm", "--memory", "64M"]);
