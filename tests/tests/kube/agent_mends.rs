@@ -153,25 +153,26 @@ fn one_that_slept_for_long_takes_nothing_up() {
     agent.end();
     rate(&stand, 100_000);
     let agent = stand.agent();
-    let target = stand.path("target");
-    fs::write(&target, noise(3, 64 * MIB)).unwrap();
-    let down = stand.download("down", "Block", 64 * MIB, &id);
-    let device = stand.publish(&down, &target);
-    stand.prepared(&down);
-    until(&agent, "the target is not open", || agent.has_open(device.node()));
-    let small = disk(&stand, "small", 16, 4);
+    // First: what a restore reads is charged ahead, and who comes later waits for that.
+    let small = disk(&stand, "small", 16, 12);
     fs::File::options()
         .write(true)
         .open(&small)
         .and_then(|file| {
             use std::os::unix::fs::FileExt;
-            file.write_all_at(&noise(21, 4 * MIB), 0)
+            file.write_all_at(&noise(21, 12 * MIB), 0)
         })
         .unwrap();
     let up = stand.upload("up", "Block", 16 * MIB);
     let _up = stand.publish(&up, &small);
     stand.prepared(&up);
     stand.when(&up, &agent, "a session", |cr| cr["metadata"]["annotations"][names::SESSION].is_string());
+    let target = stand.path("target");
+    fs::write(&target, noise(3, 64 * MIB)).unwrap();
+    let down = stand.download("down", "Block", 64 * MIB, &id);
+    let device = stand.publish(&down, &target);
+    stand.prepared(&down);
+    until(&agent, "the target is not open", || agent.has_open(device.node()));
     agent.send(Signal::STOP);
     let ended = json!({ "status": { "phase": "Canceled", "message": "the agent was silent" } });
     let ended = stand.patch(&down.key, &ended);
