@@ -222,6 +222,9 @@ mod tests {
             let further = (slots as u64 - 1) * NodeBudget::FURTHER_INDEX;
             let all = node.index + further + slots as u64 * node.each.buffers();
             assert!(all + BASE <= mib * MIB, "{mib} MiB: {node:?}");
+            // The indexes of further repositories are no volume's to use.
+            let left = mib * MIB - node.index - further - BASE;
+            assert_eq!(node.each, Budget::new(left / slots as u64, 4), "{mib} MiB");
         }
         assert_eq!(NodeBudget::new(64 * MIB, 1, 4).slots, 1);
     }
