@@ -200,6 +200,11 @@ pub enum Command {
     /// Moves the data of the volumes of one node of a cluster: of Velero's DataUploads and DataDownloads
     Agent(AgentArgs),
     /// Waits for SIGTERM: the command of the pods that keep a volume published
+    #[command(after_long_help = "\
+Opens nothing and needs no right: while its pod runs, the kubelet keeps the pod's volume published.
+
+Examples:
+  wherry hold")]
     Hold,
 }
 

@@ -8,7 +8,7 @@ use crate::format::records::Generation;
 use crate::id::{PackId, SnapshotId, VolumeId};
 use crate::newest::{Made, witnesses};
 use crate::storage::keys;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Deletes between two looks at the watch.
 const BATCH: usize = 256;
@@ -97,7 +97,7 @@ impl Run<'_> {
         if gone.is_empty() {
             return Ok(0);
         }
-        let mut dead: HashMap<VolumeId, Vec<SnapshotId>> = HashMap::new();
+        let mut dead: BTreeMap<VolumeId, Vec<SnapshotId>> = BTreeMap::new();
         for (k, part) in due.chunks(self.options.threads.max(1)).enumerate() {
             (self.watch)(CollectStep::Lists, k as u64, 0)?;
             let read = |n: &u32| Ok(self.repository.read::<Generation>(&keys::generation(*n))?.dead);

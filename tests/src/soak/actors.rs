@@ -188,6 +188,8 @@ fn unmount(folder: &Path) {
 /// What can be read is right; what cannot be reached, or is not in the listing yet, says nothing.
 fn read_one(soak: &Soak, folder: &Path, promise: &Promise) {
     let Promise { id, volume, hash: expected } = promise;
+    // What was made meanwhile is shown after a listing only.
+    let _ = fs::read_dir(folder.join("by-id")).map(Iterator::count);
     let bytes = match fs::read(folder.join("by-id").join(id).join("disk.raw")) {
         Ok(bytes) => bytes,
         Err(e) => return soak.count(format!("reads from the mount that failed: {}", e.kind()), 1),
