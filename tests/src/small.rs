@@ -181,7 +181,11 @@ pub fn backup(repository: &Repository, name: &str, disk: &[u8]) -> Result<Snapsh
 
 /// Reads a whole snapshot back.
 pub fn restore(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
-    let reader = SnapshotReader::open(repository, snapshot)?;
+    read_whole(&SnapshotReader::open(repository, snapshot)?, || Ok(()))
+}
+
+/// Reads all of a disk; `between` is called after each request.
+pub fn read_whole(reader: &SnapshotReader, mut between: impl FnMut() -> Result<()>) -> Result<Vec<u8>> {
     let mut disk = vec![0; reader.size() as usize];
     let mut next = 0;
     while let Some((chunks, then)) = reader.next_chunks(next)? {
@@ -192,6 +196,7 @@ pub fn restore(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> 
                 disk[at..at + chunk.len].copy_from_slice(opened?.as_ref());
                 Ok(())
             })?;
+            between()?;
         }
         next = then;
     }

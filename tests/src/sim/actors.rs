@@ -2,14 +2,14 @@
 
 use super::storage::Seen;
 use super::{Sim, schedule};
-use crate::small::{TestRng, index, noise, options, password, splitmix};
+use crate::small::{TestRng, index, noise, options, password, read_whole, splitmix};
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::{
-    ChunkRef, Clock, CollectOptions, CommitInfo, Components, Error, ErrorKind, ReadSession, Repository, Result,
-    Snapshot, SnapshotReader, SnapshotWriter, Timestamp,
+    Clock, CollectOptions, CommitInfo, Components, Error, ErrorKind, ReadSession, Repository, Result, Snapshot,
+    SnapshotReader, SnapshotWriter, Timestamp,
 };
 
 /// Chunks of a disk.
@@ -72,6 +72,12 @@ impl<'a> Process<'a> {
 
     fn below(&mut self, n: u64) -> u64 {
         splitmix(&mut self.state) % n
+    }
+
+    /// One of the snapshots that must restore, and the chunks of its disk.
+    fn pick(&mut self) -> Option<(Snapshot, Vec<u64>)> {
+        let mut standing = self.sim.ledger.lock().standing();
+        (!standing.is_empty()).then(|| standing.swap_remove(self.below(standing.len() as u64) as usize))
     }
 
     fn pause(&mut self, most: u64) {
@@ -187,11 +193,7 @@ fn forget(sim: &Sim, actor: usize, seed: u64) {
     let mut process = Process::new(sim, actor, seed);
     for _ in 0..6 {
         process.pause(2 * 3600);
-        let standing = sim.ledger.lock().standing();
-        if standing.is_empty() {
-            continue;
-        }
-        let id = standing[process.below(standing.len() as u64) as usize].0.id;
+        let Some((Snapshot { id, .. }, _)) = process.pick() else { continue };
         sim.ledger.lock().doomed.insert(id);
         let delay = Duration::from_secs([0, 0, 1800][process.below(3) as usize]);
         let forgotten = process.open().and_then(|repository| repository.forget(&id, delay, "simulated"));
@@ -226,15 +228,11 @@ fn read(sim: &Sim, actor: usize, seed: u64) {
     let mut process = Process::new(sim, actor, seed);
     for _ in 0..6 {
         process.pause(2 * 3600);
-        let standing = sim.ledger.lock().standing();
-        if standing.is_empty() {
-            continue;
-        }
-        let (snapshot, chunks) = &standing[process.below(standing.len() as u64) as usize];
-        let read = process.open().and_then(|repository| restore(sim, &repository, snapshot));
+        let Some((snapshot, chunks)) = process.pick() else { continue };
+        let read = process.open().and_then(|repository| restore(sim, &repository, &snapshot));
         let is_doomed = sim.ledger.lock().doomed.contains(&snapshot.id);
         match read {
-            Ok(bytes) if bytes == disk(chunks) => {
+            Ok(bytes) if bytes == disk(&chunks) => {
                 sim.schedule.count(if is_doomed { "read while it was forgotten" } else { "restored" }, 1);
             }
             Ok(_) => sim.wrong(format!("{} was read as something else", snapshot.id)),
@@ -247,23 +245,13 @@ fn read(sim: &Sim, actor: usize, seed: u64) {
 fn restore(sim: &Sim, repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
     let session = Arc::new(ReadSession::open(repository, snapshot)?);
     let reader = SnapshotReader::within(session.clone())?;
-    let mut disk = vec![0; reader.size() as usize];
-    let (mut next, mut beaten) = (0, sim.schedule.time());
-    while let Some((chunks, then)) = reader.next_chunks(next)? {
-        for fetch in reader.plan(chunks, 1 << 20) {
-            let buffer = |chunk: &ChunkRef| vec![0; chunk.len];
-            reader.read(&fetch, &mut Vec::new(), buffer, |chunk, opened| -> Result<()> {
-                let at = (chunk.number * reader.chunk_size()) as usize;
-                disk[at..at + chunk.len].copy_from_slice(opened?.as_ref());
-                Ok(())
-            })?;
-            let now = sim.schedule.time();
-            if now.saturating_sub(beaten) > Duration::from_secs(60) {
-                beaten = now;
-                session.beat()?;
-            }
+    let mut beaten = sim.schedule.time();
+    read_whole(&reader, || {
+        let now = sim.schedule.time();
+        if now.saturating_sub(beaten) > Duration::from_secs(60) {
+            beaten = now;
+            session.beat()?;
         }
-        next = then;
-    }
-    Ok(disk)
+        Ok(())
+    })
 }
