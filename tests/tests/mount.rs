@@ -153,9 +153,16 @@ fn names_times_and_links() {
     let name = name.split_once('Z').unwrap().0;
     let time = sh("date", &["--utc", "--date", &format!("@{}", meta.mtime()), "+%Y-%m-%dT%H-%M-%S"]).unwrap();
     assert_eq!(name, time);
-    // Snapshots made meanwhile appear when the folder is listed, after a few seconds.
+    // Snapshots made meanwhile appear when the folder is listed, after a few seconds,
     place.backup("new", &[1]);
     wait("the new volume", || fs::read_dir(mount.mnt.join("by-volume")).unwrap().count() == 2);
+    // to who asks by name without a listing, and behind a link.
+    let third = place.backup("newer", &[2]);
+    wait("the newer volume", || mount.mnt.join("by-volume/newer").exists());
+    assert_eq!(fs::read(mount.mnt.join("by-id").join(&third).join("disk.raw")).unwrap()[0], 2);
+    let newest = mount.mnt.join("by-volume/newer/latest/disk.raw");
+    place.backup("newer", &[3]);
+    wait("the link to lead on", || fs::read(&newest).unwrap()[0] == 3);
     drop(mount);
     let mount = place.mount(&[&second[..8]]);
     assert_eq!(fs::read_dir(mount.mnt.join("by-id")).unwrap().count(), 1);

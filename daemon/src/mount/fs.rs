@@ -1,5 +1,6 @@
 //! The file system of a mount, without a kernel: names, attributes and reads. It never changes what it shows, it only
-//! shows new snapshots when folders are listed.
+//! shows new snapshots: when folders are listed, when a name is asked for that is not there, and when a link is followed
+//! (`latest` leads elsewhere then).
 
 pub use super::attributes::{Attributes, Kind, Listed};
 
@@ -19,7 +20,7 @@ use std::time::Duration;
 use wherry_repo::format::tree::Set;
 use wherry_repo::{ErrorKind, Repository, Result, Snapshot};
 
-/// A listing is no older than this.
+/// Who looks for new snapshots after this time finds them; before, what was found last is shown.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// Closed disks that stay opened: what was read of their maps is worth keeping.
@@ -125,17 +126,27 @@ impl Fs {
                 name => self.files.lookup(&home, entry, name),
             };
         }
+        let number = match self.shown(folder, name) {
+            Err(Fault::NoEntry) => {
+                self.refresh();
+                self.shown(folder, name)?
+            }
+            found => found?,
+        };
+        self.attributes(number)
+    }
+
+    /// The number of the entry `name` of a folder that is in no tree, if it is shown already. All of this is in memory.
+    pub fn shown(&self, folder: u64, name: &[u8]) -> Result<u64, Fault> {
         let tree = self.tree.read();
         let inode = tree.inode(folder).ok_or(Fault::NoEntry)?;
         let What::Folder(entries) = &inode.what else { return Err(Fault::NotFolder) };
-        let number = match name {
-            b"." => folder,
-            b".." => inode.parent,
+        match name {
+            b"." => Ok(folder),
+            b".." => Ok(inode.parent),
             // No name here is anything but UTF-8.
-            name => std::str::from_utf8(name).ok().and_then(|name| entries.get(name)).ok_or(Fault::NoEntry)?,
-        };
-        drop(tree);
-        self.attributes(number)
+            name => std::str::from_utf8(name).ok().and_then(|name| entries.get(name)).ok_or(Fault::NoEntry),
+        }
     }
 
     /// Attributes of an inode.
@@ -151,6 +162,7 @@ impl Fs {
         if let Some((home, entry)) = self.entry(number)? {
             return self.files.read_link(&home, entry);
         }
+        self.refresh();
         match &self.tree.read().inode(number).ok_or(Fault::NoEntry)?.what {
             What::Link(target) => Ok(target.clone().into_bytes()),
             _ => Err(Fault::Invalid),

@@ -82,11 +82,18 @@ impl Filesystem for Shell {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let name = name.as_bytes().to_vec();
-        self.answer(parent, move |shown, _| match shown.fs.lookup(parent.0, &name) {
+        let answer = |shown: &Shown, found, reply: ReplyEntry| match found {
             Ok(found) => reply.entry(&lifetime(&found), &shown.file_attr(&found), Generation(0)),
             Err(fault) => reply.error(errno(fault)),
-        });
+        };
+        let fs = &self.shown.fs;
+        if let Ok(number) = fs.shown(parent.0, name.as_bytes())
+            && fs.is_at_hand(number)
+        {
+            return answer(&self.shown, fs.attributes(number), reply);
+        }
+        let name = name.as_bytes().to_vec();
+        self.submit(move |shown, _| answer(shown, shown.fs.lookup(parent.0, &name), reply));
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -97,7 +104,7 @@ impl Filesystem for Shell {
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
-        self.answer(number, move |shown, _| match shown.fs.read_link(number.0) {
+        self.submit(move |shown, _| match shown.fs.read_link(number.0) {
             Ok(target) => reply.data(&target),
             Err(fault) => reply.error(errno(fault)),
         });
