@@ -12,8 +12,9 @@ suites_run() {
   mkdir -p "$suites_dir"
   touch "$times" "$suites_dir/passed" "$suites_dir/seconds"
   suites_list >"$suites_dir/list"
+  [ -s "$suites_dir/list" ] || die "cargo named no test executable"
   # Seconds of the last run first, the most on top; a suite without any is on top of those.
-  awk -F'\t' -v OFS='\t' 'NR == FNR { last[$1] = $2; next } { print ($1 in last ? last[$1] : 99999), $0 }' \
+  awk -F'\t' -v OFS='\t' 'FILENAME == ARGV[1] { last[$1] = $2; next } { print ($1 in last ? last[$1] : 99999), $0 }' \
     "$times" "$suites_dir/list" | sort -rn | cut -f2- >"$suites_dir/plan"
   while IFS=$'\t' read -r name exe manifest; do
     while [ "$(jobs -rp | wc -l)" -ge "$suites_at_once" ]; do wait -n || true; done
