@@ -21,6 +21,7 @@ mod sessions;
 mod sweep;
 mod wait;
 
+pub(crate) use generation::missing_generation;
 pub use report::{Collected, Packed, Waiting};
 
 use crate::format::records::Beat;

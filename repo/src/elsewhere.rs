@@ -20,15 +20,16 @@ use crate::format::tree::{Placed, Ref};
 use crate::id::{Location, PackId, PackKind, ShortId};
 use crate::pack::{open_node, open_tree_node, read_index};
 use crate::storage::keys;
-use crate::{Repository, Result};
+use crate::{ErrorKind, Repository, Result};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use table::{Table, walk};
 
-/// What was moved since the table was made is looked for no sooner than this after the last time.
+/// What was moved since the table was made is looked for no sooner than this after the last time, unless a pack is seen
+/// to have gone since.
 const FRESH: Duration = Duration::from_secs(60);
 /// Indexes of packs that are kept: neighbours on a disk are mostly moved together.
 const KEPT: usize = 8;
@@ -63,6 +64,8 @@ pub(crate) struct Elsewhere {
     recent: Mutex<VecDeque<(PackId, Arc<(Index, u32)>)>>,
     found: AtomicU64,
     named: Mutex<HashSet<PackId>>,
+    /// Some pack's index could not be read.
+    left_out: AtomicBool,
 }
 
 /// What is known of packs of one kind.
@@ -84,6 +87,7 @@ impl Default for Elsewhere {
             recent: Mutex::default(),
             found: AtomicU64::new(0),
             named: Mutex::default(),
+            left_out: AtomicBool::new(false),
         }
     }
 }
@@ -104,6 +108,11 @@ impl Elsewhere {
     /// One that knows nothing yet and may use so many bytes.
     pub(crate) fn new(memory: u64) -> Self {
         Self { memory: AtomicU64::new(memory), ..Self::default() }
+    }
+
+    /// Whether some pack that is there, or may be, was left out as its index could not be read: what was not found may be in it.
+    pub(crate) fn left_out(&self) -> bool {
+        self.left_out.load(Ordering::Relaxed)
     }
 
     /// Notes that something which should be in `pack` was found, verified, in another place.
@@ -139,9 +148,16 @@ impl Elsewhere {
             }
         }
         // What is known of a pack may be older than the loss of it.
-        for copy in self.again(repository, id, class, not)?.iter().filter(|copy| !known.contains(copy)) {
-            if let Some(found) = open(copy)? {
-                return Ok(Some(found));
+        let mut tried = known;
+        for look in [Self::again, Self::after_a_loss] {
+            for copy in look(self, repository, id, class, not)? {
+                if tried.contains(&copy) {
+                    continue;
+                }
+                if let Some(found) = open(&copy)? {
+                    return Ok(Some(found));
+                }
+                tried.push(copy);
             }
         }
         Ok(None)
@@ -173,7 +189,7 @@ impl Elsewhere {
         let (mut packs, is_full) = {
             let mut table = side.table.lock();
             if table.made.is_none() {
-                table.update(repository, kind, self.most())?;
+                table.update(repository, kind, self.most(), &self.left_out)?;
             }
             (table.candidates(id), table.is_full)
         };
@@ -194,13 +210,41 @@ impl Elsewhere {
         let (packs, is_full) = {
             let mut table = side.table.lock();
             if !table.is_full && table.is_due(repository) {
-                table.update(repository, kind, self.most())?;
+                table.update(repository, kind, self.most(), &self.left_out)?;
             }
             // Also when it is not due: another thread may have brought it up to date since this one looked.
             (table.candidates(id), table.is_full)
         };
-        let packs = if is_full { side.walked(repository, kind, id)? } else { packs };
+        let packs = if is_full { side.walked(repository, kind, id, &self.left_out)? } else { packs };
         self.copies(repository, packs, id, class, not)
+    }
+
+    /// Copies in packs that came since the last look, however short a time ago that was, where a pack that was there then is
+    /// gone now: what it held was moved. Each such look knows all packs that are gone, so there are no more of them than
+    /// sweeps, and none for what was lost before.
+    fn after_a_loss(&self, repository: &Repository, id: &ShortId, class: u8, not: &Location) -> Result<Vec<Copy>> {
+        let (side, kind) = self.side(class);
+        let mut packs = side.table.lock().candidates(id);
+        packs.push(not.pack);
+        for pack in packs {
+            if !side.table.lock().had(&pack) {
+                continue;
+            }
+            match repository.storage().head(&keys::pack(&pack)) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+                Ok(_) => continue,
+            }
+            let mut table = side.table.lock();
+            // Another thread may have looked since.
+            if table.had(&pack) {
+                table.update(repository, kind, self.most(), &self.left_out)?;
+            }
+            let packs = table.candidates(id);
+            drop(table);
+            return self.copies(repository, packs, id, class, not);
+        }
+        Ok(Vec::new())
     }
 
     /// What the indexes of these packs say of the chunk.
@@ -216,7 +260,10 @@ impl Elsewhere {
         for pack in packs {
             let known = match self.index(repository, &pack) {
                 Ok(known) => known,
-                Err(e) if repository.is_damage(&e) => continue,
+                Err(e) if repository.is_damage(&e) => {
+                    self.left_out.fetch_or(e.kind() != ErrorKind::NotFound, Ordering::Relaxed);
+                    continue;
+                }
                 Err(e) => return Err(e),
             };
             let (index, epoch) = &*known;
@@ -292,7 +339,13 @@ impl Elsewhere {
 
 impl Side {
     /// The packs that hold `id`, by a walk through all of them that is not older than [`FRESH`], or than it took.
-    fn walked(&self, repository: &Repository, kind: PackKind, id: &ShortId) -> Result<Vec<PackId>> {
+    fn walked(
+        &self,
+        repository: &Repository,
+        kind: PackKind,
+        id: &ShortId,
+        left_out: &AtomicBool,
+    ) -> Result<Vec<PackId>> {
         self.wanted.lock().insert(*id);
         let mut walked = self.walked.lock();
         let start = repository.clock().monotonic();
@@ -332,6 +385,7 @@ impl Side {
                 }
                 true
             },
+            left_out,
         )?;
         let end = repository.clock().monotonic();
         let until = end + FRESH.max(end.saturating_sub(start));

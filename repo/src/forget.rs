@@ -40,18 +40,25 @@ impl Repository {
 
     fn forgets_below(&self, prefix: &str) -> Result<BTreeMap<SnapshotId, Forget>> {
         let mut found: BTreeMap<SnapshotId, Forget> = BTreeMap::new();
-        let mut keys: Vec<_> = self.list(prefix)?.iter().filter_map(keys::parse_forget).collect();
-        keys.sort_unstable();
-        for (id, k, settled) in keys {
+        let mut settled = Vec::new();
+        self.storage().list(prefix, &mut |object| {
+            let Some((id, k, is_settled)) = keys::parse_forget(&object.key) else { return Ok(()) };
             let entry = found.entry(id).or_insert(Forget { k, verdict: None, any_final: false });
-            if k > entry.k {
-                (entry.k, entry.verdict) = (k, None);
-            }
-            if settled {
-                match self.read::<Settled>(&keys::forget(&id, k, true)) {
-                    Ok(settled) => {
-                        entry.verdict = Some(settled.verdict);
+            entry.k = entry.k.max(k);
+            settled.extend(is_settled.then_some((id, k)));
+            Ok(())
+        })?;
+        // There is one for each snapshot that ever went: many at once, and a part at a time.
+        for part in settled.chunks(1024) {
+            let part: Vec<_> = part.iter().map(|(id, k)| ((*id, *k), keys::forget(id, *k, true))).collect();
+            for (((id, k), _), settled) in part.iter().zip(self.read_many::<_, Settled>(&part)) {
+                let Some(entry) = found.get_mut(id) else { continue };
+                match settled {
+                    Ok((settled, _)) => {
                         entry.any_final |= settled.verdict == Verdict::Final;
+                        if *k == entry.k {
+                            entry.verdict = Some(settled.verdict);
+                        }
                     }
                     Err(e) if self.is_damage(&e) => tracing::warn!("{e}: counted as not settled"),
                     Err(e) => return Err(e),

@@ -1,7 +1,9 @@
 //! A repository: made, opened, its records read and written, its snapshots listed.
 
+mod identity;
+
 use crate::elsewhere::Elsewhere;
-use crate::format::clear::{self, Config, FORMAT, Identity, KeySlot, SUITE};
+use crate::format::clear::{self, Config, KeySlot, SUITE};
 use crate::format::records::{self, Outcome, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SessionId, SnapshotId, VolumeId};
 use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
@@ -11,9 +13,12 @@ use crate::storage::{Key, Storage, keys};
 use crate::tree::TreeCache;
 use crate::{Clock, Error, ErrorKind, Result, Rng, Timestamp, clock};
 use bytes::Bytes;
+use identity::{create_identity, highest_config, is_young, read_identity};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use identity::newest_config;
 
 /// What a repository works with, passed in so that tests can steer it.
 #[derive(Clone, Debug)]
@@ -155,6 +160,7 @@ impl Repository {
             let text = format!("there is a repository at {} already; it was not touched", storage.location());
             return Err(Error::new(ErrorKind::Conflict, text));
         }
+        is_young(&*storage, if slots.is_empty() { "each object below keys/" } else { "each object below config/" })?;
         let keys = if slots.is_empty() {
             // The first slot has a fixed name, so that of two who make it at once only one draws the keys.
             let keys = Keys::new(id, 0, Bundle::draw(&*components.rng)?);
@@ -190,12 +196,12 @@ impl Repository {
     pub fn open(components: Components, credential: &Credential) -> Result<Self> {
         let storage = components.storage.clone();
         let id = read_identity(&*storage)?;
-        let half = || {
+        let Some((key, config)) = newest_config(&*storage)? else {
+            is_young(&*storage, "each object below config/")?;
             let text =
                 format!("the repository at {} was begun and not finished: run `wherry init` again", storage.location());
-            Error::new(ErrorKind::NoRepository, text)
+            return Err(Error::new(ErrorKind::NoRepository, text));
         };
-        let (key, config) = newest_config(&*storage)?.ok_or_else(half)?;
         clear::check_readable(&config)?;
         class_of(config.chunk_size).map_err(|e| Error::corrupt(e.to_string()).with_object(&key))?;
         let keys = bundle::unlock(&*storage, id, credential)?;
@@ -522,69 +528,6 @@ pub(crate) fn check_mac(keys: &Keys, key: &Key, config: &Config) -> Result<()> {
         return Ok(());
     }
     Err(Error::corrupt("the repository's configuration was not written with its keys").with_object(key))
-}
-
-fn read_identity(storage: &dyn Storage) -> Result<RepositoryId> {
-    let key = keys::repo();
-    let bytes = match storage.get(&key) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            let text = format!(
-                "there is no repository at {}: check --repo, or make one with `wherry init`",
-                storage.location()
-            );
-            return Err(Error::new(ErrorKind::NoRepository, text));
-        }
-        Err(e) => return Err(e),
-    };
-    let identity: Identity = clear::decode(&bytes).map_err(|e| e.with_object(&key))?;
-    if identity.wherry != "repository" || identity.format != FORMAT {
-        return Err(Error::corrupt("the repository's identity is damaged: its fields make no sense").with_object(&key));
-    }
-    identity.uuid.parse().map_err(|e: Error| Error::corrupt(e.to_string()).with_object(&key))
-}
-
-fn create_identity(components: &Components) -> Result<RepositoryId> {
-    let storage = &*components.storage;
-    let mut orphan = None;
-    for prefix in [keys::KEYS, keys::CONFIG, keys::SNAP, keys::PACKS] {
-        storage.list(prefix, &mut |object| {
-            orphan.get_or_insert(object.key);
-            Ok(())
-        })?;
-    }
-    if let Some(key) = orphan {
-        let text = format!(
-            "{} holds objects of a repository ({key}) but no repo.json: it was lost, or the path is wrong; nothing was written",
-            storage.location()
-        );
-        return Err(Error::corrupt(text));
-    }
-    let id = RepositoryId::new(clock::random(&*components.rng)?);
-    let identity = Identity { wherry: "repository".into(), format: FORMAT, uuid: id.to_string(), crc: String::new() };
-    match storage.create(&keys::repo(), clear::encode(&identity)?.into()) {
-        Ok(()) => Ok(id),
-        Err(e) if e.kind() == ErrorKind::Conflict => read_identity(storage),
-        Err(e) => Err(e),
-    }
-}
-
-/// The newest configuration's number.
-fn highest_config(storage: &dyn Storage) -> Result<Option<u32>> {
-    let mut highest = None;
-    storage.list(keys::CONFIG, &mut |object| {
-        highest = highest.max(keys::parse_config(&object.key));
-        Ok(())
-    })?;
-    Ok(highest)
-}
-
-/// The newest configuration and its key, before anything vouches for it; `None` when there is none, because a repository's
-/// making was not finished.
-pub fn newest_config(storage: &dyn Storage) -> Result<Option<(Key, Config)>> {
-    let Some(key) = highest_config(storage)?.map(keys::config) else { return Ok(None) };
-    let config = clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))?;
-    Ok(Some((key, config)))
 }
 
 #[cfg(test)]

@@ -159,18 +159,22 @@ impl Session {
             Ok(found)
         };
         let gap = |found: &[u32]| (known + 1..).zip(found).find(|(n, found)| n != *found).map(|(n, _)| n);
-        let mut found = numbers()?;
-        // The pages of a list need not be one instant (P2): only what is missing twice is missing.
-        if let Some(first) = gap(&found) {
-            found = numbers()?;
-            if gap(&found) == Some(first) {
-                let key = keys::generation(first);
-                let text = format!(
-                    "{key} is gone: bring it back from a copy of the repository; no backup may begin without it"
-                );
-                return Err(Error::corrupt(text).with_object(key));
+        // The pages of a list need not be one instant (P2): what is missing twice in a row is missing.
+        let mut missing = None;
+        let found = loop {
+            let found = numbers()?;
+            match gap(&found) {
+                None => break found,
+                Some(n) if missing == Some(n) => {
+                    let key = keys::generation(n);
+                    let text = format!(
+                        "{key} is gone: bring it back from a copy of the repository; no backup may begin without it"
+                    );
+                    return Err(Error::corrupt(text).with_object(key));
+                }
+                another => missing = another,
             }
-        }
+        };
         for n in found {
             let list = self.repository.read::<Generation>(&keys::generation(n)).map_err(|e| {
                 // M5: without the list a backup could refer to what will be deleted.
@@ -303,6 +307,13 @@ impl Session {
                     )));
                 }
             },
+            // The request may have been carried out, or will be: its answer is what is missing.
+            Err(e) if e.kind() == ErrorKind::Unavailable => {
+                let what = format!("whether snapshot {} of {:?} was committed is not known", self.id, self.name);
+                return Err(e
+                    .context(what)
+                    .advise("`wherry snapshots` shows it if it was; the next run of the volume settles it"));
+            }
             Err(e) => return Err(e),
         }
         match outcome {
@@ -409,7 +420,7 @@ fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList)
     let fenced: HashSet<SessionId> =
         list.fenced.iter().filter(|(_, at)| Some(*at) > newest).map(|(id, _)| *id).collect();
     let mut dead = Vec::new();
-    for session in open_sessions(repository, &fenced)? {
+    for session in open_sessions(repository, &fenced, repository.clock().now())? {
         // V4. A process that is certainly gone reads no more.
         if session.open.kind == SessionKind::Read && session.open.parent.is_some() && session.open.process.is_dead() {
             session.clear(repository);
@@ -431,7 +442,12 @@ fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList)
 }
 
 /// Every session without an outcome, and of those that have one the ones in `also`.
-pub(crate) fn open_sessions(repository: &Repository, also: &HashSet<SessionId>) -> Result<Vec<OpenSession>> {
+/// `now` is what their silence is measured by.
+pub(crate) fn open_sessions(
+    repository: &Repository,
+    also: &HashSet<SessionId>,
+    now: Timestamp,
+) -> Result<Vec<OpenSession>> {
     let mut sessions: Vec<(SessionId, Timestamp)> = Vec::new();
     repository.storage().list(keys::SESS, &mut |Listed { key, modified, .. }| {
         if let Some((id, _)) = keys::parse_session(&key) {
@@ -449,7 +465,6 @@ pub(crate) fn open_sessions(repository: &Repository, also: &HashSet<SessionId>) 
     }
     let ended: HashSet<SessionId> =
         repository.list(keys::SNAP)?.iter().filter_map(keys::parse_snap).map(|(_, id)| id).collect();
-    let now = repository.clock().now();
     let mut found = Vec::new();
     sessions.retain(|(id, _)| also.contains(id) || !ended.contains(id));
     let sessions: Vec<_> = sessions.into_iter().map(|session| (session, keys::session(&session.0, "open"))).collect();

@@ -72,8 +72,11 @@ impl Repository {
         match self.storage().lock(&holder) {
             Ok(Some(lock)) => turn._lock = Some(lock), // T1
             Ok(None) => {
-                turn.session = Some(open(self, what, process, now)?); // T2
-                stop_for_others(self, turn.session)?;
+                let id = open(self, what, process, now)?; // T2
+                turn.session = Some(id);
+                // Silence is measured by the storage's clock: with one of ours that is hours ahead who works would be dead.
+                let now = self.storage().head(&keys::session(&id, "open"))?.modified;
+                stop_for_others(self, turn.session, now)?;
             }
             Err(e) if e.kind() == ErrorKind::Busy => return Err(self.busy(&held_by(&e.to_string(), now), None)),
             Err(e) => return Err(e),
@@ -124,9 +127,10 @@ fn writes(session: &OpenSession) -> bool {
 }
 
 /// T3: an error when some other process that lives has a place. Places of dead ones are cleared.
-fn stop_for_others(repository: &Repository, own: Option<SessionId>) -> Result<()> {
-    let now = repository.clock().now();
-    for session in open_sessions(repository, &HashSet::new())?.into_iter().filter(|s| Some(s.id) != own && writes(s)) {
+fn stop_for_others(repository: &Repository, own: Option<SessionId>, now: Timestamp) -> Result<()> {
+    for session in
+        open_sessions(repository, &HashSet::new(), now)?.into_iter().filter(|s| Some(s.id) != own && writes(s))
+    {
         let OpenSession { open, last, dead, .. } = &session;
         if !dead {
             let Process { host, pid, .. } = &open.process;
@@ -267,7 +271,8 @@ mod tests {
 
     #[test]
     fn a_place_of_a_dead_process_is_free_and_one_of_a_lost_machine_after_two_hours() {
-        let storage: Arc<dyn Storage> = Arc::new(Memory::default());
+        let clock = Arc::new(Later(Mutex::default()));
+        let storage: Arc<dyn Storage> = Arc::new(Memory::new(clock.clone()));
         let first = repository(&storage, true);
         let here = Process::current();
         let gone = Process { start: here.start + 1, ..here.clone() };
@@ -279,10 +284,15 @@ mod tests {
         open(&first, "forget", elsewhere, first.clock().now()).unwrap();
         let text = first.begin_writing("key add").unwrap_err().to_string();
         assert!(text.contains("on host far") && text.contains("counts as dead in 1 h 59 min"), "{text}");
+        // By the storage's clock, whatever that of the one who asks says.
         let later = |minutes: u64| {
-            let repository = Repository::open(components(&storage, Duration::from_secs(60 * minutes)), &password());
+            *clock.0.lock() = Duration::from_secs(60 * minutes);
+            let repository =
+                Repository::open(components(&storage, Duration::from_secs(minutes % 7 * 3600)), &password());
             repository.unwrap().begin_writing("key add").map(drop)
         };
+        assert_eq!(later(0).unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(later(6).unwrap_err().kind(), ErrorKind::Busy);
         assert_eq!(later(118).unwrap_err().kind(), ErrorKind::Busy);
         later(122).unwrap();
         assert_eq!(sessions(&first), 0);

@@ -4,6 +4,8 @@
 mod crash;
 #[path = "collect/interleaved.rs"]
 mod interleaved;
+#[path = "collect/listings.rs"]
+mod listings;
 #[path = "collect/moved.rs"]
 mod moved;
 #[path = "collect/random.rs"]

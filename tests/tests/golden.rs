@@ -1,5 +1,7 @@
 //! A repository of each released format is read by every later build: opened, checked, restored, built upon.
 
+#[path = "golden/collected.rs"]
+mod collected;
 #[path = "golden/trees.rs"]
 mod trees;
 

@@ -1,6 +1,7 @@
 //! Step 1: clear objects and records.
 
 use super::{CheckStep, Run};
+use crate::collect::missing_generation;
 use crate::format::clear::{self, Config};
 use crate::format::records::{
     Asked, Beat, Generation, Kind, Outcome, Pinned, Record, Seen, SessionOpen, Settled, Sweep, Unpinned, Verdict,
@@ -62,6 +63,11 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
             Some(id) => only.is_empty() || only.contains(&id),
             None => true,
         }));
+    }
+    if only.is_empty()
+        && let Some(key) = missing_generation(run.repository.storage())?
+    {
+        run.findings.whole(&key, "it is gone");
     }
     let total = found.len() as u64;
     let (mut snapshots, mut lost, mut forgotten) = (Vec::new(), Vec::new(), HashSet::new());

@@ -5,7 +5,7 @@ use super::packs::no_room;
 use super::{CollectStep, Run, TRIES};
 use crate::format::records::{Generation, Sweep};
 use crate::id::{PackId, SnapshotId};
-use crate::storage::{Key, Listed, keys};
+use crate::storage::{Key, Listed, Storage, keys};
 use crate::{Error, ErrorKind, Result, Timestamp};
 use std::collections::{BTreeMap, HashSet};
 
@@ -25,6 +25,46 @@ impl Chain {
     }
 }
 
+/// The chain of a repository, or the key of what is missing of it. A listing need not be one instant, so what came while it
+/// was made may be in it and what came shortly before not (P2): a gap is one when the next listing has it too.
+fn listed(storage: &dyn Storage) -> Result<std::result::Result<Chain, Key>> {
+    let mut missing = None;
+    for _ in 0..TRIES {
+        let chain = list_chain(storage)?;
+        let gap = gap(&chain);
+        if gap.is_none() {
+            return Ok(Ok(chain.1));
+        }
+        let is_lost = gap == missing;
+        missing = gap;
+        if is_lost {
+            break;
+        }
+    }
+    Ok(Err(missing.unwrap_or_else(|| keys::generation(1))))
+}
+
+/// What is missing of the chain of generations, if anything: without it neither backups nor collectors begin.
+pub(crate) fn missing_generation(storage: &dyn Storage) -> Result<Option<Key>> {
+    Ok(listed(storage)?.err())
+}
+
+/// The numbers of the lists there are, sorted, and what they and the delete sets make.
+fn list_chain(storage: &dyn Storage) -> Result<(Vec<u32>, Chain)> {
+    let (mut lists, mut sealed) = (Vec::new(), BTreeMap::new());
+    storage.list(keys::GEN, &mut |Listed { key, modified, .. }| {
+        match keys::parse_generation(&key) {
+            Some((n, true)) => drop(sealed.insert(n, modified)),
+            Some((n, false)) => lists.push(n),
+            None => {}
+        }
+        Ok(())
+    })?;
+    lists.sort_unstable();
+    let newest = lists.last().copied().unwrap_or(0);
+    Ok((lists, Chain { newest, sealed }))
+}
+
 /// What is missing of a chain.
 fn gap((lists, Chain { newest, sealed }): &(Vec<u32>, Chain)) -> Option<Key> {
     if let Some(n) = (1..=*newest).zip(lists).find_map(|(n, found)| (n != *found).then_some(n)) {
@@ -37,41 +77,11 @@ fn gap((lists, Chain { newest, sealed }): &(Vec<u32>, Chain)) -> Option<Key> {
 }
 
 impl Run<'_> {
-    /// G0. A gap is damage: who does not know what a list condemned knows nothing of what was deleted (M5). A listing need
-    /// not be one instant, so what came while it was made may be in it and what came shortly before not (P2): a gap is one
-    /// when the next listing has it too.
+    /// G0. A gap is damage: who does not know what a list condemned knows nothing of what was deleted (M5).
     pub(super) fn list_generations(&self) -> Result<Chain> {
-        let mut missing = None;
-        for _ in 0..TRIES {
-            let chain = self.list_chain()?;
-            let gap = gap(&chain);
-            if gap.is_none() {
-                return Ok(chain.1);
-            }
-            let is_lost = gap == missing;
-            missing = gap;
-            if is_lost {
-                break;
-            }
-        }
-        let key = missing.unwrap_or_else(|| keys::generation(1));
-        Err(Error::corrupt(format!("{key} is gone: bring it back from a copy of the repository")).with_object(key))
-    }
-
-    /// The numbers of the lists there are, sorted, and what they and the delete sets make.
-    fn list_chain(&self) -> Result<(Vec<u32>, Chain)> {
-        let (mut lists, mut sealed) = (Vec::new(), BTreeMap::new());
-        self.storage().list(keys::GEN, &mut |Listed { key, modified, .. }| {
-            match keys::parse_generation(&key) {
-                Some((n, true)) => drop(sealed.insert(n, modified)),
-                Some((n, false)) => lists.push(n),
-                None => {}
-            }
-            Ok(())
-        })?;
-        lists.sort_unstable();
-        let newest = lists.last().copied().unwrap_or(0);
-        Ok((lists, Chain { newest, sealed }))
+        listed(self.storage())?.map_err(|key| {
+            Error::corrupt(format!("{key} is gone: bring it back from a copy of the repository")).with_object(key)
+        })
     }
 
     /// The packs of a delete set.

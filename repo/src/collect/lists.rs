@@ -70,7 +70,7 @@ impl Run<'_> {
         // The record of one that is gone for good may be gone too; that it is Final is its outcome then.
         outcomes.extend(&finals);
         // What it builds on and writes is not known: it may need anything.
-        let lost = |noted: &&Noted| noted.open.is_none() && noted.seen.is_some() && !outcomes.contains(&noted.id);
+        let lost = |noted: &&Noted| noted.may_write() && !outcomes.contains(&noted.id);
         if let Some(noted) = sessions.iter().find(lost) {
             return Err(without_open(noted));
         }

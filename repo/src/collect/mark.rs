@@ -110,8 +110,9 @@ impl Run<'_> {
         let mut new = roots.all()?;
         new.retain(|root| !known.contains(&root.made.id));
         let last_copies = self.mark(&mut packs, &new)?;
+        // Of all that are there: what the listing left out and a mark found is rescued, too.
         let rescued: HashSet<PackId> = packs
-            .listed()
+            .all()
             .filter(|pack| packs.is_condemned(*pack))
             .filter(|pack| {
                 // Also of what was moved, when the copy is gone.
@@ -202,7 +203,9 @@ impl Mark<'_, '_> {
                 None => {
                     let Some((pack, copy)) = self.resolve(&child)? else {
                         // Whoever holds such a root opened after it was final, and is refused (W5, V1).
-                        if self.is_final && child.own && self.packs.is_swept(&child.at.pack) {
+                        // But not where the index of a pack could not be read: that pack may have it.
+                        let gone = self.is_final && child.own && self.packs.is_swept(&child.at.pack);
+                        if gone && !self.elsewhere.left_out() {
                             continue;
                         }
                         return Err(nowhere(&child));

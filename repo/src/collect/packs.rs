@@ -8,7 +8,7 @@ use crate::format::pack::MAX_PACK;
 use crate::id::PackId;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Repository, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// No pack has more chunks than this: each takes at least its tag.
 const MOST_ORDINALS: u32 = (MAX_PACK / TAG as u64) as u32;
@@ -49,6 +49,8 @@ pub(super) struct Packs {
     listed: usize,
     /// Packs that were not listed, and which of them are there.
     late: HashMap<PackId, Option<Number>>,
+    /// Packs that are condemned and were not listed: gone, or left out by the listing.
+    absent: HashSet<PackId>,
     /// The random parts of the names of all packs that were ever in a delete set, sorted.
     swept: Vec<u64>,
     words: Vec<u64>,
@@ -75,8 +77,9 @@ impl Packs {
         let total = packs.iter().filter(|pack| !pack.swept).map(|pack| pack.size).sum();
         let ids: Vec<PackId> = found.iter().map(|(id, _)| *id).collect();
         let listed = ids.len();
-        let late = HashMap::new();
-        let table = Self { ids, packs, listed, late, swept, words: Vec::new(), chunk, memory, total, marked: 0 };
+        let (late, absent) = (HashMap::new(), HashSet::new());
+        let table =
+            Self { ids, packs, listed, late, absent, swept, words: Vec::new(), chunk, memory, total, marked: 0 };
         table.fits(0)?;
         Ok(table)
     }
@@ -99,7 +102,7 @@ impl Packs {
     }
 
     /// The pack of this name; `None` when it is gone, or as good as gone. One that came after the list is asked for: it is
-    /// there, and is never condemned by whoever made this list.
+    /// there, and is never condemned by whoever made this list; by an earlier list it may have been.
     pub(super) fn find(&mut self, repository: &Repository, id: &PackId) -> Result<Option<Number>> {
         if let Some(n) = self.search(id) {
             return Ok(Some(n).filter(|n| !self.packs[*n].swept));
@@ -113,7 +116,8 @@ impl Packs {
         let known = match repository.storage().head(&keys::pack(id)) {
             Ok(object) => {
                 self.ids.push(*id);
-                self.packs.push(Pack { size: object.size, ..Pack::default() });
+                let condemned = self.absent.contains(id);
+                self.packs.push(Pack { size: object.size, condemned, ..Pack::default() });
                 Some(self.ids.len() - 1)
             }
             Err(e) if e.kind() == ErrorKind::NotFound => None,
@@ -202,11 +206,17 @@ impl Packs {
         self.packs[n].condemned
     }
 
-    /// Notes that a list condemns these.
+    /// All packs that are there and not as good as gone, also those that were not listed.
+    pub(super) fn all(&self) -> impl Iterator<Item = Number> + '_ {
+        (0..self.ids.len()).filter(|n| !self.packs[*n].swept)
+    }
+
+    /// Notes, before anything is looked for, that a list condemns these.
     pub(super) fn condemn(&mut self, condemned: &[PackId]) {
         for id in condemned {
-            if let Some(n) = self.search(id) {
-                self.packs[n].condemned = true;
+            match self.search(id) {
+                Some(n) => self.packs[n].condemned = true,
+                None => drop(self.absent.insert(*id)),
             }
         }
     }

@@ -22,27 +22,34 @@ pub(super) struct Noted {
     pub(super) last: Timestamp,
     /// The newest generation it has taken into account.
     pub(super) seen: Option<u32>,
-    /// `None` when it was gone by the time it was read.
+    /// `None` when it was gone by the time it was read, or is damaged.
     pub(super) open: Option<SessionOpen>,
+    /// How it is damaged.
+    pub(super) damage: Option<String>,
 }
 
 impl Noted {
+    /// Without `open` it is not known what it is, nor what it may need.
+    pub(super) fn may_write(&self) -> bool {
+        self.open.is_none() && (self.seen.is_some() || self.damage.is_some())
+    }
+
     pub(super) fn writes(&self) -> bool {
         match &self.open {
             Some(open) => open.kind == SessionKind::Write,
-            None => self.seen.is_some(),
+            None => self.may_write(),
         }
     }
 }
 
 impl Run<'_> {
-    /// G3. One whose `open` cannot be read may need anything: an error names it.
+    /// G3. One whose `open` is damaged may need anything, unless it has an outcome: that is for the caller to tell.
     pub(super) fn list_sessions(&self) -> Result<Vec<Noted>> {
         let mut found: BTreeMap<SessionId, Noted> = BTreeMap::new();
         self.storage().list(keys::SESS, &mut |Listed { key, modified, .. }| {
             if let Some((id, part)) = keys::parse_session(&key) {
                 let seen = part.strip_prefix("seen-").and_then(|n| n.parse().ok());
-                let new = || Noted { id, keys: Vec::new(), last: modified, seen: None, open: None };
+                let new = || Noted { id, keys: Vec::new(), last: modified, seen: None, open: None, damage: None };
                 let noted = found.entry(id).or_insert_with(new);
                 (noted.last, noted.seen) = (noted.last.max(modified), noted.seen.max(seen));
                 noted.keys.push(key);
@@ -55,6 +62,10 @@ impl Run<'_> {
             noted.open = match open {
                 Ok((open, _)) => Some(open),
                 Err(e) if e.kind() == ErrorKind::NotFound => None,
+                Err(e) if self.repository.is_damage(&e) => {
+                    noted.damage = Some(e.to_string());
+                    None
+                }
                 Err(e) => return Err(e),
             };
         }
@@ -89,7 +100,7 @@ impl Run<'_> {
         let sessions = self.list_sessions()?;
         let outcomes = self.list_outcomes()?;
         for noted in sessions.into_iter().filter(|noted| self.age(noted.last) >= self.options.grace) {
-            if outcomes.contains(&noted.id) || (noted.open.is_none() && noted.seen.is_none()) {
+            if outcomes.contains(&noted.id) || (noted.open.is_none() && !noted.may_write()) {
                 self.clear(noted, report)?;
             }
         }

@@ -81,6 +81,10 @@ impl Run<'_> {
 
 pub(super) fn without_open(noted: &Noted) -> Error {
     let key = keys::session(&noted.id, "open");
-    let text = format!("{key} is gone: which volume this session writes is not known, so it cannot be ended");
+    let how = match &noted.damage {
+        Some(damage) => format!("cannot be read ({damage})"),
+        None => "is gone".to_owned(),
+    };
+    let text = format!("{key} {how}: which volume this session writes is not known, so it cannot be ended");
     Error::corrupt(text).with_object(key)
 }

@@ -7,6 +7,7 @@ use crate::pack::read_index;
 use crate::storage::{Key, keys};
 use crate::{ErrorKind, Repository, Result};
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Requests under way at once.
@@ -22,6 +23,8 @@ pub(super) struct Table {
     packs: Vec<PackId>,
     /// The random parts of the names of these packs.
     known: HashSet<u64>,
+    /// Likewise, of those that were there when it was made or last updated.
+    there: HashSet<u64>,
     segments: HashSet<(SessionId, u32)>,
     /// Some rows had no room.
     pub(super) is_full: bool,
@@ -44,16 +47,28 @@ impl Table {
         self.made.is_none_or(|made| now.saturating_sub(made) >= FRESH)
     }
 
+    /// Whether this pack was there when the table was made or last updated: if it is gone now, others may have come.
+    pub(super) fn had(&self, pack: &PackId) -> bool {
+        !self.is_full && self.there.contains(&pack.random)
+    }
+
     /// The packs that may hold this chunk; those of the newest rows last.
     pub(super) fn candidates(&self, id: &ShortId) -> Vec<PackId> {
         let prefix = prefix(id);
         let from = self.rows.partition_point(|row| row >> NUMBER < prefix);
         let rows = self.rows[from..].iter().take_while(|row| *row >> NUMBER == prefix);
-        rows.filter_map(|row| self.packs.get((row & ((1 << NUMBER) - 1)) as usize).copied()).collect()
+        let packs = rows.filter_map(|row| self.packs.get((row & ((1 << NUMBER) - 1)) as usize).copied());
+        packs.filter(|pack| self.is_full || self.there.contains(&pack.random)).collect()
     }
 
     /// Takes in what it does not have; at most `most` rows in all.
-    pub(super) fn update(&mut self, repository: &Repository, kind: PackKind, most: usize) -> Result<()> {
+    pub(super) fn update(
+        &mut self,
+        repository: &Repository,
+        kind: PackKind,
+        most: usize,
+        left_out: &AtomicBool,
+    ) -> Result<()> {
         let start = repository.clock().monotonic();
         if self.is_full {
             self.made = Some(start);
@@ -62,12 +77,15 @@ impl Table {
         let Self { rows, packs, known, segments, is_full, .. } = self;
         let (had, before) = (packs.len(), segments.clone());
         let known_before = known.clone();
-        let mut taken = HashSet::new();
+        let (mut taken, mut there) = (HashSet::new(), HashSet::new());
         let result = walk(
             repository,
             kind,
             |segment| !before.contains(segment) && taken.insert(*segment),
-            |pack| !known_before.contains(&pack.random),
+            |pack| {
+                there.insert(pack.random);
+                !known_before.contains(&pack.random)
+            },
             |pack, ids| {
                 if rows.len() + ids.len() + PACK_ROWS * (packs.len() + 1) > most || packs.len() >> NUMBER != 0 {
                     *is_full = true;
@@ -80,10 +98,12 @@ impl Table {
                 }
                 true
             },
+            left_out,
         );
         rows.sort_unstable();
         result?;
         segments.extend(taken);
+        self.there = there;
         self.made = Some(start);
         let seconds = repository.clock().monotonic().saturating_sub(start).as_secs_f64();
         let (new, what) = (self.packs.len() - had, if kind == PackKind::Data { "chunks" } else { "map nodes" });
@@ -94,13 +114,14 @@ impl Table {
 
 /// Calls `take` with the ids of all that each pack of a kind holds, from index segments where `segment` says so, and from
 /// its own index for packs no segment names; only packs that are there and that `pack` admits, until `take` returns
-/// false. A segment or pack that is damaged is left out.
+/// false. A segment or pack that is damaged is left out; of a pack that is not gone `left_out` then says so.
 pub(super) fn walk(
     repository: &Repository,
     kind: PackKind,
     mut segment: impl FnMut(&(SessionId, u32)) -> bool,
-    pack: impl Fn(&PackId) -> bool,
+    mut pack: impl FnMut(&PackId) -> bool,
     mut take: impl FnMut(&PackId, &[ShortId]) -> bool,
+    left_out: &AtomicBool,
 ) -> Result<()> {
     let lanes = repository.storage().lanes().min(THREADS);
     let prefix = if kind == PackKind::Data { keys::PACKS } else { keys::META };
@@ -127,7 +148,10 @@ pub(super) fn walk(
     for part in rest.chunks(lanes) {
         let read = |id: &PackId| match read_index(repository.storage(), repository.keys(), id) {
             Ok((index, ..)) => Ok(Some((*id, index))),
-            Err(e) if repository.is_damage(&e) => Ok(None),
+            Err(e) if repository.is_damage(&e) => {
+                left_out.fetch_or(e.kind() != ErrorKind::NotFound, Ordering::Relaxed);
+                Ok(None)
+            }
             Err(e) => Err(e),
         };
         for (id, index) in side_by_side(part, read)?.into_iter().flatten() {

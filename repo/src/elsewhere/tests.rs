@@ -391,3 +391,27 @@ fn what_is_lost_once_more_is_looked_for_once_more() {
         assert_whole(&repository, &snapshot);
     }
 }
+
+/// A collector that waits for nobody moves it twice before the table is due.
+#[test]
+fn what_is_lost_again_within_the_minute_is_found_at_once_and_without_a_look_for_each_chunk() {
+    let (storage, _, repository) = repository();
+    let snapshot = backup(&repository, "vm", CHUNKS);
+    let reader = SnapshotReader::open(&repository, &snapshot).unwrap();
+    backup(&repository, "one", CHUNKS);
+    let lose = |name: &str| {
+        let copy = backup(&repository, name, CHUNKS);
+        let old = |kind| packs(&repository, kind).into_iter().filter(|p| p.session != copy.id).collect::<Vec<_>>();
+        [PackKind::Data, PackKind::Meta].into_iter().for_each(|kind| remove(&repository, &old(kind)));
+    };
+    remove(&repository, &of(&repository, &snapshot, PackKind::Data)[..1]);
+    (0..CHUNKS).for_each(|n| assert!(read(&reader, n).unwrap() == chunk(n)));
+    lose("two");
+    (0..CHUNKS).for_each(|n| assert!(read(&reader, n).unwrap() == chunk(n)));
+    // When all is lost one look says so, within the same minute.
+    [PackKind::Data, PackKind::Meta].into_iter().for_each(|kind| remove(&repository, &packs(&repository, kind)));
+    let before = storage.lookups.load(Ordering::Relaxed);
+    (0..CHUNKS).for_each(|n| assert!(read(&reader, n).is_err()));
+    let taken = storage.lookups.load(Ordering::Relaxed) - before;
+    assert!(taken < 20, "{taken}");
+}

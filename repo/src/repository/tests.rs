@@ -71,3 +71,20 @@ fn a_configuration_of_somebody_without_the_keys_is_not_obeyed() {
     repository.storage().create(&keys::config(1), clear::encode(&forged).unwrap().into()).unwrap();
     assert_refused(&repository, &first, &second, slot, ErrorKind::Corrupt);
 }
+
+/// Data without settings or keys: a making that was not finished has no data, so they were lost.
+#[test]
+fn lost_settings_and_keys_are_not_made_anew() {
+    for prefix in [keys::CONFIG, keys::KEYS] {
+        let (repository, ..) = repository();
+        repository.list(prefix).unwrap().iter().for_each(|key| repository.storage().delete(key).unwrap());
+        let before = repository.list("").unwrap();
+        let components = repository.components();
+        let options = InitOptions { password_cost: CHEAP, ..InitOptions::default() };
+        let made = Repository::init(components.clone(), &options, &password()).unwrap_err();
+        assert!(made.kind() == ErrorKind::Corrupt && made.to_string().contains(prefix), "{made}");
+        let opened = Repository::open(components.clone(), &password()).unwrap_err();
+        assert!(matches!(opened.kind(), ErrorKind::Corrupt | ErrorKind::Denied), "{opened}");
+        assert_eq!(repository.list("").unwrap(), before);
+    }
+}

@@ -75,6 +75,8 @@ fn a_chain_with_a_gap_is_refused() {
         let error = gc(&world.repository(), &now()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(gone) && error.to_string().contains("bring it back"), "{error}");
+        let report = world.repository().check(&CheckOptions::default(), &|_, _, _| Ok(())).unwrap();
+        assert!(report.damages.iter().any(|damage| damage.object.as_str() == gone), "{:?}", report.damages);
     }
 }
 

@@ -20,6 +20,9 @@ use tokio::time::{Instant, Sleep};
 /// Longer texts of refusals are cut.
 const TEXT: usize = 16 << 10;
 
+/// A page of a listing, a thousand objects or five thousand, is much shorter.
+const PAGE: usize = 64 << 20;
+
 /// An answer that is not success.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) struct Refused {
@@ -62,6 +65,9 @@ pub(super) enum Broken {
     /// Nobody waits for it any more.
     #[error("there was no answer yet when the work was over")]
     Over,
+    /// An answer to the wish for a listing that is none, or that does not say where it goes on.
+    #[error("the answer is no whole listing ({0}): what is missing of it is not known")]
+    Listing(&'static str),
     /// The connection was refused, lost or nonsensical.
     #[error("{}", innermost(.0))]
     Connection(#[source] reqwest::Error),
@@ -98,6 +104,7 @@ impl HttpService for Patient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let Self { client, patience } = self;
         let sent = Arc::new(AtomicU64::new(0));
+        let lists = Lists::of(request.uri().query().unwrap_or_default());
         let request = request.map(|body| reqwest::Body::wrap(Counted { body, sent: Arc::clone(&sent) }));
         let request = reqwest::Request::try_from(request).map_err(broken)?;
         let mut answer = std::pin::pin!(client.execute(request));
@@ -117,7 +124,16 @@ impl HttpService for Patient {
         let patience = Box::pin(tokio::time::sleep(*patience));
         let mut body = Timed { body, limit: self.patience, patience };
         if parts.status.is_success() {
-            return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
+            let Some(lists) = lists else { return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body))) };
+            let mut page = Vec::new();
+            while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                page.extend_from_slice(frame?.data_ref().unwrap_or(&Bytes::new()));
+                if page.len() > PAGE {
+                    return Err(HttpError::new(HttpErrorKind::Unknown, Broken::Listing("it has no end")));
+                }
+            }
+            lists.check(&String::from_utf8_lossy(&page)).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+            return Ok(HttpResponse::from_parts(parts, page.into()));
         }
         let mut text = Vec::new();
         // A text that breaks off is still the answer.
@@ -129,6 +145,41 @@ impl HttpService for Patient {
         }
         let refused = Refused::new(parts.status.as_u16(), &String::from_utf8_lossy(&text));
         Err(HttpError::new(HttpErrorKind::Unknown, refused))
+    }
+}
+
+/// Answers to listings. object_store takes whatever lacks the token of a next page for the last one: a page of an older protocol,
+/// which says only that it was cut, or an error with status 200. Objects that no listing shows would be deleted by a collector.
+#[derive(Clone, Copy, Debug)]
+enum Lists {
+    /// `ListObjectsV2`, also that of Google.
+    S3,
+    /// `List Blobs`.
+    Azure,
+}
+
+impl Lists {
+    /// What a request with this query asks for.
+    fn of(query: &str) -> Option<Self> {
+        let has = |pair| query.split('&').any(|part| part == pair);
+        if has("list-type=2") { Some(Self::S3) } else { has("comp=list").then_some(Self::Azure) }
+    }
+
+    fn check(self, page: &str) -> Result<(), Broken> {
+        let (opens, closes) = match self {
+            Self::S3 => ("<ListBucketResult", "</ListBucketResult>"),
+            Self::Azure => ("<EnumerationResults", "</EnumerationResults>"),
+        };
+        if !page.contains(opens) || !page.contains(closes) {
+            return Err(Broken::Listing("it is something else"));
+        }
+        let goes_on = page.split_once("<NextContinuationToken>").is_some_and(|(_, rest)| !rest.starts_with('<'));
+        match self {
+            Self::S3 if page.contains("<IsTruncated>true") && !goes_on => {
+                Err(Broken::Listing("it was cut, without a token for the next page"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -193,6 +244,25 @@ impl Body for Timed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_is_cut_without_a_token_or_is_none_is_no_listing() {
+        let page = |inner: &str| format!("<?xml?><ListBucketResult xmlns=\"x\">{inner}</ListBucketResult>");
+        let s3 = Lists::of("list-type=2&prefix=a").unwrap();
+        for whole in
+            ["", "<IsTruncated>false</IsTruncated>", "<IsTruncated>true</IsTruncated><NextContinuationToken>t<"]
+        {
+            s3.check(&page(whole)).unwrap();
+        }
+        for cut in ["<IsTruncated>true</IsTruncated>", "<IsTruncated>true</IsTruncated><NextContinuationToken></N>"] {
+            assert!(s3.check(&page(cut)).is_err(), "{cut}");
+        }
+        for odd in ["", "<Error><Code>InternalError</Code></Error>", "<html>", "<ListBucketResult><Contents>"] {
+            assert!(s3.check(odd).is_err(), "{odd}");
+            assert!(Lists::of("restype=container&comp=list").unwrap().check(odd).is_err(), "{odd}");
+        }
+        assert!(Lists::of("x=list-type=2").is_none() && Lists::of("").is_none());
+    }
 
     #[test]
     fn refusals_keep_code_and_message() {
