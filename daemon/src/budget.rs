@@ -105,6 +105,14 @@ impl Budget {
         (self.index / 2).min(64 * MIB) as usize
     }
 
+    /// Bytes for the marks and look-ups of a collector, which has no sources and no index: all that the packs which it fills and
+    /// reads back leave. What it needs grows with the packs there are, so none is held back.
+    pub fn collector(&self) -> u64 {
+        let usable = self.ceiling.clamp(MIN_CEILING.0, MAX_USED);
+        let left = (usable - usable / 16 - BASE).saturating_sub(4 * self.pack_size);
+        left.max(self.index + self.nodes + self.chunk_cache / 2)
+    }
+
     /// The most that all shares hold at a time.
     pub fn buffers(&self) -> u64 {
         self.chunk_cache.max(self.packs as u64 * self.pack_size) + self.io_buffers + self.index + self.nodes
@@ -243,6 +251,16 @@ mod tests {
                 assert!(budget.downloads >= 1 && budget.workers >= 1);
             }
         }
+    }
+
+    #[test]
+    fn a_collector_stays_below_the_ceiling_and_uses_it() {
+        for mib in (64..=20_000).step_by(8).chain([65_536]) {
+            let budget = Budget::new(mib * MIB, 2);
+            assert!(budget.collector() + 2 * budget.pack_size + BASE <= mib * MIB, "{mib} MiB: {budget:?}");
+        }
+        // A pebibyte: 17.2 million packs, of which each takes 96 bytes, in one half.
+        assert!(Budget::new(4096 * MIB, 2).collector() / 2 > 17_200_000 * 96);
     }
 
     #[test]

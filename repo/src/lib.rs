@@ -67,4 +67,6 @@ pub use tree::{
     TreeWriter,
 };
 pub use turn::Turn;
+#[doc(hidden)]
+pub use writer::MadeDisk;
 pub use writer::{CommitInfo, Copied, Pulse, Put, Scratch, SnapshotWriter, WriterOptions};

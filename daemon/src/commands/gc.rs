@@ -96,8 +96,7 @@ pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
         grace: grace.map_or(default.grace, |grace| grace.0),
         fence_after: fence_after.map_or(default.fence_after, |after| after.0),
         threads: if context.is_remote() { 16 } else { 2 * budget.workers },
-        // What a backup has for its index, its nodes and the chunks that it reads.
-        memory: budget.index + budget.nodes + budget.chunk_cache / 2,
+        memory: budget.collector(),
         pack_size: usize::try_from(budget.pack_size)?,
         ..default
     };

@@ -3,7 +3,7 @@
 use super::CollectStep;
 use super::Run;
 use super::generation::Chain;
-use super::packs::Packs;
+use super::packs::{Pack, Packs};
 use super::report::Collected;
 use super::sessions::Noted;
 use super::wait::without_open;
@@ -13,6 +13,9 @@ use crate::newest::{Made, witnesses};
 use crate::storage::{Listed, keys};
 use crate::{Error, ErrorKind, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// A kind of which there are more packs is listed folder by folder, several at once.
+const MANY: usize = 10_000;
 
 /// A snapshot, without what it holds.
 #[derive(Clone, Copy, Debug)]
@@ -88,21 +91,57 @@ impl Run<'_> {
 
     /// G1.
     pub(super) fn list_packs(&self, swept: Vec<u64>) -> Result<Packs> {
-        let mut found: Vec<(PackId, u64)> = Vec::new();
-        for prefix in [keys::PACKS, keys::META] {
-            self.storage().list(prefix, &mut |object| {
-                found.extend(keys::parse_pack(&object.key).map(|id| (id, object.size)));
-                if found.len().is_multiple_of(1000) {
-                    // Before the list itself takes more.
-                    Packs::have_room(found.len(), self.options.memory / 2)?;
-                    (self.watch)(CollectStep::Lists, found.len() as u64, 0)?;
-                }
-                Ok(())
-            })?;
-        }
+        let mut found = Vec::new();
+        self.each_pack(&mut |id, size| {
+            found.push(Pack::new(id, size));
+            // Before the list itself takes more.
+            Packs::have_room(found.len(), self.options.memory / 2)
+        })?;
         // What of a chunk is left when it is packed, so that most packs need room only once.
         let chunk = u64::from(self.repository.chunk_size()) / 2;
         Packs::new(found, swept, chunk, self.options.memory / 2)
+    }
+
+    /// Calls `visit` with the name and the size of each pack there is. One may come twice.
+    pub(super) fn each_pack(&self, visit: &mut dyn FnMut(PackId, u64) -> Result<()>) -> Result<()> {
+        let mut listed = 0;
+        let mut visit = |id, size| {
+            listed += 1;
+            if listed % 1000 == 0 {
+                (self.watch)(CollectStep::Lists, listed, 0)?;
+            }
+            visit(id, size)
+        };
+        for prefix in [keys::PACKS, keys::META] {
+            let (mut seen, mut is_long) = (0, false);
+            let done = self.storage().list(prefix, &mut |object| {
+                seen += 1;
+                if seen > MANY {
+                    is_long = true;
+                    return Err(Error::internal("a listing goes on in parts"));
+                }
+                keys::parse_pack(&object.key).map_or(Ok(()), |id| visit(id, object.size))
+            });
+            if !is_long {
+                done?;
+                continue;
+            }
+            // Page after page of millions would take hours.
+            let folders: Vec<String> = (0..=u8::MAX).map(|folder| format!("{prefix}{folder:02x}/")).collect();
+            for part in folders.chunks(self.options.threads.max(1)) {
+                let list = |folder: &String| {
+                    let mut packs = Vec::new();
+                    self.storage().list(folder, &mut |object| {
+                        packs.extend(keys::parse_pack(&object.key).map(|id| (id, object.size)));
+                        Ok(())
+                    })?;
+                    Ok(packs)
+                };
+                let lists = crate::side::each(self.options.threads, part, list)?;
+                lists.into_iter().flatten().try_for_each(|(id, size)| visit(id, size))?;
+            }
+        }
+        Ok(())
     }
 
     /// G2. A run without effects takes those for final that it would make so.

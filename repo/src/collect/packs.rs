@@ -14,8 +14,9 @@ use std::collections::{HashMap, HashSet};
 const MOST_ORDINALS: u32 = (MAX_PACK / TAG as u64) as u32;
 
 /// What is kept of a pack.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pack {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pack {
+    id: PackId,
     /// Its length in bytes.
     size: u64,
     /// Bytes of what is marked.
@@ -27,8 +28,15 @@ struct Pack {
     condemned: bool,
 }
 
+impl Pack {
+    /// One of so many bytes, of which nothing is known yet.
+    pub(super) fn new(id: PackId, size: u64) -> Self {
+        Self { id, size, live: 0, first: 0, words: 0, swept: false, condemned: false }
+    }
+}
+
 /// Bytes of memory for a pack without marks.
-const PACK: u64 = (size_of::<PackId>() + size_of::<Pack>()) as u64;
+const PACK: u64 = size_of::<Pack>() as u64;
 
 /// So many packs need more than these bytes.
 pub(super) fn no_room(packs: usize, memory: u64) -> Error {
@@ -43,10 +51,11 @@ pub(super) type Number = usize;
 /// The table of packs.
 #[derive(Debug)]
 pub(super) struct Packs {
-    /// Those that were listed, sorted, then those that came later.
-    ids: Vec<PackId>,
+    /// Those that were listed, sorted by id, then those that came later.
     packs: Vec<Pack>,
     listed: usize,
+    /// The one that was found last: what follows each other in a map mostly lies in the same pack.
+    last: Option<Number>,
     /// Packs that were not listed, and which of them are there.
     late: HashMap<PackId, Option<Number>>,
     /// Packs that are condemned and were not listed: gone, or left out by the listing.
@@ -64,22 +73,16 @@ pub(super) struct Packs {
 
 impl Packs {
     /// Of these packs, which are there; those in `swept` are as good as gone. `chunk` is how long a chunk mostly is (bytes).
-    pub(super) fn new(mut found: Vec<(PackId, u64)>, mut swept: Vec<u64>, chunk: u64, memory: u64) -> Result<Self> {
-        found.sort_unstable();
-        found.dedup_by_key(|(id, _)| *id);
+    /// Nothing is copied: of millions of packs the listing would take as much as the table.
+    pub(super) fn new(mut packs: Vec<Pack>, mut swept: Vec<u64>, chunk: u64, memory: u64) -> Result<Self> {
+        packs.sort_unstable_by_key(|pack| pack.id);
+        packs.dedup_by_key(|pack| pack.id);
         swept.sort_unstable();
-        let pack = |(id, size): &(PackId, u64)| Pack {
-            size: *size,
-            swept: swept.binary_search(&id.random).is_ok(),
-            ..Pack::default()
-        };
-        let packs: Vec<Pack> = found.iter().map(pack).collect();
+        packs.iter_mut().for_each(|pack| pack.swept = swept.binary_search(&pack.id.random).is_ok());
         let total = packs.iter().filter(|pack| !pack.swept).map(|pack| pack.size).sum();
-        let ids: Vec<PackId> = found.iter().map(|(id, _)| *id).collect();
-        let listed = ids.len();
-        let (late, absent) = (HashMap::new(), HashSet::new());
-        let table =
-            Self { ids, packs, listed, late, absent, swept, words: Vec::new(), chunk, memory, total, marked: 0 };
+        let listed = packs.len();
+        let (late, absent, words) = (HashMap::new(), HashSet::new(), Vec::new());
+        let table = Self { packs, listed, last: None, late, absent, swept, words, chunk, memory, total, marked: 0 };
         table.fits(0)?;
         Ok(table)
     }
@@ -93,17 +96,24 @@ impl Packs {
     fn fits(&self, words: usize) -> Result<()> {
         let late = self.late.len() as u64 * 3 * size_of::<(PackId, Option<Number>)>() as u64;
         let bits = (self.words.len() + words) as u64 * 8;
-        let need = self.ids.len() as u64 * PACK + self.swept.len() as u64 * 8 + late + bits;
-        if need <= self.memory { Ok(()) } else { Err(no_room(self.ids.len(), self.memory)) }
+        let need = self.packs.len() as u64 * PACK + self.swept.len() as u64 * 8 + late + bits;
+        if need <= self.memory { Ok(()) } else { Err(no_room(self.packs.len(), self.memory)) }
     }
 
     fn search(&self, id: &PackId) -> Option<Number> {
-        self.ids[..self.listed].binary_search(id).ok()
+        self.packs[..self.listed].binary_search_by_key(id, |pack| pack.id).ok()
     }
 
     /// The pack of this name; `None` when it is gone, or as good as gone. One that came after the list is asked for: it is
     /// there, and is never condemned by whoever made this list; by an earlier list it may have been.
     pub(super) fn find(&mut self, repository: &Repository, id: &PackId) -> Result<Option<Number>> {
+        if self.last.is_none_or(|last| self.packs[last].id != *id) {
+            self.last = self.look_up(repository, id)?;
+        }
+        Ok(self.last)
+    }
+
+    fn look_up(&mut self, repository: &Repository, id: &PackId) -> Result<Option<Number>> {
         if let Some(n) = self.search(id) {
             return Ok(Some(n).filter(|n| !self.packs[*n].swept));
         }
@@ -115,10 +125,9 @@ impl Packs {
         }
         let known = match repository.storage().head(&keys::pack(id)) {
             Ok(object) => {
-                self.ids.push(*id);
                 let condemned = self.absent.contains(id);
-                self.packs.push(Pack { size: object.size, condemned, ..Pack::default() });
-                Some(self.ids.len() - 1)
+                self.packs.push(Pack { condemned, ..Pack::new(*id, object.size) });
+                Some(self.packs.len() - 1)
             }
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => return Err(e),
@@ -132,7 +141,7 @@ impl Packs {
     pub(super) fn mark(&mut self, n: Number, place: u32, len: u32) -> Result<bool> {
         if place >= MOST_ORDINALS {
             let text = format!("a reference names number {place} of a pack, which has fewer");
-            return Err(Error::corrupt(text).with_object(keys::pack(&self.ids[n])));
+            return Err(Error::corrupt(text).with_object(keys::pack(&self.packs[n].id)));
         }
         let (word, bit) = (place / 64, 1u64 << (place % 64));
         if word >= self.packs[n].words {
@@ -174,7 +183,7 @@ impl Packs {
     }
 
     pub(super) fn id(&self, n: Number) -> PackId {
-        self.ids[n]
+        self.packs[n].id
     }
 
     pub(super) fn size(&self, n: Number) -> u64 {
@@ -208,7 +217,7 @@ impl Packs {
 
     /// All packs that are there and not as good as gone, also those that were not listed.
     pub(super) fn all(&self) -> impl Iterator<Item = Number> + '_ {
-        (0..self.ids.len()).filter(|n| !self.packs[*n].swept)
+        (0..self.packs.len()).filter(|n| !self.packs[*n].swept)
     }
 
     /// Notes, before anything is looked for, that a list condemns these.
@@ -234,7 +243,7 @@ mod tests {
     #[test]
     fn bits_of_many_packs_do_not_meet_and_cost_about_one_bit_a_chunk() {
         const PACKS: u64 = 4000;
-        let found = (0..PACKS).map(|n| (pack(n), 32 << 20)).collect();
+        let found = (0..PACKS).map(|n| Pack::new(pack(n), 32 << 20)).collect();
         let mut table = Packs::new(found, Vec::new(), 256 << 10, 1 << 20).unwrap();
         // More than the guess was in some, and each place twice.
         let places =
@@ -252,7 +261,7 @@ mod tests {
         }
         let chunks = PACKS * (9 * 128 + 300) / 10;
         assert!(table.words.len() as u64 * 64 < 2 * chunks, "{} words", table.words.len());
-        let few = Packs::new((0..PACKS).map(|n| (pack(n), 1)).collect(), Vec::new(), 1, 64 << 10);
+        let few = Packs::new((0..PACKS).map(|n| Pack::new(pack(n), 1)).collect(), Vec::new(), 1, 64 << 10);
         assert_eq!(few.unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(table.mark(0, MOST_ORDINALS, 1).unwrap_err().kind(), ErrorKind::Corrupt);
     }

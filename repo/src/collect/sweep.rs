@@ -56,21 +56,18 @@ impl Run<'_> {
     /// Packs of these delete sets that are still there, and their sizes.
     fn doomed(&self, generations: &[u32]) -> Result<Vec<(PackId, u64)>> {
         let swept = self.swept_by(generations)?;
-        let (mut found, mut listed) = (Vec::new(), 0);
+        let mut found = Vec::new();
         if swept.is_empty() {
             return Ok(found);
         }
-        for prefix in [keys::PACKS, keys::META] {
-            self.storage().list(prefix, &mut |object| {
-                let id = keys::parse_pack(&object.key).filter(|id| swept.binary_search(&id.random).is_ok());
-                found.extend(id.map(|id| (id, object.size)));
-                listed += 1;
-                if listed % 1000 == 0 { (self.watch)(CollectStep::Lists, listed, 0) } else { Ok(()) }
-            })?;
-        }
+        self.each_pack(&mut |id, size| {
+            found.extend(swept.binary_search(&id.random).is_ok().then_some((id, size)));
+            Ok(())
+        })?;
         drop(swept);
         // Of a few of them the sets say their names in full: mostly the newest.
         found.sort_unstable();
+        found.dedup();
         let mut doomed = Vec::with_capacity(found.len());
         for part in generations.rchunks(self.options.threads.max(1)) {
             if found.is_empty() {

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Requests under way at once.
 const THREADS: usize = 8;
 /// What is kept of a pack takes as much as so many rows.
-const PACK_ROWS: usize = 6;
+pub(super) const PACK_ROWS: usize = 6;
 
 /// Which pack may hold a chunk.
 #[derive(Debug, Default)]
@@ -114,7 +114,8 @@ impl Table {
 
 /// Calls `take` with the ids of all that each pack of a kind holds, from index segments where `segment` says so, and from
 /// its own index for packs no segment names; only packs that are there and that `pack` admits, until `take` returns
-/// false. A segment or pack that is damaged is left out; of a pack that is not gone `left_out` then says so.
+/// false. A segment or pack that is damaged is left out; of a pack that is not gone `left_out` then says so. What collectors
+/// copied comes first: that is what is looked for most, so whoever has not room for all has it.
 pub(super) fn walk(
     repository: &Repository,
     kind: PackKind,
@@ -130,7 +131,37 @@ pub(super) fn walk(
         wanted.extend(keys::parse_pack(&object.key).filter(|id| pack(id)));
         Ok(())
     })?;
+    let of_packs = |packs: Vec<PackId>, take: &mut dyn FnMut(&PackId, &[ShortId]) -> bool| -> Result<bool> {
+        for part in packs.chunks(lanes) {
+            let read = |id: &PackId| match read_index(repository.storage(), repository.keys(), id) {
+                Ok((index, ..)) => Ok(Some((*id, index))),
+                Err(e) if repository.is_damage(&e) => {
+                    left_out.fetch_or(e.kind() != ErrorKind::NotFound, Ordering::Relaxed);
+                    Ok(None)
+                }
+                Err(e) => Err(e),
+            };
+            for (id, index) in side_by_side(part, read)?.into_iter().flatten() {
+                let ids: Vec<ShortId> = index.entries.iter().map(|entry| entry.id.short()).collect();
+                if !take(&id, &ids) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    };
     if kind == PackKind::Data {
+        let collectors: HashSet<SessionId> = repository
+            .list(&keys::fences_of_collectors())?
+            .iter()
+            .filter_map(keys::parse_snap)
+            .map(|(_, id)| id)
+            .collect();
+        let mut copies: Vec<PackId> = wanted.extract_if(|id| collectors.contains(&id.session)).collect();
+        copies.sort_unstable();
+        if !of_packs(copies, &mut take)? {
+            return Ok(());
+        }
         let segments = repository.list(keys::IDX)?;
         let segments: Vec<_> =
             segments.into_iter().filter(|key| keys::parse_segment(key).is_some_and(|name| segment(&name))).collect();
@@ -145,23 +176,7 @@ pub(super) fn walk(
     }
     let mut rest: Vec<PackId> = wanted.into_iter().collect();
     rest.sort_unstable();
-    for part in rest.chunks(lanes) {
-        let read = |id: &PackId| match read_index(repository.storage(), repository.keys(), id) {
-            Ok((index, ..)) => Ok(Some((*id, index))),
-            Err(e) if repository.is_damage(&e) => {
-                left_out.fetch_or(e.kind() != ErrorKind::NotFound, Ordering::Relaxed);
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        };
-        for (id, index) in side_by_side(part, read)?.into_iter().flatten() {
-            let ids: Vec<ShortId> = index.entries.iter().map(|entry| entry.id.short()).collect();
-            if !take(&id, &ids) {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
+    of_packs(rest, &mut take).map(drop)
 }
 
 /// What a segment says of each pack; nothing when it is gone or damaged.

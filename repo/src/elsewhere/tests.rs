@@ -27,8 +27,14 @@ fn remove(repository: &Repository, packs: &[PackId]) {
 
 /// Copies all that is in some packs into a new one, as a repack does: sealed as it is, with where it came from.
 fn repack(repository: &Repository, from: &[PackId]) -> PackId {
+    repack_as(repository, from, 0)
+}
+
+/// Likewise; its number tells the pack from others.
+fn repack_as(repository: &Repository, from: &[PackId], seq: u32) -> PackId {
     let (storage, secrets) = (repository.storage(), repository.keys());
-    let id = PackId { kind: from[0].kind, session: SessionId::new([77; 16]), seq: 0, random: 1 << 60 };
+    let session = SessionId::new([77; 16]);
+    let id = PackId { kind: from[0].kind, session, seq, random: (1 << 60) + u64::from(seq) };
     let key = secrets.pack(&id, 0).unwrap();
     let mut body = Header { epoch: 0, pack: id, commitment: key.commitment }.encode().to_vec();
     let mut index = Index::default();
@@ -334,6 +340,36 @@ fn what_comes_when_the_table_has_no_room_left_is_found() {
     clock.advance(FRESH);
     (0..2).for_each(|n| assert!(read(&reader, n).unwrap() == chunk(n)));
     assert!(repository.elsewhere().data.table.lock().is_full);
+}
+
+#[test]
+fn where_there_is_no_room_for_all_there_is_for_what_collectors_copied() {
+    let (storage, _, first) = repository();
+    let snapshot = backup(&first, "vm", CHUNKS);
+    let writer = crate::testing::writer(&first, "other");
+    let mut scratch = writer.scratch().unwrap();
+    for n in 0..2 * CHUNKS {
+        writer.put(&mut scratch, n, &chunk(1000 + n)).unwrap();
+        writer.advance(n + 1).unwrap();
+    }
+    writer.commit(crate::CommitInfo { size: 2 * CHUNKS * UNIT as u64, ..Default::default() }).unwrap();
+    let old = of(&first, &snapshot, PackKind::Data);
+    assert!(old.len() > KEPT, "more than the indexes that are kept");
+    let copies: Vec<PackId> = old.iter().enumerate().map(|(n, pack)| repack_as(&first, &[*pack], n as u32)).collect();
+    remove(&first, &old);
+    crate::session::fence(&first, crate::VolumeId::new([0; 16]), copies[0].session, "a collector's").unwrap();
+    let repository = anew(&first);
+    let rows = CHUNKS + table::PACK_ROWS as u64 * (copies.len() as u64 + 2);
+    repository.limit_lookups(2 * ROW * rows);
+    let reader = SnapshotReader::open(&repository, &snapshot).unwrap();
+    assert!(read(&reader, 0).unwrap() == chunk(0));
+    assert!(repository.elsewhere().data.table.lock().is_full);
+    let before = storage.lookups.load(Ordering::Relaxed);
+    for n in 1..CHUNKS {
+        assert!(read(&reader, n).unwrap() == chunk(n), "chunk {n}");
+    }
+    // Each copy's own index, and nothing that was walked through for it.
+    assert_eq!(storage.lookups.load(Ordering::Relaxed) - before, copies.len() - 1);
 }
 
 #[test]

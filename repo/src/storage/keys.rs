@@ -164,6 +164,11 @@ pub fn snap(volume: &VolumeId, session: &SessionId) -> Key {
     Key::made(format!("{SNAP}{volume}/{session}"))
 }
 
+/// The prefix of the outcomes of sessions that collectors write packs and segments under: Fences of no volume.
+pub fn fences_of_collectors() -> String {
+    format!("{SNAP}{}/", VolumeId::new([0; 16]))
+}
+
 /// The volume and session of a key made by [`snap`].
 pub fn parse_snap(key: &Key) -> Option<(VolumeId, SessionId)> {
     let (vid, sid) = key.as_str().strip_prefix(SNAP)?.split_once('/')?;

@@ -5,6 +5,7 @@ use super::shape::Shape;
 use super::store::{Scratch, Store};
 use super::{Put, is_zero};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
+use crate::id::{Location, ShortId};
 use crate::map::{MapBuilder, Tree, chunk_count, levels};
 use crate::storage::keys;
 use crate::{Error, Result};
@@ -99,8 +100,13 @@ impl MapWriter {
             Some(slot) => (slot.at, Put::Unchanged),
             None => store.put_chunk(scratch, self.class, &id, plain)?,
         };
-        self.map.lock().waiting.insert(number, Slot { id: short, at });
+        self.place(number, short, at);
         Ok(put)
+    }
+
+    /// Chunk `number` is this one.
+    pub(super) fn place(&self, number: u64, id: ShortId, at: Location) {
+        self.map.lock().waiting.insert(number, Slot { id, at });
     }
 
     /// T1: what the parent has at this place. A parent whose map cannot be read is not built upon any longer.

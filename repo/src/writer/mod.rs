@@ -1,12 +1,14 @@
 //! Writing a snapshot: chunks go in from any number of threads, a committed snapshot comes out. Nothing is acknowledged
 //! before the storage has acknowledged everything the snapshot leads to.
 
+mod made;
 mod map;
 mod pulse;
 mod shape;
 mod store;
 mod uploads;
 
+pub use made::MadeDisk;
 pub(crate) use map::{MapWriter, Written};
 pub use pulse::Pulse;
 pub use store::Scratch;

@@ -12,7 +12,7 @@ use crate::format::records::{SnapshotRecord, Stats, TreeInfo};
 use crate::id::{ChunkId, Codec, Location, PackId, PackKind, ShortId};
 use crate::index::ChunkIndex;
 use crate::map::NodeSink;
-use crate::pack::{OpenPack, PackPool, Piece};
+use crate::pack::{OpenPack, PackPool, Piece, SealedPack};
 use crate::repository::Snapshot;
 use crate::session::Session;
 use crate::{Error, ErrorKind, Repository, Result};
@@ -259,6 +259,11 @@ impl Store {
         let pack = Arc::new(OpenPack::new(filling.kind, self.session.id, seq, keys, rng, &filling.pool)?);
         *open = Some(pack.clone());
         Ok(pack)
+    }
+
+    /// Stores a pack that was not filled here.
+    pub(super) fn send(&self, pack: SealedPack) -> Result<()> {
+        self.uploads.send(pack)
     }
 
     /// Sends the open pack, if there is one.

@@ -1,8 +1,10 @@
 //! What a collector refuses, and what it leaves alone.
 
 use super::*;
+use bytes::Bytes;
 use parking_lot::Mutex;
-use wherry_repo::{Error, ErrorKind, Key, Newest};
+use wherry_repo::storage::{Counters, Metered};
+use wherry_repo::{Error, ErrorKind, Key, Newest, PackKind, Packed, SessionId};
 use wherry_tests::meddling::{Call, Fate, Meddling};
 
 fn world() -> (World, Snapshot) {
@@ -265,4 +267,27 @@ fn segments_are_put_together_after_the_grace() {
     assert_eq!(snapshot.record.stats.new, 0);
     world.disks.insert(snapshot.id, all);
     world.verify("put together");
+}
+
+#[test]
+fn a_long_listing_goes_folder_by_folder_and_each_pack_counts_once() {
+    const MANY: u64 = 10_500;
+    let world = World::new();
+    let counters = Arc::new(Counters::default());
+    let repository = world.over(Arc::new(Metered::new(world.storage.clone(), counters.clone())));
+    let session = SessionId::new([9; 16]);
+    repository.end_session(repository.volume_id("vm"), session, "so that its packs may go").unwrap();
+    for n in 0..MANY {
+        // Every folder, the first and the last too.
+        let random = (n % 256) << 56 | n;
+        let id = PackId { kind: PackKind::Data, session, seq: n as u32, random };
+        world.storage.create(&keys::pack(&id), Bytes::from_static(b"x")).unwrap();
+    }
+    let all = Packed { packs: MANY, bytes: MANY };
+    let report = gc(&repository, &CollectOptions { dry_run: true, ..now() }).unwrap();
+    assert_eq!((report.all, report.condemned), (all, all));
+    assert!(counters.list.requests() > 256, "{counters:?}");
+    let report = gc(&repository, &now()).unwrap();
+    assert_eq!((report.condemned, report.swept), (all, all));
+    assert_eq!(world.packs().len(), 0);
 }
