@@ -239,6 +239,8 @@ fn only_own_unexpired_backups_count_for_the_share() {
     assert_eq!(decided.verdicts["old1"], Verdict::Keep(Why::Hold));
     let decided = decide(&all[1..], &evidence());
     assert_eq!((decided.hold.clone(), decided.verdicts["old1"]), (None, Verdict::Forget));
+    let far: Vec<Snap> = (0..6).map(|n| elsewhere("there", "velero", &format!("far{n}"))).collect();
+    assert_eq!(decide(&far, &evidence()).hold, None);
     // Undone all the same: that takes nothing.
     let back = Evidence { stored: vec![stored("dead1")], ..evidence() };
     assert_eq!(decide(&all, &back).verdicts["dead1"], Verdict::Undo);
@@ -259,12 +261,26 @@ fn first_absences_are_remembered_until_the_backup_is_back() {
     assert_eq!(decide(&[], &later).missing, BTreeMap::new());
 }
 
+/// Of one name, or of one uid in two clusters, each has an absence of its own.
+#[test]
+fn one_absence_is_not_taken_for_that_of_another() {
+    let old = snap_of("old", Backup { uid: "uid-old".to_owned(), ..backup("b") });
+    let far = || Snap { id: "far".into(), expires: Some(days(-1)), ..elsewhere("there", "velero", "b") };
+    let decided = decide(&[snap("b"), old.clone(), far()], &missing_since(&old, days(-14), evidence()));
+    assert_eq!([decided.verdicts["b"], decided.verdicts["old"]], [Verdict::Wait, Verdict::Forget]);
+    assert_eq!(decided.missing.len(), 3);
+    let own = missing_since(&snap("b"), days(-14), evidence());
+    assert_eq!(decide(&[far()], &own).verdicts["far"], Verdict::Wait);
+}
+
 /// A backup is as old as the last of its snapshots says.
 #[test]
 fn one_snapshot_that_is_wanted_longer_keeps_all_of_its_backup() {
     let second = Snap { id: "second".into(), ..snap("b") };
-    let decided = decide(&[expired("b"), second], &evidence());
-    assert!(decided.verdicts.values().all(|verdict| *verdict == Verdict::Wait), "{decided:?}");
+    for both in [[expired("b"), second.clone()], [second, expired("b")]] {
+        let decided = decide(&both, &evidence());
+        assert!(decided.verdicts.values().all(|verdict| *verdict == Verdict::Wait), "{decided:?}");
+    }
 }
 
 /// F14: what one Job has done changes nothing of what the other one decided.
