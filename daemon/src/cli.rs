@@ -200,7 +200,7 @@ pub enum Command {
     /// Moves the data of the volumes of one node of a cluster: of Velero's DataUploads and DataDownloads
     Agent(AgentArgs),
     /// Looks after the repository of one of Velero's BackupStorageLocations, as the controller of a cluster has it done
-    #[command(subcommand, hide = true)]
+    #[command(subcommand)]
     Job(JobCommand),
     /// Waits for SIGTERM: the command of the pods that keep a volume published
     #[command(after_long_help = "\

@@ -56,6 +56,12 @@ fn one_at_a_time_and_each_in_its_turn() {
     assert_eq!(made(&view(vec![late.clone(), collects]), &usual), None);
     let collected = job("g1", JobKind::Gc, hours_ago(2), Some((hours_ago(1), true)));
     assert_eq!(made(&view(vec![late, collected.clone()]), &usual), Some((JobKind::Forget, Some(hours_ago(2)))));
+    // Of several the newest counts, and between two it is as long from beginning to beginning.
+    let older = job("f0", JobKind::Forget, hours_ago(3), Some((hours_ago(3), true)));
+    let newest = |created| job("f1", JobKind::Forget, created, Some((hours_ago(0), true)));
+    let of = |created| view(vec![older.clone(), newest(created), collected.clone()]);
+    assert_eq!(made(&of(hours_ago(0)), &usual), None);
+    assert_eq!(made(&of(hours_ago(1)), &usual), Some((JobKind::Forget, Some(hours_ago(1)))));
     let both = view(vec![forgot, collected]);
     assert_eq!((made(&both, &usual), plan(&both, &usual).next), (None, Some(hours_ago(-1))));
 }
