@@ -2,6 +2,7 @@
 
 use crate::admission::{self, Active, Waiting};
 use crate::holder::{Holder, NO_ANSWER};
+use crate::jobs::{self, Around};
 use crate::known::{Known, is_same};
 use crate::lease::RENEW;
 use crate::observe::Memory;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::watch::Receiver;
+use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
 use wherry_api::cluster::Pod;
@@ -101,6 +102,8 @@ struct Loop {
     stop: Receiver<bool>,
     held: Receiver<Option<Instant>>,
     settings: Option<Settings>,
+    /// The same, for what runs beside this.
+    told: Sender<Option<Settings>>,
     objects: BTreeMap<Key, Value>,
     known: BTreeMap<Key, Known>,
     memories: BTreeMap<Key, Memory>,
@@ -126,6 +129,7 @@ impl Loop {
             stop,
             held,
             settings: None,
+            told: channel(None).0,
             objects: BTreeMap::new(),
             known: BTreeMap::new(),
             memories: BTreeMap::new(),
@@ -147,6 +151,14 @@ impl Loop {
             let of = Selection { kind, namespace: self.options.namespace.clone(), label: label.to_owned() };
             watches.spawn(follow(self.api.clone(), of, None, to.clone()));
         }
+        // Jobs go on by themselves: what they wait for keeps no CR waiting.
+        watches.spawn(jobs::run(Around {
+            api: self.api.clone(),
+            options: self.options.clone(),
+            settings: self.told.subscribe(),
+            held: self.held.clone(),
+            figures: channel(Default::default()).0,
+        }));
         let mut stop = self.stop.clone();
         let (mut renew, mut reload) = (tokio::time::Instant::now() + RENEW, tokio::time::Instant::now() + RELOAD);
         loop {
@@ -213,6 +225,7 @@ impl Loop {
                 }
                 if self.settings.as_ref() != Some(&settings) {
                     tracing::info!("settings: {settings:?}");
+                    self.told.send_replace(Some(settings.clone()));
                     self.settings = Some(settings);
                     self.know_all();
                 }
@@ -431,7 +444,6 @@ impl Loop {
 mod tests {
     use super::*;
     use serde_json::json;
-    use tokio::sync::watch::channel;
     use wherry_api::client::{Access, Client, Token};
 
     /// A loop that has seen nothing yet, and asks nobody: its agents are known.

@@ -199,6 +199,9 @@ pub enum Command {
     Man(ManArgs),
     /// Moves the data of the volumes of one node of a cluster: of Velero's DataUploads and DataDownloads
     Agent(AgentArgs),
+    /// Looks after the repository of one of Velero's BackupStorageLocations, as the controller of a cluster has it done
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Waits for SIGTERM: the command of the pods that keep a volume published
     #[command(after_long_help = "\
 Opens nothing and needs no right: while its pod runs, the kubelet keeps the pod's volume published.

@@ -12,8 +12,8 @@ mod diff;
 mod diff_tree;
 mod dump;
 mod find;
-mod forget;
-mod gc;
+pub(crate) mod forget;
+pub(crate) mod gc;
 mod init;
 mod key;
 mod ls;
@@ -68,6 +68,7 @@ pub(crate) fn run(context: &Context, command: Command) -> anyhow::Result<Exit> {
         Command::Completions(args) => completions::run(context, args),
         Command::Man(args) => man::run(context, args),
         Command::Agent(args) => crate::agent::run(context, args),
+        Command::Job(command) => crate::jobs::run(context, command),
         // Ended before there were settings.
         Command::Hold => Ok(Exit::Done),
     }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod context;
 pub mod credential;
 pub mod exit;
+mod jobs;
 pub mod mount;
 pub mod output;
 pub mod progress;

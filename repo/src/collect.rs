@@ -123,6 +123,13 @@ impl Repository {
     }
 }
 
+impl Repository {
+    /// What time it is by the storage's clock: that of an object which is written, looked at and removed, as a collector has it.
+    pub fn storage_time(&self) -> Result<Timestamp> {
+        Ok(Lead::open(self)?.now.at)
+    }
+}
+
 /// What all steps share.
 struct Run<'a> {
     repository: &'a Repository,

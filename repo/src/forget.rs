@@ -148,10 +148,17 @@ impl Repository {
 
     /// When the newest pending forget of a snapshot may become final.
     pub fn forget_due(&self, id: &SnapshotId) -> Result<Option<Timestamp>> {
+        Ok(self.asked(id)?.map(|asked| asked.not_before))
+    }
+
+    /// The reason that was given for the newest pending forget of a snapshot; `None` if none is pending.
+    pub fn forget_reason(&self, id: &SnapshotId) -> Result<Option<String>> {
+        Ok(self.asked(id)?.map(|asked| asked.reason))
+    }
+
+    fn asked(&self, id: &SnapshotId) -> Result<Option<Asked>> {
         match self.forget_of(id)? {
-            Some(forget) if forget.verdict.is_none() => {
-                Ok(Some(self.read::<Asked>(&keys::forget(id, forget.k, false))?.not_before))
-            }
+            Some(forget) if forget.verdict.is_none() => Ok(Some(self.read(&keys::forget(id, forget.k, false))?)),
             _ => Ok(None),
         }
     }

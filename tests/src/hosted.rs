@@ -91,6 +91,7 @@ impl Stand {
         let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: default\n  namespace: ";
         kube.apply(&format!("{account}{namespace}\n"));
         kube.apply(&deployed("wherry-agent", namespace));
+        kube.apply(&deployed("wherry-jobs", namespace));
         let data = json!({ "kubeletRoot": this.root().display().to_string() });
         this.create(Kind::ConfigMap, json!({ "metadata": { "name": "wherry" }, "data": data }));
         this.furnish();
@@ -178,7 +179,7 @@ impl Stand {
         self.send(Method::DELETE, &path_of(key), "application/json", &options);
     }
 
-    fn status(&self, key: &Key, status: &Value) -> Value {
+    pub(crate) fn status(&self, key: &Key, status: &Value) -> Value {
         let path = format!("{}/status", path_of(key));
         self.send(Method::PATCH, &path, "application/merge-patch+json", &json!({ "status": status }))
     }

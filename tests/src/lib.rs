@@ -8,6 +8,7 @@ pub mod faulty_s3;
 mod fuse;
 pub mod home;
 pub mod hosted;
+pub mod jobs;
 pub mod kube;
 pub mod made_trees;
 pub mod meddling;

@@ -14,6 +14,8 @@ mod agent_refusals;
 mod agent_whole;
 #[path = "kube/deploy.rs"]
 mod deploy;
+#[path = "kube/jobs.rs"]
+mod jobs;
 #[path = "kube/replicas.rs"]
 mod replicas;
 #[path = "kube/rights.rs"]

@@ -43,11 +43,13 @@ pub enum Kind {
     Backup,
     /// BackupStorageLocation, velero.io/v1.
     Location,
+    /// Job, batch/v1.
+    Job,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::DataUpload,
         Self::DataDownload,
         Self::VolumeSnapshot,
@@ -65,6 +67,7 @@ impl Kind {
         Self::Namespace,
         Self::Backup,
         Self::Location,
+        Self::Job,
     ];
 
     /// Group, version, `kind` and the name in the path, and whether it lies in namespaces.
@@ -90,6 +93,7 @@ impl Kind {
             Self::Namespace => ("", "v1", "Namespace", "namespaces", false),
             Self::Backup => ("velero.io", "v1", "Backup", "backups", true),
             Self::Location => ("velero.io", "v1", "BackupStorageLocation", "backupstoragelocations", true),
+            Self::Job => ("batch", "v1", "Job", "jobs", true),
         }
     }
 

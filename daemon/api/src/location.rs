@@ -5,6 +5,18 @@ use crate::meta::Meta;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// ConfigMap with the repository of each location, by its name.
+pub const REPOSITORIES: &str = "wherry-repositories";
+
+/// What is recorded of a location.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// uuid of `repo.json`.
+    pub repository: String,
+    /// Where it lies. A location that leads elsewhere now is another one.
+    pub location: String,
+}
+
 /// Where Velero keeps its backups; the repository lies below `<prefix>/plugins/wherry/` of the same bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -1,5 +1,6 @@
 //! ConfigMap `wherry`: every setting, its default and its unit.
 
+use crate::quantity::quantity;
 use crate::time::parse_duration;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,7 +28,7 @@ const fn entry(key: &'static str, default: &'static str, unit: &'static str, abo
 /// All keys. Any other is an error: a typing mistake must not go unseen.
 pub const ENTRIES: &[Entry] = &[
     entry("datamovers", "wherry", "names, separated by commas", "values of spec.datamover that mean wherry"),
-    entry("pause", "false", "true or false", "nothing new is accepted; what is under way goes on"),
+    entry("pause", "false", "true or false", "nothing new is accepted, and no Job is made; what is under way goes on"),
     entry("maxActive", "10", "count", "DataUploads and DataDownloads that are Accepted to InProgress at once"),
     entry("slotsPerNode", "4", "count", "the same on one node"),
     entry("restoreShare", "50", "percent", "of maxActive that restores get while backups wait too"),
@@ -44,8 +45,27 @@ pub const ENTRIES: &[Entry] = &[
     entry("uploadRate", "0", "bytes per second and node", "0: no limit"),
     entry("downloadRate", "0", "bytes per second and node", "0: no limit"),
     entry("kubeletRoot", "/var/lib/kubelet", "path", "root directory of the kubelet on the nodes"),
-    entry("hostingImage", "", "image", "image of hosting pods; empty: that of the controller"),
+    entry("hostingImage", "", "image", "image of hosting pods and Jobs; empty: that of the controller"),
     entry("hostingPriorityClass", "", "name", "priority class of hosting pods; empty: none"),
+    entry("forgetInterval", "1h0m0s", "duration", "between two Jobs that forget, of one repository; 0: none is made"),
+    entry("gcInterval", "24h0m0s", "duration", "between two gc of one repository; 0: none is made"),
+    entry("gcOverdue", "96h0m0s", "duration", "an Event says that no gc has succeeded for so long; 0: never"),
+    entry("forgetDelay", "168h0m0s", "duration", "a snapshot that was forgotten can be brought back for so long"),
+    entry(
+        "missingFor",
+        "336h0m0s",
+        "duration",
+        "a backup may be missing for so long before its snapshots are forgotten",
+    ),
+    entry("gcGrace", "24h0m0s", "duration", "packs are deleted no sooner than this after their deletion was decided"),
+    entry("jobMemory", "512Mi", "quantity", "limit of the memory of a Job, at least 128Mi"),
+    entry(
+        "jobTimeout",
+        "24h0m0s",
+        "duration",
+        "a Job that runs for longer is ended, the next one goes on; 0: no limit",
+    ),
+    entry("jobHistory", "3", "count", "Jobs of each kind and repository that are kept after their end"),
 ];
 
 /// The settings as they are used.
@@ -81,6 +101,24 @@ pub struct Settings {
     pub hosting_image: String,
     /// `hostingPriorityClass`.
     pub hosting_priority_class: String,
+    /// `forgetInterval`; zero: never.
+    pub forget_interval: Duration,
+    /// `gcInterval`; zero: never.
+    pub gc_interval: Duration,
+    /// `gcOverdue`; zero: never.
+    pub gc_overdue: Duration,
+    /// `forgetDelay`.
+    pub forget_delay: Duration,
+    /// `missingFor`.
+    pub missing_for: Duration,
+    /// `gcGrace`.
+    pub gc_grace: Duration,
+    /// `jobMemory`, bytes.
+    pub job_memory: u64,
+    /// `jobTimeout`.
+    pub job_timeout: Duration,
+    /// `jobHistory`.
+    pub job_history: usize,
 }
 
 /// A key of the ConfigMap that cannot be used.
@@ -118,6 +156,15 @@ impl Settings {
             kubelet_root: read.get("kubeletRoot", path),
             hosting_image: read.get("hostingImage", any),
             hosting_priority_class: read.get("hostingPriorityClass", any),
+            forget_interval: read.get("forgetInterval", interval),
+            gc_interval: read.get("gcInterval", interval),
+            gc_overdue: read.get("gcOverdue", duration),
+            forget_delay: read.get("forgetDelay", duration),
+            missing_for: read.get("missingFor", duration),
+            gc_grace: read.get("gcGrace", duration),
+            job_memory: read.get("jobMemory", memory),
+            job_timeout: read.get("jobTimeout", interval),
+            job_history: read.get("jobHistory", count),
         };
         if settings.restore_share + settings.backup_share > 100 {
             read.wrong.push(BadSetting {
@@ -184,6 +231,21 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|e| e.to_string())
 }
 
+/// Of something that would otherwise be done again and again.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    match interval.as_secs() {
+        1..60 => Err(format!("{text:?} is less than a minute")),
+        0 if !interval.is_zero() => Err(format!("{text:?} is less than a minute")),
+        _ => Ok(interval),
+    }
+}
+
+/// A process of ours needs some, whatever it does.
+fn memory(text: &str) -> Result<u64, String> {
+    quantity(text).filter(|bytes| *bytes >= 128 << 20).ok_or_else(|| format!("{text:?} is no quantity from 128Mi on"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +270,7 @@ mod tests {
             "count" | "percent" | "bytes per second and node" => "7",
             "duration" => "77s",
             "path" => "/other",
+            "quantity" => "777Mi",
             _ => "other",
         };
         for entry in ENTRIES {
@@ -227,6 +290,9 @@ mod tests {
             ("kubeletRoot", "var"),
             ("datamovers", "wherry,velero"),
             ("uploadRate", "-1"),
+            ("gcInterval", "59s"),
+            ("forgetInterval", "1ms"),
+            ("jobMemory", "64Mi"),
         ]);
         let mut keys: Vec<String> = Settings::parse(&bad).unwrap_err().into_iter().map(|e| e.key).collect();
         keys.sort();

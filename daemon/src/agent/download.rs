@@ -60,7 +60,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Written> {
 
     let budget = agent.budget().each;
     let opening = agent.context.for_job(String::new(), budget, (*cancel).clone())?;
-    let store = Arc::new(Store::open(agent, &cr.spec.backup_storage_location, Use::Read, cancel, &opening)?);
+    let store = Arc::new(Store::open(&agent.around, &cr.spec.backup_storage_location, Use::Read, cancel, &opening)?);
     job.opened(&store);
     let repository = &store.repository;
     if repository.id().to_string() != id.repository {

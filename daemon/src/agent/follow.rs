@@ -56,8 +56,8 @@ pub(super) async fn run(agent: Arc<Agent>, beat: Option<Arc<Beat>>, stop: Cancel
             Kind::Pod => names::CR_UID.to_owned(),
             _ => format!("{}={}", names::NODE, names::node_label(&agent.node)),
         };
-        let of = Selection { kind, namespace: agent.namespace.clone(), label };
-        watches.spawn(follow(agent.api.clone(), of, None, to.clone()));
+        let of = Selection { kind, namespace: agent.around.namespace.clone(), label };
+        watches.spawn(follow(agent.around.api.clone(), of, None, to.clone()));
     }
     let mut this = Loop {
         agent,
@@ -73,7 +73,7 @@ pub(super) async fn run(agent: Arc<Agent>, beat: Option<Arc<Beat>>, stop: Cancel
             reload = Instant::now() + RELOAD;
             let agent = Arc::clone(&this.agent);
             tokio::spawn(async move {
-                match agent.api.get(&Key::new(Kind::ConfigMap, &agent.namespace, CONFIG_MAP)).await {
+                match agent.around.api.get(&Key::new(Kind::ConfigMap, &agent.around.namespace, CONFIG_MAP)).await {
                     Ok(map) => agent.take_settings(map.as_ref()),
                     Err(e) => tracing::warn!("{e}"),
                 }
@@ -150,7 +150,7 @@ impl Loop {
     }
 
     fn decide(&self, key: &Key, cr: &Value) -> Verdict {
-        let namespace = &self.agent.namespace;
+        let namespace = &self.agent.around.namespace;
         verdict(&self.agent.node, key.kind, cr, |name| self.objects.get(&Key::new(Kind::Pod, namespace, name)))
     }
 

@@ -57,6 +57,13 @@ pub(crate) struct Place {
     _authorities: Option<SecretFile>,
 }
 
+impl Place {
+    /// The same for another folder below the prefix of the location.
+    pub(crate) fn beside(&self, folder: &str) -> String {
+        format!("{}{folder}", self.url.strip_suffix(FOLDER).unwrap_or(&self.url))
+    }
+}
+
 /// The provider, without what some put before it.
 fn provider(location: &BackupStorageLocation) -> Result<&'static str> {
     let spec = &location.spec;
@@ -231,7 +238,8 @@ mod tests {
             ("velero.io/aws", "/x/y/", "s3://b/x/y/plugins/wherry"),
             ("gcp", "x", "gs://b/x/plugins/wherry"),
         ] {
-            assert_eq!(place(&location(provider, prefix, &[]), None, None, Over::default()).unwrap().url, url);
+            let place = place(&location(provider, prefix, &[]), None, None, Over::default()).unwrap();
+            assert_eq!((place.url.as_str(), place.beside("backups")), (url, url.replace("plugins/wherry", "backups")));
         }
         let azure = location("velero.io/azure", "x", &[("storageAccount", "acc")]);
         assert_eq!(place(&azure, None, None, Over::default()).unwrap().url, "az://b/x/plugins/wherry");

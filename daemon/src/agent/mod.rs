@@ -9,9 +9,10 @@ mod health;
 mod host;
 mod indexes;
 mod job;
-mod location;
+pub(crate) mod location;
 mod report;
-mod store;
+pub(crate) mod store;
+pub(crate) mod surroundings;
 mod upload;
 mod verdict;
 mod watch;
@@ -20,7 +21,6 @@ use crate::budget::NodeBudget;
 use crate::cli::AgentArgs;
 use crate::context::Context;
 use crate::exit::{Exit, only_tell_panics};
-use crate::throttle::Throttle;
 use anyhow::{Context as _, Result};
 use health::Beat;
 use indexes::Indexes;
@@ -34,32 +34,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::runtime::{Builder, Handle};
+use surroundings::Surroundings;
 use verdict::{Task, Verdict, verdict};
-use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
-use wherry_api::base64;
-use wherry_api::client::{Access, Client};
-use wherry_api::kube_api::KubeApi;
+use wherry_api::api::{ApiError, Kind};
 use wherry_api::settings::{CONFIG_MAP, Settings};
 use wherry_repo::index::ChunkIndex;
-use wherry_repo::{Clock, Error, ErrorKind, Repository};
-use zeroize::Zeroizing;
+use wherry_repo::{Clock, Error, Repository};
 
-/// Where a pod finds its own namespace.
-const NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 /// Where the agent keeps its lock and what has been begun, on the node.
 const STATE_DIR: &str = "/var/lib/wherry";
 /// Another agent of this node is looked for so often.
 const LOOK: Duration = Duration::from_millis(200);
-/// What is read is answered in this time, or asked again: nobody waits for a server that says nothing any longer.
-const BRIEF: Duration = Duration::from_secs(10);
 
 /// What all work of this process shares.
 #[derive(Debug)]
 struct Agent {
-    api: KubeApi,
-    runtime: Handle,
-    namespace: String,
+    around: Surroundings,
     node: String,
     /// Wins over the setting.
     kubelet_root: Option<PathBuf>,
@@ -67,12 +57,8 @@ struct Agent {
     context: Context,
     /// None before the first look at them.
     settings: Mutex<Option<Settings>>,
-    /// What is sent to all storages, and read from them.
-    up: Arc<Throttle>,
-    down: Arc<Throttle>,
     budget: Mutex<Option<NodeBudget>>,
     indexes: Indexes,
-    cluster: Mutex<Option<String>>,
     /// The process was asked to end: nothing is tried again any more.
     leaving: AtomicBool,
 }
@@ -81,22 +67,10 @@ struct Agent {
 pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
     // A bug that one volume brings out is told of that volume, and the others go on.
     only_tell_panics();
-    let AgentArgs { node, namespace, server, ca_file, token_file, kubelet_root, state_dir, health } = args;
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let node = node.or_else(|| variable("NODE_NAME"));
+    let AgentArgs { node, cluster, kubelet_root, state_dir, health } = args;
+    let node = node.or_else(|| std::env::var("NODE_NAME").ok().filter(|value| !value.is_empty()));
     let node = node.ok_or_else(|| Error::invalid("no node is named: give --node, or set NODE_NAME"))?;
-    let namespace = match namespace.or_else(|| variable("WHERRY_NAMESPACE")) {
-        Some(namespace) => namespace,
-        None => {
-            let text = std::fs::read_to_string(NAMESPACE);
-            let why = || format!("no --namespace is given, and {NAMESPACE} cannot be read");
-            text.with_context(why)?.trim().to_owned()
-        }
-    };
-    let access = match (&server, &ca_file, &token_file) {
-        (Some(server), Some(authorities), Some(token)) => Access::with_files(server, authorities, token)?,
-        _ => Access::in_cluster()?,
-    };
+    let (around, runtime) = Surroundings::new(cluster)?;
     let state_dir = state_dir.unwrap_or_else(|| PathBuf::from(STATE_DIR));
     let _armed = context.cancel.arm("");
     // In a restart of the whole node by kubelet and runtime the old one may still be ending.
@@ -105,29 +79,18 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
     let Some(_lock) = lock(&state_dir, context, beat.as_deref())? else { return Ok(Exit::Done) };
     let mut own = context.for_job(String::new(), context.budget, context.cancel.clone())?;
     own.run = context.run;
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("wherry-api")
-        .enable_all()
-        .build()
-        .context("no threads for the API server can be started")?;
     let agent = Arc::new(Agent {
-        api: KubeApi::new(Client::new(access)?),
-        runtime: runtime.handle().clone(),
-        namespace,
+        around,
         node,
         kubelet_root,
         state_dir,
         context: own,
         settings: Mutex::default(),
-        up: Arc::new(Throttle::unlimited()),
-        down: Arc::new(Throttle::unlimited()),
         budget: Mutex::default(),
         indexes: Indexes::default(),
-        cluster: Mutex::default(),
         leaving: AtomicBool::new(false),
     });
-    tracing::info!(node = %agent.node, namespace = %agent.namespace, "the agent runs");
+    tracing::info!(node = %agent.node, namespace = %agent.around.namespace, "the agent runs");
     runtime.block_on(follow::run(agent, beat, context.cancel.clone()));
     // What is still asked of the API server is of no use to anybody.
     runtime.shutdown_background();
@@ -158,37 +121,12 @@ fn lock(state_dir: &Path, context: &Context, beat: Option<&Beat>) -> Result<Opti
 }
 
 impl Agent {
-    /// The answer of the API server, from a thread that may wait.
-    fn wait<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
-    }
-
-    /// The same, but no longer than [`BRIEF`]; `call` goes into the error.
-    fn wait_briefly<T>(&self, call: &str, future: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
-        let silent = || ApiError::new(Refusal::Unavailable, call, format!("no answer within {} s", BRIEF.as_secs()));
-        self.wait(async { tokio::time::timeout(BRIEF, future).await.unwrap_or_else(|_| Err(silent())) })
-    }
-
-    /// An object in the namespace of Velero; `None` if there is none.
-    fn get(&self, kind: Kind, name: &str) -> Result<Option<Value>, ApiError> {
-        self.wait_briefly(&format!("get {name}"), self.api.get(&Key::new(kind, &self.namespace, name)))
-    }
-
     /// The CR of a task as the API server has it now, and what is to be done about it; `None`: it is gone.
     fn look(&self, task: &Task) -> Result<Option<(Value, Verdict)>, ApiError> {
-        let Some(cr) = self.get(task.kind, &task.name)? else { return Ok(None) };
-        let pod = self.get(Kind::Pod, &task.object())?;
+        let Some(cr) = self.around.get(task.kind, &task.name)? else { return Ok(None) };
+        let pod = self.around.get(Kind::Pod, &task.object())?;
         let verdict = verdict(&self.node, task.kind, &cr, |_| pod.as_ref());
         Ok(Some((cr, verdict)))
-    }
-
-    /// One key of a Secret; `None` if there is no such Secret, or no such key in it.
-    fn secret(&self, name: &str, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
-        let Some(secret) = self.get(Kind::Secret, name)? else { return Ok(None) };
-        let Some(text) = secret["data"][key].as_str() else { return Ok(None) };
-        let bytes = base64::decode(text);
-        let wrong = || Error::new(ErrorKind::Denied, format!("key {key:?} of Secret {name} is no base64"));
-        Ok(Some(Zeroizing::new(bytes.ok_or_else(wrong)?)))
     }
 
     /// The root of the kubelet on this node.
@@ -209,8 +147,8 @@ impl Agent {
         };
         match Settings::parse(&data) {
             Ok(settings) => {
-                self.up.set(settings.upload_rate);
-                self.down.set(settings.download_rate);
+                self.around.up.set(settings.upload_rate);
+                self.around.down.set(settings.download_rate);
                 self.budget.lock().get_or_insert_with(|| {
                     let cores = self.context.budget.workers;
                     NodeBudget::new(self.context.settings.memory, cores, settings.slots_per_node)
@@ -225,18 +163,6 @@ impl Agent {
     fn budget(&self) -> NodeBudget {
         let new = || NodeBudget::new(self.context.settings.memory, self.context.budget.workers, 1);
         *self.budget.lock().get_or_insert_with(new)
-    }
-
-    /// Id of the cluster: uid of the namespace that every cluster has.
-    fn cluster(&self) -> Result<String> {
-        if let Some(known) = self.cluster.lock().as_ref() {
-            return Ok(known.clone());
-        }
-        let namespace = self.get(Kind::Namespace, "kube-system")?;
-        let uid = namespace.as_ref().and_then(|object| object["metadata"]["uid"].as_str());
-        let uid = uid.ok_or_else(|| Error::internal("namespace kube-system has no uid"))?.to_owned();
-        *self.cluster.lock() = Some(uid.clone());
-        Ok(uid)
     }
 
     /// The index of a repository, which all work with it shares. Of several repositories one has the large share of the memory.

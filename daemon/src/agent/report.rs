@@ -76,7 +76,7 @@ impl<'a> Report<'a> {
     }
 
     fn key(&self) -> Key {
-        Key::new(self.task.kind, &self.agent.namespace, &self.task.name)
+        Key::new(self.task.kind, &self.agent.around.namespace, &self.task.name)
     }
 
     /// The CR as it was seen last.
@@ -90,7 +90,7 @@ impl<'a> Report<'a> {
     }
 
     fn look(&self) -> Result<Option<Value>, ApiError> {
-        let cr = self.agent.get(self.task.kind, &self.task.name)?;
+        let cr = self.agent.around.get(self.task.kind, &self.task.name)?;
         Ok(take(&self.agent.node, self.task, &mut self.seen.lock(), cr))
     }
 
@@ -98,8 +98,9 @@ impl<'a> Report<'a> {
     fn write(&self, cr: &Value, patch: &Value, briefly: bool) -> Result<(), ApiError> {
         let guard = guard_of(cr).map_err(|e| ApiError::new(Refusal::Unavailable, "read", e.to_string()))?;
         let (key, patch) = (self.key(), guarded(patch, &guard));
-        let patched = self.agent.api.patched(&key, &patch);
-        let patched = if briefly { self.agent.wait_briefly("patch", patched) } else { self.agent.wait(patched) };
+        let patched = self.agent.around.api.patched(&key, &patch);
+        let patched =
+            if briefly { self.agent.around.wait_briefly("patch", patched) } else { self.agent.around.wait(patched) };
         *self.seen.lock() = patched?;
         Ok(())
     }
@@ -254,15 +255,17 @@ impl<'a> Report<'a> {
         let now = agent.now();
         let message: String = message.chars().take(1000).collect();
         let object = json!({
-            "apiVersion": "v1", "kind": "Event", "metadata": { "name": name, "namespace": agent.namespace },
+            "apiVersion": "v1", "kind": "Event", "metadata": { "name": name, "namespace": agent.around.namespace },
             "type": kind, "reason": reason, "message": message, "firstTimestamp": now, "lastTimestamp": now, "count": 1,
             "source": { "component": "wherry-agent", "host": agent.node },
             "involvedObject": {
-                "apiVersion": self.task.kind.api_version(), "kind": self.task.kind.word(), "namespace": agent.namespace,
+                "apiVersion": self.task.kind.api_version(), "kind": self.task.kind.word(), "namespace": agent.around.namespace,
                 "name": self.task.name, "uid": self.task.uid,
             },
         });
-        if let Err(e) = agent.wait(agent.api.create(&Key::new(Kind::Event, &agent.namespace, &name), &object)) {
+        if let Err(e) =
+            agent.around.wait(agent.around.api.create(&Key::new(Kind::Event, &agent.around.namespace, &name), &object))
+        {
             tracing::debug!("{e}");
         }
     }

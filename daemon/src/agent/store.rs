@@ -1,21 +1,20 @@
 //! The repository of a BackupStorageLocation: its place, its key, its uuid. A repository is made only where none was known
 //! and none is; its key is made only with it.
 
-use super::Agent;
 use super::location::{Place, place};
+use super::surroundings::Surroundings;
 use crate::backup::kind;
 use crate::context::Context;
 use crate::credential::{draw_key, key_in};
 use crate::signals::Cancel;
 use crate::storage::{Limited, peek};
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use wherry_api::api::{Api, Guard, Key, Kind, Refusal, guarded};
 use wherry_api::base64;
 use wherry_api::decode::decode;
-use wherry_api::location::SecretKey;
+use wherry_api::location::{REPOSITORIES, Recorded, SecretKey};
 use wherry_api::{BackupStorageLocation, Meta};
 use wherry_repo::storage::{Over, Storage, conformance};
 use wherry_repo::{Credential, Error, ErrorKind, InitOptions, Repository};
@@ -23,20 +22,9 @@ use zeroize::Zeroizing;
 
 /// Secret with the key file of every repository, and its key.
 const KEY: (&str, &str) = ("wherry-repository", "key");
-/// ConfigMap with the repository of each location.
-const KNOWN: &str = "wherry-repositories";
 /// Secret and key of the credentials that `velero install` makes, for locations that name none. Where it is not there, the
 /// agent has rights of its own: the role of the pod or the machine.
 const DEFAULT_CREDENTIAL: (&str, &str) = ("cloud-credentials", "cloud");
-
-/// What is remembered of a location.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    /// uuid of `repo.json`.
-    repository: String,
-    /// Where it lies. A location that leads elsewhere now is another one.
-    location: String,
-}
 
 /// An opened repository.
 #[derive(Debug)]
@@ -53,7 +41,10 @@ pub(crate) struct Store {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
     Read,
+    /// To back up into it: it is made where there is none yet.
     Write,
+    /// To forget and delete in it: only the one that is recorded for this place.
+    Known,
 }
 
 fn wrong(text: String) -> anyhow::Error {
@@ -65,12 +56,12 @@ impl Store {
     ///
     /// # Errors
     /// `Invalid` and `Denied` say what has to be mended; `Unavailable` may pass.
-    pub(crate) fn open(agent: &Agent, name: &str, to: Use, cancel: &Cancel, context: &Context) -> Result<Self> {
-        let location = Self::location(agent, name)?;
+    pub(crate) fn open(around: &Surroundings, name: &str, to: Use, cancel: &Cancel, context: &Context) -> Result<Self> {
+        let location = Self::location(around, name)?;
         if to == Use::Write && location.spec.access_mode == "ReadOnly" {
             return Err(wrong(format!("BackupStorageLocation {name} is ReadOnly: nothing can be backed up to it")));
         }
-        let secret = |of: &SecretKey| agent.secret(&of.name, &of.key);
+        let secret = |of: &SecretKey| around.secret(&of.name, &of.key);
         let mut credential = location.spec.credential.clone().filter(|of| !of.name.is_empty());
         let mut text = credential.as_ref().map(secret).transpose()?;
         if credential.is_none() {
@@ -91,7 +82,7 @@ impl Store {
         let place = place(
             &location,
             text.as_ref().map(|text| text.as_slice()),
-            Self::authorities(agent, &location)?.as_deref(),
+            Self::authorities(around, &location)?.as_deref(),
             {
                 // A volume is let go of although the storage does not answer.
                 let cancel = cancel.clone();
@@ -106,26 +97,38 @@ impl Store {
         let named = |e: anyhow::Error| if kind(&e) == Some(ErrorKind::Denied) { e.context(whose()) } else { e };
         let bare = wherry_repo::storage::open(&place.url, &place.options).map_err(|e| named(e.into()))?;
         let storage: Arc<dyn Storage> =
-            Arc::new(Limited::sharing(bare, agent.up.clone(), agent.down.clone(), cancel.clone()));
+            Arc::new(Limited::sharing(bare, around.up.clone(), around.down.clone(), cancel.clone()));
         let url = place.url.clone();
-        let repository = Self::repository(agent, context, name, &place, storage, to).map_err(named)?;
+        let repository = Self::repository(around, context, name, &place, storage, to).map_err(named)?;
         Ok(Self { repository, url, place, credential })
     }
 
-    fn location(agent: &Agent, name: &str) -> Result<BackupStorageLocation> {
-        let object = agent.get(Kind::Location, name)?;
-        let namespace = &agent.namespace;
+    /// A storage for a folder beside that of the repositories: for what Velero keeps there.
+    ///
+    /// # Errors
+    /// When the options are wrong; nothing is asked yet.
+    pub(crate) fn beside(&self, folder: &str) -> Result<Arc<dyn Storage>> {
+        Ok(wherry_repo::storage::open(&self.place.beside(folder), &self.place.options)?)
+    }
+
+    /// The location of that name.
+    ///
+    /// # Errors
+    /// `Invalid` where there is none.
+    pub(crate) fn location(around: &Surroundings, name: &str) -> Result<BackupStorageLocation> {
+        let object = around.get(Kind::Location, name)?;
+        let namespace = &around.namespace;
         let object = object
             .ok_or_else(|| wrong(format!("there is no BackupStorageLocation {name:?} in namespace {namespace}")))?;
         Ok(decode(Kind::Location.word(), &object)?)
     }
 
     /// Certificates that the storage's is signed by, beside those of the system.
-    fn authorities(agent: &Agent, location: &BackupStorageLocation) -> Result<Option<Vec<u8>>> {
+    fn authorities(around: &Surroundings, location: &BackupStorageLocation) -> Result<Option<Vec<u8>>> {
         let Some(storage) = &location.spec.object_storage else { return Ok(None) };
         let name = &location.metadata.name;
         if let Some(SecretKey { name: secret, key }) = storage.ca_cert_ref.as_ref().filter(|of| !of.name.is_empty()) {
-            let found = agent.secret(secret, key)?;
+            let found = around.secret(secret, key)?;
             let missing = || {
                 wrong(format!("BackupStorageLocation {name}: there is no Secret {secret} with key {key:?} (caCertRef)"))
             };
@@ -139,7 +142,7 @@ impl Store {
     }
 
     fn repository(
-        agent: &Agent,
+        around: &Surroundings,
         context: &Context,
         name: &str,
         place: &Place,
@@ -147,7 +150,7 @@ impl Store {
         to: Use,
     ) -> Result<Repository> {
         let url = &place.url;
-        let known = Self::known(agent, name)?.filter(|known| known.location == *url);
+        let known = Self::known(around, name)?.filter(|known| known.location == *url);
         let there = match peek(&*storage) {
             Ok(config) => Some(config.is_some()),
             Err(e) if e.kind() == ErrorKind::NoRepository => None,
@@ -156,14 +159,20 @@ impl Store {
         if let (Some(known), None) = (&known, there) {
             return Err(wrong(format!(
                 "the repository {} of BackupStorageLocation {name} is gone: there is none at {url} any more. Nothing is made in its \
-                 place: bring it back, or remove key {name} of ConfigMap {KNOWN} if it is to be made anew",
+                 place: bring it back, or remove key {name} of ConfigMap {REPOSITORIES} if it is to be made anew",
                 known.repository
             )));
         }
-        if there != Some(true) && to == Use::Read {
+        if known.is_none() && to == Use::Known {
+            return Err(wrong(format!(
+                "no repository was ever used at {url}, where BackupStorageLocation {name} leads (ConfigMap {REPOSITORIES}): nothing \
+                 is taken from what may be somebody else's"
+            )));
+        }
+        if there != Some(true) && to != Use::Write {
             return Err(wrong(format!("there is no repository at {url}, where BackupStorageLocation {name} leads")));
         }
-        let credential = match agent.secret(KEY.0, KEY.1)? {
+        let credential = match around.secret(KEY.0, KEY.1)? {
             Some(key) => Self::key(key)?,
             None if there.is_some() => {
                 return Err(wrong(format!(
@@ -172,7 +181,7 @@ impl Store {
                     KEY.0, KEY.1
                 )));
             }
-            None => Self::make_key(agent, context)?,
+            None => Self::make_key(around, context)?,
         };
         let components = context.components(storage);
         let opened = if there == Some(true) {
@@ -198,12 +207,12 @@ impl Store {
         match known {
             Some(known) if known.repository != id => Err(wrong(format!(
                 "the repository at {url} is {id}, and that of BackupStorageLocation {name} was {}: it is another one. Bring the first \
-                 one back, or remove key {name} of ConfigMap {KNOWN} if this one is to be used",
+                 one back, or remove key {name} of ConfigMap {REPOSITORIES} if this one is to be used",
                 known.repository
             ))),
             Some(_) => Ok(repository),
             None => {
-                Self::remember(agent, name, &Known { repository: id, location: url.clone() })?;
+                Self::remember(around, name, &Recorded { repository: id, location: url.clone() })?;
                 Ok(repository)
             }
         }
@@ -215,16 +224,16 @@ impl Store {
 
     /// Makes a key where there is none, and gives the one that is there then. It is never overwritten, and there is one for all
     /// locations: none is made as long as a repository is known.
-    fn make_key(agent: &Agent, context: &Context) -> Result<Credential> {
-        let known = agent.get(Kind::ConfigMap, KNOWN)?.unwrap_or_default();
+    fn make_key(around: &Surroundings, context: &Context) -> Result<Credential> {
+        let known = around.get(Kind::ConfigMap, REPOSITORIES)?.unwrap_or_default();
         if let Some(made) = known["data"].as_object().filter(|made| !made.is_empty()) {
             // The key comes before whatever is known: another agent may just have made both.
-            if let Some(key) = agent.secret(KEY.0, KEY.1)? {
+            if let Some(key) = around.secret(KEY.0, KEY.1)? {
                 return Self::key(key);
             }
             let names: Vec<_> = made.keys().map(String::as_str).collect();
             return Err(wrong(format!(
-                "Secret {} with key {:?} is gone, and there are repositories that no other key opens (of BackupStorageLocation {},                  see ConfigMap {KNOWN}): bring the Secret back; no new key was made",
+                "Secret {} with key {:?} is gone, and there are repositories that no other key opens (of BackupStorageLocation {},                  see ConfigMap {REPOSITORIES}): bring the Secret back; no new key was made",
                 KEY.0,
                 KEY.1,
                 names.join(", ")
@@ -234,10 +243,10 @@ impl Store {
         let text = std::str::from_utf8(&text).unwrap_or_default();
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            "metadata": { "name": KEY.0, "namespace": agent.namespace },
+            "metadata": { "name": KEY.0, "namespace": around.namespace },
             "stringData": { KEY.1: text },
         });
-        match agent.wait(agent.api.create(&Key::new(Kind::Secret, &agent.namespace, KEY.0), &secret)) {
+        match around.wait(around.api.create(&Key::new(Kind::Secret, &around.namespace, KEY.0), &secret)) {
             Ok(()) => tracing::warn!(
                 "made the key of the repositories, Secret {}: keep a copy of it outside of the cluster; without it nobody can read a \
                  backup",
@@ -247,7 +256,7 @@ impl Store {
             Err(e) => return Err(e.into()),
         }
         // What the server has counts, whoever made it.
-        let key = agent.secret(KEY.0, KEY.1)?;
+        let key = around.secret(KEY.0, KEY.1)?;
         Self::key(key.ok_or_else(|| wrong(format!("Secret {} has no key {:?}", KEY.0, KEY.1)))?)
     }
 
@@ -263,22 +272,22 @@ impl Store {
         Err(wrong(format!("the storage at {url} cannot hold a repository ({}); nothing was made", failed.join(", "))))
     }
 
-    fn known(agent: &Agent, name: &str) -> Result<Option<Known>> {
-        let Some(map) = agent.get(Kind::ConfigMap, KNOWN)? else { return Ok(None) };
+    fn known(around: &Surroundings, name: &str) -> Result<Option<Recorded>> {
+        let Some(map) = around.get(Kind::ConfigMap, REPOSITORIES)? else { return Ok(None) };
         let Some(text) = map["data"][name].as_str() else { return Ok(None) };
         let known = serde_json::from_str(text);
-        Ok(Some(known.map_err(|e| wrong(format!("ConfigMap {KNOWN}, key {name:?}, cannot be read: {e}")))?))
+        Ok(Some(known.map_err(|e| wrong(format!("ConfigMap {REPOSITORIES}, key {name:?}, cannot be read: {e}")))?))
     }
 
-    fn remember(agent: &Agent, name: &str, known: &Known) -> Result<()> {
-        let key = Key::new(Kind::ConfigMap, &agent.namespace, KNOWN);
+    fn remember(around: &Surroundings, name: &str, known: &Recorded) -> Result<()> {
+        let key = Key::new(Kind::ConfigMap, &around.namespace, REPOSITORIES);
         let data = json!({ name: serde_json::to_string(known)? });
         loop {
-            let done = match agent.get(Kind::ConfigMap, KNOWN)? {
+            let done = match around.get(Kind::ConfigMap, REPOSITORIES)? {
                 None => {
-                    let metadata = json!({ "name": KNOWN, "namespace": agent.namespace });
+                    let metadata = json!({ "name": REPOSITORIES, "namespace": around.namespace });
                     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data });
-                    agent.wait(agent.api.create(&key, &map))
+                    around.wait(around.api.create(&key, &map))
                 }
                 Some(map) => {
                     // Somebody else was first: what stands there is compared by who opens it next.
@@ -289,7 +298,7 @@ impl Store {
                         return Ok(());
                     }
                     let patch = guarded(&json!({ "data": data }), &guard_of(&map)?);
-                    agent.wait(agent.api.patch(&key, &patch))
+                    around.wait(around.api.patch(&key, &patch))
                 }
             };
             match done {
@@ -301,9 +310,9 @@ impl Store {
     }
 
     /// Takes credentials over that were replaced meanwhile. `false`: they are as they were, or cannot be replaced under way.
-    pub(crate) fn refresh(&self, agent: &Agent) -> Result<bool> {
+    pub(crate) fn refresh(&self, around: &Surroundings) -> Result<bool> {
         let (Some(file), Some(of)) = (&self.place.secret, &self.credential) else { return Ok(false) };
-        let Some(text) = agent.secret(&of.name, &of.key)? else { return Ok(false) };
+        let Some(text) = around.secret(&of.name, &of.key)? else { return Ok(false) };
         let now = std::fs::read(file.path())?;
         let trimmed = |bytes: &[u8]| bytes.trim_ascii_end().to_vec();
         if trimmed(&now) == trimmed(&text) {

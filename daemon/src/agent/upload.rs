@@ -66,13 +66,13 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
 
     let budget = agent.budget().each;
     let opening = agent.context.for_job(String::new(), budget, (*cancel).clone())?;
-    let store = Arc::new(Store::open(agent, &cr.spec.backup_storage_location, Use::Write, cancel, &opening)?);
+    let store = Arc::new(Store::open(&agent.around, &cr.spec.backup_storage_location, Use::Write, cancel, &opening)?);
     job.opened(&store);
     let repository = &store.repository;
     repository.limit_nodes(budget.nodes);
     repository.limit_lookups(budget.index);
     let context = opening.for_job(store.url.clone(), budget, (*cancel).clone())?;
-    let (cluster, spec) = (agent.cluster()?, &cr.spec);
+    let (cluster, spec) = (agent.around.cluster()?, &cr.spec);
     let (name, pvc_uid) = volume(&cluster, &cr, &plan);
     // The process before this one is gone (the lock), or its node is taken for lost: it commits nothing from now on, and what it
     // stored is used.
@@ -149,8 +149,8 @@ pub(super) fn committed(agent: &Agent, task: &Task, cr: &Value) -> Result<Option
     patience.go_on_for(LOOK_BACK);
     let budget = agent.budget().each;
     let context = agent.context.for_job(String::new(), budget, patience.clone())?;
-    let store = Store::open(agent, &cr.spec.backup_storage_location, Use::Read, &patience, &context)?;
-    let (name, _) = volume(&agent.cluster()?, &cr, &plan);
+    let store = Store::open(&agent.around, &cr.spec.backup_storage_location, Use::Read, &patience, &context)?;
+    let (name, _) = volume(&agent.around.cluster()?, &cr, &plan);
     let Some(snapshot) = before(&store.repository, &cr, &name, "this DataUpload was canceled")? else {
         return Ok(None);
     };
@@ -184,7 +184,7 @@ fn before(repository: &Repository, cr: &DataUpload, name: &str, why: &str) -> Re
 /// The PVC of the attempt.
 pub(super) fn claim(agent: &Agent, task: &Task) -> Result<Claim> {
     let name = task.object();
-    let object = agent.get(Kind::Claim, &name)?;
+    let object = agent.around.get(Kind::Claim, &name)?;
     let object = object.ok_or_else(|| Error::invalid(format!("PVC {name} is gone")))?;
     let claim: Claim = decode(Kind::Claim.word(), &object)?;
     if claim.spec.volume_name.is_empty() {
@@ -235,7 +235,7 @@ fn tags(
         }
     };
     add(labels::CLUSTER, cluster);
-    add(labels::VELERO_NAMESPACE, &job.agent.namespace);
+    add(labels::VELERO_NAMESPACE, &job.agent.around.namespace);
     add(labels::BACKUP, backup);
     add(labels::BACKUP_UID, meta.label(names::BACKUP_UID).unwrap_or_default());
     add(labels::CR_UID, &job.task.uid);
@@ -246,7 +246,7 @@ fn tags(
     add(labels::DRIVER, &plan.driver);
     if !backup.is_empty() {
         // A label may be cut, and then there is no Backup of that name.
-        let object = job.agent.get(Kind::Backup, backup)?.unwrap_or_default();
+        let object = job.agent.around.get(Kind::Backup, backup)?.unwrap_or_default();
         add(labels::EXPIRES, object["status"]["expiration"].as_str().unwrap_or_default());
     }
     Ok(tags)

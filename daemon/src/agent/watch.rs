@@ -100,7 +100,7 @@ fn news(
 
 fn refresh(job: &Job<'_>) {
     let Some(store) = job.shared.store.lock().clone() else { return };
-    match store.refresh(job.agent) {
+    match store.refresh(&job.agent.around) {
         Ok(true) => tracing::info!(cr = %job.task.name, "other credentials are used from now on"),
         Ok(false) => {}
         Err(e) => tracing::warn!(cr = %job.task.name, "credentials were not looked at: {}", one_line(&e)),

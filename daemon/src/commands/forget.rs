@@ -13,7 +13,7 @@ use std::time::Duration;
 use wherry_repo::{Clock, Error, ErrorKind, Repository, SnapshotId};
 
 /// How long a forget can be taken back where nothing else is said.
-const DELAY: Duration = Duration::from_secs(7 * 86_400);
+pub(crate) const DELAY: Duration = Duration::from_secs(7 * 86_400);
 
 #[derive(Serialize)]
 struct View {

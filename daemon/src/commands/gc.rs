@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::time::Instant;
-use wherry_repo::{CollectOptions, CollectStep, Collected, Packed, Turn};
+use wherry_repo::{CollectOptions, CollectStep, Collected, Packed, Repository, Turn};
 
 /// The result as `--json` shows it; sizes are in bytes.
 #[derive(Serialize)]
@@ -90,23 +90,37 @@ pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
         true => (context.open_repository()?, None),
         false => context.open_to_write("gc").map(|(repository, turn)| (repository, Some(turn)))?,
     };
-    let (budget, default) = (context.budget, CollectOptions::default());
+    let default = CollectOptions::default();
     let options = CollectOptions {
         dry_run,
         grace: grace.map_or(default.grace, |grace| grace.0),
         fence_after: fence_after.map_or(default.fence_after, |after| after.0),
+        ..default
+    };
+    let (report, options) = collect(context, &repository, turn, options)?;
+    let view = View::new(&report, dry_run, start.elapsed().as_secs_f64());
+    context.output.result(&view, || text(&report, &options))?;
+    Ok(if report.failed.packs > 0 { Exit::Partial } else { Exit::Done })
+}
+
+/// One run, with the threads and the memory that this process has; the second value is how it was done.
+pub(crate) fn collect(
+    context: &Context,
+    repository: &Repository,
+    turn: Option<Turn>,
+    options: CollectOptions,
+) -> anyhow::Result<(Collected, CollectOptions)> {
+    let budget = context.budget;
+    let options = CollectOptions {
         threads: if context.is_remote() { 16 } else { 2 * budget.workers },
         memory: budget.collector(),
         pack_size: usize::try_from(budget.pack_size)?,
-        ..default
+        ..options
     };
     let shown = Showing { context, turn, at: Mutex::default() };
     let _armed = context.cancel.arm("what is condemned stays so, and nothing is lost: the next gc goes on");
     let report = repository.collect(&options, &|step, done, total| shown.watch(step, done, total))?;
-    drop(shown);
-    let view = View::new(&report, dry_run, start.elapsed().as_secs_f64());
-    context.output.result(&view, || text(&report, &options))?;
-    Ok(if report.failed.packs > 0 { Exit::Partial } else { Exit::Done })
+    Ok((report, options))
 }
 
 /// What is seen of a run while it works.

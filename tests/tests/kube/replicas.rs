@@ -173,7 +173,7 @@ fn two_replicas_rest_and_one_takes_over() {
     // first one are over when it has asked for all that it follows.
     let begin = Instant::now();
     let watches = || asked(real, "rest", 0).iter().filter(|event| event["verb"] == "watch").count();
-    while watches() < 5 {
+    while watches() < 8 {
         assert!(begin.elapsed() < PATIENCE, "not all is watched:\n{}", first.log());
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -10,6 +10,7 @@ use wherry_tests::kube::Kube;
 
 const USER: &str = "system:serviceaccount:velero:wherry-controller";
 const AGENT: &str = "system:serviceaccount:velero:wherry-agent";
+const JOBS: &str = "system:serviceaccount:velero:wherry-jobs";
 const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
 
 /// Group and resource of all that a cluster of ours has, and of what nobody should touch.
@@ -94,11 +95,19 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
         "pods list watch create delete",
         "persistentvolumeclaims get list watch create delete",
         "volumesnapshots get list watch create delete",
+        "backups list watch",
+        "backupstoragelocations list watch",
+        "jobs list watch create delete",
+        "configmaps create",
+        "events create",
         "leases create",
     ]));
     assert_eq!(allowed(kube, USER, "velero"), there);
     for (resource, name, verbs) in [
-        (("", "configmaps"), "wherry", &["get"][..]),
+        (("", "configmaps"), "wherry", &["get", "create"][..]),
+        (("", "configmaps"), "wherry-jobs", &["get", "create"]),
+        (("", "configmaps"), "wherry-repositories", &["get", "create"]),
+        (("", "configmaps"), "wherry-deleting", &["get", "create", "patch"]),
         (("coordination.k8s.io", "leases"), "wherry-controller", &["create", "get", "patch"]),
         (("", "secrets"), "wherry-repository", &[]),
     ] {
@@ -144,6 +153,27 @@ fn an_agent_may_do_what_it_does_and_nothing_else() {
     }
 }
 
+#[test]
+fn a_job_may_read_what_it_decides_by_and_write_its_result() {
+    let stage = Stage::enter();
+    let kube = &stage.real.kube;
+    assert_eq!(allowed(kube, JOBS, ""), BTreeSet::new());
+    assert_eq!(allowed(kube, JOBS, "app"), BTreeSet::new());
+    let there =
+        set(&["backups list", "datadownloads list", "backupstoragelocations get", "secrets get", "configmaps create"]);
+    assert_eq!(allowed(kube, JOBS, "velero"), there);
+    for (namespace, resource, name, verbs) in [
+        ("velero", ("", "configmaps"), "wherry", &["create"][..]),
+        ("velero", ("", "configmaps"), "wherry-repositories", &["get", "create"]),
+        ("velero", ("", "configmaps"), "wherry-deleting", &["get", "create"]),
+        ("velero", ("", "configmaps"), "wherry-jobs", &["get", "create", "patch"]),
+        ("", ("", "namespaces"), "kube-system", &["get"]),
+    ] {
+        let verbs_of = VERBS.into_iter().filter(|verb| may(kube, JOBS, namespace, resource, verb, name));
+        assert_eq!(verbs_of.collect::<Vec<_>>(), verbs, "{resource:?} {name}");
+    }
+}
+
 /// Not only by the word of a review.
 #[test]
 fn requests_beyond_them_are_refused() {
@@ -177,8 +207,18 @@ fn requests_beyond_them_are_refused() {
     }
 }
 
-/// What the loop needs and these scenes do not, and the PV of a source that is still there.
-const OF_OTHERS: [&str; 13] = [
+/// What the loop and the Jobs need and these scenes do not, and the PV of a source that is still there.
+const OF_OTHERS: [&str; 23] = [
+    "configmaps create",
+    "backups list",
+    "backups watch",
+    "backupstoragelocations list",
+    "backupstoragelocations watch",
+    "jobs list",
+    "jobs watch",
+    "jobs create",
+    "jobs delete",
+    "events create",
     "datauploads watch",
     "datadownloads watch",
     "pods watch",

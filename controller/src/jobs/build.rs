@@ -1,0 +1,128 @@
+//! The Job that is made, and the Event that is written.
+
+use serde_json::{Value, json};
+use wherry_api::api::Kind;
+use wherry_api::job::{self, JobKind};
+use wherry_api::{Settings, Time, names};
+
+/// Of what a Job may use so much is what its process reckons with; the rest is for what it cannot reckon.
+const SHARE: (u64, u64) = (3, 4);
+/// As whom it runs: nobody of the node.
+const USER: u32 = 65532;
+/// A pod that fails is tried again so often.
+const TRIES: u32 = 2;
+
+/// Name of a Job: from the one before it, so that two controllers make one.
+pub(super) fn name(kind: JobKind, repository: &str, after: Option<Time>) -> String {
+    let repository: String = repository.chars().take(12).collect();
+    format!("wherry-{kind}-{repository}-{}", after.map_or(0, |after| after.0))
+}
+
+fn seconds(duration: std::time::Duration) -> String {
+    format!("{}s", duration.as_secs())
+}
+
+/// The Job. Nothing in it is secret: credentials and key are read by the process itself, as its account.
+pub(super) fn job(
+    namespace: &str,
+    kind: JobKind,
+    location: &str,
+    repository: &str,
+    after: Option<Time>,
+    settings: &Settings,
+) -> Value {
+    let labels = json!({
+        "app.kubernetes.io/name": "wherry", "app.kubernetes.io/component": "job",
+        job::JOB: kind.word(), job::REPOSITORY: repository, names::EXCLUDE: "true",
+    });
+    let annotations = json!({ job::LOCATION: location });
+    let mut command = vec![
+        "/usr/bin/wherry".to_owned(),
+        "--no-cache".to_owned(),
+        format!("--memory={}", settings.job_memory / SHARE.1 * SHARE.0),
+        "job".to_owned(),
+        kind.word().to_owned(),
+        format!("--namespace={namespace}"),
+        format!("--location={location}"),
+    ];
+    match kind {
+        JobKind::Forget => {
+            command.push(format!("--delay={}", seconds(settings.forget_delay)));
+            command.push(format!("--missing-for={}", seconds(settings.missing_for)));
+        }
+        JobKind::Gc => command.push(format!("--grace={}", seconds(settings.gc_grace))),
+    }
+    let memory = settings.job_memory.to_string();
+    let container = json!({
+        "name": "job", "image": settings.hosting_image, "imagePullPolicy": "IfNotPresent", "command": command,
+        "resources": { "requests": { "cpu": "50m", "memory": memory }, "limits": { "memory": memory } },
+        // Where it left no result, its last words are in the pod.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
+        },
+        "volumeMounts": [{ "name": "tmp", "mountPath": "/tmp" }],
+    });
+    let pod = json!({
+        "restartPolicy": "Never",
+        "serviceAccountName": job::ACCOUNT,
+        "containers": [container],
+        "volumes": [{ "name": "tmp", "emptyDir": {} }],
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "seccompProfile": { "type": "RuntimeDefault" },
+        },
+    });
+    let mut spec = json!({
+        "backoffLimit": TRIES,
+        "template": { "metadata": { "labels": labels, "annotations": annotations }, "spec": pod },
+    });
+    if !settings.job_timeout.is_zero() {
+        spec["activeDeadlineSeconds"] = json!(settings.job_timeout.as_secs());
+    }
+    json!({
+        "apiVersion": Kind::Job.api_version(), "kind": Kind::Job.word(),
+        "metadata": {
+            "name": name(kind, repository, after), "namespace": namespace, "labels": labels, "annotations": annotations,
+        },
+        "spec": spec,
+    })
+}
+
+/// An Event of a location. Its name says what was said and when: a second controller does not say it again.
+pub(super) fn event(namespace: &str, location: &str, uid: &str, reason: &str, message: &str, now: Time) -> Value {
+    let name = format!("{location}.{}.{:x}", reason.to_lowercase(), now.0);
+    let message: String = message.chars().take(1000).collect();
+    json!({
+        "apiVersion": Kind::Event.api_version(), "kind": Kind::Event.word(),
+        "metadata": { "name": name, "namespace": namespace },
+        "type": "Warning", "reason": reason, "message": message, "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+        "source": { "component": "wherry-controller" },
+        "involvedObject": {
+            "apiVersion": Kind::Location.api_version(), "kind": Kind::Location.word(), "namespace": namespace,
+            "name": location, "uid": uid,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_job_has_limits_and_nothing_secret() {
+        let settings = Settings::parse(&BTreeMap::from([("jobMemory".to_owned(), "1Gi".to_owned())])).unwrap();
+        let job = job("velero", JobKind::Forget, "default", &"ab".repeat(16), Some(Time(7)), &settings);
+        assert_eq!(job["metadata"]["name"], "wherry-forget-abababababab-7");
+        let pod = &job["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        assert_eq!(container["resources"]["limits"]["memory"], (1_u64 << 30).to_string());
+        let command: Vec<&str> =
+            container["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+        assert!(command.contains(&"--memory=805306368") && command.contains(&"--delay=604800s"), "{command:?}");
+        assert!(container.get("env").is_none() && pod["serviceAccountName"] == "wherry-jobs");
+        assert_eq!(job["spec"]["activeDeadlineSeconds"], 86_400);
+        let untimed = Settings::parse(&BTreeMap::from([("jobTimeout".to_owned(), "0".to_owned())])).unwrap();
+        assert!(super::job("v", JobKind::Gc, "d", "r", None, &untimed)["spec"].get("activeDeadlineSeconds").is_none());
+    }
+}

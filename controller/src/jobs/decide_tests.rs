@@ -1,0 +1,190 @@
+//! When Jobs are made, which are removed, and what is said.
+
+use super::*;
+
+const HOUR: i64 = 3600;
+const NOW: i64 = 1_000_000 * HOUR;
+
+fn settings(pairs: &[(&str, &str)]) -> Settings {
+    Settings::parse(&pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()).unwrap()
+}
+
+fn hours_ago(hours: i64) -> Time {
+    Time(NOW - hours * HOUR)
+}
+
+fn location(name: &str) -> Location {
+    Location { name: name.into(), usable: true, repository: Some("r".into()), results: BTreeMap::new() }
+}
+
+fn job(name: &str, kind: JobKind, created: Time, ended: Option<(Time, bool)>) -> Job {
+    let guard = Guard { uid: format!("uid-{name}"), resource_version: "7".into() };
+    Job { name: name.into(), guard, kind, repository: "r".into(), location: "default".into(), created, ended }
+}
+
+fn view(jobs: Vec<Job>) -> View {
+    View { now: Time(NOW), since: Time(NOW), locations: vec![location("default")], jobs, said: BTreeMap::new() }
+}
+
+/// Kind and `after` of the Job that is made.
+fn made(view: &View, settings: &Settings) -> Option<(JobKind, Option<Time>)> {
+    let made: Vec<_> = plan(view, settings)
+        .acts
+        .into_iter()
+        .filter_map(|act| match act {
+            Act::Make { kind, after, location, repository } => {
+                assert_eq!((location.as_str(), repository.as_str()), ("default", "r"));
+                Some((kind, after))
+            }
+            Act::Remove { .. } => None,
+        })
+        .collect();
+    assert!(made.len() < 2, "{made:?}");
+    made.first().copied()
+}
+
+#[test]
+fn one_at_a_time_and_each_in_its_turn() {
+    let usual = settings(&[]);
+    assert_eq!(made(&view(vec![]), &usual), Some((JobKind::Forget, None)));
+    let running = job("f1", JobKind::Forget, hours_ago(30), None);
+    assert_eq!(made(&view(vec![running]), &usual), None);
+    let forgot = job("f1", JobKind::Forget, hours_ago(0), Some((hours_ago(0), true)));
+    assert_eq!(made(&view(vec![forgot.clone()]), &usual), Some((JobKind::Gc, None)));
+    let collects = job("g1", JobKind::Gc, hours_ago(2), None);
+    let late = job("f1", JobKind::Forget, hours_ago(2), Some((hours_ago(2), true)));
+    assert_eq!(made(&view(vec![late.clone(), collects]), &usual), None);
+    let collected = job("g1", JobKind::Gc, hours_ago(2), Some((hours_ago(1), true)));
+    assert_eq!(made(&view(vec![late, collected.clone()]), &usual), Some((JobKind::Forget, Some(hours_ago(2)))));
+    // Of several the newest counts, and between two it is as long from beginning to beginning.
+    let older = job("f0", JobKind::Forget, hours_ago(3), Some((hours_ago(3), true)));
+    let newest = |created| job("f1", JobKind::Forget, created, Some((hours_ago(0), true)));
+    let of = |created| view(vec![older.clone(), newest(created), collected.clone()]);
+    assert_eq!(made(&of(hours_ago(0)), &usual), None);
+    assert_eq!(made(&of(hours_ago(1)), &usual), Some((JobKind::Forget, Some(hours_ago(1)))));
+    let both = view(vec![forgot, collected]);
+    assert_eq!((made(&both, &usual), plan(&both, &usual).next), (None, Some(hours_ago(-1))));
+}
+
+#[test]
+fn what_was_done_by_jobs_that_are_gone_counts() {
+    let mut known = view(vec![]);
+    for kind in JobKind::ALL {
+        let result = JobResult::new(kind, hours_ago(2), State::Done, String::new());
+        known.locations[0].results.insert(kind, result);
+    }
+    assert_eq!(made(&known, &settings(&[("forgetInterval", "3h")])), None);
+    assert_eq!(made(&known, &settings(&[])), Some((JobKind::Forget, None)));
+}
+
+#[test]
+fn one_that_failed_is_tried_again_sooner_but_not_at_once() {
+    let forgot = || job("f1", JobKind::Forget, hours_ago(0), Some((hours_ago(0), true)));
+    let failed = |hours| job("g1", JobKind::Gc, hours_ago(9), Some((hours_ago(hours), false)));
+    let usual = settings(&[]);
+    assert_eq!(made(&view(vec![forgot(), failed(0)]), &usual), None);
+    assert_eq!(made(&view(vec![forgot(), failed(1)]), &usual), Some((JobKind::Gc, Some(hours_ago(9)))));
+}
+
+#[test]
+fn nothing_is_made_where_nothing_is_to_be_done() {
+    let none = |locations: Vec<Location>, pairs: &[(&str, &str)]| {
+        let plan = plan(&View { locations, ..view(vec![]) }, &settings(pairs));
+        assert_eq!(plan.acts, [], "{pairs:?}");
+    };
+    none(vec![Location { usable: false, ..location("default") }], &[]);
+    none(vec![Location { repository: None, ..location("default") }], &[]);
+    none(vec![location("default")], &[("pause", "true")]);
+    none(vec![location("default")], &[("forgetInterval", "0"), ("gcInterval", "0")]);
+    assert_eq!(made(&view(vec![]), &settings(&[("forgetInterval", "0")])), Some((JobKind::Gc, None)));
+}
+
+/// Two locations that lead to one repository: one Job at a time for both.
+#[test]
+fn a_repository_has_one_job_however_many_locations_lead_to_it() {
+    let two = |first_usable| {
+        let first = Location { usable: first_usable, ..location("a") };
+        View { locations: vec![first, location("default")], ..view(vec![]) }
+    };
+    let made_for = |view: &View| match &plan(view, &settings(&[])).acts[..] {
+        [Act::Make { location, .. }] => location.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((made_for(&two(true)), made_for(&two(false))), ("a".to_owned(), "default".to_owned()));
+    let running = Job { location: "default".into(), ..job("f1", JobKind::Forget, hours_ago(1), None) };
+    let busy = View { jobs: vec![running], ..two(true) };
+    assert_eq!(plan(&busy, &settings(&[])).acts, []);
+    // Another repository does not wait for it.
+    let mut other = busy;
+    other.locations[0].repository = Some("s".into());
+    assert_eq!(made_for(&other), "a");
+}
+
+#[test]
+fn the_newest_of_each_kind_are_kept() {
+    let ended = |name: &str, kind, hours| job(name, kind, hours_ago(hours), Some((hours_ago(hours), true)));
+    let mut jobs: Vec<Job> = (0..5).map(|n| ended(&format!("f{n}"), JobKind::Forget, n)).collect();
+    jobs.extend((0..2).map(|n| ended(&format!("g{n}"), JobKind::Gc, n)));
+    let running = job("old", JobKind::Gc, hours_ago(99), None);
+    jobs.push(running);
+    let removed: Vec<String> = plan(&view(jobs), &settings(&[("jobHistory", "2")]))
+        .acts
+        .into_iter()
+        .map(|act| match act {
+            Act::Remove { name, .. } => name,
+            Act::Make { .. } => panic!("one runs"),
+        })
+        .collect();
+    assert_eq!(removed, ["f2", "f3", "f4"]);
+}
+
+#[test]
+fn what_came_of_a_job_is_said_once() {
+    let said = |state: Option<State>, at: Time, well: bool, known: bool| {
+        let mut view = view(vec![job("f1", JobKind::Forget, hours_ago(2), Some((hours_ago(1), well)))]);
+        if let Some(state) = state {
+            let result = JobResult::new(JobKind::Forget, at, state, "why".into());
+            view.locations[0].results.insert(JobKind::Forget, result);
+        }
+        if known {
+            view.said.insert("uid-f1".into(), hours_ago(1));
+        }
+        plan(&view, &settings(&[])).said.into_iter().map(|said| (said.reason, said.message)).collect::<Vec<_>>()
+    };
+    let one = |reason, why: &str| vec![(reason, format!("Job f1 (forget): {why}"))];
+    let at = hours_ago(1);
+    assert_eq!(said(Some(State::OnHold), at, true, false), one("ForgettingOnHold", "why"));
+    assert_eq!(said(Some(State::Refused), at, true, false), one("JobRefused", "why"));
+    assert_eq!(said(Some(State::Failed), at, false, false), one("JobFailed", "why"));
+    assert_eq!(said(Some(State::Done), at, true, false), []);
+    assert_eq!(said(Some(State::OnHold), at, true, true), []);
+    // The result of one before is none.
+    let none = one("JobFailed", "it left no result: see the log of its pods");
+    assert_eq!(said(Some(State::OnHold), hours_ago(3), false, false), none);
+    assert_eq!(said(None, at, false, false), none);
+}
+
+#[test]
+fn a_gc_that_does_not_succeed_is_said_once_a_day() {
+    let usual = settings(&[]);
+    let said = |view: &View| plan(view, &usual).said.into_iter().map(|said| said.reason).collect::<Vec<_>>();
+    let mut late = view(vec![]);
+    assert_eq!(said(&late), Vec::<&str>::new());
+    late.since = hours_ago(96);
+    assert_eq!(said(&late), ["GcOverdue"]);
+    late.said.insert("overdue default".into(), hours_ago(23));
+    assert_eq!(said(&late), Vec::<&str>::new());
+    late.said.insert("overdue default".into(), hours_ago(24));
+    assert_eq!(said(&late), ["GcOverdue"]);
+    // By what is recorded a new process says it at once.
+    let mut known = view(vec![]);
+    let failed = JobResult {
+        last_done: Some(hours_ago(97)),
+        ..JobResult::new(JobKind::Gc, hours_ago(1), State::Failed, "full".into())
+    };
+    known.locations[0].results.insert(JobKind::Gc, failed);
+    let told = plan(&known, &usual).said;
+    assert!(told.len() == 1 && told[0].message.ends_with(": full"), "{told:?}");
+    assert_eq!(plan(&known, &settings(&[("gcOverdue", "0")])).said, []);
+    assert_eq!(plan(&known, &settings(&[("gcInterval", "0")])).said, []);
+}

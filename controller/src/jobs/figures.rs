@@ -1,0 +1,62 @@
+//! What Jobs came to, as plain numbers: for metrics.
+
+use super::decide::{View, overdue_since};
+use std::collections::BTreeMap;
+use wherry_api::job::{JobKind, State};
+use wherry_api::{Settings, Time};
+
+/// All of them. Counters are of this process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Jobs that were made.
+    pub made: u64,
+    /// Jobs that ended and came to nothing: failed, refused, or on hold.
+    pub unsuccessful: u64,
+    /// By BackupStorageLocation.
+    pub locations: BTreeMap<String, OfLocation>,
+}
+
+/// Of one location with a repository, by the newest results.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OfLocation {
+    /// Nothing is forgotten, as too many backups are missing.
+    pub on_hold: bool,
+    /// Backups that are missing.
+    pub missing: u64,
+    /// Snapshots whose backup is missing, and which wait.
+    pub waiting: u64,
+    /// When a Job that forgets succeeded last.
+    pub forgot: Option<Time>,
+    /// When a gc succeeded last.
+    pub collected: Option<Time>,
+    /// No gc has succeeded for too long.
+    pub gc_overdue: bool,
+    /// Size of the packs that the newest gc left, in bytes.
+    pub live_bytes: u64,
+    /// Size of the packs that it deleted, in bytes.
+    pub deleted_bytes: u64,
+}
+
+impl Figures {
+    /// Takes over what is seen.
+    pub(super) fn take(&mut self, view: &View, settings: &Settings) {
+        let of = |location: &super::decide::Location| {
+            let result = |kind| location.results.get(&kind);
+            let forget = result(JobKind::Forget);
+            let forgetting = forget.and_then(|result| result.forgetting.clone()).unwrap_or_default();
+            let collecting = result(JobKind::Gc).and_then(|result| result.collecting.clone()).unwrap_or_default();
+            OfLocation {
+                on_hold: forget.is_some_and(|result| result.state == State::OnHold),
+                missing: forgetting.missing.len() as u64,
+                waiting: forgetting.waiting,
+                forgot: forget.and_then(|result| result.last_done),
+                collected: result(JobKind::Gc).and_then(|result| result.last_done),
+                gc_overdue: overdue_since(view, settings, location).is_some(),
+                live_bytes: collecting.live_bytes,
+                deleted_bytes: collecting.deleted_bytes,
+            }
+        };
+        let known = view.locations.iter().filter(|location| location.repository.is_some());
+        self.locations = known.map(|location| (location.name.clone(), of(location))).collect();
+    }
+}

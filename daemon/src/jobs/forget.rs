@@ -1,0 +1,195 @@
+//! `wherry job forget`: looks at cluster, bucket and repository, decides, and forgets.
+
+use super::decide::{Backup, Decided, Evidence, Snap, Stored, Verdict, decide, doubtful};
+use super::{Job, Outcome, result};
+use crate::cli::JobForgetArgs;
+use crate::commands::forget::DELAY;
+use anyhow::Result;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use wherry_api::api::{Api, Kind};
+use wherry_api::job::{ACCEPTED, DELETING, Forgetting, State};
+use wherry_api::{BackupStorageLocation, Phase, SnapshotId, Time, labels};
+use wherry_repo::{ErrorKind, Key, Repository, SnapshotRecord, Storage};
+
+/// How long a backup may be missing where nothing else is said.
+const MISSING_FOR: Duration = Duration::from_secs(14 * 86_400);
+/// Below the prefix of a location: Velero's backups.
+const BACKUPS: &str = "backups";
+/// In the folder of each: the Backup as it was.
+const BACKUP: &str = "velero-backup.json";
+/// How the reason of each tombstone begins that a Job made; by it a Job knows those that it may take back.
+const REASON: &str = "job: ";
+
+pub(super) fn run(job: &Job<'_>, args: &JobForgetArgs) -> Result<Outcome> {
+    let (location, store) = match job.open()? {
+        Ok(opened) => opened,
+        Err(refused) => return Ok(refused),
+    };
+    let repository = &store.repository;
+    let id = repository.id().to_string();
+    // In this order: a backup is in the API before it has a snapshot, and stays there until it is in the bucket.
+    let snaps = snapshots(repository)?;
+    let mut evidence = Evidence {
+        now: job.now(),
+        cluster: job.around.cluster()?,
+        namespace: job.around.namespace.clone(),
+        missing: result::missing(&job.around, &job.location, &id)?,
+        missing_for: args.missing_for.map_or(MISSING_FOR, |time| time.0),
+        accepted: accepted(&location),
+        ..Evidence::default()
+    };
+    cluster(job, &mut evidence)?;
+    let bucket = store.beside(BACKUPS)?;
+    evidence.stored = stored(job, &*bucket)?;
+    let asked = doubtful(&snaps, &evidence);
+    for stored in evidence.stored.iter_mut().filter(|stored| asked.contains(&stored.name)) {
+        job.context.cancel.check()?;
+        stored.uid = uid(&*bucket, &stored.name)?;
+    }
+    let decided = decide(&snaps, &evidence);
+    let _turn = repository.begin_writing("job forget")?;
+    let mut done = Forgetting { missing: decided.missing.clone(), ..Forgetting::default() };
+    let delay = args.delay.map_or(DELAY, |delay| delay.0);
+    for snap in &snaps {
+        job.context.cancel.check()?;
+        let Some(verdict) = decided.verdicts.get(&snap.id) else { continue };
+        act(repository, snap, *verdict, delay, &mut done)?;
+    }
+    done.held = decided.hold.as_ref().map_or(0, |hold| hold.missing as u64);
+    Ok(Outcome {
+        state: if decided.hold.is_some() { State::OnHold } else { State::Done },
+        message: text(job, &decided, &done),
+        repository: Some(id),
+        forgetting: Some(done),
+        ..Outcome::default()
+    })
+}
+
+/// All that are not gone for good. A record that cannot be read is not among them, and is left alone.
+fn snapshots(repository: &Repository) -> Result<Vec<Snap>> {
+    let list = repository.snapshots(None)?;
+    for (key, error) in &list.damaged {
+        tracing::warn!("{key} cannot be read: {error}");
+    }
+    let snap = |snapshot: &wherry_repo::Snapshot| Snap {
+        id: snapshot.id.to_string(),
+        backup: backup(&snapshot.record),
+        expires: snapshot.record.tags.get(labels::EXPIRES).and_then(|text| text.parse().ok()),
+        tombstone: !list.is_visible(&snapshot.id),
+    };
+    Ok(list.snapshots.iter().map(snap).collect())
+}
+
+fn backup(record: &SnapshotRecord) -> Option<Backup> {
+    let tag = |name: &str| record.tags.get(name).cloned();
+    Some(Backup {
+        cluster: tag(labels::CLUSTER)?,
+        namespace: tag(labels::VELERO_NAMESPACE)?,
+        name: tag(labels::BACKUP)?,
+        uid: tag(labels::BACKUP_UID).unwrap_or_default(),
+    })
+}
+
+/// A human's word. One that cannot be read says nothing.
+fn accepted(location: &BackupStorageLocation) -> Option<Time> {
+    let text = location.metadata.annotation(ACCEPTED)?;
+    text.parse().inspect_err(|e| tracing::warn!("annotation {ACCEPTED} of {}: {e}", location.metadata.name)).ok()
+}
+
+/// What the API server knows.
+fn cluster(job: &Job<'_>, evidence: &mut Evidence) -> Result<()> {
+    let around = &job.around;
+    let list = |kind| around.wait(around.api.list(kind, &around.namespace, &[]));
+    for object in list(Kind::Backup)? {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        evidence.api.insert(text("uid"), text("name"));
+    }
+    evidence.restoring = list(Kind::DataDownload)?.iter().filter_map(restored).collect();
+    let deleting = around.get(Kind::ConfigMap, DELETING)?.unwrap_or_default();
+    evidence.deleting = deleting["data"].as_object().into_iter().flat_map(|data| data.keys().cloned()).collect();
+    // Never the uid of a backup that has none.
+    evidence.deleting.remove("");
+    Ok(())
+}
+
+/// The snapshot that a DataDownload reads, or is going to.
+fn restored(cr: &Value) -> Option<String> {
+    let phase = Phase::from(cr["status"]["phase"].as_str().unwrap_or_default());
+    let id: SnapshotId = cr["spec"]["snapshotID"].as_str()?.parse().ok()?;
+    (!phase.is_terminal()).then_some(id.session)
+}
+
+/// Folders below `backups/`, to the last one.
+fn stored(job: &Job<'_>, bucket: &dyn Storage) -> Result<Vec<Stored>> {
+    let mut names = BTreeSet::new();
+    bucket.list("", &mut |object| {
+        job.context.cancel.check()?;
+        names.extend(object.key.as_str().split_once('/').map(|(name, _)| name.to_owned()));
+        Ok(())
+    })?;
+    Ok(names.into_iter().map(|name| Stored { name, uid: None }).collect())
+}
+
+/// Whose a folder is; `None`: that is not said there.
+fn uid(bucket: &dyn Storage, name: &str) -> Result<Option<String>> {
+    // Of a name too long for a key it stays unknown.
+    let Ok(key) = Key::new(format!("{name}/{BACKUP}")) else { return Ok(None) };
+    let bytes = match bucket.get(&key) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        bytes => bytes?,
+    };
+    let object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    Ok(object["metadata"]["uid"].as_str().filter(|uid| !uid.is_empty()).map(ToOwned::to_owned))
+}
+
+fn act(repository: &Repository, snap: &Snap, verdict: Verdict, delay: Duration, done: &mut Forgetting) -> Result<()> {
+    let id = snap.id.parse()?;
+    match verdict {
+        Verdict::Keep(_) => done.kept += 1,
+        Verdict::Wait => done.waiting += 1,
+        Verdict::Gone => {}
+        Verdict::Forget => {
+            let name = snap.backup.as_ref().map_or("", |backup| &backup.name);
+            match repository.forget(&id, delay, &format!("{REASON}backup {name:?} is gone")) {
+                Err(e) if e.kind() == ErrorKind::Invalid && repository.is_pinned(&id)? => done.pinned += 1,
+                // Whoever was first, it is forgotten.
+                asked => {
+                    done.forgotten += u64::from(asked?);
+                    tracing::info!(snapshot = %id, backup = name, "forgotten");
+                }
+            }
+        }
+        Verdict::Undo if repository.forget_reason(&id)?.is_some_and(|reason| reason.starts_with(REASON)) => {
+            match repository.unforget(&id) {
+                Err(e) if e.kind() == ErrorKind::Conflict => tracing::error!("{e}"),
+                undone => {
+                    done.undone += u64::from(undone?);
+                    tracing::info!(snapshot = %id, "brought back: its backup is there again, or it is being restored");
+                }
+            }
+        }
+        // A human forgot it.
+        Verdict::Undo => {}
+    }
+    Ok(())
+}
+
+fn text(job: &Job<'_>, decided: &Decided, done: &Forgetting) -> String {
+    let counts: BTreeMap<&str, u64> = BTreeMap::from([
+        ("stay", done.kept),
+        ("wait", done.waiting),
+        ("forgotten", done.forgotten),
+        ("brought back", done.undone),
+        ("pinned", done.pinned),
+    ]);
+    let counts: Vec<_> = counts.iter().filter(|(_, n)| **n > 0).map(|(what, n)| format!("{n} {what}")).collect();
+    let counts = if counts.is_empty() { "none".to_owned() } else { counts.join(", ") };
+    let Some(hold) = &decided.hold else { return format!("snapshots: {counts}") };
+    format!(
+        "on hold, nothing is forgotten: of {} backups that have not expired {} are neither in the cluster nor in the bucket. If that is \
+         as it should be: kubectl -n {} annotate --overwrite backupstoragelocation {} {ACCEPTED}={} (snapshots: {counts})",
+        hold.of, hold.missing, job.around.namespace, job.location, hold.latest
+    )
+}
