@@ -8,6 +8,8 @@
 
 pub mod admission;
 pub mod apply;
+pub mod drain;
+mod figures;
 mod holder;
 mod known;
 pub mod lease;
@@ -15,4 +17,5 @@ pub mod observe;
 pub mod queue;
 pub mod reconcile;
 pub mod run;
+mod tell;
 mod work;

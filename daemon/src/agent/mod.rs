@@ -5,10 +5,10 @@
 mod begun;
 mod download;
 mod follow;
-mod health;
 mod host;
 mod indexes;
 mod job;
+pub(crate) mod located;
 mod location;
 mod report;
 mod store;
@@ -22,7 +22,6 @@ use crate::context::Context;
 use crate::exit::{Exit, only_tell_panics};
 use crate::throttle::Throttle;
 use anyhow::{Context as _, Result};
-use health::Beat;
 use indexes::Indexes;
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
@@ -39,7 +38,9 @@ use verdict::{Task, Verdict, verdict};
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
 use wherry_api::base64;
 use wherry_api::client::{Access, Client};
+use wherry_api::health::{self, Beat};
 use wherry_api::kube_api::KubeApi;
+use wherry_api::metrics::{By, Registry, SETTINGS_GOOD, SLOTS};
 use wherry_api::settings::{CONFIG_MAP, Settings};
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::{Clock, Error, ErrorKind, Repository};
@@ -75,6 +76,8 @@ struct Agent {
     cluster: Mutex<Option<String>>,
     /// The process was asked to end: nothing is tried again any more.
     leaving: AtomicBool,
+    /// What it tells of itself.
+    metrics: Arc<Registry>,
 }
 
 /// Runs the agent until a signal.
@@ -85,14 +88,7 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let node = node.or_else(|| variable("NODE_NAME"));
     let node = node.ok_or_else(|| Error::invalid("no node is named: give --node, or set NODE_NAME"))?;
-    let namespace = match namespace.or_else(|| variable("WHERRY_NAMESPACE")) {
-        Some(namespace) => namespace,
-        None => {
-            let text = std::fs::read_to_string(NAMESPACE);
-            let why = || format!("no --namespace is given, and {NAMESPACE} cannot be read");
-            text.with_context(why)?.trim().to_owned()
-        }
-    };
+    let namespace = namespace_of_pod(namespace)?;
     let access = match (&server, &ca_file, &token_file) {
         (Some(server), Some(authorities), Some(token)) => Access::with_files(server, authorities, token)?,
         _ => Access::in_cluster()?,
@@ -101,7 +97,8 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
     let _armed = context.cancel.arm("");
     // In a restart of the whole node by kubelet and runtime the old one may still be ending.
     // It lives while it waits for that, and is not ready.
-    let beat = health.map(|address| health::serve(&address)).transpose()?;
+    let metrics = Arc::new(Registry::new(By::Agent));
+    let beat = health.map(|address| health::serve(&address, Arc::clone(&metrics))).transpose()?;
     let Some(_lock) = lock(&state_dir, context, beat.as_deref())? else { return Ok(Exit::Done) };
     let mut own = context.for_job(String::new(), context.budget, context.cancel.clone())?;
     own.run = context.run;
@@ -112,7 +109,7 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
         .build()
         .context("no threads for the API server can be started")?;
     let agent = Arc::new(Agent {
-        api: KubeApi::new(Client::new(access)?),
+        api: KubeApi::new(Client::new(access)?.counting(Arc::clone(&metrics))),
         runtime: runtime.handle().clone(),
         namespace,
         node,
@@ -126,12 +123,24 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
         indexes: Indexes::default(),
         cluster: Mutex::default(),
         leaving: AtomicBool::new(false),
+        metrics,
     });
     tracing::info!(node = %agent.node, namespace = %agent.namespace, "the agent runs");
     runtime.block_on(follow::run(agent, beat, context.cancel.clone()));
     // What is still asked of the API server is of no use to anybody.
     runtime.shutdown_background();
     Ok(Exit::Done)
+}
+
+/// The namespace of Velero: the one that is named, else that of the environment, else that of the pod.
+fn namespace_of_pod(named: Option<String>) -> Result<String> {
+    let of_environment = std::env::var("WHERRY_NAMESPACE").ok().filter(|value| !value.is_empty());
+    if let Some(namespace) = named.or(of_environment) {
+        return Ok(namespace);
+    }
+    let text = std::fs::read_to_string(NAMESPACE);
+    let why = || format!("no --namespace is given, and {NAMESPACE} cannot be read");
+    Ok(text.with_context(why)?.trim().to_owned())
 }
 
 /// Keeps every other agent of this node out as long as this process lives, however it ends. `None`: a signal came first.
@@ -205,9 +214,14 @@ impl Agent {
             .unwrap_or_else(|| Value::Object(Default::default()));
         let data: BTreeMap<String, String> = match serde_json::from_value(data) {
             Ok(data) => data,
-            Err(e) => return tracing::error!("ConfigMap {CONFIG_MAP} cannot be read: {e}"),
+            Err(e) => {
+                self.metrics.set(&SETTINGS_GOOD, &[], 0.0);
+                return tracing::error!("ConfigMap {CONFIG_MAP} cannot be read: {e}");
+            }
         };
-        match Settings::parse(&data) {
+        let settings = Settings::parse(&data);
+        self.metrics.set(&SETTINGS_GOOD, &[], if settings.is_ok() { 1.0 } else { 0.0 });
+        match settings {
             Ok(settings) => {
                 self.up.set(settings.upload_rate);
                 self.down.set(settings.download_rate);
@@ -215,6 +229,7 @@ impl Agent {
                     let cores = self.context.budget.workers;
                     NodeBudget::new(self.context.settings.memory, cores, settings.slots_per_node)
                 });
+                self.metrics.set(&SLOTS, &[], self.budget().slots as f64);
                 *self.settings.lock() = Some(settings);
             }
             Err(wrong) => wrong.iter().for_each(|wrong| tracing::error!("{wrong}")),

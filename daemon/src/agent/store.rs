@@ -16,6 +16,7 @@ use wherry_api::api::{Api, Guard, Key, Kind, Refusal, guarded};
 use wherry_api::base64;
 use wherry_api::decode::decode;
 use wherry_api::location::SecretKey;
+use wherry_api::metrics::KEY_MISSING;
 use wherry_api::{BackupStorageLocation, Meta};
 use wherry_repo::storage::{Over, Storage, conformance};
 use wherry_repo::{Credential, Error, ErrorKind, InitOptions, Repository};
@@ -112,6 +113,13 @@ impl Store {
         Ok(Self { repository, url, place, credential })
     }
 
+    /// The repository alone, for as long as this process lives.
+    pub(crate) fn into_repository(self) -> Repository {
+        // Credentials are read from their file again and again.
+        std::mem::forget(self.place);
+        self.repository
+    }
+
     fn location(agent: &Agent, name: &str) -> Result<BackupStorageLocation> {
         let object = agent.get(Kind::Location, name)?;
         let namespace = &agent.namespace;
@@ -163,7 +171,10 @@ impl Store {
         if there != Some(true) && to == Use::Read {
             return Err(wrong(format!("there is no repository at {url}, where BackupStorageLocation {name} leads")));
         }
-        let credential = match agent.secret(KEY.0, KEY.1)? {
+        let secret = agent.secret(KEY.0, KEY.1)?;
+        let missing = secret.is_none() && there.is_some();
+        agent.metrics.set(&KEY_MISSING, &[], if missing { 1.0 } else { 0.0 });
+        let credential = match secret {
             Some(key) => Self::key(key)?,
             None if there.is_some() => {
                 return Err(wrong(format!(
@@ -222,9 +233,10 @@ impl Store {
             if let Some(key) = agent.secret(KEY.0, KEY.1)? {
                 return Self::key(key);
             }
+            agent.metrics.set(&KEY_MISSING, &[], 1.0);
             let names: Vec<_> = made.keys().map(String::as_str).collect();
             return Err(wrong(format!(
-                "Secret {} with key {:?} is gone, and there are repositories that no other key opens (of BackupStorageLocation {},                  see ConfigMap {KNOWN}): bring the Secret back; no new key was made",
+                "Secret {} with key {:?} is gone, and there are repositories that no other key opens (of BackupStorageLocation {}, see ConfigMap {KNOWN}): bring the Secret back; no new key was made",
                 KEY.0,
                 KEY.1,
                 names.join(", ")
@@ -234,7 +246,10 @@ impl Store {
         let text = std::str::from_utf8(&text).unwrap_or_default();
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            "metadata": { "name": KEY.0, "namespace": agent.namespace },
+            // Where a chart has taken it over, uninstalling that leaves it.
+            "metadata": {
+                "name": KEY.0, "namespace": agent.namespace, "annotations": { "helm.sh/resource-policy": "keep" },
+            },
             "stringData": { KEY.1: text },
         });
         match agent.wait(agent.api.create(&Key::new(Kind::Secret, &agent.namespace, KEY.0), &secret)) {

@@ -28,7 +28,7 @@ impl Replica {
         Self::start_with(real, namespace, name, &["--image", "wherry:test"])
     }
 
-    fn start_with(real: &Real, namespace: &str, name: &str, arguments: &[&str]) -> Self {
+    pub fn start_with(real: &Real, namespace: &str, name: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         fs::write(&token, real.kube.token(namespace, "wherry-controller")).unwrap();
@@ -53,7 +53,7 @@ impl Replica {
         Self { child: Some(child), folder }
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 

@@ -95,10 +95,11 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
         "persistentvolumeclaims get list watch create delete",
         "volumesnapshots get list watch create delete",
         "leases create",
+        "events create",
     ]));
     assert_eq!(allowed(kube, USER, "velero"), there);
     for (resource, name, verbs) in [
-        (("", "configmaps"), "wherry", &["get"][..]),
+        (("", "configmaps"), "wherry", &["get", "patch"][..]),
         (("coordination.k8s.io", "leases"), "wherry-controller", &["create", "get", "patch"]),
         (("", "secrets"), "wherry-repository", &[]),
     ] {
@@ -178,7 +179,8 @@ fn requests_beyond_them_are_refused() {
 }
 
 /// What the loop needs and these scenes do not, and the PV of a source that is still there.
-const OF_OTHERS: [&str; 13] = [
+const OF_OTHERS: [&str; 14] = [
+    "events create",
     "datauploads watch",
     "datadownloads watch",
     "pods watch",
