@@ -425,6 +425,8 @@ mod tests {
         stand.see(ended("c", "Completed", "logs", 30), 0);
         stand.see(ended("d", "Failed", "logs", 40), 0);
         stand.see(ended("e", "Canceled", "data", 50), 0);
+        stand.see(ended("f", "Failed", "www", 5), 0);
+        stand.see(ended("g", "Completed", "www", 6), 0);
         stand.due(&["n1"], 1);
         stand.has("wherry_volumes_failing 1");
         stand.has("wherry_last_completed_timestamp_seconds{kind=\"upload\"} 30");

@@ -104,7 +104,9 @@ pub async fn run(api: KubeApi, options: Options, stop: Receiver<bool>) -> Result
     }
     tracing::info!("{} acts in namespace {}", options.identity, options.namespace);
     options.registry.set(&ACTS, &[], 1.0);
-    let result = Loop::new(api, options, stop, holder.held()).run(&mut holder).await;
+    let (told, due) = unbounded_channel();
+    tokio::spawn(tell(api.clone(), due, holder.held()));
+    let result = Loop::new(api, options, stop, holder.held(), told).run(&mut holder).await;
     holder.release().await;
     result
 }
@@ -136,9 +138,13 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(api: KubeApi, options: Options, stop: Receiver<bool>, held: Receiver<Option<Instant>>) -> Self {
-        let (told, due) = unbounded_channel();
-        tokio::spawn(tell(api.clone(), due, held.clone()));
+    fn new(
+        api: KubeApi,
+        options: Options,
+        stop: Receiver<bool>,
+        held: Receiver<Option<Instant>>,
+        told: UnboundedSender<Said>,
+    ) -> Self {
         Self {
             figures: Figures::new(Arc::clone(&options.registry)),
             told,
@@ -509,7 +515,8 @@ mod tests {
         let (namespace, identity) = ("velero".to_owned(), "a".to_owned());
         let options = Options { namespace, identity, image: String::new(), registry, beat: None };
         let (stop, held) = (channel(false).1, channel(None).1);
-        let mut quiet = Loop::new(KubeApi::new(Client::new(access).unwrap()), options, stop, held);
+        let told = unbounded_channel().0;
+        let mut quiet = Loop::new(KubeApi::new(Client::new(access).unwrap()), options, stop, held, told);
         let pairs = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         quiet.settings = Some(Settings::parse(&pairs).unwrap());
         quiet.agents = Some((Instant::now(), BTreeSet::from(["n1".to_owned()])));

@@ -1,7 +1,7 @@
 //! What controller and agent say of themselves: scraped from the executables, compared with the catalogue, with the audit log of the
 //! API server and with what was really done. And their Events.
 
-use crate::agent::{MIB, disk, snapshot_of, uploaded};
+use crate::agent::{MIB, disk, noise, snapshot_of, uploaded};
 use crate::replicas::Replica;
 use crate::{real, stand};
 use serde_json::{Value, json};
@@ -166,6 +166,20 @@ fn the_agent_counts_what_it_did() {
     assert_eq!(both, (2 * 96 * MIB) as f64);
     assert_eq!(after["wherry_download_bytes_total"], (96 * MIB) as f64);
     assert_eq!(after["wherry_key_missing"], 0.0);
+
+    // Of a file with a hole only the rest is read.
+    let hosted = stand.upload("tree", "Filesystem", 64 * MIB);
+    let at = stand.mount(&hosted, 64);
+    let mut file = std::fs::File::create(at.join("sparse")).unwrap();
+    file.write_all(&noise(3, 3 * MIB)).unwrap();
+    file.set_len(11 * MIB).unwrap();
+    drop(file);
+    stand.prepared(&hosted);
+    stand.until(&hosted, &agent, &["Completed"]);
+    let tree = samples(&ask(&address, "/metrics").unwrap().1);
+    let more = |name: &str| tree[name] - after[name];
+    assert_eq!(more("wherry_upload_read_bytes_total"), (3 * MIB) as f64);
+    assert_eq!(more("wherry_upload_skipped_bytes_total"), (8 * MIB) as f64);
     requests_are_those_of_the_audit_log(&stand.kube, "agent-metrics:wherry-agent", &address);
     agent.end();
 }
@@ -231,8 +245,8 @@ fn the_controller_counts_what_there_is_and_says_what_is_wrong() {
 
     // It is paused, so this one waits; its VolumeSnapshot is not there, so that one fails.
     let spec = json!({
-        "datamover": "wherry", "snapshotID": "wherry1/a/b/c.figures.data.u", "sourceNamespace": "figures", "snapshotSize": 1,
-        "targetVolume": { "pvc": "none", "namespace": "figures", "pv": "" }, "backupStorageLocation": "default",
+        "datamover": "wherry", "snapshotID": "wherry1/a/b/c.figures.data.u", "sourceNamespace": "figures",
+        "snapshotSize": 1, "targetVolume": { "pvc": "none", "namespace": "figures", "pv": "" }, "backupStorageLocation": "default",
         "operationTimeout": "10m0s",
     });
     create(Kind::DataDownload, json!({ "metadata": { "name": "waits" }, "spec": spec }));
