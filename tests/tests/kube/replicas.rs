@@ -127,7 +127,8 @@ fn an_upload_and_a_download_from_new_to_the_end() {
         let writes = events
             .iter()
             .filter(|event| ["create", "patch", "delete", "update"].iter().any(|verb| event["verb"] == *verb))
-            .filter(|event| event["objectRef"]["resource"] != "leases")
+            // The Lease is of no CR, and an Event, where the machine is slow, is no write that anything rests on.
+            .filter(|event| !["leases", "events"].iter().any(|other| event["objectRef"]["resource"] == *other))
             .count();
         // A conflict, as with the agent's write, costs one more each.
         let conflicts = events.iter().filter(|event| event["responseStatus"]["code"] == 409).count();

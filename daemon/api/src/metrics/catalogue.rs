@@ -128,11 +128,11 @@ catalogue! {
     AT_RISK = Controller Type::Gauge, "wherry_crs_deadline_at_risk", "CRs", [KIND],
         "CRs that have not ended after 75 % of the setting itemTimeout.";
     WITHOUT_AGENT = Controller Type::Gauge, "wherry_crs_without_agent", "CRs", [KIND],
-        "CRs on a node whose agent does not answer, and all that are not on a node yet where no agent answers.";
+        "CRs on a node whose agent has not answered for two minutes; those on no node yet, if none has anywhere.";
     AGENTS = Controller Type::Gauge, "wherry_agents", "nodes", [],
         "Nodes whose agent answers, as it was looked at last: once a minute while there is work.";
     LEFTOVERS = Controller Type::Gauge, "wherry_leftovers", "objects", [],
-        "Objects of ours in the namespace of Velero whose CR is gone, or has ended more than five minutes ago.";
+        "Objects of ours in the namespace of Velero that no CR has needed for five minutes, and CRs that ended and hold something.";
     FAILING = Controller Type::Gauge, "wherry_volumes_failing", "volumes", [],
         "PVCs whose newest DataUpload that ended Failed.";
     LAST_COMPLETED = Controller Type::Gauge, "wherry_last_completed_timestamp_seconds", "Unix time", [KIND],
