@@ -6,9 +6,11 @@ use crate::reconcile::Write;
 use crate::run::{RunError, in_time};
 use crate::work::time;
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch::{Receiver, Sender, channel};
 use wherry_api::api::{Api, ApiError, guarded};
+use wherry_api::health::Beat;
 use wherry_api::kube_api::KubeApi;
 
 /// One that waits for the Lease and gets no answer for so long ends: it may have been started with what the server does
@@ -25,12 +27,14 @@ pub(crate) struct Holder {
     held: Sender<Option<Instant>>,
     /// When the server answered last.
     answered: Instant,
+    /// Where probes are answered while it waits: one that waits is as ready as it gets.
+    beat: Option<Arc<Beat>>,
 }
 
 impl Holder {
-    pub(crate) fn new(api: KubeApi, namespace: &str, identity: &str) -> Self {
+    pub(crate) fn new(api: KubeApi, namespace: &str, identity: &str, beat: Option<Arc<Beat>>) -> Self {
         let elector = Elector::new(namespace, identity);
-        Self { api, elector, lease: None, held: channel(None).0, answered: Instant::now() }
+        Self { api, elector, lease: None, held: channel(None).0, answered: Instant::now(), beat }
     }
 
     /// Until when no other replica can act, now and later.
@@ -46,6 +50,9 @@ impl Holder {
             }
             if self.renew().await {
                 return Ok(true);
+            }
+            if let Some(beat) = &self.beat {
+                beat.beat(self.answered.elapsed() < GIVE_UP);
             }
             if self.answered.elapsed() > NO_ANSWER {
                 return Err(RunError::NoAnswer);

@@ -9,6 +9,8 @@
 
 pub mod admission;
 pub mod apply;
+pub mod drain;
+mod figures;
 mod holder;
 pub mod jobs;
 mod known;
@@ -17,4 +19,5 @@ pub mod observe;
 pub mod queue;
 pub mod reconcile;
 pub mod run;
+mod tell;
 mod work;

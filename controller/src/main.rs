@@ -9,16 +9,22 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use wherry_api::api::{Api, Kind};
 use wherry_api::client::{Access, Client};
+use wherry_api::health;
 use wherry_api::kube_api::KubeApi;
+use wherry_api::metrics::{By, Registry};
 use wherry_api::settings::{ENTRIES, Settings};
+use wherry_api::time::parse_duration;
+use wherry_controller::drain::{Times, drain};
 use wherry_controller::run::Options;
 
 /// The controller of wherry in a cluster: exposes the volumes of DataUploads and DataDownloads, gives restored ones to
-/// their PVCs, and leaves nothing behind. It is being built: it has not run in a cluster yet.
+/// their PVCs, and leaves nothing behind. It is being built: it has run in a cluster of one node.
 #[derive(Debug, Parser)]
 #[command(name = "wherry-controller", version)]
 struct Args {
@@ -30,6 +36,9 @@ struct Args {
 enum Command {
     /// Runs the controller until SIGTERM or SIGINT. Of several replicas one acts, the one with the Lease.
     Run(RunArgs),
+    /// Ends all work and waits until nothing of it is left: before wherry is removed. Pauses, cancels what is under way, and says
+    /// what keeps it; the controller has to run meanwhile, as it is what removes things. Secret wherry-repository stays.
+    Drain(DrainArgs),
     /// Lists the settings of ConfigMap `wherry`: key, default, unit, what it does.
     Settings,
     /// Says whether the `data` of a ConfigMap can be used: a JSON file, as from `kubectl get cm wherry -o json`.
@@ -39,17 +48,12 @@ enum Command {
     },
 }
 
+/// How the API server is reached, and for which Velero.
 #[derive(Debug, clap::Args)]
-struct RunArgs {
+struct ClusterArgs {
     /// Namespace of Velero; default: that of the pod.
     #[arg(long, env = "WHERRY_NAMESPACE")]
     namespace: Option<String>,
-    /// Image of hosting pods where the setting hostingImage is empty; default: that of the pod that --pod names.
-    #[arg(long, env = "WHERRY_IMAGE", default_value = "")]
-    image: String,
-    /// Name of the pod that this runs in.
-    #[arg(long, env = "WHERRY_POD")]
-    pod: Option<String>,
     /// URL of the API server; default: that of the cluster of the pod.
     #[arg(long, requires = "ca_file", requires = "token_file")]
     server: Option<String>,
@@ -59,9 +63,36 @@ struct RunArgs {
     /// Bearer token; read again once a minute.
     #[arg(long, requires = "server")]
     token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Image of hosting pods where the setting hostingImage is empty; default: that of the pod that --pod names.
+    #[arg(long, env = "WHERRY_IMAGE", default_value = "")]
+    image: String,
+    /// Name of the pod that this runs in.
+    #[arg(long, env = "WHERRY_POD")]
+    pod: Option<String>,
+    /// Answers /healthz, /readyz and /metrics at this address, such as :8081.
+    #[arg(long, value_name = "ADDRESS")]
+    health: Option<String>,
     /// What is logged to stderr: error, warn, info, debug, trace.
     #[arg(long, env = "WHERRY_LOG", default_value = "info")]
     log: LevelFilter,
+}
+
+#[derive(Debug, clap::Args)]
+struct DrainArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// How long work under way may go on before it is canceled, such as 30m; 0s: not at all.
+    #[arg(long, value_parser = parse_duration, default_value = "0s")]
+    wait: Duration,
+    /// How long it then waits for all to be gone.
+    #[arg(long, value_parser = parse_duration, default_value = "10m")]
+    timeout: Duration,
 }
 
 fn main() -> ExitCode {
@@ -80,6 +111,15 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Command::Run(args) => {
             drop(out);
             return control(args);
+        }
+        Command::Drain(args) => {
+            let (access, namespace) = args.cluster.resolve()?;
+            let api = KubeApi::new(Client::new(access)?);
+            let times = Times { wait: args.wait, timeout: args.timeout };
+            // Whoever reads it may have gone.
+            let say = |text: &str| drop(writeln!(std::io::stderr().lock(), "{text}"));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            return Ok(runtime.block_on(drain(&api, &namespace, times, say))?);
         }
         Command::Settings => {
             for entry in ENTRIES {
@@ -103,22 +143,30 @@ const CONTAINER: &str = "controller";
 /// Where a pod finds its own namespace.
 const NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
+impl ClusterArgs {
+    /// Access to the API server, and the namespace of Velero.
+    fn resolve(&self) -> anyhow::Result<(Access, String)> {
+        let access = match (&self.server, &self.ca_file, &self.token_file) {
+            (Some(server), Some(authorities), Some(token)) => Access::with_files(server, authorities, token)?,
+            _ => Access::in_cluster()?,
+        };
+        let namespace = match &self.namespace {
+            Some(namespace) => namespace.clone(),
+            None => std::fs::read_to_string(NAMESPACE)
+                .with_context(|| format!("no --namespace is given, and {NAMESPACE} cannot be read"))?
+                .trim()
+                .to_owned(),
+        };
+        Ok((access, namespace))
+    }
+}
+
 fn control(args: &RunArgs) -> anyhow::Result<()> {
     // Ours alone: what the HTTP client says of its connections helps nobody.
     let ours = Targets::new().with_target("wherry_controller", args.log);
     let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
     tracing_subscriber::registry().with(layer.with_filter(ours)).init();
-    let access = match (&args.server, &args.ca_file, &args.token_file) {
-        (Some(server), Some(authorities), Some(token)) => Access::with_files(server, authorities, token)?,
-        _ => Access::in_cluster()?,
-    };
-    let namespace = match &args.namespace {
-        Some(namespace) => namespace.clone(),
-        None => std::fs::read_to_string(NAMESPACE)
-            .with_context(|| format!("no --namespace is given, and {NAMESPACE} cannot be read"))?
-            .trim()
-            .to_owned(),
-    };
+    let (access, namespace) = args.cluster.resolve()?;
     let (ask, stop) = tokio::sync::watch::channel(false);
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -128,12 +176,14 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
         }
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let api = KubeApi::new(Client::new(access)?);
+    let registry = Arc::new(Registry::new(By::Controller));
+    let beat = args.health.as_ref().map(|address| health::serve(address, Arc::clone(&registry))).transpose()?;
+    let api = KubeApi::new(Client::new(access)?.counting(Arc::clone(&registry)));
     let image = match &args.pod {
         Some(pod) if args.image.is_empty() => runtime.block_on(image_of(&api, &namespace, pod))?,
         _ => args.image.clone(),
     };
-    let options = Options { namespace, identity: identity()?, image };
+    let options = Options { namespace, identity: identity()?, image, registry, beat };
     Ok(runtime.block_on(wherry_controller::run::run(api, options, stop))?)
 }
 

@@ -1,6 +1,7 @@
 //! The loop: one replica of several acts; it follows the CRs, and works on those that are ours, several at a time.
 
 use crate::admission::{self, Active, Waiting};
+use crate::figures::Figures;
 use crate::holder::{Holder, NO_ANSWER};
 use crate::jobs::{self, Around};
 use crate::known::{Known, is_same};
@@ -8,17 +9,21 @@ use crate::lease::RENEW;
 use crate::observe::Memory;
 use crate::queue::{Ended, Queue};
 use crate::reconcile::Limits;
-use crate::work::{Done, Work};
+use crate::tell::{Said, tell};
+use crate::work::{Done, Work, time};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
 use wherry_api::cluster::Pod;
 use wherry_api::decode::decode_all;
+use wherry_api::health::Beat;
 use wherry_api::kube_api::KubeApi;
+use wherry_api::metrics::{ACTS, Registry};
 use wherry_api::settings::{CONFIG_MAP, Settings};
 use wherry_api::watch::{Seen, Selection, follow, key_of};
 use wherry_api::{Phase, Time, names};
@@ -36,6 +41,10 @@ const FOLLOWED: [(Kind, &str); 5] = [
 ];
 /// The ConfigMap is read again after so long.
 const RELOAD: Duration = Duration::from_secs(60);
+/// Metrics are counted, and Events looked for, this often.
+const COUNT: Duration = Duration::from_secs(5);
+/// While there is work, what is known of agents is never older.
+const AGENTS: Duration = Duration::from_secs(60);
 /// How long the loop waits for an answer to what it asks itself.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// A Lease that could not be renewed is tried again after so long.
@@ -54,6 +63,10 @@ pub struct Options {
     pub identity: String,
     /// Image of hosting pods where the setting `hostingImage` is empty.
     pub image: String,
+    /// What it tells of itself.
+    pub registry: Arc<Registry>,
+    /// Where probes are answered.
+    pub beat: Option<Arc<Beat>>,
 }
 
 /// Why it ended before it was asked to.
@@ -86,12 +99,15 @@ pub(crate) async fn in_time<T>(asked: impl Future<Output = Result<T, ApiError>>)
 
 /// Runs until `stop` is true; whoever can say so must live as long.
 pub async fn run(api: KubeApi, options: Options, stop: Receiver<bool>) -> Result<(), RunError> {
-    let mut holder = Holder::new(api.clone(), &options.namespace, &options.identity);
+    let mut holder = Holder::new(api.clone(), &options.namespace, &options.identity, options.beat.clone());
     if !holder.wait(stop.clone()).await? {
         return Ok(());
     }
     tracing::info!("{} acts in namespace {}", options.identity, options.namespace);
-    let result = Loop::new(api, options, stop, holder.held()).run(&mut holder).await;
+    options.registry.set(&ACTS, &[], 1.0);
+    let (told, due) = unbounded_channel();
+    tokio::spawn(tell(api.clone(), due, holder.held()));
+    let result = Loop::new(api, options, stop, holder.held(), told).run(&mut holder).await;
     holder.release().await;
     result
 }
@@ -103,7 +119,7 @@ struct Loop {
     held: Receiver<Option<Instant>>,
     settings: Option<Settings>,
     /// The same, for what runs beside this.
-    told: Sender<Option<Settings>>,
+    in_force: Sender<Option<Settings>>,
     objects: BTreeMap<Key, Value>,
     known: BTreeMap<Key, Known>,
     memories: BTreeMap<Key, Memory>,
@@ -119,17 +135,28 @@ struct Loop {
     accepted: BTreeSet<Key>,
     /// Nodes with an agent, as long as that is fresh.
     agents: Option<(Instant, BTreeSet<String>)>,
+    figures: Figures,
+    /// To whoever sends Events.
+    told: UnboundedSender<Said>,
 }
 
 impl Loop {
-    fn new(api: KubeApi, options: Options, stop: Receiver<bool>, held: Receiver<Option<Instant>>) -> Self {
+    fn new(
+        api: KubeApi,
+        options: Options,
+        stop: Receiver<bool>,
+        held: Receiver<Option<Instant>>,
+        told: UnboundedSender<Said>,
+    ) -> Self {
         Self {
+            figures: Figures::new(Arc::clone(&options.registry)),
+            told,
             api,
             options,
             stop,
             held,
             settings: None,
-            told: channel(None).0,
+            in_force: channel(None).0,
             objects: BTreeMap::new(),
             known: BTreeMap::new(),
             memories: BTreeMap::new(),
@@ -155,12 +182,12 @@ impl Loop {
         watches.spawn(jobs::run(Around {
             api: self.api.clone(),
             options: self.options.clone(),
-            settings: self.told.subscribe(),
+            settings: self.in_force.subscribe(),
             held: self.held.clone(),
-            figures: channel(Default::default()).0,
         }));
         let mut stop = self.stop.clone();
         let (mut renew, mut reload) = (tokio::time::Instant::now() + RENEW, tokio::time::Instant::now() + RELOAD);
+        let mut count = tokio::time::Instant::now();
         loop {
             if *stop.borrow() {
                 self.finish(&mut seen).await;
@@ -181,6 +208,10 @@ impl Loop {
                 }
                 event = seen.recv() => if let Some(event) = event { self.see(event) },
                 Some(done) = self.workers.join_next_with_id() => self.done(done),
+                () = tokio::time::sleep_until(count) => {
+                    count = tokio::time::Instant::now() + COUNT;
+                    self.count().await;
+                }
                 () = tokio::time::sleep_until(reload) => {
                     reload = tokio::time::Instant::now() + RELOAD;
                     self.reload().await;
@@ -193,6 +224,19 @@ impl Loop {
                 }
             }
         }
+    }
+
+    /// Metrics and Events of what there is now.
+    async fn count(&mut self) {
+        if let Some(beat) = &self.options.beat {
+            beat.beat(self.settings.is_some());
+        }
+        let Some(settings) = self.settings.clone() else { return };
+        let under_way = self.known.values().any(|known| known.ours && !known.phase.is_terminal());
+        let agents = if under_way { self.agents_within(AGENTS).await } else { None };
+        let said = self.figures.count(&self.known, &self.objects, &settings, agents.as_ref(), Instant::now(), time());
+        // Who sends them lives as long as this process.
+        said.into_iter().for_each(|said| drop(self.told.send(said)));
     }
 
     /// Nothing new is begun; what is under way ends after its next write.
@@ -218,14 +262,16 @@ impl Loop {
             }
         };
         let data: BTreeMap<String, String> = serde_json::from_value(data).unwrap_or_default();
-        match Settings::parse(&data) {
+        let read = Settings::parse(&data);
+        let good = read.is_ok();
+        match read {
             Ok(mut settings) => {
                 if settings.hosting_image.is_empty() {
                     settings.hosting_image.clone_from(&self.options.image);
                 }
                 if self.settings.as_ref() != Some(&settings) {
                     tracing::info!("settings: {settings:?}");
-                    self.told.send_replace(Some(settings.clone()));
+                    self.in_force.send_replace(Some(settings.clone()));
                     self.settings = Some(settings);
                     self.know_all();
                 }
@@ -240,6 +286,7 @@ impl Loop {
                 }
             }
         }
+        self.figures.settings(self.settings.as_ref(), good);
     }
 
     /// Whose they are depends on the settings.
@@ -269,6 +316,7 @@ impl Loop {
         if known.phase != Phase::New {
             self.accepted.remove(key);
         }
+        self.figures.see(key, &known, Instant::now(), time());
         let before = self.known.get(key).filter(|before| before.uid == known.uid);
         if known.ours && known.ending && before.is_some_and(|before| !before.ending) {
             self.queue.urgent(key, Instant::now());
@@ -293,12 +341,25 @@ impl Loop {
             Seen::Changed(kind, object) if is_cr(kind) => self.know(&key_of(kind, &object), object),
             Seen::Gone(kind, object) if is_cr(kind) => self.forget(&key_of(kind, &object)),
             // Some may have gone unseen.
-            Seen::Listed(..) => self.changed(|_| true),
-            Seen::Changed(_, object) | Seen::Gone(_, object) => {
-                let uid = object["metadata"]["labels"][names::CR_UID].as_str().unwrap_or_default();
-                self.changed(|known| known.uid == uid);
+            Seen::Listed(kind, objects) => {
+                self.figures.listed(kind, &objects);
+                self.changed(|_| true);
+            }
+            Seen::Changed(kind, object) => {
+                self.figures.made(kind, &object);
+                self.changed_of(&object);
+            }
+            Seen::Gone(kind, object) => {
+                self.figures.unmade(kind, &object);
+                self.changed_of(&object);
             }
         }
+    }
+
+    /// Something happened to this object, which was made for a CR.
+    fn changed_of(&mut self, object: &Value) {
+        let uid = object["metadata"]["labels"][names::CR_UID].as_str().unwrap_or_default();
+        self.changed(|known| known.uid == uid);
     }
 
     /// Something happened to what was made for those CRs.
@@ -309,6 +370,7 @@ impl Loop {
     }
 
     fn forget(&mut self, key: &Key) {
+        self.figures.forget(key);
         self.objects.remove(key);
         self.known.remove(key);
         self.memories.remove(key);
@@ -375,7 +437,8 @@ impl Loop {
             let memory = Memory { admitted, ..self.memories.get(&key).copied().unwrap_or_default() };
             let limits = Limits::from(&settings);
             let (stop, held) = (self.stop.clone(), self.held.clone());
-            let work = Work { api: self.api.clone(), limits, cr: key.clone(), stop, held };
+            let (uid, told) = (known.uid, self.told.clone());
+            let work = Work { api: self.api.clone(), limits, cr: key.clone(), uid, told, stop, held };
             let task = self.workers.spawn(async move { work.go_on(memory).await });
             self.work.insert(task.id(), (key, admitted));
         }
@@ -414,14 +477,19 @@ impl Loop {
         admission::admit(&waiting, &active, &nodes, settings)
     }
 
-    /// Nodes whose agent answers.
+    /// Nodes whose agent answers; none if nobody says.
     async fn nodes(&mut self) -> BTreeSet<String> {
-        if let Some((_, nodes)) = self.agents.as_ref().filter(|(since, _)| since.elapsed() < Duration::from_secs(5)) {
-            return nodes.clone();
+        self.agents_within(Duration::from_secs(5)).await.unwrap_or_default()
+    }
+
+    /// The same, as it was not longer ago than that. `None`: nobody says.
+    async fn agents_within(&mut self, age: Duration) -> Option<BTreeSet<String>> {
+        if let Some((_, nodes)) = self.agents.as_ref().filter(|(since, _)| since.elapsed() < age) {
+            return Some(nodes.clone());
         }
         let pods: Result<Vec<Value>, ApiError> =
             in_time(self.api.list(Kind::Pod, &self.options.namespace, &[(names::AGENT_LABEL, "true")])).await;
-        let nodes = match pods {
+        let nodes: BTreeSet<String> = match pods {
             Ok(pods) => {
                 let (pods, _): (Vec<Pod>, _) = decode_all(Kind::Pod.word(), &pods);
                 let answers = |pod: &Pod| {
@@ -432,11 +500,12 @@ impl Loop {
             }
             Err(e) => {
                 tracing::warn!("{e}");
-                BTreeSet::new()
+                return None;
             }
         };
-        self.agents = Some((Instant::now(), nodes));
-        self.agents.as_ref().map(|(_, nodes)| nodes.clone()).unwrap_or_default()
+        self.figures.agents(&nodes);
+        self.agents = Some((Instant::now(), nodes.clone()));
+        Some(nodes)
     }
 }
 
@@ -453,9 +522,12 @@ mod tests {
             authorities: Vec::new(),
             token: Token::Fixed(String::new()),
         };
-        let options = Options { namespace: "velero".to_owned(), identity: "a".to_owned(), image: String::new() };
+        let registry = Arc::new(Registry::new(wherry_api::metrics::By::Controller));
+        let (namespace, identity) = ("velero".to_owned(), "a".to_owned());
+        let options = Options { namespace, identity, image: String::new(), registry, beat: None };
         let (stop, held) = (channel(false).1, channel(None).1);
-        let mut quiet = Loop::new(KubeApi::new(Client::new(access).unwrap()), options, stop, held);
+        let told = unbounded_channel().0;
+        let mut quiet = Loop::new(KubeApi::new(Client::new(access).unwrap()), options, stop, held, told);
         let pairs = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         quiet.settings = Some(Settings::parse(&pairs).unwrap());
         quiet.agents = Some((Instant::now(), BTreeSet::from(["n1".to_owned()])));

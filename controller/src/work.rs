@@ -4,11 +4,14 @@ use crate::apply::{Applied, apply};
 use crate::observe::{self, Memory, ObserveError, View};
 use crate::queue::Ended;
 use crate::reconcile::{Action, Limits, Step, Write, unreadable};
+use crate::tell::Said;
 use serde_json::Value;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch::Receiver;
 use wherry_api::Time;
 use wherry_api::api::{ApiError, Key, Refusal};
+use wherry_api::events::REFUSED;
 use wherry_api::kube_api::KubeApi;
 
 /// Steps in a row before others get their turn. An upload has 17 and some of removal.
@@ -31,6 +34,10 @@ pub(crate) struct Work {
     pub(crate) api: KubeApi,
     pub(crate) limits: Limits,
     pub(crate) cr: Key,
+    /// Its uid.
+    pub(crate) uid: String,
+    /// To whoever sends Events.
+    pub(crate) told: UnboundedSender<Said>,
     /// Says when to stop: no write is begun after that.
     pub(crate) stop: Receiver<bool>,
     /// Until when no other replica acts, and so no write is begun after that. `None`: another one may.
@@ -132,19 +139,33 @@ impl Work {
         Ended::Waits(Some(Duration::ZERO))
     }
 
+    /// Writes; where that fails the CR, and stands, people are told.
+    async fn apply(&self, write: &Write) -> Result<Applied, ApiError> {
+        let applied = apply(&self.api, write).await;
+        if let (Ok(Applied::Done), Some(said)) = (&applied, Said::of(write, &self.uid)) {
+            let _ = self.told.send(said);
+        }
+        applied
+    }
+
     async fn act(&self, view: &View, action: Action, write: &Write) -> Answer {
         tracing::info!("{}: {action}", self.cr);
-        let answer = answer(apply(&self.api, write).await, write);
+        let answer = answer(self.apply(write).await, write);
         let instead = match &answer {
             Answer::Impossible(message) => {
                 tracing::warn!("{}: {action}: {message}", self.cr);
                 view.refused(message)
             }
-            Answer::Forbidden(e) => view.forbidden(&e.to_string()),
+            Answer::Forbidden(e) => {
+                let (about, uid, message) = (self.cr.clone(), self.uid.clone(), format!("{action}: {e}"));
+                // Nobody sends it where the process ends.
+                let _ = self.told.send(Said { about, uid, reason: REFUSED, message });
+                view.forbidden(&e.to_string())
+            }
             _ => None,
         };
         match instead {
-            Some(Step::Do(_, write)) if self.may_act() => match apply(&self.api, &write).await {
+            Some(Step::Do(_, write)) if self.may_act() => match self.apply(&write).await {
                 Ok(Applied::Done) => Answer::Done,
                 Ok(Applied::LookAgain) => Answer::Surprise,
                 Err(e) => Answer::Failed(e),
@@ -160,7 +181,7 @@ impl Work {
         if !self.may_act() {
             return Ended::Waits(None);
         }
-        match apply(&self.api, &write).await {
+        match self.apply(&write).await {
             Ok(_) => Ended::Waits(None),
             Err(e) => self.failed(&ObserveError::Api(e)),
         }
@@ -235,7 +256,8 @@ mod tests {
         let (ask, stop) = tokio::sync::watch::channel(false);
         let (hold, held) = tokio::sync::watch::channel(None);
         let cr = Key::new(Kind::DataUpload, "velero", "a");
-        let work = Work { api: KubeApi::new(Client::new(access).unwrap()), limits, cr, stop, held };
+        let (api, told) = (KubeApi::new(Client::new(access).unwrap()), tokio::sync::mpsc::unbounded_channel().0);
+        let work = Work { api, limits, cr, uid: String::new(), told, stop, held };
         assert!(!work.may_act());
         hold.send(Some(Instant::now() + Duration::from_secs(3600))).unwrap();
         assert!(work.may_act());

@@ -49,7 +49,8 @@ pub struct Cli {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// The repository: a path, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX [env: WHERRY_REPOSITORY]
+    /// The repository: a path, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; in a pod of a cluster
+    /// velero://LOCATION, that of a BackupStorageLocation, with the key of Secret wherry-repository [env: WHERRY_REPOSITORY]
     #[arg(long, global = true, value_name = "REPO")]
     pub repo: Option<String>,
     /// The password or key.

@@ -1,5 +1,6 @@
 //! What every command is given: the settings of this run, and what is made from them.
 
+use crate::agent::located;
 use crate::budget::{self, Budget};
 use crate::cli::{LogFormat, S3Flags, ToS3Flags};
 use crate::config::Settings;
@@ -150,6 +151,12 @@ impl Context {
         credential: &CredentialSource,
         upload: Option<u64>,
     ) -> Result<Repository> {
+        if let Some(name) = place.strip_prefix(located::SCHEME).filter(|_| *credential == CredentialSource::Prompt) {
+            let repository = located::open(self, name)?;
+            repository.limit_nodes(self.budget.nodes);
+            repository.limit_lookups(self.budget.index);
+            return Ok(repository);
+        }
         let storage = storage::open(place, s3)?;
         let storage: Arc<dyn Storage> = match upload {
             Some(rate) => Arc::new(Limited::new(storage, rate, self.cancel.clone())),

@@ -361,6 +361,11 @@ impl Stand {
 
     /// Starts an agent by that command.
     pub fn agent_by(&self, by: &[&str]) -> Agent {
+        self.agent_with(by, &[])
+    }
+
+    /// The same with more flags.
+    pub fn agent_with(&self, by: &[&str], more: &[&str]) -> Agent {
         let token = self.path("token");
         fs::write(&token, self.kube.token(&self.namespace, "wherry-agent")).unwrap();
         let file = self.path("agent.log");
@@ -379,6 +384,7 @@ impl Stand {
             .arg(self.path("state"))
             .arg("--cache-dir")
             .arg(self.path("cache"))
+            .args(more)
             .args((self.namespace == "velero").then(|| format!("--kubelet-root={}", self.root().display())))
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

@@ -206,8 +206,22 @@ impl Kube {
     /// # Panics
     /// When one is refused.
     pub fn apply(&self, yaml: &str) {
-        for document in yaml.split("\n---\n").filter(|text| text.lines().any(|l| !l.is_empty() && !l.starts_with('#')))
-        {
+        self.make(yaml, "");
+    }
+
+    /// What the server would make of each object of a YAML file; nothing is made.
+    ///
+    /// # Panics
+    /// When one is refused.
+    pub fn rehearse(&self, yaml: &str) -> Vec<Value> {
+        self.make(yaml, "&dryRun=All")
+    }
+
+    fn make(&self, yaml: &str, query: &str) -> Vec<Value> {
+        let documents = yaml.split("\n---\n");
+        let documents =
+            documents.filter(|text| text.lines().any(|l| !l.is_empty() && l != "---" && !l.starts_with('#')));
+        let made = documents.map(|document| {
             let field = |name: &str| {
                 let line = document.lines().map(str::trim_start).find_map(|line| line.strip_prefix(name));
                 line.map(|value| value.trim().to_owned()).unwrap_or_default()
@@ -220,10 +234,11 @@ impl Kube {
                 "PriorityClass" => format!("{root}/priorityclasses"),
                 _ => format!("{root}/namespaces/{namespace}/{plural}"),
             };
-            let path = format!("{path}?fieldValidation=Strict");
+            let path = format!("{path}?fieldValidation=Strict{query}");
             let made = self.ask(Method::POST, &path, Some(("application/yaml", document.as_bytes().to_vec())));
-            made.unwrap_or_else(|e| panic!("{e}\n{document}"));
-        }
+            made.unwrap_or_else(|e| panic!("{e}\n{document}"))
+        });
+        made.collect()
     }
 
     /// The value of a future, on the runtime of its clients.

@@ -12,10 +12,18 @@ mod agent_mends;
 mod agent_refusals;
 #[path = "kube/agent_whole.rs"]
 mod agent_whole;
+#[path = "kube/chart.rs"]
+mod chart;
 #[path = "kube/deploy.rs"]
 mod deploy;
+#[path = "kube/drain.rs"]
+mod drain;
 #[path = "kube/jobs.rs"]
 mod jobs;
+#[path = "kube/located.rs"]
+mod located;
+#[path = "kube/metrics.rs"]
+mod metrics;
 #[path = "kube/replicas.rs"]
 mod replicas;
 #[path = "kube/rights.rs"]

@@ -3,6 +3,7 @@
 use super::decide::{View, overdue_since};
 use std::collections::BTreeMap;
 use wherry_api::job::{JobKind, State};
+use wherry_api::metrics::{FORGETTING_HELD, LAST_GC, Registry};
 use wherry_api::{Settings, Time};
 
 /// All of them. Counters are of this process.
@@ -58,5 +59,13 @@ impl Figures {
         };
         let known = view.locations.iter().filter(|location| location.repository.is_some());
         self.locations = known.map(|location| (location.name.clone(), of(location))).collect();
+    }
+
+    /// What of it is served.
+    pub(super) fn tell(&self, registry: &Registry) {
+        let held: u64 = self.locations.values().filter(|of| of.on_hold).map(|of| of.missing.max(1)).sum();
+        registry.set(&FORGETTING_HELD, &[], held as f64);
+        let last = self.locations.values().map(|of| of.collected.map_or(0, |time| time.0)).min().unwrap_or(0);
+        registry.set(&LAST_GC, &[], last as f64);
     }
 }

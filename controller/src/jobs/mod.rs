@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::sync::watch::{Receiver, Sender};
+use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 use wherry_api::api::{Api, ApiError, Guard, Key, Kind, Refusal};
 use wherry_api::job::{self, JobKind, JobResult};
@@ -41,7 +41,6 @@ pub(crate) struct Around {
     pub(crate) settings: Receiver<Option<Settings>>,
     /// Until when no other replica acts.
     pub(crate) held: Receiver<Option<Instant>>,
-    pub(crate) figures: Sender<Figures>,
 }
 
 struct Jobs {
@@ -218,7 +217,7 @@ impl Jobs {
         }
         self.counted.retain(|uid| view.jobs.iter().any(|job| job.guard.uid == *uid));
         self.figures.take(view, settings);
-        self.around.figures.send_replace(self.figures.clone());
+        self.figures.tell(&self.around.options.registry);
     }
 
     /// Another replica may act by now: what it does is not done twice.

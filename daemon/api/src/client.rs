@@ -4,6 +4,7 @@
 //! file. Kubeconfig, exec plugins and other people's types are not needed for that.
 
 use crate::api::{ApiError, Refusal};
+use crate::metrics::{CONFLICTS, REQUESTS, Registry};
 use parking_lot::Mutex;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Method, Response};
@@ -112,6 +113,39 @@ pub struct Client {
     http: reqwest::Client,
     access: Arc<Access>,
     known: Arc<Mutex<Option<(Instant, Secret)>>>,
+    registry: Option<Arc<Registry>>,
+}
+
+/// A request under way. One that nobody waits for any longer is counted too, as one without an answer.
+struct Asked<'a> {
+    registry: Option<&'a Registry>,
+    /// First word of the call.
+    verb: &'a str,
+    status: Option<u16>,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let Some(registry) = self.registry else { return };
+        registry.add(&REQUESTS, &[self.verb, class(self.status)], 1.0);
+        if self.status == Some(409) {
+            registry.add(&CONFLICTS, &[], 1.0);
+        }
+    }
+}
+
+/// Value of label `code`.
+fn class(status: Option<u16>) -> &'static str {
+    match status {
+        None => "none",
+        Some(200..300) => "2xx",
+        Some(404) => "404",
+        Some(409) => "409",
+        Some(429) => "429",
+        Some(400..500) => "4xx",
+        Some(500..600) => "5xx",
+        Some(_) => "other",
+    }
 }
 
 /// A body and its media type.
@@ -134,7 +168,13 @@ impl Client {
             .tls_certs_only(authorities)
             .build()
             .map_err(wrong)?;
-        Ok(Self { http, access: Arc::new(access), known: Arc::default() })
+        Ok(Self { http, access: Arc::new(access), known: Arc::default(), registry: None })
+    }
+
+    /// The same; its requests are counted there.
+    #[must_use]
+    pub fn counting(self, registry: Arc<Registry>) -> Self {
+        Self { registry: Some(registry), ..self }
     }
 
     fn token(&self, call: &str) -> Result<Secret, ApiError> {
@@ -159,10 +199,13 @@ impl Client {
     async fn ask(&self, call: &str, method: Method, path: &str, body: Body<'_>) -> Result<Response, ApiError> {
         let request = self.http.request(method, format!("{}{path}", self.access.server));
         let mut request = request.bearer_auth(&self.token(call)?.0);
+        let verb = call.split(' ').next().unwrap_or_default();
+        let mut asked = Asked { registry: self.registry.as_deref(), verb, status: None };
         if let Some((media, bytes)) = body {
             request = request.header(CONTENT_TYPE, media).body(bytes);
         }
         let answer = request.send().await;
+        asked.status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         answer.map_err(|e| ApiError::new(Refusal::Unavailable, call, chain(&e.without_url())))
     }
 

@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use wherry_api::api::Kind;
 use wherry_api::decode::decode;
+use wherry_api::metrics::{DOWNLOAD, MOVED, RESTORED};
 use wherry_api::{DataDone, DataDownload, SnapshotId};
 use wherry_repo::{Error, Repository, Snapshot, SnapshotReader, TreeReader};
 
@@ -79,7 +80,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Written> {
     let mark = Mark::new(agent, task);
     let published = published()?;
     let shown = || published.shown().to_owned();
-    let message = match (block, snapshot.record.tree.is_some()) {
+    let (message, engine) = match (block, snapshot.record.tree.is_some()) {
         (true, false) => {
             // Before the first byte.
             let expected = Expected { least: snapshot.record.size, capacity: capacity(&claim) };
@@ -89,7 +90,9 @@ pub(super) fn run(job: &Job<'_>) -> Result<Written> {
         (false, true) => {
             repository.limit_tree_nodes(budget.nodes.max(8 << 20));
             repository.limit_lookups(budget.index / 2);
-            tree(job, &context, &readers, &snapshot, &published, &mark).with_context(shown)?
+            let message = tree(job, &context, &readers, &snapshot, &published, &mark).with_context(shown)?;
+            // Files are written one by one.
+            (message, "threads")
         }
         (true, true) => return Err(wrong("the snapshot is that of a directory, and the PVC of mode Block".to_owned())),
         (false, false) => {
@@ -99,6 +102,8 @@ pub(super) fn run(job: &Job<'_>) -> Result<Written> {
     drop(published);
     mark.clear();
     let total = snapshot.record.size;
+    agent.around.metrics.add(&RESTORED, &[], total as f64);
+    agent.around.metrics.add(&MOVED, &[DOWNLOAD, engine], 1.0);
     let (cr_uid, volume) = (task.uid.clone(), pv.clone());
     let done = DataDone { version: wherry_api::plan::VERSION, cr_uid, attempt: task.attempt, volume, bytes: total };
     Ok(Written { done: done.print(), total, message })
@@ -128,7 +133,7 @@ fn disk(
     snapshot: &Snapshot,
     published: &Published,
     mark: &Mark,
-) -> Result<String> {
+) -> Result<(String, &'static str)> {
     let reader = SnapshotReader::within(readers.open(snapshot)?)?;
     let target = published.path();
     let work = DiskRestore::new(context, &reader, &target)?;
@@ -143,7 +148,8 @@ fn disk(
     drop((progress, sink));
     let resumed = if only.is_some() { ", went on after an interruption" } else { "" };
     let all = size(snapshot.record.size);
-    Ok(format!("snapshot {}: {all}, {} engine ({}){resumed}", snapshot.id, engine.name, engine.why))
+    let message = format!("snapshot {}: {all}, {} engine ({}){resumed}", snapshot.id, engine.name, engine.why);
+    Ok((message, engine.name))
 }
 
 fn tree(

@@ -2,8 +2,7 @@
 
 use super::Agent;
 use super::begun;
-use super::health::Beat;
-use super::job::{self, Handle};
+use super::job::{self, Handle, word};
 use super::verdict::{Task, Verdict, Why, verdict};
 use crate::signals::Cancel;
 use serde_json::Value;
@@ -14,6 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use wherry_api::api::{Api, Key, Kind};
+use wherry_api::health::Beat;
+use wherry_api::metrics::MOVING;
 use wherry_api::names;
 use wherry_api::settings::CONFIG_MAP;
 use wherry_api::watch::{Seen, Selection, follow, key_of};
@@ -136,7 +137,9 @@ impl Loop {
     }
 
     fn over(&mut self, uid: &str) {
-        self.running.remove(uid);
+        if let Some(Running { task, .. }) = self.running.remove(uid) {
+            self.agent.around.metrics.add(&MOVING, &[word(task.kind)], -1.0);
+        }
         self.sweep();
         self.paused.insert(uid.to_owned(), Instant::now() + PAUSE);
     }
@@ -201,7 +204,10 @@ impl Loop {
             job::run(&agent, &of_thread, &to_end);
         };
         match std::thread::Builder::new().name(format!("job {}", task.name)).spawn(work) {
-            Ok(_) => drop(self.running.insert(task.uid.clone(), Running { task, handle })),
+            Ok(_) => {
+                self.agent.around.metrics.add(&MOVING, &[word(task.kind)], 1.0);
+                self.running.insert(task.uid.clone(), Running { task, handle });
+            }
             Err(e) => {
                 tracing::error!(cr = %task.name, "no thread can be started: {e}");
                 self.paused.insert(task.uid, Instant::now() + PAUSE);

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wherry_api::api::{ApiError, Kind, Refusal};
+use wherry_api::metrics::{DATA_SECONDS, DOWNLOAD, RETRIES, UPLOAD};
 use wherry_api::{Phase, Time};
 use wherry_repo::{Error, ErrorKind};
 
@@ -68,6 +69,11 @@ impl Handle {
             Why::Over => "it is over, or another agent's",
         });
     }
+}
+
+/// The word for a kind of CR in labels of metrics.
+pub(crate) fn word(kind: Kind) -> &'static str {
+    if kind == Kind::DataUpload { UPLOAD } else { DOWNLOAD }
 }
 
 /// What has become of it.
@@ -172,7 +178,9 @@ fn work(agent: &Agent, task: &Task, handle: &Handle) -> Result<()> {
     tracing::info!(cr = %task.name, attempt = task.attempt, "{}", if begins { "begins" } else { "goes on" });
     let shared = Shared::default();
     let job = Job { agent, task, cancel: &handle.cancel, report: &report, shared: &shared };
+    let start = Instant::now();
     let outcome = watched(&job, || patiently(&job));
+    agent.around.metrics.observe(&DATA_SECONDS, &[word(task.kind)], start.elapsed().as_secs_f64());
     // Nothing is open any more.
     match outcome {
         Ok(Outcome::Saved(saved)) => report.completed(&saved),
@@ -229,6 +237,7 @@ fn patiently(job: &Job<'_>) -> Result<Outcome> {
         }
         let error = one_line(&error);
         tracing::warn!(cr = %job.task.name, "{error}; it is tried again");
+        job.agent.around.metrics.add(&RETRIES, &[word(job.task.kind)], 1.0);
         let said: String = format!("{AGAIN}{error}").chars().take(1000).collect();
         if let Err(e) = job.note(&json!({ "status": { "message": said } })) {
             tracing::debug!("{e}");

@@ -5,10 +5,10 @@
 mod begun;
 mod download;
 mod follow;
-mod health;
 mod host;
 mod indexes;
 mod job;
+pub(crate) mod located;
 pub(crate) mod location;
 mod report;
 pub(crate) mod store;
@@ -22,7 +22,6 @@ use crate::cli::AgentArgs;
 use crate::context::Context;
 use crate::exit::{Exit, only_tell_panics};
 use anyhow::{Context as _, Result};
-use health::Beat;
 use indexes::Indexes;
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
@@ -37,6 +36,8 @@ use std::time::Duration;
 use surroundings::Surroundings;
 use verdict::{Task, Verdict, verdict};
 use wherry_api::api::{ApiError, Kind};
+use wherry_api::health::{self, Beat};
+use wherry_api::metrics::{SETTINGS_GOOD, SLOTS};
 use wherry_api::settings::{CONFIG_MAP, Settings};
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::{Clock, Error, Repository};
@@ -75,7 +76,7 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
     let _armed = context.cancel.arm("");
     // In a restart of the whole node by kubelet and runtime the old one may still be ending.
     // It lives while it waits for that, and is not ready.
-    let beat = health.map(|address| health::serve(&address)).transpose()?;
+    let beat = health.map(|address| health::serve(&address, Arc::clone(&around.metrics))).transpose()?;
     let Some(_lock) = lock(&state_dir, context, beat.as_deref())? else { return Ok(Exit::Done) };
     let mut own = context.for_job(String::new(), context.budget, context.cancel.clone())?;
     own.run = context.run;
@@ -143,9 +144,14 @@ impl Agent {
             .unwrap_or_else(|| Value::Object(Default::default()));
         let data: BTreeMap<String, String> = match serde_json::from_value(data) {
             Ok(data) => data,
-            Err(e) => return tracing::error!("ConfigMap {CONFIG_MAP} cannot be read: {e}"),
+            Err(e) => {
+                self.around.metrics.set(&SETTINGS_GOOD, &[], 0.0);
+                return tracing::error!("ConfigMap {CONFIG_MAP} cannot be read: {e}");
+            }
         };
-        match Settings::parse(&data) {
+        let settings = Settings::parse(&data);
+        self.around.metrics.set(&SETTINGS_GOOD, &[], if settings.is_ok() { 1.0 } else { 0.0 });
+        match settings {
             Ok(settings) => {
                 self.around.up.set(settings.upload_rate);
                 self.around.down.set(settings.download_rate);
@@ -153,6 +159,7 @@ impl Agent {
                     let cores = self.context.budget.workers;
                     NodeBudget::new(self.context.settings.memory, cores, settings.slots_per_node)
                 });
+                self.around.metrics.set(&SLOTS, &[], self.budget().slots as f64);
                 *self.settings.lock() = Some(settings);
             }
             Err(wrong) => wrong.iter().for_each(|wrong| tracing::error!("{wrong}")),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal, guarded};
+use wherry_api::events::{self, Reason, Source};
 use wherry_api::{Phase, names};
 
 /// After a failure nothing is asked of the API server for this long, then twice as long, up to [`LONGEST`].
@@ -186,7 +187,7 @@ impl<'a> Report<'a> {
         let failed = json!({ "status": { "phase": Phase::Failed, "message": message, "completionTimestamp": now } });
         if let Said::Written = self.surely(|_| Some(failed.clone())) {
             tracing::error!(cr = %self.task.name, "failed: {message}");
-            self.event("Warning", "Failed", message);
+            self.event(events::FAILED, message);
         }
     }
 
@@ -221,7 +222,7 @@ impl<'a> Report<'a> {
         match self.surely(|_| Some(json!({ "status": status }))) {
             Said::Written => {
                 tracing::info!(cr = %self.task.name, snapshot = snapshot_id, "completed: {message}");
-                self.event("Normal", "Completed", message);
+                self.event(events::COMPLETED, message);
             }
             Said::Left => {}
             Said::Refused(e) => self.fail(&format!("the API server refuses the result: {e}")),
@@ -237,7 +238,7 @@ impl<'a> Report<'a> {
         match self.surely(|cr| (cr["status"]["phase"] == Phase::InProgress.as_str()).then(|| patch.clone())) {
             Said::Written => {
                 tracing::info!(cr = %self.task.name, "the volume is written: {message}");
-                self.event("Normal", "DataDone", message);
+                self.event(events::DATA_DONE, message);
             }
             Said::Left => {}
             Said::Refused(e) => self.fail(&format!("the API server refuses the result: {e}")),
@@ -245,27 +246,17 @@ impl<'a> Report<'a> {
     }
 
     /// An Event of the CR. Nothing rests on it.
-    fn event(&self, kind: &str, reason: &str, message: &str) {
+    fn event(&self, reason: Reason, message: &str) {
         let agent = self.agent;
         let mut random = [0; 8];
         if wherry_repo::Rng::fill(&agent.context.system, &mut random).is_err() {
             return;
         }
         let name = format!("{}.{:016x}", self.task.name, u64::from_le_bytes(random));
-        let now = agent.now();
-        let message: String = message.chars().take(1000).collect();
-        let object = json!({
-            "apiVersion": "v1", "kind": "Event", "metadata": { "name": name, "namespace": agent.around.namespace },
-            "type": kind, "reason": reason, "message": message, "firstTimestamp": now, "lastTimestamp": now, "count": 1,
-            "source": { "component": "wherry-agent", "host": agent.node },
-            "involvedObject": {
-                "apiVersion": self.task.kind.api_version(), "kind": self.task.kind.word(), "namespace": agent.around.namespace,
-                "name": self.task.name, "uid": self.task.uid,
-            },
-        });
-        if let Err(e) =
-            agent.around.wait(agent.around.api.create(&Key::new(Kind::Event, &agent.around.namespace, &name), &object))
-        {
+        let of = Source { component: "wherry-agent", host: &agent.node };
+        let object = events::event(&name, &self.key(), &self.task.uid, of, reason, message, agent.now());
+        let key = Key::new(Kind::Event, &agent.around.namespace, &name);
+        if let Err(e) = agent.around.wait(agent.around.api.create(&key, &object)) {
             tracing::debug!("{e}");
         }
     }

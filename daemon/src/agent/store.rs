@@ -15,6 +15,7 @@ use wherry_api::api::{Api, Guard, Key, Kind, Refusal, guarded};
 use wherry_api::base64;
 use wherry_api::decode::decode;
 use wherry_api::location::{REPOSITORIES, Recorded, SecretKey};
+use wherry_api::metrics::KEY_MISSING;
 use wherry_api::{BackupStorageLocation, Meta};
 use wherry_repo::storage::{Over, Storage, conformance};
 use wherry_repo::{Credential, Error, ErrorKind, InitOptions, Repository};
@@ -103,6 +104,13 @@ impl Store {
         Ok(Self { repository, url, place, credential })
     }
 
+    /// The repository alone, for as long as this process lives.
+    pub(crate) fn into_repository(self) -> Repository {
+        // Credentials are read from their file again and again.
+        std::mem::forget(self.place);
+        self.repository
+    }
+
     /// A storage for a folder beside that of the repositories: for what Velero keeps there.
     ///
     /// # Errors
@@ -172,7 +180,10 @@ impl Store {
         if there != Some(true) && to != Use::Write {
             return Err(wrong(format!("there is no repository at {url}, where BackupStorageLocation {name} leads")));
         }
-        let credential = match around.secret(KEY.0, KEY.1)? {
+        let secret = around.secret(KEY.0, KEY.1)?;
+        let missing = secret.is_none() && there.is_some();
+        around.metrics.set(&KEY_MISSING, &[], if missing { 1.0 } else { 0.0 });
+        let credential = match secret {
             Some(key) => Self::key(key)?,
             None if there.is_some() => {
                 return Err(wrong(format!(
@@ -231,9 +242,11 @@ impl Store {
             if let Some(key) = around.secret(KEY.0, KEY.1)? {
                 return Self::key(key);
             }
+            around.metrics.set(&KEY_MISSING, &[], 1.0);
             let names: Vec<_> = made.keys().map(String::as_str).collect();
             return Err(wrong(format!(
-                "Secret {} with key {:?} is gone, and there are repositories that no other key opens (of BackupStorageLocation {},                  see ConfigMap {REPOSITORIES}): bring the Secret back; no new key was made",
+                "Secret {} with key {:?} is gone, and there are repositories that no other key opens (of BackupStorageLocation {}, \
+                 see ConfigMap {REPOSITORIES}): bring the Secret back; no new key was made",
                 KEY.0,
                 KEY.1,
                 names.join(", ")
@@ -243,7 +256,10 @@ impl Store {
         let text = std::str::from_utf8(&text).unwrap_or_default();
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            "metadata": { "name": KEY.0, "namespace": around.namespace },
+            // Where a chart has taken it over, uninstalling that leaves it.
+            "metadata": {
+                "name": KEY.0, "namespace": around.namespace, "annotations": { "helm.sh/resource-policy": "keep" },
+            },
             "stringData": { KEY.1: text },
         });
         match around.wait(around.api.create(&Key::new(Kind::Secret, &around.namespace, KEY.0), &secret)) {

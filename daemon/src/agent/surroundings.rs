@@ -13,6 +13,7 @@ use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
 use wherry_api::base64;
 use wherry_api::client::{Access, Client};
 use wherry_api::kube_api::KubeApi;
+use wherry_api::metrics::{By, Registry};
 use wherry_repo::{Error, ErrorKind};
 use zeroize::Zeroizing;
 
@@ -31,6 +32,8 @@ pub(crate) struct Surroundings {
     /// What is sent to all storages, and read from them.
     pub(crate) up: Arc<Throttle>,
     pub(crate) down: Arc<Throttle>,
+    /// What the process tells of itself.
+    pub(crate) metrics: Arc<Registry>,
     cluster: Mutex<Option<String>>,
 }
 
@@ -60,12 +63,14 @@ impl Surroundings {
             .enable_all()
             .build()
             .context("no threads for the API server can be started")?;
+        let metrics = Arc::new(Registry::new(By::Agent));
         let this = Self {
-            api: KubeApi::new(Client::new(access)?),
+            api: KubeApi::new(Client::new(access)?.counting(Arc::clone(&metrics))),
             runtime: runtime.handle().clone(),
             namespace,
             up: Arc::new(Throttle::unlimited()),
             down: Arc::new(Throttle::unlimited()),
+            metrics,
             cluster: Mutex::default(),
         };
         Ok((this, runtime))

@@ -19,6 +19,7 @@ use std::time::Duration;
 use wherry_api::api::Kind;
 use wherry_api::cluster::Claim;
 use wherry_api::decode::decode;
+use wherry_api::metrics::{CHANGED, MOVED, READ, SKIPPED, STORED, UPLOAD};
 use wherry_api::quantity::quantity;
 use wherry_api::{DataUpload, SnapshotId, UploadPlan, labels, names};
 use wherry_repo::{Error, ParentChoice, Repository, Snapshot};
@@ -116,7 +117,20 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
             whole(saved)?
         }
     };
+    count(agent, &snapshot);
     Ok(told(repository.id().to_string(), &snapshot, total(&snapshot), &how))
+}
+
+/// A snapshot that this process made, in the metrics.
+fn count(agent: &Agent, snapshot: &Snapshot) {
+    let (record, stats) = (&snapshot.record, &snapshot.record.stats);
+    let skipped = record.size.saturating_sub(stats.read);
+    for (metric, bytes) in
+        [(&READ, stats.read), (&SKIPPED, skipped), (&CHANGED, stats.known + stats.new), (&STORED, stats.stored)]
+    {
+        agent.around.metrics.add(metric, &[], bytes as f64);
+    }
+    agent.around.metrics.add(&MOVED, &[UPLOAD, record.engine.as_str()], 1.0);
 }
 
 /// An error unless all of the volume could be read.

@@ -43,7 +43,7 @@ pub struct AgentArgs {
     /// Where the node's lock and notes of what was begun are kept, on the node [default: /var/lib/wherry]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Answers /healthz and /readyz at this address, such as :8081
+    /// Answers /healthz, /readyz and /metrics at this address, such as :8081
     #[arg(long, value_name = "ADDRESS")]
     pub health: Option<String>,
 }

@@ -7,15 +7,20 @@ use std::path::Path;
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::names;
 use wherry_api::settings::{CONFIG_MAP, ENTRIES, Settings};
+use wherry_tests::cluster::real::deployed;
 use wherry_tests::kube::Kube;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy");
 
-/// The files that the kustomize base names; every YAML file beside it is one of them.
+/// What is applied by hand.
+const INSPECT: &str = "inspect.yaml";
+
+/// The files that the kustomize base names; every other YAML file beside it is one of them.
 fn files() -> BTreeMap<String, String> {
     let base = fs::read_to_string(Path::new(FOLDER).join("kustomization.yaml")).unwrap();
     let names = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let names: Vec<String> = names.filter(|name| name.ends_with(".yaml") && name != "kustomization.yaml").collect();
+    let names: Vec<String> =
+        names.filter(|name| name.ends_with(".yaml") && name != "kustomization.yaml" && name != INSPECT).collect();
     names
         .into_iter()
         .map(|name| {
@@ -44,6 +49,12 @@ fn the_server_takes_every_file_and_the_code_agrees_with_them() {
         }
     }
 
+    // Who runs as an account needs one that is there.
+    kube.apply(&deployed("wherry-agent", "deploy"));
+    let inspect = fs::read_to_string(Path::new(FOLDER).join(INSPECT)).unwrap();
+    let inspect = kube.rehearse(&inspect.replace("namespace: velero", "namespace: deploy")).remove(0);
+    assert_eq!(inspect["spec"]["serviceAccountName"], "wherry-agent");
+
     // The ConfigMap says every setting, with the default that the code has.
     let map = kube.wait(kube.admin().get(&Key::new(Kind::ConfigMap, "deploy", CONFIG_MAP))).unwrap().unwrap();
     let data: BTreeMap<String, String> = serde_json::from_value(map["data"].clone()).unwrap();
@@ -63,6 +74,17 @@ fn the_server_takes_every_file_and_the_code_agrees_with_them() {
     let volumes = template["spec"]["volumes"].as_array().unwrap();
     let source = volumes.iter().find(|volume| volume["name"] == kubelet["name"]).expect("its volume");
     assert_eq!(source["hostPath"]["path"], settings.kubelet_root.as_str(), "links in it are absolute");
+
+    // Prometheus and the kubelet's probes find both by the name of a port, and it is the one that they answer at.
+    let deployment = get(kube, "/apis/apps/v1/namespaces/deploy/deployments/wherry-controller");
+    for container in [container, &deployment["spec"]["template"]["spec"]["containers"][0]] {
+        assert_eq!(container["ports"][0]["name"], "health");
+        let flag = format!("--health=:{}", container["ports"][0]["containerPort"]);
+        assert!(container["args"].as_array().unwrap().contains(&flag.as_str().into()), "{container}");
+        for (probe, path) in [("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")] {
+            assert_eq!(container[probe]["httpGet"]["path"], path, "{container}");
+        }
+    }
 
     // Both run as the accounts that rbac.yaml makes, the controller as nobody.
     let controller = get(kube, "/apis/apps/v1/namespaces/deploy/deployments/wherry-controller");

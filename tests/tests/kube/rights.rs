@@ -99,12 +99,12 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
         "backupstoragelocations list watch",
         "jobs list watch create delete",
         "configmaps create",
-        "events create",
         "leases create",
+        "events create",
     ]));
     assert_eq!(allowed(kube, USER, "velero"), there);
     for (resource, name, verbs) in [
-        (("", "configmaps"), "wherry", &["get", "create"][..]),
+        (("", "configmaps"), "wherry", &["get", "create", "patch"][..]),
         (("", "configmaps"), "wherry-jobs", &["get", "create"]),
         (("", "configmaps"), "wherry-repositories", &["get", "create"]),
         (("", "configmaps"), "wherry-deleting", &["get", "create", "patch"]),
@@ -208,7 +208,8 @@ fn requests_beyond_them_are_refused() {
 }
 
 /// What the loop and the Jobs need and these scenes do not, and the PV of a source that is still there.
-const OF_OTHERS: [&str; 23] = [
+const OF_OTHERS: [&str; 24] = [
+    "configmaps patch",
     "configmaps create",
     "backups list",
     "backups watch",

@@ -1,0 +1,228 @@
+//! The Helm chart: the same objects as the kustomize base, taken by a real API server; values do what they say. And alerts and
+//! dashboard, which name what is in the catalogue of metrics.
+
+use crate::real;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use wherry_api::metrics::{CATALOGUE, Type};
+use wherry_api::settings::Settings;
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy");
+
+/// Environment variable with the path of helm.
+const WHERRY_TEST_HELM: &str = "WHERRY_TEST_HELM";
+
+fn helm(arguments: &[&str]) -> Output {
+    let Some(tool) = std::env::var_os(WHERRY_TEST_HELM) else {
+        panic!("there is no helm to test with ({WHERRY_TEST_HELM} is not set): run scripts/test, which builds one");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    // It has a home of its own: what a user has set there is not looked at.
+    Command::new(tool).args(arguments).env_clear().env("HOME", folder.path()).current_dir(FOLDER).output().unwrap()
+}
+
+fn rendered(namespace: &str, values: &[&str]) -> String {
+    let mut arguments = vec!["template", "wherry", "helm", "--namespace", namespace, "--kube-version", "1.34.4"];
+    values.iter().for_each(|value| arguments.extend(["--set-string", *value]));
+    let output = helm(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The objects by kind and name, without what the server adds to each.
+fn objects(made: Vec<Value>) -> BTreeMap<(String, String), Value> {
+    let bare = |mut object: Value| {
+        let meta = object["metadata"].as_object_mut().unwrap();
+        ["uid", "creationTimestamp", "managedFields", "resourceVersion"].iter().for_each(|key| drop(meta.remove(*key)));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        ((text(&object["kind"]), text(&object["metadata"]["name"])), object)
+    };
+    made.into_iter().map(bare).collect()
+}
+
+/// Objects of the cluster are there already under their own names.
+fn renamed(yaml: &str) -> String {
+    yaml.replace("name: wherry", "name: chart")
+}
+
+fn get<'a>(objects: &'a BTreeMap<(String, String), Value>, kind: &str, name: &str) -> &'a Value {
+    &objects[&(kind.to_owned(), name.to_owned())]
+}
+
+#[test]
+fn the_chart_makes_what_the_base_makes() {
+    let real = real();
+    let kube = &real.kube;
+    kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: charted\n");
+    let lint = helm(&["lint", "--strict", "helm"]);
+    assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
+
+    let base = fs::read_to_string(Path::new(FOLDER).join("kustomization.yaml")).unwrap();
+    let files: Vec<&str> = base.lines().filter_map(|line| line.trim().strip_prefix("- ")).collect();
+    assert!(files.len() >= 4, "{files:?}");
+    let files = files.iter().map(|name| fs::read_to_string(Path::new(FOLDER).join(name)).unwrap());
+    let base = files.collect::<Vec<_>>().join("\n---\n").replace("namespace: velero", "namespace: charted");
+    let base = objects(kube.rehearse(&renamed(&base)));
+    let mut chart = objects(kube.rehearse(&renamed(&rendered("charted", &[]))));
+    let drain = chart.remove(&("Job".to_owned(), "chart-drain".to_owned())).expect("the hook");
+    assert_eq!(drain["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
+    assert_eq!(chart.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
+    for (key, object) in &base {
+        assert_eq!(&chart[key], object, "{key:?}");
+    }
+    // The key is nothing that an uninstall could take away: the agent makes it.
+    assert!(!chart.keys().any(|(kind, _)| kind == "Secret"));
+}
+
+#[test]
+fn values_do_what_they_say() {
+    let real = real();
+    let kube = &real.kube;
+    kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: valued\n");
+    let made = rendered(
+        "valued",
+        &[
+            "image.repository=registry.example/wherry",
+            "image.digest=sha256:0123",
+            "imagePullSecrets[0]=pull",
+            "settings.maxActive=20",
+            "settings.pause=true",
+            "controller.replicas=1",
+            "controller.serviceAccountAnnotations.a=b",
+            "agent.memory=2G",
+            "agent.kubeletRoot=/var/snap/kubelet",
+            "agent.env[0].name=HTTPS_PROXY",
+            "agent.env[0].value=http://proxy.example:3128",
+            "agent.podLabels.use=identity",
+            "agent.nodeSelector.disk=ssd",
+            "drain.wait=30m",
+            "openshift.enabled=true",
+        ],
+    );
+    let made = objects(kube.rehearse(&renamed(&made)));
+    let data = get(&made, "ConfigMap", "chart")["data"].clone();
+    let data: BTreeMap<String, String> = serde_json::from_value(data).unwrap();
+    let settings = Settings::parse(&data).unwrap();
+    assert_eq!((settings.max_active, settings.pause), (20, true));
+    assert_eq!(settings.kubelet_root, "/var/snap/kubelet");
+    let agents = &get(&made, "DaemonSet", "chart-agent")["spec"]["template"];
+    let container = &agents["spec"]["containers"][0];
+    assert_eq!(container["image"], "registry.example/wherry@sha256:0123");
+    assert!(container["args"].as_array().unwrap().contains(&"--memory=2G".into()), "{container}");
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    assert!(mounts.iter().any(|mount| mount["mountPath"] == "/var/snap/kubelet"), "{mounts:?}");
+    let volumes = agents["spec"]["volumes"].as_array().unwrap();
+    assert!(volumes.iter().any(|volume| volume["hostPath"]["path"] == "/var/snap/kubelet"), "{volumes:?}");
+    assert!(container["env"].as_array().unwrap().iter().any(|entry| entry["name"] == "HTTPS_PROXY"), "{container}");
+    assert_eq!(agents["spec"]["nodeSelector"]["disk"], "ssd");
+    assert_eq!(agents["metadata"]["labels"]["use"], "identity");
+    assert_eq!(agents["metadata"]["annotations"]["openshift.io/required-scc"], "privileged");
+    let controller = &get(&made, "Deployment", "chart-controller")["spec"];
+    assert_eq!(controller["replicas"], 1);
+    let account = get(&made, "ServiceAccount", "chart-controller");
+    assert_eq!(account["metadata"]["annotations"]["a"], "b");
+    let drain = &get(&made, "Job", "chart-drain")["spec"]["template"]["spec"];
+    assert!(drain["containers"][0]["args"].as_array().unwrap().contains(&"--wait=30m".into()), "{drain}");
+    for pod in [&agents["spec"], &controller["template"]["spec"], drain] {
+        assert_eq!(pod["imagePullSecrets"][0]["name"], "pull", "{pod}");
+    }
+    assert!(made.contains_key(&("RoleBinding".to_owned(), "chart-agent-privileged".to_owned())));
+
+    // A typing mistake does not go unseen.
+    let wrong = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set", "settings.maxactive=3"]);
+    let text = String::from_utf8_lossy(&wrong.stderr);
+    assert!(!wrong.status.success() && text.contains("settings.maxactive: there is no such setting"), "{text}");
+    let monitored = rendered("valued", &["monitoring.enabled=true", "monitoring.labels.release=prometheus"]);
+    for part in ["kind: PodMonitor", "kind: PrometheusRule", "name: wherry-dashboard", "release: prometheus"] {
+        assert!(monitored.contains(part), "{part:?} is not in {monitored}");
+    }
+}
+
+/// Names of metrics in an expression, each with the labels that it is selected by; and the labels that it is grouped by.
+fn named(text: &str) -> (Vec<(String, Vec<String>)>, BTreeSet<String>) {
+    let word = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let mut metrics = Vec::new();
+    for (at, _) in text.match_indices("wherry_") {
+        let name = word(&text[at..]);
+        let rest = &text[at + name.len()..];
+        let selected = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
+        metrics.push((
+            name,
+            selected.split(',').map(|part| word(part.trim())).filter(|label| !label.is_empty()).collect(),
+        ));
+    }
+    let groups = text.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
+    (metrics, groups.flat_map(|group| group.split(',').map(|label| label.trim().to_owned())).collect())
+}
+
+/// An error unless all that the expression names is in the catalogue.
+fn check(expression: &str) -> Result<Vec<String>, String> {
+    let (metrics, groups) = named(expression);
+    let mut known = BTreeSet::from(["le".to_owned()]);
+    let mut names = Vec::new();
+    for (name, labels) in &metrics {
+        let metric = CATALOGUE.iter().find(|metric| match metric.kind {
+            Type::Histogram(_) => {
+                ["_bucket", "_sum", "_count"].iter().any(|end| *name == format!("{}{end}", metric.name))
+            }
+            Type::Counter | Type::Gauge => metric.name == name,
+        });
+        let metric = metric.ok_or_else(|| format!("there is no metric {name}: {expression}"))?;
+        known.extend(metric.labels.iter().map(|label| label.name.to_owned()));
+        if let Some(label) = labels.iter().find(|label| !metric.labels.iter().any(|known| known.name == label.as_str()))
+        {
+            return Err(format!("{name} has no label {label}: {expression}"));
+        }
+        names.push(metric.name.to_owned());
+    }
+    match groups.difference(&known).next() {
+        Some(label) => Err(format!("nothing there has label {label}: {expression}")),
+        None if metrics.is_empty() => Err(format!("no metric of ours: {expression}")),
+        None => Ok(names),
+    }
+}
+
+#[test]
+fn alerts_and_dashboard_name_what_there_is() {
+    let rules = fs::read_to_string(Path::new(FOLDER).join("monitoring/rules.yaml")).unwrap();
+    let expressions: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert_eq!(expressions.len(), rules.matches("- alert: ").count());
+    let mut alerted = BTreeSet::new();
+    for expression in &expressions {
+        alerted.extend(check(expression).unwrap_or_else(|e| panic!("{e}")));
+    }
+    for wanted in [
+        "wherry_leftovers",
+        "wherry_forgetting_on_hold",
+        "wherry_crs_without_agent",
+        "wherry_crs_deadline_at_risk",
+        "wherry_key_missing",
+        "wherry_last_completed_timestamp_seconds",
+        "wherry_gc_last_success_timestamp_seconds",
+    ] {
+        assert!(alerted.contains(wanted), "no alert is about {wanted}");
+    }
+    let dashboard = fs::read_to_string(Path::new(FOLDER).join("monitoring/dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let mut shown = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            shown.extend(check(target["expr"].as_str().unwrap()).unwrap_or_else(|e| panic!("{}: {e}", panel["title"])));
+        }
+    }
+    // Whatever is counted can be seen.
+    let all: BTreeSet<String> = CATALOGUE.iter().map(|metric| metric.name.to_owned()).collect();
+    assert_eq!(shown, all);
+    for wrong in [
+        "max(wherry_nothing)",
+        "wherry_leftovers{kind=\"upload\"}",
+        "sum by (pvc) (wherry_crs)",
+        "up == 0",
+        "wherry_queue_seconds",
+    ] {
+        assert!(check(wrong).is_err(), "{wrong}");
+    }
+}
