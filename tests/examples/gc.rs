@@ -110,7 +110,7 @@ fn make(dir: &Path, chunks: u64) -> Result<Value> {
     let sparse = size / 2..size / 2 + (size / 1000).max(1024);
     let changes = |generation: u64, n: u64| match generation {
         0 => true,
-        1 => n < size * 6 / 100 || (sparse.contains(&n) && n % 8 != 0) || n % 2048 < 20,
+        1 => n < size * 6 / 100 || (sparse.contains(&n) && !n.is_multiple_of(8)) || n % 2048 < 20,
         _ => n % 4096 > 4076,
     };
     let write = |name: String, size: u64, content: &dyn Fn(u64) -> Option<(u64, bool)>| -> Result<Snapshot> {
@@ -145,7 +145,7 @@ fn make(dir: &Path, chunks: u64) -> Result<Value> {
             let edges =
                 [size * 6 / 100..size * 6 / 100 + 64, sparse.start - 64..sparse.start, sparse.end..sparse.end + 64];
             let is_edge = |n: u64| edges.iter().any(|edge| edge.contains(&n));
-            let is_real = |n: u64| generation == 0 && (is_edge(n) || (sparse.contains(&n) && n % 8 == 0));
+            let is_real = |n: u64| generation == 0 && (is_edge(n) || (sparse.contains(&n) && n.is_multiple_of(8)));
             let content = |n: u64| changes(generation, n).then(|| (named(n), is_real(n)));
             let snapshot = write(format!("volume-{volume}"), size, &content)?;
             if generation == 0 || volume + 1 == VOLUMES {
