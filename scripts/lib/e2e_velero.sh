@@ -1,0 +1,91 @@
+# Backups and restores by Velero's command line, and what is asked of its objects. Source e2e.sh first.
+
+# velero ARGUMENT...: its command line. Fifteen minutes only end a run that hangs.
+velero() { printf '   $ velero %s\n' "$*" >&2 && timeout 900 nsenter --target "$(space_pid)" --net --mount --pid -- velero "$@"; }
+
+# of_uploads BACKUP TEMPLATE: the template of each of its DataUploads, that of the disk first.
+of_uploads() {
+  kubectl --namespace velero get datauploads --selector "velero.io/backup-name=$1" --sort-by=.spec.sourcePVC \
+    --output "jsonpath={range .items[*]}$2{end}"
+}
+# of_downloads RESTORE TEMPLATE: the same of a restore.
+of_downloads() {
+  kubectl --namespace velero get datadownloads --selector "velero.io/restore-name=$1" --sort-by=.spec.targetVolume.pvc \
+    --output "jsonpath={range .items[*]}$2{end}"
+}
+# crs BACKUP-OR-RESTORE: the names of its DataUploads or DataDownloads, as `kubectl get` takes them, that of the disk first.
+crs() { of_uploads "$1" 'datauploads/{.metadata.name} ' && of_downloads "$1" 'datadownloads/{.metadata.name} '; }
+# phases OF: of its DataUploads or DataDownloads, a blank behind each.
+phases() { of_uploads "$1" '{.status.phase} ' && of_downloads "$1" '{.status.phase} '; }
+phases_are() { [ "$(phases "$1")" = "$2" ]; }
+# reached OF PHASE...: whether it has two, and each is in one of these phases.
+reached() {
+  local of=$1 found phase n=0
+  shift
+  found=$(phases "$of")
+  for phase in $found; do [[ " $* " == *" $phase "* ]] || return 1; n=$((n + 1)); done
+  [ $n = 2 ]
+}
+ended() { reached "$1" Completed Failed Canceled; }
+
+# fresh NAME: of a backup or restore, which has not been used in this cluster.
+fresh() { printf '%s-%s' "$1" "$(date +%s%N | cut -c 6-14)"; }
+
+# backup NAME NAMESPACE [ARGUMENT...]: to the end, which is Completed.
+backup() {
+  local name=$1 namespace=$2
+  shift 2
+  backup_begun "$name" "$namespace" --wait "$@"
+  backup_is_complete "$name"
+}
+backup_begun() {
+  local name=$1 namespace=$2
+  shift 2
+  velero backup create "$name" --include-namespaces "$namespace" --snapshot-move-data --data-mover wherry "$@" >"$log/backup-$name" 2>&1 ||
+    die "velero backup create: see $log/backup-$name: $(tail -n 3 "$log/backup-$name")"
+}
+backup_is_complete() {
+  is "backup/$1" .status.phase Completed || die "backup $1 is not Completed: $(of_uploads "$1" '{.status.phase}: {.status.message}; ')"
+  phases_are "$1" "Completed Completed " || die "not both DataUploads of $1 are Completed: $(phases "$1")"
+  is backupstoragelocation/default .status.phase Available || die "the BackupStorageLocation is not Available any more"
+}
+backup_ended() { field "backup/$1" .status.phase | grep -qxE 'Completed|PartiallyFailed|Failed'; }
+restore_ended() { field "restore/$1" .status.phase | grep -qxE 'Completed|PartiallyFailed|Failed'; }
+
+# kept_backup: of the application, its namespace gone since; made by the first scene that needs it. Its name is `kept`, what was
+# in it is in $log/kept.
+kept_backup() {
+  ! is backup/kept .status.phase Completed || [ ! -s "$log/kept" ] || return 0
+  say "a backup of an application, for this scene and others"
+  application kept
+  contents kept >"$log/kept"
+  backup kept kept
+  kubectl delete namespace kept --wait --timeout=180s >/dev/null
+  until_true 120 "the driver has no volume any more" nothing_is_left 0
+}
+
+# restore_begun NAME NAMESPACE [ARGUMENT...]: the kept backup, into that namespace.
+restore_begun() {
+  local name=$1 namespace=$2
+  shift 2
+  velero restore create "$name" --from-backup kept --namespace-mappings "kept:$namespace" "$@" >"$log/restore-$name" 2>&1 ||
+    die "velero restore create: see $log/restore-$name: $(tail -n 3 "$log/restore-$name")"
+}
+restore_is_complete() {
+  is "restore/$1" .status.phase Completed || die "restore $1 is not Completed: $(of_downloads "$1" '{.status.phase}: {.status.message}; ')"
+  phases_are "$1" "Completed Completed " || die "not both DataDownloads of $1 are Completed: $(phases "$1")"
+}
+# is_equal NAMESPACE [BYTES]: to what was backed up (file $expected, the kept backup unless set), the application running on it.
+is_equal() {
+  app_runs "$1"
+  contents "$1" ${2:+"$2"} >"$log/restored-$1"
+  diff "${expected:-$log/kept}" "$log/restored-$1" || die "what came back in namespace $1 is not what was there"
+  say "namespace $1 is equal: $(wc -l <"$log/restored-$1") lines of names, rights, times and sums"
+}
+
+# restore NAME NAMESPACE [ARGUMENT...]: to the end, which is Completed; and what came back is equal.
+restore() {
+  restore_begun "$@" --wait
+  restore_is_complete "$1"
+  is_equal "$2"
+}
