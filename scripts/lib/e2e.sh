@@ -9,7 +9,7 @@ until_true() {
   shift 2
   until "$@"; do
     [ $SECONDS -lt $limit ] || die "this did not come true: $what"
-    sleep 0.5
+    sleep 1
   done
 }
 
@@ -21,7 +21,7 @@ is() { [ "$(field "$1" "$2" "${4:-velero}")" = "$3" ]; }
 
 # application NAMESPACE [CLASS]: a pod with a Filesystem and a Block volume, and something in both.
 application() {
-  kubectl create namespace "$1"
+  kubectl create namespace "$1" >/dev/null
   sed "s/storageClassName: .*/storageClassName: ${2:-wherry-test}/" "$top/tests/e2e/app.yaml" |
     kubectl --namespace "$1" apply --filename - >/dev/null
   app_runs "$1"
@@ -40,10 +40,11 @@ in_app() { kubectl --namespace "$1" exec app -- sh -c "$2"; }
 # contents NAMESPACE [BYTES]: what is on both volumes: names, rights, owners, times and content of the files; of the disk all,
 # or what it had before it was made larger.
 contents() {
+  local bytes=${2:-}
   in_app "$1" "
     cd /files && find . ! -name lost+found -exec stat -c '%n %F %a %u:%g %Y %s' {} + | sed '/directory/s/ [0-9]*\$//' | sort
     find . -type f -exec sha256sum {} + | sort -k 2
-    ${2:+head -c $2} ${2:-cat} /disk | sha256sum" || die "what is on the volumes of namespace $1 cannot be read"
+    cat /disk ${bytes:+| head -c $bytes} | sha256sum" || die "what is on the volumes of namespace $1 cannot be read"
 }
 
 fault() { "$binaries/wherry-test-csi" fault "$1" --data-dir "$driver_data" "${@:2}"; }
@@ -71,7 +72,7 @@ left_behind() {
 }
 nothing_is_left() { ! left_behind "$1"; }
 
-# What is as it was, before the first scene and after each: nothing misbehaves, no namespace, nothing stored by the driver.
+# What is as it was, after each scene: nothing misbehaves, no namespace, nothing stored by the driver.
 nothing_is_there() {
   local name
   fault clear --all
@@ -80,6 +81,18 @@ nothing_is_there() {
   settings_default
   for name in $(namespaces); do kubectl delete "$name" --wait --timeout=180s >/dev/null; done
   until_true 120 "nothing is left" nothing_is_left 0
+}
+# On a cluster of a run that failed: volumes of policy Retain go as well, which nobody else takes away.
+begin_of_scenes() {
+  local name volume
+  fault clear --all
+  for name in $(namespaces); do kubectl delete "$name" --wait --timeout=180s >/dev/null; done
+  for name in $(kubectl get persistentvolumes --output 'jsonpath={range .items[?(@.spec.persistentVolumeReclaimPolicy=="Retain")]}{.metadata.name} {end}'); do
+    volume=$(field "persistentvolume/$name" .spec.csi.volumeHandle)
+    kubectl delete "persistentvolume/$name" --wait --timeout=60s >/dev/null
+    "$binaries/wherry-test-csi" volume delete --data-dir "$driver_data" --id "$volume"
+  done
+  nothing_is_there
 }
 end_of_scene() {
   nothing_is_there

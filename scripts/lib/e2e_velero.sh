@@ -50,25 +50,29 @@ backup_is_complete() {
   is backupstoragelocation/default .status.phase Available || die "the BackupStorageLocation is not Available any more"
 }
 backup_ended() { field "backup/$1" .status.phase | grep -qxE 'Completed|PartiallyFailed|Failed'; }
+# Its volumes have ended, and not all are restored. Its end takes ten minutes more, in which Velero waits for PVCs that stay unbound.
+restore_failed() { [[ $(field "restore/$1" .status.phase) == *PartiallyFailed ]]; }
 restore_ended() { field "restore/$1" .status.phase | grep -qxE 'Completed|PartiallyFailed|Failed'; }
 
-# kept_backup: of the application, its namespace gone since; made by the first scene that needs it. Its name is `kept`, what was
-# in it is in $log/kept.
+# kept_backup: $kept is the name of one of the application, whose namespace `kept` is gone since; made by the first scene that
+# needs it. What was in it is in $log/kept.
 kept_backup() {
-  ! is backup/kept .status.phase Completed || [ ! -s "$log/kept" ] || return 0
+  ! kept=$(cat "$log/kept-backup" 2>/dev/null) || return 0
   say "a backup of an application, for this scene and others"
+  kept=$(fresh kept)
   application kept
   contents kept >"$log/kept"
-  backup kept kept
+  backup "$kept" kept
   kubectl delete namespace kept --wait --timeout=180s >/dev/null
   until_true 120 "the driver has no volume any more" nothing_is_left 0
+  echo "$kept" >"$log/kept-backup"
 }
 
 # restore_begun NAME NAMESPACE [ARGUMENT...]: the kept backup, into that namespace.
 restore_begun() {
   local name=$1 namespace=$2
   shift 2
-  velero restore create "$name" --from-backup kept --namespace-mappings "kept:$namespace" "$@" >"$log/restore-$name" 2>&1 ||
+  velero restore create "$name" --from-backup "$kept" --namespace-mappings "kept:$namespace" "$@" >"$log/restore-$name" 2>&1 ||
     die "velero restore create: see $log/restore-$name: $(tail -n 3 "$log/restore-$name")"
 }
 restore_is_complete() {
