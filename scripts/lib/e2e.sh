@@ -121,10 +121,14 @@ agent() { inside pkill "-$1" -f "$agent_command" || die "no agent runs"; }
 
 # settings KEY=VALUE...: of ConfigMap wherry, at once: who reads them is started anew. settings_default: as they are deployed.
 settings() {
+  settings_live "$@"
+  ours_anew
+}
+# settings_live KEY=VALUE...: within a minute.
+settings_live() {
   local pairs
   pairs=$(printf '"%s",' "$@" | sed 's/=/": "/g; s/,$//')
   kubectl --namespace velero patch configmap wherry --type=merge --patch "{\"data\": {$pairs}}" >/dev/null
-  ours_anew
 }
 settings_default() {
   local said

@@ -2,7 +2,7 @@
 
 # All of a backup or restore: both CRs, and for each PVC, pod, VolumeSnapshot of ours.
 has_two() { [ "$(wc -w <<<"$(crs "$1")")" = 2 ]; }
-uids() { of_uploads "$1" '{.metadata.uid} ' && of_downloads "$1" '{.metadata.uid} '; }
+uids() { of_crs "$1" '{.metadata.uid} '; }
 have_pairs() { have "$1" volumesnapshots wherry-; }
 have_claims() { have "$1" persistentvolumeclaims wherry- -1; }
 have_pods() { have "$1" pods wherry- -1; }
@@ -13,9 +13,8 @@ have() {
 }
 # moves OF: both are InProgress, and bytes have been moved.
 moves() {
-  local done
-  done=$(of_uploads "$1" '{.status.progress.bytesDone} ' && of_downloads "$1" '{.status.progress.bytesDone} ')
-  reached "$1" InProgress && [[ $done =~ ^[1-9][0-9]*\ [1-9][0-9]*\ $ ]]
+  local both='^(InProgress [1-9][0-9]* ){2}$'
+  [[ $(of_crs "$1" '{.status.phase} {.status.progress.bytesDone} ') =~ $both ]]
 }
 
 # cancel_both OF: the first by spec.cancel, the second by deletion; waits until both are Canceled, or gone.

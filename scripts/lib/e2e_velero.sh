@@ -13,10 +13,16 @@ of_downloads() {
   kubectl --namespace velero get datadownloads --selector "velero.io/restore-name=$1" --sort-by=.spec.targetVolume.pvc \
     --output "jsonpath={range .items[*]}$2{end}"
 }
-# crs BACKUP-OR-RESTORE: the names of its DataUploads or DataDownloads, as `kubectl get` takes them, that of the disk first.
-crs() { of_uploads "$1" 'datauploads/{.metadata.name} ' && of_downloads "$1" 'datadownloads/{.metadata.name} '; }
-# phases OF: of its DataUploads or DataDownloads, a blank behind each.
-phases() { of_uploads "$1" '{.status.phase} ' && of_downloads "$1" '{.status.phase} '; }
+# of_crs BACKUP-OR-RESTORE TEMPLATE: of whichever it is.
+of_crs() {
+  local found
+  found=$(of_uploads "$@")
+  [ -n "$found" ] || found=$(of_downloads "$@")
+  printf %s "$found"
+}
+# crs OF: the names of its DataUploads or DataDownloads, as `kubectl get` takes them; phases OF: a blank behind each.
+crs() { of_crs "$1" '{.kind}/{.metadata.name} '; }
+phases() { of_crs "$1" '{.status.phase} '; }
 phases_are() { [ "$(phases "$1")" = "$2" ]; }
 # reached OF PHASE...: whether it has two, and each is in one of these phases.
 reached() {

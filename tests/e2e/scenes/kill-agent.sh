@@ -1,3 +1,3 @@
 # the agent is killed with volumes under way: it goes on where it was
 
-killed_under_way agent KILL
+goes_on=1 killed_under_way agent KILL
