@@ -1,4 +1,4 @@
-# What scenes cancel, and how far it has come by then. Source e2e_velero.sh first.
+# How far a backup or restore has come, where it is held, and how it is cancelled. Source e2e_velero.sh first.
 
 # All of a backup or restore: both CRs, and for each PVC, pod, VolumeSnapshot of ours.
 has_two() { [ "$(wc -w <<<"$(crs "$1")")" = 2 ]; }
@@ -11,6 +11,19 @@ have() {
   for uid in $(uids "$1"); do names+=("$2/$3$uid${4:-}"); done
   [ ${#names[@]} = 2 ] && kubectl --namespace velero get "${names[@]}" >/dev/null 2>&1
 }
+# held_exposed OF COMMAND...: begins it by that command, and holds it where both volumes are exposed: the agent is stopped. Not
+# before both have their pods: where no agent is ready, nothing is accepted.
+held_exposed() {
+  local of=$1
+  shift
+  fault set publish-fails
+  "$@"
+  until_true 300 "both wait for their volume to be published" have_pods "$of"
+  agent STOP
+  fault clear publish-fails
+  until_true 300 "both volumes are exposed" reached "$of" Prepared
+}
+
 # moves OF: both are InProgress, and bytes have been moved.
 moves() {
   local both='^(InProgress [1-9][0-9]* ){2}$'

@@ -16,9 +16,7 @@ contents app >"$log/before"
 marks() { find . ! -name lost+found -exec stat -c '%n %u:%g %a %Y %Z' {} + | sort; }
 in_app app "$(declare -f marks); cd /files && marks" >"$log/marks-source"
 # The agent is stopped while the volume is exposed, so that it can be looked at.
-agent STOP
-backup_begun "$second" app
-until_true 300 "both volumes are exposed" reached "$second" Prepared
+held_exposed "$second" backup_begun "$second" app
 uid=$(of_uploads "$second" '{.metadata.uid} ' | cut -d ' ' -f 2)
 pod=$(field "pod/wherry-$uid-1" .metadata.uid)
 inside bash -c "$(declare -f marks); cd /var/lib/kubelet/pods/$pod/volumes/kubernetes.io~csi/*/mount && marks" >"$log/marks-exposed"

@@ -34,10 +34,8 @@ cancelled_while "$publish" publish
 fault clear --all
 
 headline "Prepared: the agent is stopped"
-agent STOP
 prepared=$(fresh prepared)
-restore_begun "$prepared" prepared
-until_true 300 "both are Prepared" reached "$prepared" Prepared
+held_exposed "$prepared" restore_begun "$prepared" prepared
 cancelled_while "$prepared" prepared
 agent CONT
 ours_is_there

@@ -50,10 +50,8 @@ cancelled_while "$publish"
 fault clear --all
 
 headline "Prepared: the agent is stopped"
-agent STOP
 prepared=$(fresh prepared)
-backup_begun "$prepared" app
-until_true 300 "both are Prepared" reached "$prepared" Prepared
+held_exposed "$prepared" backup_begun "$prepared" app
 cancelled_while "$prepared"
 agent CONT
 ours_is_there

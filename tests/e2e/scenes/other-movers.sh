@@ -5,10 +5,8 @@ wait_for_node_agent() { kubectl --namespace velero rollout status daemonset/node
 wait_for_node_agent
 
 headline "a backup by ours is exposed, and one by Velero's own mover includes our PVCs, pods and VolumeSnapshots"
-agent STOP
 own=$(fresh own) theirs=$(fresh theirs)
-backup_begun "$own" app
-until_true 300 "both volumes are exposed" reached "$own" Prepared
+held_exposed "$own" backup_begun "$own" app
 velero backup create "$theirs" --include-namespaces app,velero --snapshot-move-data >/dev/null
 until_true 300 "Velero's mover has its DataUploads" has_two "$theirs"
 until_true 900 "Velero's mover has ended" ended "$theirs"

@@ -2,9 +2,7 @@
 
 kept_backup
 lost=$(fresh lost)
-agent STOP
-restore_begun "$lost" lost
-until_true 300 "both volumes are exposed" reached "$lost" Prepared InProgress
+held_exposed "$lost" restore_begun "$lost" lost
 kubectl --namespace lost delete pod app --wait --timeout=120s >/dev/null
 kubectl --namespace lost delete persistentvolumeclaims --all --wait --timeout=120s >/dev/null
 # Only that of the files is there again, with another uid.

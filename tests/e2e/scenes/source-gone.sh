@@ -5,10 +5,8 @@ for class in wherry-test wherry-test-retain; do
   application "gone"
   kubectl --namespace gone annotate persistentvolumeclaims --all velero.io/csi-volumesnapshot-class="$class" >/dev/null
   contents gone >"$log/gone"
-  agent STOP
   name=$(fresh "$class")
-  backup_begun "$name" gone
-  until_true 300 "both volumes are exposed" reached "$name" Prepared
+  held_exposed "$name" backup_begun "$name" gone
   [ "$(of_uploads "$name" '{.spec.csiSnapshot.snapshotClass} ')" = "$class $class " ] || die "the snapshots are not of class $class"
   kubectl delete namespace gone --wait --timeout=180s >/dev/null
   agent CONT
