@@ -43,8 +43,3 @@ for name in $(of_uploads "$own" '{.metadata.name} '); do
   grep -qF "datauploads velero/$name" "$log/writes-own" || die "the audit log has no write of ours to $name: it shows nothing"
 done
 ! grep -E '(persistentvolumeclaims|pods|secrets) [^v]' "$log/writes-own" | grep -v ' velero/' || die "we have written to PVCs or pods elsewhere"
-
-headline "a restore of Velero's namespace restores no work of ours"
-velero restore create "$theirs-back" --from-backup "$theirs" --include-namespaces velero --include-resources datauploads,datadownloads --existing-resource-policy none --wait >/dev/null
-[ -z "$(kubectl --namespace velero get datauploads --selector velero.io/restore-name --output 'jsonpath={range .items[*]}{.metadata.finalizers}{end}')" ] ||
-  die "a restored copy of a DataUpload has our finalizer"
