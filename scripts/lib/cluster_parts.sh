@@ -179,6 +179,15 @@ velero_up() {
     --velero-pod-cpu-request 0 --velero-pod-mem-request 0 --velero-pod-cpu-limit 0 --velero-pod-mem-limit 0 \
     --node-agent-pod-cpu-request 0 --node-agent-pod-mem-request 0 --node-agent-pod-cpu-limit 0 --node-agent-pod-mem-limit 0 "$@" \
     >"$log/velero-install.log" 2>&1 || die "velero install: see $log/velero-install.log"
+  velero_hurries || kubectl --namespace velero patch deployment velero --type=json --patch '[
+    {"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--item-operation-sync-frequency=2s"},
+    {"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--resource-timeout=30s"}]' >/dev/null
+  kubectl --namespace velero rollout status deployment/velero --timeout=120s >/dev/null
   wait_for "Velero" 120 kubectl --namespace velero wait --for=condition=Available deployment/velero --timeout=1s
   wait_for "Velero's backup location" 120 kubectl --namespace velero wait --for=jsonpath='{.status.phase}'=Available backupstoragelocation/default --timeout=1s
+}
+
+# Its defaults are 10 s and 10 min: for so long one restore whose PVCs stay unbound keeps all later ones from ending.
+velero_hurries() {
+  kubectl --namespace velero get deployment velero --output 'jsonpath={.spec.template.spec.containers[0].args}' | grep -q resource-timeout=30s
 }
