@@ -8,11 +8,15 @@
 //! 4. Data: on demand, the chunks of the packs that snapshots refer to are opened. Of a pack whose own index cannot be
 //!    used, every chunk that maps refer to is opened in any case: only so can it be said what is lost.
 //! 5. Hits: only when something is damaged, the maps are walked again to see whom it concerns.
+//! 6. Ages: what was read is noted, and when all of each snapshot was.
 //!
-//! Nothing is read from or written to the local index, and nothing in the repository is changed.
+//! Nothing is read from or written to the local index. In the repository only such notes are written, where that is asked for.
 
+mod age;
+mod choice;
 mod data;
 mod hits;
+mod ledger;
 mod maps;
 mod objects;
 mod packs;
@@ -27,7 +31,7 @@ pub use report::{CheckReport, Damage, DamageKind, Hit, LostPath, NotRead, NotRea
 use crate::id::{ShortId, SnapshotId};
 use crate::storage::Storage;
 use crate::tree::TreeCache;
-use crate::{Error, Repository, Result};
+use crate::{Error, ErrorKind, Repository, Result, Timestamp};
 use report::Findings;
 use std::time::Duration;
 
@@ -42,21 +46,23 @@ pub struct CheckOptions {
     pub threads: usize,
     /// Bytes of memory for what the indexes of packs say; with less, some are read again and again.
     pub memory: u64,
+    /// Notes in the repository what was read, for later checks (V8). The report says whether that went well.
+    pub keep: bool,
 }
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        Self { snapshots: Vec::new(), read_data: None, threads: 8, memory: 64 << 20 }
+        Self { snapshots: Vec::new(), read_data: None, threads: 8, memory: 64 << 20, keep: false }
     }
 }
 
 /// Which packs are read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReadData {
-    /// So many of them, from 0 to 1, chosen anew each time.
+    /// Such a share of all bytes that snapshots refer to, from 0 to 1: what was never read, then what was read longest ago.
+    /// What was damaged the last time comes on top.
     pub share: f64,
-    /// Only those that were read last longer ago than this. Checks do not keep yet what they read, so that is when they
-    /// were written.
+    /// Only those that were read, or written, longer ago than this, or damaged the last time.
     pub max_age: Option<Duration>,
 }
 
@@ -82,6 +88,8 @@ pub enum CheckStep {
     Data,
     /// What the damage hits; counted in snapshots.
     Hits,
+    /// When all of each snapshot was read; counted in snapshots.
+    Ages,
 }
 
 /// How far a check is: a step, what is done of it and its total.
@@ -91,9 +99,10 @@ impl Repository {
     /// Checks the repository. `watch` is called now and then, from any thread; an error it returns ends the check.
     ///
     /// Damage is in the report, not an error. Errors: `NoSnapshot` for an unknown id; what the storage says when it
-    /// cannot be reached.
+    /// cannot be reached. What was read until then stays noted.
     pub fn check(&self, options: &CheckOptions, watch: Watch<'_>) -> Result<CheckReport> {
-        let run = Run { repository: self, options, watch, findings: Findings::default(), trees: TreeCache::default() };
+        let (findings, trees, began) = (Findings::default(), TreeCache::default(), self.clock().now());
+        let run = Run { repository: self, options, watch, findings, trees, began };
         run.trees.set_limit((options.memory / 2).min(TREES) as usize);
         let objects = objects::examine(&run)?;
         let packs = packs::Packs::new(&run);
@@ -101,11 +110,15 @@ impl Repository {
             packs.examine_all()?;
         }
         let maps = maps::examine(&run, &packs, &objects.snapshots)?;
-        let data = data::examine(&run, &packs, maps.suspects)?;
+        let ledger = options.read_data.map(|_| ledger::Ledger::load(&run, &packs)).transpose()?;
+        let data = data::examine(&run, &packs, maps.suspects, ledger.as_ref());
+        let ledger = ledger.filter(|_| options.keep);
+        ledger.iter().for_each(|ledger| ledger.save());
+        let data = data?;
         let bad = hits::Bad { packs: packs.gone(), parts: maps.bad.into_iter().chain(data.bad).collect() };
-        let hits = hits::find(&run, &packs, &objects, &maps.unreadable, bad)?;
+        let (hits, bad) = hits::find(&run, &packs, &objects, &maps.unreadable, bad)?;
         let totals = packs.totals();
-        Ok(CheckReport {
+        let mut report = CheckReport {
             snapshots: objects.snapshots.len() as u64,
             records: objects.records,
             packs: totals.packs,
@@ -119,8 +132,21 @@ impl Repository {
             moved_chunks: totals.moved_chunks,
             moved_nodes: totals.moved_nodes,
             trees: objects.snapshots.iter().filter(|s| s.record.tree.is_some()).count() as u64,
-            damages: run.findings.into_damages(hits),
-        })
+            ..CheckReport::default()
+        };
+        if let Some(ledger) = &ledger {
+            let hit = hits.values().flatten().map(|hit| hit.snapshot).collect();
+            let ages = match ledger.works() {
+                true => age::of_all(&run, &packs, &objects.snapshots, &bad, &hit),
+                false => Ok(Vec::new()),
+            };
+            match ages {
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
+                ages => ledger.finish(ages, &mut report),
+            }
+        }
+        report.damages = run.findings.into_damages(hits);
+        Ok(report)
     }
 }
 
@@ -132,6 +158,8 @@ struct Run<'a> {
     findings: Findings,
     /// Nodes of trees. Not the repository's, which may be older than the damage.
     trees: TreeCache,
+    /// What is read is read since then.
+    began: Timestamp,
 }
 
 impl Run<'_> {

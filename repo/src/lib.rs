@@ -49,6 +49,7 @@ pub use codec::Compression;
 pub use collect::{CollectOptions, CollectStep, CollectWatch, Collected, Packed, Waiting};
 pub use copy::{Base, CopyOptions, CopyPlan, CopyWatch, SnapshotCopy};
 pub use error::{Error, ErrorKind, Result};
+pub use format::checked::Checked;
 pub use format::records::{MissingPath, Origin, SnapshotRecord, Stats, TreeInfo};
 pub use id::*;
 pub use index_sync::Synced;

@@ -303,11 +303,12 @@ fn a_sample_and_an_age_limit_say_what_they_left_out() {
         |share, max_age| CheckOptions { read_data: Some(ReadData { share, max_age }), ..CheckOptions::default() };
     let report = check(&repository, &read(0.5, None));
     assert_eq!((report.not_read.len(), report.not_read[0].reason), (1, NotReadReason::Sample));
-    assert_eq!(report.not_read[0].packs, packs / 2, "at least the share is read");
+    assert!(2 * report.read_bytes >= report.data_bytes, "at least the share is read");
+    assert!(report.not_read[0].packs > 0 && report.not_read[0].packs < packs);
     assert_eq!(report.read_bytes + report.not_read[0].bytes, report.data_bytes);
     // With so few packs two samples are often the same; that 64 in a row are is not going to be seen.
     let another = |_| check(&repository, &read(0.5, None)).not_read[0].bytes != report.not_read[0].bytes;
-    assert!((0..64).any(another), "another sample each time");
+    assert!((0..64).any(another), "another sample each time, where nothing is noted");
 
     let old = fixture.key(keys::PACKS, |_| true);
     let now = repository.components().clock.now().seconds() as u64;

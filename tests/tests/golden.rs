@@ -7,10 +7,11 @@ mod trees;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use wherry_repo::storage::{Local, Storage};
+use std::time::Duration;
+use wherry_repo::storage::{Local, Storage, keys};
 use wherry_repo::{
-    Compression, CopyOptions, CopyPlan, Credential, ErrorKind, ParentChoice, ReadSession, Repository, SnapshotCopy,
-    WriterOptions,
+    CheckOptions, CheckReport, Compression, CopyOptions, CopyPlan, Credential, ErrorKind, Key, ParentChoice, ReadData,
+    ReadSession, Repository, Snapshot, SnapshotCopy, SnapshotId, WriterOptions,
 };
 use wherry_tests::small::*;
 
@@ -169,6 +170,61 @@ fn pins_key_epochs_and_copies_of_format_1_are_read() {
             assert_eq!(snapshot.record.origin.is_some(), name == "copied");
         }
     }
+}
+
+/// As [`make`], for what checks note: one volume is intact, a pack of the other is not.
+#[test]
+#[ignore = "makes a golden repository: for a new format or feature only"]
+fn make_checked() {
+    let place = PathBuf::from(std::env::var_os("WHERRY_MAKE_GOLDEN").expect("WHERRY_MAKE_GOLDEN names a new folder"));
+    let storage: Arc<dyn Storage> = Arc::new(Local::new(&place, false));
+    let repository = init(storage.clone()).unwrap();
+    let [intact, damaged, _] = kept_disks();
+    let intact = backup(&repository, "intact", &intact).unwrap();
+    check_and_note(&repository, &[intact.id]);
+    let damaged = backup(&repository, "damaged", &damaged).unwrap();
+    let key = pack_of(&*storage, &damaged);
+    let mut body = storage.get(&key).unwrap().to_vec();
+    body[1000] ^= 1;
+    storage.overwrite(&key, body.into()).unwrap();
+    assert!(!check_and_note(&repository, &[damaged.id]).is_clean());
+}
+
+fn pack_of(storage: &dyn Storage, snapshot: &Snapshot) -> Key {
+    let is_of = |key: &Key| keys::parse_pack(key).is_some_and(|id| id.session == snapshot.id);
+    keys_of(storage).into_iter().find(is_of).unwrap()
+}
+
+/// Nothing is due by its age alone.
+fn check_and_note(repository: &Repository, snapshots: &[SnapshotId]) -> CheckReport {
+    let max_age = snapshots.is_empty().then_some(Duration::from_secs(86_400));
+    let (snapshots, read_data) = (snapshots.to_vec(), Some(ReadData { share: 1.0, max_age }));
+    let options = CheckOptions { snapshots, read_data, keep: true, ..CheckOptions::default() };
+    let report = repository.check(&options, &|_, _, _| Ok(())).unwrap();
+    assert!(report.kept, "{report:?}");
+    report
+}
+
+#[test]
+fn what_checks_noted_in_format_1_is_known() {
+    let temp = tempfile::tempdir().unwrap();
+    copy(&golden("v1-checked"), temp.path());
+    let storage: Arc<dyn Storage> = Arc::new(Local::new(temp.path(), false));
+    let repository = Repository::open(components(storage.clone()), &password()).unwrap();
+    let list = repository.snapshots(None).unwrap().snapshots;
+    let states = || {
+        let checked = repository.checked().unwrap();
+        list.iter()
+            .map(|s| (s.record.name.clone(), checked[&s.id].verified.is_some(), checked[&s.id].damaged))
+            .collect::<Vec<_>>()
+    };
+    let want = [("intact".to_owned(), true, false), ("damaged".to_owned(), false, true)];
+    assert_eq!(states(), want);
+    // What was damaged is read again, the rest is not due.
+    let report = check_and_note(&repository, &[]);
+    assert_eq!(report.not_read.iter().map(|left| left.packs).collect::<Vec<_>>(), [1]);
+    assert_eq!(report.damages.iter().map(|damage| &damage.object).collect::<Vec<_>>(), [&pack_of(&*storage, &list[1])]);
+    assert_eq!(states(), want);
 }
 
 /// Reads the trees of a golden repository; that of `again` is the newest one's, or leads to nothing that is not there.

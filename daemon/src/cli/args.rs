@@ -336,6 +336,9 @@ pub struct MountArgs {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Without --read-data it verifies keys, records, maps and that every pack is there, and says what it did not read.
+What was read is noted in the repository: --max-age leaves out what was read lately, and --sample takes what was never read, \
+then what was read longest ago. So `--read-data --max-age 30d --sample 5%`, run every day, reads everything once a month. What was damaged \
+the last time is read by each run. `wherry snapshots` and `wherry show` say since when all of a snapshot is verified.
 
 Examples:
   wherry check
@@ -348,7 +351,7 @@ pub struct CheckArgs {
     /// Reads and verifies the data of the disks too
     #[arg(long)]
     pub read_data: bool,
-    /// Reads only such a share of the data, another one each time; with --read-data
+    /// Reads only such a share of all data, what was read longest ago first; with --read-data
     #[arg(long, value_name = "PERCENT")]
     pub sample: Option<Percent>,
     /// Reads only packs last read, or written, longer ago; with --read-data

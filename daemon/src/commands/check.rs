@@ -34,6 +34,8 @@ pub(super) struct View {
     data: u64,
     read: u64,
     not_read: Vec<NotReadView>,
+    /// What was read is noted in the repository.
+    kept: bool,
     unused: Unused,
     moved: Moved,
     /// Snapshots that are trees of directories.
@@ -133,7 +135,10 @@ pub(crate) fn run(context: &Context, args: CheckArgs) -> anyhow::Result<Exit> {
     let read_data = read_data
         .then(|| ReadData { share: sample.map_or(1.0, |share| share.0 / 100.0), max_age: max_age.map(|age| age.0) });
     let snapshots = snaps.iter().map(id).collect::<wherry_repo::Result<_>>()?;
-    let _armed = context.cancel.arm("nothing was changed; run it again");
+    let _armed = context.cancel.arm(match read_data {
+        None => "nothing was changed; run it again",
+        Some(_) => "what was read until then is noted: with --max-age the next run leaves it out",
+    });
     let report = examine(context, &repository, snapshots, read_data)?;
     let view = View::new(&report, start.elapsed().as_secs_f64());
     context.output.result(&view, || text(&report))?;
@@ -154,6 +159,7 @@ pub(super) fn examine(
         threads: (budget.chunk_cache >> 23).clamp(2, if context.is_remote() { 32 } else { 2 * budget.workers as u64 })
             as usize,
         memory: budget.index / 2,
+        keep: read_data.is_some(),
     };
     repository.limit_lookups(budget.index / 2);
     let progress: Mutex<Option<Progress>> = Mutex::default();
@@ -193,6 +199,7 @@ impl View {
             data: report.data_bytes,
             read: report.read_bytes,
             not_read: not_read.collect(),
+            kept: report.kept,
             unused: Unused { packs: report.unused_packs, bytes: report.unused_bytes },
             moved: Moved { chunks: report.moved_chunks, nodes: report.moved_nodes },
             trees: report.trees,
@@ -243,6 +250,7 @@ fn kind(kind: DamageKind) -> &'static str {
         DamageKind::Index => "index",
         DamageKind::Snapshot => "snapshot",
         DamageKind::Forget => "forget",
+        DamageKind::Checked => "checked",
         DamageKind::Generation => "generation",
         DamageKind::Pack => "pack",
         DamageKind::Map => "map",
@@ -270,11 +278,17 @@ pub(super) fn text(report: &CheckReport) -> String {
             NotReadReason::NotAsked => {
                 "nobody asked for it: --read-data does, and finds damage in the chunks themselves"
             }
-            NotReadReason::Younger => "younger than --max-age",
-            NotReadReason::Sample => "not in this --sample",
+            NotReadReason::Younger => "read or written within --max-age",
+            NotReadReason::Sample => "not in this --sample: the next ones take it first",
             NotReadReason::Failed => "they could be read at first and then could not, see above: run it again",
         };
         lines.push(format!("not read  {} of chunks in {} packs: {why}", size(left.bytes), left.packs));
+    }
+    if let Some(why) = &report.not_kept {
+        lines.push(format!(
+            "not kept  what was read could not be noted in the repository, so later runs do not know of it: {}",
+            shown(why)
+        ));
     }
     if report.unused_packs > 0 {
         lines.push(format!(

@@ -1,6 +1,6 @@
 //! `wherry show`
 
-use super::snapshots::{TreeView, View};
+use super::snapshots::{Known, TreeView, View};
 use crate::cli::ShowArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -12,7 +12,7 @@ pub(crate) fn run(context: &Context, args: ShowArgs) -> anyhow::Result<Exit> {
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &snap)?;
     let list = repository.snapshots(Some(snapshot.volume))?;
-    let view = View::new(&repository, &list, &repository.pins()?, &snapshot)?;
+    let view = View::new(&repository, &list, &Known::read(&repository)?, &snapshot)?;
     context.output.result(&view, || {
         let mut table = Table::new(&[("SNAPSHOT", Side::Left), (&view.snapshot, Side::Left)]);
         let record = &snapshot.record;
@@ -33,6 +33,7 @@ pub(crate) fn run(context: &Context, args: ShowArgs) -> anyhow::Result<Exit> {
             ("partial", yes(record.partial)),
             ("forgotten", yes(view.forgotten)),
             ("pinned", yes(view.pinned)),
+            ("verified", view.verified_local.clone()),
             ("read", size(stats.read)),
             ("hole", size(stats.hole)),
             ("zero", size(stats.zero)),

@@ -9,7 +9,7 @@ use crate::tree::path::{escaped, joined};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use wherry_repo::{Repository, Snapshot, SnapshotId, SnapshotList, TreeInfo};
+use wherry_repo::{Checked, Repository, Snapshot, SnapshotId, SnapshotList, TreeInfo};
 
 /// A snapshot as `--json` shows it. The names are those of `wherry backup --json`; sizes are in bytes.
 #[derive(Debug, Serialize)]
@@ -31,6 +31,12 @@ pub(super) struct View {
     resumed: bool,
     pub(super) forgotten: bool,
     pub(super) pinned: bool,
+    /// Since then all of it was read by checks and is intact; null: not all of it was read yet.
+    verified: Option<String>,
+    /// When a check found damage that hits it, if the last one did.
+    damaged: Option<String>,
+    #[serde(skip)]
+    pub(super) verified_local: String,
     /// When a forgotten one may go for good.
     due: Option<String>,
     #[serde(skip)]
@@ -136,16 +142,38 @@ impl TreeView {
     }
 }
 
+/// What is known of all snapshots besides their records.
+pub(super) struct Known {
+    pins: BTreeSet<SnapshotId>,
+    checked: BTreeMap<SnapshotId, Checked>,
+}
+
+impl Known {
+    pub(super) fn read(repository: &Repository) -> wherry_repo::Result<Self> {
+        Ok(Self { pins: repository.pins()?, checked: repository.checked()? })
+    }
+}
+
+/// When all of a snapshot was read last, for people.
+fn verified(checked: Option<&Checked>) -> String {
+    match checked {
+        Some(Checked { damaged: true, said, .. }) => format!("DAMAGED, found {}", output::local_time(*said)),
+        Some(Checked { verified: Some(at), .. }) => output::local_time(*at),
+        _ => "never".to_owned(),
+    }
+}
+
 impl View {
     pub(super) fn new(
         repository: &Repository,
         list: &SnapshotList,
-        pins: &BTreeSet<SnapshotId>,
+        Known { pins, checked }: &Known,
         snapshot: &Snapshot,
     ) -> wherry_repo::Result<Self> {
         let (record, metadata) = (snapshot.record.clone(), snapshot.metadata());
         let stats = record.stats;
         let forgotten = !list.is_visible(&snapshot.id);
+        let checked = checked.get(&snapshot.id);
         let due = if forgotten { repository.forget_due(&snapshot.id)? } else { None };
         Ok(Self {
             snapshot: snapshot.id.to_string(),
@@ -163,6 +191,9 @@ impl View {
             resumed: record.resumed,
             forgotten,
             pinned: pins.contains(&snapshot.id),
+            verified: checked.and_then(|checked| checked.verified).map(output::utc_time),
+            damaged: checked.filter(|checked| checked.damaged).map(|checked| output::utc_time(checked.said)),
+            verified_local: verified(checked),
             due: due.map(output::utc_time),
             due_local: due.map(output::local_time).unwrap_or_default(),
             read: stats.read,
@@ -197,12 +228,12 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
     let repository = context.open_repository()?;
     let volume = filter.name.as_ref().map(|name| repository.volume_id(name.as_str()));
     let list = repository.snapshots(volume)?;
-    let pins = repository.pins()?;
+    let known = Known::read(&repository)?;
     let summaries = select::summaries(&list);
     let mut views = Vec::new();
     for (snapshot, summary) in list.snapshots.iter().zip(&summaries) {
         if summary.forgotten == forgotten && filter.admits(summary) {
-            views.push((View::new(&repository, &list, &pins, snapshot)?, snapshot.record.started));
+            views.push((View::new(&repository, &list, &known, snapshot)?, snapshot.record.started));
         }
     }
     let digits = select::unique_digits(summaries.iter().map(|s| s.id));
@@ -216,6 +247,7 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
             ("KIND", Side::Left),
             ("SIZE", Side::Right),
             ("NEW", Side::Right),
+            ("VERIFIED", Side::Left),
             ("STATE", Side::Left),
             (last, Side::Left),
         ]);
@@ -227,6 +259,7 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
                 view.kind.to_owned(),
                 output::size(view.size),
                 output::size(view.new),
+                view.verified_local.clone(),
                 state(view),
                 if forgotten { view.due_local.clone() } else { view.tags() },
             ]);

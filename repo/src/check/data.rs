@@ -1,13 +1,15 @@
 //! Step 4: chunks.
 
+use super::choice::{choose, left_out};
+use super::ledger::Ledger;
 use super::maps::Suspects;
 use super::packs::{Packs, State, Used};
-use super::{CheckStep, NotRead, NotReadReason, Piece, ReadData, Run};
+use super::{CheckStep, NotRead, NotReadReason, Piece, Run};
 use crate::format::tree::{ATTRIBUTES, Set};
 use crate::id::PackId;
 use crate::pack::open_chunk;
 use crate::storage::keys;
-use crate::{ErrorKind, Result, Timestamp, clock};
+use crate::{ErrorKind, Result};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,8 +38,13 @@ struct Job {
     wanted: u64,
 }
 
-/// Opens what was asked for, and `suspects` in any case.
-pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, suspects: Suspects) -> Result<Data> {
+/// Opens what was asked for, and `suspects` in any case; `ledger` is told what was read.
+pub(super) fn examine(
+    run: &Run<'_>,
+    packs: &Packs<'_>,
+    suspects: Suspects,
+    ledger: Option<&Ledger<'_>>,
+) -> Result<Data> {
     let mut jobs: Vec<Job> = Vec::new();
     for (id, pieces) in suspects {
         let mut pieces: Vec<Piece> = pieces.into_values().collect();
@@ -64,8 +71,12 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, suspects: Suspects) -> R
                 Err(e) => Err(e),
             },
         };
+        let whole = ledger.filter(|_| job.pieces.is_none());
         let bad = match bad {
-            Ok(bad) => bad,
+            Ok(bad) => {
+                whole.into_iter().for_each(|ledger| ledger.note(&job.id, bad.is_empty(), true));
+                bad
+            }
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 packs.lose(&job.id);
                 run.findings.missing(&keys::pack(&job.id));
@@ -74,6 +85,7 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, suspects: Suspects) -> R
             Err(e) if run.is_damage(&e) => {
                 // It was intact a moment ago: the storage does not give the same bytes twice.
                 run.findings.whole(&keys::pack(&job.id), e.message());
+                whole.into_iter().for_each(|ledger| ledger.note(&job.id, false, false));
                 failed_packs.fetch_add(1, Ordering::Relaxed);
                 failed_bytes.fetch_add(job.wanted, Ordering::Relaxed);
                 Vec::new()
@@ -88,40 +100,6 @@ pub(super) fn examine(run: &Run<'_>, packs: &Packs<'_>, suspects: Suspects) -> R
     let (packs, bytes) = (failed_packs.into_inner(), failed_bytes.into_inner());
     not_read.extend((packs > 0).then_some(NotRead { reason: NotReadReason::Failed, packs, bytes }));
     Ok(Data { read_bytes: read_bytes.into_inner(), not_read, bad })
-}
-
-fn left_out(packs: &[Used], reason: NotReadReason) -> Option<NotRead> {
-    let bytes = packs.iter().map(|pack| pack.bytes).sum();
-    (!packs.is_empty()).then_some(NotRead { reason, packs: packs.len() as u64, bytes })
-}
-
-/// The packs to read, and what is left out.
-fn choose(run: &Run<'_>, packs: Vec<Used>, read: ReadData) -> Result<(Vec<Used>, Vec<NotRead>)> {
-    let mut not_read = Vec::new();
-    let mut packs = packs;
-    if let Some(age) = read.max_age {
-        let since = run.repository.clock().now().0.saturating_sub(i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
-        let written = run.each(&packs, |pack| match pack.written {
-            Some(written) => Ok(written),
-            // One that is gone is old: it is missed when it is read.
-            None => match run.storage().head(&keys::pack(&pack.id)) {
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(Timestamp(i64::MIN)),
-                found => found.map(|listed| listed.modified),
-            },
-        })?;
-        let (young, old): (Vec<_>, Vec<_>) = packs.into_iter().zip(written).partition(|(_, at)| at.0 >= since);
-        let young: Vec<Used> = young.into_iter().map(|(pack, _)| pack).collect();
-        not_read.extend(left_out(&young, NotReadReason::Younger));
-        packs = old.into_iter().map(|(pack, _)| pack).collect();
-    }
-    if read.share < 1.0 {
-        let seed: [u8; 32] = clock::random(run.repository.rng())?;
-        packs.sort_by_cached_key(|pack| *blake3::keyed_hash(&seed, &pack.id.to_bytes()).as_bytes());
-        let wanted = (packs.len() as f64 * read.share.max(0.0)).ceil() as usize;
-        not_read.extend(left_out(&packs.split_off(wanted.min(packs.len())), NotReadReason::Sample));
-        packs.sort_unstable_by_key(|pack| pack.id);
-    }
-    Ok((packs, not_read))
 }
 
 /// Whether a chunk in `pack` verifies.

@@ -26,20 +26,20 @@ pub(super) struct Bad {
 /// Answers whether a chunk is elsewhere that are kept (about 100 bytes each).
 const ANSWERS: usize = 1 << 16;
 
-/// The hits of each damaged object.
+/// The hits of each damaged object, and all that is damaged by then.
 pub(super) fn find(
     run: &Run<'_>,
     packs: &Packs<'_>,
     objects: &Objects,
     unreadable: &HashSet<usize>,
     bad: Bad,
-) -> Result<BTreeMap<Key, Vec<Hit>>> {
+) -> Result<(BTreeMap<Key, Vec<Hit>>, Bad)> {
     let mut search = Search::new(run, packs, bad);
     loop {
         let hits = search.all(objects, unreadable)?;
         let more = search.more.take();
         if more.is_empty() {
-            return Ok(hits);
+            return Ok((hits, search.bad));
         }
         // Snapshots that were looked at before may refer to that.
         let Bad { packs: gone, mut parts } = search.bad;

@@ -2,6 +2,7 @@
 
 use super::{CheckStep, Run};
 use crate::collect::missing_generation;
+use crate::format::checked::{Readings, States};
 use crate::format::clear::{self, Config};
 use crate::format::records::{
     Asked, Beat, Generation, Kind, Outcome, Pinned, Record, Seen, SessionOpen, Settled, Sweep, Unpinned, Verdict,
@@ -55,7 +56,7 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
     let only: HashSet<SnapshotId> = run.options.snapshots.iter().copied().collect();
     // Snapshots last: one whose record a collector removes meanwhile is then known to be forgotten.
     let mut found = Vec::new();
-    let rest = [keys::CONFIG, keys::SESS, keys::IDX, keys::GEN, keys::FORGET, keys::PIN, keys::SNAP];
+    let rest = [keys::CONFIG, keys::SESS, keys::IDX, keys::CHECKED, keys::GEN, keys::FORGET, keys::PIN, keys::SNAP];
     for prefix in if only.is_empty() { &rest[..] } else { &[keys::CONFIG, keys::FORGET, keys::PIN, keys::SNAP] } {
         let mut part = run.repository.list(prefix)?;
         part.sort_unstable();
@@ -160,6 +161,12 @@ fn decode(run: &Run<'_>, key: &Key) -> Result<Item> {
     if keys::parse_segment(key).is_some() {
         let body = run.repository.keys().open_record(Kind::Segment, key, &run.storage().get(key)?)?;
         return fine(segment::decode(&body).map(drop));
+    }
+    if keys::parse_readings(key).is_some() {
+        return fine(read::<Readings>(run, key).map(drop));
+    }
+    if keys::parse_states(key).is_some() {
+        return fine(read::<States>(run, key).map(drop));
     }
     match keys::parse_config(key) {
         Some(_) => fine(config(run, key)),

@@ -1,5 +1,6 @@
 //! Step 2: packs, what their indexes say, and which of their chunks and nodes were seen in maps.
 
+use super::age::{Age, Reading};
 use super::{CheckStep, Piece, Run};
 use crate::crypto::TAG;
 use crate::elsewhere::Copy;
@@ -41,6 +42,12 @@ struct Pack {
     clean: Bits,
     /// What tree nodes add up to, by ordinal: 64 bits of it, 0 where that is not known.
     sums: Vec<u64>,
+    /// When what is below nodes was read, by ordinal.
+    ages: Vec<Option<Age>>,
+    /// The last time that all of it was.
+    reading: Option<Reading>,
+    /// That was by this check.
+    fresh: bool,
     /// Chunks or nodes seen, and their bytes.
     count: u64,
     bytes: u64,
@@ -121,6 +128,8 @@ pub(super) struct Used {
     /// Of the chunks that snapshots refer to.
     pub(super) bytes: u64,
     pub(super) written: Option<Timestamp>,
+    /// Before this check.
+    pub(super) reading: Option<Reading>,
 }
 
 /// Sums for the report.
@@ -148,6 +157,9 @@ impl Table {
                 seen: Bits::default(),
                 clean: Bits::default(),
                 sums: Vec::new(),
+                ages: Vec::new(),
+                reading: None,
+                fresh: false,
                 count: 0,
                 bytes: 0,
                 moved: 0,
@@ -386,10 +398,83 @@ impl<'a> Packs<'a> {
     pub(super) fn used(&self) -> Vec<Used> {
         let table = self.table.lock();
         let used = table.packs.iter().filter(|p| p.id.kind == PackKind::Data && p.count > 0);
-        let mut used: Vec<Used> =
-            used.map(|p| Used { id: p.id, state: p.state, size: p.size, bytes: p.bytes, written: p.written }).collect();
+        let used = used.map(|p| Used {
+            id: p.id,
+            state: p.state,
+            size: p.size,
+            bytes: p.bytes,
+            written: p.written,
+            reading: p.reading,
+        });
+        let mut used: Vec<Used> = used.collect();
         used.sort_unstable_by_key(|p| p.id);
         used
+    }
+
+    /// Takes a reading that was noted; false when no such pack is known.
+    pub(super) fn note(&self, id: &PackId, reading: Reading) -> bool {
+        let mut table = self.table.lock();
+        let number = table.numbers.get(id).copied();
+        let pack = number.and_then(|n| table.packs.get_mut(n)).filter(|pack| pack.state != State::Missing);
+        pack.is_some_and(|pack| {
+            pack.reading = pack.reading.max(Some(reading));
+            true
+        })
+    }
+
+    /// All chunks of a pack were read by this check, or were to be and could not.
+    pub(super) fn set_read(&self, id: &PackId, intact: bool, fresh: bool) {
+        let mut table = self.table.lock();
+        let number = table.number(id);
+        if let Some(pack) = table.packs.get_mut(number) {
+            (pack.reading, pack.fresh) = (Some(Reading { at: self.run.began, damaged: !intact }), fresh);
+        }
+    }
+
+    /// The readings of packs that are there, in the order of their times.
+    pub(super) fn readings(&self) -> Vec<(Reading, PackId)> {
+        let table = self.table.lock();
+        let there = table.packs.iter().filter(|pack| pack.state != State::Missing);
+        let mut readings: Vec<_> = there.filter_map(|pack| Some((pack.reading?, pack.id))).collect();
+        readings.sort_unstable();
+        readings
+    }
+
+    /// When a chunk was read that is in this pack and was not found to be damaged.
+    pub(super) fn age(&self, id: &PackId) -> Age {
+        let table = self.table.lock();
+        let Some(pack) = table.numbers.get(id).and_then(|n| table.packs.get(*n)) else { return Age::Never };
+        match pack.reading {
+            // Of one whose index is damaged all that is referred to was opened.
+            _ if pack.fresh || pack.state == State::Damaged => Age::Since(self.run.began),
+            Some(Reading { damaged: true, .. }) => Age::Damaged,
+            Some(Reading { at, .. }) => Age::Since(at),
+            None => Age::Never,
+        }
+    }
+
+    /// True when this check has read each data pack that snapshots refer to, and all were intact.
+    pub(super) fn all_read(&self) -> bool {
+        let read = |pack: &Pack| pack.fresh && pack.state == State::Good && pack.reading.is_some_and(|r| !r.damaged);
+        self.table.lock().packs.iter().filter(|p| p.id.kind == PackKind::Data && p.count > 0).all(read)
+    }
+
+    /// Notes when what is below a node was read.
+    pub(super) fn set_age_below(&self, at: &Location, age: Age) {
+        let (mut table, place) = (self.table.lock(), at.ordinal as usize);
+        let number = table.number(&at.pack);
+        let Some(pack) = table.packs.get_mut(number).filter(|_| at.ordinal < MOST_ORDINALS) else { return };
+        if pack.ages.len() <= place {
+            pack.ages.resize(place + 1, None);
+        }
+        pack.ages.get_mut(place).into_iter().for_each(|known| *known = Some(age));
+    }
+
+    /// What was noted of it.
+    pub(super) fn age_below(&self, at: &Location) -> Option<Age> {
+        let table = self.table.lock();
+        let pack = table.numbers.get(&at.pack).and_then(|n| table.packs.get(*n))?;
+        pack.ages.get(at.ordinal as usize).copied().flatten()
     }
 
     pub(super) fn totals(&self) -> Totals {

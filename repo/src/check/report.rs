@@ -27,6 +27,10 @@ pub struct CheckReport {
     pub read_bytes: u64,
     /// What was not read, and why.
     pub not_read: Vec<NotRead>,
+    /// What was read is noted in the repository.
+    pub kept: bool,
+    /// Why it is not, although that was asked for.
+    pub not_kept: Option<String>,
     /// Data packs that no snapshot refers to: of runs under way or broken off, or of forgotten snapshots.
     pub unused_packs: u64,
     /// Bytes of them.
@@ -64,7 +68,7 @@ pub struct NotRead {
 pub enum NotReadReason {
     /// Nobody asked for it.
     NotAsked,
-    /// The pack is younger than was asked for.
+    /// The pack was read, or written, later than was asked for.
     Younger,
     /// The pack is not in the sample.
     Sample,
@@ -123,6 +127,9 @@ impl Damage {
             DamageKind::Session => "nothing is lost: at most, a run that was broken off sends again what it had stored",
             DamageKind::Index => "nothing is lost: backups read the packs' own indexes in its place",
             DamageKind::Forget => "nothing is lost: the snapshot is kept",
+            DamageKind::Checked => {
+                "nothing is lost but when some packs were read last: the next `wherry check --read-data` removes the object"
+            }
             DamageKind::Generation => {
                 "nothing is lost, but backups refuse to work: bring the object back from a copy of the repository"
             }
@@ -151,6 +158,8 @@ pub enum DamageKind {
     Pin,
     /// A list of a collector.
     Generation,
+    /// What checks have read.
+    Checked,
     /// Chunks.
     Pack,
     /// Map nodes.
@@ -171,6 +180,7 @@ impl DamageKind {
             None if is(keys::FORGET) => Self::Forget,
             None if is(keys::PIN) => Self::Pin,
             None if is(keys::GEN) => Self::Generation,
+            None if is(keys::CHECKED) => Self::Checked,
             None => Self::Config,
         }
     }

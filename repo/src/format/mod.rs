@@ -1,6 +1,7 @@
 //! Pure bytes to structs and back: no I/O, no keys. Every decoder returns an error of kind
 //! [`Corrupt`](crate::ErrorKind::Corrupt) for anything that is not exactly what `docs/format.md` says.
 
+pub mod checked;
 pub mod clear;
 pub mod node;
 pub mod pack;

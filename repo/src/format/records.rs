@@ -37,6 +37,10 @@ pub enum Kind {
     Pinned = 10,
     /// `pin/..-unpinned`
     Unpinned = 11,
+    /// `checked/packs/..`
+    Readings = 12,
+    /// `checked/snaps/..`
+    States = 13,
 }
 
 /// What a session is for.

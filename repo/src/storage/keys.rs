@@ -53,6 +53,12 @@ pub const PIN: &str = "pin/";
 pub const GEN: &str = "gc/gen/";
 /// Prefix of the notes of collectors at work.
 pub const LEAD: &str = "gc/lead/";
+/// Prefix of what checks have read.
+pub const CHECKED: &str = "checked/";
+/// Prefix of their readings of packs.
+pub const READ: &str = "checked/packs/";
+/// Prefix of what they say of snapshots.
+pub const STATES: &str = "checked/snaps/";
 /// Prefix of key slots.
 pub const KEYS: &str = "keys/";
 /// Prefix of configurations.
@@ -226,6 +232,27 @@ pub fn lead(collector: &SessionId) -> Key {
 /// The collector of a key made by [`lead`]; `None` for any other key.
 pub fn parse_lead(key: &Key) -> Option<SessionId> {
     key.as_str().strip_prefix(LEAD).and_then(unhex).map(SessionId::new)
+}
+
+/// `checked/packs/<c>-<k>`: the k-th record of what a check has read.
+pub fn readings(check: &SessionId, k: u32) -> Key {
+    Key::made(format!("{READ}{check}-{k:08x}"))
+}
+
+/// The check and number of a key made by [`readings`]; `None` for any other key.
+pub fn parse_readings(key: &Key) -> Option<(SessionId, u32)> {
+    let (check, k) = key.as_str().strip_prefix(READ)?.split_once('-')?;
+    Some((SessionId::new(unhex(check)?), u32::from_be_bytes(unhex(k)?)))
+}
+
+/// `checked/snaps/<c>`: what a check says of snapshots.
+pub fn states(check: &SessionId) -> Key {
+    Key::made(format!("{STATES}{check}"))
+}
+
+/// The check of a key made by [`states`]; `None` for any other key.
+pub fn parse_states(key: &Key) -> Option<SessionId> {
+    key.as_str().strip_prefix(STATES).and_then(unhex).map(SessionId::new)
 }
 
 /// The generation of a key made by [`generation`] or [`sealed`], and which of the two; `None` for any other key.

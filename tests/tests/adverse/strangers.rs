@@ -25,6 +25,9 @@ fn strange_keys(snapshot: &str, volume: &str) -> Vec<Key> {
         "gc/gen/5-sealed".to_owned(),
         "packs/00/1".to_owned(),
         "meta/00/1".to_owned(),
+        "checked/packs/1".to_owned(),
+        format!("checked/packs/{snapshot}-1"),
+        format!("checked/snaps/{snapshot}/1"),
         "elsewhere".to_owned(),
     ];
     keys.into_iter().map(|text| Key::new(text).unwrap()).collect()

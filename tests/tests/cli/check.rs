@@ -33,10 +33,11 @@ fn a_clean_repository_is_0_and_says_what_was_not_read() {
     let ran = home.run(&["check", "--read-data"]).ok();
     assert!(ran.stdout.contains("read      4.0 MiB") && !ran.stdout.contains("not read"), "{}", ran.stdout);
     let ran = home.run(&["check", "--read-data", "--max-age", "1d", "--sample", "50%", "latest:vm2"]).ok();
+    assert!(ran.stdout.contains("read or written within --max-age"), "{}", ran.stdout);
     assert!(ran.stdout.contains("1 snapshots"), "{}", ran.stdout);
     let want = json!({
         "clean": "bool", "snapshots": "int", "records": "int", "packs": "int", "nodes": "int", "chunks": "int",
-        "data": "int", "read": "int", "not_read": [{ "reason": "string", "packs": "int", "bytes": "int" }],
+        "data": "int", "read": "int", "kept": "bool", "not_read": [{ "reason": "string", "packs": "int", "bytes": "int" }],
         "unused": { "packs": "int", "bytes": "int" }, "moved": { "chunks": "int", "nodes": "int" }, "trees": "int",
         "damages": [], "seconds": "float",
     });
@@ -157,4 +158,45 @@ fn damage_of_a_tree_is_told_by_path() {
     ]);
     let want = (&paths, &2.into(), &0.into(), &json!([]), &false.into());
     assert_eq!((&hit["paths"], &hit["entries"], &hit["more_paths"], &hit["ranges"], &hit["whole"]), want);
+}
+
+#[test]
+fn what_a_check_read_is_known_to_the_next_one_and_shown_with_the_snapshots() {
+    let (home, first, second, pack) = home();
+    let states = || -> Vec<_> {
+        let all = home.run(&["snapshots", "--json"]).ok().json();
+        let all = all.as_array().unwrap().iter();
+        all.map(|s| (s["snapshot"].clone(), s["verified"].is_string(), s["damaged"].is_string())).collect()
+    };
+    let want = |verified: [bool; 2], damaged: [bool; 2]| -> Vec<_> {
+        [&first, &second].into_iter().enumerate().map(|(n, id)| (json!(id), verified[n], damaged[n])).collect()
+    };
+    home.run(&["check"]).ok();
+    assert_eq!(states(), want([false; 2], [false; 2]));
+    assert!(home.run(&["snapshots"]).ok().stdout.contains("  never  "));
+    let ran = home.run(&["check", "latest:vm2", "--read-data", "--json"]).ok().json();
+    assert_eq!((&ran["kept"], &ran["read"]), (&json!(true), &ran["data"]));
+    assert_eq!(states(), want([false, true], [false; 2]));
+
+    // What was never read comes first: so two halves are all.
+    for _ in 0..2 {
+        home.run(&["check", "--read-data", "--sample", "50%"]).ok();
+    }
+    assert_eq!(states(), want([true; 2], [false; 2]));
+    let shown = home.run(&["show", "latest:vm one", "--json"]).ok().json();
+    let text = home.run(&["show", "latest:vm one"]).ok().stdout;
+    let time = shown["verified"].as_str().unwrap().split('T').next().unwrap();
+    assert!(text.lines().any(|line| line.starts_with("verified") && line.contains(time)), "{text}");
+
+    let mut bytes = fs::read(&pack).unwrap();
+    let len = bytes.len();
+    bytes[len / 2] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    assert_eq!(home.run(&["check", "--read-data"]).code, 13);
+    assert_eq!(states(), want([false, true], [true, false]));
+    assert!(home.run(&["snapshots"]).ok().stdout.contains("DAMAGED, found "));
+    let text = home.run(&["show", "latest:vm one"]).ok().stdout;
+    assert!(text.lines().any(|line| line.starts_with("verified") && line.contains("DAMAGED")), "{text}");
+    // It was damaged the last time, so no age limit leaves it out.
+    assert_eq!(home.run(&["check", "--read-data", "--max-age", "30d"]).code, 13);
 }

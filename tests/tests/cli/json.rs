@@ -45,7 +45,7 @@ fn snapshots() {
         "snapshot": "string", "volume": "string", "time": "string", "ended": "string", "size": "int",
         "chunk_size": "int", "chunks": "int", "parent": "null", "tags": { "a": "string" }, "root": "string", "kind": "string",
         "partial": "bool", "resumed": "bool", "forgotten": "bool", "pinned": "bool", "due": "null",
-        "read": "int", "hole": "int", "zero": "int", "unchanged": "int", "known": "int", "new": "int",
+        "verified": "null", "damaged": "null", "read": "int", "hole": "int", "zero": "int", "unchanged": "int", "known": "int", "new": "int",
         "stored": "int", "metadata": "int", "engine": "string", "host": "string", "source": "string",
         "run": "string", "version": "string", "origin": "null",
     });

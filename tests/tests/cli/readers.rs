@@ -199,7 +199,14 @@ fn a_repository_that_cannot_be_written_to_is_read() {
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(said.contains("without a session") && said.contains("Read-only"), "{said}");
     }
-    home.run(&["check", "--read-data", "--repo", &ro]).ok();
+    let ran = home.run(&["check", "--read-data", "--repo", &ro]).ok();
+    let line =
+        ran.stdout.lines().find(|line| line.starts_with("not kept  ")).unwrap_or_else(|| panic!("{}", ran.stdout));
+    assert!(line.contains("Read-only") && ran.stdout.ends_with("no damage found\n"), "{}", ran.stdout);
+    assert_eq!(
+        home.run(&["check", "--read-data", "--json", "--repo", &ro]).ok().json()["kept"],
+        serde_json::json!(false)
+    );
     drop(bind);
     assert_eq!(home.tree("repo"), before);
     // Of another user, who may read it and no more.

@@ -4,7 +4,7 @@ use crate::format::tree::{
     Attributes, Below, Content, Entry, Extended, InodeFlags, Known, PIECE, Piece, Placed, SHARED, Set, Time, What,
 };
 use crate::index::ChunkIndex;
-use crate::storage::Memory;
+use crate::storage::{Memory, Storage};
 use crate::{
     CommitInfo, Components, Credential, InitOptions, ParentChoice, PasswordCost, Repository, Scratch, Snapshot, System,
     TreeInfo, TreeWriter, WriterOptions,
@@ -202,6 +202,14 @@ pub(super) fn credential() -> Credential {
 /// Nothing that was read before is remembered.
 pub(super) fn open(storage: &Arc<Memory>) -> Repository {
     Repository::open(components(storage), &credential()).unwrap()
+}
+
+/// A copy of all objects in another storage, opened there.
+pub(super) fn open_from(repository: &Repository, storage: &Arc<Memory>) -> Repository {
+    for key in repository.list("").unwrap() {
+        storage.create(&key, repository.storage().get(&key).unwrap()).unwrap();
+    }
+    open(storage)
 }
 
 pub(super) fn init() -> Arc<Memory> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::Timestamp;
 use crate::crypto::Secret;
+use crate::format::checked::*;
 use crate::format::records::*;
 use crate::id::{RepositoryId, VolumeId};
 use crate::storage::{Key, keys};
@@ -145,6 +146,23 @@ fn sweep() -> impl Strategy<Value = Sweep> {
     (proptest::collection::vec(pack_id(), 0..4), any::<[u8; 16]>()).prop_map(|(packs, nonce)| Sweep { packs, nonce })
 }
 
+fn readings() -> impl Strategy<Value = Readings> {
+    let packs = || proptest::collection::vec(pack_id(), 0..4);
+    let group = (time(), packs(), packs()).prop_map(|(at, intact, damaged)| ReadTogether { at, intact, damaged });
+    proptest::collection::vec(group, 0..3).prop_map(|groups| Readings { groups })
+}
+
+fn states() -> impl Strategy<Value = States> {
+    let one = (session(), time(), proptest::option::of(time()), any::<bool>());
+    let one = one.prop_map(|(snapshot, said, verified, damaged)| Checked {
+        snapshot,
+        said,
+        verified,
+        damaged: damaged && verified.is_none(),
+    });
+    proptest::collection::vec(one, 0..4).prop_map(|snapshots| States { snapshots })
+}
+
 const KEY: Secret = Secret::new([7; 32]);
 const REPOSITORY: RepositoryId = RepositoryId::new([8; 16]);
 
@@ -178,6 +196,8 @@ fn records_come_back() {
     come_back(settled());
     come_back(generation());
     come_back(sweep());
+    come_back(readings());
+    come_back(states());
 }
 
 fn changes_are_found<T: Record + Debug>(strategy: impl Strategy<Value = T>) {
@@ -197,6 +217,8 @@ fn every_change_of_a_sealed_record_is_found() {
     changes_are_found(settled());
     changes_are_found(generation());
     changes_are_found(sweep());
+    changes_are_found(readings());
+    changes_are_found(states());
 }
 
 #[test]
@@ -271,6 +293,8 @@ fn garbage_is_survived() {
     bodies_survive(settled());
     bodies_survive(generation());
     bodies_survive(sweep());
+    bodies_survive(readings());
+    bodies_survive(states());
     let valid: Vec<_> = samples(asked(), 3).iter().map(sealed).collect();
     let open = |bytes: &[u8]| super::super::records::open(&KEY, Kind::Asked, &REPOSITORY, &place(), bytes);
     let accepted = assert_garbage_is_survived(&valid, open, |_, bytes| assert!(valid.iter().any(|v| v == bytes)));
@@ -352,4 +376,17 @@ fn what_was_moved_is_of_condemned_packs_each_once_and_says_which() {
         let body = minicbor::to_vec(list(bad.clone())).unwrap();
         assert_eq!(decode::<Generation>(&body).unwrap_err().kind(), ErrorKind::Corrupt, "{bad:?}");
     }
+}
+
+#[test]
+fn records_of_checks_say_no_more_than_they_may() {
+    let (at, pack) = (Timestamp(7), samples(pack_id(), 1)[0]);
+    let of = |count| Readings { groups: vec![ReadTogether { at, intact: vec![pack; count], damaged: vec![pack] }] };
+    assert!(decode::<Readings>(&encode(&of(Readings::MOST - 1)).unwrap()).is_ok());
+    let long = minicbor::to_vec(of(Readings::MOST)).unwrap();
+    assert_eq!(decode::<Readings>(&long).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(encode(&of(Readings::MOST)).unwrap_err().kind(), ErrorKind::Internal);
+    let both = Checked { snapshot: SessionId::new([1; 16]), said: at, verified: Some(at), damaged: true };
+    let both = minicbor::to_vec(States { snapshots: vec![both] }).unwrap();
+    assert_eq!(decode::<States>(&both).unwrap_err().kind(), ErrorKind::Corrupt);
 }

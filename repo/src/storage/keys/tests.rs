@@ -17,6 +17,7 @@ fn keys_are_parsed_as_they_are_made() {
             assert_eq!(parse_forget(&forget(&id, n, last)), Some((id, n, last)));
             assert_eq!(parse_pin(&pin(&id, n, last)), Some((id, n, last)));
         }
+        assert_eq!(parse_readings(&readings(&id, n)), Some((id, n)));
         assert_eq!(parse_generation(&generation(n)), Some((n, false)));
         assert_eq!(parse_generation(&sealed(n)), Some((n, true)));
     }
@@ -24,6 +25,7 @@ fn keys_are_parsed_as_they_are_made() {
     assert_eq!(parse_session(&session(&id, "beat")), Some((id, "beat")));
     assert_eq!(parse_snap(&snap(&volume, &id)), Some((volume, id)));
     assert_eq!(parse_lead(&lead(&id)), Some(id));
+    assert_eq!(parse_states(&states(&id)), Some(id));
     assert_eq!(parse_lead(&key("gc/lead/0")), None);
 }
 
@@ -45,6 +47,7 @@ fn a_number_written_in_another_way_is_no_key_of_ours() {
         assert_eq!(parse_generation(&key(&format!("gc/gen/{k}-sealed"))), None, "{k}");
         assert_eq!(parse_session(&key(&format!("sess/{sid}/seen-{k}"))), None, "{k}");
         assert_eq!(parse_segment(&key(&format!("idx/{sid}-{k}"))), None, "{k}");
+        assert_eq!(parse_readings(&key(&format!("checked/packs/{sid}-{k}"))), None, "{k}");
     }
     for part in ["asked", "settled", "", "pinned-1"] {
         assert_eq!(parse_pin(&key(&format!("pin/{sid}/00000000-{part}"))), None, "{part}");

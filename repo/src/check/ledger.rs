@@ -1,0 +1,278 @@
+//! What checks have read is noted in the repository, for later checks and for whoever asks: rule V8 of `docs/concurrency.md`.
+//! Nothing that fails here fails a check.
+
+use super::age::{Age, Reading};
+use super::packs::Packs;
+use super::{CheckReport, Run};
+use crate::format::checked::{Checked, ReadTogether, Readings, States};
+use crate::format::records::Record;
+use crate::id::{PackId, SnapshotId};
+use crate::storage::{Key, keys};
+use crate::{ErrorKind, Repository, Result, SessionId, Timestamp, clock};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What was read is noted so often, so that little of it is lost with a process that is killed.
+const EVERY: Duration = Duration::from_secs(300);
+/// More records of readings than this are put together, those that are full not counted.
+const MANY: usize = 16;
+/// Records read at once.
+const BATCH: usize = 64;
+/// A listing is made so often when records go while they are read.
+const TRIES: usize = 4;
+/// What is dated further ahead than this is of a wrong clock.
+const AHEAD: Duration = Duration::from_secs(86_400);
+
+/// The notes of one check.
+pub(super) struct Ledger<'a> {
+    run: &'a Run<'a>,
+    packs: &'a Packs<'a>,
+    check: SessionId,
+    /// Records that were there, and can be read.
+    before: Vec<Key>,
+    /// Records that do not open.
+    spoiled: Vec<Key>,
+    /// Readings of packs that were not listed, by checks that began later than this one.
+    others: Vec<(Reading, PackId)>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Number of the next record.
+    next: u32,
+    /// Packs that were read, whether they are intact.
+    unsaved: Vec<(PackId, bool)>,
+    /// When the last record was written, by the monotonic clock.
+    saved: Duration,
+    written: Vec<Key>,
+    /// Why the last one was not.
+    failed: Option<String>,
+}
+
+impl<'a> Ledger<'a> {
+    /// Reads what was noted before, into the table of packs.
+    pub(super) fn load(run: &'a Run<'a>, packs: &'a Packs<'a>) -> Result<Self> {
+        let found: Found<Readings> =
+            Found::read(run.repository, keys::READ, |key| keys::parse_readings(key).is_some())?;
+        let latest = latest(run.repository);
+        let mut others = Vec::new();
+        for ReadTogether { at, intact, damaged } in found.records.into_iter().flat_map(|record| record.groups) {
+            let ids = intact.into_iter().map(|id| (id, false)).chain(damaged.into_iter().map(|id| (id, true)));
+            for (id, damaged) in ids.filter(|_| at <= latest) {
+                let reading = Reading { at, damaged };
+                if !packs.note(&id, reading) && at >= run.began {
+                    others.push((reading, id));
+                }
+            }
+        }
+        let state = State { saved: run.repository.clock().monotonic(), ..State::default() };
+        let (check, state) = (SessionId::new(clock::random(run.repository.rng())?), Mutex::new(state));
+        Ok(Self { run, packs, check, before: found.read, spoiled: found.spoiled, others, state })
+    }
+
+    /// All chunks of a pack were read, or were to be; `fresh`: and each was opened that could be.
+    pub(super) fn note(&self, id: &PackId, intact: bool, fresh: bool) {
+        self.packs.set_read(id, intact, fresh);
+        if !self.run.options.keep {
+            return;
+        }
+        let now = self.run.repository.clock().monotonic();
+        {
+            let mut state = self.state.lock();
+            state.unsaved.push((*id, intact));
+            if now.saturating_sub(state.saved) < EVERY {
+                return;
+            }
+            state.saved = now;
+        }
+        self.save();
+    }
+
+    /// Writes down what was read and is not noted yet.
+    pub(super) fn save(&self) {
+        let unsaved = std::mem::take(&mut self.state.lock().unsaved);
+        for part in unsaved.chunks(Readings::MOST) {
+            let of = |intact: bool| part.iter().filter(|(_, is)| *is == intact).map(|(id, _)| *id).collect();
+            let group = ReadTogether { at: self.run.began, intact: of(true), damaged: of(false) };
+            if let Err(e) = self.write(&Readings { groups: vec![group] }) {
+                let mut state = self.state.lock();
+                state.failed = Some(e.to_string());
+                state.unsaved.extend_from_slice(part);
+            }
+        }
+    }
+
+    fn write(&self, record: &Readings) -> Result<()> {
+        self.run.repository.check_writable()?;
+        let key = {
+            let mut state = self.state.lock();
+            state.next += 1;
+            keys::readings(&self.check, state.next - 1)
+        };
+        self.run.repository.create(&key, record)?;
+        let mut state = self.state.lock();
+        state.written.push(key);
+        state.failed = None;
+        Ok(())
+    }
+
+    /// True when what was read could be noted so far.
+    pub(super) fn works(&self) -> bool {
+        self.state.lock().failed.is_none()
+    }
+
+    /// Says of these snapshots how it stands with them, `None`: damage hits it; and puts records together where there are many.
+    pub(super) fn finish(&self, found: Result<Vec<(SnapshotId, Option<Age>)>>, report: &mut CheckReport) {
+        let said = match self.works() {
+            true => {
+                found.and_then(|found| self.say(&found)).and_then(|()| self.put_together()).map_err(|e| e.to_string())
+            }
+            false => Err(self.state.lock().failed.clone().unwrap_or_default()),
+        };
+        report.kept = said.is_ok();
+        report.not_kept = said.err();
+    }
+
+    /// Only who looked at everything knows what is gone.
+    fn is_whole(&self) -> bool {
+        self.run.options.snapshots.is_empty()
+    }
+
+    fn say(&self, found: &[(SnapshotId, Option<Age>)]) -> Result<()> {
+        let (repository, began) = (self.run.repository, self.run.began);
+        let Found { records, read, spoiled } = Found::states(repository)?;
+        let before = merged(repository, records);
+        let mut after: BTreeMap<SnapshotId, Checked> = match self.is_whole() {
+            true => before.iter().filter(|(_, state)| state.said >= began).map(|(id, s)| (*id, *s)).collect(),
+            false => before.clone(),
+        };
+        for (id, age) in found {
+            let old = before.get(id);
+            let verified = old.and_then(|old| old.verified);
+            let new = |verified, damaged| Checked { snapshot: *id, said: began, verified, damaged };
+            let state = match (age, old) {
+                (None, _) => new(None, true),
+                // Damage was found before, and this check could not look whether it is still there.
+                (Some(Age::Damaged), Some(old)) => *old,
+                (Some(Age::Damaged | Age::Never), _) => new(verified, false),
+                (Some(Age::Since(at)), _) => new(verified.max(Some(*at)), false),
+            };
+            after.insert(*id, state);
+        }
+        repository.check_writable()?;
+        repository.create(&keys::states(&self.check), &States { snapshots: after.into_values().collect() })?;
+        self.remove(read.iter().chain(&spoiled));
+        Ok(())
+    }
+
+    fn put_together(&self) -> Result<()> {
+        if !self.is_whole() {
+            return Ok(());
+        }
+        self.remove(self.spoiled.iter());
+        let old: Vec<Key> = self.before.iter().chain(&self.state.lock().written).cloned().collect();
+        let mut readings = self.packs.readings();
+        if old.len() <= MANY + readings.len() / Readings::MOST {
+            return Ok(());
+        }
+        readings.extend_from_slice(&self.others);
+        readings.sort_unstable();
+        for part in readings.chunks(Readings::MOST) {
+            let group = |same: &[(Reading, PackId)]| {
+                let of = |damaged: bool| same.iter().filter(|(r, _)| r.damaged == damaged).map(|(_, id)| *id).collect();
+                same.first().map(|(r, _)| ReadTogether { at: r.at, intact: of(false), damaged: of(true) })
+            };
+            let groups = part.chunk_by(|(a, _), (b, _)| a.at == b.at).filter_map(group).collect();
+            self.write(&Readings { groups })?;
+        }
+        self.remove(old.iter());
+        Ok(())
+    }
+
+    /// What stays is merged once more by a later check.
+    fn remove<'k>(&self, keys: impl Iterator<Item = &'k Key>) {
+        for key in keys {
+            if let Err(e) = self.run.storage().delete(key) {
+                tracing::debug!("{key} is of no use any more and was not removed: {e}");
+            }
+        }
+    }
+}
+
+/// What is dated later than this is of a wrong clock.
+fn latest(repository: &Repository) -> Timestamp {
+    Timestamp(repository.clock().now().0.saturating_add(AHEAD.as_nanos() as i64))
+}
+
+/// Of several states of a snapshot the one that was said last.
+fn merged(repository: &Repository, records: Vec<States>) -> BTreeMap<SnapshotId, Checked> {
+    let latest = latest(repository);
+    let mut all: BTreeMap<SnapshotId, Checked> = BTreeMap::new();
+    for state in records.into_iter().flat_map(|record| record.snapshots).filter(|state| state.said <= latest) {
+        let known = all.entry(state.snapshot).or_insert(state);
+        if (known.said, known.damaged) < (state.said, state.damaged) {
+            *known = state;
+        }
+    }
+    all
+}
+
+/// Records of one kind.
+struct Found<T> {
+    records: Vec<T>,
+    /// Their keys.
+    read: Vec<Key>,
+    /// Those that do not open.
+    spoiled: Vec<Key>,
+}
+
+impl Found<States> {
+    fn states(repository: &Repository) -> Result<Self> {
+        Self::read(repository, keys::STATES, |key| keys::parse_states(key).is_some())
+    }
+}
+
+impl<T: Record + Send> Found<T> {
+    /// All that can be read. When one is gone that was listed, a check has put it together with others: they are listed again.
+    fn read(repository: &Repository, prefix: &str, is_ours: impl Fn(&Key) -> bool) -> Result<Self> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let found: Vec<_> =
+                repository.list(prefix)?.into_iter().filter(|key| is_ours(key)).map(|key| ((), key)).collect();
+            let mut all = Self { records: Vec::new(), read: Vec::new(), spoiled: Vec::new() };
+            let mut gone = false;
+            for part in found.chunks(BATCH) {
+                for (((), key), record) in part.iter().zip(repository.read_many::<_, T>(part)) {
+                    match record {
+                        Ok((record, _)) => {
+                            all.records.push(record);
+                            all.read.push(key.clone());
+                        }
+                        Err(e) if e.kind() == ErrorKind::NotFound => gone = true,
+                        Err(e) if e.kind() == ErrorKind::Corrupt => all.spoiled.push(key.clone()),
+                        Err(e) if repository.is_damage(&e) => tracing::warn!("{key} cannot be read: {e}"),
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+            if !gone || tries == TRIES {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+impl Repository {
+    /// How it stands with snapshots, as far as checks that read data have said: what nobody said anything of is not in it. What
+    /// cannot be read is left out.
+    pub fn checked(&self) -> Result<BTreeMap<SnapshotId, Checked>> {
+        let found = Found::states(self)?;
+        for key in &found.spoiled {
+            tracing::warn!("{key} is damaged: when some snapshots were verified is not known; run `wherry check`");
+        }
+        Ok(merged(self, found.records))
+    }
+}
