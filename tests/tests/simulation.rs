@@ -76,8 +76,16 @@ fn the_same_seed_gives_the_same_trace() {
 }
 
 /// Faults that are found, each with a seed that was the first to find it when it was looked for.
-const FOUND: [(Plant, u64); 3] =
-    [(Plant::AdoptionUnfenced, 9), (Plant::CommitOverwrites, 17), (Plant::SilentArePassedOver, 37)];
+const FOUND: [(Plant, u64); 8] = [
+    (Plant::NothingIsBarred, 49),
+    (Plant::RaiseReplacesNothing, 24),
+    (Plant::CommitOverwrites, 17),
+    (Plant::AdoptionUnfenced, 9),
+    (Plant::NobodyIsWaitedFor, 77),
+    (Plant::SilentArePassedOver, 37),
+    (Plant::FenceOverwrites, 157),
+    (Plant::ReadersAreNoRoots, 13),
+];
 
 /// The first seed that finds a fault, and what it finds: first looked for at one, then everywhere.
 fn find(plant: Plant, at: u64, seeds: impl Iterator<Item = u64>) -> Option<String> {
