@@ -6,6 +6,7 @@ pub mod clouds;
 pub mod cluster;
 pub mod faulty_s3;
 mod fuse;
+pub mod fuzzed;
 pub mod home;
 pub mod hosted;
 pub mod jobs;

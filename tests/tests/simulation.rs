@@ -1,11 +1,11 @@
 //! Simulations by seed: see `tests/src/sim/`. One that fails is told by its seed; `WHERRY_SIM_FIRST=n WHERRY_SIM_COUNT=1`
-//! plays it again, `WHERRY_SIM_TRACE=1` prints every call.
+//! plays it again, `WHERRY_SIM_TRACE=1` prints every call, `WHERRY_SIM_PLANT=NobodyIsWaitedFor` leaves a step out.
 #![forbid(unsafe_code)]
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use wherry_tests::sim::{CASES, simulate};
+use wherry_tests::sim::{CASES, Plant, simulate};
 
 /// Simulations of an ordinary run.
 const COUNT: u64 = 300;
@@ -22,6 +22,15 @@ fn faults(seed: u64) -> u64 {
 #[test]
 fn whatever_the_seed_nothing_is_lost() {
     let (first, count) = (number("WHERRY_SIM_FIRST", 1), number("WHERRY_SIM_COUNT", COUNT));
+    let planted: Vec<Plant> = match std::env::var("WHERRY_SIM_PLANT") {
+        Ok(name) => vec![
+            Plant::ALL
+                .into_iter()
+                .find(|plant| format!("{plant:?}") == name)
+                .unwrap_or_else(|| panic!("no plant {name}")),
+        ],
+        Err(_) => Vec::new(),
+    };
     let next = AtomicU64::new(first);
     let all = Mutex::new((BTreeMap::<&str, u64>::new(), 0, Vec::new()));
     let work = || {
@@ -30,7 +39,7 @@ fn whatever_the_seed_nothing_is_lost() {
             if seed >= first + count {
                 return;
             }
-            let outcome = simulate(seed, faults(seed));
+            let outcome = simulate(seed, faults(seed), &planted);
             let mut all = all.lock();
             outcome.cases.into_iter().for_each(|(case, n)| *all.0.entry(case).or_default() += n);
             all.1 += outcome.steps;
@@ -60,8 +69,49 @@ fn whatever_the_seed_nothing_is_lost() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 1..=6 {
-        let (one, other) = (simulate(seed, faults(seed)), simulate(seed, faults(seed)));
+        let (one, other) = (simulate(seed, faults(seed), &[]), simulate(seed, faults(seed), &[]));
         assert_eq!(one, other, "seed {seed}");
-        assert_ne!(one.trace, simulate(seed + 1000, faults(seed)).trace, "another seed is another simulation");
+        assert_ne!(one.trace, simulate(seed + 1000, faults(seed), &[]).trace, "another seed is another simulation");
     }
+}
+
+/// Faults that are found, each with a seed that was the first to find it when it was looked for.
+const FOUND: [(Plant, u64); 8] = [
+    (Plant::NothingIsBarred, 49),
+    (Plant::RaiseReplacesNothing, 24),
+    (Plant::CommitOverwrites, 17),
+    (Plant::AdoptionUnfenced, 9),
+    (Plant::NobodyIsWaitedFor, 77),
+    (Plant::SilentArePassedOver, 37),
+    (Plant::FenceOverwrites, 157),
+    (Plant::ReadersAreNoRoots, 13),
+];
+
+/// The first seed that finds a fault, and what it finds: first looked for at one, then everywhere.
+fn find(plant: Plant, at: u64, seeds: impl Iterator<Item = u64>) -> Option<String> {
+    std::iter::once(at).chain(seeds).find_map(|seed| {
+        let wrong = simulate(seed, faults(seed), &[plant]).wrong;
+        wrong.first().map(|wrong| format!("{plant:?} by seed {seed}: {wrong}"))
+    })
+}
+
+/// What each step is there for: without it something goes wrong within as many seeds as an ordinary run has.
+#[test]
+fn a_step_that_is_left_out_is_found() {
+    let next = AtomicU64::new(0);
+    let missed = Mutex::new(Vec::new());
+    let work = || {
+        while let Some((plant, seed)) = FOUND.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+            match find(*plant, *seed, 1..=COUNT) {
+                Some(found) => println!("{found}"),
+                None => missed.lock().push(*plant),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    assert!(missed.lock().is_empty(), "left out, and nothing went wrong: {missed:?}");
 }

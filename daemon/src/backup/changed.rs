@@ -72,11 +72,16 @@ impl Pinned {
 pub struct ChangedBlocks(Vec<Range<u64>>);
 
 impl ChangedBlocks {
-    /// One range a line: offset and length in bytes, decimal; `#` begins a comment.
+    /// The list in a file, see [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display();
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::invalid(format!("the list of changed blocks {name} cannot be read: {e}")))?;
+        Self::parse(&name.to_string(), &text)
+    }
+
+    /// One range a line: offset and length in bytes, decimal; `#` begins a comment. `name` is for errors.
+    pub fn parse(name: &str, text: &str) -> Result<Self> {
         let mut ranges = Vec::new();
         for (n, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();

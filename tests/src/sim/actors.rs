@@ -1,26 +1,94 @@
 //! What runs beside each other.
 
-use super::storage::Seen;
+use super::planted::Memories;
+use super::storage::{Role, Seen};
 use super::{Sim, schedule};
 use crate::small::{TestRng, index, noise, options, password, read_whole, splitmix};
 use parking_lot::Mutex;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::{
-    Clock, CollectOptions, CommitInfo, Components, Error, ErrorKind, ReadSession, Repository, Result, Snapshot,
-    SnapshotReader, SnapshotWriter, Timestamp,
+    Clock, CollectOptions, CommitInfo, Components, Error, ErrorKind, ParentChoice, ReadSession, Repository, Result,
+    Snapshot, SnapshotId, SnapshotReader, SnapshotWriter, Timestamp,
 };
 
-/// Chunks of a disk.
-const DISK: u64 = 10;
-/// Chunks that there are: so few that what one volume drops others have.
+/// Chunks that there are, in the largest world.
 const POOL: u64 = 60;
+
+/// How large a simulation is, and what is likely in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct World {
+    /// Chunks of a disk.
+    disk: u64,
+    /// Chunks that there are: so few that what one volume drops others have.
+    pool: u64,
+    /// So many disks there are, mostly without a chunk in common: the packs of one are garbage as soon as all its snapshots
+    /// are forgotten, and wanted again by whoever backs it up next. 0: any chunks make a disk.
+    images: u64,
+    volumes: u64,
+    /// Longest pause of an actor between two things it does, in seconds.
+    pause: u64,
+    /// Of how long a collector waits for anything at most: one of these seconds.
+    times: [u64; 4],
+    /// After how many seconds of silence sessions are fenced; `None`: one of `times`. Where that is long, collectors have to
+    /// wait for who is silent (G9); else they find fenced already whoever might be in their way (G0).
+    fence_after: Option<u64>,
+    /// Many sessions lean on no parent, or on an old one.
+    any_parent: bool,
+    /// All that stands is forgotten at once, and collectors come one after the other: whoever is silent in between is the only
+    /// one who still needs a pack.
+    hostile: bool,
+}
+
+/// Every other seed plays in a small world, where all are after the same few disks and little time passes between what
+/// they do. There collectors wait for those who live, or, in some, for nobody.
+pub(super) fn world(seed: u64) -> World {
+    if seed.is_multiple_of(2) {
+        let times = [0, 0, 600, 7200];
+        return World {
+            disk: 10,
+            pool: POOL,
+            images: 0,
+            volumes: 4,
+            pause: 3600,
+            times,
+            fence_after: None,
+            any_parent: false,
+            hostile: false,
+        };
+    }
+    let times = [[0, 600, 7200, 7200], [0, 0, 600, 7200]][(seed / 4 % 4 / 3) as usize];
+    let small = World {
+        disk: 4,
+        pool: 24,
+        images: 3,
+        volumes: 1 + seed / 4 % 2,
+        pause: 1200,
+        times,
+        fence_after: None,
+        any_parent: true,
+        hostile: false,
+    };
+    if seed % 4 == 3 {
+        return small;
+    }
+    let patient = !(seed / 4).is_multiple_of(3);
+    let times = if patient { [0, 600, 600, 3600] } else { times };
+    World { images: 6, pause: 600, times, fence_after: patient.then_some(100 * 3600), hostile: true, ..small }
+}
+
+/// Writers of a hostile world.
+const WRITERS: u64 = 2;
 
 pub(super) type Play = fn(&Sim, usize, u64);
 
 /// Three writers, and some of all others.
-pub(super) fn cast(state: &mut u64) -> Vec<Play> {
+pub(super) fn cast(world: &World, state: &mut u64) -> Vec<Play> {
+    if world.hostile {
+        return vec![write, write, read, collect, collect, forget];
+    }
     let mut cast: Vec<Play> = vec![write, write, write, collect, forget, forget, read];
     let more: [Play; 3] = [collect, forget, write];
     cast.extend(more.into_iter().filter(|_| splitmix(state).is_multiple_of(2)));
@@ -53,7 +121,7 @@ impl Clock for ProcessClock {
     }
 
     fn sleep(&self, time: Duration) {
-        self.schedule.sleep(self.actor, time);
+        self.schedule.doze(self.actor, time);
     }
 }
 
@@ -62,12 +130,13 @@ struct Process<'a> {
     sim: &'a Sim,
     actor: usize,
     state: u64,
-    collects: bool,
+    role: Role,
+    volume: Option<String>,
 }
 
 impl<'a> Process<'a> {
-    fn new(sim: &'a Sim, actor: usize, state: u64) -> Self {
-        Self { sim, actor, state, collects: false }
+    fn new(sim: &'a Sim, actor: usize, state: u64, role: Role) -> Self {
+        Self { sim, actor, state, role, volume: None }
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -92,7 +161,11 @@ impl<'a> Process<'a> {
             memory: self.sim.memory.clone(),
             schedule: self.sim.schedule.clone(),
             actor: self.actor,
-            collects: self.collects,
+            role: self.role,
+            volume: self.volume.clone(),
+            planted: self.sim.planted.clone(),
+            memories: Mutex::new(Memories::new(&self.sim.memory)),
+            adopted: self.sim.adopted.clone(),
             life: Mutex::new(life),
         };
         let skew = self.below(20 * 3600) as i64 - 10 * 3600;
@@ -110,16 +183,46 @@ impl<'a> Process<'a> {
     }
 }
 
+impl Sim {
+    /// So often an actor does what it does.
+    fn rounds(&self, ordinary: u64) -> u64 {
+        if self.world.hostile { 40 } else { ordinary }
+    }
+
+    /// In a hostile world collectors and forgetters go on as long as anybody writes, and no longer.
+    fn is_over(&self) -> bool {
+        self.world.hostile && self.writers_done.load(Ordering::Relaxed) == WRITERS
+    }
+}
+
 /// Backs up one volume again and again.
 fn write(sim: &Sim, actor: usize, seed: u64) {
-    let mut process = Process::new(sim, actor, seed);
-    let mut chunks: Vec<u64> = (0..DISK).map(|_| process.below(POOL)).collect();
+    backups(sim, actor, seed);
+    sim.writers_done.fetch_add(1, Ordering::Relaxed);
+}
+
+fn backups(sim: &Sim, actor: usize, seed: u64) {
+    let mut process = Process::new(sim, actor, seed, Role::Writes);
+    let World { disk, pool, pause, volumes, .. } = sim.world;
+    // Some actors share a volume.
+    process.volume = Some(format!("vm{}", actor as u64 % volumes));
+    let mut chunks: Vec<u64> = (0..disk).map(|_| process.below(pool)).collect();
     let mut kept = index();
-    for _ in 0..5 {
-        process.pause(3600);
-        for _ in 0..process.below(DISK) {
-            let at = process.below(DISK) as usize;
-            chunks[at] = process.below(POOL);
+    for round in 0..if sim.world.hostile { 7 } else { 5 } {
+        process.pause(pause);
+        if sim.world.images > 0 {
+            // In a hostile world each writer has a disk twice, and nobody has it again: a chunk that is lost is not found by
+            // its id in what somebody stored since.
+            let image = match sim.world.hostile {
+                true => (round / 2 + 3 * actor as u64) % sim.world.images,
+                false => process.below(sim.world.images),
+            };
+            chunks = (image * disk..(image + 1) * disk).collect();
+        }
+        let most = if sim.world.images > 0 { 2 } else { disk };
+        for _ in 0..process.below(most) {
+            let at = process.below(disk) as usize;
+            chunks[at] = process.below(pool);
         }
         if process.below(4) == 0 {
             kept = index();
@@ -132,13 +235,29 @@ fn write(sim: &Sim, actor: usize, seed: u64) {
 
 fn backup(process: &mut Process<'_>, index: &Arc<ChunkIndex>, chunks: &[u64]) -> Result<()> {
     let repository = process.open()?;
-    // Some actors share a volume.
-    let mut options = options(&format!("vm{}", process.actor % 4));
+    let mut options = options(process.volume.as_deref().unwrap_or_default());
+    if process.sim.world.any_parent && process.below(4) > 0 {
+        options.parent = match process.pick() {
+            Some((old, _)) if old.record.name == options.name && process.below(2) == 0 => {
+                ParentChoice::Snapshot(old.id)
+            }
+            _ => ParentChoice::None,
+        };
+    }
     if process.below(2) == 0 {
         // All of a disk is in one pack, of which little may be left.
         options.pack_size = 1 << 20;
     }
-    let writer = SnapshotWriter::start(&repository, index.clone(), &options)?;
+    let writer = match (SnapshotWriter::start(&repository, index.clone(), &options), &options.parent) {
+        // It was chosen just before somebody began to forget it.
+        (Err(e), ParentChoice::Snapshot(old))
+            if matches!(e.kind(), ErrorKind::Invalid | ErrorKind::NoSnapshot)
+                && process.sim.ledger.lock().doomed.contains(old) =>
+        {
+            return Ok(());
+        }
+        (started, _) => started?,
+    };
     process.sim.schedule.count("adoption", u64::from(writer.is_resumed()));
     let (pulse, mut scratch) = (writer.pulse(), writer.scratch()?);
     let content = disk(chunks);
@@ -156,19 +275,25 @@ fn backup(process: &mut Process<'_>, index: &Arc<ChunkIndex>, chunks: &[u64]) ->
         }
     }
     let snapshot = writer.commit(CommitInfo { size: content.len() as u64, ..CommitInfo::default() })?;
+    if process.sim.adopted.lock().ended_later.contains(&snapshot.id) {
+        process.sim.wrong(format!("{} committed after another session had adopted it", snapshot.id));
+    }
     process.sim.ledger.lock().made.push((snapshot, chunks.to_vec()));
     Ok(())
 }
 
 /// Collects with any grace, long or none.
 fn collect(sim: &Sim, actor: usize, seed: u64) {
-    let mut process = Process { collects: true, ..Process::new(sim, actor, seed) };
-    for _ in 0..7 {
-        process.pause(2 * 3600);
-        let time = |n: u64| Duration::from_secs([0, 0, 600, 7200][n as usize]);
+    let mut process = Process::new(sim, actor, seed, Role::Collects);
+    for _ in 0..sim.rounds(7) {
+        if sim.is_over() {
+            return;
+        }
+        process.pause(2 * sim.world.pause);
+        let time = |n: u64| Duration::from_secs(sim.world.times[n as usize]);
         let options = CollectOptions {
             grace: time(process.below(4)),
-            fence_after: time(process.below(4)),
+            fence_after: sim.world.fence_after.map_or_else(|| time(process.below(4)), Duration::from_secs),
             patience: time(process.below(4)),
             threads: 1,
             pack_size: 512 << 10,
@@ -190,23 +315,24 @@ fn collect(sim: &Sim, actor: usize, seed: u64) {
 
 /// Forgets, and changes its mind.
 fn forget(sim: &Sim, actor: usize, seed: u64) {
-    let mut process = Process::new(sim, actor, seed);
-    for _ in 0..6 {
-        process.pause(2 * 3600);
-        let Some((Snapshot { id, .. }, _)) = process.pick() else { continue };
-        sim.ledger.lock().doomed.insert(id);
-        let delay = Duration::from_secs([0, 0, 1800][process.below(3) as usize]);
-        let forgotten = process.open().and_then(|repository| repository.forget(&id, delay, "simulated"));
-        match forgotten {
-            Ok(_) => {}
-            Err(e) if e.kind() == ErrorKind::NoSnapshot => continue,
-            // It may have been done, or be done yet.
-            Err(e) => {
-                process.failed("forget", &e);
-                continue;
-            }
+    let mut process = Process::new(sim, actor, seed, Role::Forgets);
+    for _ in 0..sim.rounds(6) {
+        if sim.is_over() {
+            return;
         }
-        if process.below(2) == 0 {
+        process.pause(2 * sim.world.pause);
+        let Some((Snapshot { id, .. }, chunks)) = process.pick() else { continue };
+        // In a small world all snapshots of a disk go, so that nobody needs its packs.
+        let alike: Vec<_> = match sim.world.images > 0 && (sim.world.hostile || process.below(3) > 0) {
+            true => sim.ledger.lock().standing(),
+            false => Vec::new(),
+        };
+        let goes = |c: &[u64]| sim.world.hostile || c.last() == chunks.last();
+        let alike: Vec<_> = alike.into_iter().filter(|(_, chunks)| goes(chunks)).collect();
+        for (other, _) in alike.into_iter().filter(|(other, _)| other.id != id) {
+            ask(&mut process, &other.id);
+        }
+        if !ask(&mut process, &id) || process.below(2) == 0 {
             continue;
         }
         process.pause(1800);
@@ -223,27 +349,54 @@ fn forget(sim: &Sim, actor: usize, seed: u64) {
     }
 }
 
+/// Asks to forget one snapshot; whether that was done.
+fn ask(process: &mut Process<'_>, id: &SnapshotId) -> bool {
+    process.sim.ledger.lock().doomed.insert(*id);
+    let delay = Duration::from_secs([0, 0, 1800][process.below(3) as usize]);
+    match process.open().and_then(|repository| repository.forget(id, delay, "simulated")) {
+        Ok(_) => true,
+        Err(e) if e.kind() == ErrorKind::NoSnapshot => false,
+        // It may have been done, or be done yet.
+        Err(e) => {
+            process.failed("forget", &e);
+            false
+        }
+    }
+}
+
 /// Reads what is there, slowly.
 fn read(sim: &Sim, actor: usize, seed: u64) {
-    let mut process = Process::new(sim, actor, seed);
+    let mut process = Process::new(sim, actor, seed, Role::Reads);
     for _ in 0..6 {
-        process.pause(2 * 3600);
+        process.pause(2 * sim.world.pause);
         let Some((snapshot, chunks)) = process.pick() else { continue };
-        let read = process.open().and_then(|repository| restore(sim, &repository, &snapshot));
-        let is_doomed = sim.ledger.lock().doomed.contains(&snapshot.id);
-        match read {
+        let is_doomed = || sim.ledger.lock().doomed.contains(&snapshot.id);
+        let opened = process.open().and_then(|repository| ReadSession::open(&repository, &snapshot));
+        let session = match opened {
+            Ok(session) => Arc::new(session),
+            Err(e) if e.kind() == ErrorKind::Unavailable || is_doomed() => continue,
+            Err(e) => {
+                sim.wrong(format!("{} cannot be read: {:?}: {e}", snapshot.id, e.kind()));
+                continue;
+            }
+        };
+        // From here on it stays whole, whoever forgets it (V2).
+        match restore(&mut process, session) {
             Ok(bytes) if bytes == disk(&chunks) => {
-                sim.schedule.count(if is_doomed { "read while it was forgotten" } else { "restored" }, 1);
+                sim.schedule.count(if is_doomed() { "read while it was forgotten" } else { "restored" }, 1);
             }
             Ok(_) => sim.wrong(format!("{} was read as something else", snapshot.id)),
-            Err(e) if e.kind() == ErrorKind::Unavailable || is_doomed => {}
+            Err(e) if e.kind() == ErrorKind::Unavailable => {}
             Err(e) => sim.wrong(format!("{} does not restore: {:?}: {e}", snapshot.id, e.kind())),
         }
     }
 }
 
-fn restore(sim: &Sim, repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> {
-    let session = Arc::new(ReadSession::open(repository, snapshot)?);
+fn restore(process: &mut Process<'_>, session: Arc<ReadSession>) -> Result<Vec<u8>> {
+    if process.below(2) == 0 {
+        process.pause(4 * 3600);
+    }
+    let sim = process.sim;
     let reader = SnapshotReader::within(session.clone())?;
     let mut beaten = sim.schedule.time();
     read_whole(&reader, || {

@@ -7,28 +7,35 @@
 //! clocks are hours apart.
 
 mod actors;
+mod planted;
 mod schedule;
 mod storage;
 
 use crate::small::{CHEAP, TestRng, UNIT, password, restore, splitmix};
+use actors::World;
 use parking_lot::Mutex;
+pub use planted::Plant;
+use planted::Planted;
 use schedule::Schedule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use wherry_repo::storage::Memory;
+use storage::Adopted;
+use wherry_repo::storage::{Memory, Storage};
 use wherry_repo::{
     CheckOptions, Clock, CollectOptions, Components, InitOptions, Repository, Snapshot, SnapshotId, Timestamp,
 };
 
 /// What all simulations together must have reached.
-pub const CASES: [&str; 16] = [
+pub const CASES: [&str; 17] = [
     "a delayed call took effect",
     "a fault",
     "a lost reply",
     "a process died",
     "a process was silent",
+    "a process was silent before it decided",
     "adoption",
     "commit won",
     "condemned",
@@ -73,9 +80,14 @@ impl Ledger {
 /// What all actors share.
 #[derive(Debug)]
 struct Sim {
+    world: World,
     memory: Arc<Memory>,
     schedule: Arc<Schedule>,
+    planted: Arc<Planted>,
+    adopted: Arc<Mutex<Adopted>>,
     ledger: Mutex<Ledger>,
+    /// Writers that have ended.
+    writers_done: AtomicU64,
     wrong: Mutex<Vec<String>>,
 }
 
@@ -103,8 +115,9 @@ impl Clock for StorageClock {
     }
 }
 
-/// Plays the simulation of a seed. `faults`: of a thousand calls so many go wrong.
-pub fn simulate(seed: u64, faults: u64) -> Outcome {
+/// Plays the simulation of a seed. `faults`: of a thousand calls so many go wrong. `plants`: what the code is made to do
+/// wrong; mostly nothing.
+pub fn simulate(seed: u64, faults: u64, plants: &[Plant]) -> Outcome {
     let schedule = Arc::new(Schedule::new(seed, faults));
     let memory = Arc::new(Memory::new(Arc::new(StorageClock(schedule.clone()))));
     let components = || Components {
@@ -115,14 +128,22 @@ pub fn simulate(seed: u64, faults: u64) -> Outcome {
     let mut options = InitOptions::default();
     (options.chunk_size, options.password_cost) = (UNIT as u32, CHEAP);
     Repository::init(components(), &options, &password()).expect("an empty storage takes a repository");
+    let twin = Arc::new(Memory::new(Arc::new(StorageClock(schedule.clone()))));
+    let copied = memory.list("", &mut |object| twin.create(&object.key, memory.get(&object.key)?));
+    copied.expect("a storage in memory can be copied");
+    let planted = Planted::new(plants, Components { storage: twin.clone(), ..components() }, twin);
     let sim = Arc::new(Sim {
+        world: actors::world(seed),
+        planted: Arc::new(planted.expect("a copy of a repository is one")),
+        adopted: Arc::default(),
         memory: memory.clone(),
         schedule: schedule.clone(),
         ledger: Mutex::default(),
+        writers_done: AtomicU64::new(0),
         wrong: Mutex::default(),
     });
     let mut state = seed;
-    let cast = actors::cast(&mut state);
+    let cast = actors::cast(&sim.world, &mut state);
     sim.schedule.begin(cast.len());
     std::thread::scope(|scope| {
         for (number, play) in cast.into_iter().enumerate() {

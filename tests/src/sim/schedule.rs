@@ -40,6 +40,11 @@ struct State {
     steps: u64,
     trace: blake3::Hasher,
     told: Option<Vec<String>>,
+    /// Before which calls actors like to be silent.
+    points: [Point; 2],
+    /// How often they may yet be there. None before somebody has committed: until then nothing can be lost.
+    stalls: u32,
+    has_commit: bool,
     cases: BTreeMap<&'static str, u64>,
 }
 
@@ -57,6 +62,29 @@ impl fmt::Debug for Schedule {
 
 /// So long nobody is silent on purpose: longer than any grace.
 const SILENCES: [u64; 4] = [60, 15 * 60, 3 * 3600, 40 * 3600];
+
+/// A kind of calls: how they begin, and what else is in them.
+type Point = (&'static str, &'static str);
+
+/// Calls that decide something: who is silent right before one of them knows less than it thinks when it goes on. Each
+/// seed has two of them.
+const POINTS: [Point; 12] = [
+    ("create snap/", ""),
+    ("create sess/", "/open"),
+    ("create sess/", "/seen-"),
+    ("list gc/gen/", ""),
+    ("create gc/gen/", ""),
+    ("create gc/gen/", "-sealed"),
+    ("list packs/", ""),
+    ("list sess/", ""),
+    ("list snap/", ""),
+    ("list forget/", ""),
+    ("create packs/", ""),
+    ("create forget/", "-settled"),
+];
+
+/// So often a seed's points make actors silent.
+const STALLS: u32 = 6;
 
 /// Wall time, for a clock that is right.
 pub(super) fn wall(time: Duration) -> Timestamp {
@@ -113,9 +141,19 @@ impl Drop for Turn<'_> {
 impl Schedule {
     pub(super) fn new(seed: u64, faults: u64) -> Self {
         let told = std::env::var_os("WHERRY_SIM_TRACE").map(|_| Vec::new());
+        let mut random = seed ^ 0xC0FF_EE00;
+        let mut point = || POINTS[(splitmix(&mut random) % POINTS.len() as u64) as usize];
+        let mut points = [point(), point()];
+        // Who decided by what it did not know does harm when it ends.
+        if splitmix(&mut random).is_multiple_of(2) {
+            points[1] = POINTS[0];
+        }
         let state = State {
-            random: seed ^ 0xC0FF_EE00,
+            random,
             faults,
+            points,
+            stalls: STALLS,
+            has_commit: false,
             time: Duration::from_secs(1000),
             turn: 0,
             actors: Vec::new(),
@@ -168,11 +206,26 @@ impl Schedule {
         self.wait(&mut state, number);
     }
 
+    /// An actor sleeps as one does on a machine that is busy: so long at least, and up to a hundred times as long.
+    pub(super) fn doze(&self, number: usize, time: Duration) {
+        let longer = self.state.lock().below(100) as u32;
+        self.sleep(number, time * (1 + longer));
+    }
+
     /// An actor is about to call: others may come first. Then its call is on.
     pub(super) fn call(&self, number: usize, memory: &Memory, what: &str, is_write: bool) -> Fate {
         let mut state = self.state.lock();
         let mut from = state.time;
-        if state.below(400) == 0 {
+        let is_point = state.has_commit
+            && state.stalls > 0
+            && state.points.iter().any(|(begin, has)| what.starts_with(begin) && what.contains(has));
+        if is_point && state.below(2) == 0 {
+            state.stalls -= 1;
+            // Who comes later in the cast collects or forgets: the others should go on meanwhile.
+            let which = if number < 3 { [1, 2, 2, 3][state.below(4) as usize] } else { 1 };
+            from += Duration::from_secs(SILENCES[which]);
+            state.count("a process was silent before it decided", 1);
+        } else if state.below(400) == 0 {
             let which = state.below(SILENCES.len() as u64) as usize;
             from += Duration::from_secs(SILENCES[which]);
             state.count("a process was silent", 1);
@@ -199,6 +252,7 @@ impl Schedule {
             Fate::ReplyLost => state.count("a lost reply", 1),
             Fate::Fails | Fate::Delayed => state.count("a fault", 1),
         }
+        state.has_commit |= fate == Fate::Done && what.starts_with("create snap/");
         let line = format!("{now} {number} {what} {fate:?}\n");
         state.trace.update(line.as_bytes());
         if let Some(told) = &mut state.told {

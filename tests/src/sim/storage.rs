@@ -1,21 +1,45 @@
 //! The storage as one process sees it.
 
+use super::planted::{How, Memories, Planted};
 use super::schedule::{Fate, Schedule};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use wherry_repo::storage::{Key, Listed, Memory, Storage, Tail, keys};
-use wherry_repo::{Error, ErrorKind, Result};
+use wherry_repo::{Error, ErrorKind, Result, SessionId};
+
+/// What a process is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Writes,
+    Collects,
+    Forgets,
+    Reads,
+}
+
+/// Sessions that were adopted, and what must not be of them.
+#[derive(Debug, Default)]
+pub(super) struct Adopted {
+    /// Their successors have passed A2.
+    passed: HashSet<SessionId>,
+    /// They have created their outcome all the same.
+    pub(super) ended_later: HashSet<SessionId>,
+}
 
 /// Of one actor, for one life of its process.
 pub(super) struct Seen {
     pub(super) memory: Arc<Memory>,
     pub(super) schedule: Arc<Schedule>,
     pub(super) actor: usize,
-    /// It only reads and condemns: whose creates of outcomes are fences.
-    pub(super) collects: bool,
+    pub(super) role: Role,
+    /// Of a writer, what it backs up.
+    pub(super) volume: Option<String>,
+    pub(super) planted: Arc<Planted>,
+    pub(super) memories: Mutex<Memories>,
+    pub(super) adopted: Arc<Mutex<Adopted>>,
     /// So many calls the process lives yet.
     pub(super) life: Mutex<u64>,
 }
@@ -72,9 +96,23 @@ impl Seen {
             return;
         }
         let conflict = matches!(done, Err(e) if e.kind() == ErrorKind::Conflict);
-        match (self.collects, conflict) {
+        self.adopts(key, done.is_ok(), conflict);
+        match (self.role == Role::Collects, conflict) {
             (true, true) => self.schedule.count("commit won", 1),
             (true, false) if done.is_ok() => self.schedule.count("fence won", 1),
+            _ => {}
+        }
+    }
+}
+
+impl Seen {
+    /// Invariant 8: whoever was adopted does not commit after its successor has heard that it cannot.
+    fn adopts(&self, key: &Key, done: bool, conflict: bool) {
+        let Some((_, id)) = keys::parse_snap(key) else { return };
+        let mut adopted = self.adopted.lock();
+        match self.memories.lock().own == Some(id) {
+            true if done && adopted.passed.contains(&id) => drop(adopted.ended_later.insert(id)),
+            false if self.role == Role::Writes && (done || conflict) => drop(adopted.passed.insert(id)),
             _ => {}
         }
     }
@@ -90,7 +128,7 @@ impl Storage for Seen {
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {
-        self.read("get", key.as_str(), |memory| memory.get(key))
+        self.read("get", key.as_str(), |memory| self.planted.get(self, key).map_or_else(|| memory.get(key), Ok))
     }
 
     fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
@@ -106,8 +144,16 @@ impl Storage for Seen {
     }
 
     fn create(&self, key: &Key, body: Bytes) -> Result<()> {
-        let of = key.clone();
-        let done = self.write("create", key, move |memory| memory.create(&of, body));
+        let (of, how) = (key.clone(), self.planted.create(self, key));
+        let done = self.write("create", key, move |memory| match how {
+            How::Create => memory.create(&of, body),
+            How::Overwrite => memory.overwrite(&of, body),
+            How::Nothing => Ok(()),
+            How::Lie => match memory.create(&of, body) {
+                Err(e) if e.kind() == ErrorKind::Conflict => Ok(()),
+                done => done,
+            },
+        });
         self.raced(key, &done);
         done
     }
@@ -118,7 +164,15 @@ impl Storage for Seen {
     }
 
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
-        self.read("list", prefix, |memory| memory.list(prefix, visit))
+        let mut found = Vec::new();
+        self.read("list", prefix, |memory| {
+            memory.list(prefix, &mut |object| {
+                found.push(object);
+                Ok(())
+            })
+        })?;
+        self.planted.list(self, prefix, &mut found);
+        found.into_iter().try_for_each(visit)
     }
 
     fn delete(&self, key: &Key) -> Result<()> {

@@ -1,0 +1,338 @@
+//! Everything that reads bytes from outside, one function for each kind: what `fuzz/` calls with made-up bytes, and
+//! `tests/tests/fuzzed.rs` with those that are kept. None may panic, and each says what else must hold.
+
+pub mod seeds;
+
+use std::ffi::OsString;
+use std::fmt::{Debug, Display};
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
+use wherry::backup::ChangedBlocks;
+use wherry::cli::{Percent, Size, Span, Tag, VolumeName};
+use wherry::tree::exclude::Exclude;
+use wherry::tree::inside::bytes::{Bytes, Window};
+use wherry::tree::inside::{DiskView, Whose, partitions};
+use wherry::tree::path::TreePath;
+use wherry::tree::view::View;
+use wherry_api::decode::decode;
+use wherry_api::{DataDone, DownloadPlan, UploadPlan, job::JobResult};
+use wherry_repo::format::clear::{self, Config, Epoch, Identity, KeySlot};
+use wherry_repo::format::node::Node;
+use wherry_repo::format::pack::{Header, Index, Trailer};
+use wherry_repo::format::records::{
+    self, Asked, Beat, Generation, Outcome, Pinned, Record, Seen, SessionOpen, Settled, Sweep, Unpinned,
+};
+use wherry_repo::format::segment;
+use wherry_repo::format::tree::{Entry, Known, ListNode, Set, TreeNode};
+use wherry_repo::storage::{Key, keys};
+use wherry_repo::{Result, Timestamp};
+
+/// Reads bytes as one kind, and says whether they are that; panics when what it has read is not as it must be.
+pub type Target = fn(&[u8]) -> bool;
+
+/// All of them, by the names of their corpora.
+pub const TARGETS: [(&str, Target); 20] = [
+    ("attributes", attributes),
+    ("changed_blocks", changed_blocks),
+    ("clear", clear_lines),
+    ("disk", disk),
+    ("exclude", exclude),
+    ("job_result", job_result),
+    ("keys", names),
+    ("kubernetes_objects", objects),
+    ("list_node", list_node),
+    ("map_node", map_node),
+    ("pack_header", pack_header),
+    ("pack_index", pack_index),
+    ("pack_trailer", pack_trailer),
+    ("partitions", partition_table),
+    ("plans", plans),
+    ("records", record),
+    ("segment", index_segment),
+    ("tree_node", tree_node),
+    ("tree_root", tree_root),
+    ("values", values),
+];
+
+/// The target of this name.
+///
+/// # Panics
+/// There is none.
+pub fn target(name: &str) -> Target {
+    TARGETS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("there is no target {name}")).1
+}
+
+/// What was read is written as it was: there is one way to say it.
+fn same(written: impl AsRef<[u8]>, read: &[u8]) {
+    assert_eq!(written.as_ref(), read, "it was read, and is written in another way");
+}
+
+fn pack_header(bytes: &[u8]) -> bool {
+    let Ok(header) = Header::decode(bytes) else { return false };
+    same(header.encode(), bytes);
+    true
+}
+
+/// The first eight bytes say how long the object is.
+fn pack_trailer(bytes: &[u8]) -> bool {
+    let Some((size, bytes)) = bytes.split_first_chunk() else { return false };
+    let size = u64::from_le_bytes(*size);
+    let Ok(trailer) = Trailer::decode(bytes, size) else { return false };
+    same(trailer.encode(), bytes);
+    assert!(u64::from(trailer.index_offset) + u64::from(trailer.index_len) < size, "the index is in the pack");
+    true
+}
+
+/// The first four bytes say where the index begins.
+fn pack_index(bytes: &[u8]) -> bool {
+    let Some((end, bytes)) = bytes.split_first_chunk() else { return false };
+    let end = u32::from_le_bytes(*end);
+    let Ok(index) = Index::decode(bytes, end) else { return false };
+    same(index.encode(), bytes);
+    assert!(index.entries.iter().all(|entry| entry.offset + entry.len <= end), "a chunk lies before the index");
+    true
+}
+
+fn index_segment(bytes: &[u8]) -> bool {
+    let Ok(packs) = segment::decode(bytes) else { return false };
+    same(segment::encode(&packs), bytes);
+    assert!(packs.iter().all(|rows| rows.locations().count() == rows.chunks.len()));
+    true
+}
+
+fn map_node(bytes: &[u8]) -> bool {
+    let Ok(node) = Node::decode(bytes) else { return false };
+    same(node.encode(), bytes);
+    true
+}
+
+fn tree_node(bytes: &[u8]) -> bool {
+    let Ok(node) = TreeNode::decode(bytes) else { return false };
+    same(node.encode(), bytes);
+    assert_eq!(node.fault(), None, "a reader takes what a writer would not make");
+    true
+}
+
+fn tree_root(bytes: &[u8]) -> bool {
+    let Ok(root) = Known::decode_root(bytes) else { return false };
+    same(TreeNode::Leaf(vec![Entry::Known(Box::new(root))]).encode(), bytes);
+    true
+}
+
+fn list_node(bytes: &[u8]) -> bool {
+    let Ok(node) = ListNode::decode(bytes) else { return false };
+    same(node.encode(), bytes);
+    assert_eq!(node.fault(), None, "a reader takes what a writer would not make");
+    true
+}
+
+fn attributes(bytes: &[u8]) -> bool {
+    let Ok(set) = Set::decode(bytes) else { return false };
+    same(set.encode(), bytes);
+    assert_eq!(set.encoded_len(), bytes.len());
+    true
+}
+
+/// CBOR has many ways to say the same: what was read is read again from how it is written.
+fn again<T: Record + PartialEq + Debug>(bytes: &[u8]) -> bool {
+    let Ok(read) = records::decode::<T>(bytes) else { return false };
+    let written = records::encode(&read).expect("what was read can be written");
+    assert_eq!(records::decode::<T>(&written).expect("what was written can be read"), read);
+    true
+}
+
+/// The first byte says which record.
+fn record(bytes: &[u8]) -> bool {
+    let Some((which, bytes)) = bytes.split_first() else { return false };
+    match which % 10 {
+        0 => again::<SessionOpen>(bytes),
+        1 => again::<Seen>(bytes),
+        2 => again::<Beat>(bytes),
+        3 => again::<Asked>(bytes),
+        4 => again::<Settled>(bytes),
+        5 => again::<Sweep>(bytes),
+        6 => again::<Pinned>(bytes),
+        7 => again::<Unpinned>(bytes),
+        8 => again::<Generation>(bytes),
+        _ => again::<Outcome>(bytes),
+    }
+}
+
+/// The first byte says which of the lines that are not sealed.
+fn clear_lines(bytes: &[u8]) -> bool {
+    fn line<T: clear::Clear>(bytes: &[u8]) -> bool {
+        let Ok(read) = clear::decode::<T>(bytes) else { return false };
+        same(clear::encode(&read).expect("what was read can be written"), bytes);
+        true
+    }
+    let Some((which, bytes)) = bytes.split_first() else { return false };
+    match which % 4 {
+        0 => line::<Identity>(bytes),
+        1 => line::<Config>(bytes),
+        2 => line::<KeySlot>(bytes),
+        _ => line::<Epoch>(bytes),
+    }
+}
+
+/// A key that is taken for the name of something is the name that this has.
+fn names(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(key) = Key::new(text) else { return false };
+    let mut found = false;
+    let mut is = |made: Option<Key>| {
+        found |= made.is_some();
+        assert!(made.is_none_or(|made| made == key), "{key} is no name that is ever made");
+    };
+    is(keys::parse_pack(&key).map(|id| keys::pack(&id)));
+    is(keys::parse_segment(&key).map(|(id, k)| keys::segment(&id, k)));
+    is(keys::parse_session(&key).map(|(id, part)| keys::session(&id, part)));
+    is(keys::parse_snap(&key).map(|(volume, id)| keys::snap(&volume, &id)));
+    is(keys::parse_forget(&key).map(|(id, k, settled)| keys::forget(&id, k, settled)));
+    is(keys::parse_pin(&key).map(|(id, k, unpinned)| keys::pin(&id, k, unpinned)));
+    is(keys::parse_generation(&key).map(|(n, sealed)| if sealed { keys::sealed(n) } else { keys::generation(n) }));
+    is(keys::parse_lead(&key).map(|id| keys::lead(&id)));
+    is(keys::parse_epoch(&key).map(keys::epoch));
+    is(keys::parse_config(&key).map(keys::config));
+    found
+}
+
+fn plans(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let (uid, text) = text.split_once('\n').unwrap_or(("", text));
+    let json = |value: serde_json::Result<String>| value.expect("what was read can be written");
+    let (upload, download, done) =
+        (UploadPlan::parse(Some(text), uid), DownloadPlan::parse(Some(text), uid), DataDone::parse(Some(text), uid));
+    let found = upload.is_ok() || download.is_ok() || done.is_ok();
+    if let Ok(plan) = upload {
+        assert_eq!(UploadPlan::parse(Some(&json(serde_json::to_string(&plan))), uid), Ok(plan));
+    }
+    if let Ok(plan) = download {
+        assert_eq!(DownloadPlan::parse(Some(&json(serde_json::to_string(&plan))), uid), Ok(plan));
+    }
+    if let Ok(done) = done {
+        assert_eq!(DataDone::parse(Some(&json(serde_json::to_string(&done))), uid), Ok(done));
+    }
+    found
+}
+
+fn job_result(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(result) = JobResult::parse(text) else { return false };
+    let written = serde_json::to_string(&result).expect("what was read can be written");
+    assert_eq!(JobResult::parse(&written).expect("what was written can be read"), result);
+    true
+}
+
+/// Objects of the API, and texts within them.
+fn objects(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let mut found = wherry_api::quantity::quantity(text).is_some() || wherry_api::time::parse_duration(text).is_ok();
+    let _ = wherry_api::base64::decode(text);
+    if let Ok(time) = wherry_api::Time::from_str(text) {
+        found = true;
+        assert_eq!(wherry_api::Time::from_str(&time.to_string()).ok(), Some(time));
+    }
+    if let Ok(id) = wherry_api::SnapshotId::from_str(text) {
+        found = true;
+        assert_eq!(wherry_api::SnapshotId::from_str(&id.to_string()).ok(), Some(id));
+    }
+    if let Ok(object) = serde_json::from_str(text) {
+        found |= decode::<wherry_api::DataUpload>("DataUpload", &object).is_ok();
+        found |= decode::<wherry_api::DataDownload>("DataDownload", &object).is_ok();
+        found |= decode::<wherry_api::VolumeSnapshot>("VolumeSnapshot", &object).is_ok();
+        found |= decode::<wherry_api::VolumeSnapshotContent>("VolumeSnapshotContent", &object).is_ok();
+        found |= decode::<wherry_api::BackupStorageLocation>("BackupStorageLocation", &object).is_ok();
+    }
+    found
+}
+
+/// Sizes, times and names as people write them.
+fn values(bytes: &[u8]) -> bool {
+    fn shown<T: FromStr<Err = String> + Display>(text: &str) -> bool {
+        let Ok(value) = T::from_str(text) else { return false };
+        let shown = value.to_string();
+        let again = T::from_str(&shown).map(|again| again.to_string());
+        assert_eq!(again.as_ref(), Ok(&shown), "{text:?} is shown as what means something else");
+        true
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let (size, span, name) = (shown::<Size>(text), shown::<Span>(text), shown::<VolumeName>(text));
+    let percent = Percent::from_str(text);
+    if let Ok(Percent(percent)) = &percent {
+        assert!((0.0..=100.0).contains(percent), "{text:?} is {percent} %");
+    }
+    size || span || name || percent.is_ok() || Tag::from_str(text).is_ok()
+}
+
+/// Lists of changed blocks: what they say to read and what they leave out is all there is, once.
+fn changed_blocks(bytes: &[u8]) -> bool {
+    const SIZE: u64 = 1 << 40;
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let Ok(list) = ChangedBlocks::parse("list", text) else { return false };
+    assert!(list.ranges().iter().all(|range| range.start < range.end));
+    assert!(list.ranges().windows(2).all(|pair| pair[0].end < pair[1].start), "ranges ascend and do not touch");
+    let rounded = list.rounded(4 << 20, SIZE, SIZE - 1);
+    let changed: u64 = rounded.ranges().iter().map(|range| range.end - range.start).sum();
+    let left: u64 = rounded.gaps(SIZE).iter().map(|gap| gap.end - gap.start).sum();
+    assert_eq!(changed + left, SIZE, "what is read and what is left out is all there is");
+    let is_read =
+        |r: &Range<u64>| rounded.ranges().iter().any(|read| read.start <= r.start && r.end.min(SIZE) <= read.end);
+    assert!(list.ranges().iter().filter(|r| r.start < SIZE).all(is_read), "what is named is read");
+    true
+}
+
+/// One pattern a line.
+fn exclude(bytes: &[u8]) -> bool {
+    use std::os::unix::ffi::OsStringExt;
+    let patterns: Vec<OsString> =
+        bytes.split(|byte| *byte == b'\n').map(|line| OsString::from_vec(line.to_vec())).collect();
+    let _ = Exclude::new(&[], false, &patterns);
+    Exclude::new(&patterns, false, &[]).is_ok()
+}
+
+#[derive(Debug)]
+struct Image(Vec<u8>);
+
+impl Bytes for Image {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let from = usize::try_from(offset).expect("an image is in memory");
+        out.copy_from_slice(&self.0[from..from + out.len()]);
+        Ok(())
+    }
+}
+
+fn partition_table(bytes: &[u8]) -> bool {
+    let size = bytes.len() as u64;
+    let table = partitions::read(&Window::whole(Arc::new(Image(bytes.to_vec())))).expect("memory can be read");
+    let partitions = table.map(|table| table.partitions).unwrap_or_default();
+    let is_there = |bytes: &Range<u64>| bytes.start <= bytes.end && bytes.end <= size;
+    assert!(partitions.iter().all(|partition| is_there(&partition.bytes)), "it is on the disk");
+    !partitions.is_empty()
+}
+
+/// Partitions, and the filesystems in them: two levels of directories, and the begin of their files.
+fn disk(bytes: &[u8]) -> bool {
+    let whose = Whose { snapshot: String::new(), time: Timestamp(0), image: TreePath::new(b"") };
+    let Ok(mut view) = DiskView::open(Arc::new(Image(bytes.to_vec())), whose) else { return false };
+    let mut folders = vec![TreePath::new(b"")];
+    for _ in 0..3 {
+        let mut found = Vec::new();
+        for folder in &folders {
+            let _ = view.list(folder, 0, &mut |node| {
+                found.push(folder.join(&node.name));
+                if found.len() < 64 { Ok(()) } else { Err(std::io::Error::other("enough").into()) }
+            });
+        }
+        for path in &found {
+            let _ = view.stat(path);
+            let _ = view.read(path, 0..4096, &mut |_| Ok(()));
+        }
+        folders = found;
+    }
+    view.is_known()
+}

@@ -1,0 +1,319 @@
+//! Faults of the protocol, planted without a change to the code that runs: the storage lies to one kind of actor about what
+//! the step rests on, or does not do what the step asks for. What the actor then does is what a build without the step does.
+//!
+//! The table in `repo/docs/concurrency.md`, "Results of the simulation", says what each does; the names in the comments here
+//! are those of its rules.
+
+use super::storage::{Role, Seen};
+use crate::small::password;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use wherry_repo::format::records::Generation;
+use wherry_repo::storage::{Key, Listed, Memory, Storage, keys};
+use wherry_repo::{Components, Repository, Result, SessionId, Timestamp, VolumeId};
+
+/// A step that is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Plant {
+    /// W3: lists are read before `open` is created.
+    ListsBeforeOpen,
+    /// W3, D2, R3: no list bars anything.
+    NothingIsBarred,
+    /// R3, R4: a raise replaces nothing.
+    RaiseReplacesNothing,
+    /// W5: whether the parent is forgotten is not looked at.
+    ParentUnchecked,
+    /// C2: a commit overwrites.
+    CommitOverwrites,
+    /// A2: an adopted session gets no Fence.
+    AdoptionUnfenced,
+    /// F2, F3: `settled` is overwritten.
+    SettledTwice,
+    /// G3, G5: parents of open sessions are no roots of the first mark.
+    FirstMarkWithoutParents,
+    /// G6: packs of open sessions are condemned.
+    OpenIsCondemned,
+    /// G8, G12: a list, and a delete set, is overwritten.
+    ListOverwritten,
+    /// G9: sessions are not waited for.
+    NobodyIsWaitedFor,
+    /// G9: silent sessions are passed over, and get no Fence.
+    SilentArePassedOver,
+    /// G9: a Fence overwrites.
+    FenceOverwrites,
+    /// G9: a Fence that found a Snapshot is told as one that took.
+    CommitIsTakenForFence,
+    /// G10, G11: what was committed since the list is no root of the second mark: nothing is rescued.
+    NothingIsRescued,
+    /// G10: parents of open sessions are no roots of the second mark.
+    SecondMarkWithoutParents,
+    /// V1: whether a snapshot is forgotten is not looked at after `open` was created.
+    ReaderUnchecked,
+    /// V2: snapshots that are read are no roots.
+    ReadersAreNoRoots,
+}
+
+impl Plant {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::ListsBeforeOpen,
+        Self::NothingIsBarred,
+        Self::RaiseReplacesNothing,
+        Self::ParentUnchecked,
+        Self::CommitOverwrites,
+        Self::AdoptionUnfenced,
+        Self::SettledTwice,
+        Self::FirstMarkWithoutParents,
+        Self::OpenIsCondemned,
+        Self::ListOverwritten,
+        Self::NobodyIsWaitedFor,
+        Self::SilentArePassedOver,
+        Self::FenceOverwrites,
+        Self::CommitIsTakenForFence,
+        Self::NothingIsRescued,
+        Self::SecondMarkWithoutParents,
+        Self::ReaderUnchecked,
+        Self::ReadersAreNoRoots,
+    ];
+}
+
+/// What a write becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// What was asked for.
+    Create,
+    /// What is there is lost.
+    Overwrite,
+    /// Acknowledged, and not done.
+    Nothing,
+    /// What is there stays, and the caller hears that its own took.
+    Lie,
+}
+
+/// The faults of one simulation, and what they need.
+pub(super) struct Planted {
+    plants: Vec<Plant>,
+    /// A repository with the same keys, which makes records that say what the fault wants.
+    twin: Repository,
+    memory: Arc<Memory>,
+    /// Sessions that a collector passed over.
+    passed: Mutex<HashSet<SessionId>>,
+    /// Sessions of readers.
+    readers: Mutex<HashSet<SessionId>>,
+    /// Sessions of writers.
+    writers: Mutex<BTreeMap<SessionId, VolumeId>>,
+}
+
+impl fmt::Debug for Planted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Planted({:?})", self.plants)
+    }
+}
+
+/// What one life of a process remembers of its own calls.
+#[derive(Debug, Default)]
+pub(super) struct Memories {
+    pub(super) own: Option<SessionId>,
+    has_seen: bool,
+    /// The newest generation when the process began.
+    newest: u32,
+    /// What was listed last.
+    listed: String,
+}
+
+/// The newest generation, and when it was published if it has no delete set.
+fn newest(memory: &Memory) -> (u32, Option<Timestamp>) {
+    let (mut newest, mut sealed) = ((0, Timestamp(0)), 0);
+    let listed = memory.list(keys::GEN, &mut |object| {
+        match keys::parse_generation(&object.key) {
+            Some((n, true)) => sealed = sealed.max(n),
+            Some((n, false)) => newest = newest.max((n, object.modified)),
+            None => {}
+        }
+        Ok(())
+    });
+    debug_assert!(listed.is_ok());
+    (newest.0, (newest.0 > sealed).then_some(newest.1))
+}
+
+/// When the last session was opened.
+fn last_opened(memory: &Memory) -> Timestamp {
+    let mut last = Timestamp(0);
+    let listed = memory.list(keys::SESS, &mut |object| {
+        if let Some((_, "open")) = keys::parse_session(&object.key) {
+            last = last.max(object.modified);
+        }
+        Ok(())
+    });
+    debug_assert!(listed.is_ok());
+    last
+}
+
+impl Memories {
+    /// A process begins.
+    pub(super) fn new(memory: &Memory) -> Self {
+        Self { newest: newest(memory).0, ..Self::default() }
+    }
+}
+
+impl Planted {
+    /// `components` are of a copy of the repository.
+    pub(super) fn new(plants: &[Plant], components: Components, memory: Arc<Memory>) -> Result<Self> {
+        let twin = Repository::open(components, &password())?;
+        let (passed, readers, writers) = Default::default();
+        Ok(Self { plants: plants.to_vec(), twin, memory, passed, readers, writers })
+    }
+
+    fn has(&self, plant: Plant) -> bool {
+        self.plants.contains(&plant)
+    }
+
+    /// An actor is about to create an object.
+    pub(super) fn create(&self, seen: &Seen, key: &Key) -> How {
+        let mut memories = seen.memories.lock();
+        if let Some((id, part)) = keys::parse_session(key) {
+            match part {
+                "open" => {
+                    memories.own = Some(id);
+                    match &seen.volume {
+                        Some(name) => drop(self.writers.lock().insert(id, self.twin.volume_id(name))),
+                        None => drop(self.readers.lock().insert(id)),
+                    }
+                }
+                _ => memories.has_seen |= part.starts_with("seen-"),
+            }
+        }
+        if let Some((_, id)) = keys::parse_snap(key) {
+            let own = memories.own == Some(id);
+            return match seen.role {
+                Role::Writes if own && self.has(Plant::CommitOverwrites) => How::Overwrite,
+                Role::Writes if !own && self.has(Plant::AdoptionUnfenced) => How::Nothing,
+                Role::Collects if self.has(Plant::FenceOverwrites) => How::Overwrite,
+                Role::Collects if self.has(Plant::CommitIsTakenForFence) => How::Lie,
+                Role::Collects if self.has(Plant::SilentArePassedOver) => {
+                    self.passed.lock().insert(id);
+                    How::Nothing
+                }
+                _ => How::Create,
+            };
+        }
+        let is_settled = keys::parse_forget(key).is_some_and(|(_, _, settled)| settled);
+        let is_list = keys::parse_generation(key).is_some();
+        let overwrites = is_settled && self.has(Plant::SettledTwice) || is_list && self.has(Plant::ListOverwritten);
+        if overwrites { How::Overwrite } else { How::Create }
+    }
+
+    /// An actor gets an object: another one in its place.
+    pub(super) fn get(&self, seen: &Seen, key: &Key) -> Option<Bytes> {
+        if let Some((n, false)) = keys::parse_generation(key)
+            && seen.role == Role::Writes
+        {
+            let has_seen = seen.memories.lock().has_seen;
+            let is_empty = self.has(Plant::NothingIsBarred) || has_seen && self.has(Plant::RaiseReplacesNothing);
+            return is_empty.then(|| self.empty_list(n)).flatten();
+        }
+        let is_open = seen.role == Role::Collects && self.has(Plant::OpenIsCondemned) && seen.memory.head(key).is_err();
+        (is_open && keys::parse_snap(key).is_some()).then(|| self.memory.get(key).ok()).flatten()
+    }
+
+    /// A list that condemns nothing.
+    fn empty_list(&self, n: u32) -> Option<Bytes> {
+        let list = Generation {
+            condemned: Vec::new(),
+            roots: Vec::new(),
+            dead: Vec::new(),
+            nonce: [0; 16],
+            moved: Vec::new(),
+        };
+        // It may have been made before.
+        let _ = self.twin.publish_generation(n, &list);
+        self.memory.get(&keys::generation(n)).ok()
+    }
+
+    /// An actor has listed this.
+    pub(super) fn list(&self, seen: &Seen, prefix: &str, found: &mut Vec<Listed>) {
+        let mut memories = seen.memories.lock();
+        // The roots of a mark are listed as forgets, sessions, snapshots; who is waited for as sessions, forgets, snapshots.
+        let is_root = match prefix {
+            keys::SESS => memories.listed == keys::FORGET,
+            keys::SNAP => memories.listed == keys::SESS,
+            _ => false,
+        };
+        memories.listed = prefix.to_owned();
+        match seen.role {
+            Role::Writes => {
+                if prefix == keys::GEN && !memories.has_seen && self.has(Plant::ListsBeforeOpen) {
+                    let newest = memories.newest;
+                    found.retain(|object| keys::parse_generation(&object.key).is_none_or(|(n, _)| n <= newest));
+                }
+                if prefix.starts_with(keys::FORGET) && prefix != keys::FORGET && self.has(Plant::ParentUnchecked) {
+                    found.clear();
+                }
+            }
+            Role::Reads => {
+                if prefix.starts_with(keys::FORGET) && prefix != keys::FORGET && self.has(Plant::ReaderUnchecked) {
+                    found.clear();
+                }
+            }
+            Role::Collects => self.collects(&seen.memory, prefix, is_root, found),
+            Role::Forgets => {}
+        }
+    }
+
+    fn collects(&self, memory: &Memory, prefix: &str, is_root: bool, found: &mut Vec<Listed>) {
+        let (_, published) = newest(memory);
+        let without_parents = match published {
+            Some(_) => self.has(Plant::SecondMarkWithoutParents),
+            None => self.has(Plant::FirstMarkWithoutParents),
+        };
+        if prefix == keys::SESS && is_root && without_parents {
+            found.clear();
+        }
+        if prefix == keys::SESS && self.has(Plant::ReadersAreNoRoots) {
+            let readers = self.readers.lock();
+            found.retain(|object| keys::parse_session(&object.key).is_none_or(|(id, _)| !readers.contains(&id)));
+        }
+        if prefix == keys::SESS && !is_root && published.is_some() && self.has(Plant::NobodyIsWaitedFor) {
+            self.all_have_seen(found, |id| !self.readers.lock().contains(id));
+        }
+        if prefix == keys::SESS && !is_root && self.has(Plant::SilentArePassedOver) {
+            self.all_have_seen(found, |id| self.passed.lock().contains(id));
+        }
+        if prefix == keys::SNAP && is_root {
+            if let Some(published) = published
+                && self.has(Plant::NothingIsRescued)
+            {
+                // But for what a session may have for its parent: that its record is missing is seen, and nothing deleted.
+                let opened = last_opened(memory);
+                found.retain(|object| object.modified <= published.max(opened));
+            }
+            if published.is_none() && self.has(Plant::OpenIsCondemned) {
+                self.all_have_ended(memory, found);
+            }
+        }
+    }
+
+    /// Sessions look as if they had taken every list into account.
+    fn all_have_seen(&self, found: &mut Vec<Listed>, is: impl Fn(&SessionId) -> bool) {
+        let open = found.iter().filter_map(|object| match keys::parse_session(&object.key) {
+            Some((id, "open")) if is(&id) => Some(Listed { key: keys::seen(&id, u32::MAX), ..object.clone() }),
+            _ => None,
+        });
+        let more: Vec<Listed> = open.collect();
+        found.extend(more);
+    }
+
+    /// Open sessions look as if they had a Fence.
+    fn all_have_ended(&self, memory: &Memory, found: &mut Vec<Listed>) {
+        for (id, volume) in self.writers.lock().iter() {
+            let key = keys::snap(volume, id);
+            if memory.head(&key).is_ok() || self.twin.end_session(*volume, *id, "planted").is_err() {
+                continue;
+            }
+            found.extend(self.memory.head(&key));
+        }
+    }
+}
