@@ -1,5 +1,5 @@
 //! What fuzzing found stays found: every corpus beneath `fuzz/corpus` is read again, and each of its files in a few hundred
-//! damaged forms, which a seed makes. `scripts/fuzz` goes on where this ends.
+//! damaged forms, which a seed makes. The targets in `fuzz/` begin with the same corpora.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;

@@ -31,7 +31,8 @@ pub(super) struct View {
     resumed: bool,
     pub(super) forgotten: bool,
     pub(super) pinned: bool,
-    /// Since then all of it was read by checks and is intact; null: not all of it was read yet.
+    /// Since then all of it was read by checks and is intact; null: not all of it was read yet, or
+    /// that is not known.
     verified: Option<String>,
     /// When a check found damage that hits it, if the last one did.
     damaged: Option<String>,
@@ -145,12 +146,15 @@ impl TreeView {
 /// What is known of all snapshots besides their records.
 pub(super) struct Known {
     pins: BTreeSet<SnapshotId>,
-    checked: BTreeMap<SnapshotId, Checked>,
+    /// `None`: it cannot be read.
+    checked: Option<BTreeMap<SnapshotId, Checked>>,
 }
 
 impl Known {
     pub(super) fn read(repository: &Repository) -> wherry_repo::Result<Self> {
-        Ok(Self { pins: repository.pins()?, checked: repository.checked()? })
+        // What there is can be listed and restored without.
+        let checked = repository.checked().inspect_err(|e| tracing::warn!("what checks have noted is not known: {e}"));
+        Ok(Self { pins: repository.pins()?, checked: checked.ok() })
     }
 }
 
@@ -173,7 +177,8 @@ impl View {
         let (record, metadata) = (snapshot.record.clone(), snapshot.metadata());
         let stats = record.stats;
         let forgotten = !list.is_visible(&snapshot.id);
-        let checked = checked.get(&snapshot.id);
+        let is_known = checked.is_some();
+        let checked = checked.as_ref().and_then(|checked| checked.get(&snapshot.id));
         let due = if forgotten { repository.forget_due(&snapshot.id)? } else { None };
         Ok(Self {
             snapshot: snapshot.id.to_string(),
@@ -193,7 +198,7 @@ impl View {
             pinned: pins.contains(&snapshot.id),
             verified: checked.and_then(|checked| checked.verified).map(output::utc_time),
             damaged: checked.filter(|checked| checked.damaged).map(|checked| output::utc_time(checked.said)),
-            verified_local: verified(checked),
+            verified_local: if is_known { verified(checked) } else { "unknown".to_owned() },
             due: due.map(output::utc_time),
             due_local: due.map(output::local_time).unwrap_or_default(),
             read: stats.read,

@@ -3,9 +3,8 @@
 use crate::small::{in_memory, keys_of};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
-use wherry_api::UploadPlan;
-use wherry_api::job::{self, JobResult, Listing};
-use wherry_api::plan;
+use wherry_api::job::{Forgetting, JobKind, JobResult, State};
+use wherry_api::{UploadPlan, plan};
 use wherry_repo::format::node::{Node, Slot};
 use wherry_repo::format::pack::{self, Header, Index, Trailer};
 use wherry_repo::format::records::{
@@ -176,7 +175,10 @@ fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let text = |target, name, text: &str| (target, name, text.as_bytes().to_vec());
     let id = "0".repeat(32);
     let upload = UploadPlan { version: plan::VERSION, cr_uid: "uid".into(), attempt: 1, ..UploadPlan::default() };
-    let listing = Listing { version: job::VERSION, complete: true, ..Listing::default() };
+    let mut result =
+        JobResult::new(JobKind::Forget, wherry_api::Time(1_800_000_000), State::OnHold, "many are missing".into());
+    let missing = [("gone".to_owned(), wherry_api::Time(1_700_000_000))].into();
+    result.forgetting = Some(Forgetting { kept: 1, held: 7, missing, ..Forgetting::default() });
     vec![
         text("keys", "seen", &format!("sess/{id}/seen-00000003")),
         text("keys", "snap", &format!("snap/{id}/{id}")),
@@ -184,7 +186,7 @@ fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("keys", "list", "gc/gen/00000001-sealed"),
         text("keys", "pack", wherry_repo::storage::keys::pack(&data(1)).as_str()),
         text("plans", "upload", &["uid", &upload.print()].join("\n")),
-        text("job_result", "listing", &JobResult::Listing(listing).print()),
+        text("job_result", "forgetting", &result.print()),
         text(
             "kubernetes_objects",
             "upload",

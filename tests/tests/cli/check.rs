@@ -200,3 +200,18 @@ fn what_a_check_read_is_known_to_the_next_one_and_shown_with_the_snapshots() {
     // It was damaged the last time, so no age limit leaves it out.
     assert_eq!(home.run(&["check", "--read-data", "--max-age", "30d"]).code, 13);
 }
+
+#[test]
+fn snapshots_are_listed_although_it_is_not_known_what_checks_noted() {
+    let (home, first, ..) = home();
+    // Nobody can list what is in a file, whoever one is.
+    fs::write(home.path("repo/checked"), "").unwrap();
+    let ran = home.run(&["snapshots"]).ok();
+    assert!(ran.stdout.contains("  unknown  ") && !ran.stdout.contains("never"), "{}", ran.stdout);
+    assert!(
+        ran.stderr.contains("what checks have noted is not known") && ran.stderr.contains("checked"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(home.run(&["show", &first, "--json"]).ok().json()["verified"], Value::Null);
+}
