@@ -4,7 +4,7 @@
 //! of them is kept by every policy that keeps anything, so no volume ever loses all it has.
 
 use crate::cli::KeepFlags;
-use crate::select::{Summary, in_order, made};
+use crate::select::Summary;
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,14 +162,12 @@ pub fn decide(
     zone: &TimeZone,
 ) -> Vec<Decision> {
     let mut volumes: BTreeMap<&str, Vec<&Summary>> = BTreeMap::new();
-    for snapshot in snapshots {
+    for snapshot in snapshots.iter().filter(|s| !s.forgotten) {
         volumes.entry(&snapshot.volume).or_default().push(snapshot);
     }
     let mut decisions = Vec::new();
     for mut volume in volumes.into_values() {
-        in_order(&mut volume, |s| made(s));
-        volume.reverse();
-        volume.retain(|s| !s.forgotten);
+        volume.sort_by_key(|s| std::cmp::Reverse((s.time, s.id)));
         decisions.extend(decide_volume(&volume, pins, policy, now, zone));
     }
     decisions

@@ -17,15 +17,7 @@ fn at(text: &str) -> Timestamp {
 
 fn snapshot(number: u8, volume: &str, time: Timestamp) -> Summary {
     let id = SnapshotId::new([number; 16]);
-    Summary {
-        id,
-        volume: volume.to_owned(),
-        time,
-        tags: BTreeMap::new(),
-        partial: false,
-        forgotten: false,
-        parent: None,
-    }
+    Summary { id, volume: volume.to_owned(), time, tags: BTreeMap::new(), partial: false, forgotten: false }
 }
 
 fn snapshots(times: &[&str]) -> Vec<Summary> {
@@ -294,15 +286,4 @@ fn a_pinned_one_stays_and_counts_as_any_other() {
     // One from the future too: its pin is one more reason.
     let decisions = decide(&all, &pins, &policy, at("2026-01-02T12:00:00Z"), &berlin());
     assert_eq!(decisions[0].reasons, [Reason::Future, Pinned]);
-}
-
-/// The clock of the first one's host was hours ahead: it is the oldest all the same.
-#[test]
-fn what_was_built_upon_another_is_newer_whatever_clocks_say() {
-    let mut all = snapshots(&["2026-01-01T13:00:00Z", "2026-01-01T10:00:00Z", "2026-01-01T11:00:00Z"]);
-    (all[1].parent, all[2].parent) = (Some(all[0].id), Some(all[1].id));
-    assert_eq!(kept(&all, &Policy { last: 1, ..Policy::default() }), [2]);
-    assert_eq!(kept(&all, &Policy { last: 2, ..Policy::default() }), [1, 2]);
-    all[1].forgotten = true;
-    assert_eq!(kept(&all, &Policy { last: 1, ..Policy::default() }), [2]);
 }

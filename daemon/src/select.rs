@@ -1,7 +1,7 @@
 //! Which snapshot a word on the command line means. Pure: it works on a list.
 
 use crate::cli::Filter;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use wherry_repo::{Error, ErrorKind, Result, SnapshotId, SnapshotList, Timestamp};
@@ -21,36 +21,13 @@ pub struct Summary {
     pub partial: bool,
     /// Somebody asked to forget it and has not taken that back: found by id alone.
     pub forgotten: bool,
-    /// What it was built upon.
-    pub parent: Option<SnapshotId>,
 }
 
-/// Puts snapshots in the order in which they were made: by time, snapshots of one moment by id, but none before the one it was
-/// built upon, for clocks of hosts are wrong at times. `made` gives time, id and parent.
-pub fn in_order<T>(snapshots: &mut Vec<T>, made: impl Fn(&T) -> (Timestamp, SnapshotId, Option<SnapshotId>)) {
-    snapshots.sort_by_cached_key(|s| {
-        let (time, id, _) = made(s);
-        (time, id)
-    });
-    let known: HashMap<SnapshotId, usize> = snapshots.iter().enumerate().map(|(n, s)| (made(s).1, n)).collect();
-    let (mut order, mut placed) = (Vec::with_capacity(snapshots.len()), vec![false; snapshots.len()]);
-    for n in 0..snapshots.len() {
-        // Its forebears that are not placed yet, the eldest last; damaged records may go round in a circle.
-        let (mut line, mut next) = (Vec::new(), Some(n));
-        while let Some(n) = next.filter(|n| !placed[*n]) {
-            placed[n] = true;
-            line.push(n);
-            next = made(&snapshots[n]).2.and_then(|parent| known.get(&parent).copied());
-        }
-        order.extend(line.into_iter().rev());
+impl Summary {
+    /// From old to new; snapshots of one moment have an order too.
+    fn age(&self) -> (Timestamp, SnapshotId) {
+        (self.time, self.id)
     }
-    let mut taken: Vec<Option<T>> = snapshots.drain(..).map(Some).collect();
-    snapshots.extend(order.into_iter().filter_map(|n| taken[n].take()));
-}
-
-/// As [`in_order`] wants it.
-pub fn made(snapshot: &Summary) -> (Timestamp, SnapshotId, Option<SnapshotId>) {
-    (snapshot.time, snapshot.id, snapshot.parent)
 }
 
 /// A snapshot as it is named on the command line.
@@ -75,7 +52,6 @@ pub fn summaries(list: &SnapshotList) -> Vec<Summary> {
         tags: s.record.tags.clone(),
         partial: s.record.partial,
         forgotten: !list.is_visible(&s.id),
-        parent: s.record.parent,
     };
     list.snapshots.iter().map(summary).collect()
 }
@@ -180,9 +156,7 @@ fn eligible(snapshot: &&Summary) -> bool {
 }
 
 fn newest<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> Option<&'a Summary> {
-    let mut snapshots: Vec<&Summary> = snapshots.collect();
-    in_order(&mut snapshots, |s| made(s));
-    snapshots.into_iter().rev().find(eligible)
+    snapshots.filter(eligible).max_by_key(|s| s.age())
 }
 
 fn volumes(snapshots: &[Summary]) -> BTreeSet<&str> {

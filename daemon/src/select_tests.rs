@@ -8,7 +8,6 @@ fn snapshot(id: &str, volume: &str, time: i64) -> Summary {
         tags: BTreeMap::new(),
         partial: false,
         forgotten: false,
-        parent: None,
     }
 }
 
@@ -95,24 +94,4 @@ fn ids_are_shown_as_long_as_they_need_to_be() {
     assert_eq!(digits(&["abcd", "abce"]), 8);
     assert_eq!(digits(&["123456789a", "123456789b", "ff"]), 10);
     assert_eq!(digits(&["abcd", "abcd"]), 8, "the same one twice");
-}
-
-/// The clock of one host was hours ahead for one backup.
-#[test]
-fn what_was_built_upon_another_is_newer_whatever_clocks_say() {
-    let mut all = vec![snapshot("aaaa", "vm", 13), snapshot("bbbb", "vm", 10), snapshot("cccc", "vm", 11)];
-    assert_eq!(resolve("latest:vm", &all).unwrap(), "aaaa");
-    (all[1].parent, all[2].parent) = (Some(all[0].id), Some(all[1].id));
-    assert_eq!(resolve("latest:vm", &all).unwrap(), "cccc");
-    // Also when the one between is forgotten.
-    all[1].forgotten = true;
-    assert_eq!(resolve("latest:vm", &all).unwrap(), "cccc");
-    // One without a parent goes by its time.
-    all.push(snapshot("dddd", "vm", 12));
-    assert_eq!(resolve("latest:vm", &all).unwrap(), "dddd");
-    // Records that lead round in a circle say nothing.
-    all[0].parent = Some(all[2].id);
-    let mut order: Vec<&Summary> = all.iter().collect();
-    in_order(&mut order, |s| made(s));
-    assert_eq!(order.len(), 4);
 }

@@ -12,7 +12,6 @@ use super::streams::Streams;
 use super::tree::{Inode, ROOT, Tree, What};
 use super::workers::Scratch;
 use crate::readers::Readers;
-use crate::select::in_order;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -348,9 +347,7 @@ fn list(repository: &Repository) -> Result<Vec<Snapshot>> {
     for (key, error) in &list.damaged {
         tracing::warn!("{key} cannot be read and is not shown: {error}");
     }
-    let mut snapshots: Vec<Snapshot> = list.visible().cloned().collect();
-    in_order(&mut snapshots, |s| (s.record.started, s.id, s.record.parent));
-    Ok(snapshots)
+    Ok(list.visible().cloned().collect())
 }
 
 fn kind(inode: &Inode) -> Kind {

@@ -90,7 +90,7 @@ impl Tree {
         self.homes.get(usize::try_from(index).ok()?)
     }
 
-    /// Shows a snapshot, unless it is shown already. Of several that are new, one comes after what it was built upon.
+    /// Shows a snapshot, unless it is shown already.
     pub fn add(&mut self, snapshot: Snapshot) {
         let is_tree = snapshot.chunk_size().is_none();
         if is_tree && self.homes.len() == files::MOST {
@@ -103,7 +103,6 @@ impl Tree {
             return;
         }
         let (id, time, partial) = (snapshot.id, snapshot.record.started, snapshot.record.partial);
-        let parent = snapshot.record.parent;
         let volume = snapshot.record.name.clone();
         let home = match self.folder(BY_VOLUME).and_then(|f| f.get(&volume)) {
             Some(home) => home,
@@ -127,15 +126,13 @@ impl Tree {
         }
         self.put(BY_ID, &id.to_string(), time, What::Link(format!("../by-volume/{volume}/{name}")));
         if !partial {
-            self.make_latest(home, (time, id), parent, name);
+            self.make_latest(home, (time, id), name);
         }
     }
 
-    /// What was built upon the newest is newer, whatever the clocks of their hosts said.
-    fn make_latest(&mut self, home: u64, age: (Timestamp, SnapshotId), parent: Option<SnapshotId>, name: String) {
-        let is_newer = |newest: (Timestamp, SnapshotId)| newest < age || parent == Some(newest.1);
+    fn make_latest(&mut self, home: u64, age: (Timestamp, SnapshotId), name: String) {
         match self.folder_mut(home) {
-            Some(folder) if folder.newest.is_none_or(is_newer) => folder.newest = Some(age),
+            Some(folder) if folder.newest.is_none_or(|newest| newest < age) => folder.newest = Some(age),
             _ => return,
         }
         match self.folder(home).and_then(|f| f.get("latest")) {
