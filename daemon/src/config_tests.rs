@@ -302,8 +302,9 @@ const NOT_IN_FILES: [&str; 24] = [
 fn keys_are_the_flags() {
     fn flags(command: &clap::Command, into: &mut BTreeSet<String>) {
         into.extend(command.get_arguments().filter_map(|a| a.get_long()).map(str::to_owned));
-        // The agent of a node is told by its DaemonSet and by ConfigMap `wherry`; no file is read for its flags.
-        command.get_subcommands().filter(|c| c.get_name() != "agent").for_each(|c| flags(c, into));
+        // The agent of a node and Jobs are told by what starts them and by ConfigMap `wherry`; no file is read for their flags.
+        let of_cluster = |c: &&clap::Command| ["agent", "job"].contains(&c.get_name());
+        command.get_subcommands().filter(|c| !of_cluster(c)).for_each(|c| flags(c, into));
     }
     let mut expected = BTreeSet::new();
     flags(&Cli::command(), &mut expected);

@@ -51,6 +51,8 @@ pub struct CollectOptions {
     pub pack_size: usize,
     /// Bytes that are copied by one run at most.
     pub copy_most: u64,
+    /// Forgets whose reason begins so are not made final: whoever asked for them looks once more before that.
+    pub spared_reason: Option<&'static str>,
 }
 
 impl Default for CollectOptions {
@@ -64,6 +66,7 @@ impl Default for CollectOptions {
             memory: 64 << 20,
             pack_size: 32 << 20,
             copy_most: 8 << 30,
+            spared_reason: None,
         }
     }
 }

@@ -119,7 +119,7 @@ impl Stand {
 
     /// The controller has seen that one in phase Deleting.
     pub fn seen_deleting(&self, uid: &str) {
-        let map = json!({ "metadata": { "name": "wherry-deleting" }, "data": { uid: Time(0) } });
+        let map = json!({ "metadata": { "name": "wherry-deleting" }, "data": { uid: Time(wherry_repo::Clock::now(&wherry_repo::System::default()).seconds()) } });
         self.create(Kind::ConfigMap, map);
     }
 

@@ -24,6 +24,8 @@ pub struct OfLocation {
     pub on_hold: bool,
     /// Backups that are missing.
     pub missing: u64,
+    /// Of them, those for which a human's word is wanted.
+    pub held: u64,
     /// Snapshots whose backup is missing, and which wait.
     pub waiting: u64,
     /// When a Job that forgets succeeded last.
@@ -49,6 +51,7 @@ impl Figures {
             OfLocation {
                 on_hold: forget.is_some_and(|result| result.state == State::OnHold),
                 missing: forgetting.missing.len() as u64,
+                held: forgetting.held,
                 waiting: forgetting.waiting,
                 forgot: forget.and_then(|result| result.last_done),
                 collected: result(JobKind::Gc).and_then(|result| result.last_done),
@@ -63,9 +66,10 @@ impl Figures {
 
     /// What of it is served.
     pub(super) fn tell(&self, registry: &Registry) {
-        let held: u64 = self.locations.values().filter(|of| of.on_hold).map(|of| of.missing.max(1)).sum();
+        let held: u64 = self.locations.values().map(|of| of.held).sum();
         registry.set(&FORGETTING_HELD, &[], held as f64);
-        let last = self.locations.values().map(|of| of.collected.map_or(0, |time| time.0)).min().unwrap_or(0);
+        // A location that is only read from never has one.
+        let last = self.locations.values().filter_map(|of| of.collected).map(|time| time.0).min().unwrap_or(0);
         registry.set(&LAST_GC, &[], last as f64);
     }
 }

@@ -79,12 +79,18 @@ impl Beat {
 /// # Errors
 /// That address cannot be had: another process has it, or it is none.
 pub fn serve(address: &str, registry: Arc<Registry>) -> Result<Arc<Beat>> {
-    let whole = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
+    // Of a port alone: all addresses of both kinds, or of the old kind where the kernel has no other.
+    let bind = || match address.strip_prefix(':') {
+        Some(port) => {
+            TcpListener::bind(format!("[::]:{port}")).or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))
+        }
+        None => TcpListener::bind(address),
+    };
     let named = |e: Error| {
         let text = format!("--health {address}: nothing can be heard there ({e}); give another address, such as :8081");
         Error::new(e.kind(), text)
     };
-    let listener = TcpListener::bind(&whole).map_err(named)?;
+    let listener = bind().map_err(named)?;
     let (began, last, ready) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
     let beat = Arc::new(Beat { registry, began, last, ready });
     let of_thread = Arc::clone(&beat);

@@ -222,6 +222,8 @@ impl Store {
                 known.repository
             ))),
             Some(_) => Ok(repository),
+            // Who only reads may be led elsewhere for once: what is recorded stays what was written to.
+            None if to == Use::Read => Ok(repository),
             None => {
                 Self::remember(around, name, &Recorded { repository: id, location: url.clone() })?;
                 Ok(repository)

@@ -4,6 +4,7 @@ use super::decide::{Backup, Decided, Evidence, Snap, Stored, Verdict, decide, do
 use super::{Job, Outcome, result};
 use crate::cli::JobForgetArgs;
 use crate::commands::forget::DELAY;
+use crate::exit::one_line;
 use anyhow::Result;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,9 @@ const BACKUPS: &str = "backups";
 /// In the folder of each: the Backup as it was.
 const BACKUP: &str = "velero-backup.json";
 /// How the reason of each tombstone begins that a Job made; by it a Job knows those that it may take back.
-const REASON: &str = "job: ";
+pub(super) const REASON: &str = "job: ";
+/// That a backup was being deleted counts for so many seconds.
+const SEEN: i64 = 30 * 86_400;
 
 pub(super) fn run(job: &Job<'_>, args: &JobForgetArgs) -> Result<Outcome> {
     let (location, store) = match job.open()? {
@@ -52,15 +55,31 @@ pub(super) fn run(job: &Job<'_>, args: &JobForgetArgs) -> Result<Outcome> {
     let _turn = repository.begin_writing("job forget")?;
     let mut done = Forgetting { missing: decided.missing.clone(), ..Forgetting::default() };
     let delay = args.delay.map_or(DELAY, |delay| delay.0);
-    for snap in &snaps {
-        job.context.cancel.check()?;
-        let Some(verdict) = decided.verdicts.get(&snap.id) else { continue };
-        act(repository, snap, *verdict, delay, &mut done)?;
+    let mut failed = None;
+    // What is brought back comes first: nothing that fails elsewhere keeps it from that.
+    for undoes in [true, false] {
+        for snap in &snaps {
+            let Some(verdict) = decided.verdicts.get(&snap.id) else { continue };
+            if (*verdict == Verdict::Undo) != undoes {
+                continue;
+            }
+            job.context.cancel.check()?;
+            let is_final = decided.hold.is_none();
+            if let Err(e) = act(repository, snap, *verdict, delay, is_final, &mut done) {
+                tracing::error!(snapshot = %snap.id, "{}", one_line(&e));
+                failed.get_or_insert_with(|| format!("snapshot {}: {}; ", snap.id, one_line(&e)));
+            }
+        }
     }
     done.held = decided.hold.as_ref().map_or(0, |hold| hold.missing as u64);
+    let state = match (&failed, &decided.hold) {
+        (Some(_), _) => State::Failed,
+        (None, Some(_)) => State::OnHold,
+        (None, None) => State::Done,
+    };
     Ok(Outcome {
-        state: if decided.hold.is_some() { State::OnHold } else { State::Done },
-        message: text(job, &decided, &done),
+        state,
+        message: failed.unwrap_or_default() + &text(job, &decided, &done),
         repository: Some(id),
         forgetting: Some(done),
         ..Outcome::default()
@@ -108,7 +127,11 @@ fn cluster(job: &Job<'_>, evidence: &mut Evidence) -> Result<()> {
     }
     evidence.restoring = list(Kind::DataDownload)?.iter().filter_map(restored).collect();
     let deleting = around.get(Kind::ConfigMap, DELETING)?.unwrap_or_default();
-    evidence.deleting = deleting["data"].as_object().into_iter().flat_map(|data| data.keys().cloned()).collect();
+    // A deletion may fail, and the backup be whole again: what was seen long ago says nothing.
+    let now = job.now();
+    let counts = |at: &Value| at.as_str().and_then(|at| at.parse::<Time>().ok()).is_some_and(|at| now.0 < at.0 + SEEN);
+    let seen = deleting["data"].as_object().into_iter().flatten().filter(|(_, at)| counts(at));
+    evidence.deleting = seen.map(|(uid, _)| uid.clone()).collect();
     // Never the uid of a backup that has none.
     evidence.deleting.remove("");
     Ok(())
@@ -144,12 +167,26 @@ fn uid(bucket: &dyn Storage, name: &str) -> Result<Option<String>> {
     Ok(object["metadata"]["uid"].as_str().filter(|uid| !uid.is_empty()).map(ToOwned::to_owned))
 }
 
-fn act(repository: &Repository, snap: &Snap, verdict: Verdict, delay: Duration, done: &mut Forgetting) -> Result<()> {
+/// `is_final`: what was forgotten, and whose delay is over, goes for good now that its backup was seen to be gone once more.
+fn act(
+    repository: &Repository,
+    snap: &Snap,
+    verdict: Verdict,
+    delay: Duration,
+    is_final: bool,
+    done: &mut Forgetting,
+) -> Result<()> {
     let id = snap.id.parse()?;
+    let is_own = || Ok::<_, wherry_repo::Error>(repository.forget_reason(&id)?.is_some_and(|r| r.starts_with(REASON)));
     match verdict {
         Verdict::Keep(_) => done.kept += 1,
         Verdict::Wait => done.waiting += 1,
-        Verdict::Gone => {}
+        Verdict::Gone => {
+            let due = repository.forget_due(&id)?.is_some_and(|due| due <= repository.components().clock.now());
+            if is_final && due && is_own()? && repository.settle(&id)? {
+                tracing::info!(snapshot = %id, "gone for good: its backup did not come back");
+            }
+        }
         Verdict::Forget => {
             let name = snap.backup.as_ref().map_or("", |backup| &backup.name);
             match repository.forget(&id, delay, &format!("{REASON}backup {name:?} is gone")) {
@@ -161,14 +198,10 @@ fn act(repository: &Repository, snap: &Snap, verdict: Verdict, delay: Duration, 
                 }
             }
         }
-        Verdict::Undo if repository.forget_reason(&id)?.is_some_and(|reason| reason.starts_with(REASON)) => {
-            match repository.unforget(&id) {
-                Err(e) if e.kind() == ErrorKind::Conflict => tracing::error!("{e}"),
-                undone => {
-                    done.undone += u64::from(undone?);
-                    tracing::info!(snapshot = %id, "brought back: its backup is there again, or it is being restored");
-                }
-            }
+        Verdict::Undo if is_own()? => {
+            // Too late is an error: the backup is there, and its snapshot is not.
+            done.undone += u64::from(repository.unforget(&id)?);
+            tracing::info!(snapshot = %id, "brought back: its backup is there again, or it is being restored");
         }
         // A human forgot it.
         Verdict::Undo => {}

@@ -1,5 +1,6 @@
 //! `wherry job gc`: `wherry gc` on the repository of a location.
 
+use super::forget::REASON;
 use super::{Job, Outcome};
 use crate::cli::JobGcArgs;
 use crate::commands::gc::collect;
@@ -16,7 +17,9 @@ pub(super) fn run(job: &Job<'_>, args: &JobGcArgs) -> Result<Outcome> {
     let repository = &store.repository;
     let turn = repository.begin_writing("gc")?;
     let default = CollectOptions::default();
-    let options = CollectOptions { grace: args.grace.map_or(default.grace, |grace| grace.0), ..default };
+    // What a Job has forgotten is made final by the Job that looks whether its backup is still gone.
+    let grace = args.grace.map_or(default.grace, |grace| grace.0);
+    let options = CollectOptions { grace, spared_reason: Some(REASON), ..default };
     let context = job.context.for_job(store.url.clone(), job.context.budget, job.context.cancel.clone())?;
     let (report, _) = collect(&context, repository, Some(turn), options)?;
     let state = if report.failed.packs > 0 { State::Failed } else { State::Done };

@@ -29,6 +29,8 @@ pub(super) struct Ledger<'a> {
     run: &'a Run<'a>,
     packs: &'a Packs<'a>,
     check: SessionId,
+    /// Why what was noted before is not known.
+    unread: Option<String>,
     /// Records that were there, and can be read.
     before: Vec<Key>,
     /// Records that do not open.
@@ -54,10 +56,18 @@ struct State {
 impl<'a> Ledger<'a> {
     /// Reads what was noted before, into the table of packs.
     pub(super) fn load(run: &'a Run<'a>, packs: &'a Packs<'a>) -> Result<Self> {
-        let found: Found<Readings> =
-            Found::read(run.repository, keys::READ, |key| keys::parse_readings(key).is_some())?;
+        let found = Found::<Readings>::read(run.repository, keys::READ, |key| keys::parse_readings(key).is_some());
+        let (found, unread) = match found {
+            Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
+            Err(e) => (Found { records: Vec::new(), read: Vec::new(), spoiled: Vec::new() }, Some(e.to_string())),
+            Ok(found) => (found, None),
+        };
         let latest = latest(run.repository);
         let mut others = Vec::new();
+        // What is dated too late for this clock stays as it is: it may be this clock that is wrong.
+        let is_taken = |record: &Readings| record.groups.iter().all(|group| group.at <= latest);
+        let taken = found.records.iter().zip(&found.read).filter(|(record, _)| is_taken(record));
+        let before = taken.map(|(_, key)| key.clone()).collect();
         for ReadTogether { at, intact, damaged } in found.records.into_iter().flat_map(|record| record.groups) {
             let ids = intact.into_iter().map(|id| (id, false)).chain(damaged.into_iter().map(|id| (id, true)));
             for (id, damaged) in ids.filter(|_| at <= latest) {
@@ -69,7 +79,7 @@ impl<'a> Ledger<'a> {
         }
         let state = State { saved: run.repository.clock().monotonic(), ..State::default() };
         let (check, state) = (SessionId::new(clock::random(run.repository.rng())?), Mutex::new(state));
-        Ok(Self { run, packs, check, before: found.read, spoiled: found.spoiled, others, state })
+        Ok(Self { run, packs, check, unread, before, spoiled: found.spoiled, others, state })
     }
 
     /// All chunks of a pack were read, or were to be; `fresh`: and each was opened that could be.
@@ -120,7 +130,7 @@ impl<'a> Ledger<'a> {
 
     /// True when what was read could be noted so far.
     pub(super) fn works(&self) -> bool {
-        self.state.lock().failed.is_none()
+        self.unread.is_none() && self.state.lock().failed.is_none()
     }
 
     /// Says of these snapshots how it stands with them, `None`: damage hits it; and puts records together where there are many.
@@ -129,7 +139,7 @@ impl<'a> Ledger<'a> {
             true => {
                 found.and_then(|found| self.say(&found)).and_then(|()| self.put_together()).map_err(|e| e.to_string())
             }
-            false => Err(self.state.lock().failed.clone().unwrap_or_default()),
+            false => Err(self.unread.clone().or_else(|| self.state.lock().failed.clone()).unwrap_or_default()),
         };
         report.kept = said.is_ok();
         report.not_kept = said.err();
@@ -143,6 +153,10 @@ impl<'a> Ledger<'a> {
     fn say(&self, found: &[(SnapshotId, Option<Age>)]) -> Result<()> {
         let (repository, began) = (self.run.repository, self.run.began);
         let Found { records, read, spoiled } = Found::states(repository)?;
+        let latest = latest(repository);
+        let is_taken = |record: &States| record.snapshots.iter().all(|state| state.said <= latest);
+        let taken = records.iter().zip(&read).filter(|(record, _)| is_taken(record));
+        let taken: Vec<Key> = taken.map(|(_, key)| key.clone()).collect();
         let before = merged(repository, records);
         let mut after: BTreeMap<SnapshotId, Checked> = match self.is_whole() {
             true => before.iter().filter(|(_, state)| state.said >= began).map(|(id, s)| (*id, *s)).collect(),
@@ -150,6 +164,11 @@ impl<'a> Ledger<'a> {
         };
         for (id, age) in found {
             let old = before.get(id);
+            // Another check has looked since this one began.
+            if let Some(later) = old.filter(|old| old.said > began) {
+                after.insert(*id, *later);
+                continue;
+            }
             let verified = old.and_then(|old| old.verified);
             let new = |verified, damaged| Checked { snapshot: *id, said: began, verified, damaged };
             let state = match (age, old) {
@@ -163,7 +182,7 @@ impl<'a> Ledger<'a> {
         }
         repository.check_writable()?;
         repository.create(&keys::states(&self.check), &States { snapshots: after.into_values().collect() })?;
-        self.remove(read.iter().chain(&spoiled));
+        self.remove(taken.iter().chain(&spoiled));
         Ok(())
     }
 

@@ -156,10 +156,14 @@ impl Run<'_> {
         Ok(finals)
     }
 
-    /// Whether the delay of a forget that is not settled is over. One that cannot be read is not.
+    /// Whether a forget that is not settled is to be made final: its delay is over, and it is not left to whoever asked for it. One
+    /// that cannot be read is not.
     fn is_due(&self, id: &SnapshotId, k: u32) -> Result<bool> {
         match self.repository.read::<Asked>(&keys::forget(id, k, false)) {
-            Ok(asked) => Ok(self.repository.clock().now() >= asked.not_before),
+            Ok(asked) => {
+                let spared = self.options.spared_reason.is_some_and(|reason| asked.reason.starts_with(reason));
+                Ok(!spared && self.repository.clock().now() >= asked.not_before)
+            }
             Err(e) if self.repository.is_damage(&e) => {
                 tracing::warn!("a forget cannot be read and is left as it is: {e}");
                 Ok(false)

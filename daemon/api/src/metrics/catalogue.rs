@@ -140,5 +140,5 @@ catalogue! {
     FORGETTING_HELD = Controller Type::Gauge, "wherry_forgetting_on_hold", "backups", [],
         "Backups that are missing and whose snapshots stay all the same, as they are more than may go without a word of a human.";
     LAST_GC = Controller Type::Gauge, "wherry_gc_last_success_timestamp_seconds", "Unix time", [],
-        "When gc last succeeded in the repository that waits longest for it; 0: in one it never did.";
+        "When gc last succeeded, of the repositories in which it did the one where that is longest ago; 0: in none.";
 }
