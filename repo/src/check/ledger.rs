@@ -164,11 +164,6 @@ impl<'a> Ledger<'a> {
         };
         for (id, age) in found {
             let old = before.get(id);
-            // Another check has looked since this one began.
-            if let Some(later) = old.filter(|old| old.said > began) {
-                after.insert(*id, *later);
-                continue;
-            }
             let verified = old.and_then(|old| old.verified);
             let new = |verified, damaged| Checked { snapshot: *id, said: began, verified, damaged };
             let state = match (age, old) {
@@ -177,6 +172,12 @@ impl<'a> Ledger<'a> {
                 (Some(Age::Damaged), Some(old)) => *old,
                 (Some(Age::Damaged | Age::Never), _) => new(verified, false),
                 (Some(Age::Since(at)), _) => new(verified.max(Some(*at)), false),
+            };
+            // Another check has looked since this one began: what either found damaged is, what either read was read.
+            let state = match old.filter(|old| old.said > began) {
+                Some(later) if later.damaged => *later,
+                Some(later) => Checked { said: later.said, verified: state.verified.max(later.verified), ..state },
+                None => state,
             };
             after.insert(*id, state);
         }
