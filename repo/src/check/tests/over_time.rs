@@ -477,3 +477,49 @@ fn a_tree_is_verified_when_all_that_is_in_it_was_read() {
         assert_eq!(verified(&from, &snapshot), unread.is_none().then_some(said), "{unread:?}");
     }
 }
+
+/// A check that began before it, and has read what was whole then, ends after it.
+#[test]
+fn damage_that_a_later_check_found_is_not_said_to_be_gone_by_one_that_began_before() {
+    let (storage, clock, repository) = repository();
+    let snapshot = backup(&repository, "vm", 40);
+    clock.advance(DAY * 40);
+    let other = again(storage.clone(), clock.clone());
+    let done = AtomicUsize::new(0);
+    let report = repository.check(&options(share(1.0), &[]), &|step, now, total| {
+        if step == CheckStep::Data && now == total && done.fetch_add(1, Ordering::Relaxed) == 0 {
+            packs(&other).iter().for_each(|key| spoil(&*storage, key));
+            clock.advance(DAY / 24);
+            let report = other.check(&options(share(1.0), &[snapshot.id]), &|_, _, _| Ok(())).unwrap();
+            assert!(!report.is_clean() && report.kept);
+        }
+        Ok(())
+    });
+    assert!(report.unwrap().kept && done.into_inner() > 0);
+    assert!(checked(&repository, &snapshot).unwrap().damaged);
+}
+
+#[test]
+fn who_has_a_clock_that_is_days_behind_leaves_what_others_have_noted() {
+    let (storage, clock, repository) = repository();
+    let (first, second) = (backup(&repository, "a", 40), sharing(&repository, "b", 100..140));
+    clock.advance(DAY * 40);
+    let key = packs(&repository).into_iter().find(|key| keys::parse_pack(key).unwrap().session == first.id).unwrap();
+    spoil(&*storage, &key);
+    assert!(!check(&repository, share(1.0)).is_clean() && checked(&repository, &first).unwrap().damaged);
+    let behind = Arc::new(StillClock::default());
+    behind.advance(DAY * 30);
+    let report = again(storage, behind).check(&options(share(1.0), &[second.id]), &|_, _, _| Ok(())).unwrap();
+    assert!(report.is_clean() && report.kept);
+    assert!(checked(&repository, &first).unwrap().damaged);
+}
+
+#[test]
+fn notes_that_cannot_be_read_keep_nobody_from_checking() {
+    let (storage, _, repository) = repository();
+    let snapshot = backup(&repository, "vm", 40);
+    *storage.silent.lock() = Some(keys::CHECKED);
+    let report = repository.check(&options(share(1.0), &[snapshot.id]), &|_, _, _| Ok(())).unwrap();
+    assert!(report.is_clean() && report.read_bytes == report.data_bytes && !report.kept, "{report:?}");
+    assert!(report.not_kept.is_some_and(|why| why.contains("no answer")));
+}
