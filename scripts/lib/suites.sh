@@ -27,6 +27,11 @@ suites_run() {
   [ -z "$failed" ] || die "these suites failed:"$'\n'"$failed"
 }
 
+# One line for whoever only reads the end: how many tests there were, all suites together.
+suites_count() {
+  cat "$run_dir"/suites/*.log | awk '/^test result: / { passed += $4; failed += $6 } END { print passed + 0 " passed, " failed + 0 " failed" }'
+}
+
 # Name, path and manifest of every test executable, which cargo builds. The name says the kind where it is no suite of its own.
 suites_list() {
   if ! cargo test --release --workspace --locked --no-run --message-format=json 2>"$suites_dir/cargo.log" >"$suites_dir/cargo.json"; then

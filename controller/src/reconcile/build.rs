@@ -68,6 +68,8 @@ pub(super) fn upload_plan(view: &UploadView, content: &VolumeSnapshotContent) ->
         snapshot_class: content.spec.volume_snapshot_class_name.clone(),
         storage_class: csi.storage_class,
         restore_size: sizes.into_iter().flatten().filter(|size| *size > 0).max(),
+        // Down to the second: what is older than that is older than the snapshot.
+        snapshot_time: content.status.creation_time.map(|at| Time(at.div_euclid(1_000_000_000))).filter(|at| at.0 > 0),
         source_volume_mode: mode.unwrap_or_else(|| "Filesystem".to_owned()),
         topology: view.source_volume.as_ref().and_then(|volume| volume.spec.node_affinity.clone()),
         source_uid: view.source.as_ref().map(|source| source.metadata.uid.clone()),

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST: usize = 16 << 10;
 /// Where nobody can be answered, that is tried again after so long.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Connections that are answered at a time, each by a thread: one that says nothing keeps no probe waiting. Of more than
+/// that each is closed at once.
+const AT_ONCE: usize = 16;
 
 /// What the loop tells.
 #[derive(Debug)]
@@ -94,11 +97,20 @@ pub fn serve(address: &str, registry: Arc<Registry>) -> Result<Arc<Beat>> {
     let (began, last, ready) = (Instant::now(), AtomicU64::new(0), AtomicBool::new(false));
     let beat = Arc::new(Beat { registry, began, last, ready });
     let of_thread = Arc::clone(&beat);
+    let places = Arc::new(());
     let listen = move || {
         for stream in listener.incoming() {
             match stream {
-                // Whoever asked has gone: it asks again.
-                Ok(stream) => drop(of_thread.serve(stream)),
+                Ok(stream) if Arc::strong_count(&places) <= AT_ONCE => {
+                    let (beat, place) = (Arc::clone(&of_thread), Arc::clone(&places));
+                    let answer = move || {
+                        // Whoever asked and has no answer asks again.
+                        drop(beat.serve(stream));
+                        drop(place);
+                    };
+                    drop(std::thread::Builder::new().name("health".to_owned()).spawn(answer));
+                }
+                Ok(_) => {}
                 // No descriptor is free, say, and so it is at once again.
                 Err(_) => std::thread::sleep(AGAIN),
             }
@@ -116,6 +128,24 @@ mod tests {
     fn beat(began: Instant, ready: bool) -> Beat {
         let registry = Arc::new(Registry::new(By::Agent));
         Beat { registry, began, last: AtomicU64::new(0), ready: AtomicBool::new(ready) }
+    }
+
+    /// One that says nothing is closed after two seconds; the answer comes before that, so it waited for nobody.
+    #[test]
+    fn who_says_nothing_keeps_nobody_waiting() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let beat = serve(&free.to_string(), Arc::new(Registry::new(By::Agent))).unwrap();
+        let silent: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(free).unwrap()).collect();
+        let mut asks = TcpStream::connect(free).unwrap();
+        asks.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        asks.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        for mut stream in silent {
+            stream.set_nonblocking(true).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        }
+        drop(beat);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub const PVC: &str = "pvc";
 pub const PVC_UID: &str = "pvc-uid";
 /// The driver's name of the storage snapshot that was read.
 pub const SNAPSHOT_HANDLE: &str = "snapshot-handle";
+/// When the storage took that snapshot, by its clock, RFC 3339; not there: nobody knows. What it holds is as of then, and
+/// not of when it was read.
+pub const SNAPSHOT_TIME: &str = "snapshot-time";
 /// Name of the CSI driver.
 pub const DRIVER: &str = "driver";
 

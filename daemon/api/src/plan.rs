@@ -2,6 +2,7 @@
 //!
 //! Both are JSON with a version. A plan lets every later step go without the source PVC and the first VolumeSnapshot.
 
+use crate::Time;
 use crate::decode::or_default;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,9 @@ pub struct UploadPlan {
     /// None if neither says it.
     #[serde(default)]
     pub restore_size: Option<u64>,
+    /// When the storage took the snapshot, by its clock; none if the driver does not say it.
+    #[serde(default)]
+    pub snapshot_time: Option<Time>,
     /// `Block` or `Filesystem`: what the source volume is.
     pub source_volume_mode: String,
     /// `spec.nodeAffinity.required` of the source's PV; none if it has none or is gone.
@@ -184,6 +188,7 @@ mod tests {
             attempt: 2,
             snapshot_handle: "h".to_owned(),
             restore_size: Some(1 << 30),
+            snapshot_time: Some(Time(1_800_000_000)),
             topology: Some(serde_json::json!({ "nodeSelectorTerms": [] })),
             ..UploadPlan::default()
         }

@@ -109,6 +109,8 @@ pub struct ContentStatus {
     pub snapshot_handle: Option<String>,
     /// `restoreSize` (`*int64`): bytes.
     pub restore_size: Option<i64>,
+    /// `creationTime` (`*int64`): when the storage took it, nanoseconds since 1970, by the clock of the storage.
+    pub creation_time: Option<i64>,
     /// `readyToUse`.
     #[serde(deserialize_with = "or_default")]
     pub ready_to_use: bool,

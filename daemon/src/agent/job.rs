@@ -9,6 +9,7 @@ use super::{Agent, download, upload};
 use crate::exit::{caught, one_line};
 use crate::progress::Meter;
 use crate::signals::Cancel;
+use crate::tree::restore::OfTarget;
 use anyhow::Result;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -288,8 +289,12 @@ fn deadline(job: &Job<'_>) -> Time {
     created.unwrap_or_else(|| job.agent.now()).after(timeout)
 }
 
-/// Storage or API server may answer otherwise in a while: they were away, full, or their credentials had expired.
+/// Storage or API server may answer otherwise in a while: they were away, full, or their credentials had expired. Not so the
+/// volume: one that is full stays full, and a user who waits for hours does not hear why.
 fn may_pass(error: &anyhow::Error) -> bool {
+    if error.chain().any(|cause| cause.is::<OfTarget>()) {
+        return false;
+    }
     let of_api = |e: &ApiError| !matches!(e.refusal, Refusal::Invalid);
     let of_storage = |e: &wherry_repo::Error| {
         matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Denied | ErrorKind::Full | ErrorKind::Conflict)
@@ -328,6 +333,8 @@ mod tests {
         let of = |kind| may_pass(&anyhow::Error::from(Error::new(kind, "x")));
         assert!(of(ErrorKind::Unavailable) && of(ErrorKind::Denied) && of(ErrorKind::Full));
         assert!(!of(ErrorKind::Invalid) && !of(ErrorKind::Corrupt) && !of(ErrorKind::NoSnapshot));
+        let full = || Error::new(ErrorKind::Full, "x").with_source(OfTarget(std::io::ErrorKind::StorageFull.into()));
+        assert!(!may_pass(&anyhow::Error::from(full()).context("while restoring")));
         let api = |refusal| may_pass(&anyhow::Error::from(ApiError::new(refusal, "get", "x".to_owned())));
         assert!(api(Refusal::Unavailable) && api(Refusal::Forbidden) && !api(Refusal::Invalid));
     }

@@ -16,7 +16,7 @@ use wherry_api::base64;
 use wherry_api::decode::decode;
 use wherry_api::location::{REPOSITORIES, Recorded, SecretKey};
 use wherry_api::metrics::KEY_MISSING;
-use wherry_api::{BackupStorageLocation, Meta};
+use wherry_api::{BackupStorageLocation, Meta, names};
 use wherry_repo::storage::{Over, Storage, conformance};
 use wherry_repo::{Credential, Error, ErrorKind, InitOptions, Repository};
 use zeroize::Zeroizing;
@@ -258,9 +258,10 @@ impl Store {
         let text = std::str::from_utf8(&text).unwrap_or_default();
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            // Where a chart has taken it over, uninstalling that leaves it.
+            // Where a chart has taken it over, uninstalling that leaves it. A backup by Velero would put it beside what it opens.
             "metadata": {
                 "name": KEY.0, "namespace": around.namespace, "annotations": { "helm.sh/resource-policy": "keep" },
+                "labels": { names::EXCLUDE: "true" },
             },
             "stringData": { KEY.1: text },
         });
@@ -303,7 +304,8 @@ impl Store {
         loop {
             let done = match around.get(Kind::ConfigMap, REPOSITORIES)? {
                 None => {
-                    let metadata = json!({ "name": REPOSITORIES, "namespace": around.namespace });
+                    let labels = json!({ names::EXCLUDE: "true" });
+                    let metadata = json!({ "name": REPOSITORIES, "namespace": around.namespace, "labels": labels });
                     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data });
                     around.wait(around.api.create(&key, &map))
                 }

@@ -258,6 +258,7 @@ fn tags(
     add(labels::PVC_UID, pvc_uid);
     add(labels::SNAPSHOT_HANDLE, &plan.snapshot_handle);
     add(labels::DRIVER, &plan.driver);
+    add(labels::SNAPSHOT_TIME, &plan.snapshot_time.map(|at| at.to_string()).unwrap_or_default());
     if !backup.is_empty() {
         // A label may be cut, and then there is no Backup of that name.
         let object = job.agent.around.get(Kind::Backup, backup)?.unwrap_or_default();

@@ -75,7 +75,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// A length of time: a whole number and one of s m h d w.
+/// A length of time: a whole number and one of s m h d w; `0` is none in every unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
@@ -84,6 +84,9 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is not a time: write a whole number with s, m, h, d or w, such as 7d");
+        if text == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
         let unit = text.chars().next_back().ok_or_else(wrong)?;
         let seconds: u64 = match unit {
             's' => 1,

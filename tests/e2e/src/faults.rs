@@ -27,6 +27,7 @@ macro_rules! faults {
 faults! {
     SNAPSHOT_NEVER_READY "snapshot-never-ready" "No snapshot is said to be ready.";
     SNAPSHOT_LATE "snapshot-late" "A snapshot made meanwhile is not ready in the first N answers about it (1).";
+    SNAPSHOT_CLOCK_AHEAD "snapshot-clock-ahead" "Snapshots are said to be taken N seconds later than they were (1).";
     SNAPSHOT_WITHOUT_SIZE "snapshot-without-size" "Snapshots are answered without a size.";
     SNAPSHOT_HELD_BY_CLONES "snapshot-held-by-clones" "A snapshot stays while a volume made from it exists.";
     LIST_SNAPSHOTS_UNSUPPORTED "list-snapshots-unsupported" "ListSnapshots is neither announced nor answered.";

@@ -79,6 +79,10 @@ fn no_key_is_made_for_a_second_location_where_that_of_the_first_is_gone() {
     uploaded(&stand, &agent, "first", &file);
     let secret = stand.key(Kind::Secret, "wherry-repository");
     let key = stand.get(&secret);
+    // A backup of Velero's namespace would put it into the bucket, beside what it opens.
+    for object in [&key, &stand.get(&stand.key(Kind::ConfigMap, "wherry-repositories"))] {
+        assert_eq!(object["metadata"]["labels"][names::EXCLUDE], "true", "{}", object["metadata"]);
+    }
     stand.delete(&secret, true);
     let to_other = |name: &str| {
         let hosted = stand.upload(name, "Block", 32 * MIB);

@@ -99,6 +99,22 @@ fn a_target_that_is_not_what_it_should_be_is_not_written() {
     agent.end();
 }
 
+/// A filesystem that has less room than its volume should have stays full: nobody waits for hours until that passes.
+#[test]
+fn a_target_without_room_fails_and_says_so() {
+    let stand = stand("agent-room");
+    let agent = stand.agent();
+    let up = stand.upload("up", "Filesystem", 64 * MIB);
+    let from = stand.mount(&up, 64);
+    fs::write(from.join("large"), noise(5, 24 * MIB)).unwrap();
+    stand.prepared(&up);
+    let id = snapshot_of(&stand.until(&up, &agent, &["Completed"])).to_string();
+    let down = stand.download("down", "Filesystem", 64 * MIB, &id);
+    stand.mount(&down, 16);
+    fails(&stand, &agent, &down, "No space left on device");
+    agent.end();
+}
+
 #[test]
 fn a_snapshot_that_is_none_of_this_volume_is_refused() {
     let stand = stand("agent-snapshot");

@@ -220,7 +220,7 @@ impl TreeBackup<'_> {
     fn rule(&self) -> Option<Rule> {
         let record = &self.writer.parent_snapshot().filter(|_| !self.force_read)?.record;
         let thin = record.tree.as_ref().map(|tree| tree.thin.clone()).unwrap_or_default();
-        Some(Rule::new(record.started, self.ignore_inode, thin))
+        Some(Rule::new(parent::as_of(record.started, &record.tags)?, self.ignore_inode, thin))
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the parent has: read beside the walk, in the same order, and the rule that says whether a file is the one it was.
 
 use crate::tree::inode::Inode;
+use std::collections::BTreeMap;
 use std::time::Duration;
+use wherry_api::labels;
 use wherry_repo::format::tree::{Below, Content, Entry, Known, Time, What};
 use wherry_repo::{Entries, ErrorKind, Result, ShortId, Timestamp, TreeReader};
 
@@ -59,10 +61,26 @@ fn bearable<T>(read: Result<T>) -> Result<Option<T>> {
     }
 }
 
+/// Of a storage snapshot a ctime must be so much older than that, in nanoseconds. Not every driver freezes the filesystem:
+/// a ctime may have been in it while the data was still on its way, half a minute as a rule, and clocks of nodes and
+/// storage differ.
+const SETTLED: i64 = 600 * 1_000_000_000;
+
+/// The time before which all that a snapshot with these tags says of a file was so: when it began to read, or, of what was read from a
+/// storage snapshot, some time before that was taken. `None`: nobody knows, so nothing is built upon.
+pub(super) fn as_of(started: Timestamp, tags: &BTreeMap<String, String>) -> Option<Timestamp> {
+    if !tags.contains_key(labels::SNAPSHOT_HANDLE) {
+        return Some(started);
+    }
+    let taken: wherry_api::Time = tags.get(labels::SNAPSHOT_TIME)?.parse().ok()?;
+    let taken = taken.0.checked_mul(1_000_000_000)?.checked_sub(SETTLED)?;
+    Some(started.min(Timestamp(taken)))
+}
+
 /// When a file is taken over unread.
 #[derive(Debug)]
 pub(super) struct Rule {
-    /// When the parent began to read (nanoseconds since 1970).
+    /// As of when the parent is: see [`as_of`] (nanoseconds since 1970).
     started: i128,
     ignore_inode: bool,
     /// Shared chunks whose files are stored anew, ascending.
@@ -70,13 +88,13 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// For a parent that began to read at `started`.
+    /// For a parent that is as of `started`.
     pub(super) fn new(started: Timestamp, ignore_inode: bool, mut thin: Vec<ShortId>) -> Self {
         thin.sort_unstable();
         Self { started: i128::from(started.0), ignore_inode, thin }
     }
 
-    /// A ctime from here on says nothing: the file may have changed after it was read.
+    /// A ctime from here on says nothing: the file may have changed after that.
     fn before(&self, margin: Duration) -> Time {
         let nanoseconds = self.started - i128::try_from(margin.as_nanos()).unwrap_or(i128::MAX);
         let seconds = i64::try_from(nanoseconds.div_euclid(1_000_000_000)).unwrap_or(i64::MIN);
@@ -163,5 +181,23 @@ mod tests {
             let said = rule.is_same(&seen, &theirs, Duration::from_secs(margin));
             assert_eq!(said, same, "{seconds} s, margin {margin} s");
         }
+    }
+
+    /// Read hours after it was taken, a storage snapshot says nothing of those hours, and little of the minutes before it.
+    #[test]
+    fn a_storage_snapshot_is_as_of_when_it_was_taken() {
+        const SECOND: i64 = 1_000_000_000;
+        let read = |tags: &[(&str, &str)]| {
+            let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            as_of(Timestamp(20_000 * SECOND), &tags).map(|at| at.0 / SECOND)
+        };
+        assert_eq!(read(&[]), Some(20_000));
+        assert_eq!(read(&[(labels::SNAPSHOT_HANDLE, "h")]), None, "nobody knows when it was taken");
+        assert_eq!(read(&[(labels::SNAPSHOT_HANDLE, "h"), (labels::SNAPSHOT_TIME, "soon")]), None);
+        let taken = |at: &str| read(&[(labels::SNAPSHOT_HANDLE, "h"), (labels::SNAPSHOT_TIME, at)]);
+        assert_eq!(taken("1970-01-01T05:00:00Z"), Some(18_000 - 600));
+        // By a clock that is ahead.
+        assert_eq!(taken("2970-01-01T05:00:00Z"), None);
+        assert_eq!(taken("2070-01-01T05:00:00Z"), Some(20_000));
     }
 }

@@ -44,6 +44,7 @@ pub use prune::{Has, Known};
 pub use readback::{Medium, ReadBack};
 pub use report::{Listed, NAMED, Refusals, Refused, Report, Skipped, Step, Why};
 pub use restorer::Restorer;
+pub(crate) use shared::OfTarget;
 pub use target::Target;
 pub use there::There;
 pub(crate) use there::is_zero;

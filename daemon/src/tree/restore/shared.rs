@@ -146,6 +146,11 @@ fn ends(step: Step, errno: Errno) -> bool {
     }
 }
 
+/// That it was the target that refused, and not the storage: an agent does not wait until that passes.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct OfTarget(#[source] pub(crate) io::Error);
+
 /// The error that ends a restore.
 pub(super) fn failed(step: Step, place: &Place<'_>, error: io::Error) -> anyhow::Error {
     let path = place.path();
@@ -159,5 +164,5 @@ pub(super) fn failed(step: Step, place: &Place<'_>, error: io::Error) -> anyhow:
         Some(Errno::ROFS) => (ErrorKind::Invalid, "mount the target writable"),
         _ => (ErrorKind::Unavailable, "give the same command again to go on"),
     };
-    Error::new(kind, format!("{path}: {step}: {error}")).with_source(error).advise(next).into()
+    Error::new(kind, format!("{path}: {step}: {error}")).with_source(OfTarget(error)).advise(next).into()
 }

@@ -208,11 +208,13 @@ impl Driver {
             self.snapshots.put(&snapshot).map_err(internal)?;
         }
         let size = if self.has(&faults::SNAPSHOT_WITHOUT_SIZE)? { 0 } else { snapshot.size };
+        let ahead = self.faults.amount(&faults::SNAPSHOT_CLOCK_AHEAD).map_err(internal)?.unwrap_or(0);
+        let seconds = snapshot.seconds.saturating_add_unsigned(ahead);
         Ok(csi::Snapshot {
             size_bytes: size.cast_signed(),
             snapshot_id: snapshot.id,
             source_volume_id: snapshot.volume,
-            creation_time: Some(Timestamp { seconds: snapshot.seconds, nanos: snapshot.nanos }),
+            creation_time: Some(Timestamp { seconds, nanos: snapshot.nanos }),
             ready_to_use,
         })
     }
