@@ -303,3 +303,38 @@ fn create_if_absent_tells_the_truth() {
         assert!(PAGE.contains(&format!("`{name}`")), "the page does not tell of {name}");
     }
 }
+
+/// The model is of this code: each of its actions names the function that performs it, and there is such a function.
+#[test]
+fn each_action_is_a_function_of_the_code() {
+    let writing = Bounds { give_up: true, reader: true, ..TWO };
+    let collecting = Bounds { generations: 2, copies: 2, undo: true, collectors: 2, writers: 1, ..ONE };
+    let alone = Bounds { writers: 0, generations: 2, ..ONE };
+    let (mut functions, mut actions) = (BTreeSet::new(), Vec::new());
+    // Not all of these worlds: walks through them that always take another way.
+    let mut random: u64 = 1;
+    for walk in 0..2000 {
+        let bounds = [writing, collecting, alone][walk % 3];
+        let protocol = Protocol { rules: Rules::PROTOCOL, bounds, prefix: vec![] };
+        let mut state = protocol.init_states().remove(0);
+        loop {
+            actions.clear();
+            protocol.actions(&state, &mut actions);
+            functions.extend(actions.iter().filter_map(|action| action.function()));
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Else hardly any collector gets to its end.
+            if (random >> 60) < [0, 6, 12][walk / 3 % 3] && actions.iter().any(|action| matches!(action.actor(), 4 | 5 | 7)) {
+                actions.retain(|action| matches!(action.actor(), 4 | 5 | 7) && !matches!(action, Action::Crash(_)));
+            }
+            let Some(action) = actions.get((random >> 33) as usize % actions.len().max(1)) else { break };
+            let Some(next) = protocol.next_state(&state, *action) else { break };
+            state = next;
+        }
+    }
+    assert!(functions.len() >= 26, "only {functions:?} came up");
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../repo/src");
+    for (file, name) in functions {
+        let text = std::fs::read_to_string(source.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(text.contains(&format!("fn {name}(")), "there is no function {name} in {file} any more");
+    }
+}

@@ -9,10 +9,7 @@ use stateright::{Model, Property};
 
 /// One storage operation, or one decision. Numbers: session or snapshot, chunk, pack; collector first where there is one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[allow(
-    missing_docs,
-    reason = "each is named after the function that will perform it; the rules are in concurrency.md"
-)]
+#[allow(missing_docs, reason = "`function` says what performs each; the rules are in concurrency.md")]
 pub enum Action {
     OpenSession {
         s: u8,
@@ -59,6 +56,45 @@ pub enum Action {
 }
 
 impl Action {
+    /// The function that performs it: file below `repo/src`, and name. `None`: a crash, or what only a mutant does.
+    pub fn function(self) -> Option<(&'static str, &'static str)> {
+        Some(match self {
+            Self::OpenSession { .. } | Self::CheckParent(_) => ("session.rs", "open"),
+            Self::Adopt(_) => ("index_sync.rs", "adopt"),
+            Self::ListGenerations(_) => ("session.rs", "read_bars"),
+            Self::PutSeen(_) => ("session.rs", "put_seen"),
+            Self::UseParentSlot(..) => ("writer/map.rs", "parent_slot"),
+            Self::UseHit(..) => ("session.rs", "may_hit"),
+            Self::UploadPack(..) => ("writer/uploads.rs", "store"),
+            Self::Raise(_) => ("session.rs", "beat"),
+            Self::Commit(_) => ("session.rs", "commit"),
+            Self::GiveUp(_) => ("writer/store.rs", "abandon"),
+            Self::OpenRead(_) => ("session/read.rs", "enter"),
+            Self::CheckRead => ("session/read.rs", "admit"),
+            Self::CloseRead => ("session/read.rs", "close"),
+            Self::AskForget(_) => ("forget.rs", "forget"),
+            Self::Undo(_) => ("forget.rs", "unforget"),
+            Self::Settle(_) => ("forget.rs", "settle"),
+            Self::ListPacks(_) => ("collect/lists.rs", "list_packs"),
+            Self::ListForgets(_) => ("collect/lists.rs", "list_forgets"),
+            Self::ListSessions(_) => ("collect/sessions.rs", "list_sessions"),
+            Self::ListSnapshots(_) => ("collect/lists.rs", "list_snapshots"),
+            Self::CopyPack(..) => ("collect/copy.rs", "copy_packs"),
+            Self::Publish(_) => ("collect/generation.rs", "publish"),
+            Self::TakeOver(_) => ("collect.rs", "generations"),
+            Self::Fence(..) => ("collect/wait.rs", "fence"),
+            Self::Wait(_) => ("collect/wait.rs", "wait"),
+            Self::Seal(_) => ("collect/generation.rs", "seal"),
+            Self::Sweep(_) => ("collect/sweep.rs", "sweep"),
+            Self::RemoveRecord(_) => ("collect/sweep.rs", "remove_records"),
+            Self::Crash(_)
+            | Self::UsePending(..)
+            | Self::UseNode(..)
+            | Self::UseDeadSlot(..)
+            | Self::RemoveFence(_) => return None,
+        })
+    }
+
     /// Who acts: writers 1 to 3, collectors 4 and 5, users 6, whoever deletes or settles 7.
     pub fn actor(self) -> u32 {
         match self {

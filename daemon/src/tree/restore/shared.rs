@@ -147,9 +147,20 @@ fn ends(step: Step, errno: Errno) -> bool {
 }
 
 /// That it was the target that refused, and not the storage: an agent does not wait until that passes.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct OfTarget(#[source] pub(crate) io::Error);
+#[derive(Debug)]
+pub(crate) struct OfTarget(pub(crate) io::Error);
+
+impl std::fmt::Display for OfTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for OfTarget {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
 
 /// The error that ends a restore.
 pub(super) fn failed(step: Step, place: &Place<'_>, error: io::Error) -> anyhow::Error {
