@@ -181,6 +181,22 @@ impl<A: Api> Looker<'_, A> {
         Ok(all.into_iter().find(|content| content.metadata.name != ours))
     }
 
+    /// The content of a VolumeSnapshot that is gone, found by what it says it is of: a class of policy Retain keeps it, and with
+    /// it the storage snapshot, when the namespace of the source goes.
+    async fn orphaned_content(&self, namespace: &str, name: &str) -> Result<Option<VolumeSnapshotContent>, ObserveError> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let objects = self.api.list(Kind::VolumeSnapshotContent, "", &[]).await?;
+        let (all, _) = decode_all::<VolumeSnapshotContent>(Kind::VolumeSnapshotContent.word(), &objects);
+        let of = |content: &VolumeSnapshotContent| {
+            let of = &content.spec.volume_snapshot_ref;
+            // One that was never bound stands for nothing that a driver made for it.
+            of.namespace == namespace && of.name == name && !of.uid.is_empty()
+        };
+        Ok(all.into_iter().find(of))
+    }
+
     async fn host(
         &self,
         cr: &Meta,
@@ -246,6 +262,8 @@ pub async fn upload<A: Api>(
                 look.get(Kind::VolumeSnapshotContent, "", &plan.content).await?;
             content.filter(|content| content.metadata.uid == plan.content_uid)
         }
+        // A plan that cannot be read is found by its label, above: by name it may be another one since.
+        None if first.is_none() && !unreadable => look.orphaned_content(from, &csi.volume_snapshot).await?,
         None => {
             let bound = first.as_ref().map_or("", |first| first.status.bound_volume_snapshot_content_name.as_str());
             let content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", bound).await?;

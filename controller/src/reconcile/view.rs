@@ -99,7 +99,7 @@ pub struct UploadView {
     pub cr: DataUpload,
     /// The VolumeSnapshot that `spec` names; none if it is gone, or another one of that name than that of the plan.
     pub first: Option<VolumeSnapshot>,
-    /// The content that the plan names, before there is a plan that of the VolumeSnapshot.
+    /// The content that the plan names, before there is a plan that of the VolumeSnapshot, also when that is gone.
     pub first_content: Option<VolumeSnapshotContent>,
     /// Our VolumeSnapshot.
     pub pair: Option<VolumeSnapshot>,

@@ -110,11 +110,7 @@ fn cancel_and_then_the_source_goes_at_every_pair_of_points() {
                 for cancel in [Event::Cancel, Event::Delete] {
                     let outcome = World::new(scene).at(first, cancel).at(second, Event::SourceGone).run();
                     let of = format!("{scene:?}, {cancel:?} after {first}, source gone after {second}");
-                    // Without a plan, a storage snapshot of a class of policy Retain is left to whoever made that class.
-                    let unplanned = first < 2;
-                    let violations: Vec<&String> =
-                        outcome.violations.iter().filter(|v| !(unplanned && v.starts_with("I1"))).collect();
-                    assert!(violations.is_empty(), "{of}: {violations:#?} {:#?}", outcome.steps);
+                    assert_clean(&outcome, &of);
                 }
             }
         }
