@@ -56,8 +56,9 @@ impl UploadView {
 
     /// The server does not take it now, by a quota or an admission plugin. `None`: it is waited for.
     pub(crate) fn forbidden(&self, message: &str) -> Option<Step> {
-        let status = &self.cr.status;
-        overdue(&status.phase, status.accepted_timestamp, self.now, &self.limits, message).map(|said| self.fail(&said))
+        let (status, cr) = (&self.cr.status, &self.cr.metadata);
+        overdue(&status.phase, status.accepted_timestamp, cr, self.now, &self.limits, message)
+            .map(|said| self.fail(&said))
     }
 
     fn fail(&self, message: &str) -> Step {
@@ -127,7 +128,7 @@ impl UploadView {
         match exposing.published(true, |name| build::upload_claim(&self.cr.metadata, plan, &name)) {
             ControlFlow::Break(step) => step,
             ControlFlow::Continue(node) => {
-                exposing.prepared(&node).unwrap_or_else(|| exposing.wait("the agent".to_owned()))
+                exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent())
             }
         }
     }

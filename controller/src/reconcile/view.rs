@@ -13,6 +13,8 @@ pub struct Limits {
     pub datamovers: Vec<String>,
     /// Accepted for longer is Failed.
     pub prepare: Duration,
+    /// Velero waits so long from creation.
+    pub item: Duration,
     /// A silent agent is not waited for any longer after a cancel.
     pub cancel: Duration,
     /// Not ready for longer, a node is taken for lost, and an agent whose pod is gone for lost too.
@@ -28,6 +30,7 @@ impl From<&Settings> for Limits {
         Self {
             datamovers: settings.datamovers.clone(),
             prepare: settings.prepare_timeout,
+            item: settings.item_timeout,
             cancel: settings.cancel_timeout,
             node_lost: settings.node_lost_timeout,
             hosting_image: settings.hosting_image.clone(),

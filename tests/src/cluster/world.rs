@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use wherry_api::api::{Key, Kind};
 use wherry_api::settings::Settings;
 use wherry_api::{SnapshotId, Time, names};
@@ -78,10 +79,12 @@ pub enum Event {
     TargetGone,
     /// The target PVC is deleted and made anew.
     TargetReplaced,
-    /// The agent is stopped.
+    /// The agent is stopped, and its pod is not ready any more.
     AgentStops,
-    /// Node n1 is not ready any more; its pods stay as they are. When nothing else is left to do, it is declared gone.
+    /// Node n1 is not ready any more; its pods stay as they are. An hour later it is declared gone.
     NodeLost,
+    /// The same, and it is declared gone only when nothing else is left to do, and no time changes anything.
+    NodeLostForLong,
     /// Node n1 is drained: it takes no pods any more, ours are deleted, and its agent goes.
     NodeDrained,
     /// Our pods are evicted by their kubelet: they stay, in phase Failed.
@@ -146,6 +149,8 @@ pub struct World {
     invariants: Invariants,
     now: Time,
     until: Option<Time>,
+    /// When node n1 is declared gone.
+    gone_at: Option<Time>,
     steps: Vec<String>,
 }
 
@@ -176,6 +181,7 @@ impl World {
             tamper: None,
             now: start,
             until: None,
+            gone_at: None,
             steps: Vec::new(),
             repository: Repository::default(),
             agent: AgentProcess::start("n1"),
@@ -431,7 +437,13 @@ impl World {
 
     /// Nobody has anything to do now: time passes, if that changes something.
     fn sleep(&mut self) -> bool {
-        match self.until.filter(|until| *until > self.now) {
+        let until = self.until.filter(|until| *until > self.now);
+        if self.gone_at.is_some_and(|gone| until.is_none_or(|until| gone <= until)) {
+            self.now = self.now.max(self.gone_at.take().unwrap_or_default());
+            self.server.set_now(self.now);
+            return self.gone();
+        }
+        match until {
             Some(until) => {
                 self.now = until;
                 self.server.set_now(until);
@@ -490,8 +502,14 @@ impl World {
                 object["status"] = json!({});
                 server.create(Who::Velero, &target, &object);
             }
-            Event::AgentStops => self.agent.silent = true,
-            Event::NodeLost => {
+            Event::AgentStops => {
+                self.agent.silent = true;
+                let agent = Key::new(Kind::Pod, "velero", &format!("agent-{}", self.agent.node));
+                let conditions = json!([{ "type": "Ready", "status": "False" }]);
+                server.patch(Who::System, &agent, &json!({ "status": { "conditions": conditions } }));
+            }
+            Event::NodeLost | Event::NodeLostForLong => {
+                self.gone_at = (event == Event::NodeLost).then(|| self.now.after(Duration::from_secs(3600)));
                 let lost = json!([{ "type": "Ready", "status": "Unknown", "lastTransitionTime": self.now }]);
                 let node = Key::new(Kind::Node, "", "n1");
                 server.patch(Who::System, &node, &json!({ "status": { "conditions": lost } }));

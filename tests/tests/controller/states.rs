@@ -42,8 +42,15 @@ const DOWNLOAD_ROWS: [&str; 13] = [
     "D12 Completed",
 ];
 
-const EVENTS: [&str; 6] =
-    ["goes on", "cancel", "cancel, silent agent", "31 minutes later", "node lost", "source or target gone"];
+const EVENTS: [&str; 7] = [
+    "goes on",
+    "cancel",
+    "cancel, silent agent",
+    "31 minutes later",
+    "5 hours later, silent agent",
+    "node lost",
+    "source or target gone",
+];
 
 fn short(step: &Step) -> String {
     match step {
@@ -61,6 +68,9 @@ fn happened(view: &mut WorldView, event: &str) {
             "cancel" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(view.now)),
             "cancel, silent agent" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(late(view.now))),
             "31 minutes later" => view.now = Time(view.now.0 + 31 * 60),
+            "5 hours later, silent agent" => {
+                (view.now, view.host.agent) = (Time(view.now.0 + 5 * 3600), Agent::Silent);
+            }
             "node lost" => view.host = lost(view.now),
             "source or target gone" => (view.first, view.source, view.source_volume) = (None, None, None),
             _ => {}
@@ -69,6 +79,9 @@ fn happened(view: &mut WorldView, event: &str) {
             "cancel" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(view.now)),
             "cancel, silent agent" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(late(view.now))),
             "31 minutes later" => view.now = Time(view.now.0 + 31 * 60),
+            "5 hours later, silent agent" => {
+                (view.now, view.host.agent) = (Time(view.now.0 + 5 * 3600), Agent::Silent);
+            }
             "node lost" => view.host = lost(view.now),
             "source or target gone" => view.target = None,
             _ => {}
