@@ -15,7 +15,7 @@ impl DownloadView {
     pub fn next_step(&self) -> Step {
         let cr = &self.cr;
         let copy = cr.metadata.label(names::BACKUP_NAME).is_some();
-        if copy || !self.limits.datamovers.contains(&cr.spec.datamover) {
+        if copy || !self.limits.are_for(&cr.spec.datamover, &cr.metadata) {
             return Step::Ignore;
         }
         let phase = &cr.status.phase;
@@ -62,7 +62,7 @@ impl DownloadView {
     }
 
     fn cancel(&self) -> Step {
-        cancel(self.key(), &self.cr.metadata, &self.cr.status.message, self.now)
+        cancel(self.key(), &self.cr.metadata, &self.why_canceled(), self.now)
     }
 
     fn target_name(&self) -> String {
@@ -150,7 +150,7 @@ impl DownloadView {
         if self.is_canceled() {
             return match self.cr.status.phase {
                 Phase::InProgress | Phase::Canceling => {
-                    cancel_under_way(exposing, self.cancel_since, &self.cr.status.message)
+                    cancel_under_way(exposing, self.cancel_since, &self.why_canceled())
                 }
                 _ => self.cancel(),
             };

@@ -231,10 +231,9 @@ pub(super) fn fail(key: Key, cr: &Meta, message: &str, now: Time) -> Step {
     end(Action::Fail, &Phase::Failed, key, cr, message, now)
 }
 
-/// Canceled. Velero's own message, set together with `spec.cancel`, is kept.
+/// Canceled, with what is said about it.
 pub(super) fn cancel(key: Key, cr: &Meta, said: &str, now: Time) -> Step {
-    let why = if cr.is_going() { "the object was deleted" } else { "spec.cancel was set" };
-    end(Action::Cancel, &Phase::Canceled, key, cr, if said.is_empty() { why } else { said }, now)
+    end(Action::Cancel, &Phase::Canceled, key, cr, said, now)
 }
 
 /// Nothing is left: finalizer and node label go off.

@@ -15,7 +15,7 @@ impl UploadView {
     pub fn next_step(&self) -> Step {
         let cr = &self.cr;
         let copy = cr.metadata.label(names::RESTORE_NAME).is_some();
-        if copy || !self.limits.datamovers.contains(&cr.spec.datamover) {
+        if copy || !self.limits.are_for(&cr.spec.datamover, &cr.metadata) {
             return Step::Ignore;
         }
         let phase = &cr.status.phase;
@@ -66,7 +66,7 @@ impl UploadView {
     }
 
     fn cancel(&self) -> Step {
-        self.cancel_saying(&self.cr.status.message)
+        self.cancel_saying(&self.why_canceled())
     }
 
     fn cancel_saying(&self, message: &str) -> Step {
@@ -107,7 +107,7 @@ impl UploadView {
         let moving = matches!(self.cr.status.phase, Phase::InProgress | Phase::Canceling);
         if self.is_canceled() {
             return match moving {
-                true => cancel_under_way(&exposing, self.cancel_since, &self.cr.status.message),
+                true => cancel_under_way(&exposing, self.cancel_since, &self.why_canceled()),
                 false => self.cancel(),
             };
         }

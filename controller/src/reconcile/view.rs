@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 use wherry_api::cluster::{Attachment, Claim, Pod, StorageClass, Volume};
+use wherry_api::names::AGAIN;
 use wherry_api::{
-    DataDownload, DataUpload, DownloadPlan, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names,
+    DataDownload, DataUpload, DownloadPlan, Meta, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names,
 };
 
 /// Settings that decisions rest on.
@@ -158,6 +159,33 @@ pub(super) fn waits_for_consumer(class: Option<&StorageClass>) -> bool {
     class.and_then(|class| class.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer")
 }
 
+/// Why somebody wants a CR to end; what Velero says of it itself, with `spec.cancel`, is kept. Taken for that is not what an
+/// agent said of a try that failed.
+fn said(cancel: bool, cr: &Meta, message: &str, datamover: &str, limits: &Limits) -> String {
+    let theirs = Some(message).filter(|said| !said.is_empty() && !said.starts_with(AGAIN));
+    match (cancel, theirs) {
+        (true, Some(theirs)) => theirs.to_owned(),
+        (true, None) => "spec.cancel was set".to_owned(),
+        (false, _) if cr.is_going() => "the object was deleted".to_owned(),
+        (false, _) if limits.disown(datamover) => {
+            format!("setting datamovers does not name {datamover:?} any more")
+        }
+        (false, _) => "it was to end".to_owned(),
+    }
+}
+
+impl Limits {
+    /// Whether a CR is of wherry. One with our finalizer is for removal, whatever the setting says by now.
+    pub(crate) fn are_for(&self, datamover: &str, cr: &Meta) -> bool {
+        !self.disown(datamover) || cr.has_finalizer(names::FINALIZER)
+    }
+
+    /// Whether it was begun, and is nobody's any more by the setting: it is to end.
+    pub(crate) fn disown(&self, datamover: &str) -> bool {
+        !self.datamovers.iter().any(|ours| ours == datamover)
+    }
+}
+
 impl UploadView {
     pub(super) fn uid(&self) -> &str {
         &self.cr.metadata.uid
@@ -169,7 +197,14 @@ impl UploadView {
 
     /// Somebody wants it to end.
     pub(crate) fn is_canceled(&self) -> bool {
-        self.cr.spec.cancel || self.cr.metadata.is_going()
+        let spec = &self.cr.spec;
+        spec.cancel || self.cr.metadata.is_going() || self.limits.disown(&spec.datamover)
+    }
+
+    /// Why.
+    pub(super) fn why_canceled(&self) -> String {
+        let (cr, spec) = (&self.cr.metadata, &self.cr.spec);
+        said(spec.cancel, cr, &self.cr.status.message, &spec.datamover, &self.limits)
     }
 }
 
@@ -184,6 +219,13 @@ impl DownloadView {
 
     /// Somebody wants it to end.
     pub(crate) fn is_canceled(&self) -> bool {
-        self.cr.spec.cancel || self.cr.metadata.is_going()
+        let spec = &self.cr.spec;
+        spec.cancel || self.cr.metadata.is_going() || self.limits.disown(&spec.datamover)
+    }
+
+    /// Why.
+    pub(super) fn why_canceled(&self) -> String {
+        let (cr, spec) = (&self.cr.metadata, &self.cr.spec);
+        said(spec.cancel, cr, &self.cr.status.message, &spec.datamover, &self.limits)
     }
 }

@@ -35,6 +35,8 @@ pub const BACKUP_NAME: &str = "velero.io/backup-name";
 pub const BACKUP_UID: &str = "velero.io/backup-uid";
 /// Label of a DataUpload: uid of the PVC.
 pub const PVC_UID: &str = "velero.io/pvc-uid";
+/// What `status.message` begins with while an agent tries again what failed: not the last word.
+pub const AGAIN: &str = "tried again: ";
 /// Label of agent pods.
 pub const AGENT_LABEL: &str = "wherry.io/agent";
 

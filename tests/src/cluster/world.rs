@@ -96,6 +96,8 @@ pub enum Event {
     ClaimGone,
     /// Somebody writes into the plan.
     PlanBroken,
+    /// The setting `datamovers` names another one.
+    MoverRenamed,
 }
 
 /// An event, once so many writes of ours were made.
@@ -540,6 +542,7 @@ impl World {
                     volumes::pv_controller(server, &mut self.storage);
                 }
             }
+            Event::MoverRenamed => self.limits.datamovers = vec!["another".to_owned()],
             Event::PlanBroken => {
                 if server.get(&self.cr).is_some_and(|cr| cr["metadata"]["annotations"][names::PLAN].is_string()) {
                     let patch = json!({ "metadata": { "annotations": { names::PLAN: "{" } } });

@@ -212,3 +212,23 @@ fn the_next_attempt_is_not_pinned_to_the_node_that_was_lost() {
     let selected = &claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"];
     assert_ne!(*selected, "n1", "{claim}");
 }
+
+#[test]
+fn what_was_begun_ends_when_the_setting_does_not_name_its_mover_any_more() {
+    for scene in all_scenes() {
+        // Before the first write nothing was begun, and it is somebody else's.
+        for after in 1..=writes(scene) {
+            let outcome = World::new(scene).at(after, Event::MoverRenamed).run();
+            let of = format!("{scene:?}, renamed after {after}");
+            assert_clean(&outcome, &of);
+            // An agent that moves data is not told, and may be done before the controller ends it.
+            let done = if scene.download { 9 } else { 12 };
+            let expected = if after < done { "Canceled" } else { "Completed" };
+            assert_eq!(outcome.phase, expected, "{of}: {:#?}", outcome.steps);
+            let said = outcome.steps.iter().any(|step| step == "Cancel");
+            assert_eq!(said, after < done, "{of}");
+        }
+        let before = World::new(scene).at(0, Event::MoverRenamed).run();
+        assert_eq!((before.phase.as_str(), before.writes), ("", 0), "{scene:?}");
+    }
+}
