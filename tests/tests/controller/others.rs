@@ -232,3 +232,19 @@ fn what_was_begun_ends_when_the_setting_does_not_name_its_mover_any_more() {
         assert_eq!((before.phase.as_str(), before.writes), ("", 0), "{scene:?}");
     }
 }
+
+#[test]
+fn an_end_says_why_and_not_what_was_tried_last() {
+    let Some(WorldView::Upload(mut view)) = World::new(scenes(false)[0]).run_to(12).look() else { panic!("no view") };
+    view.cr.spec.cancel = true;
+    view.cancel_since = Some(Time(view.now.0 - 3600));
+    for (message, said) in [
+        ("tried again: the storage does not answer", "spec.cancel was set"),
+        ("", "spec.cancel was set"),
+        ("timed out", "timed out"),
+    ] {
+        view.cr.status.message = message.to_owned();
+        let Step::Do(Action::Cancel, Write::Patch { patch, .. }) = view.next_step() else { panic!("no cancel") };
+        assert_eq!(patch["status"]["message"], said, "{message:?}");
+    }
+}
