@@ -1,6 +1,7 @@
 //! Looks at everything that a decision about one CR rests on.
 
-use crate::reconcile::{Agent, DownloadView, Host, Limits, Step, UploadView};
+use crate::apply::Applied;
+use crate::reconcile::{Agent, DownloadView, Host, Limits, Step, UploadView, Write};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_api::api::{Api, ApiError, Key, Kind};
@@ -23,6 +24,16 @@ pub struct Memory {
     pub agent_gone_since: Option<Time>,
     /// Until then an object may appear that a lost request was to make.
     pub unsure_until: Option<Time>,
+    /// Something of the name that was to be made is there, and no list by our label has it: PVCs and pods are looked for by
+    /// name, too.
+    pub by_name: bool,
+}
+
+impl Memory {
+    /// Notes what became of a write.
+    pub fn note(&mut self, write: &Write, applied: Applied) {
+        self.by_name |= matches!(write, Write::Create { .. }) && applied == Applied::LookAgain;
+    }
 }
 
 /// Why there is no view.
@@ -120,6 +131,15 @@ pub async fn look<A: Api>(
     })
 }
 
+/// Of attempts so many are looked for by name, from the current one down.
+const ATTEMPTS: u32 = 3;
+
+/// Whether the CR owns an object.
+fn is_owned(object: &Value, cr: &Meta) -> bool {
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == cr.uid.as_str()))
+}
+
 struct Looker<'a, A> {
     api: &'a A,
 }
@@ -153,9 +173,25 @@ impl<A: Api> Looker<'_, A> {
         }
     }
 
-    async fn labelled<T: DeserializeOwned>(&self, kind: Kind, cr: &Meta) -> Result<Vec<T>, ObserveError> {
+    /// PVCs or pods of all attempts that have our label. `by_name`: as somebody may have taken that off, those that the CR owns
+    /// and that have the name of an attempt, too.
+    async fn of_attempts<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        cr: &Meta,
+        by_name: Option<u32>,
+    ) -> Result<Vec<T>, ObserveError> {
         let labels = [(names::CR_UID, cr.uid.as_str())];
-        let objects = self.api.list(kind, &cr.namespace, &labels).await?;
+        let mut objects = self.api.list(kind, &cr.namespace, &labels).await?;
+        if let Some(last) = by_name {
+            for attempt in (last.saturating_sub(ATTEMPTS - 1).max(1)..=last).rev() {
+                let key = Key::new(kind, &cr.namespace, &names::of_attempt(&cr.uid, attempt));
+                if objects.iter().any(|object| object["metadata"]["name"] == key.name.as_str()) {
+                    continue;
+                }
+                objects.extend(self.api.get(&key).await?.filter(|object| is_owned(object, cr)));
+            }
+        }
         objects.iter().map(|object| Ok(decode(kind.word(), object)?)).collect()
     }
 
@@ -273,7 +309,10 @@ pub async fn upload<A: Api>(
             })
         }
     };
-    let pods: Vec<Pod> = look.labelled(Kind::Pod, &cr.metadata).await?;
+    // What removal does not find is left behind.
+    let by_name = memory.by_name || cr.status.phase.is_terminal();
+    let by_name = by_name.then(|| plan.as_ref().map_or(1, |plan| plan.attempt));
+    let pods: Vec<Pod> = look.of_attempts(Kind::Pod, &cr.metadata, by_name).await?;
     let (source, source_volume) = match plan {
         Some(_) => (None, None),
         None => {
@@ -290,7 +329,7 @@ pub async fn upload<A: Api>(
         cancel_since: memory.cancel_since,
         pair: look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?,
         pair_content,
-        claims: look.labelled(Kind::Claim, &cr.metadata).await?,
+        claims: look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?,
         volumes: look.volumes(&cr.metadata, "").await?,
         class: look.get::<StorageClass>(Kind::StorageClass, "", &csi.storage_class).await?,
         host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
@@ -319,7 +358,9 @@ pub async fn download<A: Api>(
     let to = &cr.spec.target_volume;
     let target: Option<Claim> = look.get(Kind::Claim, &to.namespace, &to.pvc).await?;
     let class_name = target.as_ref().and_then(|target| target.spec.storage_class_name.clone()).unwrap_or_default();
-    let pods: Vec<Pod> = look.labelled(Kind::Pod, &cr.metadata).await?;
+    let by_name = memory.by_name || cr.status.phase.is_terminal();
+    let by_name = by_name.then(|| plan.as_ref().map_or(1, |plan| plan.attempt));
+    let pods: Vec<Pod> = look.of_attempts(Kind::Pod, &cr.metadata, by_name).await?;
     let volumes = look.volumes(&cr.metadata, done.as_ref().map_or("", |done| done.volume.as_str())).await?;
     let (attachments, _) = decode_all::<wherry_api::cluster::Attachment>(
         Kind::Attachment.word(),
@@ -332,7 +373,7 @@ pub async fn download<A: Api>(
         admitted: memory.admitted,
         cancel_since: memory.cancel_since,
         target,
-        claims: look.labelled(Kind::Claim, &cr.metadata).await?,
+        claims: look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?,
         attachments: attachments.into_iter().filter(|a| of_ours(&a.spec.source.persistent_volume_name)).collect(),
         class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
         host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,

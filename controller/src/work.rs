@@ -120,19 +120,14 @@ impl Work {
             if !self.may_act() {
                 return Ended::Waits(None);
             }
-            let answer = self.act(&view, action, &write).await;
-            if let (Answer::Failed(e), Write::Create { .. }) = (&answer, &write)
-                && e.refusal == Refusal::Unavailable
-            {
-                memory.unsure_until = Some(time().after(UNSURE));
-            }
-            match answer {
+            match self.act(&view, action, &write, memory).await {
                 Answer::Done => {
                     surprises = 0;
                     *accepted |= action == Action::Accept;
                 }
                 Answer::Surprise if surprises < SURPRISES => surprises += 1,
-                Answer::Surprise | Answer::Impossible(_) => return Ended::Failed(None),
+                Answer::Surprise => return self.blocked(&view, &write).await,
+                Answer::Impossible(_) => return Ended::Failed(None),
                 Answer::Forbidden(e) | Answer::Failed(e) => return self.failed(&ObserveError::Api(e)),
             }
         }
@@ -148,9 +143,13 @@ impl Work {
         applied
     }
 
-    async fn act(&self, view: &View, action: Action, write: &Write) -> Answer {
+    async fn act(&self, view: &View, action: Action, write: &Write, memory: &mut Memory) -> Answer {
         tracing::info!("{}: {action}", self.cr);
-        let answer = answer(self.apply(write).await, write);
+        let applied = self.apply(write).await;
+        if let Ok(applied) = &applied {
+            memory.note(write, *applied);
+        }
+        let answer = answer(applied, write);
         let instead = match &answer {
             Answer::Impossible(message) => {
                 tracing::warn!("{}: {action}: {message}", self.cr);
@@ -162,6 +161,13 @@ impl Work {
                 let _ = self.told.send(Said { about, uid, reason: REFUSED, message });
                 view.forbidden(&e.to_string())
             }
+            // Whatever keeps it from being made, a webhook that answers with an error too: not longer than for other reasons.
+            Answer::Failed(e) if matches!(write, Write::Create { .. }) => {
+                if e.refusal == Refusal::Unavailable {
+                    memory.unsure_until = Some(time().after(UNSURE));
+                }
+                view.forbidden(&e.to_string())
+            }
             _ => None,
         };
         match instead {
@@ -171,6 +177,20 @@ impl Work {
                 Err(e) => Answer::Failed(e),
             },
             _ => answer,
+        }
+    }
+
+    /// What was to be made is there again and again, and is not ours: it is not waited for longer than for anything else.
+    async fn blocked(&self, view: &View, write: &Write) -> Ended {
+        let Write::Create { key, .. } = write else { return Ended::Failed(None) };
+        let said = format!("{key} is there, and this object does not own it: remove it, so that it can be made anew");
+        tracing::warn!("{}: {said}", self.cr);
+        match view.forbidden(&said) {
+            Some(Step::Do(_, write)) if self.may_act() => match self.apply(&write).await {
+                Ok(_) => Ended::Waits(Some(Duration::ZERO)),
+                Err(e) => self.failed(&ObserveError::Api(e)),
+            },
+            _ => Ended::Failed(None),
         }
     }
 

@@ -94,6 +94,8 @@ pub enum Event {
     /// Other hands delete our pod and our PVC while we look away; of what that leads to, all has come until the
     /// driver has deleted a volume that nothing kept, and the PV is still there.
     ClaimGone,
+    /// Other hands take the labels off our PVC and pod.
+    LabelsGone,
     /// Somebody writes into the plan.
     PlanBroken,
     /// The setting `datamovers` names another one.
@@ -417,9 +419,10 @@ impl World {
 
     fn write(&mut self, write: &Write) {
         let api = Client::new(&self.server, Who::Controller, Some(&self.faults));
-        if now(apply(&api, write)).is_err() {
+        match now(apply(&api, write)) {
+            Ok(applied) => self.memory.note(write, applied),
             // The process dies; the next one knows nothing.
-            self.memory = Memory::default();
+            Err(_) => self.memory = Memory::default(),
         }
     }
 
@@ -540,6 +543,13 @@ impl World {
                 // Released, and deleted by the driver.
                 for _ in 0..2 {
                     volumes::pv_controller(server, &mut self.storage);
+                }
+            }
+            Event::LabelsGone => {
+                for key in self.our_pods().iter().chain([&self.our_claim()]) {
+                    if server.get(key).is_some() {
+                        server.patch(Who::Velero, key, &json!({ "metadata": { "labels": { names::CR_UID: null } } }));
+                    }
                 }
             }
             Event::MoverRenamed => self.limits.datamovers = vec!["another".to_owned()],

@@ -248,3 +248,16 @@ fn an_end_says_why_and_not_what_was_tried_last() {
         assert_eq!(patch["status"]["message"], said, "{message:?}");
     }
 }
+
+#[test]
+fn labels_that_others_take_off_our_objects_keep_nothing_from_its_end() {
+    at_every_point(Event::LabelsGone, |_, _, of, outcome| {
+        assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+    });
+    for scene in all_scenes() {
+        for after in 0..=writes(scene) {
+            let outcome = World::new(scene).at(after, Event::LabelsGone).at(after, Event::Cancel).run();
+            assert_clean(&outcome, &format!("{scene:?}, labels gone and canceled after {after}"));
+        }
+    }
+}

@@ -92,7 +92,7 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
     there.extend(set(&[
         "datauploads get list watch patch",
         "datadownloads get list watch patch",
-        "pods list watch create delete",
+        "pods get list watch create delete",
         "persistentvolumeclaims get list watch create delete",
         "volumesnapshots get list watch create delete",
         "backups list watch",
