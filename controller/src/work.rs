@@ -222,9 +222,10 @@ fn unsure(until: Option<Time>, action: Action, now: Time) -> Option<Duration> {
     Some(until_then(until, now))
 }
 
+/// `now` is the second that has begun, so that after this `until` has come. Never at once: a clock that was set back must not
+/// make it turn.
 fn until_then(until: Time, now: Time) -> Duration {
-    // A second more: times are whole seconds, and the decision is to be another one then.
-    Duration::from_secs(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0).saturating_add(1))
+    Duration::from_secs(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0).max(1))
 }
 
 #[cfg(test)]
@@ -258,7 +259,7 @@ mod tests {
     fn nothing_is_let_go_while_something_of_it_may_appear() {
         let (until, now) = (Some(Time(165)), Time(100));
         for action in [Action::Release, Action::Complete] {
-            assert_eq!(unsure(until, action, now), Some(Duration::from_secs(66)));
+            assert_eq!(unsure(until, action, now), Some(Duration::from_secs(65)));
             assert_eq!(unsure(until, action, Time(165)), None);
             assert_eq!(unsure(None, action, now), None);
         }
@@ -289,8 +290,12 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_that_changes_by_itself_is_looked_at_after_it_did() {
-        assert_eq!(until_then(Time(110), Time(100)), Duration::from_secs(11));
+    fn a_decision_that_changes_by_itself_is_looked_at_when_it_does() {
+        assert_eq!(until_then(Time(110), Time(100)), Duration::from_secs(10));
         assert_eq!(until_then(Time(90), Time(100)), Duration::from_secs(1));
+        // Canceled at the end of a second, seen in it: within ten seconds with those that the writes take.
+        let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
+        let (seen, pause) = (Time(100), until_then(Time(100).after(limits.cancel), Time(100)));
+        assert!(seen.after(pause) >= seen.after(limits.cancel) && pause <= Duration::from_secs(8), "{pause:?}");
     }
 }

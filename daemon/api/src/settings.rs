@@ -40,7 +40,7 @@ pub const ENTRIES: &[Entry] = &[
         "Velero's default-item-operation-timeout, from creation; orders the queue",
     ),
     entry("prepareTimeout", "30m0s", "duration", "Accepted for longer is Failed"),
-    entry("cancelTimeout", "10s", "duration", "a silent agent is not waited for any longer after a cancel"),
+    entry("cancelTimeout", "8s", "duration", "a silent agent is not waited for any longer after a cancel"),
     entry("nodeLostTimeout", "5m0s", "duration", "not ready for longer, a node is taken for lost"),
     entry("uploadRate", "0", "bytes per second and node", "0: no limit"),
     entry("downloadRate", "0", "bytes per second and node", "0: no limit"),
