@@ -73,8 +73,12 @@ impl Exposing<'_> {
     /// A lost node: its PVC may still be written to there, so the next attempt has one of its own.
     pub(super) fn lost(&self, plan: impl FnOnce(u32) -> String) -> Option<Step> {
         self.pod()?;
-        self.host.is_lost(self.now, self.limits.node_lost)?;
-        let body = json!({ "metadata": { "annotations": { names::PLAN: plan(self.attempt + 1) } } });
+        let why = self.host.is_lost(self.now, self.limits.node_lost)?;
+        let Some(next) = self.attempt.checked_add(1) else {
+            let said = format!("{why}, and after attempt {} of annotation {} there is none", self.attempt, names::PLAN);
+            return Some(fail(self.key(), self.cr, &said, self.now));
+        };
+        let body = json!({ "metadata": { "annotations": { names::PLAN: plan(next) } } });
         Some(patch(Action::NextAttempt, self.key(), self.cr, body))
     }
 

@@ -261,3 +261,25 @@ fn labels_that_others_take_off_our_objects_keep_nothing_from_its_end() {
         }
     }
 }
+
+#[test]
+fn after_the_last_attempt_there_is_none() {
+    for download in [false, true] {
+        let world = World::new(scenes(download)[0]).run_to(if download { 4 } else { 11 });
+        let uid = world.server.get(&world.cr).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+        let mut view = world.look().unwrap();
+        let (cr, pods, host, now) = match &mut view {
+            WorldView::Upload(view) => (&mut view.cr.metadata, &mut view.pods, &mut view.host, view.now),
+            WorldView::Download(view) => (&mut view.cr.metadata, &mut view.pods, &mut view.host, view.now),
+        };
+        let plan = cr.annotations[names::PLAN].replace("\"attempt\":1", &format!("\"attempt\":{}", u32::MAX));
+        cr.annotations.insert(names::PLAN.to_owned(), plan);
+        pods[0].metadata.name = names::of_attempt(&uid, u32::MAX);
+        host.not_ready_since = Some(Time(now.0 - 3600));
+        let Step::Do(Action::Fail, Write::Patch { patch, .. }) = view.next_step() else {
+            panic!("{:?}", view.next_step())
+        };
+        let said = patch["status"]["message"].as_str().unwrap();
+        assert!(said.contains("after attempt 4294967295 of annotation wherry.io/plan there is none"), "{said}");
+    }
+}
