@@ -41,13 +41,24 @@ struct Stage {
     since: Option<Instant>,
 }
 
+/// An object that was made for a CR.
+#[derive(Debug)]
+struct Made {
+    /// uid of the CR.
+    uid: String,
+    /// What the scheduler says of a pod.
+    refused: Option<String>,
+    /// A kept base, which needs its CR to be there, whatever its phase.
+    base: bool,
+}
+
 /// What is kept for it.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) registry: Arc<Registry>,
     stages: BTreeMap<Key, Stage>,
-    /// What was made for CRs in the namespace of Velero: the uid of its CR, and what the scheduler says of a pod.
-    made: BTreeMap<Key, (String, Option<String>)>,
+    /// What was made for CRs in the namespace of Velero.
+    made: BTreeMap<Key, Made>,
     left: Lasting,
     lonely: Lasting,
 }
@@ -110,7 +121,8 @@ impl Figures {
     pub(crate) fn made(&mut self, kind: Kind, object: &Value) {
         let meta = &object["metadata"];
         let uid = meta["labels"][names::CR_UID].as_str().unwrap_or_default().to_owned();
-        self.made.insert(wherry_api::watch::key_of(kind, object), (uid, unschedulable(object)));
+        let base = meta["labels"][names::BASE].is_string() && meta["deletionTimestamp"].is_null();
+        self.made.insert(wherry_api::watch::key_of(kind, object), Made { uid, refused: unschedulable(object), base });
     }
 
     /// It is gone.
@@ -143,7 +155,12 @@ impl Figures {
         let needed: BTreeSet<&str> =
             ours.values().filter(|known| !known.phase.is_terminal()).map(|known| known.uid.as_str()).collect();
         let held = ours.iter().filter(|(_, known)| known.phase.is_terminal() && !known.over).map(|(key, _)| *key);
-        let orphans = self.made.iter().filter(|(_, (uid, _))| !needed.contains(uid.as_str())).map(|(key, _)| key);
+        let there: BTreeSet<&str> = known.values().map(|known| known.uid.as_str()).collect();
+        let is_needed = |made: &Made| match made.base {
+            true => there.contains(made.uid.as_str()),
+            false => needed.contains(made.uid.as_str()),
+        };
+        let orphans = self.made.iter().filter(|(_, made)| !is_needed(made)).map(|(key, _)| key);
         let left = self.left.now(&held.chain(orphans).collect(), now, LEFT);
         let alone = |known: &Known| match (agents, known.node.as_str()) {
             (None, _) => false,
@@ -196,9 +213,9 @@ impl Figures {
             let text = "it has ended, and not all that was made for it is gone: see the log of the controller";
             say(key, LEFTOVERS, text.to_owned());
         }
-        for (pod, (uid, refused)) in &self.made {
-            let Some(refused) = refused else { continue };
-            if let Some((key, _)) = ours.iter().find(|(_, known)| known.uid == *uid && !known.phase.is_terminal()) {
+        for (pod, made) in &self.made {
+            let Some(refused) = &made.refused else { continue };
+            if let Some((key, _)) = ours.iter().find(|(_, known)| known.uid == made.uid && !known.phase.is_terminal()) {
                 say(key, UNSCHEDULABLE, format!("no node takes pod {}: {refused}", pod.name));
             }
         }

@@ -2,6 +2,8 @@
 //! with a second controller one write behind; the invariants hold at every moment.
 #![forbid(unsafe_code)]
 
+#[path = "controller/bases.rs"]
+mod bases;
 #[path = "controller/enumerate.rs"]
 mod enumerate;
 #[path = "controller/others.rs"]

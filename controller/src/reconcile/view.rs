@@ -3,7 +3,7 @@
 use std::time::Duration;
 use wherry_api::cluster::{Attachment, Claim, Pod, StorageClass, Volume};
 use wherry_api::{
-    DataDownload, DataUpload, DownloadPlan, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names,
+    ByClass, DataDownload, DataUpload, DownloadPlan, KeepBase, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names,
 };
 
 /// Settings that decisions rest on.
@@ -21,6 +21,8 @@ pub struct Limits {
     pub hosting_image: String,
     /// Priority class of hosting pods; empty: none.
     pub hosting_priority_class: String,
+    /// Whether storage snapshots are kept, by class of the source PVC.
+    pub keep_base: ByClass<KeepBase>,
 }
 
 impl From<&Settings> for Limits {
@@ -32,6 +34,7 @@ impl From<&Settings> for Limits {
             node_lost: settings.node_lost_timeout,
             hosting_image: settings.hosting_image.clone(),
             hosting_priority_class: settings.hosting_priority_class.clone(),
+            keep_base: settings.keep_base.clone(),
         }
     }
 }
@@ -111,10 +114,14 @@ pub struct UploadView {
     pub volumes: Vec<Volume>,
     /// Our pods, of every attempt.
     pub pods: Vec<Pod>,
-    /// The source PVC; only looked at before there is a plan.
+    /// The live PVC of the source's name; only looked at before there is a plan, and when the upload is Completed and its PVC gone.
     pub source: Option<Claim>,
-    /// Its PV; likewise.
+    /// Its PV; only looked at before there is a plan.
     pub source_volume: Option<Volume>,
+    /// The driver lists changed blocks; only looked at when the upload is Completed, and where the setting keepBase rests on it.
+    pub changed_blocks: bool,
+    /// Kept VolumeSnapshots of other uploads of the same source PVC; only looked at when this one is Completed.
+    pub bases: Vec<VolumeSnapshot>,
     /// The storage class of our PVC.
     pub class: Option<StorageClass>,
     /// The node of the current attempt's pod.

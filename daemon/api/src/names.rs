@@ -22,6 +22,13 @@ pub const EXCLUDE: &str = "velero.io/exclude-from-backup";
 pub const ORIGINAL_POLICY: &str = "wherry.io/original-reclaim-policy";
 /// Annotation of a PV that changes hands: uid of the PVC that gets it.
 pub const TARGET_UID: &str = "wherry.io/target-uid";
+/// Label of our VolumeSnapshot of the newest Completed backup of a volume, where that is kept: uid of the source PVC. There is
+/// one of each, and it outlives its upload, not its DataUpload.
+pub const BASE: &str = "wherry.io/base";
+/// Annotation beside it, see [`Base`](crate::Base).
+pub const BASE_OF: &str = "wherry.io/base-of";
+/// Name of the CustomResourceDefinition by which a driver says that it lists changed blocks; its objects have the drivers' names.
+pub const METADATA_SERVICES: &str = "snapshotmetadataservices.cbt.storage.k8s.io";
 /// Annotation of a VolumeSnapshotContent: its VolumeSnapshot is being deleted. Without it the sidecar does not let a
 /// content go that is bound.
 pub const BEING_DELETED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";

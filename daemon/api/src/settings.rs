@@ -1,5 +1,6 @@
 //! ConfigMap `wherry`: every setting, its default and its unit.
 
+use crate::by_class::{ByClass, KeepBase, is_class, keep_base, split};
 use crate::quantity::quantity;
 use crate::time::parse_duration;
 use std::collections::BTreeMap;
@@ -19,10 +20,16 @@ pub struct Entry {
     pub unit: &'static str,
     /// What it does.
     pub about: &'static str,
+    /// `KEY.CLASS` says it for the volumes of one StorageClass, `KEY` for all others.
+    pub by_class: bool,
 }
 
 const fn entry(key: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Entry {
-    Entry { key, default, unit, about }
+    Entry { key, default, unit, about, by_class: false }
+}
+
+const fn by_class(key: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Entry {
+    Entry { key, default, unit, about, by_class: true }
 }
 
 /// All keys. Any other is an error: a typing mistake must not go unseen.
@@ -47,6 +54,12 @@ pub const ENTRIES: &[Entry] = &[
     entry("kubeletRoot", "/var/lib/kubelet", "path", "root directory of the kubelet on the nodes"),
     entry("hostingImage", "", "image", "image of hosting pods and Jobs; empty: that of the controller"),
     entry("hostingPriorityClass", "", "name", "priority class of hosting pods; empty: none"),
+    by_class(
+        "keepBase",
+        "auto",
+        "auto, always or never",
+        "the newest backup's storage snapshot of a volume is kept; auto: where the driver lists changed blocks",
+    ),
     entry("forgetInterval", "1h0m0s", "duration", "between two Jobs that forget, of one repository; 0: none is made"),
     entry("gcInterval", "24h0m0s", "duration", "between two gc of one repository; 0: none is made"),
     entry("gcOverdue", "96h0m0s", "duration", "an Event says that no gc has succeeded for so long; 0: never"),
@@ -101,6 +114,8 @@ pub struct Settings {
     pub hosting_image: String,
     /// `hostingPriorityClass`.
     pub hosting_priority_class: String,
+    /// `keepBase`, by class of the source PVC.
+    pub keep_base: ByClass<KeepBase>,
     /// `forgetInterval`; zero: never.
     pub forget_interval: Duration,
     /// `gcInterval`; zero: never.
@@ -135,10 +150,8 @@ impl Settings {
     /// Reads `data` of the ConfigMap. All that is wrong is said at once, by key.
     pub fn parse(data: &BTreeMap<String, String>) -> Result<Self, Vec<BadSetting>> {
         let mut read = Reader { data, wrong: Vec::new() };
-        for key in data.keys().filter(|key| !ENTRIES.iter().any(|entry| entry.key == *key)) {
-            let known = ENTRIES.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", ");
-            read.wrong
-                .push(BadSetting { key: key.clone(), reason: format!("there is no such setting; known: {known}") });
+        for (key, reason) in data.keys().filter_map(|key| Some((key, unknown(key)?))) {
+            read.wrong.push(BadSetting { key: key.clone(), reason });
         }
         let settings = Self {
             datamovers: read.get("datamovers", names),
@@ -156,6 +169,7 @@ impl Settings {
             kubelet_root: read.get("kubeletRoot", path),
             hosting_image: read.get("hostingImage", any),
             hosting_priority_class: read.get("hostingPriorityClass", any),
+            keep_base: read.get_by_class("keepBase", keep_base),
             forget_interval: read.get("forgetInterval", interval),
             gc_interval: read.get("gcInterval", interval),
             gc_overdue: read.get("gcOverdue", duration),
@@ -176,6 +190,26 @@ impl Settings {
     }
 }
 
+/// Why there is no such setting.
+fn unknown(key: &str) -> Option<String> {
+    if ENTRIES.iter().any(|entry| entry.key == key) {
+        return None;
+    }
+    match split(key) {
+        Some((of, class)) if ENTRIES.iter().any(|entry| entry.by_class && entry.key == of) => {
+            (!is_class(class)).then(|| format!("{class:?} is no name that a StorageClass can have"))
+        }
+        Some((of, _)) if ENTRIES.iter().any(|entry| entry.key == of) => {
+            let those = ENTRIES.iter().filter(|entry| entry.by_class).map(|entry| entry.key).collect::<Vec<_>>().join(", ");
+            Some(format!("{of} is the same for all storage classes; those that may differ: {those}"))
+        }
+        _ => {
+            let known = ENTRIES.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", ");
+            Some(format!("there is no such setting; known: {known}"))
+        }
+    }
+}
+
 struct Reader<'a> {
     data: &'a BTreeMap<String, String>,
     wrong: Vec<BadSetting>,
@@ -185,10 +219,26 @@ impl Reader<'_> {
     fn get<T: Default>(&mut self, key: &str, read: fn(&str) -> Result<T, String>) -> T {
         let default = ENTRIES.iter().find(|entry| entry.key == key).map_or("", |entry| entry.default);
         let text = self.data.get(key).map_or(default, |text| text.trim());
+        self.read(key, text, read)
+    }
+
+    fn read<T: Default>(&mut self, key: &str, text: &str, read: fn(&str) -> Result<T, String>) -> T {
         read(text).unwrap_or_else(|reason| {
             self.wrong.push(BadSetting { key: key.to_owned(), reason });
             T::default()
         })
+    }
+
+    fn get_by_class<T: Default>(&mut self, key: &str, read: fn(&str) -> Result<T, String>) -> ByClass<T> {
+        let other = self.get(key, read);
+        let mut of = BTreeMap::new();
+        for (name, text) in self.data {
+            // A class of no possible name is said already.
+            if let Some((_, class)) = split(name).filter(|(of, class)| *of == key && is_class(class)) {
+                of.insert(class.to_owned(), self.read(name, text.trim(), read));
+            }
+        }
+        ByClass { other, of }
     }
 }
 
@@ -271,11 +321,37 @@ mod tests {
             "duration" => "77s",
             "path" => "/other",
             "quantity" => "777Mi",
+            "auto, always or never" => "always",
             _ => "other",
         };
         for entry in ENTRIES {
             let changed = Settings::parse(&data(&[(entry.key, other(entry))])).unwrap();
             assert_ne!(changed, Settings::parse(&data(&[])).unwrap(), "{} changes nothing", entry.key);
+            if entry.by_class {
+                let of_class = format!("{}.fast.example", entry.key);
+                let of_class = Settings::parse(&data(&[(&of_class, other(entry))])).unwrap();
+                assert!(of_class != changed && of_class != Settings::parse(&data(&[])).unwrap(), "{}", entry.key);
+            }
+        }
+    }
+
+    #[test]
+    fn a_class_may_have_its_own() {
+        let read = |pairs: &[(&str, &str)]| Settings::parse(&data(pairs));
+        let settings = read(&[("keepBase", "never"), ("keepBase.fast", "always"), ("keepBase.a.b", " auto ")]).unwrap();
+        let of = |class: &str| *settings.keep_base.of(class);
+        assert_eq!((of("fast"), of("a.b")), (KeepBase::Always, KeepBase::Auto));
+        assert_eq!((of("slow"), of("")), (KeepBase::Never, KeepBase::Never));
+        for (key, value, said) in [
+            ("keepBase.fast", "yes", "\"yes\" is none of auto, always, never"),
+            ("keepBase.Fast", "always", "\"Fast\" is no name that a StorageClass can have"),
+            ("keepBase.", "always", "\"\" is no name that a StorageClass can have"),
+            ("maxActive.fast", "3", "maxActive is the same for all storage classes"),
+            ("keepbase.fast", "always", "there is no such setting"),
+        ] {
+            let wrong = read(&[(key, value)]).unwrap_err();
+            assert_eq!((wrong.len(), wrong[0].key.as_str()), (1, key));
+            assert!(wrong[0].reason.starts_with(said), "{}", wrong[0]);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::agent::{AgentProcess, Turn};
 use super::clock::now;
 use super::invariants::Invariants;
-use super::scene::{Scene, others};
+use super::scene::{Scene, before, others};
 use super::server::{Client, Faults, How, Server, Who};
 use super::snapshots::text;
 use super::{snapshots, volumes};
@@ -17,6 +17,7 @@ use wherry_api::{SnapshotId, Time, names};
 use wherry_controller::apply::apply;
 use wherry_controller::observe::{self, Memory, View};
 use wherry_controller::reconcile::{Limits, Step, Write};
+use wherry_controller::sweep;
 
 /// What a volume holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +136,7 @@ pub struct World {
     pub agent: AgentProcess,
     /// The CR.
     pub cr: Key,
+    settings: BTreeMap<String, String>,
     limits: Limits,
     faults: Arc<Mutex<Faults>>,
     triggers: Vec<Trigger>,
@@ -163,10 +165,11 @@ impl World {
         let mut storage = Storage::default();
         let cr = scene.set(&server, &mut storage);
         let settings = BTreeMap::from([("hostingImage".to_owned(), "wherry:test".to_owned())]);
-        let settings = Settings::parse(&settings).unwrap();
+        let limits = Limits::from(&Settings::parse(&settings).unwrap());
         Self {
             invariants: Invariants::new(scene, &server, &cr),
-            limits: Limits::from(&settings),
+            settings,
+            limits,
             faults: Arc::default(),
             triggers: Vec::new(),
             memory: Memory::default(),
@@ -184,6 +187,47 @@ impl World {
             cr,
         }
         .settled()
+    }
+
+    /// Settings that differ from what is usual.
+    ///
+    /// # Panics
+    /// When there are no such settings.
+    pub fn set(mut self, pairs: &[(&str, &str)]) -> Self {
+        self.settings.extend(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        self.limits = Limits::from(&self.settings());
+        self
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::parse(&self.settings).unwrap()
+    }
+
+    /// An upload of a volume of which a base is kept already, and with that setting of `keepBase`.
+    pub fn keeping(mut self, keep: &str) -> Self {
+        before(&self.server, &mut self.storage);
+        self.invariants.keeps = keep == "always";
+        self.set(&[("keepBase", keep)]).settled()
+    }
+
+    /// What the controller does at its start and once an hour, until nothing changes any more; gives how many bases it dropped.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn sweep(&mut self) -> usize {
+        let mut dropped = 0;
+        loop {
+            let api = Client::new(&self.server, Who::Controller, None);
+            let now_dropped = now(sweep::bases(&api, "velero", &self.settings(), || Ok(()))).unwrap();
+            dropped += now_dropped;
+            let mut changed = now_dropped > 0;
+            while self.others_act() {
+                changed = true;
+            }
+            if !changed {
+                return dropped;
+            }
+        }
     }
 
     /// Velero makes a CR when what it is about is bound and ready.
