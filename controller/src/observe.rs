@@ -291,6 +291,9 @@ pub async fn upload<A: Api>(
     let claims: Vec<Claim> = look.labelled(Kind::Claim, &cr.metadata).await?;
     let ended = cr.status.phase == Phase::Completed && cr.metadata.has_finalizer(names::FINALIZER);
     let settles = ended && pods.is_empty() && claims.is_empty();
+    // Settings may have changed since it was made.
+    let made = claims.iter().find_map(|claim| claim.spec.storage_class_name.as_deref());
+    let class_name = made.unwrap_or_else(|| limits.class_for(&csi.storage_class)).to_owned();
     let (mut changed_blocks, mut bases) = (false, Vec::new());
     let (source, source_volume) = match &plan {
         Some(plan) if settles && plan.source_uid.is_some() => {
@@ -319,7 +322,7 @@ pub async fn upload<A: Api>(
         volumes: look.volumes(&cr.metadata, "").await?,
         changed_blocks,
         bases,
-        class: look.get::<StorageClass>(Kind::StorageClass, "", &csi.storage_class).await?,
+        class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
         host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
         first,
         first_content,

@@ -21,8 +21,11 @@ fn owner(kind: Kind, cr: &Meta) -> Value {
     }])
 }
 
+/// The access mode of a PVC that nobody writes to.
+const READ_ONLY: &str = "ReadOnlyMany";
+
 /// Whether the PVC is a device.
-pub(super) fn is_block(claim: &Claim) -> bool {
+fn is_block(claim: &Claim) -> bool {
     claim.spec.volume_mode.as_deref() == Some("Block")
 }
 
@@ -122,17 +125,20 @@ pub(super) fn snapshot(cr: &Meta, plan: &UploadPlan) -> Value {
     })
 }
 
-/// The PVC of an attempt at an upload, made from our VolumeSnapshot.
-pub(super) fn upload_claim(cr: &Meta, plan: &UploadPlan, name: &str) -> Value {
+/// The PVC of an attempt at an upload, made from our VolumeSnapshot, as the settings for the source's class have it.
+pub(super) fn upload_claim(cr: &Meta, plan: &UploadPlan, limits: &Limits, name: &str) -> Value {
+    let of = plan.storage_class.as_str();
+    let mode = if *limits.backup_read_only.of(of) { READ_ONLY } else { "ReadWriteOnce" };
     json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "metadata": {
-            "name": name, "namespace": cr.namespace, "labels": labels(cr), "ownerReferences": owner(Kind::DataUpload, cr),
+            "name": name, "namespace": cr.namespace, "labels": labels(cr), "annotations": limits.backup_annotations.of(of),
+            "ownerReferences": owner(Kind::DataUpload, cr),
         },
         "spec": {
-            "accessModes": ["ReadWriteOnce"],
+            "accessModes": [mode],
             "volumeMode": plan.source_volume_mode,
-            "storageClassName": plan.storage_class,
+            "storageClassName": limits.class_for(of),
             "resources": { "requests": { "storage": plan.restore_size.unwrap_or_default().to_string() } },
             "dataSource": {
                 "apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": names::object(&cr.uid),
@@ -181,7 +187,8 @@ pub(super) fn download_claim(cr: &Meta, target: &Claim, size: &str, node: Option
 
 /// The hosting pod: while it runs, the kubelet keeps the volume published. It changes nothing on it: no fsGroup, no
 /// relabelling.
-pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, block: bool, node: Option<&str>) -> Value {
+pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, claim: &Claim, node: Option<&str>) -> Value {
+    let block = is_block(claim);
     let mut container = json!({
         "name": "hold", "image": limits.hosting_image, "command": ["/usr/bin/wherry", "hold"],
         "resources": {
@@ -207,12 +214,17 @@ pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, block: boo
             { "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [node] }] },
         ] } });
     }
+    let mut source = json!({ "claimName": name });
+    // Of an upload: the target of a restore may ask for the same.
+    if kind == Kind::DataUpload && claim.spec.access_modes == [READ_ONLY] {
+        source["readOnly"] = json!(true);
+    }
     let mut spec = json!({
         "restartPolicy": "Always",
         "automountServiceAccountToken": false,
         "terminationGracePeriodSeconds": 1,
         "containers": [container],
-        "volumes": [{ "name": "volume", "persistentVolumeClaim": { "claimName": name } }],
+        "volumes": [{ "name": "volume", "persistentVolumeClaim": source }],
         "affinity": affinity,
     });
     if !limits.hosting_priority_class.is_empty() {

@@ -110,7 +110,7 @@ impl Exposing<'_> {
             // A PV says itself where it can be used; until there is one, it is to be where the target's pod will run.
             let node = found.metadata.annotation(wherry_api::cluster::SELECTED_NODE);
             let node = self.chosen(node).filter(|_| !bound && self.kind == Kind::DataDownload);
-            let object = build::pod(self.cr, self.kind, &name, self.limits, build::is_block(found), node);
+            let object = build::pod(self.cr, self.kind, &name, self.limits, found, node);
             return ControlFlow::Break(create(Action::MakePod, Key::new(Kind::Pod, &self.cr.namespace, &name), object));
         };
         if pod.metadata.is_going() {

@@ -57,6 +57,16 @@ impl Step {
         Self::Wait { why: why.into(), until: None }
     }
 
+    /// The same, but looked at again by then.
+    fn no_later_than(self, time: Option<Time>) -> Self {
+        match (self, time) {
+            (Self::Wait { why, until }, Some(time)) => {
+                Self::Wait { why, until: Some(until.map_or(time, |until| until.min(time))) }
+            }
+            (step, _) => step,
+        }
+    }
+
     fn wait_until(why: impl Into<String>, until: Time) -> Self {
         Self::Wait { why: why.into(), until: Some(until) }
     }

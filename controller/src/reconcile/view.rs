@@ -1,9 +1,10 @@
 //! What is observed of one CR: everything that a decision may rest on.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 use wherry_api::cluster::{Attachment, Claim, Pod, StorageClass, Volume};
 use wherry_api::{
-    ByClass, DataDownload, DataUpload, DownloadPlan, KeepBase, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names,
+    ByClass, DataDownload, DataUpload, DownloadPlan, KeepBase, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, WaitForNode, names,
 };
 
 /// Settings that decisions rest on.
@@ -23,6 +24,21 @@ pub struct Limits {
     pub hosting_priority_class: String,
     /// Whether storage snapshots are kept, by class of the source PVC.
     pub keep_base: ByClass<KeepBase>,
+    /// The class of our PVC, by that of the source; empty: the same.
+    pub backup_storage_class: ByClass<String>,
+    /// Whether our PVC is read-only, by class of the source.
+    pub backup_read_only: ByClass<bool>,
+    /// Annotations of our PVC, by class of the source.
+    pub backup_annotations: ByClass<BTreeMap<String, String>>,
+    /// Whether a restore waits for the node of the target's pod, by class of the target.
+    pub wait_for_node: ByClass<WaitForNode>,
+}
+
+impl Limits {
+    /// The class of the PVC that an upload of a volume of that class makes.
+    pub(crate) fn class_for<'a>(&'a self, source: &'a str) -> &'a str {
+        Some(self.backup_storage_class.of(source).as_str()).filter(|class| !class.is_empty()).unwrap_or(source)
+    }
 }
 
 impl From<&Settings> for Limits {
@@ -35,6 +51,10 @@ impl From<&Settings> for Limits {
             hosting_image: settings.hosting_image.clone(),
             hosting_priority_class: settings.hosting_priority_class.clone(),
             keep_base: settings.keep_base.clone(),
+            backup_storage_class: settings.backup_storage_class.clone(),
+            backup_read_only: settings.backup_read_only.clone(),
+            backup_annotations: settings.backup_annotations.clone(),
+            wait_for_node: settings.wait_for_node.clone(),
         }
     }
 }

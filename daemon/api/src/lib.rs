@@ -34,7 +34,7 @@ pub mod upload;
 pub mod watch;
 
 pub use base::Base;
-pub use by_class::{ByClass, KeepBase};
+pub use by_class::{ByClass, KeepBase, WaitForNode};
 pub use download::DataDownload;
 pub use location::BackupStorageLocation;
 pub use meta::Meta;

@@ -1,6 +1,8 @@
 //! ConfigMap `wherry`: every setting, its default and its unit.
 
-use crate::by_class::{ByClass, KeepBase, is_class, keep_base, split};
+use crate::by_class::{
+    ByClass, KeepBase, WaitForNode, annotations, class, is_class, keep_base, split, wait_for_node,
+};
 use crate::quantity::quantity;
 use crate::time::parse_duration;
 use std::collections::BTreeMap;
@@ -60,6 +62,15 @@ pub const ENTRIES: &[Entry] = &[
         "auto, always or never",
         "the newest backup's storage snapshot of a volume is kept; auto: where the driver lists changed blocks",
     ),
+    by_class("backupStorageClass", "", "name", "class of the PVC that an upload reads; empty: that of the source PVC"),
+    by_class("backupReadOnly", "false", "true or false", "that PVC is asked for as ReadOnlyMany, and mounted so"),
+    by_class("backupAnnotations", "{}", "JSON object of texts", "annotations of that PVC"),
+    by_class(
+        "waitForNode",
+        "always",
+        "always, never or duration",
+        "a restore into a class of WaitForFirstConsumer (the target's class counts) waits until a pod that uses the PVC has a node",
+    ),
     entry("forgetInterval", "1h0m0s", "duration", "between two Jobs that forget, of one repository; 0: none is made"),
     entry("gcInterval", "24h0m0s", "duration", "between two gc of one repository; 0: none is made"),
     entry("gcOverdue", "96h0m0s", "duration", "an Event says that no gc has succeeded for so long; 0: never"),
@@ -116,6 +127,14 @@ pub struct Settings {
     pub hosting_priority_class: String,
     /// `keepBase`, by class of the source PVC.
     pub keep_base: ByClass<KeepBase>,
+    /// `backupStorageClass`, by class of the source PVC; empty: that one.
+    pub backup_storage_class: ByClass<String>,
+    /// `backupReadOnly`, by class of the source PVC.
+    pub backup_read_only: ByClass<bool>,
+    /// `backupAnnotations`, by class of the source PVC.
+    pub backup_annotations: ByClass<BTreeMap<String, String>>,
+    /// `waitForNode`, by class of the target PVC.
+    pub wait_for_node: ByClass<WaitForNode>,
     /// `forgetInterval`; zero: never.
     pub forget_interval: Duration,
     /// `gcInterval`; zero: never.
@@ -170,6 +189,10 @@ impl Settings {
             hosting_image: read.get("hostingImage", any),
             hosting_priority_class: read.get("hostingPriorityClass", any),
             keep_base: read.get_by_class("keepBase", keep_base),
+            backup_storage_class: read.get_by_class("backupStorageClass", class),
+            backup_read_only: read.get_by_class("backupReadOnly", truth),
+            backup_annotations: read.get_by_class("backupAnnotations", annotations),
+            wait_for_node: read.get_by_class("waitForNode", wait_for_node),
             forget_interval: read.get("forgetInterval", interval),
             gc_interval: read.get("gcInterval", interval),
             gc_overdue: read.get("gcOverdue", duration),
@@ -322,6 +345,8 @@ mod tests {
             "path" => "/other",
             "quantity" => "777Mi",
             "auto, always or never" => "always",
+            "always, never or duration" => "77s",
+            "JSON object of texts" => "{\"a\": \"b\"}",
             _ => "other",
         };
         for entry in ENTRIES {
