@@ -4,6 +4,8 @@
 
 #[path = "controller/bases.rs"]
 mod bases;
+#[path = "controller/classes.rs"]
+mod classes;
 #[path = "controller/enumerate.rs"]
 mod enumerate;
 #[path = "controller/others.rs"]

@@ -116,6 +116,17 @@ impl Exposing<'_> {
         if pod.metadata.is_going() {
             return ControlFlow::Break(self.wait(format!("pod {} is going", pod.metadata.name)));
         }
+        // It is deleted with all the rest: one that was made again would come back the same.
+        if let Some(what) = build::changes_volume(pod) {
+            let message = format!(
+                "admission gave pod {} {what}: it was refused, as nothing may change the volume. Let nothing set that for pods of \
+                 this namespace; on OpenShift apply controller/deploy/openshift, whose SCC wherry-hosting is for them, and name it \
+                 in setting hostingScc (annotation {} of the pod)",
+                pod.metadata.name,
+                names::REQUIRED_SCC
+            );
+            return ControlFlow::Break(fail(self.key(), self.cr, &message, self.now));
+        }
         // Evicted, or refused by its kubelet: it never runs again.
         if matches!(pod.status.phase.as_str(), "Failed" | "Succeeded") {
             return ControlFlow::Break(remove_pod(pod));

@@ -22,6 +22,8 @@ pub struct Limits {
     pub hosting_image: String,
     /// Priority class of hosting pods; empty: none.
     pub hosting_priority_class: String,
+    /// SecurityContextConstraints that hosting pods must get; empty: any.
+    pub hosting_scc: String,
     /// Whether storage snapshots are kept, by class of the source PVC.
     pub keep_base: ByClass<KeepBase>,
     /// The class of our PVC, by that of the source; empty: the same.
@@ -50,6 +52,7 @@ impl From<&Settings> for Limits {
             node_lost: settings.node_lost_timeout,
             hosting_image: settings.hosting_image.clone(),
             hosting_priority_class: settings.hosting_priority_class.clone(),
+            hosting_scc: settings.hosting_scc.clone(),
             keep_base: settings.keep_base.clone(),
             backup_storage_class: settings.backup_storage_class.clone(),
             backup_read_only: settings.backup_read_only.clone(),

@@ -42,6 +42,8 @@ pub const BACKUP_NAME: &str = "velero.io/backup-name";
 pub const BACKUP_UID: &str = "velero.io/backup-uid";
 /// Label of a DataUpload: uid of the PVC.
 pub const PVC_UID: &str = "velero.io/pvc-uid";
+/// Annotation of a pod on OpenShift: the SecurityContextConstraints that it must get, or it is refused.
+pub const REQUIRED_SCC: &str = "openshift.io/required-scc";
 /// Label of agent pods.
 pub const AGENT_LABEL: &str = "wherry.io/agent";
 

@@ -56,6 +56,12 @@ pub const ENTRIES: &[Entry] = &[
     entry("kubeletRoot", "/var/lib/kubelet", "path", "root directory of the kubelet on the nodes"),
     entry("hostingImage", "", "image", "image of hosting pods and Jobs; empty: that of the controller"),
     entry("hostingPriorityClass", "", "name", "priority class of hosting pods; empty: none"),
+    entry(
+        "hostingScc",
+        "",
+        "name",
+        "on OpenShift, the SecurityContextConstraints that hosting pods must get (openshift.io/required-scc); empty: any",
+    ),
     by_class(
         "keepBase",
         "auto",
@@ -125,6 +131,8 @@ pub struct Settings {
     pub hosting_image: String,
     /// `hostingPriorityClass`.
     pub hosting_priority_class: String,
+    /// `hostingScc`.
+    pub hosting_scc: String,
     /// `keepBase`, by class of the source PVC.
     pub keep_base: ByClass<KeepBase>,
     /// `backupStorageClass`, by class of the source PVC; empty: that one.
@@ -188,6 +196,7 @@ impl Settings {
             kubelet_root: read.get("kubeletRoot", path),
             hosting_image: read.get("hostingImage", any),
             hosting_priority_class: read.get("hostingPriorityClass", any),
+            hosting_scc: read.get("hostingScc", any),
             keep_base: read.get_by_class("keepBase", keep_base),
             backup_storage_class: read.get_by_class("backupStorageClass", class),
             backup_read_only: read.get_by_class("backupReadOnly", truth),
