@@ -7,6 +7,7 @@ use crate::tell::Said;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wherry_api::api::{Key, Kind};
 use wherry_api::events::{DEADLINE_AT_RISK, LEFTOVERS, NO_AGENT, Reason, UNSCHEDULABLE};
@@ -61,6 +62,8 @@ pub(crate) struct Figures {
     made: BTreeMap<Key, Made>,
     left: Lasting,
     lonely: Lasting,
+    /// Contents and PVs that the sweep found to be nobody's, and could not remove.
+    in_cluster: Arc<AtomicUsize>,
 }
 
 /// The value of label `kind`.
@@ -75,7 +78,13 @@ fn flag(is: bool) -> f64 {
 impl Figures {
     pub(crate) fn new(registry: Arc<Registry>) -> Self {
         let (stages, made) = (BTreeMap::new(), BTreeMap::new());
-        Self { registry, stages, made, left: Lasting::default(), lonely: Lasting::default() }
+        let in_cluster = Arc::default();
+        Self { registry, stages, made, left: Lasting::default(), lonely: Lasting::default(), in_cluster }
+    }
+
+    /// Where the sweep says what is left of the cluster's.
+    pub(crate) fn left_in_cluster(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.in_cluster)
     }
 
     /// A CR as the watch tells of it.
@@ -173,7 +182,7 @@ impl Figures {
             ours.iter().filter(|(_, known)| at_risk(known, settings, time)).map(|(key, _)| (*key).clone()).collect();
 
         let registry = &self.registry;
-        registry.set(&metrics::LEFTOVERS, &[], left.len() as f64);
+        registry.set(&metrics::LEFTOVERS, &[], (left.len() + self.in_cluster.load(Ordering::Relaxed)) as f64);
         for (work, kind) in [(Work::Backup, UPLOAD), (Work::Restore, DOWNLOAD)] {
             let of = |key: &&Key| ours.get(*key).is_some_and(|known| known.work == work);
             registry.set(&metrics::AT_RISK, &[kind], late.iter().filter(of).count() as f64);

@@ -14,6 +14,7 @@ mod figures;
 mod holder;
 pub mod jobs;
 mod known;
+pub mod leaks;
 pub mod lease;
 pub mod observe;
 pub mod queue;

@@ -254,8 +254,21 @@ pub async fn upload<A: Api>(
     now: Time,
     memory: Memory,
 ) -> Result<Option<UploadView>, ObserveError> {
+    match (Looker { api }).cr::<DataUpload>(Kind::DataUpload, namespace, name).await? {
+        Some(cr) => upload_of(api, cr, limits, now, memory).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Looks at all around a DataUpload.
+pub(crate) async fn upload_of<A: Api>(
+    api: &A,
+    cr: DataUpload,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<UploadView, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.cr::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
     let ours = names::object(&cr.metadata.uid);
     let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;
     let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
@@ -311,7 +324,7 @@ pub async fn upload<A: Api>(
             (source, volume)
         }
     };
-    Ok(Some(UploadView {
+    Ok(UploadView {
         now,
         limits: limits.clone(),
         admitted: memory.admitted,
@@ -330,7 +343,7 @@ pub async fn upload<A: Api>(
         source,
         source_volume,
         cr,
-    }))
+    })
 }
 
 /// Looks at one DataDownload and all around it. `None`: it is gone.
@@ -342,8 +355,21 @@ pub async fn download<A: Api>(
     now: Time,
     memory: Memory,
 ) -> Result<Option<DownloadView>, ObserveError> {
+    match (Looker { api }).cr::<DataDownload>(Kind::DataDownload, namespace, name).await? {
+        Some(cr) => download_of(api, cr, limits, now, memory).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Looks at all around a DataDownload.
+pub(crate) async fn download_of<A: Api>(
+    api: &A,
+    cr: DataDownload,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<DownloadView, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.cr::<DataDownload>(Kind::DataDownload, namespace, name).await? else { return Ok(None) };
     let plan = DownloadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid).ok();
     let done = DataDone::parse(cr.metadata.annotation(names::DATA_DONE), &cr.metadata.uid).ok();
     let to = &cr.spec.target_volume;
@@ -356,7 +382,7 @@ pub async fn download<A: Api>(
         &api.list(Kind::Attachment, "", &[]).await?,
     );
     let of_ours = |name: &str| volumes.iter().any(|volume| volume.metadata.name == name);
-    Ok(Some(DownloadView {
+    Ok(DownloadView {
         now,
         limits: limits.clone(),
         admitted: memory.admitted,
@@ -369,5 +395,5 @@ pub async fn download<A: Api>(
         volumes,
         pods,
         cr,
-    }))
+    })
 }

@@ -186,7 +186,7 @@ impl Loop {
             settings: self.in_force.subscribe(),
             held: self.held.clone(),
         };
-        watches.spawn(sweep::run(around.clone()));
+        watches.spawn(sweep::run(around.clone(), self.figures.left_in_cluster()));
         watches.spawn(jobs::run(around));
         let mut stop = self.stop.clone();
         let (mut renew, mut reload) = (tokio::time::Instant::now() + RENEW, tokio::time::Instant::now() + RELOAD);

@@ -1,11 +1,15 @@
-//! What no CR has removed: at the start of a controller that acts, and once an hour, bases that are not wanted any more are
-//! dropped. `controller/docs/kept-bases.md`.
+//! What no CR removes: at the start of a controller that acts, and once an hour, bases that are not wanted any more are dropped
+//! (`controller/docs/kept-bases.md`), and what is left of CRs that are gone or done is removed ([`crate::leaks`]).
 
 use crate::apply::apply;
 use crate::jobs::Around;
-use crate::observe::lists_changed_blocks;
-use crate::reconcile::{Write, base_of};
+use crate::leaks::{Found, leaks};
+use crate::observe::{ObserveError, lists_changed_blocks};
+use crate::reconcile::{Limits, Write, base_of};
+use crate::work::time;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wherry_api::api::{Api, ApiError, Guard, Key, Kind, Refusal};
 use wherry_api::cluster::Claim;
@@ -14,8 +18,10 @@ use wherry_api::{Base, DataUpload, KeepBase, Settings, VolumeSnapshot, names};
 
 /// Between two sweeps.
 const EVERY: Duration = Duration::from_secs(3600);
-/// After an error.
+/// After an error, and where something is left; then later and later.
 const RETRY: Duration = Duration::from_secs(60);
+/// Of what is left so many are named.
+const NAMED: usize = 20;
 
 /// A kept base and what its end depends on.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -102,10 +108,10 @@ pub async fn bases<A: Api>(
     Ok(dropped)
 }
 
-/// Sweeps until the loop ends: at once, every hour, and when settings change.
-pub(crate) async fn run(around: Around) {
+/// Sweeps until the loop ends: at once, every hour, and when settings change. `left`: of the cluster, what nobody owns.
+pub(crate) async fn run(around: Around, left: Arc<AtomicUsize>) {
     let mut settings = around.settings.clone();
-    let mut next = Instant::now();
+    let (mut next, mut again) = (Instant::now(), RETRY);
     loop {
         let ready = settings.borrow().is_some();
         tokio::select! {
@@ -114,23 +120,44 @@ pub(crate) async fn run(around: Around) {
                 Err(_) => return,
             },
             () = tokio::time::sleep_until(next.into()), if ready => {
-                let now = settings.borrow().clone();
-                let Some(in_force) = now else { continue };
-                // Another replica may act by now: what it does is not done twice.
-                let may_write = || match around.held.borrow().is_some_and(|until| Instant::now() < until) {
-                    true => Ok(()),
-                    false => Err(ApiError::new(Refusal::Unavailable, "a sweep", "the Lease is not certain to be ours".to_owned())),
-                };
-                next = Instant::now() + match bases(&around.api, &around.options.namespace, &in_force, may_write).await {
-                    Ok(_) => EVERY,
+                let in_force = settings.borrow().clone();
+                let Some(in_force) = in_force else { continue };
+                let pause = match sweep(&around, &in_force).await {
+                    Ok(found) => {
+                        let of_cluster = |key: &&Key| !key.kind.is_namespaced();
+                        left.store(found.left.iter().filter(of_cluster).count(), Ordering::Relaxed);
+                        if found.left.is_empty() { EVERY } else { again }
+                    }
                     Err(e) => {
                         tracing::warn!("sweep: {e}");
-                        RETRY
+                        again
                     }
                 };
+                // What waits for a driver may wait for long.
+                again = if pause == EVERY { RETRY } else { EVERY.min(again.saturating_mul(2)) };
+                next = Instant::now() + pause;
             }
         }
     }
+}
+
+async fn sweep(around: &Around, settings: &Settings) -> Result<Found, ObserveError> {
+    let (api, namespace) = (&around.api, around.options.namespace.as_str());
+    // Another replica may act by now: what it does is not done twice.
+    let may_write = || match around.held.borrow().is_some_and(|until| Instant::now() < until) {
+        true => Ok(()),
+        false => {
+            let why = "the Lease is not certain to be ours".to_owned();
+            Err(ApiError::new(Refusal::Unavailable, "a sweep", why))
+        }
+    };
+    bases(api, namespace, settings, may_write).await?;
+    let found = leaks(api, namespace, &Limits::from(settings), time(), may_write).await?;
+    if !found.left.is_empty() {
+        let named: Vec<String> = found.left.iter().take(NAMED).map(ToString::to_string).collect();
+        tracing::warn!("{} objects are left of CRs that are gone or done: {}", found.left.len(), named.join(", "));
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod bases;
 mod classes;
 #[path = "controller/enumerate.rs"]
 mod enumerate;
+#[path = "controller/leaks.rs"]
+mod leaks;
 #[path = "controller/others.rs"]
 mod others;
 #[path = "controller/planted.rs"]

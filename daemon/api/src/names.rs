@@ -67,6 +67,14 @@ pub fn is_of_attempt(name: &str, cr_uid: &str) -> bool {
         .is_some_and(|attempt| !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit()))
 }
 
+/// uid of the CR of which a pod or PVC of that name is an attempt.
+#[must_use]
+pub fn cr_of_attempt(name: &str) -> Option<&str> {
+    let (uid, attempt) = name.strip_prefix("wherry-")?.rsplit_once('-')?;
+    let is_number = !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit());
+    (is_number && !uid.is_empty()).then_some(uid)
+}
+
 /// The value of label [`NODE`]: the node's name, or where that is longer than a label may be (63) its beginning and a
 /// hash of all of it.
 #[must_use]
@@ -92,6 +100,10 @@ mod tests {
         assert!(is_of_attempt(&of_attempt("a-b", 12), "a-b"));
         for other in ["wherry-a-b", "wherry-a-b-", "wherry-a-b-x", "wherry-a-b-1-2", "wherry-a-1", "a-b-1"] {
             assert!(!is_of_attempt(other, "a-b"), "{other}");
+        }
+        assert_eq!(cr_of_attempt(&of_attempt("a-b", 12)), Some("a-b"));
+        for other in ["wherry-a-b", "wherry-", "wherry--1", "a-b-1", "wherry-a-"] {
+            assert_eq!(cr_of_attempt(other), None, "{other}");
         }
     }
 

@@ -15,6 +15,7 @@ use wherry_api::api::{Key, Kind};
 use wherry_api::settings::Settings;
 use wherry_api::{SnapshotId, Time, names};
 use wherry_controller::apply::apply;
+use wherry_controller::leaks;
 use wherry_controller::observe::{self, Memory, View};
 use wherry_controller::reconcile::{Limits, Step, Write};
 use wherry_controller::sweep;
@@ -228,6 +229,39 @@ impl World {
                 return dropped;
             }
         }
+    }
+
+    /// Somebody tears the finalizers off the CR and deletes it: nobody removes anything for it any more.
+    pub fn lose_cr(&mut self) {
+        self.server.patch(Who::Velero, &self.cr, &json!({ "metadata": { "finalizers": null } }));
+        self.server.delete(Who::Velero, &self.cr);
+        while self.others_act() {}
+    }
+
+    /// The other half of a sweep, again and again, until it finds nothing it could do; gives what is left.
+    ///
+    /// # Panics
+    /// When the server does not answer, or there is no end.
+    pub fn sweep_leaks(&mut self) -> Vec<Key> {
+        for _ in 0..50 {
+            let api = Client::new(&self.server, Who::Controller, None);
+            let found = now(leaks::leaks(&api, "velero", &self.limits, self.now, || Ok(()))).unwrap();
+            self.check();
+            let mut changed = found.writes > 0;
+            while self.others_act() {
+                changed = true;
+            }
+            if !changed {
+                return found.left;
+            }
+        }
+        panic!("no end in sight");
+    }
+
+    /// What is to be said of the run at this point, as if it were its end.
+    pub fn judged(mut self) -> Outcome {
+        self.check();
+        self.ended()
     }
 
     /// Velero makes a CR when what it is about is bound and ready.
