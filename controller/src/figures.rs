@@ -342,6 +342,39 @@ mod tests {
     }
 
     #[test]
+    fn a_kept_base_is_left_over_without_its_upload_alone() {
+        let mut stand = Stand::new();
+        let mut ended = cr("a", "Completed", "n1");
+        ended["metadata"]["finalizers"] = json!([]);
+        let key = stand.see(ended, 0);
+        let mut base = json!({ "metadata": {
+            "name": "wherry-a", "namespace": "velero", "labels": { names::CR_UID: "a", names::BASE: "p" },
+        } });
+        stand.figures.made(Kind::VolumeSnapshot, &base);
+        for seconds in [0, 400] {
+            assert_eq!(stand.due(&["n1"], seconds), Vec::<&str>::new());
+            stand.has("wherry_leftovers 0");
+        }
+        base["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        stand.figures.made(Kind::VolumeSnapshot, &base);
+        stand.due(&["n1"], 500);
+        stand.due(&["n1"], 801);
+        stand.has("wherry_leftovers 1");
+        base["metadata"].as_object_mut().unwrap().remove("deletionTimestamp");
+        stand.figures.made(Kind::VolumeSnapshot, &base);
+        stand.due(&["n1"], 900);
+        stand.has("wherry_leftovers 0");
+        stand.known.remove(&key);
+        stand.due(&["n1"], 1000);
+        stand.due(&["n1"], 1301);
+        stand.has("wherry_leftovers 1");
+        // Of the cluster, as the sweep says it.
+        stand.figures.left_in_cluster().store(2, Ordering::Relaxed);
+        stand.due(&["n1"], 1302);
+        stand.has("wherry_leftovers 3");
+    }
+
+    #[test]
     fn phases_are_counted_and_timed() {
         let mut stand = Stand::new();
         for (phase, seconds) in [("New", 0), ("Accepted", 40), ("Prepared", 50), ("InProgress", 60), ("Completed", 360)]

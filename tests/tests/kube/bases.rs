@@ -81,7 +81,7 @@ fn whichever_version_is_served_is_asked() {
         (Kind::MetadataServiceBeta, &[("v1beta1", true), ("v1alpha1", true)]),
         (Kind::MetadataServiceBeta, &[("v1beta1", true), ("v1alpha1", false)]),
     ] {
-        send(reqwest::Method::POST, path, "application/json", &definition(versions)).unwrap();
+        kube.define(&definition(versions));
         let key = Key::new(kind, "", "lab.csi");
         let object = json!({
             "apiVersion": kind.api_version(), "kind": kind.word(), "metadata": { "name": "lab.csi" },
