@@ -4,12 +4,12 @@ use crate::apply::Applied;
 use crate::reconcile::{Agent, DownloadView, Host, Limits, Step, UploadView, Write};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use wherry_api::api::{Api, ApiError, Key, Kind};
+use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
 use wherry_api::cluster::{Claim, Node, Pod, StorageClass, Volume};
 use wherry_api::decode::{Undecodable, decode, decode_all};
 use wherry_api::plan::PlanError;
 use wherry_api::{
-    DataDone, DataDownload, DataUpload, DownloadPlan, Meta, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent,
+    DataDone, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Phase, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent,
     names,
 };
 
@@ -233,6 +233,14 @@ impl<A: Api> Looker<'_, A> {
         Ok(all.into_iter().find(of))
     }
 
+    /// Kept VolumeSnapshots of that source PVC, but for that of the CR. One that cannot be read is nobody's of ours.
+    async fn bases(&self, cr: &Meta, pvc_uid: &str) -> Result<Vec<VolumeSnapshot>, ObserveError> {
+        let objects = self.api.list(Kind::VolumeSnapshot, &cr.namespace, &[(names::BASE, pvc_uid)]).await?;
+        let (mut all, _) = decode_all::<VolumeSnapshot>(Kind::VolumeSnapshot.word(), &objects);
+        all.retain(|snapshot| snapshot.metadata.name != names::object(&cr.uid));
+        Ok(all)
+    }
+
     async fn host(
         &self,
         cr: &Meta,
@@ -265,6 +273,30 @@ impl<A: Api> Looker<'_, A> {
     }
 }
 
+/// Whether the driver lists changed blocks: it has a SnapshotMetadataService, of either version that there is.
+///
+/// # Errors
+/// Those of the API. Where this account may not look, the driver lists none: what rests on it is speed alone.
+pub async fn lists_changed_blocks<A: Api>(api: &A, driver: &str) -> Result<bool, ApiError> {
+    let look = async || {
+        // A kind that is not served is a path without an answer: this says which versions are.
+        let definition = api.get(&Key::new(Kind::CustomResource, "", names::METADATA_SERVICES)).await?.unwrap_or_default();
+        let versions = definition["spec"]["versions"].as_array().cloned().unwrap_or_default();
+        let is_served = |kind: Kind| versions.iter().any(|one| one["name"] == kind.names().1 && one["served"] == true);
+        match [Kind::MetadataServiceBeta, Kind::MetadataServiceAlpha].into_iter().find(|kind| is_served(*kind)) {
+            Some(kind) => Ok(api.get(&Key::new(kind, "", driver)).await?.is_some()),
+            None => Ok(false),
+        }
+    };
+    match look().await {
+        Err(e) if e.refusal == Refusal::Forbidden => {
+            tracing::warn!("{e}: taken for a driver that lists no changed blocks; apply the rights of controller/deploy");
+            Ok(false)
+        }
+        answer => answer,
+    }
+}
+
 /// Looks at one DataUpload and all around it. `None`: it is gone.
 pub async fn upload<A: Api>(
     api: &A,
@@ -274,8 +306,21 @@ pub async fn upload<A: Api>(
     now: Time,
     memory: Memory,
 ) -> Result<Option<UploadView>, ObserveError> {
+    match (Looker { api }).cr::<DataUpload>(Kind::DataUpload, namespace, name).await? {
+        Some(cr) => upload_of(api, cr, limits, now, memory).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Looks at all around a DataUpload.
+pub(crate) async fn upload_of<A: Api>(
+    api: &A,
+    cr: DataUpload,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<UploadView, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.cr::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
     let ours = names::object(&cr.metadata.uid);
     let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;
     let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
@@ -313,7 +358,21 @@ pub async fn upload<A: Api>(
     let by_name = memory.by_name || cr.status.phase.is_terminal();
     let by_name = by_name.then(|| plan.as_ref().map_or(1, |plan| plan.attempt));
     let pods: Vec<Pod> = look.of_attempts(Kind::Pod, &cr.metadata, by_name).await?;
-    let (source, source_volume) = match plan {
+    let claims: Vec<Claim> = look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?;
+    let ended = cr.status.phase == Phase::Completed && cr.metadata.has_finalizer(names::FINALIZER);
+    let settles = ended && pods.is_empty() && claims.is_empty();
+    // Settings may have changed since it was made.
+    let made = claims.iter().find_map(|claim| claim.spec.storage_class_name.as_deref());
+    let class_name = made.unwrap_or_else(|| limits.class_for(&csi.storage_class)).to_owned();
+    let (mut changed_blocks, mut bases) = (false, Vec::new());
+    let (source, source_volume) = match &plan {
+        Some(plan) if settles && plan.source_uid.is_some() => {
+            bases = look.bases(&cr.metadata, plan.source_uid.as_deref().unwrap_or_default()).await?;
+            if *limits.keep_base.of(&plan.storage_class) == KeepBase::Auto {
+                changed_blocks = lists_changed_blocks(api, &plan.driver).await?;
+            }
+            (look.get::<Claim>(Kind::Claim, from, &cr.spec.source_pvc).await?, None)
+        }
         Some(_) => (None, None),
         None => {
             let source: Option<Claim> = look.get(Kind::Claim, from, &cr.spec.source_pvc).await?;
@@ -322,16 +381,18 @@ pub async fn upload<A: Api>(
             (source, volume)
         }
     };
-    Ok(Some(UploadView {
+    Ok(UploadView {
         now,
         limits: limits.clone(),
         admitted: memory.admitted,
         cancel_since: memory.cancel_since,
         pair: look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?,
         pair_content,
-        claims: look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?,
+        claims,
         volumes: look.volumes(&cr.metadata, "").await?,
-        class: look.get::<StorageClass>(Kind::StorageClass, "", &csi.storage_class).await?,
+        changed_blocks,
+        bases,
+        class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
         host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
         first,
         first_content,
@@ -339,7 +400,7 @@ pub async fn upload<A: Api>(
         source,
         source_volume,
         cr,
-    }))
+    })
 }
 
 /// Looks at one DataDownload and all around it. `None`: it is gone.
@@ -351,8 +412,21 @@ pub async fn download<A: Api>(
     now: Time,
     memory: Memory,
 ) -> Result<Option<DownloadView>, ObserveError> {
+    match (Looker { api }).cr::<DataDownload>(Kind::DataDownload, namespace, name).await? {
+        Some(cr) => download_of(api, cr, limits, now, memory).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Looks at all around a DataDownload.
+pub(crate) async fn download_of<A: Api>(
+    api: &A,
+    cr: DataDownload,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<DownloadView, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.cr::<DataDownload>(Kind::DataDownload, namespace, name).await? else { return Ok(None) };
     let plan = DownloadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid).ok();
     let done = DataDone::parse(cr.metadata.annotation(names::DATA_DONE), &cr.metadata.uid).ok();
     let to = &cr.spec.target_volume;
@@ -367,7 +441,7 @@ pub async fn download<A: Api>(
         &api.list(Kind::Attachment, "", &[]).await?,
     );
     let of_ours = |name: &str| volumes.iter().any(|volume| volume.metadata.name == name);
-    Ok(Some(DownloadView {
+    Ok(DownloadView {
         now,
         limits: limits.clone(),
         admitted: memory.admitted,
@@ -380,5 +454,5 @@ pub async fn download<A: Api>(
         volumes,
         pods,
         cr,
-    }))
+    })
 }

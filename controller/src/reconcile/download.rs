@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use wherry_api::api::{Key, Kind};
 use wherry_api::cluster::{Claim, SELECTED_NODE, Volume};
 use wherry_api::plan::PlanError;
-use wherry_api::{DataDone, DownloadPlan, Phase, SnapshotId, names};
+use wherry_api::{DataDone, DownloadPlan, Phase, SnapshotId, WaitForNode, names};
 
 impl DownloadView {
     /// What is done next.
@@ -173,7 +173,18 @@ impl DownloadView {
         };
         let node = target.metadata.annotation(SELECTED_NODE);
         if exposing.claim().is_none() && node.is_none() && waits_for_consumer(self.class.as_ref()) {
-            return exposing.wait(format!("no pod that uses {} has a node yet", self.target_name()));
+            let class = target.spec.storage_class_name.as_deref().unwrap_or_default();
+            let until = match self.limits.wait_for_node.of(class) {
+                WaitForNode::Always => Some(None),
+                WaitForNode::Never => None,
+                WaitForNode::For(wait) => {
+                    Some(Some(self.cr.status.accepted_timestamp.unwrap_or(self.now).after(*wait)))
+                }
+            };
+            if let Some(until) = until.filter(|until| until.is_none_or(|until| until > self.now)) {
+                let step = exposing.wait(format!("no pod that uses {} has a node yet", self.target_name()));
+                return step.no_later_than(until);
+            }
         }
         let node = exposing.chosen(node);
         match exposing.published(false, |name| build::download_claim(&self.cr.metadata, target, &size, node, &name)) {

@@ -125,7 +125,7 @@ impl UploadView {
         if exposing.claim().is_none() && plan.restore_size.is_none() {
             return self.fail(&format!("annotation {} has no restoreSize: no PVC can be made", names::PLAN));
         }
-        match exposing.published(true, |name| build::upload_claim(&self.cr.metadata, plan, &name)) {
+        match exposing.published(true, |name| build::upload_claim(&self.cr.metadata, plan, &self.limits, &name)) {
             ControlFlow::Break(step) => step,
             ControlFlow::Continue(node) => {
                 exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent())

@@ -34,7 +34,7 @@ impl UploadView {
         if let Some(volume) = self.volumes.first() {
             return Step::wait(format!("PV {} is going", volume.metadata.name));
         }
-        self.remove_snapshots().unwrap_or_else(|| release(self.key(), cr))
+        self.settle_snapshots().unwrap_or_else(|| release(self.key(), cr))
     }
 
     /// `None`: there are none any more.
@@ -42,7 +42,7 @@ impl UploadView {
     /// As long as the first VolumeSnapshot is there, the storage snapshot goes with it, and our pair must not take it
     /// along. Once it is gone, our pair has the last word; where that was not made, or is not ready, it is made first:
     /// a content whose VolumeSnapshot is gone does not delete what it stands for.
-    fn remove_snapshots(&self) -> Option<Step> {
+    pub(super) fn remove_snapshots(&self) -> Option<Step> {
         let plan = self.plan().ok();
         let retained = self.first_content.as_ref().is_some_and(|content| content.spec.deletion_policy == "Retain");
         match (&self.first, &plan) {

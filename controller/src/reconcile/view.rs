@@ -1,10 +1,11 @@
 //! What is observed of one CR: everything that a decision may rest on.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 use wherry_api::cluster::{Attachment, Claim, Pod, StorageClass, Volume};
 use wherry_api::names::AGAIN;
 use wherry_api::{
-    DataDownload, DataUpload, DownloadPlan, Meta, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names,
+    ByClass, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, WaitForNode, names,
 };
 
 /// Settings that decisions rest on.
@@ -24,6 +25,25 @@ pub struct Limits {
     pub hosting_image: String,
     /// Priority class of hosting pods; empty: none.
     pub hosting_priority_class: String,
+    /// SecurityContextConstraints that hosting pods must get; empty: any.
+    pub hosting_scc: String,
+    /// Whether storage snapshots are kept, by class of the source PVC.
+    pub keep_base: ByClass<KeepBase>,
+    /// The class of our PVC, by that of the source; empty: the same.
+    pub backup_storage_class: ByClass<String>,
+    /// Whether our PVC is read-only, by class of the source.
+    pub backup_read_only: ByClass<bool>,
+    /// Annotations of our PVC, by class of the source.
+    pub backup_annotations: ByClass<BTreeMap<String, String>>,
+    /// Whether a restore waits for the node of the target's pod, by class of the target.
+    pub wait_for_node: ByClass<WaitForNode>,
+}
+
+impl Limits {
+    /// The class of the PVC that an upload of a volume of that class makes.
+    pub(crate) fn class_for<'a>(&'a self, source: &'a str) -> &'a str {
+        Some(self.backup_storage_class.of(source).as_str()).filter(|class| !class.is_empty()).unwrap_or(source)
+    }
 }
 
 impl From<&Settings> for Limits {
@@ -36,6 +56,12 @@ impl From<&Settings> for Limits {
             node_lost: settings.node_lost_timeout,
             hosting_image: settings.hosting_image.clone(),
             hosting_priority_class: settings.hosting_priority_class.clone(),
+            hosting_scc: settings.hosting_scc.clone(),
+            keep_base: settings.keep_base.clone(),
+            backup_storage_class: settings.backup_storage_class.clone(),
+            backup_read_only: settings.backup_read_only.clone(),
+            backup_annotations: settings.backup_annotations.clone(),
+            wait_for_node: settings.wait_for_node.clone(),
         }
     }
 }
@@ -115,10 +141,14 @@ pub struct UploadView {
     pub volumes: Vec<Volume>,
     /// Our pods, of every attempt.
     pub pods: Vec<Pod>,
-    /// The source PVC; only looked at before there is a plan.
+    /// The live PVC of the source's name; only looked at before there is a plan, and when the upload is Completed and its PVC gone.
     pub source: Option<Claim>,
-    /// Its PV; likewise.
+    /// Its PV; only looked at before there is a plan.
     pub source_volume: Option<Volume>,
+    /// The driver lists changed blocks; only looked at when the upload is Completed, and where the setting keepBase rests on it.
+    pub changed_blocks: bool,
+    /// Kept VolumeSnapshots of other uploads of the same source PVC; only looked at when this one is Completed.
+    pub bases: Vec<VolumeSnapshot>,
     /// The storage class of our PVC.
     pub class: Option<StorageClass>,
     /// The node of the current attempt's pod.

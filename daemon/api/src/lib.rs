@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod base;
 pub mod base64;
+pub mod by_class;
 pub mod client;
 pub mod cluster;
 pub mod decode;
@@ -31,6 +33,8 @@ pub mod time;
 pub mod upload;
 pub mod watch;
 
+pub use base::Base;
+pub use by_class::{ByClass, KeepBase, WaitForNode};
 pub use download::DataDownload;
 pub use location::BackupStorageLocation;
 pub use meta::Meta;

@@ -19,6 +19,8 @@ pub struct Invariants {
     others: Vec<Option<Arc<Value>>>,
     reported: Vec<String>,
     seen: bool,
+    /// The backup before has a kept base, and this one is to have one when it is Completed.
+    pub(super) keeps: bool,
     /// The last phase of the CR.
     pub last_phase: String,
     /// What was violated, with the number of the invariant first.
@@ -47,6 +49,7 @@ impl Invariants {
             others: others().iter().map(|key| server.get(key)).collect(),
             reported: Vec::new(),
             seen: false,
+            keeps: false,
             last_phase: String::new(),
             violations: Vec::new(),
         }
@@ -79,6 +82,7 @@ impl Invariants {
             self.elsewhere(change);
         }
         self.storage_snapshot(server, storage);
+        self.bases(server, storage);
         self.target(server, storage, agent);
         for (key, before) in others().iter().zip(self.others.clone()) {
             if server.get(key) != before {
@@ -189,6 +193,47 @@ impl Invariants {
         }
     }
 
+    /// I9: a kept base is of a Completed upload, and one object that can be found has the last word on it. The base before
+    /// stays until the next one is kept.
+    fn bases(&mut self, server: &Server, storage: &Storage) {
+        let marked: Vec<_> = server.all(Kind::VolumeSnapshot).into_iter().filter(|(_, object)| is_base(object)).collect();
+        for (key, object) in &marked {
+            let bound = text(object, "/status/boundVolumeSnapshotContentName");
+            let content = server.get(&Key::new(Kind::VolumeSnapshotContent, "", bound)).unwrap_or_default();
+            let named = storage.snapshots.contains(handle(&content));
+            if !is_going(object) && !(content["spec"]["deletionPolicy"] == "Delete" && named) {
+                self.found(format!("I9: {key} is a base, and its content has not the last word on a storage snapshot"));
+            }
+            let own = object["metadata"]["labels"][names::CR_UID] == self.uid.as_str();
+            if own && self.last_phase != "Completed" {
+                self.found(format!("I9: {key} is a base of an upload in phase {:?}", self.last_phase));
+            }
+        }
+        let before = marked.iter().any(|(_, object)| text(object, "/metadata/labels/wherry.io~1cr-uid") != self.uid && !is_going(object));
+        let cr = server.get(&self.cr);
+        let goes = cr.is_none_or(|cr| is_going(&cr));
+        let own = marked.iter().any(|(_, object)| object["metadata"]["labels"][names::CR_UID] == self.uid.as_str());
+        if self.keeps && !before && !own && !goes && self.last_phase != "Completed" {
+            self.found("I9: the base before went before there was another one".to_owned());
+        }
+    }
+
+    /// I9, of what is left: the base of this upload, or that of the one before.
+    fn base_at_end(&mut self, server: &Server, storage: &Storage) {
+        let marked: Vec<_> = server.all(Kind::VolumeSnapshot).into_iter().filter(|(_, object)| is_base(object)).collect();
+        let expected: &[&str] = match (self.last_phase.as_str(), server.get(&self.cr).is_some()) {
+            _ if !self.keeps => &[],
+            ("Completed", true) => &["h1"],
+            // Completed, and deleted: its own is gone with it, and that of the one before, if it had superseded it.
+            ("Completed", false) if storage.snapshots.is_empty() => &[],
+            _ => &["h0"],
+        };
+        let stored: Vec<&str> = storage.snapshots.iter().map(String::as_str).collect();
+        if stored != expected || marked.len() != expected.len() {
+            self.found(format!("I9: at the end {:?} are bases, stored are {stored:?}, and not {expected:?}", marked.len()));
+        }
+    }
+
     /// I4.
     fn target(&mut self, server: &Server, storage: &Storage, agent: &AgentProcess) {
         if !self.scene.download {
@@ -222,7 +267,11 @@ impl Invariants {
                 self.found("I7: the node label is left".to_owned());
             }
         }
+        let keeps = self.keeps && self.last_phase == "Completed" && server.get(&self.cr).is_some();
         if !self.scene.download && self.seen {
+            self.base_at_end(server, storage);
+        }
+        if !self.scene.download && self.seen && !keeps {
             let named = server.all(Kind::VolumeSnapshotContent).iter().any(|(_, object)| handle(object) == "h1");
             let first = server.get(&Key::new(Kind::VolumeSnapshot, "app", "velero-data-x")).is_some();
             if named || first || storage.snapshots.contains("h1") {
@@ -238,9 +287,16 @@ impl Invariants {
     fn left(&mut self, server: &Server, storage: &Storage) {
         let target = server.get(&Key::new(Kind::Claim, "app", "data")).unwrap_or_default();
         let given = text(&target, "/spec/volumeName").to_owned();
+        let marked = |key: &Key| {
+            let pair = Key::new(Kind::VolumeSnapshot, "velero", &key.name);
+            matches!(key.kind, Kind::VolumeSnapshot | Kind::VolumeSnapshotContent)
+                && server.get(&pair).is_some_and(|object| is_base(&object) && !is_going(&object))
+        };
         for kind in Kind::ALL {
             for (key, object) in server.all(kind) {
-                if self.is_ours(&key, &object) && key != self.cr {
+                // Which one it is I9 says.
+                let kept = self.keeps && marked(&key);
+                if self.is_ours(&key, &object) && key != self.cr && !kept {
                     self.found(format!("I7: {key} is left"));
                 }
                 if kind == Kind::Volume && key.name != given {
@@ -263,6 +319,10 @@ impl Invariants {
             self.found(format!("I3: the restored PV has our marks: {}", volume["metadata"]));
         }
     }
+}
+
+fn is_base(object: &Value) -> bool {
+    object["metadata"]["labels"][names::BASE].is_string()
 }
 
 /// Whether one of the violations is of that invariant.

@@ -3,7 +3,7 @@
 use super::agent::{AgentProcess, Turn};
 use super::clock::now;
 use super::invariants::Invariants;
-use super::scene::{Scene, others};
+use super::scene::{Scene, before, others};
 use super::server::{Client, Faults, How, Server, Who};
 use super::snapshots::text;
 use super::{snapshots, volumes};
@@ -16,8 +16,10 @@ use wherry_api::api::{Key, Kind};
 use wherry_api::settings::Settings;
 use wherry_api::{SnapshotId, Time, names};
 use wherry_controller::apply::apply;
+use wherry_controller::leaks;
 use wherry_controller::observe::{self, Memory, View};
 use wherry_controller::reconcile::{Limits, Step, Write};
+use wherry_controller::sweep;
 
 /// What a volume holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +144,7 @@ pub struct World {
     pub agent: AgentProcess,
     /// The CR.
     pub cr: Key,
+    settings: BTreeMap<String, String>,
     limits: Limits,
     faults: Arc<Mutex<Faults>>,
     triggers: Vec<Trigger>,
@@ -172,10 +175,11 @@ impl World {
         let mut storage = Storage::default();
         let cr = scene.set(&server, &mut storage);
         let settings = BTreeMap::from([("hostingImage".to_owned(), "wherry:test".to_owned())]);
-        let settings = Settings::parse(&settings).unwrap();
+        let limits = Limits::from(&Settings::parse(&settings).unwrap());
         Self {
             invariants: Invariants::new(scene, &server, &cr),
-            limits: Limits::from(&settings),
+            settings,
+            limits,
             faults: Arc::default(),
             triggers: Vec::new(),
             memory: Memory::default(),
@@ -194,6 +198,80 @@ impl World {
             cr,
         }
         .settled()
+    }
+
+    /// Settings that differ from what is usual.
+    ///
+    /// # Panics
+    /// When there are no such settings.
+    pub fn set(mut self, pairs: &[(&str, &str)]) -> Self {
+        self.settings.extend(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        self.limits = Limits::from(&self.settings());
+        self
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::parse(&self.settings).unwrap()
+    }
+
+    /// An upload of a volume of which a base is kept already, and with that setting of `keepBase`.
+    pub fn keeping(mut self, keep: &str) -> Self {
+        before(&self.server, &mut self.storage);
+        self.invariants.keeps = keep == "always";
+        self.set(&[("keepBase", keep)]).settled()
+    }
+
+    /// What the controller does at its start and once an hour, until nothing changes any more; gives how many bases it dropped.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn sweep(&mut self) -> usize {
+        let mut dropped = 0;
+        loop {
+            let api = Client::new(&self.server, Who::Controller, None);
+            let now_dropped = now(sweep::bases(&api, "velero", &self.settings(), || Ok(()))).unwrap();
+            dropped += now_dropped;
+            let mut changed = now_dropped > 0;
+            while self.others_act() {
+                changed = true;
+            }
+            if !changed {
+                return dropped;
+            }
+        }
+    }
+
+    /// Somebody tears the finalizers off the CR and deletes it: nobody removes anything for it any more.
+    pub fn lose_cr(&mut self) {
+        self.server.patch(Who::Velero, &self.cr, &json!({ "metadata": { "finalizers": null } }));
+        self.server.delete(Who::Velero, &self.cr);
+        while self.others_act() {}
+    }
+
+    /// The other half of a sweep, again and again, until it finds nothing it could do; gives what is left.
+    ///
+    /// # Panics
+    /// When the server does not answer, or there is no end.
+    pub fn sweep_leaks(&mut self) -> Vec<Key> {
+        for _ in 0..50 {
+            let api = Client::new(&self.server, Who::Controller, None);
+            let found = now(leaks::leaks(&api, "velero", &self.limits, self.now, || Ok(()))).unwrap();
+            self.check();
+            let mut changed = found.writes > 0;
+            while self.others_act() {
+                changed = true;
+            }
+            if !changed {
+                return found.left;
+            }
+        }
+        panic!("no end in sight");
+    }
+
+    /// What is to be said of the run at this point, as if it were its end.
+    pub fn judged(mut self) -> Outcome {
+        self.check();
+        self.ended()
     }
 
     /// Velero makes a CR when what it is about is bound and ready.

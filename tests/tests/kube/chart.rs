@@ -2,13 +2,13 @@
 //! dashboard, which name what is in the catalogue of metrics.
 
 use crate::real;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use wherry_api::metrics::{CATALOGUE, Type};
-use wherry_api::settings::Settings;
+use wherry_api::settings::{ENTRIES, Settings};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy");
 
@@ -77,10 +77,49 @@ fn the_chart_makes_what_the_base_makes() {
     assert!(!chart.keys().any(|(kind, _)| kind == "Secret"));
 }
 
+/// SecurityContextConstraints, security.openshift.io/v1, with the fields that OpenShift's API has: any other is refused.
+fn constraints() -> Value {
+    let (truth, text) = (json!({ "type": "boolean" }), json!({ "type": "string" }));
+    let texts = json!({ "type": "array", "items": text, "nullable": true });
+    let strategy = json!({ "type": "object", "required": ["type"], "properties": { "type": {
+        "type": "string", "enum": ["RunAsAny", "MustRunAs", "MustRunAsNonRoot", "MustRunAsRange"],
+    } } });
+    let mut fields = json!({ "apiVersion": text, "kind": text, "metadata": { "type": "object" } });
+    for name in [
+        "allowHostDirVolumePlugin", "allowHostIPC", "allowHostNetwork", "allowHostPID", "allowHostPorts",
+        "allowPrivilegeEscalation", "allowPrivilegedContainer", "readOnlyRootFilesystem",
+    ] {
+        fields[name] = truth.clone();
+    }
+    for name in [
+        "allowedCapabilities", "defaultAddCapabilities", "requiredDropCapabilities", "seccompProfiles", "volumes", "users",
+        "groups",
+    ] {
+        fields[name] = texts.clone();
+    }
+    for name in ["fsGroup", "runAsUser", "seLinuxContext", "supplementalGroups"] {
+        fields[name] = strategy.clone();
+    }
+    let schema = json!({ "openAPIV3Schema": { "type": "object", "properties": fields } });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": { "name": "securitycontextconstraints.security.openshift.io" },
+        "spec": {
+            "group": "security.openshift.io", "scope": "Cluster",
+            "versions": [{ "name": "v1", "served": true, "storage": true, "schema": schema }],
+            "names": {
+                "kind": "SecurityContextConstraints", "listKind": "SecurityContextConstraintsList",
+                "plural": "securitycontextconstraints", "singular": "securitycontextconstraint",
+            },
+        },
+    })
+}
+
 #[test]
 fn values_do_what_they_say() {
     let real = real();
     let kube = &real.kube;
+    kube.define(&constraints());
     kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: valued\n");
     let made = rendered(
         "valued",
@@ -90,6 +129,7 @@ fn values_do_what_they_say() {
             "imagePullSecrets[0]=pull",
             "settings.maxActive=20",
             "settings.pause=true",
+            r"settings.keepBase\.fast\.example=always",
             "controller.replicas=1",
             "controller.serviceAccountAnnotations.a=b",
             "agent.memory=2G",
@@ -107,6 +147,7 @@ fn values_do_what_they_say() {
     let data: BTreeMap<String, String> = serde_json::from_value(data).unwrap();
     let settings = Settings::parse(&data).unwrap();
     assert_eq!((settings.max_active, settings.pause), (20, true));
+    assert_eq!(*settings.keep_base.of("fast.example"), wherry_api::KeepBase::Always);
     assert_eq!(settings.kubelet_root, "/var/snap/kubelet");
     let agents = &get(&made, "DaemonSet", "chart-agent")["spec"]["template"];
     let container = &agents["spec"]["containers"][0];
@@ -130,6 +171,30 @@ fn values_do_what_they_say() {
         assert_eq!(pod["imagePullSecrets"][0]["name"], "pull", "{pod}");
     }
     assert!(made.contains_key(&("RoleBinding".to_owned(), "chart-agent-privileged".to_owned())));
+
+    // Hosting pods get an SCC that changes nothing on a volume and allows nothing else, by who makes them.
+    let constraints = get(&made, "SecurityContextConstraints", "chart-hosting");
+    for strategy in ["fsGroup", "seLinuxContext"] {
+        assert_eq!(constraints[strategy]["type"], "RunAsAny", "{constraints}");
+    }
+    let fields = constraints.as_object().unwrap();
+    let allowed: Vec<&String> =
+        fields.iter().filter(|(name, value)| name.starts_with("allow") && **value == json!(true)).map(|(name, _)| name).collect();
+    assert!(allowed.is_empty(), "{allowed:?}");
+    assert_eq!((&constraints["volumes"], &constraints["requiredDropCapabilities"]), (&json!(["persistentVolumeClaim"]), &json!(["ALL"])));
+    let rule = &get(&made, "ClusterRole", "chart-hosting-scc")["rules"][0];
+    assert_eq!(rule["verbs"], json!(["use"]));
+    let user = &get(&made, "RoleBinding", "chart-hosting-scc")["subjects"][0];
+    assert_eq!((&user["name"], &user["namespace"]), (&json!("chart-controller"), &json!("valued")));
+    // (All names of ours are other ones here, but in lists.)
+    assert_eq!((rule["resourceNames"][0].as_str(), settings.hosting_scc.as_str()), (Some("wherry-hosting"), "wherry-hosting"));
+
+    // Those of a class are taken for each setting that may have one, and for no other.
+    for entry in ENTRIES {
+        let value = format!("settings.{}\\.fast={}", entry.key, entry.default.replace(['{', '}'], ""));
+        let output = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set-string", &value]);
+        assert_eq!(output.status.success(), entry.by_class, "{value}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 
     // A typing mistake does not go unseen.
     let wrong = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set", "settings.maxactive=3"]);
