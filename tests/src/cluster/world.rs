@@ -45,6 +45,10 @@ pub struct Storage {
     pub clones_hold: bool,
     /// Contents never become ready.
     pub never_ready: bool,
+    /// CreateVolume takes long: what is being made is there when this is taken back, whatever became of its PVC.
+    pub slow: bool,
+    /// PVs that are being made.
+    pub making: BTreeMap<Key, Value>,
 }
 
 impl Storage {

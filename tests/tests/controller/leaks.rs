@@ -80,3 +80,29 @@ fn a_content_that_came_too_late() {
     assert!(world.server.get(&key).is_none() && world.server.get(&other).is_some());
     assert!(world.storage.snapshots.is_empty(), "{:?}", world.storage.snapshots);
 }
+
+/// Its PVC went while the driver was making it, and the CR is over: by the claimRef alone it is found.
+#[test]
+fn a_volume_that_is_done_when_its_cr_is_over() {
+    for download in [false, true] {
+        for scene in scenes(download) {
+            let mut world = World::new(scene);
+            world.storage.slow = true;
+            while world.storage.making.is_empty() {
+                assert!(world.turn(), "{scene:?}: nothing is being made");
+            }
+            assert!(world.server.all(Kind::Volume).is_empty(), "{scene:?}");
+            world = world.at(0, Event::Cancel);
+            while world.turn() {}
+            assert!(!world.server.get(&world.cr).unwrap()["metadata"].to_string().contains("wherry.io/cleanup"));
+            world.storage.slow = false;
+            while world.turn() {}
+            // Of policy Delete it goes by itself.
+            assert_eq!(world.server.all(Kind::Volume).len(), usize::from(scene.retain), "{scene:?}");
+            assert_eq!(world.sweep_leaks(), [], "{scene:?}");
+            let outcome = world.judged();
+            assert_clean(&outcome, &format!("{scene:?}"));
+            assert_eq!(outcome.phase, "Canceled", "{scene:?}");
+        }
+    }
+}
