@@ -285,7 +285,7 @@ pub async fn lists_changed_blocks<A: Api>(api: &A, driver: &str) -> Result<bool,
         let is_served = |kind: Kind| versions.iter().any(|one| one["name"] == kind.names().1 && one["served"] == true);
         match [Kind::MetadataServiceBeta, Kind::MetadataServiceAlpha].into_iter().find(|kind| is_served(*kind)) {
             Some(kind) => Ok(api.get(&Key::new(kind, "", driver)).await?.is_some()),
-            None => Ok(false),
+            None => Ok::<_, ApiError>(false),
         }
     };
     match look().await {

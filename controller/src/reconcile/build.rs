@@ -2,6 +2,7 @@
 
 use super::view::{Limits, UploadView};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use wherry_api::api::Kind;
 use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, Pod, SELECTED_NODE};
 use wherry_api::quantity::quantity;
@@ -211,15 +212,26 @@ pub(super) fn changes_volume(pod: &Pod) -> Option<String> {
     }
 }
 
+/// Whence the image comes, and on which nodes the pod may run.
+pub(crate) fn place(pod: &mut Value, secrets: &[String], tolerations: &[Value], nodes: &BTreeMap<String, String>) {
+    if !secrets.is_empty() {
+        pod["imagePullSecrets"] = secrets.iter().map(|name| json!({ "name": name })).collect();
+    }
+    if !tolerations.is_empty() {
+        pod["tolerations"] = json!(tolerations);
+    }
+    if !nodes.is_empty() {
+        pod["nodeSelector"] = json!(nodes);
+    }
+}
+
 /// The hosting pod: while it runs, the kubelet keeps the volume published. It changes nothing on it: no fsGroup, no
 /// relabelling.
 pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, claim: &Claim, node: Option<&str>) -> Value {
     let block = is_block(claim);
     let mut container = json!({
-        "name": HOLD, "image": limits.hosting_image, "command": ["/usr/bin/wherry", "hold"],
-        "resources": {
-            "requests": { "cpu": "5m", "memory": "16Mi" }, "limits": { "cpu": "5m", "memory": "16Mi" },
-        },
+        "name": HOLD, "image": limits.hosting_image, "imagePullPolicy": "IfNotPresent",
+        "command": ["/usr/bin/wherry", "hold"], "resources": limits.hosting_resources,
         "securityContext": {
             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
             "seLinuxOptions": no_relabelling(),
@@ -256,6 +268,7 @@ pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, claim: &Cl
     if !limits.hosting_priority_class.is_empty() {
         spec["priorityClassName"] = json!(limits.hosting_priority_class);
     }
+    place(&mut spec, &limits.pull_secrets, &limits.hosting_tolerations, &limits.hosting_node_selector);
     let mut annotations = json!({ "cluster-autoscaler.kubernetes.io/safe-to-evict": "false" });
     if !limits.hosting_scc.is_empty() {
         annotations[names::REQUIRED_SCC] = json!(limits.hosting_scc);

@@ -15,6 +15,7 @@ mod upload_removal;
 mod view;
 
 pub(crate) use base::base_of;
+pub(crate) use build::place;
 pub use unreadable::{is_ours, unreadable};
 pub use view::{Agent, DownloadView, Host, Limits, UploadView};
 

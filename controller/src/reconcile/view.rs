@@ -1,5 +1,6 @@
 //! What is observed of one CR: everything that a decision may rest on.
 
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use wherry_api::cluster::{Attachment, Claim, Pod, StorageClass, Volume};
@@ -25,6 +26,14 @@ pub struct Limits {
     pub hosting_image: String,
     /// Priority class of hosting pods; empty: none.
     pub hosting_priority_class: String,
+    /// Secrets with which that image is pulled.
+    pub pull_secrets: Vec<String>,
+    /// Tolerations of hosting pods.
+    pub hosting_tolerations: Vec<Value>,
+    /// Labels of nodes on which they may run.
+    pub hosting_node_selector: BTreeMap<String, String>,
+    /// Their resources.
+    pub hosting_resources: Value,
     /// SecurityContextConstraints that hosting pods must get; empty: any.
     pub hosting_scc: String,
     /// Whether storage snapshots are kept, by class of the source PVC.
@@ -56,6 +65,10 @@ impl From<&Settings> for Limits {
             node_lost: settings.node_lost_timeout,
             hosting_image: settings.hosting_image.clone(),
             hosting_priority_class: settings.hosting_priority_class.clone(),
+            pull_secrets: settings.pull_secrets.clone(),
+            hosting_tolerations: settings.hosting_tolerations.clone(),
+            hosting_node_selector: settings.hosting_node_selector.clone(),
+            hosting_resources: settings.hosting_resources.clone(),
             hosting_scc: settings.hosting_scc.clone(),
             keep_base: settings.keep_base.clone(),
             backup_storage_class: settings.backup_storage_class.clone(),

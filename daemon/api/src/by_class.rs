@@ -100,14 +100,19 @@ pub(crate) fn annotations(text: &str) -> Result<BTreeMap<String, String>, String
     }
 }
 
-/// `[DNS subdomain/]name`, the name of at most 63 bytes. Those that others decide by are none of the user's.
+/// Those that others decide by are none of the user's.
 fn is_annotation(key: &str) -> bool {
+    let taken = ["wherry.io", "velero.io", "volume.kubernetes.io", "pv.kubernetes.io"];
+    is_key(key) && key.rsplit_once('/').is_none_or(|(prefix, _)| !taken.contains(&prefix))
+}
+
+/// Whether a label or an annotation can have that name: `[DNS subdomain/]name`, the name of at most 63 bytes.
+pub(crate) fn is_key(key: &str) -> bool {
     let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     let end = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric());
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let good = (1..=63).contains(&name.len()) && end(name.bytes().next()) && end(name.bytes().last()) && name.bytes().all(inner);
-    let taken = |prefix: &str| ["wherry.io", "velero.io", "volume.kubernetes.io", "pv.kubernetes.io"].contains(&prefix);
-    good && prefix.is_none_or(|prefix| is_class(prefix) && !taken(prefix))
+    good && prefix.is_none_or(is_class)
 }
 
 #[cfg(test)]

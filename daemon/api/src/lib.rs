@@ -24,6 +24,7 @@ pub mod meta;
 pub mod metrics;
 pub mod names;
 pub mod phase;
+mod pods;
 pub mod plan;
 pub mod quantity;
 pub mod settings;

@@ -3,8 +3,10 @@
 use crate::by_class::{
     ByClass, KeepBase, WaitForNode, annotations, class, is_class, keep_base, split, wait_for_node,
 };
+use crate::pods::{env, labels, own_labels, resources, secrets, tolerations, user};
 use crate::quantity::quantity;
 use crate::time::parse_duration;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -55,7 +57,16 @@ pub const ENTRIES: &[Entry] = &[
     entry("downloadRate", "0", "bytes per second and node", "0: no limit"),
     entry("kubeletRoot", "/var/lib/kubelet", "path", "root directory of the kubelet on the nodes"),
     entry("hostingImage", "", "image", "image of hosting pods and Jobs; empty: that of the controller"),
+    entry("pullSecrets", "", "names, or empty", "Secrets with which the image of hosting pods and Jobs is pulled"),
     entry("hostingPriorityClass", "", "name", "priority class of hosting pods; empty: none"),
+    entry("hostingTolerations", "[]", "JSON list of tolerations", "of hosting pods"),
+    entry("hostingNodeSelector", "{}", "JSON object of texts", "labels of nodes on which hosting pods may run"),
+    entry(
+        "hostingResources",
+        r#"{"limits": {"cpu": "5m", "memory": "16Mi"}, "requests": {"cpu": "5m", "memory": "16Mi"}}"#,
+        "JSON object of resources",
+        "of hosting pods",
+    ),
     entry(
         "hostingScc",
         "",
@@ -88,6 +99,11 @@ pub const ENTRIES: &[Entry] = &[
         "a backup may be missing for so long before its snapshots are forgotten",
     ),
     entry("gcGrace", "24h0m0s", "duration", "packs are deleted no sooner than this after their deletion was decided"),
+    entry("jobEnv", "[]", "JSON list of variables", "environment of Jobs, such as HTTPS_PROXY and NO_PROXY"),
+    entry("jobLabels", "{}", "JSON object of texts", "labels of the pods of Jobs, such as a workload identity wants"),
+    entry("jobTolerations", "[]", "JSON list of tolerations", "of the pods of Jobs"),
+    entry("jobNodeSelector", "{}", "JSON object of texts", "labels of nodes on which Jobs may run"),
+    entry("jobUser", "65532", "id of a user, or empty", "as whom Jobs run; empty: as the cluster says, as on OpenShift"),
     entry("jobMemory", "512Mi", "quantity", "limit of the memory of a Job, at least 128Mi"),
     entry(
         "jobTimeout",
@@ -129,8 +145,16 @@ pub struct Settings {
     pub kubelet_root: String,
     /// `hostingImage`.
     pub hosting_image: String,
+    /// `pullSecrets`.
+    pub pull_secrets: Vec<String>,
     /// `hostingPriorityClass`.
     pub hosting_priority_class: String,
+    /// `hostingTolerations`, core/v1 `Toleration`.
+    pub hosting_tolerations: Vec<Value>,
+    /// `hostingNodeSelector`.
+    pub hosting_node_selector: BTreeMap<String, String>,
+    /// `hostingResources`, core/v1 `ResourceRequirements`.
+    pub hosting_resources: Value,
     /// `hostingScc`.
     pub hosting_scc: String,
     /// `keepBase`, by class of the source PVC.
@@ -155,6 +179,16 @@ pub struct Settings {
     pub missing_for: Duration,
     /// `gcGrace`.
     pub gc_grace: Duration,
+    /// `jobEnv`, core/v1 `EnvVar`.
+    pub job_env: Vec<Value>,
+    /// `jobLabels`.
+    pub job_labels: BTreeMap<String, String>,
+    /// `jobTolerations`, core/v1 `Toleration`.
+    pub job_tolerations: Vec<Value>,
+    /// `jobNodeSelector`.
+    pub job_node_selector: BTreeMap<String, String>,
+    /// `jobUser`; none: the cluster says.
+    pub job_user: Option<u32>,
     /// `jobMemory`, bytes.
     pub job_memory: u64,
     /// `jobTimeout`.
@@ -195,7 +229,11 @@ impl Settings {
             download_rate: read.get("downloadRate", number),
             kubelet_root: read.get("kubeletRoot", path),
             hosting_image: read.get("hostingImage", any),
+            pull_secrets: read.get("pullSecrets", secrets),
             hosting_priority_class: read.get("hostingPriorityClass", any),
+            hosting_tolerations: read.get("hostingTolerations", tolerations),
+            hosting_node_selector: read.get("hostingNodeSelector", labels),
+            hosting_resources: read.get("hostingResources", resources),
             hosting_scc: read.get("hostingScc", any),
             keep_base: read.get_by_class("keepBase", keep_base),
             backup_storage_class: read.get_by_class("backupStorageClass", class),
@@ -208,6 +246,11 @@ impl Settings {
             forget_delay: read.get("forgetDelay", duration),
             missing_for: read.get("missingFor", duration),
             gc_grace: read.get("gcGrace", duration),
+            job_env: read.get("jobEnv", env),
+            job_labels: read.get("jobLabels", own_labels),
+            job_tolerations: read.get("jobTolerations", tolerations),
+            job_node_selector: read.get("jobNodeSelector", labels),
+            job_user: read.get("jobUser", user),
             job_memory: read.get("jobMemory", memory),
             job_timeout: read.get("jobTimeout", interval),
             job_history: read.get("jobHistory", count),
@@ -356,6 +399,10 @@ mod tests {
             "auto, always or never" => "always",
             "always, never or duration" => "77s",
             "JSON object of texts" => "{\"a\": \"b\"}",
+            "JSON list of tolerations" => "[{\"operator\": \"Exists\"}]",
+            "JSON list of variables" => "[{\"name\": \"A\", \"value\": \"b\"}]",
+            "JSON object of resources" => "{}",
+            "id of a user, or empty" => "",
             _ => "other",
         };
         for entry in ENTRIES {
