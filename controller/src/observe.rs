@@ -432,7 +432,8 @@ pub(crate) async fn download_of<A: Api>(
     let to = &cr.spec.target_volume;
     let target: Option<Claim> = look.get(Kind::Claim, &to.namespace, &to.pvc).await?;
     let class_name = target.as_ref().and_then(|target| target.spec.storage_class_name.clone()).unwrap_or_default();
-    let by_name = memory.by_name || cr.status.phase.is_terminal();
+    // A PVC that is not found counts as deleted once the volume is written, and what removal does not find is left behind.
+    let by_name = memory.by_name || done.is_some() || cr.status.phase.is_terminal();
     let by_name = by_name.then(|| plan.as_ref().map_or(1, |plan| plan.attempt));
     let pods: Vec<Pod> = look.of_attempts(Kind::Pod, &cr.metadata, by_name).await?;
     let volumes = look.volumes(&cr.metadata, done.as_ref().map_or("", |done| done.volume.as_str())).await?;

@@ -222,7 +222,7 @@ fn what_was_begun_ends_when_the_setting_does_not_name_its_mover_any_more() {
             let of = format!("{scene:?}, renamed after {after}");
             assert_clean(&outcome, &of);
             // An agent that moves data is not told, and may be done before the controller ends it.
-            let done = if scene.download { 9 } else { 12 };
+            let done = if scene.download { 9 } else { 11 };
             let expected = if after < done { "Canceled" } else { "Completed" };
             assert_eq!(outcome.phase, expected, "{of}: {:#?}", outcome.steps);
             let said = outcome.steps.iter().any(|step| step == "Cancel");
