@@ -27,9 +27,19 @@ pub struct Memory {
     /// Something of the name that was to be made is there, and no list by our label has it: PVCs and pods are looked for by
     /// name, too.
     pub by_name: bool,
+    /// The namespace of Velero is being deleted: nothing can be made in it any more.
+    pub closed: bool,
 }
 
+/// What the server says of a create in a namespace that is being deleted (its admission plugin NamespaceLifecycle).
+const TERMINATED: &str = "because it is being terminated";
+
 impl Memory {
+    /// Notes why a write was not done.
+    pub fn note_refusal(&mut self, error: &ApiError) {
+        self.closed |= error.refusal == Refusal::Forbidden && error.message.contains(TERMINATED);
+    }
+
     /// Notes what became of a write.
     pub fn note(&mut self, write: &Write, applied: Applied) {
         self.by_name |= matches!(write, Write::Create { .. }) && applied == Applied::LookAgain;
@@ -386,6 +396,7 @@ pub(crate) async fn upload_of<A: Api>(
         limits: limits.clone(),
         admitted: memory.admitted,
         cancel_since: memory.cancel_since,
+        closed: memory.closed,
         pair: look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?,
         pair_content,
         claims,

@@ -78,6 +78,21 @@ fn answer(result: Result<Applied, ApiError>, write: &Write) -> Answer {
     }
 }
 
+fn is_create(write: &Write) -> bool {
+    matches!(write, Write::Create { .. })
+}
+
+/// What is done where something could not be made: the CR fails, at once or when it has waited for too long, whatever kept it
+/// from being made; a webhook that answers with an error does, too. `None`: it waits.
+fn instead(view: &View, write: &Write, answer: &Answer) -> Option<Step> {
+    match answer {
+        Answer::Impossible(message) => view.refused(message),
+        Answer::Forbidden(e) => view.forbidden(&e.to_string()),
+        Answer::Failed(e) if is_create(write) => view.forbidden(&e.to_string()),
+        _ => None,
+    }
+}
+
 impl Work {
     /// Neither is this process to end, nor may another one act.
     fn may_act(&self) -> bool {
@@ -146,31 +161,24 @@ impl Work {
     async fn act(&self, view: &View, action: Action, write: &Write, memory: &mut Memory) -> Answer {
         tracing::info!("{}: {action}", self.cr);
         let applied = self.apply(write).await;
-        if let Ok(applied) = &applied {
-            memory.note(write, *applied);
+        match &applied {
+            Ok(applied) => memory.note(write, *applied),
+            Err(e) => memory.note_refusal(e),
         }
         let answer = answer(applied, write);
-        let instead = match &answer {
-            Answer::Impossible(message) => {
-                tracing::warn!("{}: {action}: {message}", self.cr);
-                view.refused(message)
-            }
+        match &answer {
+            Answer::Impossible(message) => tracing::warn!("{}: {action}: {message}", self.cr),
             Answer::Forbidden(e) => {
                 let (about, uid, message) = (self.cr.clone(), self.uid.clone(), format!("{action}: {e}"));
                 // Nobody sends it where the process ends.
                 let _ = self.told.send(Said { about, uid, reason: REFUSED, message });
-                view.forbidden(&e.to_string())
             }
-            // Whatever keeps it from being made, a webhook that answers with an error too: not longer than for other reasons.
-            Answer::Failed(e) if matches!(write, Write::Create { .. }) => {
-                if e.refusal == Refusal::Unavailable {
-                    memory.unsure_until = Some(time().after(UNSURE));
-                }
-                view.forbidden(&e.to_string())
+            Answer::Failed(e) if is_create(write) && e.refusal == Refusal::Unavailable => {
+                memory.unsure_until = Some(time().after(UNSURE));
             }
-            _ => None,
-        };
-        match instead {
+            _ => {}
+        }
+        match instead(view, write, &answer) {
             Some(Step::Do(_, write)) if self.may_act() => match self.apply(&write).await {
                 Ok(Applied::Done) => Answer::Done,
                 Ok(Applied::LookAgain) => Answer::Surprise,
@@ -232,9 +240,10 @@ fn until_then(until: Time, now: Time) -> Duration {
 mod tests {
     use super::*;
     use serde_json::json;
+    use crate::reconcile::{DownloadView, Host};
     use std::collections::BTreeMap;
-    use wherry_api::Settings;
     use wherry_api::api::{Guard, Kind};
+    use wherry_api::{DataDownload, Phase, Settings};
     use wherry_api::client::{Access, Client, Token};
 
     #[test]
@@ -252,6 +261,45 @@ mod tests {
         assert!(matches!(answer(failed(Refusal::Forbidden), &patch), Answer::Failed(_)));
         for refusal in [Refusal::Busy, Refusal::Unavailable] {
             assert!(matches!(answer(failed(refusal), &create), Answer::Failed(_)), "{refusal:?}");
+        }
+    }
+
+    /// A webhook that is down makes the server answer 500, which tells nobody whether it was done.
+    #[test]
+    fn whatever_keeps_something_from_being_made_is_said_in_time() {
+        let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
+        let mut cr = DataDownload::default();
+        (cr.status.phase, cr.status.accepted_timestamp) = (Phase::Accepted, Some(Time(100)));
+        let view = |now: Time| {
+            View::Download(Box::new(DownloadView {
+                now,
+                limits: limits.clone(),
+                admitted: true,
+                cancel_since: None,
+                cr: cr.clone(),
+                target: None,
+                claims: Vec::new(),
+                volumes: Vec::new(),
+                pods: Vec::new(),
+                attachments: Vec::new(),
+                class: None,
+                host: Host::default(),
+            }))
+        };
+        let late = Time(100).after(limits.prepare);
+        let key = Key::new(Kind::Pod, "velero", "a");
+        let create = Write::Create { key: key.clone(), object: json!({}) };
+        let patch = Write::Patch { key, guard: Guard { uid: String::new(), resource_version: String::new() }, patch: json!({}) };
+        for refusal in [Refusal::Unavailable, Refusal::Busy, Refusal::Forbidden] {
+            let failed = |write: &Write| answer(Err(ApiError::new(refusal, "create Pod", "webhook down".to_owned())), write);
+            assert_eq!(instead(&view(Time(late.0 - 1)), &create, &failed(&create)), None, "{refusal:?}");
+            let Some(Step::Do(Action::Fail, Write::Patch { patch: said, .. })) =
+                instead(&view(late), &create, &failed(&create))
+            else {
+                panic!("{refusal:?}: it goes on waiting");
+            };
+            assert_eq!(said["status"]["message"], "not prepared within 1800 s: create Pod: webhook down");
+            assert_eq!(instead(&view(late), &patch, &failed(&patch)), None, "{refusal:?}");
         }
     }
 

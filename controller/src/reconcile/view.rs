@@ -138,6 +138,8 @@ pub struct UploadView {
     pub admitted: bool,
     /// When cancel or deletion was first seen. After a restart that is later than it was: the limit runs anew.
     pub cancel_since: Option<Time>,
+    /// The namespace of Velero is being deleted: nothing can be made in it any more.
+    pub closed: bool,
     /// The DataUpload.
     pub cr: DataUpload,
     /// The VolumeSnapshot that `spec` names; none if it is gone, or another one of that name than that of the plan.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use wherry_api::api::{Key, Kind};
+use wherry_api::api::{Key, Kind, Refusal};
 use wherry_api::settings::Settings;
 use wherry_api::{SnapshotId, Time, names};
 use wherry_controller::apply::apply;
@@ -100,6 +100,8 @@ pub enum Event {
     /// Other hands delete our pod and our PVC while we look away; of what that leads to, all has come until the
     /// driver has deleted a volume that nothing kept, and the PV is still there.
     ClaimGone,
+    /// The namespace of Velero is deleted, and with it all that is ours in it.
+    NamespaceGoes,
     /// Other hands take the labels off our PVC and pod.
     LabelsGone,
     /// Somebody writes into the plan.
@@ -503,6 +505,8 @@ impl World {
         let api = Client::new(&self.server, Who::Controller, Some(&self.faults));
         match now(apply(&api, write)) {
             Ok(applied) => self.memory.note(write, applied),
+            // Nothing dies of that.
+            Err(e) if e.refusal == Refusal::Forbidden => self.memory.note_refusal(&e),
             // The process dies; the next one knows nothing.
             Err(_) => self.memory = Memory::default(),
         }
@@ -625,6 +629,16 @@ impl World {
                 // Released, and deleted by the driver.
                 for _ in 0..2 {
                     volumes::pv_controller(server, &mut self.storage);
+                }
+            }
+            Event::NamespaceGoes => {
+                server.close("velero");
+                server.delete(Who::Velero, &self.cr);
+                let ours = |key: &Key| key.namespace == "velero" && key.name.starts_with("wherry-");
+                for kind in [Kind::Pod, Kind::Claim, Kind::VolumeSnapshot] {
+                    for (key, _) in server.all(kind).into_iter().filter(|(key, _)| ours(key)) {
+                        server.delete(Who::System, &key);
+                    }
                 }
             }
             Event::LabelsGone => {

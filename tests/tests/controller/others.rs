@@ -283,3 +283,24 @@ fn after_the_last_attempt_there_is_none() {
         assert!(said.contains("after attempt 4294967295 of annotation wherry.io/plan there is none"), "{said}");
     }
 }
+
+/// Nothing can be made there any more, so no pair that was not there yet gets the last word on the storage snapshot.
+#[test]
+fn a_namespace_that_goes_takes_all_with_it() {
+    for scene in all_scenes() {
+        for after in 1..=writes(scene) {
+            for source_goes in [None, Some(after), Some(after + 1)] {
+                let world = World::new(scene).at(after, Event::NamespaceGoes);
+                let mut outcome = match source_goes.filter(|_| !scene.download) {
+                    Some(at) => world.at(at, Event::SourceGone).run(),
+                    None => world.run(),
+                };
+                let of = format!("{scene:?}, namespace goes after {after}, source after {source_goes:?}");
+                // What is deleted under our hands may be gone before its CR is done.
+                outcome.violations.retain(|v| !v.starts_with("I1: ") || v.contains("at the end"));
+                assert_clean(&outcome, &of);
+                assert_eq!(outcome.phase, "", "{of}: {:#?}", outcome.steps);
+            }
+        }
+    }
+}
