@@ -100,7 +100,7 @@ pub(crate) fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
 /// Reads labels of pods that are made; those that others decide by are none of the user's.
 pub(crate) fn own_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
     let read = labels(text)?;
-    let taken = ["wherry.io/", "velero.io/", "app.kubernetes.io/", "batch.kubernetes.io/"];
+    let taken = ["wherry.io/", "velero.io/", "app.kubernetes.io/name", "app.kubernetes.io/component", "batch.kubernetes.io/"];
     match read.keys().find(|key| taken.iter().any(|prefix| key.starts_with(prefix))) {
         Some(key) => Err(format!("label {key:?} is not yours to set")),
         None => Ok(read),
