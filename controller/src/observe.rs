@@ -8,8 +8,8 @@ use wherry_api::cluster::{Claim, Node, Pod, StorageClass, Volume};
 use wherry_api::decode::{Undecodable, decode, decode_all};
 use wherry_api::plan::PlanError;
 use wherry_api::{
-    DataDone, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Phase, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent,
-    names,
+    DataDone, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Phase, Time, UploadPlan, VolumeSnapshot,
+    VolumeSnapshotContent, names,
 };
 
 /// What the controller knows that no object says: it is lost with the process, and limits run anew.
@@ -228,17 +228,20 @@ impl<A: Api> Looker<'_, A> {
 pub async fn lists_changed_blocks<A: Api>(api: &A, driver: &str) -> Result<bool, ApiError> {
     let look = async || {
         // A kind that is not served is a path without an answer: this says which versions are.
-        let definition = api.get(&Key::new(Kind::CustomResource, "", names::METADATA_SERVICES)).await?.unwrap_or_default();
+        let definition =
+            api.get(&Key::new(Kind::CustomResource, "", names::METADATA_SERVICES)).await?.unwrap_or_default();
         let versions = definition["spec"]["versions"].as_array().cloned().unwrap_or_default();
         let is_served = |kind: Kind| versions.iter().any(|one| one["name"] == kind.names().1 && one["served"] == true);
         match [Kind::MetadataServiceBeta, Kind::MetadataServiceAlpha].into_iter().find(|kind| is_served(*kind)) {
             Some(kind) => Ok(api.get(&Key::new(kind, "", driver)).await?.is_some()),
-            None => Ok(false),
+            None => Ok::<_, ApiError>(false),
         }
     };
     match look().await {
         Err(e) if e.refusal == Refusal::Forbidden => {
-            tracing::warn!("{e}: taken for a driver that lists no changed blocks; apply the rights of controller/deploy");
+            tracing::warn!(
+                "{e}: taken for a driver that lists no changed blocks; apply the rights of controller/deploy"
+            );
             Ok(false)
         }
         answer => answer,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use wherry_api::cluster::{Attachment, Claim, Pod, StorageClass, Volume};
 use wherry_api::{
-    ByClass, DataDownload, DataUpload, DownloadPlan, KeepBase, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, WaitForNode, names,
+    ByClass, DataDownload, DataUpload, DownloadPlan, KeepBase, Settings, Time, UploadPlan, VolumeSnapshot,
+    VolumeSnapshotContent, WaitForNode, names,
 };
 
 /// Settings that decisions rest on.

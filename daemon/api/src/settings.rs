@@ -1,8 +1,6 @@
 //! ConfigMap `wherry`: every setting, its default and its unit.
 
-use crate::by_class::{
-    ByClass, KeepBase, WaitForNode, annotations, class, is_class, keep_base, split, wait_for_node,
-};
+use crate::by_class::{ByClass, KeepBase, WaitForNode, annotations, class, is_class, keep_base, split, wait_for_node};
 use crate::quantity::quantity;
 use crate::time::parse_duration;
 use std::collections::BTreeMap;
@@ -232,7 +230,8 @@ fn unknown(key: &str) -> Option<String> {
             (!is_class(class)).then(|| format!("{class:?} is no name that a StorageClass can have"))
         }
         Some((of, _)) if ENTRIES.iter().any(|entry| entry.key == of) => {
-            let those = ENTRIES.iter().filter(|entry| entry.by_class).map(|entry| entry.key).collect::<Vec<_>>().join(", ");
+            let those =
+                ENTRIES.iter().filter(|entry| entry.by_class).map(|entry| entry.key).collect::<Vec<_>>().join(", ");
             Some(format!("{of} is the same for all storage classes; those that may differ: {those}"))
         }
         _ => {

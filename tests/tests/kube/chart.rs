@@ -86,13 +86,24 @@ fn constraints() -> Value {
     } } });
     let mut fields = json!({ "apiVersion": text, "kind": text, "metadata": { "type": "object" } });
     for name in [
-        "allowHostDirVolumePlugin", "allowHostIPC", "allowHostNetwork", "allowHostPID", "allowHostPorts",
-        "allowPrivilegeEscalation", "allowPrivilegedContainer", "readOnlyRootFilesystem",
+        "allowHostDirVolumePlugin",
+        "allowHostIPC",
+        "allowHostNetwork",
+        "allowHostPID",
+        "allowHostPorts",
+        "allowPrivilegeEscalation",
+        "allowPrivilegedContainer",
+        "readOnlyRootFilesystem",
     ] {
         fields[name] = truth.clone();
     }
     for name in [
-        "allowedCapabilities", "defaultAddCapabilities", "requiredDropCapabilities", "seccompProfiles", "volumes", "users",
+        "allowedCapabilities",
+        "defaultAddCapabilities",
+        "requiredDropCapabilities",
+        "seccompProfiles",
+        "volumes",
+        "users",
         "groups",
     ] {
         fields[name] = texts.clone();
@@ -178,16 +189,25 @@ fn values_do_what_they_say() {
         assert_eq!(constraints[strategy]["type"], "RunAsAny", "{constraints}");
     }
     let fields = constraints.as_object().unwrap();
-    let allowed: Vec<&String> =
-        fields.iter().filter(|(name, value)| name.starts_with("allow") && **value == json!(true)).map(|(name, _)| name).collect();
+    let allowed: Vec<&String> = fields
+        .iter()
+        .filter(|(name, value)| name.starts_with("allow") && **value == json!(true))
+        .map(|(name, _)| name)
+        .collect();
     assert!(allowed.is_empty(), "{allowed:?}");
-    assert_eq!((&constraints["volumes"], &constraints["requiredDropCapabilities"]), (&json!(["persistentVolumeClaim"]), &json!(["ALL"])));
+    assert_eq!(
+        (&constraints["volumes"], &constraints["requiredDropCapabilities"]),
+        (&json!(["persistentVolumeClaim"]), &json!(["ALL"]))
+    );
     let rule = &get(&made, "ClusterRole", "chart-hosting-scc")["rules"][0];
     assert_eq!(rule["verbs"], json!(["use"]));
     let user = &get(&made, "RoleBinding", "chart-hosting-scc")["subjects"][0];
     assert_eq!((&user["name"], &user["namespace"]), (&json!("chart-controller"), &json!("valued")));
     // (All names of ours are other ones here, but in lists.)
-    assert_eq!((rule["resourceNames"][0].as_str(), settings.hosting_scc.as_str()), (Some("wherry-hosting"), "wherry-hosting"));
+    assert_eq!(
+        (rule["resourceNames"][0].as_str(), settings.hosting_scc.as_str()),
+        (Some("wherry-hosting"), "wherry-hosting")
+    );
 
     // Those of a class are taken for each setting that may have one, and for no other.
     for entry in ENTRIES {
