@@ -152,7 +152,9 @@ async fn look(api: &KubeApi, namespace: &str, limits: &Limits) -> Result<There, 
     for kind in [Kind::Pod, Kind::Claim, Kind::VolumeSnapshot] {
         let made = api.list_all(kind, namespace, names::CR_UID).await?.objects;
         there.left.extend(made.iter().map(|object| key_of(kind, object).to_string()));
-        there.bases.extend(made.iter().filter(|object| is_base(object)).map(|object| (key_of(kind, object), guard(object))));
+        there
+            .bases
+            .extend(made.iter().filter(|object| is_base(object)).map(|object| (key_of(kind, object), guard(object))));
     }
     for kind in [Kind::VolumeSnapshotContent, Kind::Volume] {
         let selector = format!("{},{}={namespace}", names::CR_UID, names::VELERO_NAMESPACE);

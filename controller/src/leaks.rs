@@ -15,8 +15,7 @@ use wherry_api::{DataDownload, DataUpload, Meta, Phase, Time, names};
 /// Writes for one CR in one sweep.
 const STEPS: usize = 30;
 /// What is made for CRs, and what is marked.
-const KINDS: [Kind; 5] =
-    [Kind::Pod, Kind::Claim, Kind::VolumeSnapshot, Kind::VolumeSnapshotContent, Kind::Volume];
+const KINDS: [Kind; 5] = [Kind::Pod, Kind::Claim, Kind::VolumeSnapshot, Kind::VolumeSnapshotContent, Kind::Volume];
 
 /// What a sweep came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,7 +40,10 @@ pub async fn leaks<A: Api>(
     let mut found = Found::default();
     let datamover = limits.datamovers.first().cloned().unwrap_or_default();
     for (uid, objects) in orphans(api, namespace).await? {
-        tracing::info!("{uid}: its DataUpload or DataDownload is gone, or has ended, and {} objects are left", objects.len());
+        tracing::info!(
+            "{uid}: its DataUpload or DataDownload is gone, or has ended, and {} objects are left",
+            objects.len()
+        );
         let kinds: BTreeSet<Kind> = objects.keys().map(|key| key.kind).collect();
         for _ in 0..STEPS {
             let step = match of_upload(&kinds, &objects) {
@@ -100,16 +102,20 @@ async fn orphans<A: Api>(api: &A, namespace: &str) -> Result<BTreeMap<String, Ob
         for cr in api.list(kind, namespace, &[]).await? {
             let text = |pointer: &str| cr.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let uid = text("/metadata/uid");
-            let held = cr["metadata"]["finalizers"].as_array().is_some_and(|all| all.iter().any(|f| f == names::FINALIZER));
+            let held =
+                cr["metadata"]["finalizers"].as_array().is_some_and(|all| all.iter().any(|f| f == names::FINALIZER));
             if held || !Phase::from(text("/status/phase")).is_terminal() {
                 all.remove(uid);
             } else if let Some(objects) = all.get_mut(uid) {
-                // Its base: it needs the CR to be there, and it is.
-                let is_base = |object: &Value| object["metadata"]["labels"][names::BASE].is_string();
-                let base = Key::new(Kind::VolumeSnapshot, namespace, &names::object(uid));
-                if objects.get(&base).is_some_and(is_base) {
-                    objects.remove(&base);
-                    objects.remove(&Key::new(Kind::VolumeSnapshotContent, "", &names::object(uid)));
+                // Its base needs the CR to be there, and it is. What was listed may be of a moment before the mark.
+                let pair = Key::new(Kind::VolumeSnapshot, namespace, &names::object(uid));
+                let content = Key::new(Kind::VolumeSnapshotContent, "", &pair.name);
+                if objects.contains_key(&pair) || objects.contains_key(&content) {
+                    let now = api.get(&pair).await?.unwrap_or_default();
+                    if now["metadata"]["labels"][names::BASE].is_string() {
+                        objects.remove(&pair);
+                        objects.remove(&content);
+                    }
                 }
             }
         }
@@ -149,7 +155,8 @@ fn meta(namespace: &str, uid: &str) -> Meta {
 
 /// An upload that has ended, of which the first VolumeSnapshot may still be there.
 fn upload(namespace: &str, uid: &str, objects: &Objects) -> DataUpload {
-    let first = objects.iter().find(|(key, _)| key.kind == Kind::VolumeSnapshotContent && key.name != names::object(uid));
+    let first =
+        objects.iter().find(|(key, _)| key.kind == Kind::VolumeSnapshotContent && key.name != names::object(uid));
     let text = |field: &str| {
         let text = first.and_then(|(_, content)| content["spec"]["volumeSnapshotRef"][field].as_str());
         text.unwrap_or_default().to_owned()

@@ -190,7 +190,8 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
 /// The image of our container in that pod. An overlay that changes the image of the controller need not say it twice.
 async fn image_of(api: &KubeApi, namespace: &str, pod: &str) -> anyhow::Result<String> {
     let own = api.get(&Key::new(Kind::Pod, namespace, pod)).await.with_context(|| format!("the image of pod {pod}"))?;
-    let containers = own.as_ref().and_then(|object| object["spec"]["containers"].as_array()).map_or(&[][..], Vec::as_slice);
+    let containers =
+        own.as_ref().and_then(|object| object["spec"]["containers"].as_array()).map_or(&[][..], Vec::as_slice);
     // Others may have put a container of theirs beside it.
     let ours = containers.iter().find(|container| container["name"] == CONTAINER).or(containers.first());
     let image = ours.and_then(|container| container["image"].as_str());

@@ -9,8 +9,8 @@ use wherry_api::cluster::{Claim, Node, Pod, StorageClass, Volume};
 use wherry_api::decode::{Undecodable, decode, decode_all};
 use wherry_api::plan::PlanError;
 use wherry_api::{
-    DataDone, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Phase, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent,
-    names,
+    DataDone, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Phase, Time, UploadPlan, VolumeSnapshot,
+    VolumeSnapshotContent, names,
 };
 
 /// What the controller knows that no object says: it is lost with the process, and limits run anew.
@@ -229,7 +229,11 @@ impl<A: Api> Looker<'_, A> {
 
     /// The content of a VolumeSnapshot that is gone, found by what it says it is of: a class of policy Retain keeps it, and with
     /// it the storage snapshot, when the namespace of the source goes.
-    async fn orphaned_content(&self, namespace: &str, name: &str) -> Result<Option<VolumeSnapshotContent>, ObserveError> {
+    async fn orphaned_content(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<VolumeSnapshotContent>, ObserveError> {
         if name.is_empty() {
             return Ok(None);
         }
@@ -290,7 +294,8 @@ impl<A: Api> Looker<'_, A> {
 pub async fn lists_changed_blocks<A: Api>(api: &A, driver: &str) -> Result<bool, ApiError> {
     let look = async || {
         // A kind that is not served is a path without an answer: this says which versions are.
-        let definition = api.get(&Key::new(Kind::CustomResource, "", names::METADATA_SERVICES)).await?.unwrap_or_default();
+        let definition =
+            api.get(&Key::new(Kind::CustomResource, "", names::METADATA_SERVICES)).await?.unwrap_or_default();
         let versions = definition["spec"]["versions"].as_array().cloned().unwrap_or_default();
         let is_served = |kind: Kind| versions.iter().any(|one| one["name"] == kind.names().1 && one["served"] == true);
         match [Kind::MetadataServiceBeta, Kind::MetadataServiceAlpha].into_iter().find(|kind| is_served(*kind)) {
@@ -300,7 +305,9 @@ pub async fn lists_changed_blocks<A: Api>(api: &A, driver: &str) -> Result<bool,
     };
     match look().await {
         Err(e) if e.refusal == Refusal::Forbidden => {
-            tracing::warn!("{e}: taken for a driver that lists no changed blocks; apply the rights of controller/deploy");
+            tracing::warn!(
+                "{e}: taken for a driver that lists no changed blocks; apply the rights of controller/deploy"
+            );
             Ok(false)
         }
         answer => answer,

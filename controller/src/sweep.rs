@@ -151,8 +151,9 @@ async fn sweep(around: &Around, settings: &Settings) -> Result<Found, ObserveErr
             Err(ApiError::new(Refusal::Unavailable, "a sweep", why))
         }
     };
-    bases(api, namespace, settings, may_write).await?;
+    let dropped = bases(api, namespace, settings, may_write).await?;
     let found = leaks(api, namespace, &Limits::from(settings), time(), may_write).await?;
+    tracing::debug!("swept: {dropped} bases dropped, {} writes for what was left", found.writes);
     if !found.left.is_empty() {
         let named: Vec<String> = found.left.iter().take(NAMED).map(ToString::to_string).collect();
         tracing::warn!("{} objects are left of CRs that are gone or done: {}", found.left.len(), named.join(", "));

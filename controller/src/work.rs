@@ -239,12 +239,12 @@ fn until_then(until: Time, now: Time) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
     use crate::reconcile::{DownloadView, Host};
+    use serde_json::json;
     use std::collections::BTreeMap;
     use wherry_api::api::{Guard, Kind};
-    use wherry_api::{DataDownload, Phase, Settings};
     use wherry_api::client::{Access, Client, Token};
+    use wherry_api::{DataDownload, Phase, Settings};
 
     #[test]
     fn what_is_done_about_an_answer() {
@@ -289,9 +289,14 @@ mod tests {
         let late = Time(100).after(limits.prepare);
         let key = Key::new(Kind::Pod, "velero", "a");
         let create = Write::Create { key: key.clone(), object: json!({}) };
-        let patch = Write::Patch { key, guard: Guard { uid: String::new(), resource_version: String::new() }, patch: json!({}) };
+        let patch = Write::Patch {
+            key,
+            guard: Guard { uid: String::new(), resource_version: String::new() },
+            patch: json!({}),
+        };
         for refusal in [Refusal::Unavailable, Refusal::Busy, Refusal::Forbidden] {
-            let failed = |write: &Write| answer(Err(ApiError::new(refusal, "create Pod", "webhook down".to_owned())), write);
+            let failed =
+                |write: &Write| answer(Err(ApiError::new(refusal, "create Pod", "webhook down".to_owned())), write);
             assert_eq!(instead(&view(Time(late.0 - 1)), &create, &failed(&create)), None, "{refusal:?}");
             let Some(Step::Do(Action::Fail, Write::Patch { patch: said, .. })) =
                 instead(&view(late), &create, &failed(&create))

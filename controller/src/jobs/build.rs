@@ -129,7 +129,10 @@ mod tests {
         assert!(command.contains(&"--memory=805306368") && command.contains(&"--delay=604800s"), "{command:?}");
         assert!(container.get("env").is_none() && pod["serviceAccountName"] == "wherry-jobs");
         assert!(pod.get("tolerations").is_none() && pod.get("imagePullSecrets").is_none());
-        assert_eq!((&pod["securityContext"]["runAsUser"], &pod["securityContext"]["runAsNonRoot"]), (&json!(65532), &json!(true)));
+        assert_eq!(
+            (&pod["securityContext"]["runAsUser"], &pod["securityContext"]["runAsNonRoot"]),
+            (&json!(65532), &json!(true))
+        );
         assert_eq!(job["spec"]["activeDeadlineSeconds"], 86_400);
         let untimed = Settings::parse(&BTreeMap::from([("jobTimeout".to_owned(), "0".to_owned())])).unwrap();
         assert!(super::job("v", JobKind::Gc, "d", "r", None, &untimed)["spec"].get("activeDeadlineSeconds").is_none());
@@ -157,6 +160,9 @@ mod tests {
         assert_eq!(pod["containers"][0]["env"][0]["value"], "http://proxy.example:3128");
         assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
         assert_eq!((&pod["nodeSelector"]["disk"], &pod["imagePullSecrets"][1]["name"]), (&json!("ssd"), &json!("two")));
-        assert_eq!(pod["securityContext"], json!({ "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } }));
+        assert_eq!(
+            pod["securityContext"],
+            json!({ "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } })
+        );
     }
 }

@@ -189,9 +189,7 @@ impl DownloadView {
         let node = exposing.chosen(node);
         match exposing.published(false, |name| build::download_claim(&self.cr.metadata, target, &size, node, &name)) {
             ControlFlow::Break(step) => step,
-            ControlFlow::Continue(node) => {
-                exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent())
-            }
+            ControlFlow::Continue(node) => exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()),
         }
     }
 

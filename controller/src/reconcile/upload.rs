@@ -127,9 +127,7 @@ impl UploadView {
         }
         match exposing.published(true, |name| build::upload_claim(&self.cr.metadata, plan, &self.limits, &name)) {
             ControlFlow::Break(step) => step,
-            ControlFlow::Continue(node) => {
-                exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent())
-            }
+            ControlFlow::Continue(node) => exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()),
         }
     }
 

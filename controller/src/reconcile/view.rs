@@ -6,7 +6,8 @@ use std::time::Duration;
 use wherry_api::cluster::{Attachment, Claim, Pod, StorageClass, Volume};
 use wherry_api::names::AGAIN;
 use wherry_api::{
-    ByClass, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Settings, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, WaitForNode, names,
+    ByClass, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Settings, Time, UploadPlan, VolumeSnapshot,
+    VolumeSnapshotContent, WaitForNode, names,
 };
 
 /// Settings that decisions rest on.

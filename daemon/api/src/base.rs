@@ -3,7 +3,7 @@
 //! `wherry.io/base-of` beside it.
 
 use crate::names;
-use crate::plan::{PlanError, VERSION, parse, print};
+use crate::plan::{PlanError, parse, print};
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Base {
-    /// Format, [`VERSION`].
+    /// Format, [`crate::plan::VERSION`].
     pub version: u32,
     /// uid of the DataUpload.
     pub cr_uid: String,
@@ -53,10 +53,12 @@ impl Base {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::VERSION;
 
     #[test]
     fn there_and_back() {
-        let base = Base { version: VERSION, cr_uid: "u".into(), completed: Time(7), pvc: "data".into(), ..Base::default() };
+        let base =
+            Base { version: VERSION, cr_uid: "u".into(), completed: Time(7), pvc: "data".into(), ..Base::default() };
         assert_eq!(Base::parse(Some(&base.print()), "u").unwrap(), base);
         assert!(matches!(Base::parse(Some(&base.print()), "v"), Err(PlanError::Foreign { .. })));
         assert!(matches!(Base::parse(None, "u"), Err(PlanError::Missing(names::BASE_OF))));

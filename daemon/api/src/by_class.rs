@@ -93,7 +93,8 @@ pub(crate) fn class(text: &str) -> Result<String, String> {
 
 /// Reads a value of `backupAnnotations`: a JSON object of texts, with keys as annotations have them.
 pub(crate) fn annotations(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let read: BTreeMap<String, String> = serde_json::from_str(text).map_err(|e| format!("no JSON object of texts: {e}"))?;
+    let read: BTreeMap<String, String> =
+        serde_json::from_str(text).map_err(|e| format!("no JSON object of texts: {e}"))?;
     match read.keys().find(|key| !is_annotation(key)) {
         Some(key) => Err(format!("{key:?} is no name of an annotation, or one that is not yours to set")),
         None => Ok(read),
@@ -111,7 +112,10 @@ pub(crate) fn is_key(key: &str) -> bool {
     let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     let end = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric());
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let good = (1..=63).contains(&name.len()) && end(name.bytes().next()) && end(name.bytes().last()) && name.bytes().all(inner);
+    let good = (1..=63).contains(&name.len())
+        && end(name.bytes().next())
+        && end(name.bytes().last())
+        && name.bytes().all(inner);
     good && prefix.is_none_or(is_class)
 }
 
@@ -125,7 +129,14 @@ mod tests {
         assert_eq!(read.get("csi.example/copy").map(String::as_str), Some("x=1,y=2"));
         assert!(annotations("{}").unwrap().is_empty());
         for bad in [
-            "", "a=b", "[]", r#"{"a": 1}"#, r#"{"": "b"}"#, r#"{"a b": "c"}"#, r#"{"wherry.io/base": "x"}"#, r#"{"A.B/c": "x"}"#,
+            "",
+            "a=b",
+            "[]",
+            r#"{"a": 1}"#,
+            r#"{"": "b"}"#,
+            r#"{"a b": "c"}"#,
+            r#"{"wherry.io/base": "x"}"#,
+            r#"{"A.B/c": "x"}"#,
             r#"{"volume.kubernetes.io/selected-node": "n1"}"#,
         ] {
             assert!(annotations(bad).is_err(), "{bad}");
@@ -135,7 +146,10 @@ mod tests {
     #[test]
     fn how_long_is_waited() {
         assert_eq!(wait_for_node("10m"), Ok(WaitForNode::For(Duration::from_secs(600))));
-        assert_eq!((wait_for_node("always"), wait_for_node("never")), (Ok(WaitForNode::Always), Ok(WaitForNode::Never)));
+        assert_eq!(
+            (wait_for_node("always"), wait_for_node("never")),
+            (Ok(WaitForNode::Always), Ok(WaitForNode::Never))
+        );
         assert!(wait_for_node("sometimes").unwrap_err().starts_with("\"sometimes\" is neither always nor never"));
     }
 

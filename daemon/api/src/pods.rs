@@ -72,8 +72,8 @@ fn list(
 
 /// Reads `resources` of a container (core/v1 `ResourceRequirements`), without claims.
 pub(crate) fn resources(text: &str) -> Result<Value, String> {
-    let read: BTreeMap<String, BTreeMap<String, String>> =
-        serde_json::from_str(text).map_err(|e| format!("no JSON object of requests and limits, quantities as texts: {e}"))?;
+    let read: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_str(text)
+        .map_err(|e| format!("no JSON object of requests and limits, quantities as texts: {e}"))?;
     for (kind, quantities) in &read {
         if !["requests", "limits"].contains(&kind.as_str()) {
             return Err(format!("there is no field {kind:?}; known: requests, limits"));
@@ -87,7 +87,8 @@ pub(crate) fn resources(text: &str) -> Result<Value, String> {
 
 /// Reads labels, of pods that are made or of nodes that are chosen: a JSON object of texts.
 pub(crate) fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let read: BTreeMap<String, String> = serde_json::from_str(text).map_err(|e| format!("no JSON object of texts: {e}"))?;
+    let read: BTreeMap<String, String> =
+        serde_json::from_str(text).map_err(|e| format!("no JSON object of texts: {e}"))?;
     if let Some(key) = read.keys().find(|key| !is_key(key)) {
         return Err(format!("{key:?} is no name of a label"));
     }
@@ -100,7 +101,8 @@ pub(crate) fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
 /// Reads labels of pods that are made; those that others decide by are none of the user's.
 pub(crate) fn own_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
     let read = labels(text)?;
-    let taken = ["wherry.io/", "velero.io/", "app.kubernetes.io/name", "app.kubernetes.io/component", "batch.kubernetes.io/"];
+    let taken =
+        ["wherry.io/", "velero.io/", "app.kubernetes.io/name", "app.kubernetes.io/component", "batch.kubernetes.io/"];
     match read.keys().find(|key| taken.iter().any(|prefix| key.starts_with(prefix))) {
         Some(key) => Err(format!("label {key:?} is not yours to set")),
         None => Ok(read),
@@ -131,7 +133,8 @@ mod tests {
     #[test]
     fn what_a_pod_would_take_is_taken() {
         assert_eq!(tolerations("[]").unwrap(), Vec::<Value>::new());
-        let all = r#"[{"operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5}]"#;
+        let all =
+            r#"[{"operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5}]"#;
         assert_eq!(tolerations(all).unwrap().len(), 2);
         let env_text = r#"[{"name": "NO_PROXY", "value": ""}, {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]"#;
         assert_eq!(env(env_text).unwrap()[0]["name"], "NO_PROXY");

@@ -1,8 +1,6 @@
 //! ConfigMap `wherry`: every setting, its default and its unit.
 
-use crate::by_class::{
-    ByClass, KeepBase, WaitForNode, annotations, class, is_class, keep_base, split, wait_for_node,
-};
+use crate::by_class::{ByClass, KeepBase, WaitForNode, annotations, class, is_class, keep_base, split, wait_for_node};
 use crate::pods::{env, labels, own_labels, resources, secrets, tolerations, user};
 use crate::quantity::quantity;
 use crate::time::parse_duration;
@@ -103,7 +101,12 @@ pub const ENTRIES: &[Entry] = &[
     entry("jobLabels", "{}", "JSON object of texts", "labels of the pods of Jobs, such as a workload identity wants"),
     entry("jobTolerations", "[]", "JSON list of tolerations", "of the pods of Jobs"),
     entry("jobNodeSelector", "{}", "JSON object of texts", "labels of nodes on which Jobs may run"),
-    entry("jobUser", "65532", "id of a user, or empty", "as whom Jobs run; empty: as the cluster says, as on OpenShift"),
+    entry(
+        "jobUser",
+        "65532",
+        "id of a user, or empty",
+        "as whom Jobs run; empty: as the cluster says, as on OpenShift",
+    ),
     entry("jobMemory", "512Mi", "quantity", "limit of the memory of a Job, at least 128Mi"),
     entry(
         "jobTimeout",
@@ -275,7 +278,8 @@ fn unknown(key: &str) -> Option<String> {
             (!is_class(class)).then(|| format!("{class:?} is no name that a StorageClass can have"))
         }
         Some((of, _)) if ENTRIES.iter().any(|entry| entry.key == of) => {
-            let those = ENTRIES.iter().filter(|entry| entry.by_class).map(|entry| entry.key).collect::<Vec<_>>().join(", ");
+            let those =
+                ENTRIES.iter().filter(|entry| entry.by_class).map(|entry| entry.key).collect::<Vec<_>>().join(", ");
             Some(format!("{of} is the same for all storage classes; those that may differ: {those}"))
         }
         _ => {

@@ -1,4 +1,4 @@
-//! I1 to I8 of the design, looked at after every change and at the end.
+//! I1 to I8 of the design, and I9, of kept bases (`controller/docs/kept-bases.md`), looked at after every change and at the end.
 
 use super::agent::AgentProcess;
 use super::scene::{Scene, others};
@@ -62,8 +62,7 @@ impl Invariants {
     }
 
     fn is_ours(&self, key: &Key, object: &Value) -> bool {
-        object["metadata"]["labels"][names::CR_UID] == self.uid.as_str()
-            || key.name.starts_with(&names::object(&self.uid))
+        self.is_own(object) || key.name.starts_with(&names::object(&self.uid))
     }
 
     pub(super) fn after(
@@ -193,36 +192,39 @@ impl Invariants {
         }
     }
 
+    fn is_own(&self, object: &Value) -> bool {
+        object["metadata"]["labels"][names::CR_UID] == self.uid.as_str()
+    }
+
     /// I9: a kept base is of a Completed upload, and one object that can be found has the last word on it. The base before
     /// stays until the next one is kept.
     fn bases(&mut self, server: &Server, storage: &Storage) {
-        let marked: Vec<_> = server.all(Kind::VolumeSnapshot).into_iter().filter(|(_, object)| is_base(object)).collect();
+        let marked: Vec<_> =
+            server.all(Kind::VolumeSnapshot).into_iter().filter(|(_, object)| is_base(object)).collect();
         for (key, object) in &marked {
-            let bound = text(object, "/status/boundVolumeSnapshotContentName");
-            let content = server.get(&Key::new(Kind::VolumeSnapshotContent, "", bound)).unwrap_or_default();
+            let content = server.get(&Key::new(Kind::VolumeSnapshotContent, "", &key.name)).unwrap_or_default();
             let named = storage.snapshots.contains(handle(&content));
             if !is_going(object) && !(content["spec"]["deletionPolicy"] == "Delete" && named) {
                 self.found(format!("I9: {key} is a base, and its content has not the last word on a storage snapshot"));
             }
-            let own = object["metadata"]["labels"][names::CR_UID] == self.uid.as_str();
-            if own && self.last_phase != "Completed" {
+            if self.is_own(object) && self.last_phase != "Completed" {
                 self.found(format!("I9: {key} is a base of an upload in phase {:?}", self.last_phase));
             }
         }
-        let before = marked.iter().any(|(_, object)| text(object, "/metadata/labels/wherry.io~1cr-uid") != self.uid && !is_going(object));
+        let before = marked.iter().any(|(_, object)| !self.is_own(object) && !is_going(object));
         let cr = server.get(&self.cr);
         let goes = cr.is_none_or(|cr| is_going(&cr));
-        let own = marked.iter().any(|(_, object)| object["metadata"]["labels"][names::CR_UID] == self.uid.as_str());
-        if self.keeps && !before && !own && !goes && self.last_phase != "Completed" {
+        let own = marked.iter().any(|(_, object)| self.is_own(object));
+        if self.keeps && !before && !own && !goes {
             self.found("I9: the base before went before there was another one".to_owned());
         }
     }
 
     /// I9, of what is left: the base of this upload, or that of the one before.
     fn base_at_end(&mut self, server: &Server, storage: &Storage) {
-        let marked: Vec<_> = server.all(Kind::VolumeSnapshot).into_iter().filter(|(_, object)| is_base(object)).collect();
+        let marked: Vec<_> =
+            server.all(Kind::VolumeSnapshot).into_iter().filter(|(_, object)| is_base(object)).collect();
         let expected: &[&str] = match (self.last_phase.as_str(), server.get(&self.cr).is_some()) {
-            _ if !self.keeps => &[],
             ("Completed", true) => &["h1"],
             // Completed, and deleted: its own is gone with it, and that of the one before, if it had superseded it.
             ("Completed", false) if storage.snapshots.is_empty() => &[],
@@ -230,7 +232,10 @@ impl Invariants {
         };
         let stored: Vec<&str> = storage.snapshots.iter().map(String::as_str).collect();
         if stored != expected || marked.len() != expected.len() {
-            self.found(format!("I9: at the end {:?} are bases, stored are {stored:?}, and not {expected:?}", marked.len()));
+            self.found(format!(
+                "I9: at the end {:?} are bases, stored are {stored:?}, and not {expected:?}",
+                marked.len()
+            ));
         }
     }
 
@@ -268,7 +273,7 @@ impl Invariants {
             }
         }
         let keeps = self.keeps && self.last_phase == "Completed" && server.get(&self.cr).is_some();
-        if !self.scene.download && self.seen {
+        if self.keeps && self.seen {
             self.base_at_end(server, storage);
         }
         if !self.scene.download && self.seen && !keeps {

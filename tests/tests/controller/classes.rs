@@ -53,7 +53,10 @@ fn the_claim_of_an_upload_is_as_the_class_of_its_source_has_it() {
 
     let world = World::new(scenes(false)[0]).set(&[("backupReadOnly.other", "true")]).run_to(10);
     let claim = made(&world, Kind::Claim, BACKUP);
-    assert_eq!((&claim["spec"]["storageClassName"], &claim["spec"]["accessModes"]), (&json!("lab"), &json!(["ReadWriteOnce"])));
+    assert_eq!(
+        (&claim["spec"]["storageClassName"], &claim["spec"]["accessModes"]),
+        (&json!("lab"), &json!(["ReadWriteOnce"]))
+    );
     assert!(made(&world, Kind::Pod, BACKUP)["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"].is_null());
 }
 
@@ -81,7 +84,9 @@ fn a_restore_waits_for_a_node_as_long_as_its_class_says() {
     // Longer than the prepare timeout.
     assert_eq!(run(&[("waitForNode", "31m")]), ("Failed".to_owned(), true));
     // To the second, and the pod that comes in time is heeded.
-    let Some(WorldView::Download(mut view)) = unused().set(&[("waitForNode", "10m")]).run_to(1).look() else { panic!() };
+    let Some(WorldView::Download(mut view)) = unused().set(&[("waitForNode", "10m")]).run_to(1).look() else {
+        panic!()
+    };
     let accepted = view.cr.status.accepted_timestamp.unwrap();
     assert_eq!(*view.limits.wait_for_node.of("lab"), WaitForNode::For(std::time::Duration::from_secs(600)));
     view.now = wherry_api::Time(accepted.0 + 599);

@@ -73,7 +73,9 @@ fn a_content_that_came_too_late() {
     world.server.create(Who::Velero, &key, &content);
     // Of another install.
     let mut theirs = content.clone();
-    theirs["metadata"] = json!({ "name": "theirs", "labels": { names::CR_UID: uid, names::VELERO_NAMESPACE: "other" } });
+    theirs["spec"]["source"]["snapshotHandle"] = json!("h8");
+    theirs["metadata"] =
+        json!({ "name": "theirs", "labels": { names::CR_UID: "gone", names::VELERO_NAMESPACE: "other" } });
     let other = Key::new(Kind::VolumeSnapshotContent, "", "theirs");
     world.server.create(Who::Velero, &other, &theirs);
     assert_eq!(world.sweep_leaks(), []);

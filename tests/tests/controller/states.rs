@@ -43,7 +43,8 @@ const DOWNLOAD_ROWS: [&str; 13] = [
 ];
 
 /// What differs where its base is kept, and that of the backup before is there.
-const BASE_ROWS: [&str; 4] = ["U15 PVC' deleted", "VS' marked as base", "VS of the base before deleted", "U17 finalizer off"];
+const BASE_ROWS: [&str; 4] =
+    ["U15 PVC' deleted", "VS' marked as base", "VS of the base before deleted", "U17 finalizer off"];
 
 const EVENTS: [&str; 7] = [
     "goes on",

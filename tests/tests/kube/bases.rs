@@ -18,12 +18,14 @@ fn the_newest_one_is_kept_whatever_fails() {
     assert_eq!((outcome.phase.as_str(), outcome.writes), ("Completed", 18), "{:#?}", outcome.steps);
     // The mark, the drop, and what comes after.
     for (n, how) in [(16, How::ReplyLost), (17, How::Twice), (18, How::NotApplied)] {
-        let outcome = World::on(stage.empty().remembered(), scene(false, KINDS[1])).keeping("always").fail(n, how).run();
+        let outcome =
+            World::on(stage.empty().remembered(), scene(false, KINDS[1])).keeping("always").fail(n, how).run();
         assert_clean(&outcome, &format!("write {n} {how:?}"));
         assert_eq!(outcome.phase, "Completed", "{:#?}", outcome.steps);
     }
     for event in [Event::Cancel, Event::Delete] {
-        let outcome = World::on(stage.empty().remembered(), scene(false, KINDS[0])).keeping("always").at(11, event).run();
+        let outcome =
+            World::on(stage.empty().remembered(), scene(false, KINDS[0])).keeping("always").at(11, event).run();
         assert_clean(&outcome, &format!("{event:?}"));
     }
 }
@@ -42,9 +44,10 @@ fn the_sweep_drops_one_whose_claim_is_gone() {
 
 fn definition(versions: &[(&str, bool)]) -> Value {
     let schema = json!({ "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } });
-    let versions = versions.iter().enumerate().map(|(n, (name, served))| {
-        json!({ "name": name, "served": served, "storage": n == 0, "schema": schema })
-    });
+    let versions = versions
+        .iter()
+        .enumerate()
+        .map(|(n, (name, served))| json!({ "name": name, "served": served, "storage": n == 0, "schema": schema }));
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         // A group of Kubernetes' own wants the word of its reviewers.

@@ -105,13 +105,24 @@ fn constraints() -> Value {
     } } });
     let mut fields = json!({ "apiVersion": text, "kind": text, "metadata": { "type": "object" } });
     for name in [
-        "allowHostDirVolumePlugin", "allowHostIPC", "allowHostNetwork", "allowHostPID", "allowHostPorts",
-        "allowPrivilegeEscalation", "allowPrivilegedContainer", "readOnlyRootFilesystem",
+        "allowHostDirVolumePlugin",
+        "allowHostIPC",
+        "allowHostNetwork",
+        "allowHostPID",
+        "allowHostPorts",
+        "allowPrivilegeEscalation",
+        "allowPrivilegedContainer",
+        "readOnlyRootFilesystem",
     ] {
         fields[name] = truth.clone();
     }
     for name in [
-        "allowedCapabilities", "defaultAddCapabilities", "requiredDropCapabilities", "seccompProfiles", "volumes", "users",
+        "allowedCapabilities",
+        "defaultAddCapabilities",
+        "requiredDropCapabilities",
+        "seccompProfiles",
+        "volumes",
+        "users",
         "groups",
     ] {
         fields[name] = texts.clone();
@@ -178,7 +189,10 @@ fn values_do_what_they_say() {
     assert_eq!(settings.pull_secrets, ["pull"]);
     let exists = [json!({ "operator": "Exists" })];
     assert_eq!((&settings.hosting_tolerations[..], &settings.job_tolerations[..]), (&exists[..], &exists[..]));
-    assert_eq!((settings.hosting_node_selector["disk"].as_str(), settings.job_node_selector["disk"].as_str()), ("ssd", "hdd"));
+    assert_eq!(
+        (settings.hosting_node_selector["disk"].as_str(), settings.job_node_selector["disk"].as_str()),
+        ("ssd", "hdd")
+    );
     assert_eq!(settings.hosting_resources, json!({ "limits": { "memory": "32Mi" } }));
     assert_eq!(settings.job_env, [json!({ "name": "HTTPS_PROXY", "value": "http://proxy.example:3128" })]);
     assert_eq!((settings.job_labels["use"].as_str(), settings.job_user), ("identity", None));
@@ -209,7 +223,10 @@ fn values_do_what_they_say() {
     // On OpenShift the namespace has users of its own, and a pod that names another is refused.
     for pod in [&controller["template"]["spec"], drain] {
         let context = &pod["securityContext"];
-        assert!(context["runAsNonRoot"] == true && context["runAsUser"].is_null() && context["runAsGroup"].is_null(), "{pod}");
+        assert!(
+            context["runAsNonRoot"] == true && context["runAsUser"].is_null() && context["runAsGroup"].is_null(),
+            "{pod}"
+        );
     }
     assert!(made.contains_key(&("RoleBinding".to_owned(), "chart-agent-privileged".to_owned())));
 
@@ -219,19 +236,33 @@ fn values_do_what_they_say() {
         assert_eq!(constraints[strategy]["type"], "RunAsAny", "{constraints}");
     }
     let fields = constraints.as_object().unwrap();
-    let allowed: Vec<&String> =
-        fields.iter().filter(|(name, value)| name.starts_with("allow") && **value == json!(true)).map(|(name, _)| name).collect();
+    let allowed: Vec<&String> = fields
+        .iter()
+        .filter(|(name, value)| name.starts_with("allow") && **value == json!(true))
+        .map(|(name, _)| name)
+        .collect();
     assert!(allowed.is_empty(), "{allowed:?}");
-    assert_eq!((&constraints["volumes"], &constraints["requiredDropCapabilities"]), (&json!(["persistentVolumeClaim"]), &json!(["ALL"])));
+    assert_eq!(
+        (&constraints["volumes"], &constraints["requiredDropCapabilities"]),
+        (&json!(["persistentVolumeClaim"]), &json!(["ALL"]))
+    );
     let rule = &get(&made, "ClusterRole", "chart-hosting-scc-valued")["rules"][0];
     assert_eq!(rule["verbs"], json!(["use"]));
     let user = &get(&made, "RoleBinding", "chart-hosting-scc")["subjects"][0];
     assert_eq!((&user["name"], &user["namespace"]), (&json!("chart-controller"), &json!("valued")));
     // (All names of ours are other ones here, but in lists.)
-    assert_eq!((rule["resourceNames"][0].as_str(), settings.hosting_scc.as_str()), (Some("wherry-hosting-valued"), "wherry-hosting-valued"));
+    assert_eq!(
+        (rule["resourceNames"][0].as_str(), settings.hosting_scc.as_str()),
+        (Some("wherry-hosting-valued"), "wherry-hosting-valued")
+    );
 
     // What Jobs get of their own wins over what the agents have.
-    let own = ["agent.podLabels.a=agents", "jobs.podLabels.a=jobs", "agent.serviceAccountAnnotations.r=agents", "jobs.serviceAccountAnnotations.r=jobs"];
+    let own = [
+        "agent.podLabels.a=agents",
+        "jobs.podLabels.a=jobs",
+        "agent.serviceAccountAnnotations.r=agents",
+        "jobs.serviceAccountAnnotations.r=jobs",
+    ];
     let own = objects(kube.rehearse(&renamed(&rendered("valued", &own))));
     assert_eq!(get(&own, "ConfigMap", "chart")["data"]["jobLabels"], "{\"a\":\"jobs\"}");
     assert_eq!(get(&own, "ServiceAccount", "chart-jobs")["metadata"]["annotations"]["r"], "jobs");

@@ -65,7 +65,13 @@ fn the_server_takes_every_file_and_the_code_agrees_with_them() {
 
     // The component for OpenShift, which the chart's test has a server take, changes what is there.
     let component = fs::read_to_string(Path::new(FOLDER).join("openshift/kustomization.yaml")).unwrap();
-    for part in ["- scc.yaml", "- rights.yaml", "path: /data/hostingScc", "name: wherry-agent", "path: /spec/template/metadata/annotations"] {
+    for part in [
+        "- scc.yaml",
+        "- rights.yaml",
+        "path: /data/hostingScc",
+        "name: wherry-agent",
+        "path: /spec/template/metadata/annotations",
+    ] {
         assert!(component.contains(part), "{part:?} is not in {component}");
     }
     assert!(data.contains_key("hostingScc"));
