@@ -1,5 +1,5 @@
-//! `wherry-controller drain`: ends all work, and waits until nothing of it is left. Run before wherry is removed. It only pauses and
-//! cancels; what was made for CRs is removed by the controller that acts, which has to run meanwhile.
+//! `wherry-controller drain`: ends all work, and waits until nothing of it is left. Run before wherry is removed. It pauses,
+//! cancels, and drops kept bases; what was made for CRs is removed by the controller that acts, which has to run meanwhile.
 
 use crate::known::Known;
 use crate::lease::NAME as LEASE;
@@ -64,6 +64,8 @@ struct There {
     going_on: Vec<(Key, Guard)>,
     /// CRs and objects that hold something still.
     left: Vec<String>,
+    /// Kept bases that nobody has dropped yet.
+    bases: Vec<(Key, Guard)>,
 }
 
 /// Pauses, waits, cancels, and waits until nothing is left; says what it does.
@@ -74,6 +76,15 @@ pub async fn drain(api: &KubeApi, namespace: &str, times: Times, say: impl Fn(&s
     let mut cancels = None;
     loop {
         let there = look(api, namespace, &limits).await?;
+        // What is under way and may go on may need them.
+        let droppable = there.going_on.is_empty() || begin.elapsed() >= times.wait;
+        for (key, guard) in there.bases.iter().filter(|_| droppable) {
+            match api.delete(key, guard).await {
+                Ok(()) => say(&format!("{key}: dropped, the storage snapshot that was kept for the next backup")),
+                Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
         if there.left.is_empty() {
             say("nothing of wherry is left but Secret wherry-repository, its ConfigMaps, and what is in the buckets");
             return Ok(());
@@ -141,6 +152,9 @@ async fn look(api: &KubeApi, namespace: &str, limits: &Limits) -> Result<There, 
     for kind in [Kind::Pod, Kind::Claim, Kind::VolumeSnapshot] {
         let made = api.list_all(kind, namespace, names::CR_UID).await?.objects;
         there.left.extend(made.iter().map(|object| key_of(kind, object).to_string()));
+        there
+            .bases
+            .extend(made.iter().filter(|object| is_base(object)).map(|object| (key_of(kind, object), guard(object))));
     }
     for kind in [Kind::VolumeSnapshotContent, Kind::Volume] {
         let selector = format!("{},{}={namespace}", names::CR_UID, names::VELERO_NAMESPACE);
@@ -153,6 +167,17 @@ async fn look(api: &KubeApi, namespace: &str, limits: &Limits) -> Result<There, 
         there.left.push(format!("{more} more"));
     }
     Ok(there)
+}
+
+/// A kept base that nobody has dropped yet.
+fn is_base(object: &Value) -> bool {
+    let meta = &object["metadata"];
+    meta["labels"][names::BASE].is_string() && meta["deletionTimestamp"].is_null()
+}
+
+fn guard(object: &Value) -> Guard {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    Guard { uid: text("uid"), resource_version: text("resourceVersion") }
 }
 
 impl There {
@@ -190,5 +215,7 @@ mod tests {
         assert_eq!(seen("Completed", &[names::FINALIZER], false, ours), (0, 1));
         assert_eq!(seen("Completed", &[], false, ours), (0, 0));
         assert_eq!(seen("InProgress", &[], false, "velero"), (0, 0));
+        // Begun under a name that the setting does not have any more: the controller cancels it by itself.
+        assert_eq!(seen("InProgress", &[names::FINALIZER], false, "earlier"), (0, 1));
     }
 }

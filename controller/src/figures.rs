@@ -7,6 +7,7 @@ use crate::tell::Said;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wherry_api::api::{Key, Kind};
 use wherry_api::events::{DEADLINE_AT_RISK, LEFTOVERS, NO_AGENT, Reason, UNSCHEDULABLE};
@@ -41,15 +42,28 @@ struct Stage {
     since: Option<Instant>,
 }
 
+/// An object that was made for a CR.
+#[derive(Debug)]
+struct Made {
+    /// uid of the CR.
+    uid: String,
+    /// What the scheduler says of a pod.
+    refused: Option<String>,
+    /// A kept base, which needs its CR to be there, whatever its phase.
+    base: bool,
+}
+
 /// What is kept for it.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) registry: Arc<Registry>,
     stages: BTreeMap<Key, Stage>,
-    /// What was made for CRs in the namespace of Velero: the uid of its CR, and what the scheduler says of a pod.
-    made: BTreeMap<Key, (String, Option<String>)>,
+    /// What was made for CRs in the namespace of Velero.
+    made: BTreeMap<Key, Made>,
     left: Lasting,
     lonely: Lasting,
+    /// Contents and PVs that the sweep found to be nobody's, and could not remove.
+    in_cluster: Arc<AtomicUsize>,
 }
 
 /// The value of label `kind`.
@@ -64,7 +78,13 @@ fn flag(is: bool) -> f64 {
 impl Figures {
     pub(crate) fn new(registry: Arc<Registry>) -> Self {
         let (stages, made) = (BTreeMap::new(), BTreeMap::new());
-        Self { registry, stages, made, left: Lasting::default(), lonely: Lasting::default() }
+        let in_cluster = Arc::default();
+        Self { registry, stages, made, left: Lasting::default(), lonely: Lasting::default(), in_cluster }
+    }
+
+    /// Where the sweep says what is left of the cluster's.
+    pub(crate) fn left_in_cluster(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.in_cluster)
     }
 
     /// A CR as the watch tells of it.
@@ -110,7 +130,8 @@ impl Figures {
     pub(crate) fn made(&mut self, kind: Kind, object: &Value) {
         let meta = &object["metadata"];
         let uid = meta["labels"][names::CR_UID].as_str().unwrap_or_default().to_owned();
-        self.made.insert(wherry_api::watch::key_of(kind, object), (uid, unschedulable(object)));
+        let base = meta["labels"][names::BASE].is_string() && meta["deletionTimestamp"].is_null();
+        self.made.insert(wherry_api::watch::key_of(kind, object), Made { uid, refused: unschedulable(object), base });
     }
 
     /// It is gone.
@@ -143,7 +164,12 @@ impl Figures {
         let needed: BTreeSet<&str> =
             ours.values().filter(|known| !known.phase.is_terminal()).map(|known| known.uid.as_str()).collect();
         let held = ours.iter().filter(|(_, known)| known.phase.is_terminal() && !known.over).map(|(key, _)| *key);
-        let orphans = self.made.iter().filter(|(_, (uid, _))| !needed.contains(uid.as_str())).map(|(key, _)| key);
+        let there: BTreeSet<&str> = known.values().map(|known| known.uid.as_str()).collect();
+        let is_needed = |made: &Made| match made.base {
+            true => there.contains(made.uid.as_str()),
+            false => needed.contains(made.uid.as_str()),
+        };
+        let orphans = self.made.iter().filter(|(_, made)| !is_needed(made)).map(|(key, _)| key);
         let left = self.left.now(&held.chain(orphans).collect(), now, LEFT);
         let alone = |known: &Known| match (agents, known.node.as_str()) {
             (None, _) => false,
@@ -156,7 +182,7 @@ impl Figures {
             ours.iter().filter(|(_, known)| at_risk(known, settings, time)).map(|(key, _)| (*key).clone()).collect();
 
         let registry = &self.registry;
-        registry.set(&metrics::LEFTOVERS, &[], left.len() as f64);
+        registry.set(&metrics::LEFTOVERS, &[], (left.len() + self.in_cluster.load(Ordering::Relaxed)) as f64);
         for (work, kind) in [(Work::Backup, UPLOAD), (Work::Restore, DOWNLOAD)] {
             let of = |key: &&Key| ours.get(*key).is_some_and(|known| known.work == work);
             registry.set(&metrics::AT_RISK, &[kind], late.iter().filter(of).count() as f64);
@@ -196,9 +222,9 @@ impl Figures {
             let text = "it has ended, and not all that was made for it is gone: see the log of the controller";
             say(key, LEFTOVERS, text.to_owned());
         }
-        for (pod, (uid, refused)) in &self.made {
-            let Some(refused) = refused else { continue };
-            if let Some((key, _)) = ours.iter().find(|(_, known)| known.uid == *uid && !known.phase.is_terminal()) {
+        for (pod, made) in &self.made {
+            let Some(refused) = &made.refused else { continue };
+            if let Some((key, _)) = ours.iter().find(|(_, known)| known.uid == made.uid && !known.phase.is_terminal()) {
                 say(key, UNSCHEDULABLE, format!("no node takes pod {}: {refused}", pod.name));
             }
         }
@@ -313,6 +339,39 @@ mod tests {
             let text = self.figures.registry.print();
             assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_kept_base_is_left_over_without_its_upload_alone() {
+        let mut stand = Stand::new();
+        let mut ended = cr("a", "Completed", "n1");
+        ended["metadata"]["finalizers"] = json!([]);
+        let key = stand.see(ended, 0);
+        let mut base = json!({ "metadata": {
+            "name": "wherry-a", "namespace": "velero", "labels": { names::CR_UID: "a", names::BASE: "p" },
+        } });
+        stand.figures.made(Kind::VolumeSnapshot, &base);
+        for seconds in [0, 400] {
+            assert_eq!(stand.due(&["n1"], seconds), Vec::<&str>::new());
+            stand.has("wherry_leftovers 0");
+        }
+        base["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        stand.figures.made(Kind::VolumeSnapshot, &base);
+        stand.due(&["n1"], 500);
+        stand.due(&["n1"], 801);
+        stand.has("wherry_leftovers 1");
+        base["metadata"].as_object_mut().unwrap().remove("deletionTimestamp");
+        stand.figures.made(Kind::VolumeSnapshot, &base);
+        stand.due(&["n1"], 900);
+        stand.has("wherry_leftovers 0");
+        stand.known.remove(&key);
+        stand.due(&["n1"], 1000);
+        stand.due(&["n1"], 1301);
+        stand.has("wherry_leftovers 1");
+        // Of the cluster, as the sweep says it.
+        stand.figures.left_in_cluster().store(2, Ordering::Relaxed);
+        stand.due(&["n1"], 1302);
+        stand.has("wherry_leftovers 3");
     }
 
     #[test]

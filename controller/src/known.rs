@@ -41,9 +41,9 @@ impl Known {
             }
         };
         let held = meta.has_finalizer(names::FINALIZER);
-        let ending = cancel || meta.is_going();
+        let ending = cancel || meta.is_going() || limits.disown(&datamover);
         Some(Self {
-            ours: limits.datamovers.contains(&datamover) && meta.label(copied).is_none(),
+            ours: limits.are_for(&datamover, &meta) && meta.label(copied).is_none(),
             queued: phase == Phase::New && (held || kind != Kind::DataUpload) && !ending,
             ending,
             over: phase.is_terminal() && !held,
@@ -131,6 +131,24 @@ mod tests {
         object["spec"]["cancel"] = json!(false);
         object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         assert!(!known(&object).queued && known(&object).ending);
+    }
+
+    /// The setting named it when it was begun, and does not any more.
+    #[test]
+    fn one_that_was_begun_is_ours_until_nothing_of_it_is_left() {
+        let of = |phase: &str, finalizers: &[&str]| {
+            let mut object = upload(phase, finalizers);
+            object["spec"]["datamover"] = json!("earlier");
+            let known = Known::of(Kind::DataUpload, &object, &limits()).unwrap();
+            let unreadable = Known::of_unreadable(Kind::DataUpload, &object, &limits()).is_some();
+            (known.ours && unreadable, known.ending, known.queued)
+        };
+        assert_eq!(of("InProgress", &[names::FINALIZER]), (true, true, false));
+        assert_eq!(of("New", &[names::FINALIZER]), (true, true, false));
+        assert_eq!(of("Completed", &[names::FINALIZER]), (true, true, false));
+        for phase in ["New", "InProgress", "Completed"] {
+            assert!(!of(phase, &[]).0 && !of(phase, &["others"]).0, "{phase}");
+        }
     }
 
     #[test]

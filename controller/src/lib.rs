@@ -4,7 +4,7 @@
 //! gives one [`reconcile::Step`], which is one write at most. [`apply`] alone writes, [`observe`] alone reads, both
 //! through the few verbs of [`wherry_api::api::Api`]. Killed between any two calls, the next run goes on from what is there.
 //! [`run`] is the loop around that: [`wherry_api::watch`] says what changed, [`queue`] what is looked at when, [`lease`] who acts.
-//! [`jobs`] runs beside it: what becomes of snapshots whose backup is gone, and gc, by Jobs.
+//! [`jobs`] and [`sweep`] run beside it: what becomes of snapshots whose backup is gone, and gc, by Jobs; and what no CR removes any more.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -14,10 +14,12 @@ mod figures;
 mod holder;
 pub mod jobs;
 mod known;
+pub mod leaks;
 pub mod lease;
 pub mod observe;
 pub mod queue;
 pub mod reconcile;
 pub mod run;
+pub mod sweep;
 mod tell;
 mod work;

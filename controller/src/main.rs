@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
-use wherry_api::api::{Api, Kind};
+use wherry_api::api::{Api, Key, Kind};
 use wherry_api::client::{Access, Client};
 use wherry_api::health;
 use wherry_api::kube_api::KubeApi;
@@ -189,10 +189,9 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
 
 /// The image of our container in that pod. An overlay that changes the image of the controller need not say it twice.
 async fn image_of(api: &KubeApi, namespace: &str, pod: &str) -> anyhow::Result<String> {
-    // The account may list pods, and not get one.
-    let pods = api.list(Kind::Pod, namespace, &[]).await.with_context(|| format!("the image of pod {pod}"))?;
-    let own = pods.iter().find(|object| object["metadata"]["name"] == pod);
-    let containers = own.and_then(|object| object["spec"]["containers"].as_array()).map_or(&[][..], Vec::as_slice);
+    let own = api.get(&Key::new(Kind::Pod, namespace, pod)).await.with_context(|| format!("the image of pod {pod}"))?;
+    let containers =
+        own.as_ref().and_then(|object| object["spec"]["containers"].as_array()).map_or(&[][..], Vec::as_slice);
     // Others may have put a container of theirs beside it.
     let ours = containers.iter().find(|container| container["name"] == CONTAINER).or(containers.first());
     let image = ours.and_then(|container| container["image"].as_str());

@@ -1,15 +1,16 @@
 //! Looks at everything that a decision about one CR rests on.
 
-use crate::reconcile::{Agent, DownloadView, Host, Limits, Step, UploadView};
+use crate::apply::Applied;
+use crate::reconcile::{Agent, DownloadView, Host, Limits, Step, UploadView, Write};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use wherry_api::api::{Api, ApiError, Key, Kind};
+use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
 use wherry_api::cluster::{Claim, Node, Pod, StorageClass, Volume};
 use wherry_api::decode::{Undecodable, decode, decode_all};
 use wherry_api::plan::PlanError;
 use wherry_api::{
-    DataDone, DataDownload, DataUpload, DownloadPlan, Meta, Time, UploadPlan, VolumeSnapshot, VolumeSnapshotContent,
-    names,
+    DataDone, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Phase, Time, UploadPlan, VolumeSnapshot,
+    VolumeSnapshotContent, names,
 };
 
 /// What the controller knows that no object says: it is lost with the process, and limits run anew.
@@ -23,6 +24,26 @@ pub struct Memory {
     pub agent_gone_since: Option<Time>,
     /// Until then an object may appear that a lost request was to make.
     pub unsure_until: Option<Time>,
+    /// Something of the name that was to be made is there, and no list by our label has it: PVCs and pods are looked for by
+    /// name, too.
+    pub by_name: bool,
+    /// The namespace of Velero is being deleted: nothing can be made in it any more.
+    pub closed: bool,
+}
+
+/// What the server says of a create in a namespace that is being deleted (its admission plugin NamespaceLifecycle).
+const TERMINATED: &str = "because it is being terminated";
+
+impl Memory {
+    /// Notes why a write was not done.
+    pub fn note_refusal(&mut self, error: &ApiError) {
+        self.closed |= error.refusal == Refusal::Forbidden && error.message.contains(TERMINATED);
+    }
+
+    /// Notes what became of a write.
+    pub fn note(&mut self, write: &Write, applied: Applied) {
+        self.by_name |= matches!(write, Write::Create { .. }) && applied == Applied::LookAgain;
+    }
 }
 
 /// Why there is no view.
@@ -120,6 +141,15 @@ pub async fn look<A: Api>(
     })
 }
 
+/// Of attempts so many are looked for by name, from the current one down.
+const ATTEMPTS: u32 = 3;
+
+/// Whether the CR owns an object.
+fn is_owned(object: &Value, cr: &Meta) -> bool {
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == cr.uid.as_str()))
+}
+
 struct Looker<'a, A> {
     api: &'a A,
 }
@@ -153,9 +183,25 @@ impl<A: Api> Looker<'_, A> {
         }
     }
 
-    async fn labelled<T: DeserializeOwned>(&self, kind: Kind, cr: &Meta) -> Result<Vec<T>, ObserveError> {
+    /// PVCs or pods of all attempts that have our label. `by_name`: as somebody may have taken that off, those that the CR owns
+    /// and that have the name of an attempt, too.
+    async fn of_attempts<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        cr: &Meta,
+        by_name: Option<u32>,
+    ) -> Result<Vec<T>, ObserveError> {
         let labels = [(names::CR_UID, cr.uid.as_str())];
-        let objects = self.api.list(kind, &cr.namespace, &labels).await?;
+        let mut objects = self.api.list(kind, &cr.namespace, &labels).await?;
+        if let Some(last) = by_name {
+            for attempt in (last.saturating_sub(ATTEMPTS - 1).max(1)..=last).rev() {
+                let key = Key::new(kind, &cr.namespace, &names::of_attempt(&cr.uid, attempt));
+                if objects.iter().any(|object| object["metadata"]["name"] == key.name.as_str()) {
+                    continue;
+                }
+                objects.extend(self.api.get(&key).await?.filter(|object| is_owned(object, cr)));
+            }
+        }
         objects.iter().map(|object| Ok(decode(kind.word(), object)?)).collect()
     }
 
@@ -179,6 +225,34 @@ impl<A: Api> Looker<'_, A> {
         let (all, _) = decode_all::<VolumeSnapshotContent>(Kind::VolumeSnapshotContent.word(), &objects);
         let ours = names::object(&cr.uid);
         Ok(all.into_iter().find(|content| content.metadata.name != ours))
+    }
+
+    /// The content of a VolumeSnapshot that is gone, found by what it says it is of: a class of policy Retain keeps it, and with
+    /// it the storage snapshot, when the namespace of the source goes.
+    async fn orphaned_content(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<VolumeSnapshotContent>, ObserveError> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let objects = self.api.list(Kind::VolumeSnapshotContent, "", &[]).await?;
+        let (all, _) = decode_all::<VolumeSnapshotContent>(Kind::VolumeSnapshotContent.word(), &objects);
+        let of = |content: &VolumeSnapshotContent| {
+            let of = &content.spec.volume_snapshot_ref;
+            // One that was never bound stands for nothing that a driver made for it.
+            of.namespace == namespace && of.name == name && !of.uid.is_empty()
+        };
+        Ok(all.into_iter().find(of))
+    }
+
+    /// Kept VolumeSnapshots of that source PVC, but for that of the CR. One that cannot be read is nobody's of ours.
+    async fn bases(&self, cr: &Meta, pvc_uid: &str) -> Result<Vec<VolumeSnapshot>, ObserveError> {
+        let objects = self.api.list(Kind::VolumeSnapshot, &cr.namespace, &[(names::BASE, pvc_uid)]).await?;
+        let (mut all, _) = decode_all::<VolumeSnapshot>(Kind::VolumeSnapshot.word(), &objects);
+        all.retain(|snapshot| snapshot.metadata.name != names::object(&cr.uid));
+        Ok(all)
     }
 
     async fn host(
@@ -213,6 +287,33 @@ impl<A: Api> Looker<'_, A> {
     }
 }
 
+/// Whether the driver lists changed blocks: it has a SnapshotMetadataService, of either version that there is.
+///
+/// # Errors
+/// Those of the API. Where this account may not look, the driver lists none: what rests on it is speed alone.
+pub async fn lists_changed_blocks<A: Api>(api: &A, driver: &str) -> Result<bool, ApiError> {
+    let look = async || {
+        // A kind that is not served is a path without an answer: this says which versions are.
+        let definition =
+            api.get(&Key::new(Kind::CustomResource, "", names::METADATA_SERVICES)).await?.unwrap_or_default();
+        let versions = definition["spec"]["versions"].as_array().cloned().unwrap_or_default();
+        let is_served = |kind: Kind| versions.iter().any(|one| one["name"] == kind.names().1 && one["served"] == true);
+        match [Kind::MetadataServiceBeta, Kind::MetadataServiceAlpha].into_iter().find(|kind| is_served(*kind)) {
+            Some(kind) => Ok(api.get(&Key::new(kind, "", driver)).await?.is_some()),
+            None => Ok::<_, ApiError>(false),
+        }
+    };
+    match look().await {
+        Err(e) if e.refusal == Refusal::Forbidden => {
+            tracing::warn!(
+                "{e}: taken for a driver that lists no changed blocks; apply the rights of controller/deploy"
+            );
+            Ok(false)
+        }
+        answer => answer,
+    }
+}
+
 /// Looks at one DataUpload and all around it. `None`: it is gone.
 pub async fn upload<A: Api>(
     api: &A,
@@ -222,8 +323,21 @@ pub async fn upload<A: Api>(
     now: Time,
     memory: Memory,
 ) -> Result<Option<UploadView>, ObserveError> {
+    match (Looker { api }).cr::<DataUpload>(Kind::DataUpload, namespace, name).await? {
+        Some(cr) => upload_of(api, cr, limits, now, memory).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Looks at all around a DataUpload.
+pub(crate) async fn upload_of<A: Api>(
+    api: &A,
+    cr: DataUpload,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<UploadView, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.cr::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
     let ours = names::object(&cr.metadata.uid);
     let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;
     let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
@@ -246,6 +360,8 @@ pub async fn upload<A: Api>(
                 look.get(Kind::VolumeSnapshotContent, "", &plan.content).await?;
             content.filter(|content| content.metadata.uid == plan.content_uid)
         }
+        // A plan that cannot be read is found by its label, above: by name it may be another one since.
+        None if first.is_none() && !unreadable => look.orphaned_content(from, &csi.volume_snapshot).await?,
         None => {
             let bound = first.as_ref().map_or("", |first| first.status.bound_volume_snapshot_content_name.as_str());
             let content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", bound).await?;
@@ -255,8 +371,25 @@ pub async fn upload<A: Api>(
             })
         }
     };
-    let pods: Vec<Pod> = look.labelled(Kind::Pod, &cr.metadata).await?;
-    let (source, source_volume) = match plan {
+    // What removal does not find is left behind.
+    let by_name = memory.by_name || cr.status.phase.is_terminal();
+    let by_name = by_name.then(|| plan.as_ref().map_or(1, |plan| plan.attempt));
+    let pods: Vec<Pod> = look.of_attempts(Kind::Pod, &cr.metadata, by_name).await?;
+    let claims: Vec<Claim> = look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?;
+    let ended = cr.status.phase == Phase::Completed && cr.metadata.has_finalizer(names::FINALIZER);
+    let settles = ended && pods.is_empty() && claims.is_empty();
+    // Settings may have changed since it was made.
+    let made = claims.iter().find_map(|claim| claim.spec.storage_class_name.as_deref());
+    let class_name = made.unwrap_or_else(|| limits.class_for(&csi.storage_class)).to_owned();
+    let (mut changed_blocks, mut bases) = (false, Vec::new());
+    let (source, source_volume) = match &plan {
+        Some(plan) if settles && plan.source_uid.is_some() => {
+            bases = look.bases(&cr.metadata, plan.source_uid.as_deref().unwrap_or_default()).await?;
+            if *limits.keep_base.of(&plan.storage_class) == KeepBase::Auto {
+                changed_blocks = lists_changed_blocks(api, &plan.driver).await?;
+            }
+            (look.get::<Claim>(Kind::Claim, from, &cr.spec.source_pvc).await?, None)
+        }
         Some(_) => (None, None),
         None => {
             let source: Option<Claim> = look.get(Kind::Claim, from, &cr.spec.source_pvc).await?;
@@ -265,16 +398,19 @@ pub async fn upload<A: Api>(
             (source, volume)
         }
     };
-    Ok(Some(UploadView {
+    Ok(UploadView {
         now,
         limits: limits.clone(),
         admitted: memory.admitted,
         cancel_since: memory.cancel_since,
+        closed: memory.closed,
         pair: look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?,
         pair_content,
-        claims: look.labelled(Kind::Claim, &cr.metadata).await?,
+        claims,
         volumes: look.volumes(&cr.metadata, "").await?,
-        class: look.get::<StorageClass>(Kind::StorageClass, "", &csi.storage_class).await?,
+        changed_blocks,
+        bases,
+        class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
         host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
         first,
         first_content,
@@ -282,7 +418,7 @@ pub async fn upload<A: Api>(
         source,
         source_volume,
         cr,
-    }))
+    })
 }
 
 /// Looks at one DataDownload and all around it. `None`: it is gone.
@@ -294,32 +430,48 @@ pub async fn download<A: Api>(
     now: Time,
     memory: Memory,
 ) -> Result<Option<DownloadView>, ObserveError> {
+    match (Looker { api }).cr::<DataDownload>(Kind::DataDownload, namespace, name).await? {
+        Some(cr) => download_of(api, cr, limits, now, memory).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Looks at all around a DataDownload.
+pub(crate) async fn download_of<A: Api>(
+    api: &A,
+    cr: DataDownload,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<DownloadView, ObserveError> {
     let look = Looker { api };
-    let Some(cr) = look.cr::<DataDownload>(Kind::DataDownload, namespace, name).await? else { return Ok(None) };
     let plan = DownloadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid).ok();
     let done = DataDone::parse(cr.metadata.annotation(names::DATA_DONE), &cr.metadata.uid).ok();
     let to = &cr.spec.target_volume;
     let target: Option<Claim> = look.get(Kind::Claim, &to.namespace, &to.pvc).await?;
     let class_name = target.as_ref().and_then(|target| target.spec.storage_class_name.clone()).unwrap_or_default();
-    let pods: Vec<Pod> = look.labelled(Kind::Pod, &cr.metadata).await?;
+    // A PVC that is not found counts as deleted once the volume is written, and what removal does not find is left behind.
+    let by_name = memory.by_name || done.is_some() || cr.status.phase.is_terminal();
+    let by_name = by_name.then(|| plan.as_ref().map_or(1, |plan| plan.attempt));
+    let pods: Vec<Pod> = look.of_attempts(Kind::Pod, &cr.metadata, by_name).await?;
     let volumes = look.volumes(&cr.metadata, done.as_ref().map_or("", |done| done.volume.as_str())).await?;
     let (attachments, _) = decode_all::<wherry_api::cluster::Attachment>(
         Kind::Attachment.word(),
         &api.list(Kind::Attachment, "", &[]).await?,
     );
     let of_ours = |name: &str| volumes.iter().any(|volume| volume.metadata.name == name);
-    Ok(Some(DownloadView {
+    Ok(DownloadView {
         now,
         limits: limits.clone(),
         admitted: memory.admitted,
         cancel_since: memory.cancel_since,
         target,
-        claims: look.labelled(Kind::Claim, &cr.metadata).await?,
+        claims: look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?,
         attachments: attachments.into_iter().filter(|a| of_ours(&a.spec.source.persistent_volume_name)).collect(),
         class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
         host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
         volumes,
         pods,
         cr,
-    }))
+    })
 }

@@ -9,6 +9,7 @@ use crate::lease::RENEW;
 use crate::observe::Memory;
 use crate::queue::{Ended, Queue};
 use crate::reconcile::Limits;
+use crate::sweep;
 use crate::tell::{Said, tell};
 use crate::work::{Done, Work, time};
 use serde_json::Value;
@@ -179,12 +180,14 @@ impl Loop {
             watches.spawn(follow(self.api.clone(), of, None, to.clone()));
         }
         // Jobs go on by themselves: what they wait for keeps no CR waiting.
-        watches.spawn(jobs::run(Around {
+        let around = Around {
             api: self.api.clone(),
             options: self.options.clone(),
             settings: self.in_force.subscribe(),
             held: self.held.clone(),
-        }));
+        };
+        watches.spawn(sweep::run(around.clone(), self.figures.left_in_cluster()));
+        watches.spawn(jobs::run(around));
         let mut stop = self.stop.clone();
         let (mut renew, mut reload) = (tokio::time::Instant::now() + RENEW, tokio::time::Instant::now() + RELOAD);
         let mut count = tokio::time::Instant::now();

@@ -78,6 +78,21 @@ fn answer(result: Result<Applied, ApiError>, write: &Write) -> Answer {
     }
 }
 
+fn is_create(write: &Write) -> bool {
+    matches!(write, Write::Create { .. })
+}
+
+/// What is done where something could not be made: the CR fails, at once or when it has waited for too long, whatever kept it
+/// from being made; a webhook that answers with an error does, too. `None`: it waits.
+fn instead(view: &View, write: &Write, answer: &Answer) -> Option<Step> {
+    match answer {
+        Answer::Impossible(message) => view.refused(message),
+        Answer::Forbidden(e) => view.forbidden(&e.to_string()),
+        Answer::Failed(e) if is_create(write) => view.forbidden(&e.to_string()),
+        _ => None,
+    }
+}
+
 impl Work {
     /// Neither is this process to end, nor may another one act.
     fn may_act(&self) -> bool {
@@ -120,19 +135,14 @@ impl Work {
             if !self.may_act() {
                 return Ended::Waits(None);
             }
-            let answer = self.act(&view, action, &write).await;
-            if let (Answer::Failed(e), Write::Create { .. }) = (&answer, &write)
-                && e.refusal == Refusal::Unavailable
-            {
-                memory.unsure_until = Some(time().after(UNSURE));
-            }
-            match answer {
+            match self.act(&view, action, &write, memory).await {
                 Answer::Done => {
                     surprises = 0;
                     *accepted |= action == Action::Accept;
                 }
                 Answer::Surprise if surprises < SURPRISES => surprises += 1,
-                Answer::Surprise | Answer::Impossible(_) => return Ended::Failed(None),
+                Answer::Surprise => return self.blocked(&view, &write).await,
+                Answer::Impossible(_) => return Ended::Failed(None),
                 Answer::Forbidden(e) | Answer::Failed(e) => return self.failed(&ObserveError::Api(e)),
             }
         }
@@ -148,29 +158,47 @@ impl Work {
         applied
     }
 
-    async fn act(&self, view: &View, action: Action, write: &Write) -> Answer {
+    async fn act(&self, view: &View, action: Action, write: &Write, memory: &mut Memory) -> Answer {
         tracing::info!("{}: {action}", self.cr);
-        let answer = answer(self.apply(write).await, write);
-        let instead = match &answer {
-            Answer::Impossible(message) => {
-                tracing::warn!("{}: {action}: {message}", self.cr);
-                view.refused(message)
-            }
+        let applied = self.apply(write).await;
+        match &applied {
+            Ok(applied) => memory.note(write, *applied),
+            Err(e) => memory.note_refusal(e),
+        }
+        let answer = answer(applied, write);
+        match &answer {
+            Answer::Impossible(message) => tracing::warn!("{}: {action}: {message}", self.cr),
             Answer::Forbidden(e) => {
                 let (about, uid, message) = (self.cr.clone(), self.uid.clone(), format!("{action}: {e}"));
                 // Nobody sends it where the process ends.
                 let _ = self.told.send(Said { about, uid, reason: REFUSED, message });
-                view.forbidden(&e.to_string())
             }
-            _ => None,
-        };
-        match instead {
+            Answer::Failed(e) if is_create(write) && e.refusal == Refusal::Unavailable => {
+                memory.unsure_until = Some(time().after(UNSURE));
+            }
+            _ => {}
+        }
+        match instead(view, write, &answer) {
             Some(Step::Do(_, write)) if self.may_act() => match self.apply(&write).await {
                 Ok(Applied::Done) => Answer::Done,
                 Ok(Applied::LookAgain) => Answer::Surprise,
                 Err(e) => Answer::Failed(e),
             },
             _ => answer,
+        }
+    }
+
+    /// What was to be made is there again and again, and is not ours: it is not waited for longer than for anything else.
+    async fn blocked(&self, view: &View, write: &Write) -> Ended {
+        let Write::Create { key, .. } = write else { return Ended::Failed(None) };
+        let said = format!("{key} is there, and this object does not own it: remove it, so that it can be made anew");
+        tracing::warn!("{}: {said}", self.cr);
+        match view.forbidden(&said) {
+            Some(Step::Do(_, write)) if self.may_act() => match self.apply(&write).await {
+                Ok(_) => Ended::Waits(Some(Duration::ZERO)),
+                Err(e) => self.failed(&ObserveError::Api(e)),
+            },
+            _ => Ended::Failed(None),
         }
     }
 
@@ -202,19 +230,21 @@ fn unsure(until: Option<Time>, action: Action, now: Time) -> Option<Duration> {
     Some(until_then(until, now))
 }
 
+/// `now` is the second that has begun, so that after this `until` has come. Never at once: a clock that was set back must not
+/// make it turn.
 fn until_then(until: Time, now: Time) -> Duration {
-    // A second more: times are whole seconds, and the decision is to be another one then.
-    Duration::from_secs(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0).saturating_add(1))
+    Duration::from_secs(u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0).max(1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reconcile::{DownloadView, Host};
     use serde_json::json;
     use std::collections::BTreeMap;
-    use wherry_api::Settings;
     use wherry_api::api::{Guard, Kind};
     use wherry_api::client::{Access, Client, Token};
+    use wherry_api::{DataDownload, Phase, Settings};
 
     #[test]
     fn what_is_done_about_an_answer() {
@@ -234,11 +264,55 @@ mod tests {
         }
     }
 
+    /// A webhook that is down makes the server answer 500, which tells nobody whether it was done.
+    #[test]
+    fn whatever_keeps_something_from_being_made_is_said_in_time() {
+        let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
+        let mut cr = DataDownload::default();
+        (cr.status.phase, cr.status.accepted_timestamp) = (Phase::Accepted, Some(Time(100)));
+        let view = |now: Time| {
+            View::Download(Box::new(DownloadView {
+                now,
+                limits: limits.clone(),
+                admitted: true,
+                cancel_since: None,
+                cr: cr.clone(),
+                target: None,
+                claims: Vec::new(),
+                volumes: Vec::new(),
+                pods: Vec::new(),
+                attachments: Vec::new(),
+                class: None,
+                host: Host::default(),
+            }))
+        };
+        let late = Time(100).after(limits.prepare);
+        let key = Key::new(Kind::Pod, "velero", "a");
+        let create = Write::Create { key: key.clone(), object: json!({}) };
+        let patch = Write::Patch {
+            key,
+            guard: Guard { uid: String::new(), resource_version: String::new() },
+            patch: json!({}),
+        };
+        for refusal in [Refusal::Unavailable, Refusal::Busy, Refusal::Forbidden] {
+            let failed =
+                |write: &Write| answer(Err(ApiError::new(refusal, "create Pod", "webhook down".to_owned())), write);
+            assert_eq!(instead(&view(Time(late.0 - 1)), &create, &failed(&create)), None, "{refusal:?}");
+            let Some(Step::Do(Action::Fail, Write::Patch { patch: said, .. })) =
+                instead(&view(late), &create, &failed(&create))
+            else {
+                panic!("{refusal:?}: it goes on waiting");
+            };
+            assert_eq!(said["status"]["message"], "not prepared within 1800 s: create Pod: webhook down");
+            assert_eq!(instead(&view(late), &patch, &failed(&patch)), None, "{refusal:?}");
+        }
+    }
+
     #[test]
     fn nothing_is_let_go_while_something_of_it_may_appear() {
         let (until, now) = (Some(Time(165)), Time(100));
         for action in [Action::Release, Action::Complete] {
-            assert_eq!(unsure(until, action, now), Some(Duration::from_secs(66)));
+            assert_eq!(unsure(until, action, now), Some(Duration::from_secs(65)));
             assert_eq!(unsure(until, action, Time(165)), None);
             assert_eq!(unsure(None, action, now), None);
         }
@@ -269,8 +343,12 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_that_changes_by_itself_is_looked_at_after_it_did() {
-        assert_eq!(until_then(Time(110), Time(100)), Duration::from_secs(11));
+    fn a_decision_that_changes_by_itself_is_looked_at_when_it_does() {
+        assert_eq!(until_then(Time(110), Time(100)), Duration::from_secs(10));
         assert_eq!(until_then(Time(90), Time(100)), Duration::from_secs(1));
+        // Canceled at the end of a second, seen in it: within ten seconds with those that the writes take.
+        let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
+        let (seen, pause) = (Time(100), until_then(Time(100).after(limits.cancel), Time(100)));
+        assert!(seen.after(pause) >= seen.after(limits.cancel) && pause <= Duration::from_secs(8), "{pause:?}");
     }
 }

@@ -161,6 +161,26 @@ impl Kube {
         }
     }
 
+    /// Makes a custom resource, and returns when it is served.
+    ///
+    /// # Panics
+    /// When it is refused, or not served within a minute.
+    pub fn define(&self, definition: &Value) {
+        let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        self.ask(Method::POST, crds, Some(("application/json", definition.to_string().into_bytes())))
+            .unwrap_or_else(|e| panic!("{e}"));
+        let text = |pointer: &str| definition.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let served = definition["spec"]["versions"].as_array().into_iter().flatten();
+        let version = served.filter(|version| version["served"] == true).find_map(|version| version["name"].as_str());
+        let (group, plural) = (text("/spec/group"), text("/spec/names/plural"));
+        let path = format!("/apis/{group}/{}/{plural}?limit=1", version.unwrap_or_default());
+        let begin = Instant::now();
+        while let Err(e) = self.ask(Method::GET, &path, None) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{path} is not served: {e}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The server's own certificate and the authority that it made.
     pub fn authorities(&self) -> PathBuf {
         self.folder.path().join("tls/apiserver.crt")
@@ -232,6 +252,8 @@ impl Kube {
             let path = match kind.as_str() {
                 "Namespace" | "ClusterRole" | "ClusterRoleBinding" => format!("{root}/{plural}"),
                 "PriorityClass" => format!("{root}/priorityclasses"),
+                // Its name is a plural already.
+                "SecurityContextConstraints" => format!("{root}/{}", kind.to_lowercase()),
                 _ => format!("{root}/namespaces/{namespace}/{plural}"),
             };
             let path = format!("{path}?fieldValidation=Strict{query}");

@@ -2,8 +2,14 @@
 //! with a second controller one write behind; the invariants hold at every moment.
 #![forbid(unsafe_code)]
 
+#[path = "controller/bases.rs"]
+mod bases;
+#[path = "controller/classes.rs"]
+mod classes;
 #[path = "controller/enumerate.rs"]
 mod enumerate;
+#[path = "controller/leaks.rs"]
+mod leaks;
 #[path = "controller/others.rs"]
 mod others;
 #[path = "controller/planted.rs"]

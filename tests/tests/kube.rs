@@ -12,6 +12,8 @@ mod agent_mends;
 mod agent_refusals;
 #[path = "kube/agent_whole.rs"]
 mod agent_whole;
+#[path = "kube/bases.rs"]
+mod bases;
 #[path = "kube/chart.rs"]
 mod chart;
 #[path = "kube/deploy.rs"]

@@ -1,5 +1,6 @@
 //! The Job that is made, and the Event that is written.
 
+use crate::reconcile::place;
 use serde_json::{Value, json};
 use wherry_api::api::Kind;
 use wherry_api::job::{self, JobKind};
@@ -7,8 +8,6 @@ use wherry_api::{Settings, Time, names};
 
 /// Of what a Job may use so much is what its process reckons with; the rest is for what it cannot reckon.
 const SHARE: (u64, u64) = (3, 4);
-/// As whom it runs: nobody of the node.
-const USER: u32 = 65532;
 /// A pod that fails is tried again so often.
 const TRIES: u32 = 2;
 
@@ -53,7 +52,7 @@ pub(super) fn job(
         JobKind::Gc => command.push(format!("--grace={}", seconds(settings.gc_grace))),
     }
     let memory = settings.job_memory.to_string();
-    let container = json!({
+    let mut container = json!({
         "name": "job", "image": settings.hosting_image, "imagePullPolicy": "IfNotPresent", "command": command,
         "resources": { "requests": { "cpu": "50m", "memory": memory }, "limits": { "memory": memory } },
         // Where it left no result, its last words are in the pod.
@@ -63,18 +62,26 @@ pub(super) fn job(
         },
         "volumeMounts": [{ "name": "tmp", "mountPath": "/tmp" }],
     });
-    let pod = json!({
+    if !settings.job_env.is_empty() {
+        container["env"] = json!(settings.job_env);
+    }
+    let mut pod = json!({
         "restartPolicy": "Never",
         "serviceAccountName": job::ACCOUNT,
         "containers": [container],
         "volumes": [{ "name": "tmp", "emptyDir": {} }],
-        "securityContext": {
-            "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "seccompProfile": { "type": "RuntimeDefault" },
-        },
+        "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
     });
+    // Nobody of the node. Where the cluster gives each namespace users of its own, a pod that names another is refused.
+    if let Some(user) = settings.job_user {
+        (pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]) = (json!(user), json!(user));
+    }
+    place(&mut pod, &settings.pull_secrets, &settings.job_tolerations, &settings.job_node_selector);
+    let mut pod_labels = labels.clone();
+    settings.job_labels.iter().for_each(|(key, value)| pod_labels[key] = json!(value));
     let mut spec = json!({
         "backoffLimit": TRIES,
-        "template": { "metadata": { "labels": labels, "annotations": annotations }, "spec": pod },
+        "template": { "metadata": { "labels": pod_labels, "annotations": annotations }, "spec": pod },
     });
     if !settings.job_timeout.is_zero() {
         spec["activeDeadlineSeconds"] = json!(settings.job_timeout.as_secs());
@@ -121,8 +128,41 @@ mod tests {
             container["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
         assert!(command.contains(&"--memory=805306368") && command.contains(&"--delay=604800s"), "{command:?}");
         assert!(container.get("env").is_none() && pod["serviceAccountName"] == "wherry-jobs");
+        assert!(pod.get("tolerations").is_none() && pod.get("imagePullSecrets").is_none());
+        assert_eq!(
+            (&pod["securityContext"]["runAsUser"], &pod["securityContext"]["runAsNonRoot"]),
+            (&json!(65532), &json!(true))
+        );
         assert_eq!(job["spec"]["activeDeadlineSeconds"], 86_400);
         let untimed = Settings::parse(&BTreeMap::from([("jobTimeout".to_owned(), "0".to_owned())])).unwrap();
         assert!(super::job("v", JobKind::Gc, "d", "r", None, &untimed)["spec"].get("activeDeadlineSeconds").is_none());
+    }
+
+    /// What the bucket is reached with from the agents is of no use unless it is reached with it from Jobs, too.
+    #[test]
+    fn a_job_gets_what_settings_say_of_its_pod() {
+        let data = [
+            ("jobEnv", r#"[{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}]"#),
+            ("jobLabels", r#"{"azure.workload.identity/use": "true"}"#),
+            ("jobTolerations", r#"[{"operator": "Exists"}]"#),
+            ("jobNodeSelector", r#"{"disk": "ssd"}"#),
+            ("jobUser", ""),
+            ("pullSecrets", "one, two"),
+        ];
+        let data = data.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let job = job("velero", JobKind::Gc, "default", "r", None, &Settings::parse(&data).unwrap());
+        let template = &job["spec"]["template"];
+        let pod = &template["spec"];
+        let labels = template["metadata"]["labels"].as_object().unwrap();
+        assert!(labels["azure.workload.identity/use"] == "true" && labels[job::JOB] == "gc", "{labels:?}");
+        // The watch of Jobs goes by its own.
+        assert!(job["metadata"]["labels"].get("azure.workload.identity/use").is_none());
+        assert_eq!(pod["containers"][0]["env"][0]["value"], "http://proxy.example:3128");
+        assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
+        assert_eq!((&pod["nodeSelector"]["disk"], &pod["imagePullSecrets"][1]["name"]), (&json!("ssd"), &json!("two")));
+        assert_eq!(
+            pod["securityContext"],
+            json!({ "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } })
+        );
     }
 }

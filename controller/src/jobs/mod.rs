@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What it works with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Around {
     pub(crate) api: KubeApi,
     pub(crate) options: Options,

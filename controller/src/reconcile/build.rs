@@ -2,8 +2,9 @@
 
 use super::view::{Limits, UploadView};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use wherry_api::api::Kind;
-use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, SELECTED_NODE};
+use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, Pod, SELECTED_NODE};
 use wherry_api::quantity::quantity;
 use wherry_api::{DownloadPlan, Meta, Phase, Time, UploadPlan, VolumeSnapshotContent, names};
 
@@ -21,8 +22,11 @@ fn owner(kind: Kind, cr: &Meta) -> Value {
     }])
 }
 
+/// The access mode of a PVC that nobody writes to.
+const READ_ONLY: &str = "ReadOnlyMany";
+
 /// Whether the PVC is a device.
-pub(super) fn is_block(claim: &Claim) -> bool {
+fn is_block(claim: &Claim) -> bool {
     claim.spec.volume_mode.as_deref() == Some("Block")
 }
 
@@ -124,17 +128,20 @@ pub(super) fn snapshot(cr: &Meta, plan: &UploadPlan) -> Value {
     })
 }
 
-/// The PVC of an attempt at an upload, made from our VolumeSnapshot.
-pub(super) fn upload_claim(cr: &Meta, plan: &UploadPlan, name: &str) -> Value {
+/// The PVC of an attempt at an upload, made from our VolumeSnapshot, as the settings for the source's class have it.
+pub(super) fn upload_claim(cr: &Meta, plan: &UploadPlan, limits: &Limits, name: &str) -> Value {
+    let of = plan.storage_class.as_str();
+    let mode = if *limits.backup_read_only.of(of) { READ_ONLY } else { "ReadWriteOnce" };
     json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "metadata": {
-            "name": name, "namespace": cr.namespace, "labels": labels(cr), "ownerReferences": owner(Kind::DataUpload, cr),
+            "name": name, "namespace": cr.namespace, "labels": labels(cr), "annotations": limits.backup_annotations.of(of),
+            "ownerReferences": owner(Kind::DataUpload, cr),
         },
         "spec": {
-            "accessModes": ["ReadWriteOnce"],
+            "accessModes": [mode],
             "volumeMode": plan.source_volume_mode,
-            "storageClassName": plan.storage_class,
+            "storageClassName": limits.class_for(of),
             "resources": { "requests": { "storage": plan.restore_size.unwrap_or_default().to_string() } },
             "dataSource": {
                 "apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": names::object(&cr.uid),
@@ -181,17 +188,55 @@ pub(super) fn download_claim(cr: &Meta, target: &Claim, size: &str, node: Option
     })
 }
 
+/// Name of the container of a hosting pod.
+const HOLD: &str = "hold";
+
+/// `seLinuxOptions` of that container: nothing is labelled anew for this type.
+fn no_relabelling() -> Value {
+    json!({ "type": "spc_t" })
+}
+
+/// What admission has made of a hosting pod, so that its kubelet would change the volume. `None`: nothing.
+///
+/// Of `seLinuxOptions` those of the container count where it has any; the others of the pod have no effect then.
+pub(super) fn changes_volume(pod: &Pod) -> Option<String> {
+    if let Some(group) = pod.spec.security_context.fs_group {
+        return Some(format!("fsGroup {group}, by which every file gets another group"));
+    }
+    let hold = pod.spec.containers.iter().find(|container| container.name == HOLD)?;
+    let options = hold.security_context.se_linux_options.as_ref();
+    match options.is_some_and(|options| *options == no_relabelling()) {
+        true => None,
+        false => {
+            let said = options.map_or_else(|| "none".to_owned(), ToString::to_string);
+            Some(format!("seLinuxOptions {said} instead of {}, by which every file is labelled anew", no_relabelling()))
+        }
+    }
+}
+
+/// Whence the image comes, and on which nodes the pod may run.
+pub(crate) fn place(pod: &mut Value, secrets: &[String], tolerations: &[Value], nodes: &BTreeMap<String, String>) {
+    if !secrets.is_empty() {
+        pod["imagePullSecrets"] = secrets.iter().map(|name| json!({ "name": name })).collect();
+    }
+    if !tolerations.is_empty() {
+        pod["tolerations"] = json!(tolerations);
+    }
+    if !nodes.is_empty() {
+        pod["nodeSelector"] = json!(nodes);
+    }
+}
+
 /// The hosting pod: while it runs, the kubelet keeps the volume published. It changes nothing on it: no fsGroup, no
 /// relabelling.
-pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, block: bool, node: Option<&str>) -> Value {
+pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, claim: &Claim, node: Option<&str>) -> Value {
+    let block = is_block(claim);
     let mut container = json!({
-        "name": "hold", "image": limits.hosting_image, "command": ["/usr/bin/wherry", "hold"],
-        "resources": {
-            "requests": { "cpu": "5m", "memory": "16Mi" }, "limits": { "cpu": "5m", "memory": "16Mi" },
-        },
+        "name": HOLD, "image": limits.hosting_image, "imagePullPolicy": "IfNotPresent",
+        "command": ["/usr/bin/wherry", "hold"], "resources": limits.hosting_resources,
         "securityContext": {
             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
-            "seLinuxOptions": { "type": "spc_t" },
+            "seLinuxOptions": no_relabelling(),
         },
     });
     if block {
@@ -209,22 +254,32 @@ pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, block: boo
             { "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [node] }] },
         ] } });
     }
+    let mut source = json!({ "claimName": name });
+    // Of an upload: the target of a restore may ask for the same.
+    if kind == Kind::DataUpload && claim.spec.access_modes == [READ_ONLY] {
+        source["readOnly"] = json!(true);
+    }
     let mut spec = json!({
         "restartPolicy": "Always",
         "automountServiceAccountToken": false,
         "terminationGracePeriodSeconds": 1,
         "containers": [container],
-        "volumes": [{ "name": "volume", "persistentVolumeClaim": { "claimName": name } }],
+        "volumes": [{ "name": "volume", "persistentVolumeClaim": source }],
         "affinity": affinity,
     });
     if !limits.hosting_priority_class.is_empty() {
         spec["priorityClassName"] = json!(limits.hosting_priority_class);
     }
+    place(&mut spec, &limits.pull_secrets, &limits.hosting_tolerations, &limits.hosting_node_selector);
+    let mut annotations = json!({ "cluster-autoscaler.kubernetes.io/safe-to-evict": "false" });
+    if !limits.hosting_scc.is_empty() {
+        annotations[names::REQUIRED_SCC] = json!(limits.hosting_scc);
+    }
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": name, "namespace": cr.namespace, "labels": labels(cr), "ownerReferences": owner(kind, cr),
-            "annotations": { "cluster-autoscaler.kubernetes.io/safe-to-evict": "false" },
+            "annotations": annotations,
         },
         "spec": spec,
     })

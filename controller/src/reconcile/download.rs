@@ -5,9 +5,9 @@ use super::view::{DownloadView, waits_for_consumer};
 use super::{Action, Step, build, delete, patch};
 use std::ops::ControlFlow;
 use wherry_api::api::{Key, Kind};
-use wherry_api::cluster::{Claim, Pod, SELECTED_NODE, Volume};
+use wherry_api::cluster::{Claim, SELECTED_NODE, Volume};
 use wherry_api::plan::PlanError;
-use wherry_api::{DataDone, DownloadPlan, Phase, SnapshotId, names};
+use wherry_api::{DataDone, DownloadPlan, Phase, SnapshotId, WaitForNode, names};
 
 impl DownloadView {
     /// What is done next.
@@ -15,7 +15,7 @@ impl DownloadView {
     pub fn next_step(&self) -> Step {
         let cr = &self.cr;
         let copy = cr.metadata.label(names::BACKUP_NAME).is_some();
-        if copy || !self.limits.datamovers.contains(&cr.spec.datamover) {
+        if copy || !self.limits.are_for(&cr.spec.datamover, &cr.metadata) {
             return Step::Ignore;
         }
         let phase = &cr.status.phase;
@@ -52,8 +52,9 @@ impl DownloadView {
 
     /// The server does not take it now, by a quota or an admission plugin. `None`: it is waited for.
     pub(crate) fn forbidden(&self, message: &str) -> Option<Step> {
-        let status = &self.cr.status;
-        overdue(&status.phase, status.accepted_timestamp, self.now, &self.limits, message).map(|said| self.fail(&said))
+        let (status, cr) = (&self.cr.status, &self.cr.metadata);
+        overdue(&status.phase, status.accepted_timestamp, cr, self.now, &self.limits, message)
+            .map(|said| self.fail(&said))
     }
 
     fn fail(&self, message: &str) -> Step {
@@ -61,7 +62,7 @@ impl DownloadView {
     }
 
     fn cancel(&self) -> Step {
-        cancel(self.key(), &self.cr.metadata, &self.cr.status.message, self.now)
+        cancel(self.key(), &self.cr.metadata, &self.why_canceled(), self.now)
     }
 
     fn target_name(&self) -> String {
@@ -121,7 +122,7 @@ impl DownloadView {
         let done = DataDone::parse(self.cr.metadata.annotation(names::DATA_DONE), self.uid());
         match done {
             Ok(done) if done.attempt == plan.attempt => match exposing.claim() {
-                Some(claim) if !claim.metadata.is_going() => self.keep_volume(plan, &done, claim, exposing.pod()),
+                Some(claim) if !claim.metadata.is_going() => self.keep_volume(plan, &done, claim, &exposing),
                 Some(_) if exposing.pod().is_some() && self.is_canceled() => self.cancel(),
                 // We delete it only after the pod.
                 Some(claim) if exposing.pod().is_some() => {
@@ -149,7 +150,7 @@ impl DownloadView {
         if self.is_canceled() {
             return match self.cr.status.phase {
                 Phase::InProgress | Phase::Canceling => {
-                    cancel_under_way(exposing, self.cancel_since, &self.cr.status.message)
+                    cancel_under_way(exposing, self.cancel_since, &self.why_canceled())
                 }
                 _ => self.cancel(),
             };
@@ -172,19 +173,28 @@ impl DownloadView {
         };
         let node = target.metadata.annotation(SELECTED_NODE);
         if exposing.claim().is_none() && node.is_none() && waits_for_consumer(self.class.as_ref()) {
-            return exposing.wait(format!("no pod that uses {} has a node yet", self.target_name()));
+            let class = target.spec.storage_class_name.as_deref().unwrap_or_default();
+            let until = match self.limits.wait_for_node.of(class) {
+                WaitForNode::Always => Some(None),
+                WaitForNode::Never => None,
+                WaitForNode::For(wait) => {
+                    Some(Some(self.cr.status.accepted_timestamp.unwrap_or(self.now).after(*wait)))
+                }
+            };
+            if let Some(until) = until.filter(|until| until.is_none_or(|until| until > self.now)) {
+                let step = exposing.wait(format!("no pod that uses {} has a node yet", self.target_name()));
+                return step.no_later_than(until);
+            }
         }
         let node = exposing.chosen(node);
         match exposing.published(false, |name| build::download_claim(&self.cr.metadata, target, &size, node, &name)) {
             ControlFlow::Break(step) => step,
-            ControlFlow::Continue(node) => {
-                exposing.prepared(&node).unwrap_or_else(|| exposing.wait("the agent".to_owned()))
-            }
+            ControlFlow::Continue(node) => exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()),
         }
     }
 
     /// D6 to D8: the volume is whole, its PVC is still ours.
-    fn keep_volume(&self, plan: &DownloadPlan, done: &DataDone, claim: &Claim, pod: Option<&Pod>) -> Step {
+    fn keep_volume(&self, plan: &DownloadPlan, done: &DataDone, claim: &Claim, exposing: &Exposing<'_>) -> Step {
         if self.is_canceled() {
             return self.cancel();
         }
@@ -208,23 +218,23 @@ impl DownloadView {
             let body = build::kept(&self.cr.metadata, plan, original);
             return patch(Action::KeepVolume, volume_key(volume), &volume.metadata, body);
         }
-        if let Some(step) = self.let_go(pod, done) {
+        if let Some(step) = self.let_go(exposing, done) {
             return step;
         }
         let key = Key::new(Kind::Claim, &claim.metadata.namespace, &claim.metadata.name);
         delete(Action::RemoveClaim, key, &claim.metadata)
     }
 
-    /// D7 and D8: pod, then attachment. `None`: both are gone.
-    fn let_go(&self, pod: Option<&Pod>, done: &DataDone) -> Option<Step> {
-        match pod {
+    /// D7 and D8: pod, then attachment. `None`: both are gone. On a lost node that may take until it is declared gone.
+    fn let_go(&self, exposing: &Exposing<'_>, done: &DataDone) -> Option<Step> {
+        match exposing.pod() {
             Some(pod) if !pod.metadata.is_going() => return Some(remove_pod(pod)),
-            Some(pod) => return Some(Step::wait(format!("pod {} is going", pod.metadata.name))),
+            Some(pod) => return Some(exposing.wait(format!("pod {} is going", pod.metadata.name))),
             None => {}
         }
         let attached = |name: &str| name == done.volume;
         let still = self.attachments.iter().find(|a| attached(&a.spec.source.persistent_volume_name))?;
-        Some(Step::wait(format!("PV {} is still attached to node {}", done.volume, still.spec.node_name)))
+        Some(exposing.wait(format!("PV {} is still attached to node {}", done.volume, still.spec.node_name)))
     }
 
     /// Nothing takes the volume away when its PVC goes, and it says for whom it is.
@@ -259,7 +269,7 @@ impl DownloadView {
                     done.volume
                 ));
             }
-            if let Some(step) = self.let_go(exposing.pod(), done) {
+            if let Some(step) = self.let_go(exposing, done) {
                 return step;
             }
             return patch(Action::GiveVolume, volume_key(volume), &volume.metadata, build::given(target));

@@ -1,7 +1,7 @@
 //! What upload and download share: PVC, PV and hosting pod of an attempt, and the node they are on.
 
 use super::build;
-use super::view::{Host, Limits, waits_for_consumer};
+use super::view::{Agent, Host, Limits, waits_for_consumer};
 use super::{Action, Step, create, delete, patch};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
@@ -47,24 +47,38 @@ impl Exposing<'_> {
         self.volumes.iter().find(|volume| volume.metadata.name == claim.spec.volume_name)
     }
 
-    /// Waits; in phase Accepted no longer than the prepare timeout, then the reason is why it failed.
+    /// Waits while no agent works on it; in phase Accepted no longer than the prepare timeout, later no longer than Velero
+    /// does. Then the reason is why it failed: nobody else would ever say that it ended.
     pub(super) fn wait(&self, why: String) -> Step {
-        let lost_at = self.host.lost_at(self.limits.node_lost).filter(|at| *at > self.now);
-        if *self.phase != Phase::Accepted {
-            return Step::Wait { why, until: lost_at };
+        let (limits, cr) = (self.limits, self.cr);
+        if let Some(message) = overdue(self.phase, self.accepted, cr, self.now, limits, &why) {
+            return fail(self.key(), cr, &message, self.now);
         }
-        let timeout = self.accepted.unwrap_or(self.now).after(self.limits.prepare);
-        match overdue(self.phase, self.accepted, self.now, self.limits, &why) {
-            Some(message) => fail(self.key(), self.cr, &message, self.now),
-            None => Step::wait_until(why, lost_at.map_or(timeout, |at| at.min(timeout))),
+        let over = deadline(self.phase, self.accepted, cr, self.now, limits).map(|(at, _)| at);
+        Step::Wait { why, until: over.into_iter().chain(self.lost_at()).min() }
+    }
+
+    /// Waits for the agent of the node. One that answers keeps the deadline itself.
+    pub(super) fn wait_for_agent(&self) -> Step {
+        match self.host.agent {
+            Agent::Ready => Step::Wait { why: "the agent".to_owned(), until: self.lost_at() },
+            Agent::Silent | Agent::Gone(_) => self.wait(format!("the agent of node {} does not answer", self.node)),
         }
+    }
+
+    fn lost_at(&self) -> Option<Time> {
+        self.host.lost_at(self.limits.node_lost).filter(|at| *at > self.now)
     }
 
     /// A lost node: its PVC may still be written to there, so the next attempt has one of its own.
     pub(super) fn lost(&self, plan: impl FnOnce(u32) -> String) -> Option<Step> {
         self.pod()?;
-        self.host.is_lost(self.now, self.limits.node_lost)?;
-        let body = json!({ "metadata": { "annotations": { names::PLAN: plan(self.attempt + 1) } } });
+        let why = self.host.is_lost(self.now, self.limits.node_lost)?;
+        let Some(next) = self.attempt.checked_add(1) else {
+            let said = format!("{why}, and after attempt {} of annotation {} there is none", self.attempt, names::PLAN);
+            return Some(fail(self.key(), self.cr, &said, self.now));
+        };
+        let body = json!({ "metadata": { "annotations": { names::PLAN: plan(next) } } });
         Some(patch(Action::NextAttempt, self.key(), self.cr, body))
     }
 
@@ -110,11 +124,22 @@ impl Exposing<'_> {
             // A PV says itself where it can be used; until there is one, it is to be where the target's pod will run.
             let node = found.metadata.annotation(wherry_api::cluster::SELECTED_NODE);
             let node = self.chosen(node).filter(|_| !bound && self.kind == Kind::DataDownload);
-            let object = build::pod(self.cr, self.kind, &name, self.limits, build::is_block(found), node);
+            let object = build::pod(self.cr, self.kind, &name, self.limits, found, node);
             return ControlFlow::Break(create(Action::MakePod, Key::new(Kind::Pod, &self.cr.namespace, &name), object));
         };
         if pod.metadata.is_going() {
             return ControlFlow::Break(self.wait(format!("pod {} is going", pod.metadata.name)));
+        }
+        // It is deleted with all the rest: one that was made again would come back the same.
+        if let Some(what) = build::changes_volume(pod) {
+            let message = format!(
+                "admission gave pod {} {what}: it was refused, as nothing may change the volume. Let nothing set that for pods of \
+                 this namespace; on OpenShift apply controller/deploy/openshift, whose SCC wherry-hosting is for them, and name it \
+                 in setting hostingScc (annotation {} of the pod)",
+                pod.metadata.name,
+                names::REQUIRED_SCC
+            );
+            return ControlFlow::Break(fail(self.key(), self.cr, &message, self.now));
         }
         // Evicted, or refused by its kubelet: it never runs again.
         if matches!(pod.status.phase.as_str(), "Failed" | "Succeeded") {
@@ -148,10 +173,35 @@ impl Exposing<'_> {
     }
 }
 
-/// What is said of one that was accepted too long ago, and what it waits for. `None`: it may go on waiting.
-pub(super) fn overdue(phase: &Phase, accepted: Option<Time>, now: Time, limits: &Limits, why: &str) -> Option<String> {
-    let is_over = *phase == Phase::Accepted && accepted.unwrap_or(now).after(limits.prepare) <= now;
-    is_over.then(|| format!("not prepared within {} s: {why}", limits.prepare.as_secs()))
+/// Until when one may wait for others than an agent that works on it, and what is said then. `None`: no limit is known.
+fn deadline(
+    phase: &Phase,
+    accepted: Option<Time>,
+    cr: &Meta,
+    now: Time,
+    limits: &Limits,
+) -> Option<(Time, &'static str)> {
+    match phase {
+        Phase::Accepted => Some((accepted.unwrap_or(now).after(limits.prepare), "not prepared within")),
+        Phase::Prepared | Phase::InProgress => {
+            Some((cr.creation_timestamp?.after(limits.item), "not done within the item timeout of"))
+        }
+        _ => None,
+    }
+}
+
+/// What is said of one that has waited for too long, and what for. `None`: it may go on waiting.
+pub(super) fn overdue(
+    phase: &Phase,
+    accepted: Option<Time>,
+    cr: &Meta,
+    now: Time,
+    limits: &Limits,
+    why: &str,
+) -> Option<String> {
+    let (_, said) = deadline(phase, accepted, cr, now, limits).filter(|(at, _)| *at <= now)?;
+    let limit = if *phase == Phase::Accepted { limits.prepare } else { limits.item };
+    Some(format!("{said} {} s: {why}", limit.as_secs()))
 }
 
 fn reason(pod: &Pod) -> String {
@@ -196,10 +246,9 @@ pub(super) fn fail(key: Key, cr: &Meta, message: &str, now: Time) -> Step {
     end(Action::Fail, &Phase::Failed, key, cr, message, now)
 }
 
-/// Canceled. Velero's own message, set together with `spec.cancel`, is kept.
+/// Canceled, with what is said about it.
 pub(super) fn cancel(key: Key, cr: &Meta, said: &str, now: Time) -> Step {
-    let why = if cr.is_going() { "the object was deleted" } else { "spec.cancel was set" };
-    end(Action::Cancel, &Phase::Canceled, key, cr, if said.is_empty() { why } else { said }, now)
+    end(Action::Cancel, &Phase::Canceled, key, cr, said, now)
 }
 
 /// Nothing is left: finalizer and node label go off.
@@ -228,13 +277,21 @@ mod tests {
         let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
         let at = |phase: Phase, accepted: Option<i64>, later: i64| {
             let prepare = i64::try_from(limits.prepare.as_secs()).unwrap();
-            overdue(&phase, accepted.map(Time), Time(100 + prepare + later), &limits, "exceeded quota")
+            let cr = Meta { creation_timestamp: Some(Time(90)), ..Meta::default() };
+            overdue(&phase, accepted.map(Time), &cr, Time(100 + prepare + later), &limits, "exceeded quota")
         };
         assert_eq!(at(Phase::Accepted, Some(100), -1), None);
         let said = at(Phase::Accepted, Some(100), 0).unwrap();
         assert!(said.starts_with("not prepared within ") && said.ends_with(" s: exceeded quota"), "{said}");
         assert_eq!(at(Phase::Accepted, None, 0), None);
         assert_eq!(at(Phase::InProgress, Some(100), 1000), None);
-        assert_eq!(at(Phase::Failed, Some(100), 1000), None);
+        assert_eq!(at(Phase::Failed, Some(100), 100_000), None);
+        // From then on it is as long as Velero waits.
+        let rest = i64::try_from((limits.item - limits.prepare).as_secs()).unwrap() - 10;
+        for phase in [Phase::Prepared, Phase::InProgress] {
+            assert_eq!(at(phase.clone(), Some(100), rest - 1), None);
+            let said = at(phase, Some(100), rest).unwrap();
+            assert_eq!(said, "not done within the item timeout of 14400 s: exceeded quota");
+        }
     }
 }

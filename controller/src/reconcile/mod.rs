@@ -4,6 +4,7 @@
 //! step that was applied without its answer, or twice, or by two controllers at once, leads to the same end.
 //! `controller/docs/plan.md` has the table of states.
 
+mod base;
 mod build;
 mod download;
 mod download_removal;
@@ -13,6 +14,8 @@ mod upload;
 mod upload_removal;
 mod view;
 
+pub(crate) use base::base_of;
+pub(crate) use build::place;
 pub use unreadable::{is_ours, unreadable};
 pub use view::{Agent, DownloadView, Host, Limits, UploadView};
 
@@ -53,6 +56,16 @@ impl Step {
 
     fn wait(why: impl Into<String>) -> Self {
         Self::Wait { why: why.into(), until: None }
+    }
+
+    /// The same, but looked at again by then.
+    fn no_later_than(self, time: Option<Time>) -> Self {
+        match (self, time) {
+            (Self::Wait { why, until }, Some(time)) => {
+                Self::Wait { why, until: Some(until.map_or(time, |until| until.min(time))) }
+            }
+            (step, _) => step,
+        }
     }
 
     fn wait_until(why: impl Into<String>, until: Time) -> Self {
@@ -113,6 +126,10 @@ pub enum Action {
     DoomContent,
     /// The first VolumeSnapshotContent becomes Delete: it has the last word.
     DoomFirstContent,
+    /// The second VolumeSnapshot is marked as base of the next backup: with its content it stays.
+    KeepBase,
+    /// The VolumeSnapshot of the base before goes, and the storage snapshot with it.
+    DropBase,
     /// The second VolumeSnapshot goes.
     RemoveSnapshot,
     /// The second VolumeSnapshotContent goes.

@@ -11,7 +11,12 @@ use wherry_api::{Meta, Phase, Time, names};
 pub fn is_ours(kind: Kind, object: &Value, limits: &Limits) -> bool {
     let copied = if kind == Kind::DataUpload { names::RESTORE_NAME } else { names::BACKUP_NAME };
     let datamover = object["spec"]["datamover"].as_str().unwrap_or_default();
-    limits.datamovers.iter().any(|ours| ours == datamover) && object["metadata"]["labels"][copied].is_null()
+    (is_held(object) || !limits.disown(datamover)) && object["metadata"]["labels"][copied].is_null()
+}
+
+fn is_held(object: &Value) -> bool {
+    let all = object["metadata"]["finalizers"].as_array();
+    all.is_some_and(|all| all.iter().any(|name| name == names::FINALIZER))
 }
 
 /// The write by which it fails. `None`: it is not ours, has ended already, or does not say enough to be written to. What
@@ -24,8 +29,7 @@ pub fn unreadable(key: &Key, object: &Value, limits: &Limits, reason: &str, now:
     if ended || meta.uid.is_empty() || meta.resource_version.is_empty() || !is_ours(key.kind, object, limits) {
         return None;
     }
-    let held = object["metadata"]["finalizers"].to_string().contains(names::FINALIZER);
-    let left = if held { "; what was made for it is removed once that field is right" } else { "" };
+    let left = if is_held(object) { "; what was made for it is removed once that field is right" } else { "" };
     match super::exposing::fail(key.clone(), &meta, &format!("{reason}{left}"), now) {
         Step::Do(_, write) => Some(write),
         _ => None,

@@ -15,7 +15,7 @@ impl UploadView {
     pub fn next_step(&self) -> Step {
         let cr = &self.cr;
         let copy = cr.metadata.label(names::RESTORE_NAME).is_some();
-        if copy || !self.limits.datamovers.contains(&cr.spec.datamover) {
+        if copy || !self.limits.are_for(&cr.spec.datamover, &cr.metadata) {
             return Step::Ignore;
         }
         let phase = &cr.status.phase;
@@ -56,8 +56,9 @@ impl UploadView {
 
     /// The server does not take it now, by a quota or an admission plugin. `None`: it is waited for.
     pub(crate) fn forbidden(&self, message: &str) -> Option<Step> {
-        let status = &self.cr.status;
-        overdue(&status.phase, status.accepted_timestamp, self.now, &self.limits, message).map(|said| self.fail(&said))
+        let (status, cr) = (&self.cr.status, &self.cr.metadata);
+        overdue(&status.phase, status.accepted_timestamp, cr, self.now, &self.limits, message)
+            .map(|said| self.fail(&said))
     }
 
     fn fail(&self, message: &str) -> Step {
@@ -65,7 +66,7 @@ impl UploadView {
     }
 
     fn cancel(&self) -> Step {
-        self.cancel_saying(&self.cr.status.message)
+        self.cancel_saying(&self.why_canceled())
     }
 
     fn cancel_saying(&self, message: &str) -> Step {
@@ -106,7 +107,7 @@ impl UploadView {
         let moving = matches!(self.cr.status.phase, Phase::InProgress | Phase::Canceling);
         if self.is_canceled() {
             return match moving {
-                true => cancel_under_way(&exposing, self.cancel_since, &self.cr.status.message),
+                true => cancel_under_way(&exposing, self.cancel_since, &self.why_canceled()),
                 false => self.cancel(),
             };
         }
@@ -124,11 +125,9 @@ impl UploadView {
         if exposing.claim().is_none() && plan.restore_size.is_none() {
             return self.fail(&format!("annotation {} has no restoreSize: no PVC can be made", names::PLAN));
         }
-        match exposing.published(true, |name| build::upload_claim(&self.cr.metadata, plan, &name)) {
+        match exposing.published(true, |name| build::upload_claim(&self.cr.metadata, plan, &self.limits, &name)) {
             ControlFlow::Break(step) => step,
-            ControlFlow::Continue(node) => {
-                exposing.prepared(&node).unwrap_or_else(|| exposing.wait("the agent".to_owned()))
-            }
+            ControlFlow::Continue(node) => exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()),
         }
     }
 

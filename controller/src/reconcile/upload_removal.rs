@@ -34,7 +34,7 @@ impl UploadView {
         if let Some(volume) = self.volumes.first() {
             return Step::wait(format!("PV {} is going", volume.metadata.name));
         }
-        self.remove_snapshots().unwrap_or_else(|| release(self.key(), cr))
+        self.settle_snapshots().unwrap_or_else(|| release(self.key(), cr))
     }
 
     /// `None`: there are none any more.
@@ -42,7 +42,7 @@ impl UploadView {
     /// As long as the first VolumeSnapshot is there, the storage snapshot goes with it, and our pair must not take it
     /// along. Once it is gone, our pair has the last word; where that was not made, or is not ready, it is made first:
     /// a content whose VolumeSnapshot is gone does not delete what it stands for.
-    fn remove_snapshots(&self) -> Option<Step> {
+    pub(super) fn remove_snapshots(&self) -> Option<Step> {
         let plan = self.plan().ok();
         let retained = self.first_content.as_ref().is_some_and(|content| content.spec.deletion_policy == "Retain");
         match (&self.first, &plan) {
@@ -57,7 +57,11 @@ impl UploadView {
             }
             (_, Some(plan)) => {
                 if let Some(content) = &self.first_content {
-                    if !self.pair_is_ready(plan) {
+                    let ready = self.pair_is_ready(plan);
+                    if self.closed && !ready {
+                        return self.remove_found();
+                    }
+                    if !ready {
                         return Some(self.finish_takeover(content, plan));
                     }
                     return Some(match content.metadata.is_going() {
@@ -87,7 +91,8 @@ impl UploadView {
     }
 
     /// The first VolumeSnapshot is gone. Without a plan nothing was ever ours; with one that cannot be read, what has
-    /// our label is. The first content has the last word where it is still there.
+    /// our label is; and where nothing can be made, there is no pair to have the last word. The first content has it where it
+    /// is still there.
     fn remove_found(&self) -> Option<Step> {
         let Some(first) = &self.first_content else { return self.remove_pair() };
         let first = || take_along(Action::DoomFirstContent, Action::DropContent, first);
@@ -153,7 +158,7 @@ impl UploadView {
             Ok(_) if !is_bound(content) && content.metadata.is_going() => {
                 Some(Step::wait(format!("VolumeSnapshotContent {} is going", content.metadata.name)))
             }
-            Ok(plan) if !is_bound(content) => self.make_pair(&plan),
+            Ok(plan) if !is_bound(content) && !self.closed => self.make_pair(&plan),
             _ => Some(take_along(Action::DoomContent, Action::RemoveContent, content)),
         }
     }

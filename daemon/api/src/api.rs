@@ -45,11 +45,17 @@ pub enum Kind {
     Location,
     /// Job, batch/v1.
     Job,
+    /// CustomResourceDefinition, of the cluster.
+    CustomResource,
+    /// SnapshotMetadataService, of the cluster, cbt.storage.k8s.io/v1beta1.
+    MetadataServiceBeta,
+    /// The same, v1alpha1.
+    MetadataServiceAlpha,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::DataUpload,
         Self::DataDownload,
         Self::VolumeSnapshot,
@@ -68,6 +74,9 @@ impl Kind {
         Self::Backup,
         Self::Location,
         Self::Job,
+        Self::CustomResource,
+        Self::MetadataServiceBeta,
+        Self::MetadataServiceAlpha,
     ];
 
     /// Group, version, `kind` and the name in the path, and whether it lies in namespaces.
@@ -94,6 +103,15 @@ impl Kind {
             Self::Backup => ("velero.io", "v1", "Backup", "backups", true),
             Self::Location => ("velero.io", "v1", "BackupStorageLocation", "backupstoragelocations", true),
             Self::Job => ("batch", "v1", "Job", "jobs", true),
+            Self::CustomResource => {
+                ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", false)
+            }
+            Self::MetadataServiceBeta => {
+                ("cbt.storage.k8s.io", "v1beta1", "SnapshotMetadataService", "snapshotmetadataservices", false)
+            }
+            Self::MetadataServiceAlpha => {
+                ("cbt.storage.k8s.io", "v1alpha1", "SnapshotMetadataService", "snapshotmetadataservices", false)
+            }
         }
     }
 

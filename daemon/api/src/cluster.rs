@@ -158,6 +158,36 @@ pub struct PodSpec {
     /// `nodeName`; empty until scheduled.
     #[serde(deserialize_with = "or_default")]
     pub node_name: String,
+    /// `securityContext` (`PodSecurityContext`).
+    #[serde(deserialize_with = "or_default")]
+    pub security_context: Security,
+    /// `containers`.
+    #[serde(deserialize_with = "or_default")]
+    pub containers: Vec<Container>,
+}
+
+/// `PodSecurityContext` and `SecurityContext`, as far as they change a volume.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Security {
+    /// `fsGroup` (of pods): the kubelet gives every file of a filesystem to that group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fs_group: Option<i64>,
+    /// `seLinuxOptions` (`SELinuxOptions`): of another type than `spc_t` every file is labelled anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub se_linux_options: Option<Value>,
+}
+
+/// `Container`, as far as it is read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Container {
+    /// `name`.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    /// `securityContext`.
+    #[serde(deserialize_with = "or_default")]
+    pub security_context: Security,
 }
 
 /// `PodStatus`.

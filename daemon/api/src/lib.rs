@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod base;
 pub mod base64;
+pub mod by_class;
 pub mod client;
 pub mod cluster;
 pub mod decode;
@@ -23,6 +25,7 @@ pub mod metrics;
 pub mod names;
 pub mod phase;
 pub mod plan;
+mod pods;
 pub mod quantity;
 pub mod settings;
 pub mod snapshot;
@@ -31,6 +34,8 @@ pub mod time;
 pub mod upload;
 pub mod watch;
 
+pub use base::Base;
+pub use by_class::{ByClass, KeepBase, WaitForNode};
 pub use download::DataDownload;
 pub use location::BackupStorageLocation;
 pub use meta::Meta;

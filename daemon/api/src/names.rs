@@ -22,6 +22,13 @@ pub const EXCLUDE: &str = "velero.io/exclude-from-backup";
 pub const ORIGINAL_POLICY: &str = "wherry.io/original-reclaim-policy";
 /// Annotation of a PV that changes hands: uid of the PVC that gets it.
 pub const TARGET_UID: &str = "wherry.io/target-uid";
+/// Label of our VolumeSnapshot of the newest Completed backup of a volume, where that is kept: uid of the source PVC. There is
+/// one of each, and it outlives its upload, not its DataUpload.
+pub const BASE: &str = "wherry.io/base";
+/// Annotation beside it, see [`Base`](crate::Base).
+pub const BASE_OF: &str = "wherry.io/base-of";
+/// Name of the CustomResourceDefinition by which a driver says that it lists changed blocks; its objects have the drivers' names.
+pub const METADATA_SERVICES: &str = "snapshotmetadataservices.cbt.storage.k8s.io";
 /// Annotation of a VolumeSnapshotContent: its VolumeSnapshot is being deleted. Without it the sidecar does not let a
 /// content go that is bound.
 pub const BEING_DELETED: &str = "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted";
@@ -35,6 +42,10 @@ pub const BACKUP_NAME: &str = "velero.io/backup-name";
 pub const BACKUP_UID: &str = "velero.io/backup-uid";
 /// Label of a DataUpload: uid of the PVC.
 pub const PVC_UID: &str = "velero.io/pvc-uid";
+/// What `status.message` begins with while an agent tries again what failed: not the last word.
+pub const AGAIN: &str = "tried again: ";
+/// Annotation of a pod on OpenShift: the SecurityContextConstraints that it must get, or it is refused.
+pub const REQUIRED_SCC: &str = "openshift.io/required-scc";
 /// Label of agent pods.
 pub const AGENT_LABEL: &str = "wherry.io/agent";
 
@@ -56,6 +67,14 @@ pub fn is_of_attempt(name: &str, cr_uid: &str) -> bool {
     name.strip_prefix(&object(cr_uid))
         .and_then(|rest| rest.strip_prefix('-'))
         .is_some_and(|attempt| !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// uid of the CR of which a pod or PVC of that name is an attempt.
+#[must_use]
+pub fn cr_of_attempt(name: &str) -> Option<&str> {
+    let (uid, attempt) = name.strip_prefix("wherry-")?.rsplit_once('-')?;
+    let is_number = !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit());
+    (is_number && !uid.is_empty()).then_some(uid)
 }
 
 /// The value of label [`NODE`]: the node's name, or where that is longer than a label may be (63) its beginning and a
@@ -83,6 +102,10 @@ mod tests {
         assert!(is_of_attempt(&of_attempt("a-b", 12), "a-b"));
         for other in ["wherry-a-b", "wherry-a-b-", "wherry-a-b-x", "wherry-a-b-1-2", "wherry-a-1", "a-b-1"] {
             assert!(!is_of_attempt(other, "a-b"), "{other}");
+        }
+        assert_eq!(cr_of_attempt(&of_attempt("a-b", 12)), Some("a-b"));
+        for other in ["wherry-a-b", "wherry-", "wherry--1", "a-b-1", "wherry-a-"] {
+            assert_eq!(cr_of_attempt(other), None, "{other}");
         }
     }
 

@@ -155,12 +155,12 @@ impl DataDone {
     }
 }
 
-fn print<T: Serialize>(value: &T) -> String {
+pub(crate) fn print<T: Serialize>(value: &T) -> String {
     // These types have no map with keys that are no text, the one thing that can fail.
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn parse<T: DeserializeOwned>(name: &'static str, text: Option<&str>, cr_uid: &str) -> Result<T, PlanError> {
+pub(crate) fn parse<T: DeserializeOwned>(name: &'static str, text: Option<&str>, cr_uid: &str) -> Result<T, PlanError> {
     let broken = |e: serde_json::Error| PlanError::Broken { name, reason: e.to_string() };
     let value: Value = serde_json::from_str(text.ok_or(PlanError::Missing(name))?).map_err(broken)?;
     // Whose it is, then of which version: nothing else is looked at in what may have another shape.

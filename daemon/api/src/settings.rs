@@ -1,7 +1,10 @@
 //! ConfigMap `wherry`: every setting, its default and its unit.
 
+use crate::by_class::{ByClass, KeepBase, WaitForNode, annotations, class, is_class, keep_base, split, wait_for_node};
+use crate::pods::{env, labels, own_labels, resources, secrets, tolerations, user};
 use crate::quantity::quantity;
 use crate::time::parse_duration;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -19,10 +22,16 @@ pub struct Entry {
     pub unit: &'static str,
     /// What it does.
     pub about: &'static str,
+    /// `KEY.CLASS` says it for the volumes of one StorageClass, `KEY` for all others.
+    pub by_class: bool,
 }
 
 const fn entry(key: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Entry {
-    Entry { key, default, unit, about }
+    Entry { key, default, unit, about, by_class: false }
+}
+
+const fn by_class(key: &'static str, default: &'static str, unit: &'static str, about: &'static str) -> Entry {
+    Entry { key, default, unit, about, by_class: true }
 }
 
 /// All keys. Any other is an error: a typing mistake must not go unseen.
@@ -40,13 +49,43 @@ pub const ENTRIES: &[Entry] = &[
         "Velero's default-item-operation-timeout, from creation; orders the queue",
     ),
     entry("prepareTimeout", "30m0s", "duration", "Accepted for longer is Failed"),
-    entry("cancelTimeout", "10s", "duration", "a silent agent is not waited for any longer after a cancel"),
+    entry("cancelTimeout", "8s", "duration", "a silent agent is not waited for any longer after a cancel"),
     entry("nodeLostTimeout", "5m0s", "duration", "not ready for longer, a node is taken for lost"),
     entry("uploadRate", "0", "bytes per second and node", "0: no limit"),
     entry("downloadRate", "0", "bytes per second and node", "0: no limit"),
     entry("kubeletRoot", "/var/lib/kubelet", "path", "root directory of the kubelet on the nodes"),
     entry("hostingImage", "", "image", "image of hosting pods and Jobs; empty: that of the controller"),
+    entry("pullSecrets", "", "names, or empty", "Secrets with which the image of hosting pods and Jobs is pulled"),
     entry("hostingPriorityClass", "", "name", "priority class of hosting pods; empty: none"),
+    entry("hostingTolerations", "[]", "JSON list of tolerations", "of hosting pods"),
+    entry("hostingNodeSelector", "{}", "JSON object of texts", "labels of nodes on which hosting pods may run"),
+    entry(
+        "hostingResources",
+        r#"{"limits": {"cpu": "5m", "memory": "16Mi"}, "requests": {"cpu": "5m", "memory": "16Mi"}}"#,
+        "JSON object of resources",
+        "of hosting pods",
+    ),
+    entry(
+        "hostingScc",
+        "",
+        "name",
+        "on OpenShift, the SecurityContextConstraints that hosting pods must get (openshift.io/required-scc); empty: any",
+    ),
+    by_class(
+        "keepBase",
+        "auto",
+        "auto, always or never",
+        "the newest backup's storage snapshot of a volume is kept; auto: where the driver lists changed blocks",
+    ),
+    by_class("backupStorageClass", "", "name", "class of the PVC that an upload reads; empty: that of the source PVC"),
+    by_class("backupReadOnly", "false", "true or false", "that PVC is asked for as ReadOnlyMany, and mounted so"),
+    by_class("backupAnnotations", "{}", "JSON object of texts", "annotations of that PVC"),
+    by_class(
+        "waitForNode",
+        "always",
+        "always, never or duration",
+        "a restore into a class of WaitForFirstConsumer (the target's class counts) waits until a pod that uses the PVC has a node",
+    ),
     entry("forgetInterval", "1h0m0s", "duration", "between two Jobs that forget, of one repository; 0: none is made"),
     entry("gcInterval", "24h0m0s", "duration", "between two gc of one repository; 0: none is made"),
     entry("gcOverdue", "96h0m0s", "duration", "an Event says that no gc has succeeded for so long; 0: never"),
@@ -58,6 +97,16 @@ pub const ENTRIES: &[Entry] = &[
         "a backup may be missing for so long before its snapshots are forgotten",
     ),
     entry("gcGrace", "24h0m0s", "duration", "packs are deleted no sooner than this after their deletion was decided"),
+    entry("jobEnv", "[]", "JSON list of variables", "environment of Jobs, such as HTTPS_PROXY and NO_PROXY"),
+    entry("jobLabels", "{}", "JSON object of texts", "labels of the pods of Jobs, such as a workload identity wants"),
+    entry("jobTolerations", "[]", "JSON list of tolerations", "of the pods of Jobs"),
+    entry("jobNodeSelector", "{}", "JSON object of texts", "labels of nodes on which Jobs may run"),
+    entry(
+        "jobUser",
+        "65532",
+        "id of a user, or empty",
+        "as whom Jobs run; empty: as the cluster says, as on OpenShift",
+    ),
     entry("jobMemory", "512Mi", "quantity", "limit of the memory of a Job, at least 128Mi"),
     entry(
         "jobTimeout",
@@ -99,8 +148,28 @@ pub struct Settings {
     pub kubelet_root: String,
     /// `hostingImage`.
     pub hosting_image: String,
+    /// `pullSecrets`.
+    pub pull_secrets: Vec<String>,
     /// `hostingPriorityClass`.
     pub hosting_priority_class: String,
+    /// `hostingTolerations`, core/v1 `Toleration`.
+    pub hosting_tolerations: Vec<Value>,
+    /// `hostingNodeSelector`.
+    pub hosting_node_selector: BTreeMap<String, String>,
+    /// `hostingResources`, core/v1 `ResourceRequirements`.
+    pub hosting_resources: Value,
+    /// `hostingScc`.
+    pub hosting_scc: String,
+    /// `keepBase`, by class of the source PVC.
+    pub keep_base: ByClass<KeepBase>,
+    /// `backupStorageClass`, by class of the source PVC; empty: that one.
+    pub backup_storage_class: ByClass<String>,
+    /// `backupReadOnly`, by class of the source PVC.
+    pub backup_read_only: ByClass<bool>,
+    /// `backupAnnotations`, by class of the source PVC.
+    pub backup_annotations: ByClass<BTreeMap<String, String>>,
+    /// `waitForNode`, by class of the target PVC.
+    pub wait_for_node: ByClass<WaitForNode>,
     /// `forgetInterval`; zero: never.
     pub forget_interval: Duration,
     /// `gcInterval`; zero: never.
@@ -113,6 +182,16 @@ pub struct Settings {
     pub missing_for: Duration,
     /// `gcGrace`.
     pub gc_grace: Duration,
+    /// `jobEnv`, core/v1 `EnvVar`.
+    pub job_env: Vec<Value>,
+    /// `jobLabels`.
+    pub job_labels: BTreeMap<String, String>,
+    /// `jobTolerations`, core/v1 `Toleration`.
+    pub job_tolerations: Vec<Value>,
+    /// `jobNodeSelector`.
+    pub job_node_selector: BTreeMap<String, String>,
+    /// `jobUser`; none: the cluster says.
+    pub job_user: Option<u32>,
     /// `jobMemory`, bytes.
     pub job_memory: u64,
     /// `jobTimeout`.
@@ -135,10 +214,8 @@ impl Settings {
     /// Reads `data` of the ConfigMap. All that is wrong is said at once, by key.
     pub fn parse(data: &BTreeMap<String, String>) -> Result<Self, Vec<BadSetting>> {
         let mut read = Reader { data, wrong: Vec::new() };
-        for key in data.keys().filter(|key| !ENTRIES.iter().any(|entry| entry.key == *key)) {
-            let known = ENTRIES.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", ");
-            read.wrong
-                .push(BadSetting { key: key.clone(), reason: format!("there is no such setting; known: {known}") });
+        for (key, reason) in data.keys().filter_map(|key| Some((key, unknown(key)?))) {
+            read.wrong.push(BadSetting { key: key.clone(), reason });
         }
         let settings = Self {
             datamovers: read.get("datamovers", names),
@@ -155,13 +232,28 @@ impl Settings {
             download_rate: read.get("downloadRate", number),
             kubelet_root: read.get("kubeletRoot", path),
             hosting_image: read.get("hostingImage", any),
+            pull_secrets: read.get("pullSecrets", secrets),
             hosting_priority_class: read.get("hostingPriorityClass", any),
+            hosting_tolerations: read.get("hostingTolerations", tolerations),
+            hosting_node_selector: read.get("hostingNodeSelector", labels),
+            hosting_resources: read.get("hostingResources", resources),
+            hosting_scc: read.get("hostingScc", any),
+            keep_base: read.get_by_class("keepBase", keep_base),
+            backup_storage_class: read.get_by_class("backupStorageClass", class),
+            backup_read_only: read.get_by_class("backupReadOnly", truth),
+            backup_annotations: read.get_by_class("backupAnnotations", annotations),
+            wait_for_node: read.get_by_class("waitForNode", wait_for_node),
             forget_interval: read.get("forgetInterval", interval),
             gc_interval: read.get("gcInterval", interval),
             gc_overdue: read.get("gcOverdue", duration),
             forget_delay: read.get("forgetDelay", duration),
             missing_for: read.get("missingFor", duration),
             gc_grace: read.get("gcGrace", duration),
+            job_env: read.get("jobEnv", env),
+            job_labels: read.get("jobLabels", own_labels),
+            job_tolerations: read.get("jobTolerations", tolerations),
+            job_node_selector: read.get("jobNodeSelector", labels),
+            job_user: read.get("jobUser", user),
             job_memory: read.get("jobMemory", memory),
             job_timeout: read.get("jobTimeout", interval),
             job_history: read.get("jobHistory", count),
@@ -176,6 +268,27 @@ impl Settings {
     }
 }
 
+/// Why there is no such setting.
+fn unknown(key: &str) -> Option<String> {
+    if ENTRIES.iter().any(|entry| entry.key == key) {
+        return None;
+    }
+    match split(key) {
+        Some((of, class)) if ENTRIES.iter().any(|entry| entry.by_class && entry.key == of) => {
+            (!is_class(class)).then(|| format!("{class:?} is no name that a StorageClass can have"))
+        }
+        Some((of, _)) if ENTRIES.iter().any(|entry| entry.key == of) => {
+            let those =
+                ENTRIES.iter().filter(|entry| entry.by_class).map(|entry| entry.key).collect::<Vec<_>>().join(", ");
+            Some(format!("{of} is the same for all storage classes; those that may differ: {those}"))
+        }
+        _ => {
+            let known = ENTRIES.iter().map(|entry| entry.key).collect::<Vec<_>>().join(", ");
+            Some(format!("there is no such setting; known: {known}"))
+        }
+    }
+}
+
 struct Reader<'a> {
     data: &'a BTreeMap<String, String>,
     wrong: Vec<BadSetting>,
@@ -185,10 +298,26 @@ impl Reader<'_> {
     fn get<T: Default>(&mut self, key: &str, read: fn(&str) -> Result<T, String>) -> T {
         let default = ENTRIES.iter().find(|entry| entry.key == key).map_or("", |entry| entry.default);
         let text = self.data.get(key).map_or(default, |text| text.trim());
+        self.read(key, text, read)
+    }
+
+    fn read<T: Default>(&mut self, key: &str, text: &str, read: fn(&str) -> Result<T, String>) -> T {
         read(text).unwrap_or_else(|reason| {
             self.wrong.push(BadSetting { key: key.to_owned(), reason });
             T::default()
         })
+    }
+
+    fn get_by_class<T: Default>(&mut self, key: &str, read: fn(&str) -> Result<T, String>) -> ByClass<T> {
+        let other = self.get(key, read);
+        let mut of = BTreeMap::new();
+        for (name, text) in self.data {
+            // A class of no possible name is said already.
+            if let Some((_, class)) = split(name).filter(|(of, class)| *of == key && is_class(class)) {
+                of.insert(class.to_owned(), self.read(name, text.trim(), read));
+            }
+        }
+        ByClass { other, of }
     }
 }
 
@@ -271,11 +400,43 @@ mod tests {
             "duration" => "77s",
             "path" => "/other",
             "quantity" => "777Mi",
+            "auto, always or never" => "always",
+            "always, never or duration" => "77s",
+            "JSON object of texts" => "{\"a\": \"b\"}",
+            "JSON list of tolerations" => "[{\"operator\": \"Exists\"}]",
+            "JSON list of variables" => "[{\"name\": \"A\", \"value\": \"b\"}]",
+            "JSON object of resources" => "{}",
+            "id of a user, or empty" => "",
             _ => "other",
         };
         for entry in ENTRIES {
             let changed = Settings::parse(&data(&[(entry.key, other(entry))])).unwrap();
             assert_ne!(changed, Settings::parse(&data(&[])).unwrap(), "{} changes nothing", entry.key);
+            if entry.by_class {
+                let of_class = format!("{}.fast.example", entry.key);
+                let of_class = Settings::parse(&data(&[(&of_class, other(entry))])).unwrap();
+                assert!(of_class != changed && of_class != Settings::parse(&data(&[])).unwrap(), "{}", entry.key);
+            }
+        }
+    }
+
+    #[test]
+    fn a_class_may_have_its_own() {
+        let read = |pairs: &[(&str, &str)]| Settings::parse(&data(pairs));
+        let settings = read(&[("keepBase", "never"), ("keepBase.fast", "always"), ("keepBase.a.b", " auto ")]).unwrap();
+        let of = |class: &str| *settings.keep_base.of(class);
+        assert_eq!((of("fast"), of("a.b")), (KeepBase::Always, KeepBase::Auto));
+        assert_eq!((of("slow"), of("")), (KeepBase::Never, KeepBase::Never));
+        for (key, value, said) in [
+            ("keepBase.fast", "yes", "\"yes\" is none of auto, always, never"),
+            ("keepBase.Fast", "always", "\"Fast\" is no name that a StorageClass can have"),
+            ("keepBase.", "always", "\"\" is no name that a StorageClass can have"),
+            ("maxActive.fast", "3", "maxActive is the same for all storage classes"),
+            ("keepbase.fast", "always", "there is no such setting"),
+        ] {
+            let wrong = read(&[(key, value)]).unwrap_err();
+            assert_eq!((wrong.len(), wrong[0].key.as_str()), (1, key));
+            assert!(wrong[0].reason.starts_with(said), "{}", wrong[0]);
         }
     }
 

@@ -12,13 +12,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal, guarded};
 use wherry_api::events::{self, Reason, Source};
+pub(crate) use wherry_api::names::AGAIN;
 use wherry_api::{Phase, names};
 
 /// After a failure nothing is asked of the API server for this long, then twice as long, up to [`LONGEST`].
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
-/// A message that begins so is of work that goes on.
-pub(crate) const AGAIN: &str = "tried again: ";
 
 /// What became of a write that can be left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -93,7 +93,11 @@ pub(crate) fn verdict<'v>(node: &str, kind: Kind, cr: &Value, pod: impl FnOnce(&
     }
     let name = names::of_attempt(&meta.uid, attempt);
     let pod = pod(&name).and_then(|pod| decode::<Pod>("Pod", pod).ok());
-    let runs = |pod: &Pod| !pod.metadata.is_going() && pod.status.phase == "Running" && pod.spec.node_name == node;
+    // One with an fsGroup, which admission gave it, has changed the volume: the controller refuses it.
+    let runs = |pod: &Pod| {
+        let unchanged = pod.spec.security_context.fs_group.is_none();
+        !pod.metadata.is_going() && pod.status.phase == "Running" && pod.spec.node_name == node && unchanged
+    };
     let pod = pod.filter(runs);
     let uid = meta.uid.clone();
     let task = |pod_uid: String| Task { kind, name: meta.name.clone(), uid, attempt, pod_uid };
@@ -153,6 +157,9 @@ mod tests {
         let mut going = running.clone();
         going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         assert_eq!(decide(&upload("InProgress"), Some(&going)), Verdict::Leave(Why::PodGoes));
+        let mut changed = running.clone();
+        changed["spec"]["securityContext"] = json!({ "fsGroup": 1_000_740_000 });
+        assert_eq!(decide(&upload("Prepared"), Some(&changed)), Verdict::Leave(Why::PodGoes));
         let mut elsewhere = running;
         elsewhere["spec"]["nodeName"] = json!("n2");
         assert_eq!(decide(&upload("InProgress"), Some(&elsewhere)), Verdict::Leave(Why::PodGoes));

@@ -34,6 +34,7 @@ faults! {
     CLONE_IN_BACKGROUND "clone-in-background" "The bytes of a volume from a snapshot come after N refusals (1).";
     OLD_BYTES "old-bytes" "New volumes are full of old bytes.";
     CREATE_VOLUME_FAILS "create-volume-fails" "CreateVolume fails N times, or until cleared.";
+    CREATE_VOLUME_SLOW "create-volume-slow" "CreateVolume makes it, and answers N times, or until cleared, that it is not done.";
     DELETE_VOLUME_FAILS "delete-volume-fails" "DeleteVolume fails N times, or until cleared.";
     CREATE_SNAPSHOT_FAILS "create-snapshot-fails" "CreateSnapshot fails N times, or until cleared.";
     DELETE_SNAPSHOT_FAILS "delete-snapshot-fails" "DeleteSnapshot fails N times, or until cleared.";

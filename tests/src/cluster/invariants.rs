@@ -1,4 +1,4 @@
-//! I1 to I8 of the design, looked at after every change and at the end.
+//! I1 to I8 of the design, and I9, of kept bases (`controller/docs/kept-bases.md`), looked at after every change and at the end.
 
 use super::agent::AgentProcess;
 use super::scene::{Scene, others};
@@ -19,6 +19,8 @@ pub struct Invariants {
     others: Vec<Option<Arc<Value>>>,
     reported: Vec<String>,
     seen: bool,
+    /// The backup before has a kept base, and this one is to have one when it is Completed.
+    pub(super) keeps: bool,
     /// The last phase of the CR.
     pub last_phase: String,
     /// What was violated, with the number of the invariant first.
@@ -47,6 +49,7 @@ impl Invariants {
             others: others().iter().map(|key| server.get(key)).collect(),
             reported: Vec::new(),
             seen: false,
+            keeps: false,
             last_phase: String::new(),
             violations: Vec::new(),
         }
@@ -59,8 +62,7 @@ impl Invariants {
     }
 
     fn is_ours(&self, key: &Key, object: &Value) -> bool {
-        object["metadata"]["labels"][names::CR_UID] == self.uid.as_str()
-            || key.name.starts_with(&names::object(&self.uid))
+        self.is_own(object) || key.name.starts_with(&names::object(&self.uid))
     }
 
     pub(super) fn after(
@@ -79,6 +81,7 @@ impl Invariants {
             self.elsewhere(change);
         }
         self.storage_snapshot(server, storage);
+        self.bases(server, storage);
         self.target(server, storage, agent);
         for (key, before) in others().iter().zip(self.others.clone()) {
             if server.get(key) != before {
@@ -189,6 +192,53 @@ impl Invariants {
         }
     }
 
+    fn is_own(&self, object: &Value) -> bool {
+        object["metadata"]["labels"][names::CR_UID] == self.uid.as_str()
+    }
+
+    /// I9: a kept base is of a Completed upload, and one object that can be found has the last word on it. The base before
+    /// stays until the next one is kept.
+    fn bases(&mut self, server: &Server, storage: &Storage) {
+        let marked: Vec<_> =
+            server.all(Kind::VolumeSnapshot).into_iter().filter(|(_, object)| is_base(object)).collect();
+        for (key, object) in &marked {
+            let content = server.get(&Key::new(Kind::VolumeSnapshotContent, "", &key.name)).unwrap_or_default();
+            let named = storage.snapshots.contains(handle(&content));
+            if !is_going(object) && !(content["spec"]["deletionPolicy"] == "Delete" && named) {
+                self.found(format!("I9: {key} is a base, and its content has not the last word on a storage snapshot"));
+            }
+            if self.is_own(object) && self.last_phase != "Completed" {
+                self.found(format!("I9: {key} is a base of an upload in phase {:?}", self.last_phase));
+            }
+        }
+        let before = marked.iter().any(|(_, object)| !self.is_own(object) && !is_going(object));
+        let cr = server.get(&self.cr);
+        let goes = cr.is_none_or(|cr| is_going(&cr));
+        let own = marked.iter().any(|(_, object)| self.is_own(object));
+        if self.keeps && !before && !own && !goes {
+            self.found("I9: the base before went before there was another one".to_owned());
+        }
+    }
+
+    /// I9, of what is left: the base of this upload, or that of the one before.
+    fn base_at_end(&mut self, server: &Server, storage: &Storage) {
+        let marked: Vec<_> =
+            server.all(Kind::VolumeSnapshot).into_iter().filter(|(_, object)| is_base(object)).collect();
+        let expected: &[&str] = match (self.last_phase.as_str(), server.get(&self.cr).is_some()) {
+            ("Completed", true) => &["h1"],
+            // Completed, and deleted: its own is gone with it, and that of the one before, if it had superseded it.
+            ("Completed", false) if storage.snapshots.is_empty() => &[],
+            _ => &["h0"],
+        };
+        let stored: Vec<&str> = storage.snapshots.iter().map(String::as_str).collect();
+        if stored != expected || marked.len() != expected.len() {
+            self.found(format!(
+                "I9: at the end {:?} are bases, stored are {stored:?}, and not {expected:?}",
+                marked.len()
+            ));
+        }
+    }
+
     /// I4.
     fn target(&mut self, server: &Server, storage: &Storage, agent: &AgentProcess) {
         if !self.scene.download {
@@ -222,7 +272,11 @@ impl Invariants {
                 self.found("I7: the node label is left".to_owned());
             }
         }
-        if !self.scene.download && self.seen {
+        let keeps = self.keeps && self.last_phase == "Completed" && server.get(&self.cr).is_some();
+        if self.keeps && self.seen {
+            self.base_at_end(server, storage);
+        }
+        if !self.scene.download && self.seen && !keeps {
             let named = server.all(Kind::VolumeSnapshotContent).iter().any(|(_, object)| handle(object) == "h1");
             let first = server.get(&Key::new(Kind::VolumeSnapshot, "app", "velero-data-x")).is_some();
             if named || first || storage.snapshots.contains("h1") {
@@ -238,9 +292,16 @@ impl Invariants {
     fn left(&mut self, server: &Server, storage: &Storage) {
         let target = server.get(&Key::new(Kind::Claim, "app", "data")).unwrap_or_default();
         let given = text(&target, "/spec/volumeName").to_owned();
+        let marked = |key: &Key| {
+            let pair = Key::new(Kind::VolumeSnapshot, "velero", &key.name);
+            matches!(key.kind, Kind::VolumeSnapshot | Kind::VolumeSnapshotContent)
+                && server.get(&pair).is_some_and(|object| is_base(&object) && !is_going(&object))
+        };
         for kind in Kind::ALL {
             for (key, object) in server.all(kind) {
-                if self.is_ours(&key, &object) && key != self.cr {
+                // Which one it is I9 says.
+                let kept = self.keeps && marked(&key);
+                if self.is_ours(&key, &object) && key != self.cr && !kept {
                     self.found(format!("I7: {key} is left"));
                 }
                 if kind == Kind::Volume && key.name != given {
@@ -263,6 +324,10 @@ impl Invariants {
             self.found(format!("I3: the restored PV has our marks: {}", volume["metadata"]));
         }
     }
+}
+
+fn is_base(object: &Value) -> bool {
+    object["metadata"]["labels"][names::BASE].is_string()
 }
 
 /// Whether one of the violations is of that invariant.

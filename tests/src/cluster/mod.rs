@@ -14,7 +14,7 @@ mod volumes;
 mod world;
 
 pub use agent::AgentProcess;
-pub use scene::{DOWNLOAD, Scene, UPLOAD};
+pub use scene::{BEFORE, DOWNLOAD, Scene, UPLOAD};
 pub use server::{Client, How, Server, Who};
 pub use wherry_controller::observe::View as WorldView;
 pub use world::{Content, Event, Outcome, Tamper, Trigger, World};

@@ -5,6 +5,7 @@ use super::server::{Server, Who};
 use super::world::Storage;
 use serde_json::json;
 use wherry_api::api::{Key, Kind};
+use wherry_api::{Base, Time, names};
 
 /// The DataUpload.
 pub const UPLOAD: &str = "b-1";
@@ -31,6 +32,65 @@ pub struct Scene {
     pub retain: bool,
     /// The class waits for the first consumer.
     pub wait_for_consumer: bool,
+}
+
+/// The DataUpload of the backup before, where storage snapshots are kept.
+pub const BEFORE: &str = "b-0";
+
+/// The source PVC is there, and of the backup before its base.
+pub(super) fn before(server: &Server, storage: &mut Storage) {
+    let uid = |key: &Key| server.get(key).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    // Of a class that is not there, so that nobody provisions anything for it.
+    let claim = Key::new(Kind::Claim, "app", "data");
+    let spec = json!({
+        "storageClassName": "none", "accessModes": ["ReadWriteOnce"],
+        "resources": { "requests": { "storage": "4096" } }, "selector": { "matchLabels": { "a": "b" } },
+    });
+    server.create(Who::Velero, &claim, &json!({ "metadata": { "name": "data" }, "spec": spec }));
+    let cr = Key::new(Kind::DataUpload, "velero", BEFORE);
+    let spec = json!({
+        "datamover": "wherry", "snapshotType": "CSI", "sourceNamespace": "app", "sourcePVC": "data",
+        "csiSnapshot": { "volumeSnapshot": "velero-data-0", "storageClass": "lab", "driver": "lab.csi" },
+        "backupStorageLocation": "default", "operationTimeout": "10m0s",
+    });
+    let status = json!({ "phase": "Completed", "progress": {} });
+    server.create(Who::Velero, &cr, &json!({ "metadata": { "name": BEFORE }, "spec": spec, "status": status }));
+    let (cr_uid, pvc_uid) = (uid(&cr), uid(&claim));
+    let base = Base {
+        version: 1,
+        cr_uid: cr_uid.clone(),
+        cr: BEFORE.to_owned(),
+        completed: Time(1),
+        namespace: "app".to_owned(),
+        pvc: "data".to_owned(),
+        pvc_uid: pvc_uid.clone(),
+        storage_class: "lab".to_owned(),
+        driver: "lab.csi".to_owned(),
+    };
+    let name = names::object(&cr_uid);
+    let labels = json!({ names::CR_UID: cr_uid, names::VELERO_NAMESPACE: "velero", names::EXCLUDE: "true" });
+    storage.snapshots.insert("h0".to_owned());
+    let content = json!({
+        "metadata": { "name": name, "labels": labels },
+        "spec": {
+            "deletionPolicy": "Delete", "driver": "lab.csi", "sourceVolumeMode": "Block",
+            "source": { "snapshotHandle": "h0" }, "volumeSnapshotRef": { "namespace": "velero", "name": name },
+        },
+        "status": { "snapshotHandle": "h0", "readyToUse": true, "restoreSize": 4096 },
+    });
+    server.create(Who::Velero, &Key::new(Kind::VolumeSnapshotContent, "", &name), &content);
+    let mut labels = labels;
+    labels[names::BASE] = json!(pvc_uid);
+    let owner = json!([{
+        "apiVersion": "velero.io/v2alpha1", "kind": "DataUpload", "name": BEFORE, "uid": cr_uid, "controller": true,
+    }]);
+    let snapshot = json!({
+        "metadata": {
+            "name": name, "labels": labels, "annotations": { names::BASE_OF: base.print() }, "ownerReferences": owner,
+        },
+        "spec": { "source": { "volumeSnapshotContentName": name } },
+    });
+    server.create(Who::Velero, &Key::new(Kind::VolumeSnapshot, "velero", &name), &snapshot);
 }
 
 impl Scene {

@@ -81,6 +81,8 @@ struct State {
     counter: u64,
     now: Time,
     changes: Vec<Change>,
+    /// A namespace that is being deleted.
+    closed: String,
 }
 
 fn error(refusal: Refusal, verb: &str, key: &Key, message: &str) -> ApiError {
@@ -135,6 +137,10 @@ impl State {
     fn create(&mut self, who: Who, key: &Key, object: &Value) -> Result<(), ApiError> {
         if key.kind.is_namespaced() && !rules::NAMESPACES.contains(&key.namespace.as_str()) {
             return Err(error(Refusal::NotFound, "create", key, "there is no such namespace"));
+        }
+        if key.kind.is_namespaced() && key.namespace == self.closed {
+            let why = "unable to create new content in namespace velero because it is being terminated";
+            return Err(error(Refusal::Forbidden, "create", key, why));
         }
         if self.objects.contains_key(key) {
             return Err(error(Refusal::Exists, "create", key, "there is one"));
@@ -338,6 +344,11 @@ impl Server {
         all.push(json!(finalizer));
         self.patch(who, key, &json!({ "metadata": { "finalizers": all } }));
         true
+    }
+
+    /// A namespace is being deleted: nothing can be made in it any more.
+    pub fn close(&self, namespace: &str) {
+        self.state.lock().closed = namespace.to_owned();
     }
 
     /// The server's clock.

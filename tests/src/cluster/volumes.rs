@@ -22,6 +22,11 @@ fn waits(class: &Value) -> bool {
 
 /// Makes a volume for a PVC that needs one. It refuses selectors, as external-provisioner does.
 pub(super) fn provisioner(server: &Server, storage: &mut Storage) -> bool {
+    // Begun is begun, as external-provisioner does it: it asks again until it is done, and makes the PV.
+    if let Some((pv, object)) = (!storage.slow).then(|| storage.making.pop_first()).flatten() {
+        server.create(Who::System, &pv, &object);
+        return true;
+    }
     for (key, claim) in server.all(Kind::Claim) {
         if is_going(&claim) || !text(&claim, "/spec/volumeName").is_empty() || claim["spec"]["selector"].is_object() {
             continue;
@@ -33,7 +38,7 @@ pub(super) fn provisioner(server: &Server, storage: &mut Storage) -> bool {
         let uid = text(&claim, "/metadata/uid");
         let name = format!("pvc-{uid}");
         let pv = Key::new(Kind::Volume, "", &name);
-        if server.get(&pv).is_some() {
+        if server.get(&pv).is_some() || storage.making.contains_key(&pv) {
             continue;
         }
         let source = text(&claim, "/spec/dataSource/name");
@@ -59,6 +64,10 @@ pub(super) fn provisioner(server: &Server, storage: &mut Storage) -> bool {
                 "csi": { "driver": "lab.csi", "volumeHandle": name },
             },
         });
+        if storage.slow {
+            storage.making.insert(pv, object);
+            continue;
+        }
         server.create(Who::System, &pv, &object);
         return true;
     }

@@ -3,7 +3,7 @@
 use super::agent::{AgentProcess, Turn};
 use super::clock::now;
 use super::invariants::Invariants;
-use super::scene::{Scene, others};
+use super::scene::{Scene, before, others};
 use super::server::{Client, Faults, How, Server, Who};
 use super::snapshots::text;
 use super::{snapshots, volumes};
@@ -11,12 +11,15 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use wherry_api::api::{Key, Kind};
+use std::time::Duration;
+use wherry_api::api::{Key, Kind, Refusal};
 use wherry_api::settings::Settings;
 use wherry_api::{SnapshotId, Time, names};
 use wherry_controller::apply::apply;
+use wherry_controller::leaks;
 use wherry_controller::observe::{self, Memory, View};
 use wherry_controller::reconcile::{Limits, Step, Write};
+use wherry_controller::sweep;
 
 /// What a volume holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,10 @@ pub struct Storage {
     pub clones_hold: bool,
     /// Contents never become ready.
     pub never_ready: bool,
+    /// CreateVolume takes long: what is being made is there when this is taken back, whatever became of its PVC.
+    pub slow: bool,
+    /// PVs that are being made.
+    pub making: BTreeMap<Key, Value>,
 }
 
 impl Storage {
@@ -78,10 +85,12 @@ pub enum Event {
     TargetGone,
     /// The target PVC is deleted and made anew.
     TargetReplaced,
-    /// The agent is stopped.
+    /// The agent is stopped, and its pod is not ready any more.
     AgentStops,
-    /// Node n1 is not ready any more; its pods stay as they are. When nothing else is left to do, it is declared gone.
+    /// Node n1 is not ready any more; its pods stay as they are. An hour later it is declared gone.
     NodeLost,
+    /// The same, and it is declared gone only when nothing else is left to do, and no time changes anything.
+    NodeLostForLong,
     /// Node n1 is drained: it takes no pods any more, ours are deleted, and its agent goes.
     NodeDrained,
     /// Our pods are evicted by their kubelet: they stay, in phase Failed.
@@ -91,8 +100,14 @@ pub enum Event {
     /// Other hands delete our pod and our PVC while we look away; of what that leads to, all has come until the
     /// driver has deleted a volume that nothing kept, and the PV is still there.
     ClaimGone,
+    /// The namespace of Velero is deleted, and with it all that is ours in it.
+    NamespaceGoes,
+    /// Other hands take the labels off our PVC and pod.
+    LabelsGone,
     /// Somebody writes into the plan.
     PlanBroken,
+    /// The setting `datamovers` names another one.
+    MoverRenamed,
 }
 
 /// An event, once so many writes of ours were made.
@@ -135,6 +150,7 @@ pub struct World {
     pub agent: AgentProcess,
     /// The CR.
     pub cr: Key,
+    settings: BTreeMap<String, String>,
     limits: Limits,
     faults: Arc<Mutex<Faults>>,
     triggers: Vec<Trigger>,
@@ -146,6 +162,8 @@ pub struct World {
     invariants: Invariants,
     now: Time,
     until: Option<Time>,
+    /// When node n1 is declared gone.
+    gone_at: Option<Time>,
     steps: Vec<String>,
 }
 
@@ -163,10 +181,11 @@ impl World {
         let mut storage = Storage::default();
         let cr = scene.set(&server, &mut storage);
         let settings = BTreeMap::from([("hostingImage".to_owned(), "wherry:test".to_owned())]);
-        let settings = Settings::parse(&settings).unwrap();
+        let limits = Limits::from(&Settings::parse(&settings).unwrap());
         Self {
             invariants: Invariants::new(scene, &server, &cr),
-            limits: Limits::from(&settings),
+            settings,
+            limits,
             faults: Arc::default(),
             triggers: Vec::new(),
             memory: Memory::default(),
@@ -176,6 +195,7 @@ impl World {
             tamper: None,
             now: start,
             until: None,
+            gone_at: None,
             steps: Vec::new(),
             repository: Repository::default(),
             agent: AgentProcess::start("n1"),
@@ -184,6 +204,80 @@ impl World {
             cr,
         }
         .settled()
+    }
+
+    /// Settings that differ from what is usual.
+    ///
+    /// # Panics
+    /// When there are no such settings.
+    pub fn set(mut self, pairs: &[(&str, &str)]) -> Self {
+        self.settings.extend(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        self.limits = Limits::from(&self.settings());
+        self
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::parse(&self.settings).unwrap()
+    }
+
+    /// An upload of a volume of which a base is kept already, and with that setting of `keepBase`.
+    pub fn keeping(mut self, keep: &str) -> Self {
+        before(&self.server, &mut self.storage);
+        self.invariants.keeps = keep == "always";
+        self.set(&[("keepBase", keep)]).settled()
+    }
+
+    /// What the controller does at its start and once an hour, until nothing changes any more; gives how many bases it dropped.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn sweep(&mut self) -> usize {
+        let mut dropped = 0;
+        loop {
+            let api = Client::new(&self.server, Who::Controller, None);
+            let now_dropped = now(sweep::bases(&api, "velero", &self.settings(), || Ok(()))).unwrap();
+            dropped += now_dropped;
+            let mut changed = now_dropped > 0;
+            while self.others_act() {
+                changed = true;
+            }
+            if !changed {
+                return dropped;
+            }
+        }
+    }
+
+    /// Somebody tears the finalizers off the CR and deletes it: nobody removes anything for it any more.
+    pub fn lose_cr(&mut self) {
+        self.server.patch(Who::Velero, &self.cr, &json!({ "metadata": { "finalizers": null } }));
+        self.server.delete(Who::Velero, &self.cr);
+        while self.others_act() {}
+    }
+
+    /// The other half of a sweep, again and again, until it finds nothing it could do; gives what is left.
+    ///
+    /// # Panics
+    /// When the server does not answer, or there is no end.
+    pub fn sweep_leaks(&mut self) -> Vec<Key> {
+        for _ in 0..50 {
+            let api = Client::new(&self.server, Who::Controller, None);
+            let found = now(leaks::leaks(&api, "velero", &self.limits, self.now, || Ok(()))).unwrap();
+            self.check();
+            let mut changed = found.writes > 0;
+            while self.others_act() {
+                changed = true;
+            }
+            if !changed {
+                return found.left;
+            }
+        }
+        panic!("no end in sight");
+    }
+
+    /// What is to be said of the run at this point, as if it were its end.
+    pub fn judged(mut self) -> Outcome {
+        self.check();
+        self.ended()
     }
 
     /// Velero makes a CR when what it is about is bound and ready.
@@ -409,9 +503,12 @@ impl World {
 
     fn write(&mut self, write: &Write) {
         let api = Client::new(&self.server, Who::Controller, Some(&self.faults));
-        if now(apply(&api, write)).is_err() {
+        match now(apply(&api, write)) {
+            Ok(applied) => self.memory.note(write, applied),
+            // Nothing dies of that.
+            Err(e) if e.refusal == Refusal::Forbidden => self.memory.note_refusal(&e),
             // The process dies; the next one knows nothing.
-            self.memory = Memory::default();
+            Err(_) => self.memory = Memory::default(),
         }
     }
 
@@ -431,7 +528,13 @@ impl World {
 
     /// Nobody has anything to do now: time passes, if that changes something.
     fn sleep(&mut self) -> bool {
-        match self.until.filter(|until| *until > self.now) {
+        let until = self.until.filter(|until| *until > self.now);
+        if self.gone_at.is_some_and(|gone| until.is_none_or(|until| gone <= until)) {
+            self.now = self.now.max(self.gone_at.take().unwrap_or_default());
+            self.server.set_now(self.now);
+            return self.gone();
+        }
+        match until {
             Some(until) => {
                 self.now = until;
                 self.server.set_now(until);
@@ -490,8 +593,14 @@ impl World {
                 object["status"] = json!({});
                 server.create(Who::Velero, &target, &object);
             }
-            Event::AgentStops => self.agent.silent = true,
-            Event::NodeLost => {
+            Event::AgentStops => {
+                self.agent.silent = true;
+                let agent = Key::new(Kind::Pod, "velero", &format!("agent-{}", self.agent.node));
+                let conditions = json!([{ "type": "Ready", "status": "False" }]);
+                server.patch(Who::System, &agent, &json!({ "status": { "conditions": conditions } }));
+            }
+            Event::NodeLost | Event::NodeLostForLong => {
+                self.gone_at = (event == Event::NodeLost).then(|| self.now.after(Duration::from_secs(3600)));
                 let lost = json!([{ "type": "Ready", "status": "Unknown", "lastTransitionTime": self.now }]);
                 let node = Key::new(Kind::Node, "", "n1");
                 server.patch(Who::System, &node, &json!({ "status": { "conditions": lost } }));
@@ -522,6 +631,24 @@ impl World {
                     volumes::pv_controller(server, &mut self.storage);
                 }
             }
+            Event::NamespaceGoes => {
+                server.close("velero");
+                server.delete(Who::Velero, &self.cr);
+                let ours = |key: &Key| key.namespace == "velero" && key.name.starts_with("wherry-");
+                for kind in [Kind::Pod, Kind::Claim, Kind::VolumeSnapshot] {
+                    for (key, _) in server.all(kind).into_iter().filter(|(key, _)| ours(key)) {
+                        server.delete(Who::System, &key);
+                    }
+                }
+            }
+            Event::LabelsGone => {
+                for key in self.our_pods().iter().chain([&self.our_claim()]) {
+                    if server.get(key).is_some() {
+                        server.patch(Who::Velero, key, &json!({ "metadata": { "labels": { names::CR_UID: null } } }));
+                    }
+                }
+            }
+            Event::MoverRenamed => self.limits.datamovers = vec!["another".to_owned()],
             Event::PlanBroken => {
                 if server.get(&self.cr).is_some_and(|cr| cr["metadata"]["annotations"][names::PLAN].is_string()) {
                     let patch = json!({ "metadata": { "annotations": { names::PLAN: "{" } } });

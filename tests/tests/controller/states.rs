@@ -42,8 +42,19 @@ const DOWNLOAD_ROWS: [&str; 13] = [
     "D12 Completed",
 ];
 
-const EVENTS: [&str; 6] =
-    ["goes on", "cancel", "cancel, silent agent", "31 minutes later", "node lost", "source or target gone"];
+/// What differs where its base is kept, and that of the backup before is there.
+const BASE_ROWS: [&str; 4] =
+    ["U15 PVC' deleted", "VS' marked as base", "VS of the base before deleted", "U17 finalizer off"];
+
+const EVENTS: [&str; 7] = [
+    "goes on",
+    "cancel",
+    "cancel, silent agent",
+    "31 minutes later",
+    "5 hours later, silent agent",
+    "node lost",
+    "source or target gone",
+];
 
 fn short(step: &Step) -> String {
     match step {
@@ -61,6 +72,9 @@ fn happened(view: &mut WorldView, event: &str) {
             "cancel" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(view.now)),
             "cancel, silent agent" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(late(view.now))),
             "31 minutes later" => view.now = Time(view.now.0 + 31 * 60),
+            "5 hours later, silent agent" => {
+                (view.now, view.host.agent) = (Time(view.now.0 + 5 * 3600), Agent::Silent);
+            }
             "node lost" => view.host = lost(view.now),
             "source or target gone" => (view.first, view.source, view.source_volume) = (None, None, None),
             _ => {}
@@ -69,6 +83,9 @@ fn happened(view: &mut WorldView, event: &str) {
             "cancel" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(view.now)),
             "cancel, silent agent" => (view.cr.spec.cancel, view.cancel_since) = (true, Some(late(view.now))),
             "31 minutes later" => view.now = Time(view.now.0 + 31 * 60),
+            "5 hours later, silent agent" => {
+                (view.now, view.host.agent) = (Time(view.now.0 + 5 * 3600), Agent::Silent);
+            }
             "node lost" => view.host = lost(view.now),
             "source or target gone" => view.target = None,
             _ => {}
@@ -76,10 +93,10 @@ fn happened(view: &mut WorldView, event: &str) {
     }
 }
 
-fn table(download: bool, rows: &[&str]) -> String {
+fn table(rows: &[&str], first: usize, world: impl Fn() -> World) -> String {
     let mut text = format!("| last write | {} |\n|---|{}\n", EVENTS.join(" | "), "---|".repeat(EVENTS.len()));
     for (writes, row) in rows.iter().enumerate() {
-        let world = World::new(scenes(download)[0]).run_to(writes);
+        let world = world().run_to(first + writes);
         let cells = EVENTS.map(|event| {
             let mut view = world.look().unwrap();
             happened(&mut view, event);
@@ -94,7 +111,12 @@ fn table(download: bool, rows: &[&str]) -> String {
 fn the_tables_in_the_documents_are_what_the_code_does() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/docs/states.md");
     let document = std::fs::read_to_string(path).unwrap();
-    let tables = [table(false, &UPLOAD_ROWS), table(true, &DOWNLOAD_ROWS)];
+    let of = |download: bool| move || World::new(scenes(download)[0]);
+    let tables = [
+        table(&UPLOAD_ROWS, 0, of(false)),
+        table(&BASE_ROWS, 15, || World::new(scenes(false)[0]).keeping("always")),
+        table(&DOWNLOAD_ROWS, 0, of(true)),
+    ];
     let missing: Vec<&str> = tables.iter().map(String::as_str).filter(|table| !document.contains(*table)).collect();
     assert!(missing.is_empty(), "controller/docs/states.md lacks what the code does:\n\n{}", missing.join("\n"));
 }

@@ -2,13 +2,13 @@
 //! dashboard, which name what is in the catalogue of metrics.
 
 use crate::real;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use wherry_api::metrics::{CATALOGUE, Type};
-use wherry_api::settings::Settings;
+use wherry_api::settings::{ENTRIES, Settings};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy");
 
@@ -57,6 +57,7 @@ fn the_chart_makes_what_the_base_makes() {
     let real = real();
     let kube = &real.kube;
     kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: charted\n");
+    // (That of the scenes is there already.)
     let lint = helm(&["lint", "--strict", "helm"]);
     assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
 
@@ -64,9 +65,27 @@ fn the_chart_makes_what_the_base_makes() {
     let files: Vec<&str> = base.lines().filter_map(|line| line.trim().strip_prefix("- ")).collect();
     assert!(files.len() >= 4, "{files:?}");
     let files = files.iter().map(|name| fs::read_to_string(Path::new(FOLDER).join(name)).unwrap());
-    let base = files.collect::<Vec<_>>().join("\n---\n").replace("namespace: velero", "namespace: charted");
+    let base = files.collect::<Vec<_>>().join("\n---\n");
+    // In another namespace what is of the cluster has another name, so that there may be two installs.
+    for (namespace, of_cluster) in [("velero", ""), ("charted", "-charted")] {
+        let rendered = rendered(namespace, &[]);
+        let names = |text: &str| -> BTreeSet<String> {
+            let all = objects(kube.rehearse(&renamed(text)));
+            let of_cluster = all.into_iter().filter(|(_, object)| object["metadata"]["namespace"].is_null());
+            of_cluster.map(|((kind, name), _)| format!("{kind} {name}")).collect()
+        };
+        let expected: BTreeSet<String> = names(&base).into_iter().map(|name| name + of_cluster).collect();
+        assert!(expected.len() >= 7, "{expected:?}");
+        assert_eq!(names(&rendered), expected);
+        let made = objects(kube.rehearse(&renamed(&rendered)));
+        for ((kind, name), object) in made.iter().filter(|((kind, _), _)| kind == "ClusterRoleBinding") {
+            assert_eq!(object["roleRef"]["name"].as_str(), Some(name.as_str()), "{kind} {name}");
+        }
+        let priority = &get(&made, "DaemonSet", "chart-agent")["spec"]["template"]["spec"]["priorityClassName"];
+        assert_eq!(*priority, format!("wherry-agent{of_cluster}"));
+    }
     let base = objects(kube.rehearse(&renamed(&base)));
-    let mut chart = objects(kube.rehearse(&renamed(&rendered("charted", &[]))));
+    let mut chart = objects(kube.rehearse(&renamed(&rendered("velero", &[]))));
     let drain = chart.remove(&("Job".to_owned(), "chart-drain".to_owned())).expect("the hook");
     assert_eq!(drain["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
     assert_eq!(chart.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
@@ -77,10 +96,60 @@ fn the_chart_makes_what_the_base_makes() {
     assert!(!chart.keys().any(|(kind, _)| kind == "Secret"));
 }
 
+/// SecurityContextConstraints, security.openshift.io/v1, with the fields that OpenShift's API has: any other is refused.
+fn constraints() -> Value {
+    let (truth, text) = (json!({ "type": "boolean" }), json!({ "type": "string" }));
+    let texts = json!({ "type": "array", "items": text, "nullable": true });
+    let strategy = json!({ "type": "object", "required": ["type"], "properties": { "type": {
+        "type": "string", "enum": ["RunAsAny", "MustRunAs", "MustRunAsNonRoot", "MustRunAsRange"],
+    } } });
+    let mut fields = json!({ "apiVersion": text, "kind": text, "metadata": { "type": "object" } });
+    for name in [
+        "allowHostDirVolumePlugin",
+        "allowHostIPC",
+        "allowHostNetwork",
+        "allowHostPID",
+        "allowHostPorts",
+        "allowPrivilegeEscalation",
+        "allowPrivilegedContainer",
+        "readOnlyRootFilesystem",
+    ] {
+        fields[name] = truth.clone();
+    }
+    for name in [
+        "allowedCapabilities",
+        "defaultAddCapabilities",
+        "requiredDropCapabilities",
+        "seccompProfiles",
+        "volumes",
+        "users",
+        "groups",
+    ] {
+        fields[name] = texts.clone();
+    }
+    for name in ["fsGroup", "runAsUser", "seLinuxContext", "supplementalGroups"] {
+        fields[name] = strategy.clone();
+    }
+    let schema = json!({ "openAPIV3Schema": { "type": "object", "properties": fields } });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": { "name": "securitycontextconstraints.security.openshift.io" },
+        "spec": {
+            "group": "security.openshift.io", "scope": "Cluster",
+            "versions": [{ "name": "v1", "served": true, "storage": true, "schema": schema }],
+            "names": {
+                "kind": "SecurityContextConstraints", "listKind": "SecurityContextConstraintsList",
+                "plural": "securitycontextconstraints", "singular": "securitycontextconstraint",
+            },
+        },
+    })
+}
+
 #[test]
 fn values_do_what_they_say() {
     let real = real();
     let kube = &real.kube;
+    kube.define(&constraints());
     kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: valued\n");
     let made = rendered(
         "valued",
@@ -90,6 +159,7 @@ fn values_do_what_they_say() {
             "imagePullSecrets[0]=pull",
             "settings.maxActive=20",
             "settings.pause=true",
+            r"settings.keepBase\.fast\.example=always",
             "controller.replicas=1",
             "controller.serviceAccountAnnotations.a=b",
             "agent.memory=2G",
@@ -97,6 +167,12 @@ fn values_do_what_they_say() {
             "agent.env[0].name=HTTPS_PROXY",
             "agent.env[0].value=http://proxy.example:3128",
             "agent.podLabels.use=identity",
+            "agent.serviceAccountAnnotations.role=arn",
+            "hosting.tolerations[0].operator=Exists",
+            "hosting.nodeSelector.disk=ssd",
+            "hosting.resources.limits.memory=32Mi",
+            "jobs.tolerations[0].operator=Exists",
+            "jobs.nodeSelector.disk=hdd",
             "agent.nodeSelector.disk=ssd",
             "drain.wait=30m",
             "openshift.enabled=true",
@@ -107,7 +183,22 @@ fn values_do_what_they_say() {
     let data: BTreeMap<String, String> = serde_json::from_value(data).unwrap();
     let settings = Settings::parse(&data).unwrap();
     assert_eq!((settings.max_active, settings.pause), (20, true));
+    assert_eq!(*settings.keep_base.of("fast.example"), wherry_api::KeepBase::Always);
     assert_eq!(settings.kubelet_root, "/var/snap/kubelet");
+    // The pods that the controller makes; Jobs reach the bucket as the agents do unless values say how.
+    assert_eq!(settings.pull_secrets, ["pull"]);
+    let exists = [json!({ "operator": "Exists" })];
+    assert_eq!((&settings.hosting_tolerations[..], &settings.job_tolerations[..]), (&exists[..], &exists[..]));
+    assert_eq!(
+        (settings.hosting_node_selector["disk"].as_str(), settings.job_node_selector["disk"].as_str()),
+        ("ssd", "hdd")
+    );
+    assert_eq!(settings.hosting_resources, json!({ "limits": { "memory": "32Mi" } }));
+    assert_eq!(settings.job_env, [json!({ "name": "HTTPS_PROXY", "value": "http://proxy.example:3128" })]);
+    assert_eq!((settings.job_labels["use"].as_str(), settings.job_user), ("identity", None));
+    for account in ["chart-agent", "chart-jobs"] {
+        assert_eq!(get(&made, "ServiceAccount", account)["metadata"]["annotations"]["role"], "arn", "{account}");
+    }
     let agents = &get(&made, "DaemonSet", "chart-agent")["spec"]["template"];
     let container = &agents["spec"]["containers"][0];
     assert_eq!(container["image"], "registry.example/wherry@sha256:0123");
@@ -129,7 +220,60 @@ fn values_do_what_they_say() {
     for pod in [&agents["spec"], &controller["template"]["spec"], drain] {
         assert_eq!(pod["imagePullSecrets"][0]["name"], "pull", "{pod}");
     }
+    // On OpenShift the namespace has users of its own, and a pod that names another is refused.
+    for pod in [&controller["template"]["spec"], drain] {
+        let context = &pod["securityContext"];
+        assert!(
+            context["runAsNonRoot"] == true && context["runAsUser"].is_null() && context["runAsGroup"].is_null(),
+            "{pod}"
+        );
+    }
     assert!(made.contains_key(&("RoleBinding".to_owned(), "chart-agent-privileged".to_owned())));
+
+    // Hosting pods get an SCC that changes nothing on a volume and allows nothing else, by who makes them.
+    let constraints = get(&made, "SecurityContextConstraints", "chart-hosting-valued");
+    for strategy in ["fsGroup", "seLinuxContext"] {
+        assert_eq!(constraints[strategy]["type"], "RunAsAny", "{constraints}");
+    }
+    let fields = constraints.as_object().unwrap();
+    let allowed: Vec<&String> = fields
+        .iter()
+        .filter(|(name, value)| name.starts_with("allow") && **value == json!(true))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(allowed.is_empty(), "{allowed:?}");
+    assert_eq!(
+        (&constraints["volumes"], &constraints["requiredDropCapabilities"]),
+        (&json!(["persistentVolumeClaim"]), &json!(["ALL"]))
+    );
+    let rule = &get(&made, "ClusterRole", "chart-hosting-scc-valued")["rules"][0];
+    assert_eq!(rule["verbs"], json!(["use"]));
+    let user = &get(&made, "RoleBinding", "chart-hosting-scc")["subjects"][0];
+    assert_eq!((&user["name"], &user["namespace"]), (&json!("chart-controller"), &json!("valued")));
+    // (All names of ours are other ones here, but in lists.)
+    assert_eq!(
+        (rule["resourceNames"][0].as_str(), settings.hosting_scc.as_str()),
+        (Some("wherry-hosting-valued"), "wherry-hosting-valued")
+    );
+
+    // What Jobs get of their own wins over what the agents have.
+    let own = [
+        "agent.podLabels.a=agents",
+        "jobs.podLabels.a=jobs",
+        "agent.serviceAccountAnnotations.r=agents",
+        "jobs.serviceAccountAnnotations.r=jobs",
+    ];
+    let own = objects(kube.rehearse(&renamed(&rendered("valued", &own))));
+    assert_eq!(get(&own, "ConfigMap", "chart")["data"]["jobLabels"], "{\"a\":\"jobs\"}");
+    assert_eq!(get(&own, "ServiceAccount", "chart-jobs")["metadata"]["annotations"]["r"], "jobs");
+    assert_eq!(get(&own, "ServiceAccount", "chart-agent")["metadata"]["annotations"]["r"], "agents");
+
+    // Those of a class are taken for each setting that may have one, and for no other.
+    for entry in ENTRIES {
+        let value = format!("settings.{}\\.fast={}", entry.key, entry.default.replace(['{', '}'], ""));
+        let output = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set-string", &value]);
+        assert_eq!(output.status.success(), entry.by_class, "{value}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 
     // A typing mistake does not go unseen.
     let wrong = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set", "settings.maxactive=3"]);

@@ -63,6 +63,19 @@ fn the_server_takes_every_file_and_the_code_agrees_with_them() {
     assert_eq!(data, defaults);
     let settings = Settings::parse(&data).unwrap_or_else(|wrong| panic!("{wrong:?}"));
 
+    // The component for OpenShift, which the chart's test has a server take, changes what is there.
+    let component = fs::read_to_string(Path::new(FOLDER).join("openshift/kustomization.yaml")).unwrap();
+    for part in [
+        "- scc.yaml",
+        "- rights.yaml",
+        "path: /data/hostingScc",
+        "name: wherry-agent",
+        "path: /spec/template/metadata/annotations",
+    ] {
+        assert!(component.contains(part), "{part:?} is not in {component}");
+    }
+    assert!(data.contains_key("hostingScc"));
+
     // The agents are found by their label, and see the kubelet's folder where the controller says that it is.
     let agents = get(kube, "/apis/apps/v1/namespaces/deploy/daemonsets/wherry-agent");
     let template = &agents["spec"]["template"];

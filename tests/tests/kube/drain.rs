@@ -65,6 +65,11 @@ fn work_is_canceled_and_what_is_left_is_said() {
     });
     create(Kind::Claim, claim);
 
+    // A kept base.
+    let labels = json!({ names::CR_UID: "gone", names::VELERO_NAMESPACE: NAMESPACE, names::BASE: "p" });
+    let spec = json!({ "source": { "volumeSnapshotContentName": "wherry-gone" } });
+    create(Kind::VolumeSnapshot, json!({ "metadata": { "name": "wherry-gone", "labels": labels }, "spec": spec }));
+
     // Without a controller nobody removes anything, and that is what it says.
     let output = drain(&real, &["--timeout", "0s"]);
     let text = said(&output);
@@ -73,6 +78,8 @@ fn work_is_canceled_and_what_is_left_is_said() {
     {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
+    assert!(text.contains("VolumeSnapshot drained/wherry-gone: dropped"), "{text}");
+    assert_eq!(get(Kind::VolumeSnapshot, "wherry-gone"), Value::Null);
     let data = get(Kind::ConfigMap, "wherry")["data"].clone();
     assert_eq!(data, json!({ "maxActive": "3", "pause": "true" }));
 

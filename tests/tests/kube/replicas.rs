@@ -178,6 +178,7 @@ fn two_replicas_rest_and_one_takes_over() {
         assert!(begin.elapsed() < PATIENCE, "not all is watched:\n{}", first.log());
         std::thread::sleep(Duration::from_millis(50));
     }
+    first.wait_for("swept: ");
     let (before, begin) = (real.kube.audited(), Instant::now());
     std::thread::sleep(Duration::from_secs(11));
     let (requests, seconds) = (asked(real, "rest", before), begin.elapsed().as_secs_f32());

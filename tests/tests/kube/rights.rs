@@ -14,7 +14,7 @@ const JOBS: &str = "system:serviceaccount:velero:wherry-jobs";
 const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
 
 /// Group and resource of all that a cluster of ours has, and of what nobody should touch.
-const RESOURCES: [(&str, &str); 26] = [
+const RESOURCES: [(&str, &str); 28] = [
     ("velero.io", "datauploads"),
     ("velero.io", "datadownloads"),
     ("velero.io", "backups"),
@@ -33,8 +33,10 @@ const RESOURCES: [(&str, &str); 26] = [
     ("", "namespaces"),
     ("", "serviceaccounts"),
     ("", "serviceaccounts/token"),
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
     ("apps", "daemonsets"),
     ("batch", "jobs"),
+    ("cbt.storage.k8s.io", "snapshotmetadataservices"),
     ("coordination.k8s.io", "leases"),
     ("rbac.authorization.k8s.io", "clusterrolebindings"),
     ("snapshot.storage.k8s.io", "volumesnapshots"),
@@ -85,6 +87,7 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
         "persistentvolumes get list patch",
         "storageclasses get",
         "volumeattachments list",
+        "snapshotmetadataservices get",
     ]);
     assert_eq!(allowed(kube, USER, ""), everywhere);
     assert_eq!(allowed(kube, USER, "app"), everywhere);
@@ -92,9 +95,9 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
     there.extend(set(&[
         "datauploads get list watch patch",
         "datadownloads get list watch patch",
-        "pods list watch create delete",
+        "pods get list watch create delete",
         "persistentvolumeclaims get list watch create delete",
-        "volumesnapshots get list watch create delete",
+        "volumesnapshots get list watch create patch delete",
         "backups list watch",
         "backupstoragelocations list watch",
         "jobs list watch create delete",
@@ -110,6 +113,11 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
         (("", "configmaps"), "wherry-deleting", &["get", "create", "patch"]),
         (("coordination.k8s.io", "leases"), "wherry-controller", &["create", "get", "patch"]),
         (("", "secrets"), "wherry-repository", &[]),
+        (
+            ("apiextensions.k8s.io", "customresourcedefinitions"),
+            "snapshotmetadataservices.cbt.storage.k8s.io",
+            &["get"],
+        ),
     ] {
         let of_name: Vec<&str> =
             VERBS.into_iter().filter(|verb| may(kube, USER, "velero", resource, verb, name)).collect();
@@ -208,7 +216,8 @@ fn requests_beyond_them_are_refused() {
 }
 
 /// What the loop and the Jobs need and these scenes do not, and the PV of a source that is still there.
-const OF_OTHERS: [&str; 24] = [
+const OF_OTHERS: [&str; 25] = [
+    "snapshotmetadataservices get",
     "configmaps patch",
     "configmaps create",
     "backups list",
@@ -244,6 +253,9 @@ fn what_is_granted_is_used() {
         let outcome = event.into_iter().fold(world, |world, event| world.at(5, event)).run();
         assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     }
+    let scene = Scene { download: false, retain: false, wait_for_consumer: false };
+    let outcome = World::on(stage.empty(), scene).keeping("always").run();
+    assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     let kube = &stage.real.kube;
     let used: BTreeSet<String> = kube
         .audit(0)

@@ -8,7 +8,7 @@ use wherry_tests::cluster::{Event, How, Outcome, Scene, World};
 
 const KINDS: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
 
-fn scene(download: bool, (retain, wait_for_consumer): (bool, bool)) -> Scene {
+pub fn scene(download: bool, (retain, wait_for_consumer): (bool, bool)) -> Scene {
     Scene { download, retain, wait_for_consumer }
 }
 
@@ -17,7 +17,7 @@ fn writes(scene: Scene) -> usize {
 }
 
 #[track_caller]
-fn assert_clean(outcome: &Outcome, of: &str) {
+pub fn assert_clean(outcome: &Outcome, of: &str) {
     assert!(outcome.violations.is_empty(), "{of}: {}\nsteps: {:#?}", outcome.violations.join("\n"), outcome.steps);
 }
 

@@ -132,7 +132,7 @@ catalogue! {
     AGENTS = Controller Type::Gauge, "wherry_agents", "nodes", [],
         "Nodes whose agent answers, as it was looked at last: once a minute while there is work.";
     LEFTOVERS = Controller Type::Gauge, "wherry_leftovers", "objects", [],
-        "Objects of ours in the namespace of Velero that no CR has needed for five minutes, and CRs that ended and hold something.";
+        "Objects of ours that no CR needs, in the namespace of Velero for five minutes, of the cluster at the last sweep; and CRs that ended and hold something.";
     FAILING = Controller Type::Gauge, "wherry_volumes_failing", "volumes", [],
         "PVCs whose newest DataUpload that ended Failed.";
     LAST_COMPLETED = Controller Type::Gauge, "wherry_last_completed_timestamp_seconds", "Unix time", [KIND],

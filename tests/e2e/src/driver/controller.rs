@@ -73,7 +73,7 @@ impl Driver {
                     "volume {name:?} exists with another size, source or mode"
                 )));
             }
-            return Ok(self.created(&old));
+            return self.created(&old);
         }
         self.strike(&faults::CREATE_VOLUME_FAILS)?;
         let snapshot = source.as_deref().map(|source| self.snapshot(source)).transpose()?;
@@ -92,7 +92,7 @@ impl Driver {
         let mut volume = Volume { id, name: request.name, size, block, source, copying: None };
         self.fill(&mut volume, snapshot.as_ref())?;
         self.volumes.put(&volume).map_err(internal)?;
-        Ok(self.created(&volume))
+        self.created(&volume)
     }
 
     /// Makes the bytes of a new volume.
@@ -114,7 +114,13 @@ impl Driver {
         Ok(())
     }
 
-    fn created(&self, volume: &Volume) -> CreateVolumeResponse {
+    /// The answer about a volume that is there. One that says it is not done yet is asked again by the provisioner, also
+    /// after the PVC is gone: in the end there is a PV for nobody.
+    fn created(&self, volume: &Volume) -> Result<CreateVolumeResponse, Status> {
+        if self.faults.strikes(&faults::CREATE_VOLUME_SLOW).map_err(internal)? {
+            let name = faults::CREATE_VOLUME_SLOW.name;
+            return Err(Status::deadline_exceeded(format!("volume {} is still being made ({name})", volume.id)));
+        }
         let snapshot = |id: &String| SnapshotSource { snapshot_id: id.clone() };
         let content_source =
             volume.source.as_ref().map(|id| VolumeContentSource { snapshot: Some(snapshot(id)), volume: None });
@@ -125,7 +131,7 @@ impl Driver {
             accessible_topology: vec![self.topology()],
             ..Default::default()
         };
-        CreateVolumeResponse { volume: Some(volume) }
+        Ok(CreateVolumeResponse { volume: Some(volume) })
     }
 
     /// Whether the volume may be where the driver can make it: on this node.

@@ -103,6 +103,21 @@ fn a_clone_that_is_copied_in_the_background() {
 }
 
 #[test]
+fn a_volume_that_is_made_slowly() {
+    let lab = Lab::new();
+    lab.set("create-volume-slow=2");
+    for _ in 0..2 {
+        refused(lab.try_create("pvc-1", MIB, &BLOCK, None), Code::DeadlineExceeded, "create-volume-slow");
+        // It is there, and takes room, whatever becomes of the PVC meanwhile.
+        assert_eq!(lab.ls().lines().filter(|line| line.contains("pvc-1")).count(), 1, "{}", lab.ls());
+    }
+    let volume = lab.create("pvc-1", MIB, &BLOCK, None);
+    assert_eq!(lab.cli(&["fault", "list"], &[]).unwrap(), "");
+    lab.delete(&volume);
+    lab.end();
+}
+
+#[test]
 fn new_volumes_full_of_old_bytes() {
     let lab = Lab::new();
     lab.set("old-bytes");

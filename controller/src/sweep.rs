@@ -1,0 +1,202 @@
+//! What no CR removes: at the start of a controller that acts, and once an hour, bases that are not wanted any more are dropped
+//! (`controller/docs/kept-bases.md`), and what is left of CRs that are gone or done is removed ([`crate::leaks`]).
+
+use crate::apply::apply;
+use crate::jobs::Around;
+use crate::leaks::{Found, leaks};
+use crate::observe::{ObserveError, lists_changed_blocks};
+use crate::reconcile::{Limits, Write, base_of};
+use crate::work::time;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use wherry_api::api::{Api, ApiError, Guard, Key, Kind, Refusal};
+use wherry_api::cluster::Claim;
+use wherry_api::decode::{decode, decode_all};
+use wherry_api::{Base, DataUpload, KeepBase, Settings, VolumeSnapshot, names};
+
+/// Between two sweeps.
+const EVERY: Duration = Duration::from_secs(3600);
+/// After an error, and where something is left; then later and later.
+const RETRY: Duration = Duration::from_secs(60);
+/// Of what is left so many are named.
+const NAMED: usize = 20;
+
+/// A kept base and what its end depends on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Kept {
+    /// What it says of itself; `None`: nothing that can be read.
+    pub base: Option<Base>,
+    /// The DataUpload of that name, as it is now.
+    pub cr: Option<DataUpload>,
+    /// The source PVC of that name, as it is now.
+    pub claim: Option<Claim>,
+    /// The setting says so, and where it says auto, the driver.
+    pub wanted: bool,
+    /// There is a kept one of a later backup of the same PVC.
+    pub superseded: bool,
+}
+
+impl Kept {
+    /// Why it is dropped. `None`: it stays, or its upload is still seeing to it.
+    #[must_use]
+    pub fn over(&self) -> Option<&'static str> {
+        let Some(base) = &self.base else { return Some("what it is the base of cannot be read") };
+        let cr = self.cr.as_ref().map(|cr| &cr.metadata).filter(|cr| cr.uid == base.cr_uid);
+        let Some(cr) = cr else { return Some("its DataUpload, and so its backup, is gone") };
+        if cr.has_finalizer(names::FINALIZER) {
+            return None;
+        }
+        let claim = self.claim.as_ref().map(|claim| &claim.metadata);
+        match claim.filter(|claim| claim.uid == base.pvc_uid && !claim.is_going()) {
+            _ if cr.is_going() => Some("its DataUpload is being deleted"),
+            None => Some("its PVC is gone, or another one of that name"),
+            Some(_) if self.superseded => Some("a later backup has its own"),
+            Some(_) if !self.wanted => Some("setting keepBase says so"),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Drops the bases in a namespace of Velero whose time is over; gives how many.
+///
+/// # Errors
+/// Those of the API; what is left is dropped the next time.
+pub async fn bases<A: Api>(
+    api: &A,
+    namespace: &str,
+    settings: &Settings,
+    may_write: impl Fn() -> Result<(), ApiError>,
+) -> Result<usize, ApiError> {
+    // Those first: a CR that is not there afterwards is gone.
+    let marked = api.list(Kind::VolumeSnapshot, namespace, &[]).await?;
+    let (mut marked, _) = decode_all::<VolumeSnapshot>(Kind::VolumeSnapshot.word(), &marked);
+    marked.retain(|snapshot| snapshot.metadata.label(names::BASE).is_some() && !snapshot.metadata.is_going());
+    let all: Vec<Base> = marked.iter().filter_map(base_of).collect();
+    let mut drivers = BTreeMap::new();
+    let mut dropped = 0;
+    for snapshot in &marked {
+        let mut kept = Kept { base: base_of(snapshot), ..Kept::default() };
+        if let Some(base) = &kept.base {
+            let get = async |kind: Kind, namespace: &str, name: &str| api.get(&Key::new(kind, namespace, name)).await;
+            kept.cr = get(Kind::DataUpload, namespace, &base.cr).await?.and_then(|cr| decode("DataUpload", &cr).ok());
+            kept.claim = get(Kind::Claim, &base.namespace, &base.pvc).await?.and_then(|claim| decode("", &claim).ok());
+            kept.superseded = all.iter().any(|other| other.pvc_uid == base.pvc_uid && other.is_later(base));
+            kept.wanted = match settings.keep_base.of(&base.storage_class) {
+                KeepBase::Always => true,
+                KeepBase::Never => false,
+                KeepBase::Auto => match drivers.get(&base.driver) {
+                    Some(known) => *known,
+                    None => {
+                        let lists = lists_changed_blocks(api, &base.driver).await?;
+                        drivers.insert(base.driver.clone(), lists);
+                        lists
+                    }
+                },
+            };
+        }
+        let Some(why) = kept.over() else { continue };
+        may_write()?;
+        let meta = &snapshot.metadata;
+        let key = Key::new(Kind::VolumeSnapshot, &meta.namespace, &meta.name);
+        tracing::info!("{key}, a kept base: dropped, as {why}");
+        let guard = Guard { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() };
+        apply(api, &Write::Delete { key, guard }).await?;
+        dropped += 1;
+    }
+    Ok(dropped)
+}
+
+/// Sweeps until the loop ends: at once, every hour, and when settings change. `left`: of the cluster, what nobody owns.
+pub(crate) async fn run(around: Around, left: Arc<AtomicUsize>) {
+    let mut settings = around.settings.clone();
+    let (mut next, mut again) = (Instant::now(), RETRY);
+    loop {
+        let ready = settings.borrow().is_some();
+        tokio::select! {
+            changed = settings.changed() => match changed {
+                Ok(()) => next = Instant::now(),
+                Err(_) => return,
+            },
+            () = tokio::time::sleep_until(next.into()), if ready => {
+                let in_force = settings.borrow().clone();
+                let Some(in_force) = in_force else { continue };
+                let pause = match sweep(&around, &in_force).await {
+                    Ok(found) => {
+                        let of_cluster = |key: &&Key| !key.kind.is_namespaced();
+                        left.store(found.left.iter().filter(of_cluster).count(), Ordering::Relaxed);
+                        if found.left.is_empty() { EVERY } else { again }
+                    }
+                    Err(e) => {
+                        tracing::warn!("sweep: {e}");
+                        again
+                    }
+                };
+                // What waits for a driver may wait for long.
+                again = if pause == EVERY { RETRY } else { EVERY.min(again.saturating_mul(2)) };
+                next = Instant::now() + pause;
+            }
+        }
+    }
+}
+
+async fn sweep(around: &Around, settings: &Settings) -> Result<Found, ObserveError> {
+    let (api, namespace) = (&around.api, around.options.namespace.as_str());
+    // Another replica may act by now: what it does is not done twice.
+    let may_write = || match around.held.borrow().is_some_and(|until| Instant::now() < until) {
+        true => Ok(()),
+        false => {
+            let why = "the Lease is not certain to be ours".to_owned();
+            Err(ApiError::new(Refusal::Unavailable, "a sweep", why))
+        }
+    };
+    let dropped = bases(api, namespace, settings, may_write).await?;
+    let found = leaks(api, namespace, &Limits::from(settings), time(), may_write).await?;
+    tracing::debug!("swept: {dropped} bases dropped, {} writes for what was left", found.writes);
+    if !found.left.is_empty() {
+        let named: Vec<String> = found.left.iter().take(NAMED).map(ToString::to_string).collect();
+        tracing::warn!("{} objects are left of CRs that are gone or done: {}", found.left.len(), named.join(", "));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept() -> Kept {
+        let base = Base { cr_uid: "u".into(), pvc_uid: "p".into(), ..Base::default() };
+        let (mut cr, mut claim) = (DataUpload::default(), Claim::default());
+        cr.metadata.uid = "u".into();
+        claim.metadata.uid = "p".into();
+        Kept { base: Some(base), cr: Some(cr), claim: Some(claim), wanted: true, superseded: false }
+    }
+
+    #[test]
+    fn one_stays_while_all_it_depends_on_does() {
+        assert_eq!(kept().over(), None);
+        let over = |change: fn(&mut Kept)| {
+            let mut kept = kept();
+            change(&mut kept);
+            kept.over().unwrap_or("kept")
+        };
+        let going = Some(wherry_api::Time(1));
+        assert!(over(|kept| kept.base = None).contains("cannot be read"));
+        assert!(over(|kept| kept.cr = None).contains("is gone"));
+        assert!(over(|kept| kept.cr.as_mut().unwrap().metadata.uid = "v".into()).contains("is gone"));
+        assert!(over(|kept| kept.claim = None).contains("PVC"));
+        assert!(over(|kept| kept.claim.as_mut().unwrap().metadata.uid = "q".into()).contains("PVC"));
+        assert!(over(|kept| kept.superseded = true).contains("later"));
+        assert!(over(|kept| kept.wanted = false).contains("keepBase"));
+        let mut kept = kept();
+        kept.claim.as_mut().unwrap().metadata.deletion_timestamp = going;
+        assert!(kept.over().is_some_and(|why| why.contains("PVC")));
+        // Its upload removes things by itself.
+        kept.cr.as_mut().unwrap().metadata.finalizers = vec![names::FINALIZER.to_owned()];
+        assert_eq!(kept.over(), None);
+        let mut going_cr = self::kept();
+        going_cr.cr.as_mut().unwrap().metadata.deletion_timestamp = going;
+        assert!(going_cr.over().is_some_and(|why| why.contains("being deleted")));
+    }
+}
