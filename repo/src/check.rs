@@ -14,6 +14,7 @@
 
 mod age;
 mod choice;
+mod damaged;
 mod data;
 mod hits;
 mod ledger;

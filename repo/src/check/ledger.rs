@@ -20,7 +20,7 @@ const MANY: usize = 16;
 /// Records read at once.
 const BATCH: usize = 64;
 /// A listing is made so often when records go while they are read.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 /// What is dated further ahead than this is of a wrong clock.
 const AHEAD: Duration = Duration::from_secs(86_400);
 
@@ -222,7 +222,7 @@ impl<'a> Ledger<'a> {
 }
 
 /// What is dated later than this is of a wrong clock.
-fn latest(repository: &Repository) -> Timestamp {
+pub(super) fn latest(repository: &Repository) -> Timestamp {
     Timestamp(repository.clock().now().0.saturating_add(AHEAD.as_nanos() as i64))
 }
 

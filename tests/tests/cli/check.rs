@@ -215,3 +215,39 @@ fn snapshots_are_listed_although_it_is_not_known_what_checks_noted() {
     );
     assert_eq!(home.run(&["show", &first, "--json"]).ok().json()["verified"], Value::Null);
 }
+
+/// What a check found damaged is not built upon: the next backup stores it anew, and the older snapshots read it there.
+#[test]
+fn the_next_backup_heals_a_damaged_chunk_of_a_disk_and_of_a_directory() {
+    for is_tree in [false, true] {
+        let home = Home::with_repository();
+        let source = match is_tree {
+            true => {
+                fs::create_dir_all(home.path("source/below")).unwrap();
+                home.write("source/large", noise(1, 3 * MIB));
+                home.write("source/below/small", noise(2, 20_000));
+                home.text("source")
+            }
+            false => home.write("source", noise(1, 3 * MIB)),
+        };
+        let backup = || home.run(&["backup", &source, "--name", "v", "--json"]).ok().json();
+        let first = backup()["snapshot"].as_str().unwrap().to_owned();
+        let [pack] = &home.tree("repo/packs").into_keys().collect::<Vec<_>>()[..] else { panic!("several packs") };
+        let mut bytes = fs::read(pack).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(pack, bytes).unwrap();
+        assert_eq!(home.run(&["check", "--read-data"]).code, 13);
+        let second = backup();
+        assert!(second["parent"].as_str() == Some(&first) && second["stored"].as_u64().unwrap() > MIB as u64, "{second}");
+        for (n, id) in [&first, second["snapshot"].as_str().unwrap()].into_iter().enumerate() {
+            let target = home.text(&format!("target{n}"));
+            home.run(&["restore", id, &target]).ok();
+            for file in if is_tree { &["/large", "/below/small"][..] } else { &[""] } {
+                assert!(fs::read(source.clone() + file).unwrap() == fs::read(target.clone() + file).unwrap(), "{file}");
+            }
+        }
+        let third = backup();
+        assert_eq!(third["stored"], json!(0), "once is enough: {third}");
+    }
+}

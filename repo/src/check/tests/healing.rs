@@ -1,0 +1,116 @@
+//! What checks found damaged is referred to by nobody any more, so that the next backup heals it (W8), and what is intact
+//! elsewhere is kept (G5).
+
+use super::over_time::{DAY, again, check, noted, options, packs, share, spoil};
+use crate::check::{CheckOptions, ReadData};
+use crate::id::PackId;
+use crate::index::ChunkIndex;
+use crate::storage::keys;
+use crate::testing::{UNIT, backup, chunk, repository};
+use crate::{
+    CollectOptions, CommitInfo, ParentChoice, ReadSession, Repository, Snapshot, SnapshotReader, SnapshotWriter,
+    WriterOptions,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+const CHUNKS: u64 = 40;
+
+/// One more backup of the disk of [`backup`], by a process that has an index of everything.
+fn more(repository: &Repository, name: &str, parent: ParentChoice) -> Snapshot {
+    let index = ChunkIndex::in_memory(1 << 20);
+    index.synchronise(repository, true).unwrap();
+    let options =
+        WriterOptions { name: name.into(), pack_size: 512 << 10, uploads: 0, parent, ..WriterOptions::default() };
+    let writer = SnapshotWriter::start(repository, Arc::new(index), &options).unwrap();
+    let mut scratch = writer.scratch().unwrap();
+    for n in 0..CHUNKS {
+        writer.put(&mut scratch, n, &chunk(n)).unwrap();
+        writer.advance(n + 1).unwrap();
+    }
+    writer.commit(CommitInfo { size: CHUNKS * UNIT as u64, ..CommitInfo::default() }).unwrap()
+}
+
+/// What cannot be read of it.
+fn lost(repository: &Repository, snapshot: &Snapshot) -> Vec<u64> {
+    let reader = SnapshotReader::open(repository, snapshot).unwrap();
+    let reads = |n: &u64| match reader.chunk(*n).unwrap() {
+        Some(found) => reader.read_chunk(&found).is_ok_and(|read| *read.into_inner() == chunk(*n)),
+        None => false,
+    };
+    (0..CHUNKS).filter(|n| !reads(n)).collect()
+}
+
+#[test]
+fn a_backup_refers_to_no_pack_that_a_check_found_damaged_and_heals_what_did() {
+    for (name, parent) in [("vm", ParentChoice::Auto), ("vm", ParentChoice::None), ("other", ParentChoice::Auto)] {
+        let (storage, clock, repository) = repository();
+        let first = backup(&repository, "vm", CHUNKS);
+        let key = packs(&repository).remove(0);
+        spoil(&*storage, &key);
+        let fresh = || again(storage.clone(), clock.clone());
+        assert!(!lost(&fresh(), &first).is_empty(), "{name}: nothing was damaged");
+        // Who has not looked cannot know.
+        let unaware = more(&fresh(), name, parent.clone());
+        assert_eq!((lost(&fresh(), &unaware), unaware.record.stats.stored), (lost(&fresh(), &first), 0), "{name}");
+        clock.advance(DAY);
+        let report = check(&fresh(), share(1.0));
+        assert_eq!((report.damages.len(), report.damages[0].hits.len()), (1, 2), "{name}: {report:?}");
+        let second = more(&fresh(), name, parent.clone());
+        let stats = &second.record.stats;
+        assert!(stats.new > 0 && stats.new < CHUNKS * UNIT as u64, "{name}: one pack of several: {stats:?}");
+        for snapshot in [&first, &unaware, &second] {
+            assert_eq!(lost(&fresh(), snapshot), [], "{name}: {}", snapshot.id);
+        }
+        clock.advance(DAY);
+        let report = check(&fresh(), share(1.0));
+        assert_eq!((report.damages.len(), report.damages[0].hits.len()), (1, 0), "{name}: {report:?}");
+        // And that is not done again for ever.
+        let third = more(&fresh(), name, parent.clone());
+        assert_eq!((third.record.stats.new, third.record.stats.stored), (0, 0), "{name}");
+        assert_eq!(lost(&fresh(), &third), [], "{name}");
+    }
+}
+
+#[test]
+fn a_pack_that_was_brought_back_and_read_is_as_good_as_any() {
+    let (storage, clock, repository) = repository();
+    backup(&repository, "vm", CHUNKS);
+    let key = packs(&repository).remove(0);
+    spoil(&*storage, &key);
+    check(&repository, share(1.0));
+    let damaged: Vec<PackId> = keys::parse_pack(&key).into_iter().collect();
+    assert_eq!(repository.damaged_packs().unwrap().into_iter().collect::<Vec<_>>(), damaged);
+    spoil(&*storage, &key);
+    clock.advance(DAY);
+    assert!(check(&repository, share(1.0)).is_clean());
+    assert!(repository.damaged_packs().unwrap().is_empty() && noted(&repository).contains(&damaged[0]));
+    assert_eq!(more(&repository, "vm", ParentChoice::Auto).record.stats.new, 0);
+    // Nor do a clock that is a year ahead and says that all is well, or a record that is damaged, matter.
+    spoil(&*storage, &key);
+    clock.advance(DAY);
+    check(&repository, share(1.0));
+    let wrong = Arc::new(crate::testing::StillClock::default());
+    wrong.advance(DAY * 400);
+    spoil(&*storage, &key);
+    assert!(check(&again(storage.clone(), wrong), share(1.0)).is_clean());
+    assert_eq!(repository.damaged_packs().unwrap().into_iter().collect::<Vec<_>>(), damaged);
+    spoil(&*storage, &repository.list(keys::READ).unwrap()[0]);
+    repository.damaged_packs().unwrap();
+}
+
+#[test]
+fn what_checks_have_read_costs_a_backup_a_listing_and_is_never_why_there_is_none() {
+    let (storage, clock, repository) = repository();
+    backup(&repository, "vm", CHUNKS);
+    for _ in 0..5 {
+        clock.advance(DAY);
+        check(&repository, share(0.2));
+    }
+    *storage.silent.lock() = Some(keys::CHECKED);
+    let asked = storage.unanswered.load(std::sync::atomic::Ordering::Relaxed);
+    let snapshot = more(&again(storage.clone(), clock.clone()), "vm", ParentChoice::Auto);
+    assert_eq!(storage.unanswered.load(std::sync::atomic::Ordering::Relaxed), asked + 1, "the listing");
+    *storage.silent.lock() = None;
+    assert_eq!(lost(&repository, &snapshot), []);
+}
