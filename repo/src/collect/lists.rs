@@ -99,7 +99,9 @@ impl Run<'_> {
         })?;
         // What of a chunk is left when it is packed, so that most packs need room only once.
         let chunk = u64::from(self.repository.chunk_size()) / 2;
-        Packs::new(found, swept, chunk, self.options.memory / 2)
+        let mut packs = Packs::new(found, swept, chunk, self.options.memory / 2)?;
+        packs.set_damaged(&self.repository.damaged_packs()?);
+        Ok(packs)
     }
 
     /// Calls `visit` with the name and the size of each pack there is. One may come twice.

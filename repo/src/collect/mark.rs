@@ -15,7 +15,7 @@ use crate::map::{Image, Tree};
 use crate::pack::{open_node, open_tree_node};
 use crate::storage::keys;
 use crate::tree::{Leads, Node, TreeReader, decode};
-use crate::{Error, ErrorKind, Result, Snapshot};
+use crate::{Error, ErrorKind, Repository, Result, Snapshot};
 use std::collections::HashSet;
 
 /// Nodes opened at a time.
@@ -141,6 +141,23 @@ struct Mark<'a, 'b> {
     is_final: bool,
 }
 
+/// From this rank on a copy is in a pack that a check has found damaged.
+const DAMAGED: u8 = 3;
+
+/// How a copy compares with others, the least first: one that is marked already, then one that no list condemns, then any; each
+/// in a pack that no check has found damaged, and then in one that is. `None` when it is not there.
+fn rank(packs: &mut Packs, repository: &Repository, copy: &Copy) -> Result<Option<(u8, Number)>> {
+    let n = packs.find(repository, &copy.pack)?.filter(|n| end(&copy.at) <= packs.size(*n));
+    Ok(n.map(|n| {
+        let rank = match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
+            (false, true) => 0,
+            (false, false) => 1,
+            (true, _) => 2,
+        };
+        (if packs.is_damaged(n) { DAMAGED + rank } else { rank }, n)
+    }))
+}
+
 impl Mark<'_, '_> {
     fn roots(&mut self, roots: &[Root]) -> Result<()> {
         let repository = self.run.repository;
@@ -185,7 +202,7 @@ impl Mark<'_, '_> {
         let mut found = Vec::with_capacity(children.len());
         for child in children {
             let pack = self.packs.find(repository, &child.at.pack)?;
-            if pack.is_none() {
+            if pack.is_none_or(|n| self.may_be_lost(n, &child)) {
                 self.elsewhere.expect(child.class, [child.id]);
             }
             found.push((child, pack));
@@ -199,7 +216,10 @@ impl Mark<'_, '_> {
                 return Err(Error::corrupt(text).with_object(key));
             }
             let (pack, place, node) = match pack {
-                Some(pack) => (pack, child.at.ordinal, child),
+                Some(pack) => {
+                    self.keep_intact(pack, &child)?;
+                    (pack, child.at.ordinal, child)
+                }
                 None => {
                     let Some((pack, copy)) = self.resolve(&child)? else {
                         // Whoever holds such a root opened after it was final, and is refused (W5, V1).
@@ -224,34 +244,50 @@ impl Mark<'_, '_> {
         Ok(())
     }
 
-    /// A copy of what is not where its hint says, in a pack that is there: one that is marked already, else one that no list
-    /// condemns, else any.
+    /// Whether a chunk is not marked yet and in a pack that a check has found damaged: which of its chunks are nobody noted.
+    fn may_be_lost(&self, pack: Number, child: &Child) -> bool {
+        child.class < 128 && self.packs.is_damaged(pack) && !self.packs.is_marked(pack, child.at.ordinal)
+    }
+
+    /// Of such a chunk an intact copy is kept besides, if there is one: readers find it by id, and it may be all that is left.
+    fn keep_intact(&mut self, pack: Number, child: &Child) -> Result<()> {
+        if !self.may_be_lost(pack, child) {
+            return Ok(());
+        }
+        let Some((rank, n, copy)) = self.best(child)? else { return Ok(()) };
+        if rank >= DAMAGED {
+            return Ok(());
+        }
+        if self.packs.is_condemned(n) {
+            self.last_copies.insert(n);
+        }
+        self.packs.mark(n, copy.place, copy.at.len).map(drop)
+    }
+
+    /// A copy of what is not where its hint says, in a pack that is there.
     fn resolve(&mut self, child: &Child) -> Result<Option<(Number, Copy)>> {
-        let (repository, elsewhere) = (self.run.repository, &self.elsewhere);
-        let rank = |packs: &mut Packs, copy: &Copy| -> Result<Option<(u8, Number)>> {
-            let n = packs.find(repository, &copy.pack)?.filter(|n| end(&copy.at) <= packs.size(*n));
-            Ok(n.map(|n| match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
-                (false, true) => (0, n),
-                (false, false) => (1, n),
-                (true, _) => (2, n),
-            }))
-        };
+        if let Some((_, n, copy)) = self.best(child)? {
+            return Ok(Some((n, copy)));
+        }
+        // Those that were known are all gone: once more, with what came since.
+        let (repository, packs) = (self.run.repository, &mut *self.packs);
+        self.elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
+            Ok(rank(packs, repository, copy)?.map(|(_, n)| (n, *copy)))
+        })
+    }
+
+    /// Of the copies that are known the one to keep, and its rank.
+    fn best(&mut self, child: &Child) -> Result<Option<(u8, Number, Copy)>> {
+        let repository = self.run.repository;
         let mut best: Option<(u8, Number, Copy)> = None;
-        for copy in elsewhere.find(repository, &child.id, child.class, &child.at)? {
-            if let Some((rank, n)) = rank(self.packs, &copy)?
+        for copy in self.elsewhere.find(repository, &child.id, child.class, &child.at)? {
+            if let Some((rank, n)) = rank(self.packs, repository, &copy)?
                 && best.as_ref().is_none_or(|(known, ..)| rank < *known)
             {
                 best = Some((rank, n, copy));
             }
         }
-        if let Some((_, n, copy)) = best {
-            return Ok(Some((n, copy)));
-        }
-        // Those that were known are all gone: once more, with what came since.
-        let packs = &mut *self.packs;
-        elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
-            Ok(rank(packs, copy)?.map(|(_, n)| (n, *copy)))
-        })
+        Ok(best)
     }
 
     /// Opens some of the nodes that wait and takes what they refer to.

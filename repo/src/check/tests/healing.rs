@@ -114,3 +114,42 @@ fn what_checks_have_read_costs_a_backup_a_listing_and_is_never_why_there_is_none
     *storage.silent.lock() = None;
     assert_eq!(lost(&repository, &snapshot), []);
 }
+
+/// Without any delay.
+fn gc(repository: &Repository) -> crate::Collected {
+    let (grace, fence_after, patience) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let options = CollectOptions { grace, fence_after, patience, pack_size: 512 << 10, ..CollectOptions::default() };
+    repository.collect(&options, &|_, _, _| Ok(())).unwrap()
+}
+
+#[test]
+fn a_collector_keeps_the_intact_copy_of_what_is_damaged_in_its_own_place() {
+    let (storage, clock, repository) = repository();
+    let first = backup(&repository, "vm", CHUNKS);
+    let other = backup(&repository, "other", 1);
+    spoil(&*storage, &packs(&repository)[0]);
+    spoil(&*storage, &packs(&repository)[1]);
+    let fresh = || again(storage.clone(), clock.clone());
+    check(&fresh(), share(1.0));
+    let second = more(&fresh(), "vm", ParentChoice::Auto);
+    assert!(lost(&fresh(), &first).is_empty() && second.record.stats.stored > 0);
+    let copies = |repository: &Repository| {
+        packs(repository).iter().filter(|key| keys::parse_pack(key).is_some_and(|id| id.session == second.id)).count()
+    };
+    let stored = copies(&repository);
+    repository.forget(&second.id, Duration::ZERO, "test").unwrap();
+    clock.advance(DAY);
+    let collected = gc(&fresh());
+    assert_eq!((collected.settled, collected.swept.packs), (1, 1), "its nodes go: {collected:?}");
+    for _ in 0..2 {
+        gc(&fresh());
+        assert_eq!((lost(&fresh(), &first), copies(&repository)), (vec![], stored));
+    }
+    let report = check(&fresh(), share(1.0));
+    assert!(report.damages.iter().all(|damage| damage.hits.is_empty()), "{report:?}");
+    // When nobody needs them any more they go.
+    [&first, &other].into_iter().for_each(|snapshot| drop(repository.forget(&snapshot.id, Duration::ZERO, "test")));
+    clock.advance(DAY);
+    gc(&fresh());
+    assert_eq!(packs(&repository), []);
+}
