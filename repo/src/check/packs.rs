@@ -427,7 +427,9 @@ impl<'a> Packs<'a> {
         let mut table = self.table.lock();
         let number = table.number(id);
         if let Some(pack) = table.packs.get_mut(number) {
-            (pack.reading, pack.fresh) = (Some(Reading { at: self.run.began, damaged: !intact }), fresh);
+            // It may be read a second time, for what a map says is in it and its index does not.
+            let before = pack.reading.is_some_and(|reading| reading.damaged && reading.at == self.run.began);
+            (pack.reading, pack.fresh) = (Some(Reading { at: self.run.began, damaged: !intact || before }), fresh);
         }
     }
 

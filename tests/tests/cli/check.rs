@@ -74,6 +74,15 @@ fn a_missing_pack_is_13_and_the_same_with_and_without_the_cache() {
 
     home.run(&["check", "latest:vm2", "--read-data"]).ok();
     assert_eq!(home.run(&["check", "latest:vm one"]).code, 13);
+    // What is gone is shown with the snapshots, whoever found it.
+    let damaged = || -> Vec<_> {
+        let all = home.run(&["snapshots", "--json"]).ok().json();
+        all.as_array().unwrap().iter().map(|s| (s["snapshot"].clone(), s["damaged"].is_string())).collect()
+    };
+    assert_eq!(damaged(), [(json!(first), true), (json!(second), false)]);
+    fs::remove_dir_all(home.path("repo/checked")).unwrap();
+    assert_eq!(home.run(&["repair"]).code, 13);
+    assert_eq!(damaged(), [(json!(first), true), (json!(second), false)]);
     // What it advises helps.
     home.backup("vm one", &noise(1, 3 * MIB));
     let ran = home.run(&["check", "latest:vm one", "--read-data"]).ok();

@@ -1,14 +1,14 @@
 //! What checks found damaged is referred to by nobody any more, so that the next backup heals it (W8), and what is intact
 //! elsewhere is kept (G5).
 
-use super::over_time::{DAY, again, check, noted, options, packs, share, spoil};
-use crate::check::{CheckOptions, ReadData};
+use super::over_time::{DAY, again, check, checked, noted, options, packs, share, sharing, spoil, verified};
+use crate::check::{CheckOptions, CheckStep};
 use crate::id::PackId;
 use crate::index::ChunkIndex;
-use crate::storage::keys;
+use crate::storage::{Storage, keys};
 use crate::testing::{UNIT, backup, chunk, repository};
 use crate::{
-    CollectOptions, CommitInfo, ParentChoice, ReadSession, Repository, Snapshot, SnapshotReader, SnapshotWriter,
+    CollectOptions, CommitInfo, ParentChoice, Repository, Snapshot, SnapshotReader, SnapshotWriter,
     WriterOptions,
 };
 use std::sync::Arc;
@@ -152,4 +152,83 @@ fn a_collector_keeps_the_intact_copy_of_what_is_damaged_in_its_own_place() {
     clock.advance(DAY);
     gc(&fresh());
     assert_eq!(packs(&repository), []);
+}
+
+#[test]
+fn damage_is_noted_although_a_check_that_began_later_said_that_all_is_well() {
+    let (storage, clock, repository) = repository();
+    let snapshot = backup(&repository, "vm", CHUNKS);
+    let key = packs(&repository).remove(0);
+    spoil(&*storage, &key);
+    let other = again(storage.clone(), clock.clone());
+    let mut come = Some(());
+    let come = parking_lot::Mutex::new(&mut come);
+    let report = repository.check(&options(share(1.0), &[]), &|step, now, total| {
+        if step == CheckStep::Hits && come.lock().take().is_some() {
+            assert!(now < total);
+            spoil(&*storage, &key);
+            clock.advance(DAY / 24);
+            assert!(check(&other, share(1.0)).is_clean() && verified(&other, &snapshot).is_some());
+        }
+        Ok(())
+    });
+    let report = report.unwrap();
+    assert!(report.damages.len() == 1 && report.kept && report.not_kept.is_none(), "{report:?}");
+    let state = checked(&repository, &snapshot).unwrap();
+    assert_eq!((state.damaged, state.verified), (true, None));
+}
+
+#[test]
+fn a_check_of_some_that_finds_damage_leaves_nobody_else_verified() {
+    let (storage, clock, repository) = repository();
+    let first = backup(&repository, "a", CHUNKS);
+    let second = sharing(&repository, "b", 0..CHUNKS);
+    check(&repository, share(1.0));
+    assert!(verified(&repository, &second).is_some());
+    clock.advance(DAY);
+    let report = repository.check(&options(share(1.0), &[first.id]), &|_, _, _| Ok(())).unwrap();
+    assert!(report.is_clean() && verified(&repository, &second).is_some(), "nothing is damaged");
+    spoil(&*storage, &packs(&repository)[0]);
+    clock.advance(DAY);
+    let report = repository.check(&options(share(1.0), &[first.id]), &|_, _, _| Ok(())).unwrap();
+    assert!(!report.is_clean() && report.kept, "{report:?}");
+    assert!(checked(&repository, &first).unwrap().damaged);
+    let state = checked(&repository, &second).unwrap();
+    assert_eq!((state.damaged, state.verified), (false, None), "it has not been looked at");
+    check(&repository, share(1.0));
+    assert!(checked(&repository, &second).unwrap().damaged);
+}
+
+#[test]
+fn a_check_that_reads_no_data_notes_what_it_finds_damaged_and_else_nothing() {
+    let (storage, clock, repository) = repository();
+    let (first, second) = (backup(&repository, "a", CHUNKS), sharing(&repository, "b", 100..100 + CHUNKS));
+    let look = |snapshots: &[&Snapshot]| {
+        let snapshots = snapshots.iter().map(|snapshot| snapshot.id).collect();
+        let options = CheckOptions { keep: true, threads: 1, snapshots, ..CheckOptions::default() };
+        repository.check(&options, &|_, _, _| Ok(())).unwrap()
+    };
+    assert!(look(&[]).is_clean() && repository.list(keys::CHECKED).unwrap().is_empty());
+    check(&repository, share(1.0));
+    clock.advance(DAY);
+    let key = packs(&repository).into_iter().find(|key| keys::parse_pack(key).unwrap().session == first.id).unwrap();
+    let body = storage.inner.get(&key).unwrap();
+    storage.inner.delete(&key).unwrap();
+    let report = look(&[&second]);
+    assert!(report.is_clean() && verified(&repository, &first).is_some(), "it needs nothing of that");
+    let report = look(&[&first, &second]);
+    assert!(!report.is_clean() && report.kept, "{report:?}");
+    assert!(checked(&repository, &first).unwrap().damaged && verified(&repository, &first).is_none());
+    assert!(verified(&repository, &second).is_some(), "it was looked at and is whole");
+
+    // One whose index is cut off: all that is referred to is opened in any case, and a chunk that does not verify is noted.
+    let mut cut = body.to_vec();
+    cut[100] ^= 1;
+    cut.truncate(cut.len() - 70);
+    storage.inner.create(&key, cut.into()).unwrap();
+    clock.advance(DAY);
+    assert_eq!(look(&[]).damages.len(), 1);
+    assert_eq!(repository.damaged_packs().unwrap().into_iter().collect::<Vec<_>>(), [keys::parse_pack(&key).unwrap()]);
+    let healed = more(&again(storage.clone(), clock.clone()), "a", ParentChoice::Auto);
+    assert_eq!(lost(&again(storage.clone(), clock.clone()), &healed), []);
 }
