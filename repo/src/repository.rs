@@ -107,7 +107,7 @@ pub struct SnapshotList {
     pub(crate) gone: Vec<Snapshot>,
     /// What each forgotten or asked-for snapshot's newest forget says.
     pub forgets: BTreeMap<SnapshotId, crate::forget::Forget>,
-    /// Objects that are damaged, and how.
+    /// Objects that are damaged, and how; but for those of snapshots that are gone for good.
     pub damaged: Vec<(Key, Error)>,
     /// Sessions that ended without a snapshot, and when.
     pub fenced: Vec<(SessionId, Timestamp)>,
@@ -413,7 +413,8 @@ impl Repository {
                 }
                 Ok((Outcome::Fence(fence), _)) => list.fenced.push((*id, fence.at)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                // The others are as they were.
+                // The others are as they were. One that is gone for good nobody misses.
+                Err(e) if self.is_damage(&e) && list.forgets.get(id).is_some_and(|f| f.is_final()) => {}
                 Err(e) if self.is_damage(&e) => list.damaged.push((key.clone(), e)),
                 Err(e) => return Err(e),
             }

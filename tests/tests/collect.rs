@@ -2,6 +2,8 @@
 
 #[path = "collect/crash.rs"]
 mod crash;
+#[path = "collect/damaged.rs"]
+mod damaged;
 #[path = "collect/interleaved.rs"]
 mod interleaved;
 #[path = "collect/listings.rs"]

@@ -43,8 +43,20 @@ pub(super) struct Roots {
     /// G4: sessions that have an outcome.
     outcomes: HashSet<SessionId>,
     snapshots: HashMap<SnapshotId, Root>,
+    /// Those that are gone for good and whose records cannot be read.
+    spoiled: HashSet<SnapshotId>,
     /// Sessions that have ended without a snapshot, of late.
     left: HashSet<SessionId>,
+}
+
+/// G4.
+struct Outcomes {
+    /// Who has one.
+    outcomes: HashSet<SessionId>,
+    /// Those of them that are snapshots.
+    snapshots: HashMap<SnapshotId, Root>,
+    /// Those that are gone for good and cannot be read.
+    spoiled: HashSet<SnapshotId>,
 }
 
 impl Run<'_> {
@@ -69,7 +81,7 @@ impl Run<'_> {
     fn roots(&self) -> Result<Roots> {
         let finals = self.list_forgets()?;
         let sessions = self.list_sessions()?;
-        let (mut outcomes, snapshots) = self.list_snapshots(&finals)?;
+        let Outcomes { mut outcomes, snapshots, spoiled } = self.list_snapshots(&finals)?;
         // The record of one that is gone for good may be gone too; that it is Final is its outcome then.
         outcomes.extend(&finals);
         // What it builds on and writes is not known: it may need anything.
@@ -86,7 +98,7 @@ impl Run<'_> {
         if self.options.dry_run {
             outcomes.extend(sessions.iter().filter(|noted| self.is_left(noted)).map(|noted| noted.id));
         }
-        Ok(Roots { finals, sessions, outcomes, snapshots, left })
+        Ok(Roots { finals, sessions, outcomes, snapshots, spoiled, left })
     }
 
     /// G1.
@@ -193,13 +205,13 @@ impl Run<'_> {
     }
 
     /// G4: who has an outcome, and the snapshots among them.
-    fn list_snapshots(&self, finals: &HashSet<SnapshotId>) -> Result<(HashSet<SessionId>, HashMap<SnapshotId, Root>)> {
+    fn list_snapshots(&self, finals: &HashSet<SnapshotId>) -> Result<Outcomes> {
         let mut found = Vec::new();
         self.storage().list(keys::SNAP, &mut |Listed { key, .. }| {
             found.extend(keys::parse_snap(&key).map(|name| (name, key)));
             Ok(())
         })?;
-        let mut snapshots = HashMap::new();
+        let (mut snapshots, mut spoiled) = (HashMap::new(), HashSet::new());
         for part in found.chunks(256) {
             for (((volume, id), _), outcome) in part.iter().zip(self.repository.read_many::<_, Outcome>(part)) {
                 match outcome {
@@ -210,11 +222,19 @@ impl Run<'_> {
                     Ok((Outcome::Fence(_), _)) => {}
                     // Removed by another collector.
                     Err(e) if e.kind() == ErrorKind::NotFound && finals.contains(id) => {}
+                    // Nobody wants it any more, and it may go; unless a session leans on it.
+                    Err(e) if self.repository.is_damage(&e) && finals.contains(id) => drop(spoiled.insert(*id)),
+                    Err(e) if self.repository.is_damage(&e) => {
+                        let text =
+                            format!("bring it back from a copy of the repository, or give it up: `wherry forget {id}`");
+                        return Err(e.advise(&text));
+                    }
                     Err(e) => return Err(e),
                 }
             }
         }
-        Ok((found.into_iter().map(|((_, id), _)| id).collect(), snapshots))
+        let outcomes = found.into_iter().map(|((_, id), _)| id).collect();
+        Ok(Outcomes { outcomes, snapshots, spoiled })
     }
 }
 
@@ -235,6 +255,13 @@ impl Roots {
             let Some(parent) = open.parent else { continue };
             match self.snapshots.get(&parent) {
                 Some(root) => drop(roots.insert(parent, *root)),
+                // The session may have passed W5 and W6 before, and leans on what the record led to.
+                None if self.spoiled.contains(&parent) => {
+                    let text = format!("the record of snapshot {parent}, which session {} needs, cannot be read", noted.id);
+                    return Err(Error::corrupt(text)
+                        .with_object(keys::snap(&open.volume, &parent))
+                        .advise("end that session, or wait for its end"));
+                }
                 // Its record was removed: the session cannot pass W5 or V1.
                 None if self.finals.contains(&parent) => {}
                 None => {
@@ -265,6 +292,8 @@ impl Roots {
         let kept: HashSet<SnapshotId> = volumes.values().flat_map(|all| witnesses(all)).collect();
         let goes = |id: &&SnapshotId| self.finals.contains(*id) && !roots.contains(*id) && !kept.contains(*id);
         let mut dead: Vec<SnapshotId> = self.snapshots.keys().filter(goes).copied().collect();
+        // What cannot be read tells nobody which snapshot was the newest.
+        dead.extend(&self.spoiled);
         dead.sort_unstable();
         dead
     }

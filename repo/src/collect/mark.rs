@@ -64,11 +64,11 @@ fn end(at: &Location) -> u64 {
 }
 
 /// What a snapshot needs is in no pack.
-fn nowhere(child: &Child) -> Error {
+fn nowhere(child: &Child, is_cut: bool) -> Error {
     let key = keys::pack(&child.at.pack);
     let what = if child.class < 128 { "a chunk" } else { "a node" };
-    Error::corrupt(format!("{key} is gone, and {what} that a snapshot needs of it is in no other pack"))
-        .with_object(key)
+    let how = if is_cut { "was cut" } else { "is gone" };
+    Error::corrupt(format!("{key} {how}, and {what} that a snapshot needs of it is in no other pack")).with_object(key)
 }
 
 /// What a map node refers to; `chunks` is the class of the chunks below it.
@@ -208,14 +208,8 @@ impl Mark<'_, '_> {
             found.push((child, pack));
         }
         for (child, pack) in found {
-            if let Some(n) = pack
-                && end(&child.at) > self.packs.size(n)
-            {
-                let key = keys::pack(&child.at.pack);
-                let text = format!("{key} was cut: a snapshot needs more of it than there is");
-                return Err(Error::corrupt(text).with_object(key));
-            }
-            let (pack, place, node) = match pack {
+            let is_cut = pack.is_some_and(|n| end(&child.at) > self.packs.size(n));
+            let (pack, place, node) = match pack.filter(|_| !is_cut) {
                 Some(pack) => {
                     self.keep_intact(pack, &child)?;
                     (pack, child.at.ordinal, child)
@@ -228,7 +222,7 @@ impl Mark<'_, '_> {
                         if gone && !self.elsewhere.left_out() {
                             continue;
                         }
-                        return Err(nowhere(&child));
+                        return Err(nowhere(&child, is_cut));
                     };
                     let own = child.own && self.packs.is_swept(&child.at.pack);
                     if self.packs.is_condemned(pack) {
@@ -310,8 +304,53 @@ impl Mark<'_, '_> {
             a.pack == b.pack && u64::from(b.node.at.offset) <= end + GAP
         };
         let groups: Vec<&[Want]> = taken.chunk_by(near).collect();
-        let opened = crate::side::each(self.run.options.threads, &groups, |group| self.group(group))?;
-        opened.into_iter().flatten().try_for_each(|children| self.take(children))
+        let opened = crate::side::each(self.run.options.threads, &groups, |group| self.each_of(group))?;
+        for (want, children) in taken.iter().zip(opened.into_iter().flatten()) {
+            match children {
+                Ok(children) => self.take(children)?,
+                Err(damage) => self.take_elsewhere(&want.node, damage)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What each node of a group refers to, or how it is damaged. Any other error ends it.
+    fn each_of(&self, group: &[Want]) -> Result<Vec<Result<Vec<Child>>>> {
+        // What is gone is for the caller to tell: another collector may have deleted it.
+        let is_damage = |e: &Error| e.kind() != ErrorKind::NotFound && self.run.repository.is_damage(e);
+        let alone = |want: &Want| match self.group(std::slice::from_ref(want)) {
+            Err(e) if is_damage(&e) => Ok(Err(e)),
+            opened => Ok(Ok(opened?.into_iter().flatten().collect())),
+        };
+        match self.group(group) {
+            Err(e) if is_damage(&e) => group.iter().map(alone).collect(),
+            opened => Ok(opened?.into_iter().map(Ok).collect()),
+        }
+    }
+
+    /// A node that is damaged where it should be is walked where it is found by its id, as readers find it (V3). Its own place
+    /// stays marked. `damage` is the error when it is nowhere.
+    fn take_elsewhere(&mut self, node: &Child, damage: Error) -> Result<()> {
+        let repository = self.run.repository;
+        let found = self.elsewhere.first(repository, &node.id, node.class, &node.at, |copy| {
+            let there = Child { at: copy.at, plain: copy.plain, own: false, ..*node };
+            match self.group(&[Want { pack: copy.pack, node: there }]) {
+                Ok(_) => Ok(Some((*copy, there))),
+                Err(e) if repository.is_damage(&e) => Ok(None),
+                Err(e) => Err(e),
+            }
+        })?;
+        let Some((copy, there)) = found else { return Err(damage) };
+        // One that is in a delete set is as good as gone.
+        let Some(n) = self.packs.find(repository, &copy.pack)? else { return Err(damage) };
+        tracing::warn!("a node is damaged where a snapshot says that it is, and intact in another pack: {damage}");
+        if self.packs.is_condemned(n) {
+            self.last_copies.insert(n);
+        }
+        if self.packs.mark(n, copy.place, copy.at.len)? {
+            self.stack.push(Want { pack: copy.pack, node: there });
+        }
+        Ok(())
     }
 
     /// What each node of a group refers to.

@@ -85,6 +85,9 @@ pub(super) fn without_open(noted: &Noted) -> Error {
         Some(damage) => format!("cannot be read ({damage})"),
         None => "is gone".to_owned(),
     };
-    let text = format!("{key} {how}: which volume this session writes is not known, so it cannot be ended");
+    let text = format!(
+        "{key} {how}: which volume this session writes is not known, so it cannot be ended here; when it has given no sign of \
+         life for two hours `wherry repair` ends it"
+    );
     Error::corrupt(text).with_object(key)
 }

@@ -260,3 +260,34 @@ fn the_next_backup_heals_a_damaged_chunk_of_a_disk_and_of_a_directory() {
         assert_eq!(third["stored"], json!(0), "once is enough: {third}");
     }
 }
+
+#[test]
+fn a_snapshot_whose_record_is_damaged_can_be_given_up_and_keeps_gc_from_nothing() {
+    let (home, first, second, _) = home();
+    let record = home.tree("repo/snap").into_keys().find(|path| path.ends_with(&first)).unwrap();
+    let mut bytes = fs::read(&record).unwrap();
+    let whole = bytes.clone();
+    bytes[40] ^= 1;
+    fs::write(&record, &bytes).unwrap();
+    let said = home.run(&["gc"]).fails(13);
+    assert!(said.contains(&first) && said.contains(&format!("wherry forget {first}")), "{said}");
+    // Nothing but the whole id will do.
+    assert!(home.run(&["forget", &first[..12]]).fails(14).contains(&first[..12]));
+    assert!(home.run(&["forget", &first, "--dry-run"]).ok().stdout.contains("would be given up"));
+    let ran = home.run(&["forget", &first]).ok();
+    assert!(ran.stdout.contains(&format!("{first} is given up: its record cannot be read")), "{}", ran.stdout);
+    assert!(home.run(&["forget", &first]).ok().stdout.contains("was given up before"));
+    let back = home.run(&["unforget", &first, "--json"]).ok().json();
+    assert_eq!(back[0], json!({ "snapshot": first, "volume": null, "unforgotten": true }));
+    // Brought back it is as it was.
+    fs::write(&record, whole).unwrap();
+    home.run(&["check"]).ok();
+    fs::write(&record, bytes).unwrap();
+    let view = home.run(&["forget", &first, "--delay", "0s", "--json"]).ok().json();
+    assert_eq!((&view[0]["volume"], &view[0]["time"], &view[0]["forgotten"]), (&Value::Null, &Value::Null, &json!(true)));
+    let ran = home.run(&["gc", "--grace", "0s", "--json"]).ok().json();
+    assert!(ran["deleted"]["packs"].as_u64().unwrap() >= 1 && ran["records"] == json!(1), "{ran}");
+    assert!(!record.exists());
+    assert!(home.run(&["snapshots"]).ok().stdout.contains(&second[..8]));
+    home.run(&["check"]).ok();
+}
