@@ -106,8 +106,8 @@ impl Damage {
                  each volume stores anew what is missing"
             }
             DamageKind::Pack => {
-                "restore another snapshot, or bring the object back from a copy of the repository; else move the object \
-                 out of the repository, so that the next backup of each volume stores anew what it held"
+                "restore another snapshot, or bring the object back from a copy of the repository; leave it where it is, for \
+                 all else in it is intact: the next backup of each volume stores anew what it needs of it"
             }
             DamageKind::Map => {
                 "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
