@@ -192,6 +192,7 @@ impl Run<'_> {
     fn look(&self, report: &mut Collected) -> Result<()> {
         let chain = self.list_generations()?;
         report.unsealed = chain.unsealed();
+        self.settle_due(report)?;
         let lists = self.lists(&chain)?;
         self.plan(lists, report)?;
         self.await_grace(&chain, report)

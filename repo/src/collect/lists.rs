@@ -49,6 +49,17 @@ pub(super) struct Roots {
     left: HashSet<SessionId>,
 }
 
+/// What is to become of a forget that is not settled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// Its delay is not over.
+    Later,
+    /// It is, and whoever asked for it keeps it to himself.
+    Left,
+    /// It is to be made final.
+    Now,
+}
+
 /// G4.
 struct Outcomes {
     /// Who has one.
@@ -162,7 +173,8 @@ impl Run<'_> {
     fn list_forgets(&self) -> Result<HashSet<SnapshotId>> {
         let mut finals = HashSet::new();
         for (id, forget) in self.repository.forgets()? {
-            let due = || Ok(forget.hides() && self.is_due(&id, forget.k)? && !self.repository.is_pinned(&id)?);
+            let is_due = || Ok(forget.hides() && self.due(&id, forget.k)? == Due::Now);
+            let due = || Ok::<_, Error>(is_due()? && !self.repository.is_pinned(&id)?);
             if forget.is_final() || (self.options.dry_run && due()?) {
                 finals.insert(id);
             }
@@ -170,26 +182,35 @@ impl Run<'_> {
         Ok(finals)
     }
 
-    /// Whether a forget that is not settled is to be made final: its delay is over, and it is not left to whoever asked for it. One
-    /// that cannot be read is not.
-    fn is_due(&self, id: &SnapshotId, k: u32) -> Result<bool> {
+    /// Whether a forget that is not settled is to be made final. One that cannot be read is not.
+    fn due(&self, id: &SnapshotId, k: u32) -> Result<Due> {
         match self.repository.read::<Asked>(&keys::forget(id, k, false)) {
             Ok(asked) => {
                 let spared = self.options.spared_reason.is_some_and(|reason| asked.reason.starts_with(reason));
-                Ok(!spared && self.repository.clock().now() >= asked.not_before)
+                Ok(match (self.repository.clock().now() >= asked.not_before, spared) {
+                    (false, _) => Due::Later,
+                    (true, true) => Due::Left,
+                    (true, false) => Due::Now,
+                })
             }
             Err(e) if self.repository.is_damage(&e) => {
                 tracing::warn!("a forget cannot be read and is left as it is: {e}");
-                Ok(false)
+                Ok(Due::Later)
             }
             Err(e) => Err(e),
         }
     }
 
-    /// F3, for all whose delay is over.
+    /// F3, for all whose delay is over; without effects only those are counted that are left to others.
     pub(super) fn settle_due(&self, report: &mut Collected) -> Result<()> {
+        report.left_forgets = 0;
         for (id, forget) in self.repository.forgets()? {
-            if forget.is_final() || !forget.hides() || !self.is_due(&id, forget.k)? {
+            if forget.is_final() || !forget.hides() {
+                continue;
+            }
+            let due = self.due(&id, forget.k)?;
+            report.left_forgets += u64::from(due == Due::Left);
+            if due != Due::Now || self.options.dry_run {
                 continue;
             }
             match self.repository.settle(&id) {
