@@ -179,16 +179,20 @@ impl Session {
                 another => missing = another,
             }
         };
-        for n in found {
-            let list = self.repository.read::<Generation>(&keys::generation(n)).map_err(|e| {
-                // M5: without the list a backup could refer to what will be deleted.
-                match self.repository.is_damage(&e) {
-                    true => e.advise("bring it back from a copy of the repository: no backup may begin without it"),
-                    false => e,
-                }
-            })?;
-            condemned.extend(list.condemned);
-            newest = newest.max(n);
+        // Side by side, and not all of a long chain in memory at once.
+        let found: Vec<_> = found.into_iter().map(|n| (n, keys::generation(n))).collect();
+        for part in found.chunks(64) {
+            for ((n, _), list) in part.iter().zip(self.repository.read_many::<_, Generation>(part)) {
+                let (list, _) = list.map_err(|e| {
+                    // M5: without the list a backup could refer to what will be deleted.
+                    match self.repository.is_damage(&e) {
+                        true => e.advise("bring it back from a copy of the repository: no backup may begin without it"),
+                        false => e,
+                    }
+                })?;
+                condemned.extend(list.condemned);
+                newest = newest.max(*n);
+            }
         }
         // Workers hold the read half while they turn a hit into a slot, so none is in between after this line.
         let mut bars = self.bars.write();

@@ -12,6 +12,8 @@ mod listings;
 mod moved;
 #[path = "collect/random.rs"]
 mod random;
+#[path = "collect/requests.rs"]
+mod requests;
 #[path = "collect/rules.rs"]
 mod rules;
 

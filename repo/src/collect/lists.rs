@@ -173,7 +173,7 @@ impl Run<'_> {
     fn list_forgets(&self) -> Result<HashSet<SnapshotId>> {
         let mut finals = HashSet::new();
         for (id, forget) in self.repository.forgets()? {
-            let is_due = || Ok(forget.hides() && self.due(&id, forget.k)? == Due::Now);
+            let is_due = || Ok(forget.hides() && self.due_of(&id, forget.k)? == Due::Now);
             let due = || Ok::<_, Error>(is_due()? && !self.repository.is_pinned(&id)?);
             if forget.is_final() || (self.options.dry_run && due()?) {
                 finals.insert(id);
@@ -183,7 +183,7 @@ impl Run<'_> {
     }
 
     /// Whether a forget that is not settled is to be made final. One that cannot be read is not.
-    fn due(&self, id: &SnapshotId, k: u32) -> Result<Due> {
+    fn due_of(&self, id: &SnapshotId, k: u32) -> Result<Due> {
         match self.repository.read::<Asked>(&keys::forget(id, k, false)) {
             Ok(asked) => {
                 let spared = self.options.spared_reason.is_some_and(|reason| asked.reason.starts_with(reason));
@@ -208,7 +208,7 @@ impl Run<'_> {
             if forget.is_final() || !forget.hides() {
                 continue;
             }
-            let due = self.due(&id, forget.k)?;
+            let due = self.due_of(&id, forget.k)?;
             report.left_forgets += u64::from(due == Due::Left);
             if due != Due::Now || self.options.dry_run {
                 continue;

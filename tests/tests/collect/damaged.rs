@@ -58,7 +58,7 @@ fn a_session_whose_note_is_damaged_or_gone_is_ended_by_a_repair_when_it_is_silen
             let lost = world.repository().end_lost_sessions().unwrap();
             assert_eq!(lost.iter().map(|lost| (lost.id, lost.ended)).collect::<Vec<_>>(), [(writer.id(), true)]);
             let left: Vec<Key> = keys_of(&*world.storage).into_iter().filter(|key| key.as_str().starts_with("sess/")).collect();
-            assert_eq!(left, []);
+            assert!(left.is_empty(), "{left:?}");
             assert!(world.repository().end_lost_sessions().unwrap().is_empty());
             // Had it lived, it would be told.
             let commit = writer.commit(CommitInfo { size: 3 * UNIT as u64, ..CommitInfo::default() });
