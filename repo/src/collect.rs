@@ -114,9 +114,14 @@ impl Repository {
             Err(full) if full.kind() == ErrorKind::Full => {
                 self.sweep_without_room(options, watch, &mut report)?;
                 if report.swept.packs == 0 {
-                    return Err(full.advise("nothing that was condemned before is to be deleted yet, so room has to be made by other means"));
+                    return Err(full.advise(
+                        "nothing that was condemned before is to be deleted yet, so room has to be made by other means",
+                    ));
                 }
-                tracing::warn!("the storage was full; {} packs that were condemned before are deleted", report.swept.packs);
+                tracing::warn!(
+                    "the storage was full; {} packs that were condemned before are deleted",
+                    report.swept.packs
+                );
                 Lead::open(self)?
             }
             lead => lead?,
@@ -138,7 +143,12 @@ impl Repository {
 
     /// G13 where nothing can be written: what time it is by the storage's clock its newest object says, which is not later than it
     /// is. So nothing is deleted too soon.
-    fn sweep_without_room(&self, options: &CollectOptions, watch: CollectWatch<'_>, report: &mut Collected) -> Result<()> {
+    fn sweep_without_room(
+        &self,
+        options: &CollectOptions,
+        watch: CollectWatch<'_>,
+        report: &mut Collected,
+    ) -> Result<()> {
         let (mut newest, mut listed) = (Timestamp(i64::MIN), 0u64);
         self.storage().list("", &mut |object| {
             newest = newest.max(object.modified);

@@ -360,10 +360,11 @@ impl Elsewhere {
 }
 
 impl Side {
-    /// Whether one of the packs in which the last walk found `id` is gone. Then the answer of that walk is forgotten: what the pack
-    /// held may have moved. The next walk finds packs that are there, so there are no more of them than sweeps.
+    /// Whether a walk is worth it: one of the packs in which the last one found `id` is gone. Then what that walk found there is forgotten: it may have
+    /// moved. The next walk looks for all of it, and finds packs that are there: so there are no more of them than sweeps.
     fn forget_gone(&self, repository: &Repository, id: &ShortId) -> Result<bool> {
-        let packs = self.walked.lock().get(id).map(|(_, packs)| packs.clone()).unwrap_or_default();
+        // No walk looked for it, or somebody else's look made it forgotten.
+        let Some(packs) = self.walked.lock().get(id).map(|(_, packs)| packs.clone()) else { return Ok(true) };
         for pack in packs {
             match repository.storage().head(&keys::pack(&pack)) {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -372,9 +373,11 @@ impl Side {
             }
             let mut walked = self.walked.lock();
             // Another thread may have walked since.
-            if walked.get(id).is_some_and(|(_, packs)| packs.contains(&pack)) {
-                walked.remove(id);
-            }
+            let gone: Vec<ShortId> =
+                walked.extract_if(|_, (_, packs)| packs.contains(&pack)).map(|(id, _)| id).collect();
+            let mut wanted = self.wanted.lock();
+            let room = ANSWERS.saturating_sub(wanted.len());
+            wanted.extend(gone.into_iter().take(room));
             return Ok(true);
         }
         Ok(false)

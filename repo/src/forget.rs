@@ -123,6 +123,22 @@ impl Repository {
         Ok(asked)
     }
 
+    /// Asks anew for what is asked for already, where `delay` from now is over sooner than the delay that was asked for: F2, and
+    /// then F1. A process that is ended in between leaves the snapshot as if nobody had asked. False when it is gone for good, when
+    /// nobody has asked, or when it goes as soon as that anyhow. `Invalid` when it is pinned.
+    pub fn forget_sooner(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
+        let Some(due) = self.forget_due(id)? else { return Ok(false) };
+        let wanted = self.clock().now().0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
+        if due.0 <= wanted {
+            return Ok(false);
+        }
+        match self.unforget(id) {
+            // Made final meanwhile.
+            Err(e) if e.kind() == ErrorKind::Conflict => Ok(false),
+            back => back.and_then(|_| self.forget(id, delay, reason)),
+        }
+    }
+
     /// Takes a forget back. False when none was pending. `Conflict` when it is too late.
     pub fn unforget(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;

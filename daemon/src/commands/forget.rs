@@ -38,6 +38,8 @@ enum Done {
     /// It stays, or nothing is done.
     Nothing,
     Forgotten,
+    /// It was forgotten before, and goes sooner now.
+    Sooner,
     /// Somebody else had forgotten it.
     Before,
     /// It was pinned since the list was read, and stays.
@@ -86,19 +88,17 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     if snaps.is_empty() && !force && !dry_run {
         retention::guard(&decisions)?;
     }
+    // Whoever says how long means that also of what is forgotten already.
+    let sooner = delay.is_some();
     let delay = delay.map_or(DELAY, |delay| delay.0);
     let mut views = if dry_run {
         views(&decisions, |_| Ok(Done::Nothing))
     } else {
-        act(context, &repository, &decisions, delay, why)
+        act(context, &repository, &decisions, (delay, sooner), why)
     }?;
     let known = views.len();
     for id in &given_up {
-        let done = match !dry_run && repository.forget(id, delay, why)? {
-            true => Done::Forgotten,
-            false if dry_run => Done::Nothing,
-            false => Done::Before,
-        };
+        let done = if dry_run { Done::Nothing } else { forget(&repository, id, (delay, sooner), why)? };
         views.push(View::given_up(id, done));
     }
     context.output.result(&views, || text(&decisions, &views, known, delay))?;
@@ -135,26 +135,44 @@ impl View {
             keep: false,
             reasons: Vec::new(),
             dropped: Some(Dropped::Named.name()),
-            forgotten: done == Done::Forgotten,
+            forgotten: matches!(done, Done::Forgotten | Done::Sooner),
             done,
         }
     }
 }
 
-fn act(context: &Context, repository: &Repository, all: &[Decision], delay: Duration, why: &str) -> Result<Vec<View>> {
+/// One that was named. The second half of `delay`: it holds also where it was forgotten before with a longer one.
+fn forget(
+    repository: &Repository,
+    id: &SnapshotId,
+    (delay, sooner): (Duration, bool),
+    why: &str,
+) -> wherry_repo::Result<Done> {
+    Ok(match repository.forget(id, delay, why)? {
+        true => Done::Forgotten,
+        false if sooner && repository.forget_sooner(id, delay, why)? => Done::Sooner,
+        false => Done::Before,
+    })
+}
+
+fn act(
+    context: &Context,
+    repository: &Repository,
+    all: &[Decision],
+    delay: (Duration, bool),
+    why: &str,
+) -> Result<Vec<View>> {
     let _armed = context.cancel.arm("those forgotten so far stay forgotten; run the same command again for the others");
     views(all, |decision| {
         context.cancel.check()?;
-        let done = match repository.forget(&decision.id, delay, why) {
+        let delay = (delay.0, delay.1 && decision.dropped == Dropped::Named);
+        let done = match forget(repository, &decision.id, delay, why) {
             // A policy leaves alone what was pinned since it was asked for.
             Err(e) if decision.dropped != Dropped::Named && is_pinned(repository, decision, &e)? => {
                 tracing::warn!("{e}");
                 Done::Pinned
             }
-            done => match done? {
-                true => Done::Forgotten,
-                false => Done::Before,
-            },
+            done => done?,
         };
         tracing::debug!(snapshot = %decision.id, ?done, "forgotten");
         Ok(done)
@@ -175,7 +193,7 @@ fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<Don
             keep: decision.keep(),
             reasons: decision.reasons.iter().map(ToString::to_string).collect(),
             dropped: (!decision.keep()).then(|| decision.dropped.name()),
-            forgotten: done == Done::Forgotten,
+            forgotten: matches!(done, Done::Forgotten | Done::Sooner),
             done,
         })
     };
@@ -197,6 +215,7 @@ fn text(decisions: &[Decision], views: &[View], known: usize, delay: Duration) -
             (true, _) => "stays",
             (false, Done::Nothing) => "would go",
             (false, Done::Forgotten) => "forgotten",
+            (false, Done::Sooner) => "goes sooner",
             (false, Done::Before) => "was forgotten before",
             (false, Done::Pinned) => "stays, pinned since",
         };

@@ -221,7 +221,10 @@ fn text(report: &Collected, options: &CollectOptions) -> String {
     if report.left_forgets > 0 {
         let what = snapshots(report.left_forgets);
         let by_hand = "`wherry unforget ID` and then `wherry forget ID` does it by hand";
-        say("left", format!("{what}, whose delay is over, to the Jobs of the cluster, which look once more first; {by_hand}"));
+        say(
+            "left",
+            format!("{what}, whose delay is over, to the Jobs of the cluster, which look once more first; {by_hand}"),
+        );
     }
     if report.all.packs > 0 {
         let of = size(report.live_bytes);

@@ -81,7 +81,9 @@ impl SessionView {
         let Self { session, silent, ended } = self;
         let silent = output::duration(*silent);
         match ended {
-            true => format!("ended     session {session}, whose note was damaged: it gave no sign of life for {silent}\n"),
+            true => {
+                format!("ended     session {session}, whose note was damaged: it gave no sign of life for {silent}\n")
+            }
             false => format!(
                 "alive     session {session}, whose note is damaged, gave a sign of life {silent} ago: no gc runs beside it; run \
                  `wherry repair` again two hours after its end\n"
@@ -99,7 +101,8 @@ pub(crate) fn run(context: &Context, args: RepairArgs) -> anyhow::Result<Exit> {
     let done = repository.rebuild_index(&|_, _| turn.beat_when_due().and_then(|()| context.cancel.check()))?;
     let sessions: Vec<_> = repository.end_lost_sessions()?.iter().map(SessionView::from).collect();
     let found = check::examine(context, &repository, Vec::new(), read_data.then(ReadData::default))?;
-    let report = Report { index: (&done).into(), sessions, check: check::View::new(&found, start.elapsed().as_secs_f64()) };
+    let report =
+        Report { index: (&done).into(), sessions, check: check::View::new(&found, start.elapsed().as_secs_f64()) };
     context.output.result(&report, || {
         let IndexView { segments, damaged, packs, rebuilt, chunks, .. } = &report.index;
         let mut text = format!(

@@ -71,8 +71,10 @@ impl Repository {
                     Ok((record, _)) => record.groups.iter().for_each(|group| take(key, group)),
                     Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
                     Err(e) if self.is_damage(&e) => {
-                        tracing::warn!("{key} cannot be read, so which packs are damaged may not be known: {e}; run \
-                            `wherry check --read-data`");
+                        tracing::warn!(
+                            "{key} cannot be read, so which packs are damaged may not be known: {e}; run \
+                            `wherry check --read-data`"
+                        );
                     }
                     Err(e) => return Err(e),
                 }

@@ -154,7 +154,10 @@ impl Run<'_> {
             let places: Vec<u32> = packs.marks(n).collect();
             let chunks = match self.read_chunks(&id, &places) {
                 Err(e) if e.kind() != ErrorKind::NotFound && self.repository.is_damage(&e) => {
-                    tracing::warn!("{} is damaged and stays where it is; run `wherry check --read-data`: {e}", keys::pack(&id));
+                    tracing::warn!(
+                        "{} is damaged and stays where it is; run `wherry check --read-data`: {e}",
+                        keys::pack(&id)
+                    );
                     self.keep_copies(&id, &places, kept)?;
                     continue;
                 }

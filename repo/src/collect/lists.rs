@@ -278,7 +278,8 @@ impl Roots {
                 Some(root) => drop(roots.insert(parent, *root)),
                 // The session may have passed W5 and W6 before, and leans on what the record led to.
                 None if self.spoiled.contains(&parent) => {
-                    let text = format!("the record of snapshot {parent}, which session {} needs, cannot be read", noted.id);
+                    let text =
+                        format!("the record of snapshot {parent}, which session {} needs, cannot be read", noted.id);
                     return Err(Error::corrupt(text)
                         .with_object(keys::snap(&open.volume, &parent))
                         .advise("end that session, or wait for its end"));

@@ -248,7 +248,10 @@ fn the_next_backup_heals_a_damaged_chunk_of_a_disk_and_of_a_directory() {
         fs::write(pack, bytes).unwrap();
         assert_eq!(home.run(&["check", "--read-data"]).code, 13);
         let second = backup();
-        assert!(second["parent"].as_str() == Some(&first) && second["stored"].as_u64().unwrap() > MIB as u64, "{second}");
+        assert!(
+            second["parent"].as_str() == Some(&first) && second["stored"].as_u64().unwrap() > MIB as u64,
+            "{second}"
+        );
         for (n, id) in [&first, second["snapshot"].as_str().unwrap()].into_iter().enumerate() {
             let target = home.text(&format!("target{n}"));
             home.run(&["restore", id, &target]).ok();
@@ -284,7 +287,10 @@ fn a_snapshot_whose_record_is_damaged_can_be_given_up_and_keeps_gc_from_nothing(
     home.run(&["check"]).ok();
     fs::write(&record, bytes).unwrap();
     let view = home.run(&["forget", &first, "--delay", "0s", "--json"]).ok().json();
-    assert_eq!((&view[0]["volume"], &view[0]["time"], &view[0]["forgotten"]), (&Value::Null, &Value::Null, &json!(true)));
+    assert_eq!(
+        (&view[0]["volume"], &view[0]["time"], &view[0]["forgotten"]),
+        (&Value::Null, &Value::Null, &json!(true))
+    );
     let ran = home.run(&["gc", "--grace", "0s", "--json"]).ok().json();
     assert!(ran["deleted"]["packs"].as_u64().unwrap() >= 1 && ran["records"] == json!(1), "{ran}");
     assert!(!record.exists());

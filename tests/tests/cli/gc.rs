@@ -6,10 +6,10 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::process::{ChildStdin, Stdio};
-use wherry_tests::home::Running;
-use wherry_tests::seaweed::Seaweed;
 use wherry_repo::storage::Local;
 use wherry_repo::{Components, Credential, Repository, System};
+use wherry_tests::home::Running;
+use wherry_tests::seaweed::Seaweed;
 use wherry_tests::small::noise;
 
 const MIB: usize = 1 << 20;
@@ -246,7 +246,14 @@ fn what_a_job_has_forgotten_is_left_to_the_jobs() {
     let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
     assert_eq!((&ran["left_to_jobs"], &ran["settled"], &ran["deleted"]["packs"]), (&json!(1), &json!(0), &json!(0)));
     home.run(&["unforget", &one]).ok();
-    forget(&home, &one);
+    // A shorter delay counts, a longer one does not.
+    home.run(&["forget", &one]).ok();
+    let again = |delay: &[&str]| home.run(&[&["forget", &one][..], delay].concat()).ok().stdout;
+    for delay in [&[][..], &["--delay", "30d"]] {
+        assert!(again(delay).contains("was forgotten before"), "{delay:?}");
+    }
+    assert!(again(&["--delay", "0s"]).contains("goes sooner"));
+    assert!(again(&["--delay", "0s"]).contains("was forgotten before"));
     let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
     assert_eq!((&ran["left_to_jobs"], &ran["settled"], &ran["deleted"]["packs"]), (&json!(0), &json!(1), &json!(2)));
     assert!(home.run(&["snapshots"]).ok().stdout.contains(&two[..8]));
