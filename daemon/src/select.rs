@@ -4,7 +4,7 @@ use crate::cli::Filter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use wherry_repo::{Error, ErrorKind, Result, SnapshotId, SnapshotList, Timestamp};
+use wherry_repo::{Error, ErrorKind, Result, SnapshotId, SnapshotList, Timestamp, storage};
 
 /// What choosing among snapshots needs to know of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +100,13 @@ impl SnapSpec {
             Self::Prefix(prefix) => id.starts_with(prefix),
             Self::Latest | Self::LatestOf(_) => false,
         }
+    }
+
+    /// The id, when it names the snapshot by all of it and its record cannot be read: then that is all there is to be said of it.
+    pub fn damaged(&self, list: &SnapshotList) -> Option<SnapshotId> {
+        let Self::Id(id) = self else { return None };
+        let is_it = |key| storage::keys::parse_snap(key).is_some_and(|(_, found)| found == *id);
+        list.damaged.iter().any(|(key, _)| is_it(key)).then_some(*id)
     }
 
     /// The one snapshot that is meant. Errors: [`ErrorKind::NoSnapshot`]; [`ErrorKind::Invalid`] when several could be

@@ -14,6 +14,7 @@
 
 mod age;
 mod choice;
+mod damaged;
 mod data;
 mod hits;
 mod ledger;
@@ -29,10 +30,11 @@ mod trees;
 pub use report::{CheckReport, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason};
 
 use crate::id::{ShortId, SnapshotId};
-use crate::storage::Storage;
+use crate::storage::{Storage, keys};
 use crate::tree::TreeCache;
 use crate::{Error, ErrorKind, Repository, Result, Timestamp};
 use report::Findings;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// What is checked, and with what.
@@ -46,7 +48,8 @@ pub struct CheckOptions {
     pub threads: usize,
     /// Bytes of memory for what the indexes of packs say; with less, some are read again and again.
     pub memory: u64,
-    /// Notes in the repository what was read, for later checks (V8). The report says whether that went well.
+    /// Notes in the repository what was read, for later checks (V8), and which snapshots damage hits; a check that reads no data
+    /// notes damage alone. The report says whether that went well.
     pub keep: bool,
 }
 
@@ -110,7 +113,11 @@ impl Repository {
             packs.examine_all()?;
         }
         let maps = maps::examine(&run, &packs, &objects.snapshots)?;
-        let ledger = options.read_data.map(|_| ledger::Ledger::load(&run, &packs)).transpose()?;
+        let ledger = match options.read_data {
+            Some(_) => Some(ledger::Ledger::load(&run, &packs)?),
+            None if options.keep => Some(ledger::Ledger::of_damage(&run, &packs)?),
+            None => None,
+        };
         let data = data::examine(&run, &packs, maps.suspects, ledger.as_ref());
         let ledger = ledger.filter(|_| options.keep);
         ledger.iter().for_each(|ledger| ledger.save());
@@ -135,14 +142,18 @@ impl Repository {
             ..CheckReport::default()
         };
         if let Some(ledger) = &ledger {
-            let hit = hits.values().flatten().map(|hit| hit.snapshot).collect();
-            let ages = match ledger.works() {
-                true => age::of_all(&run, &packs, &objects.snapshots, &bad, &hit),
-                false => Ok(Vec::new()),
+            let hit: HashSet<SnapshotId> = hits.values().flatten().map(|hit| hit.snapshot).collect();
+            let walked: HashSet<SnapshotId> = objects.snapshots.iter().map(|snapshot| snapshot.id).collect();
+            let ages = match (ledger.works(), options.read_data) {
+                (true, Some(_)) => age::of_all(&run, &packs, &objects.snapshots, &bad, &hit),
+                (true, None) => Ok(walked.intersection(&hit).map(|id| (*id, None)).collect()),
+                (false, _) => Ok(Vec::new()),
             };
+            // A pack that is gone and hits nobody was moved.
+            let is_shared = !bad.parts.is_empty() || hits.keys().any(|key| keys::parse_pack(key).is_some());
             match ages {
                 Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
-                ages => ledger.finish(ages, &mut report),
+                ages => ledger.finish(ages, Some(&walked).filter(|_| is_shared), &mut report),
             }
         }
         report.damages = run.findings.into_damages(hits);

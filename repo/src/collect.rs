@@ -109,7 +109,23 @@ impl Repository {
             let looked = run.look(&mut report);
             return looked.map(|()| report).map_err(|e| if self.is_damage(&e) { lost(e) } else { e });
         }
-        let lead = Lead::open(self)?;
+        let lead = match Lead::open(self) {
+            // Not even that fits. What was sealed before makes room.
+            Err(full) if full.kind() == ErrorKind::Full => {
+                self.sweep_without_room(options, watch, &mut report)?;
+                if report.swept.packs == 0 {
+                    return Err(full.advise(
+                        "nothing that was condemned before is to be deleted yet, so room has to be made by other means",
+                    ));
+                }
+                tracing::warn!(
+                    "the storage was full; {} packs that were condemned before are deleted",
+                    report.swept.packs
+                );
+                Lead::open(self)?
+            }
+            lead => lead?,
+        };
         let run = Run { repository: self, options, watch, now: lead.now };
         lead.clear_others(&run)?;
         match run.generations(&mut report) {
@@ -123,6 +139,24 @@ impl Repository {
         run.sweep(&mut report)?;
         run.compact(&mut report)?;
         Ok(report)
+    }
+
+    /// G13 where nothing can be written: what time it is by the storage's clock its newest object says, which is not later than it
+    /// is. So nothing is deleted too soon.
+    fn sweep_without_room(
+        &self,
+        options: &CollectOptions,
+        watch: CollectWatch<'_>,
+        report: &mut Collected,
+    ) -> Result<()> {
+        let (mut newest, mut listed) = (Timestamp(i64::MIN), 0u64);
+        self.storage().list("", &mut |object| {
+            newest = newest.max(object.modified);
+            listed += 1;
+            if listed.is_multiple_of(1000) { watch(CollectStep::Lists, listed, 0) } else { Ok(()) }
+        })?;
+        let now = Now { at: newest, since: self.clock().monotonic() };
+        Run { repository: self, options, watch, now }.sweep(report)
     }
 }
 
@@ -168,6 +202,7 @@ impl Run<'_> {
     fn look(&self, report: &mut Collected) -> Result<()> {
         let chain = self.list_generations()?;
         report.unsealed = chain.unsealed();
+        self.settle_due(report)?;
         let lists = self.lists(&chain)?;
         self.plan(lists, report)?;
         self.await_grace(&chain, report)

@@ -131,6 +131,18 @@ impl Elsewhere {
         if known.is_empty() { self.again(repository, id, class, not) } else { Ok(known) }
     }
 
+    /// Likewise, for whoever found that all of these are gone: what came since, where a pack is gone that was there when was looked
+    /// last. Nothing when none is.
+    pub(crate) fn find_moved(
+        &self,
+        repository: &Repository,
+        id: &ShortId,
+        class: u8,
+        not: &Location,
+    ) -> Result<Vec<Copy>> {
+        self.after_a_loss(repository, id, class, not)
+    }
+
     /// What `open` makes of a copy of a chunk or node of `class` that is not the one at `not`. It says `None` of a copy
     /// that is damaged or gone. `None` when it does so of all of them, also of those that came since the last look.
     pub(crate) fn first<T>(
@@ -224,7 +236,17 @@ impl Elsewhere {
     /// sweeps, and none for what was lost before.
     fn after_a_loss(&self, repository: &Repository, id: &ShortId, class: u8, not: &Location) -> Result<Vec<Copy>> {
         let (side, kind) = self.side(class);
-        let mut packs = side.table.lock().candidates(id);
+        let (mut packs, is_full) = {
+            let table = side.table.lock();
+            (table.candidates(id), table.is_full)
+        };
+        if is_full {
+            if !side.forget_gone(repository, id)? {
+                return Ok(Vec::new());
+            }
+            let packs = side.walked(repository, kind, id, &self.left_out)?;
+            return self.copies(repository, packs, id, class, not);
+        }
         packs.push(not.pack);
         for pack in packs {
             if !side.table.lock().had(&pack) {
@@ -338,6 +360,29 @@ impl Elsewhere {
 }
 
 impl Side {
+    /// Whether a walk is worth it: one of the packs in which the last one found `id` is gone. Then what that walk found there is forgotten: it may have
+    /// moved. The next walk looks for all of it, and finds packs that are there: so there are no more of them than sweeps.
+    fn forget_gone(&self, repository: &Repository, id: &ShortId) -> Result<bool> {
+        // No walk looked for it, or somebody else's look made it forgotten.
+        let Some(packs) = self.walked.lock().get(id).map(|(_, packs)| packs.clone()) else { return Ok(true) };
+        for pack in packs {
+            match repository.storage().head(&keys::pack(&pack)) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+                Ok(_) => continue,
+            }
+            let mut walked = self.walked.lock();
+            // Another thread may have walked since.
+            let gone: Vec<ShortId> =
+                walked.extract_if(|_, (_, packs)| packs.contains(&pack)).map(|(id, _)| id).collect();
+            let mut wanted = self.wanted.lock();
+            let room = ANSWERS.saturating_sub(wanted.len());
+            wanted.extend(gone.into_iter().take(room));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
     /// The packs that hold `id`, by a walk through all of them that is not older than [`FRESH`], or than it took.
     fn walked(
         &self,

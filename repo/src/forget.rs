@@ -31,14 +31,24 @@ impl Forget {
     }
 }
 
+/// What a listing says of forgets.
+#[derive(Debug)]
+pub(crate) struct ListedForgets {
+    /// The newest of each snapshot, as if it were not settled.
+    found: BTreeMap<SnapshotId, Forget>,
+    /// Those that are.
+    settled: Vec<(SnapshotId, u32)>,
+}
+
 impl Repository {
     /// The newest forget of each snapshot that has one. A settled record that cannot be read counts as not settled, so
     /// that nothing is given up because of damage.
     pub(crate) fn forgets(&self) -> Result<BTreeMap<SnapshotId, Forget>> {
-        self.forgets_below(keys::FORGET)
+        self.verdicts(self.listed_forgets(keys::FORGET)?, |_| true)
     }
 
-    fn forgets_below(&self, prefix: &str) -> Result<BTreeMap<SnapshotId, Forget>> {
+    /// The forgets that there are, whatever became of them.
+    pub(crate) fn listed_forgets(&self, prefix: &str) -> Result<ListedForgets> {
         let mut found: BTreeMap<SnapshotId, Forget> = BTreeMap::new();
         let mut settled = Vec::new();
         self.storage().list(prefix, &mut |object| {
@@ -48,6 +58,18 @@ impl Repository {
             settled.extend(is_settled.then_some((id, k)));
             Ok(())
         })?;
+        Ok(ListedForgets { found, settled })
+    }
+
+    /// What became of them, for the snapshots that are asked for: others are left out.
+    pub(crate) fn verdicts(
+        &self,
+        listed: ListedForgets,
+        wanted: impl Fn(&SnapshotId) -> bool,
+    ) -> Result<BTreeMap<SnapshotId, Forget>> {
+        let ListedForgets { mut found, mut settled } = listed;
+        found.retain(|id, _| wanted(id));
+        settled.retain(|(id, _)| wanted(id));
         // There is one for each snapshot that ever went: many at once, and a part at a time.
         for part in settled.chunks(1024) {
             let part: Vec<_> = part.iter().map(|(id, k)| ((*id, *k), keys::forget(id, *k, true))).collect();
@@ -70,7 +92,7 @@ impl Repository {
 
     /// The newest forget of one snapshot.
     pub(crate) fn forget_of(&self, id: &SnapshotId) -> Result<Option<Forget>> {
-        Ok(self.forgets_below(&format!("{}{id}/", keys::FORGET))?.remove(id))
+        Ok(self.verdicts(self.listed_forgets(&format!("{}{id}/", keys::FORGET))?, |_| true)?.remove(id))
     }
 
     /// F1. Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
@@ -99,6 +121,22 @@ impl Repository {
             return Err(pinned(id));
         }
         Ok(asked)
+    }
+
+    /// Asks anew for what is asked for already, where `delay` from now is over sooner than the delay that was asked for: F2, and
+    /// then F1. A process that is ended in between leaves the snapshot as if nobody had asked. False when it is gone for good, when
+    /// nobody has asked, or when it goes as soon as that anyhow. `Invalid` when it is pinned.
+    pub fn forget_sooner(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
+        let Some(due) = self.forget_due(id)? else { return Ok(false) };
+        let wanted = self.clock().now().0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
+        if due.0 <= wanted {
+            return Ok(false);
+        }
+        match self.unforget(id) {
+            // Made final meanwhile.
+            Err(e) if e.kind() == ErrorKind::Conflict => Ok(false),
+            back => back.and_then(|_| self.forget(id, delay, reason)),
+        }
     }
 
     /// Takes a forget back. False when none was pending. `Conflict` when it is too late.

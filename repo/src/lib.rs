@@ -57,7 +57,7 @@ pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, Rotated, SlotInfo};
 pub use newest::Newest;
 pub use process::host_name;
 pub use reader::{ChunkReader, ChunkRef, Fetch, SnapshotReader, Verified};
-pub use repair::Rebuilt;
+pub use repair::{LostSession, Rebuilt};
 pub use repository::{
     Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of, newest_config,
 };

@@ -1,6 +1,10 @@
 //! Repairing what can be made again: index segments, from the packs' own indexes (M1 of `docs/concurrency.md`). What a pack
 //! has lost nobody can make; the next backup of a volume whose source still has it stores it anew (W8).
 
+mod sessions;
+
+pub use sessions::LostSession;
+
 use crate::format::records::Kind;
 use crate::format::segment::{self, PackRows};
 use crate::id::{PackId, PackKind, SessionId};

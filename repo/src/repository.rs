@@ -14,7 +14,7 @@ use crate::tree::TreeCache;
 use crate::{Clock, Error, ErrorKind, Result, Rng, Timestamp, clock};
 use bytes::Bytes;
 use identity::{create_identity, highest_config, is_young, read_identity};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -105,9 +105,9 @@ pub struct SnapshotList {
     pub snapshots: Vec<Snapshot>,
     /// Those that are gone for good and whose records a collector has not removed yet.
     pub(crate) gone: Vec<Snapshot>,
-    /// What each forgotten or asked-for snapshot's newest forget says.
+    /// What each forgotten or asked-for snapshot's newest forget says; in a list of one volume, of those with a record alone.
     pub forgets: BTreeMap<SnapshotId, crate::forget::Forget>,
-    /// Objects that are damaged, and how.
+    /// Objects that are damaged, and how; but for those of snapshots that are gone for good.
     pub damaged: Vec<(Key, Error)>,
     /// Sessions that ended without a snapshot, and when.
     pub fenced: Vec<(SessionId, Timestamp)>,
@@ -403,9 +403,13 @@ impl Repository {
     pub fn snapshots(&self, volume: Option<VolumeId>) -> Result<SnapshotList> {
         let prefix = volume.map_or_else(|| keys::SNAP.to_string(), |v| format!("{}{v}/", keys::SNAP));
         // Forgets first: a snapshot whose record a collector removes in between is then known to be forgotten.
-        let mut list = SnapshotList { forgets: self.forgets()?, ..SnapshotList::default() };
+        let forgets = self.listed_forgets(keys::FORGET)?;
         let found: Vec<_> =
             self.list(&prefix)?.into_iter().filter_map(|key| Some((keys::parse_snap(&key)?, key))).collect();
+        // There is a record of each snapshot that ever went: of one volume only its own are read.
+        let own: HashSet<SnapshotId> = found.iter().filter(|_| volume.is_some()).map(|((_, id), _)| *id).collect();
+        let forgets = self.verdicts(forgets, |id| volume.is_none() || own.contains(id))?;
+        let mut list = SnapshotList { forgets, ..SnapshotList::default() };
         for (((volume, id), key), outcome) in found.iter().zip(self.read_many(&found)) {
             match outcome {
                 Ok((Outcome::Snapshot(record), record_size)) => {
@@ -413,7 +417,8 @@ impl Repository {
                 }
                 Ok((Outcome::Fence(fence), _)) => list.fenced.push((*id, fence.at)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                // The others are as they were.
+                // The others are as they were. One that is gone for good nobody misses.
+                Err(e) if self.is_damage(&e) && list.forgets.get(id).is_some_and(|f| f.is_final()) => {}
                 Err(e) if self.is_damage(&e) => list.damaged.push((key.clone(), e)),
                 Err(e) => return Err(e),
             }

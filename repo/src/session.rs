@@ -55,6 +55,8 @@ pub(crate) struct Session {
     seen: AtomicU32,
     tracked: Mutex<HashSet<PackId>>,
     listed: Option<Vec<u64>>,
+    /// Packs that a check has found damaged.
+    damaged: HashSet<PackId>,
 }
 
 /// Packs no hit may name, whatever says so: the union of every condemned list read so far.
@@ -123,6 +125,7 @@ impl Session {
             seen: AtomicU32::new(0),
             tracked: Mutex::default(),
             listed: None,
+            damaged: HashSet::new(),
         };
         let generation = session.read_bars()?; // W3
         *written += session.put_seen(generation)?; // W4
@@ -142,7 +145,8 @@ impl Session {
         let (listed, left) = list_packs(repository, &session.adopts)?; // W8
         let mut adopts = session.adopts.clone();
         adopts.retain(|dead| left.iter().any(|pack| pack.session == *dead));
-        Ok(Some((Self { listed, adopts, ..session }, left)))
+        let damaged = damaged_packs(repository);
+        Ok(Some((Self { listed, damaged, adopts, ..session }, left)))
     }
 
     /// W3, R1 to R3: reads the lists it lacks and installs them as bars. Returns the newest generation.
@@ -175,16 +179,20 @@ impl Session {
                 another => missing = another,
             }
         };
-        for n in found {
-            let list = self.repository.read::<Generation>(&keys::generation(n)).map_err(|e| {
-                // M5: without the list a backup could refer to what will be deleted.
-                match self.repository.is_damage(&e) {
-                    true => e.advise("bring it back from a copy of the repository: no backup may begin without it"),
-                    false => e,
-                }
-            })?;
-            condemned.extend(list.condemned);
-            newest = newest.max(n);
+        // Side by side, and not all of a long chain in memory at once.
+        let found: Vec<_> = found.into_iter().map(|n| (n, keys::generation(n))).collect();
+        for part in found.chunks(64) {
+            for ((n, _), list) in part.iter().zip(self.repository.read_many::<_, Generation>(part)) {
+                let (list, _) = list.map_err(|e| {
+                    // M5: without the list a backup could refer to what will be deleted.
+                    match self.repository.is_damage(&e) {
+                        true => e.advise("bring it back from a copy of the repository: no backup may begin without it"),
+                        false => e,
+                    }
+                })?;
+                condemned.extend(list.condemned);
+                newest = newest.max(*n);
+            }
         }
         // Workers hold the read half while they turn a hit into a slot, so none is in between after this line.
         let mut bars = self.bars.write();
@@ -217,8 +225,13 @@ impl Session {
         true
     }
 
-    /// D1: true when a slot of the parent may be taken over: its pack was there when the session began.
+    /// D1: true when a slot of the parent may be taken over: its pack was there when the session began, and no check has found
+    /// it damaged.
     pub(crate) fn is_listed(&self, pack: &PackId) -> bool {
+        !self.damaged.contains(pack) && self.is_there(pack)
+    }
+
+    fn is_there(&self, pack: &PackId) -> bool {
         self.listed.as_ref().is_none_or(|listed| listed.binary_search(&pack.random).is_ok())
     }
 
@@ -520,6 +533,24 @@ fn list_packs(repository: &Repository, dead: &[SessionId]) -> Result<(Option<Vec
     }
     listed.sort_unstable();
     Ok((Some(listed), left))
+}
+
+/// W8: the packs that checks have found damaged. Not to know them is how it was before they were looked at, and no reason to make
+/// no backup.
+fn damaged_packs(repository: &Repository) -> HashSet<PackId> {
+    match repository.damaged_packs() {
+        Ok(damaged) => {
+            if !damaged.is_empty() {
+                let packs = damaged.len();
+                tracing::info!(packs, "checks found damaged packs: what is needed of them is stored anew");
+            }
+            damaged
+        }
+        Err(e) => {
+            tracing::warn!("which packs are damaged is not known, so this backup may refer to some: {e}");
+            HashSet::new()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use wherry::tree::path::TreePath;
 use wherry::tree::view::View;
 use wherry_api::decode::decode;
 use wherry_api::{DataDone, DownloadPlan, UploadPlan, job::JobResult};
+use wherry_repo::format::checked::{Readings, States};
 use wherry_repo::format::clear::{self, Config, Epoch, Identity, KeySlot};
 use wherry_repo::format::node::Node;
 use wherry_repo::format::pack::{Header, Index, Trailer};
@@ -145,7 +146,7 @@ fn again<T: Record + PartialEq + Debug>(bytes: &[u8]) -> bool {
 /// The first byte says which record.
 fn record(bytes: &[u8]) -> bool {
     let Some((which, bytes)) = bytes.split_first() else { return false };
-    match which % 10 {
+    match which % 12 {
         0 => again::<SessionOpen>(bytes),
         1 => again::<Seen>(bytes),
         2 => again::<Beat>(bytes),
@@ -155,7 +156,9 @@ fn record(bytes: &[u8]) -> bool {
         6 => again::<Pinned>(bytes),
         7 => again::<Unpinned>(bytes),
         8 => again::<Generation>(bytes),
-        _ => again::<Outcome>(bytes),
+        9 => again::<Outcome>(bytes),
+        10 => again::<Readings>(bytes),
+        _ => again::<States>(bytes),
     }
 }
 
@@ -191,6 +194,8 @@ fn names(bytes: &[u8]) -> bool {
     is(keys::parse_forget(&key).map(|(id, k, settled)| keys::forget(&id, k, settled)));
     is(keys::parse_pin(&key).map(|(id, k, unpinned)| keys::pin(&id, k, unpinned)));
     is(keys::parse_generation(&key).map(|(n, sealed)| if sealed { keys::sealed(n) } else { keys::generation(n) }));
+    is(keys::parse_readings(&key).map(|(check, k)| keys::readings(&check, k)));
+    is(keys::parse_states(&key).map(|check| keys::states(&check)));
     is(keys::parse_lead(&key).map(|id| keys::lead(&id)));
     is(keys::parse_epoch(&key).map(keys::epoch));
     is(keys::parse_config(&key).map(keys::config));

@@ -2,6 +2,8 @@
 
 #[path = "collect/crash.rs"]
 mod crash;
+#[path = "collect/damaged.rs"]
+mod damaged;
 #[path = "collect/interleaved.rs"]
 mod interleaved;
 #[path = "collect/listings.rs"]
@@ -10,6 +12,8 @@ mod listings;
 mod moved;
 #[path = "collect/random.rs"]
 mod random;
+#[path = "collect/requests.rs"]
+mod requests;
 #[path = "collect/rules.rs"]
 mod rules;
 

@@ -159,7 +159,7 @@ pub(super) fn examine(
         threads: (budget.chunk_cache >> 23).clamp(2, if context.is_remote() { 32 } else { 2 * budget.workers as u64 })
             as usize,
         memory: budget.index / 2,
-        keep: read_data.is_some(),
+        keep: true,
     };
     repository.limit_lookups(budget.index / 2);
     let progress: Mutex<Option<Progress>> = Mutex::default();

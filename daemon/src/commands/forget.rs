@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use wherry_repo::{Clock, Error, ErrorKind, Repository, SnapshotId};
+use wherry_repo::{Clock, Error, ErrorKind, Repository, SnapshotId, storage};
 
 /// How long a forget can be taken back where nothing else is said.
 pub(crate) const DELAY: Duration = Duration::from_secs(7 * 86_400);
@@ -18,8 +18,9 @@ pub(crate) const DELAY: Duration = Duration::from_secs(7 * 86_400);
 #[derive(Serialize)]
 struct View {
     snapshot: String,
-    volume: String,
-    time: String,
+    /// Null with `time` when its record cannot be read.
+    volume: Option<String>,
+    time: Option<String>,
     keep: bool,
     /// Why it stays.
     reasons: Vec<String>,
@@ -37,6 +38,8 @@ enum Done {
     /// It stays, or nothing is done.
     Nothing,
     Forgotten,
+    /// It was forgotten before, and goes sooner now.
+    Sooner,
     /// Somebody else had forgotten it.
     Before,
     /// It was pinned since the list was read, and stays.
@@ -63,26 +66,43 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
         true => (context.open_repository()?, None),
         false => context.open_to_write("forget").map(|(repository, turn)| (repository, Some(turn)))?,
     };
-    let list = repository.snapshots(None)?;
+    let mut list = repository.snapshots(None)?;
     let pins = repository.pins()?;
     let summaries: Vec<_> = select::summaries(&list).into_iter().filter(|s| filter.admits(s)).collect();
+    // Their records cannot be read: they are named by their ids, and nothing else is known of them.
+    let mut given_up = BTreeSet::new();
     let (decisions, why) = match snaps.is_empty() {
         true => {
             let zone = jiff::tz::TimeZone::system();
             (retention::decide(&summaries, &pins, &policy, context.system.now(), &zone), "policy")
         }
-        false => (named(&snaps, &summaries, &pins)?, "by hand"),
+        false => {
+            let (lost, snaps): (Vec<_>, Vec<_>) = snaps.iter().cloned().partition(|spec| spec.damaged(&list).is_some());
+            given_up = lost.iter().filter_map(|spec| spec.damaged(&list)).collect();
+            (named(&snaps, &summaries, &pins)?, "by hand")
+        }
     };
+    if let Some(id) = given_up.intersection(&pins).next() {
+        return Err(is_pinned_text(id, "a volume that is not known").into());
+    }
     if snaps.is_empty() && !force && !dry_run {
         retention::guard(&decisions)?;
     }
+    // Whoever says how long means that also of what is forgotten already.
+    let sooner = delay.is_some();
     let delay = delay.map_or(DELAY, |delay| delay.0);
-    let views = if dry_run {
+    let mut views = if dry_run {
         views(&decisions, |_| Ok(Done::Nothing))
     } else {
-        act(context, &repository, &decisions, delay, why)
+        act(context, &repository, &decisions, (delay, sooner), why)
     }?;
-    context.output.result(&views, || text(&decisions, &views, delay))?;
+    let known = views.len();
+    for id in &given_up {
+        let done = if dry_run { Done::Nothing } else { forget(&repository, id, (delay, sooner), why)? };
+        views.push(View::given_up(id, done));
+    }
+    context.output.result(&views, || text(&decisions, &views, known, delay))?;
+    list.damaged.retain(|(key, _)| !storage::keys::parse_snap(key).is_some_and(|(_, id)| given_up.contains(&id)));
     Ok(super::snapshots::damage(&list))
 }
 
@@ -92,9 +112,7 @@ fn named(snaps: &[SnapSpec], summaries: &[Summary], pins: &BTreeSet<SnapshotId>)
     for spec in snaps {
         let Summary { id, volume, time, .. } = spec.resolve(summaries)?.clone();
         if pins.contains(&id) {
-            let text =
-                format!("snapshot {id} of {volume:?} is pinned, nothing was forgotten: `wherry unpin {id}` first");
-            return Err(Error::invalid(text).into());
+            return Err(is_pinned_text(&id, &format!("{volume:?}")).into());
         }
         if decisions.iter().all(|d| d.id != id) {
             decisions.push(Decision { id, volume, time, reasons: Vec::new(), dropped: Dropped::Named });
@@ -103,20 +121,58 @@ fn named(snaps: &[SnapSpec], summaries: &[Summary], pins: &BTreeSet<SnapshotId>)
     Ok(decisions)
 }
 
-fn act(context: &Context, repository: &Repository, all: &[Decision], delay: Duration, why: &str) -> Result<Vec<View>> {
+fn is_pinned_text(id: &SnapshotId, volume: &str) -> Error {
+    Error::invalid(format!("snapshot {id} of {volume} is pinned, nothing was forgotten: `wherry unpin {id}` first"))
+}
+
+impl View {
+    /// One whose record cannot be read.
+    fn given_up(id: &SnapshotId, done: Done) -> Self {
+        Self {
+            snapshot: id.to_string(),
+            volume: None,
+            time: None,
+            keep: false,
+            reasons: Vec::new(),
+            dropped: Some(Dropped::Named.name()),
+            forgotten: matches!(done, Done::Forgotten | Done::Sooner),
+            done,
+        }
+    }
+}
+
+/// One that was named. The second half of `delay`: it holds also where it was forgotten before with a longer one.
+fn forget(
+    repository: &Repository,
+    id: &SnapshotId,
+    (delay, sooner): (Duration, bool),
+    why: &str,
+) -> wherry_repo::Result<Done> {
+    Ok(match repository.forget(id, delay, why)? {
+        true => Done::Forgotten,
+        false if sooner && repository.forget_sooner(id, delay, why)? => Done::Sooner,
+        false => Done::Before,
+    })
+}
+
+fn act(
+    context: &Context,
+    repository: &Repository,
+    all: &[Decision],
+    delay: (Duration, bool),
+    why: &str,
+) -> Result<Vec<View>> {
     let _armed = context.cancel.arm("those forgotten so far stay forgotten; run the same command again for the others");
     views(all, |decision| {
         context.cancel.check()?;
-        let done = match repository.forget(&decision.id, delay, why) {
+        let delay = (delay.0, delay.1 && decision.dropped == Dropped::Named);
+        let done = match forget(repository, &decision.id, delay, why) {
             // A policy leaves alone what was pinned since it was asked for.
             Err(e) if decision.dropped != Dropped::Named && is_pinned(repository, decision, &e)? => {
                 tracing::warn!("{e}");
                 Done::Pinned
             }
-            done => match done? {
-                true => Done::Forgotten,
-                false => Done::Before,
-            },
+            done => done?,
         };
         tracing::debug!(snapshot = %decision.id, ?done, "forgotten");
         Ok(done)
@@ -132,19 +188,20 @@ fn views(decisions: &[Decision], mut forget: impl FnMut(&Decision) -> Result<Don
         let done = if decision.keep() { Done::Nothing } else { forget(decision)? };
         Ok(View {
             snapshot: decision.id.to_string(),
-            volume: decision.volume.clone(),
-            time: output::utc_time(decision.time),
+            volume: Some(decision.volume.clone()),
+            time: Some(output::utc_time(decision.time)),
             keep: decision.keep(),
             reasons: decision.reasons.iter().map(ToString::to_string).collect(),
             dropped: (!decision.keep()).then(|| decision.dropped.name()),
-            forgotten: done == Done::Forgotten,
+            forgotten: matches!(done, Done::Forgotten | Done::Sooner),
             done,
         })
     };
     decisions.iter().map(view).collect()
 }
 
-fn text(decisions: &[Decision], views: &[View], delay: Duration) -> String {
+/// The first views are those of the decisions, of which there are `known`.
+fn text(decisions: &[Decision], views: &[View], known: usize, delay: Duration) -> String {
     let digits = select::unique_digits(decisions.iter().map(|d| d.id));
     let mut table = Table::new(&[
         ("ID", Side::Left),
@@ -158,21 +215,36 @@ fn text(decisions: &[Decision], views: &[View], delay: Duration) -> String {
             (true, _) => "stays",
             (false, Done::Nothing) => "would go",
             (false, Done::Forgotten) => "forgotten",
+            (false, Done::Sooner) => "goes sooner",
             (false, Done::Before) => "was forgotten before",
             (false, Done::Pinned) => "stays, pinned since",
         };
         table.row([
             view.snapshot.chars().take(digits).collect(),
             output::local_time(decision.time),
-            view.volume.clone(),
+            decision.volume.clone(),
             what.to_owned(),
             if view.keep { view.reasons.join(", ") } else { decision.dropped.to_string() },
         ]);
+    }
+    let mut lost = String::new();
+    for view in &views[known..] {
+        let what = match view.done {
+            Done::Nothing => "would be given up",
+            Done::Before => "was given up before",
+            _ => "is given up",
+        };
+        lost += &format!(
+            "{} {what}: its record cannot be read, so which volume it is of and what is in it is not known; bringing the object back from \
+             a copy of the repository is of use until the forget is final\n",
+            view.snapshot
+        );
     }
     let gone = views.iter().filter(|view| view.forgotten).count();
     let end = match gone {
         0 => String::new(),
         _ => format!("{gone} forgotten; `wherry unforget` brings them back within {}\n", crate::cli::Span(delay)),
     };
-    table.render() + &end
+    let table = if decisions.is_empty() && !lost.is_empty() { String::new() } else { table.render() };
+    table + &lost + &end
 }

@@ -3,6 +3,7 @@
 use crate::cli::{GcArgs, Span};
 use crate::context::Context;
 use crate::exit::Exit;
+use crate::jobs::forget::REASON;
 use crate::output::{self, shown, size};
 use crate::progress::Progress;
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ struct View {
     overtaken: bool,
     /// Forgets that became final.
     settled: u64,
+    /// Forgets that could be, and are left to the Jobs of a cluster, which asked for them.
+    left_to_jobs: u64,
     packs: Packs,
     live: Live,
     spared: Packs,
@@ -95,6 +98,8 @@ pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
         dry_run,
         grace: grace.map_or(default.grace, |grace| grace.0),
         fence_after: fence_after.map_or(default.fence_after, |after| after.0),
+        // What a Job of a cluster has forgotten is made final by the Job that looks whether its backup is still gone.
+        spared_reason: Some(REASON),
         ..default
     };
     let (report, options) = collect(context, &repository, turn, options)?;
@@ -175,6 +180,7 @@ impl View {
             unsealed: report.unsealed,
             overtaken: report.overtaken,
             settled: report.settled,
+            left_to_jobs: report.left_forgets,
             packs: report.all.into(),
             live: Live { packs, bytes, referenced: report.live_bytes },
             spared: report.spared.into(),
@@ -211,6 +217,14 @@ fn text(report: &Collected, options: &CollectOptions) -> String {
     let mut say = |word: &str, what: String| lines.push(format!("{word:<11}{what}"));
     if report.settled > 0 {
         say("final", format!("{} forgotten for good: the delay is over", snapshots(report.settled)));
+    }
+    if report.left_forgets > 0 {
+        let what = snapshots(report.left_forgets);
+        let by_hand = "`wherry unforget ID` and then `wherry forget ID` does it by hand";
+        say(
+            "left",
+            format!("{what}, whose delay is over, to the Jobs of the cluster, which look once more first; {by_hand}"),
+        );
     }
     if report.all.packs > 0 {
         let of = size(report.live_bytes);

@@ -21,7 +21,7 @@ const BACKUPS: &str = "backups";
 /// In the folder of each: the Backup as it was.
 const BACKUP: &str = "velero-backup.json";
 /// How the reason of each tombstone begins that a Job made; by it a Job knows those that it may take back.
-pub(super) const REASON: &str = "job: ";
+pub(crate) const REASON: &str = "job: ";
 /// That a backup was being deleted counts for so many seconds.
 const SEEN: i64 = 30 * 86_400;
 

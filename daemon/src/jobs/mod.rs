@@ -2,7 +2,7 @@
 //! leaves its result in a ConfigMap. See `controller/docs/forgetting.md`.
 
 mod decide;
-mod forget;
+pub(crate) mod forget;
 mod gc;
 mod result;
 

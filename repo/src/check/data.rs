@@ -74,7 +74,9 @@ pub(super) fn examine(
         let whole = ledger.filter(|_| job.pieces.is_none());
         let bad = match bad {
             Ok(bad) => {
-                whole.into_iter().for_each(|ledger| ledger.note(&job.id, bad.is_empty(), true));
+                // Of a pack whose index is of no use all was opened that anybody refers to.
+                let noted = if bad.is_empty() { whole } else { ledger };
+                noted.into_iter().for_each(|ledger| ledger.note(&job.id, bad.is_empty(), true));
                 bad
             }
             Err(e) if e.kind() == ErrorKind::NotFound => {

@@ -10,7 +10,8 @@ use crate::id::{PackId, SnapshotId};
 use crate::storage::{Key, keys};
 use crate::{ErrorKind, Repository, Result, SessionId, Timestamp, clock};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 /// What was read is noted so often, so that little of it is lost with a process that is killed.
@@ -20,7 +21,7 @@ const MANY: usize = 16;
 /// Records read at once.
 const BATCH: usize = 64;
 /// A listing is made so often when records go while they are read.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 /// What is dated further ahead than this is of a wrong clock.
 const AHEAD: Duration = Duration::from_secs(86_400);
 
@@ -29,6 +30,8 @@ pub(super) struct Ledger<'a> {
     run: &'a Run<'a>,
     packs: &'a Packs<'a>,
     check: SessionId,
+    /// What was noted before is not asked for, and only damage is noted.
+    damage_only: bool,
     /// Why what was noted before is not known.
     unread: Option<String>,
     /// Records that were there, and can be read.
@@ -77,9 +80,15 @@ impl<'a> Ledger<'a> {
                 }
             }
         }
+        Ok(Self { unread, before, spoiled: found.spoiled, others, damage_only: false, ..Self::of_damage(run, packs)? })
+    }
+
+    /// For a check that reads no data: what it finds damaged all the same is worth a note.
+    pub(super) fn of_damage(run: &'a Run<'a>, packs: &'a Packs<'a>) -> Result<Self> {
         let state = State { saved: run.repository.clock().monotonic(), ..State::default() };
         let (check, state) = (SessionId::new(clock::random(run.repository.rng())?), Mutex::new(state));
-        Ok(Self { run, packs, check, unread, before, spoiled: found.spoiled, others, state })
+        let (before, spoiled, others) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { run, packs, check, damage_only: true, unread: None, before, spoiled, others, state })
     }
 
     /// All chunks of a pack were read, or were to be; `fresh`: and each was opened that could be.
@@ -134,10 +143,21 @@ impl<'a> Ledger<'a> {
     }
 
     /// Says of these snapshots how it stands with them, `None`: damage hits it; and puts records together where there are many.
-    pub(super) fn finish(&self, found: Result<Vec<(SnapshotId, Option<Age>)>>, report: &mut CheckReport) {
+    /// `walked`: the snapshots that were looked at, if anything was damaged that others may need too.
+    pub(super) fn finish(
+        &self,
+        found: Result<Vec<(SnapshotId, Option<Age>)>>,
+        walked: Option<&HashSet<SnapshotId>>,
+        report: &mut CheckReport,
+    ) {
+        // Nobody asked for more.
+        if self.damage_only && walked.is_none() && found.as_ref().is_ok_and(Vec::is_empty) {
+            return;
+        }
         let said = match self.works() {
             true => {
-                found.and_then(|found| self.say(&found)).and_then(|()| self.put_together()).map_err(|e| e.to_string())
+                let said = found.and_then(|found| self.say(&found, walked));
+                said.and_then(|()| self.put_together()).map_err(|e| e.to_string())
             }
             false => Err(self.unread.clone().or_else(|| self.state.lock().failed.clone()).unwrap_or_default()),
         };
@@ -147,10 +167,10 @@ impl<'a> Ledger<'a> {
 
     /// Only who looked at everything knows what is gone.
     fn is_whole(&self) -> bool {
-        self.run.options.snapshots.is_empty()
+        self.run.options.snapshots.is_empty() && !self.damage_only
     }
 
-    fn say(&self, found: &[(SnapshotId, Option<Age>)]) -> Result<()> {
+    fn say(&self, found: &[(SnapshotId, Option<Age>)], walked: Option<&HashSet<SnapshotId>>) -> Result<()> {
         let (repository, began) = (self.run.repository, self.run.began);
         let Found { records, read, spoiled } = Found::states(repository)?;
         let latest = latest(repository);
@@ -169,17 +189,25 @@ impl<'a> Ledger<'a> {
             let state = match (age, old) {
                 (None, _) => new(None, true),
                 // Damage was found before, and this check could not look whether it is still there.
-                (Some(Age::Damaged), Some(old)) => *old,
-                (Some(Age::Damaged | Age::Never), _) => new(verified, false),
+                (Some(Age::Damaged), Some(old)) if old.damaged => *old,
+                (Some(Age::Damaged), _) => new(None, false),
+                (Some(Age::Never), _) => new(verified, false),
                 (Some(Age::Since(at)), _) => new(verified.max(Some(*at)), false),
             };
             // Another check has looked since this one began: what either found damaged is, what either read was read.
             let state = match old.filter(|old| old.said > began) {
                 Some(later) if later.damaged => *later,
+                Some(later) if state.damaged => Checked { said: later.said, ..state },
                 Some(later) => Checked { said: later.said, verified: state.verified.max(later.verified), ..state },
                 None => state,
             };
             after.insert(*id, state);
+        }
+        // Others may need what this check found damaged. That all of them was intact nobody can say before it was looked at.
+        for state in after.values_mut().filter(|state| walked.is_some_and(|walked| !walked.contains(&state.snapshot))) {
+            if state.verified.take().is_some() {
+                state.said = state.said.max(began);
+            }
         }
         repository.check_writable()?;
         repository.create(&keys::states(&self.check), &States { snapshots: after.into_values().collect() })?;
@@ -222,7 +250,7 @@ impl<'a> Ledger<'a> {
 }
 
 /// What is dated later than this is of a wrong clock.
-fn latest(repository: &Repository) -> Timestamp {
+pub(super) fn latest(repository: &Repository) -> Timestamp {
     Timestamp(repository.clock().now().0.saturating_add(AHEAD.as_nanos() as i64))
 }
 
@@ -232,7 +260,9 @@ fn merged(repository: &Repository, records: Vec<States>) -> BTreeMap<SnapshotId,
     let mut all: BTreeMap<SnapshotId, Checked> = BTreeMap::new();
     for state in records.into_iter().flat_map(|record| record.snapshots).filter(|state| state.said <= latest) {
         let known = all.entry(state.snapshot).or_insert(state);
-        if (known.said, known.damaged) < (state.said, state.damaged) {
+        // Of what was said of the same time that which promises less.
+        let weight = |state: &Checked| (state.said, state.damaged, Reverse(state.verified));
+        if weight(known) < weight(&state) {
             *known = state;
         }
     }

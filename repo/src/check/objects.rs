@@ -85,6 +85,7 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
         (run.watch)(CheckStep::Records, records.min(total), total)?;
     }
     snapshots.retain(|s| !forgotten.contains(&s.id));
+    lost.retain(|(_, id)| !forgotten.contains(id));
     for id in &only {
         if !snapshots.iter().any(|s| s.id == *id) && !lost.iter().any(|(_, l)| l == id) {
             return Err(Error::new(ErrorKind::NoSnapshot, format!("there is no snapshot {id}")));

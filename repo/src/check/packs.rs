@@ -342,8 +342,17 @@ impl<'a> Packs<'a> {
 
     /// What a map says is in a pack that is gone, in packs that are intact (V6).
     pub(super) fn elsewhere(&self, piece: &Piece) -> Result<Vec<Copy>> {
-        let repository = self.run.repository;
-        let mut copies = repository.elsewhere().find(repository, &piece.id, piece.class, &piece.at)?;
+        let (repository, elsewhere) = (self.run.repository, self.run.repository.elsewhere());
+        let known = self.intact(piece, elsewhere.find(repository, &piece.id, piece.class, &piece.at)?)?;
+        if !known.is_empty() {
+            return Ok(known);
+        }
+        // A collector may have moved it since somebody looked.
+        self.intact(piece, elsewhere.find_moved(repository, &piece.id, piece.class, &piece.at)?)
+    }
+
+    /// Those of these copies whose packs are there and whole.
+    fn intact(&self, piece: &Piece, mut copies: Vec<Copy>) -> Result<Vec<Copy>> {
         copies.retain(|copy| piece.class >= 128 || copy.plain == piece.plain);
         let known = self.know(&copies.iter().map(|copy| copy.pack).collect())?;
         copies.retain(|copy| known.get(&copy.pack).is_some_and(|pack| pack.state == State::Good));
@@ -427,7 +436,9 @@ impl<'a> Packs<'a> {
         let mut table = self.table.lock();
         let number = table.number(id);
         if let Some(pack) = table.packs.get_mut(number) {
-            (pack.reading, pack.fresh) = (Some(Reading { at: self.run.began, damaged: !intact }), fresh);
+            // It may be read a second time, for what a map says is in it and its index does not.
+            let before = pack.reading.is_some_and(|reading| reading.damaged && reading.at == self.run.began);
+            (pack.reading, pack.fresh) = (Some(Reading { at: self.run.began, damaged: !intact || before }), fresh);
         }
     }
 

@@ -95,7 +95,10 @@ impl Damage {
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self.kind {
-            DamageKind::Pack | DamageKind::Map | DamageKind::Snapshot if self.hits.is_empty() => {
+            DamageKind::Snapshot if self.hits.is_empty() => {
+                "nothing is lost: the snapshot is forgotten for good, and `wherry gc` removes the object"
+            }
+            DamageKind::Pack | DamageKind::Map if self.hits.is_empty() => {
                 "nothing is lost: all that the snapshots need of it was read and is intact"
             }
             DamageKind::Pack if self.missing => {
@@ -103,8 +106,8 @@ impl Damage {
                  each volume stores anew what is missing"
             }
             DamageKind::Pack => {
-                "restore another snapshot, or bring the object back from a copy of the repository; else move the object \
-                 out of the repository, so that the next backup of each volume stores anew what it held"
+                "restore another snapshot, or bring the object back from a copy of the repository; leave it where it is, for \
+                 all else in it is intact: the next backup of each volume stores anew what it needs of it"
             }
             DamageKind::Map => {
                 "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
@@ -124,7 +127,10 @@ impl Damage {
                  `wherry key add`, and remove the others"
             }
             DamageKind::Pin => "nothing is lost: the snapshot counts as pinned",
-            DamageKind::Session => "nothing is lost: at most, a run that was broken off sends again what it had stored",
+            DamageKind::Session => {
+                "nothing is lost: at most, a run that was broken off sends again what it had stored; where `wherry gc` does not \
+                 work because of it, `wherry repair` ends that run"
+            }
             DamageKind::Index => "nothing is lost: backups read the packs' own indexes in its place",
             DamageKind::Forget => "nothing is lost: the snapshot is kept",
             DamageKind::Checked => {

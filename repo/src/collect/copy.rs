@@ -10,6 +10,7 @@ use super::packs::{Number, Packs};
 use super::report::{Collected, Packed};
 use super::{CollectStep, Run};
 use crate::crypto::TAG;
+use crate::elsewhere::Elsewhere;
 use crate::format::pack::{Entry, HEADER, Header, Index, TRAILER, Trailer};
 use crate::format::records::{Generation, Moved};
 use crate::format::tree::max_plain;
@@ -18,6 +19,7 @@ use crate::pack::{open_chunk, read_index};
 use crate::session::fence;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result, clock};
+use std::collections::HashSet;
 
 /// A pack is copied when no more than one part in so many is referred to.
 const THIN: u64 = 4;
@@ -84,6 +86,8 @@ impl Run<'_> {
                 (false, false) => report.spared.add(size),
             }
         }
+        // Not all of it could be.
+        thin.retain(|n| !packs.is_damaged(*n));
         // Those that free most for what is copied.
         thin.sort_by(|a, b| {
             let share = |n: &Number| packs.live(*n) as f64 / packs.size(*n).max(1) as f64;
@@ -112,7 +116,8 @@ impl Run<'_> {
     pub(super) fn copy_packs(&self, plan: Plan, report: &mut Collected) -> Result<Option<Generation>> {
         let Plan { lists, mut condemned, thin, list } = plan;
         (report.thin, report.copied, report.records) = Default::default();
-        let moved = match self.copy_thin(&lists.packs, &thin, report) {
+        let mut kept = HashSet::new();
+        let moved = match self.copy_thin(&lists.packs, &thin, &mut kept, report) {
             // The copies that found room are a stranger's without a mark: the next list condemns them.
             Err(e) if e.kind() == ErrorKind::Full => {
                 tracing::warn!("no packs are copied, as there is no room for that before others are deleted: {e}");
@@ -121,6 +126,8 @@ impl Run<'_> {
             }
             moved => moved?,
         };
+        condemned.retain(|pack| !kept.contains(pack));
+        let moved: Vec<Moved> = moved.into_iter().filter(|moved| !kept.contains(&moved.pack)).collect();
         condemned.extend(moved.iter().map(|moved| moved.pack));
         if condemned.is_empty() && self.are_named(&list.dead)? {
             return Ok(None);
@@ -129,8 +136,15 @@ impl Run<'_> {
         Ok(Some(Generation { condemned, moved, ..list }))
     }
 
-    /// Copies what is marked in these packs. The result ascends by pack.
-    fn copy_thin(&self, packs: &Packs, thin: &[Number], report: &mut Collected) -> Result<Vec<Moved>> {
+    /// Copies what is marked in these packs. The result ascends by pack. One that does not open stays, and so do the packs that
+    /// hold the same: they are added to `kept`.
+    fn copy_thin(
+        &self,
+        packs: &Packs,
+        thin: &[Number],
+        kept: &mut HashSet<PackId>,
+        report: &mut Collected,
+    ) -> Result<Vec<Moved>> {
         let mut copier = Copier { run: self, session: None, seq: 0, open: None };
         let mut moved = Vec::new();
         let total: u64 = thin.iter().map(|n| packs.live(*n)).sum();
@@ -138,8 +152,17 @@ impl Run<'_> {
             (self.watch)(CollectStep::Copy, report.copied.bytes, total)?;
             let id = packs.id(n);
             let places: Vec<u32> = packs.marks(n).collect();
-            // What does not open may be intact in another pack, which nothing else refers to and this list would condemn.
-            let chunks = self.read_chunks(&id, &places).map_err(|e| e.with_object(keys::pack(&id)))?;
+            let chunks = match self.read_chunks(&id, &places) {
+                Err(e) if e.kind() != ErrorKind::NotFound && self.repository.is_damage(&e) => {
+                    tracing::warn!(
+                        "{} is damaged and stays where it is; run `wherry check --read-data`: {e}",
+                        keys::pack(&id)
+                    );
+                    self.keep_copies(&id, &places, kept)?;
+                    continue;
+                }
+                chunks => chunks.map_err(|e| e.with_object(keys::pack(&id)))?,
+            };
             chunks.iter().try_for_each(|chunk| copier.append(chunk))?;
             report.thin.add(packs.size(n));
             chunks.iter().for_each(|chunk| report.copied.add(u64::from(chunk.entry.len)));
@@ -148,6 +171,28 @@ impl Run<'_> {
         copier.finish()?;
         moved.sort_unstable_by_key(|moved| moved.pack);
         Ok(moved)
+    }
+
+    /// What does not open in a pack may be intact in another one, which nothing else refers to and this list would condemn. All packs
+    /// stay that have any of these chunks.
+    fn keep_copies(&self, pack: &PackId, places: &[u32], kept: &mut HashSet<PackId>) -> Result<()> {
+        let repository = self.repository;
+        let (index, epoch) = match read_index(repository.storage(), repository.keys(), pack) {
+            Ok((index, epoch, _)) => (index, epoch),
+            // Which chunks these are nobody can tell; they are read where the maps say that they are.
+            Err(e) if repository.is_damage(&e) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        kept.insert(*pack);
+        let elsewhere = Elsewhere::new(self.options.memory / 2);
+        let entries: Vec<&Entry> = places.iter().filter_map(|place| index.entries.get(*place as usize)).collect();
+        entries.iter().for_each(|entry| elsewhere.expect(entry.class, [entry.id.short()]));
+        for entry in entries {
+            let Some(at) = index.location(entry, pack, epoch) else { continue };
+            let copies = elsewhere.find(repository, &entry.id.short(), entry.class, &at)?;
+            kept.extend(copies.into_iter().map(|copy| copy.pack));
+        }
+        Ok(())
     }
 
     /// The chunks at these places of a pack, which ascend; each has been opened, so what is copied is what it should be.

@@ -43,8 +43,31 @@ pub(super) struct Roots {
     /// G4: sessions that have an outcome.
     outcomes: HashSet<SessionId>,
     snapshots: HashMap<SnapshotId, Root>,
+    /// Those that are gone for good and whose records cannot be read.
+    spoiled: HashSet<SnapshotId>,
     /// Sessions that have ended without a snapshot, of late.
     left: HashSet<SessionId>,
+}
+
+/// What is to become of a forget that is not settled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// Its delay is not over.
+    Later,
+    /// It is, and whoever asked for it keeps it to himself.
+    Left,
+    /// It is to be made final.
+    Now,
+}
+
+/// G4.
+struct Outcomes {
+    /// Who has one.
+    outcomes: HashSet<SessionId>,
+    /// Those of them that are snapshots.
+    snapshots: HashMap<SnapshotId, Root>,
+    /// Those that are gone for good and cannot be read.
+    spoiled: HashSet<SnapshotId>,
 }
 
 impl Run<'_> {
@@ -69,7 +92,7 @@ impl Run<'_> {
     fn roots(&self) -> Result<Roots> {
         let finals = self.list_forgets()?;
         let sessions = self.list_sessions()?;
-        let (mut outcomes, snapshots) = self.list_snapshots(&finals)?;
+        let Outcomes { mut outcomes, snapshots, spoiled } = self.list_snapshots(&finals)?;
         // The record of one that is gone for good may be gone too; that it is Final is its outcome then.
         outcomes.extend(&finals);
         // What it builds on and writes is not known: it may need anything.
@@ -86,7 +109,7 @@ impl Run<'_> {
         if self.options.dry_run {
             outcomes.extend(sessions.iter().filter(|noted| self.is_left(noted)).map(|noted| noted.id));
         }
-        Ok(Roots { finals, sessions, outcomes, snapshots, left })
+        Ok(Roots { finals, sessions, outcomes, snapshots, spoiled, left })
     }
 
     /// G1.
@@ -99,7 +122,9 @@ impl Run<'_> {
         })?;
         // What of a chunk is left when it is packed, so that most packs need room only once.
         let chunk = u64::from(self.repository.chunk_size()) / 2;
-        Packs::new(found, swept, chunk, self.options.memory / 2)
+        let mut packs = Packs::new(found, swept, chunk, self.options.memory / 2)?;
+        packs.set_damaged(&self.repository.damaged_packs()?);
+        Ok(packs)
     }
 
     /// Calls `visit` with the name and the size of each pack there is. One may come twice.
@@ -148,7 +173,8 @@ impl Run<'_> {
     fn list_forgets(&self) -> Result<HashSet<SnapshotId>> {
         let mut finals = HashSet::new();
         for (id, forget) in self.repository.forgets()? {
-            let due = || Ok(forget.hides() && self.is_due(&id, forget.k)? && !self.repository.is_pinned(&id)?);
+            let is_due = || Ok(forget.hides() && self.due_of(&id, forget.k)? == Due::Now);
+            let due = || Ok::<_, Error>(is_due()? && !self.repository.is_pinned(&id)?);
             if forget.is_final() || (self.options.dry_run && due()?) {
                 finals.insert(id);
             }
@@ -156,26 +182,35 @@ impl Run<'_> {
         Ok(finals)
     }
 
-    /// Whether a forget that is not settled is to be made final: its delay is over, and it is not left to whoever asked for it. One
-    /// that cannot be read is not.
-    fn is_due(&self, id: &SnapshotId, k: u32) -> Result<bool> {
+    /// Whether a forget that is not settled is to be made final. One that cannot be read is not.
+    fn due_of(&self, id: &SnapshotId, k: u32) -> Result<Due> {
         match self.repository.read::<Asked>(&keys::forget(id, k, false)) {
             Ok(asked) => {
                 let spared = self.options.spared_reason.is_some_and(|reason| asked.reason.starts_with(reason));
-                Ok(!spared && self.repository.clock().now() >= asked.not_before)
+                Ok(match (self.repository.clock().now() >= asked.not_before, spared) {
+                    (false, _) => Due::Later,
+                    (true, true) => Due::Left,
+                    (true, false) => Due::Now,
+                })
             }
             Err(e) if self.repository.is_damage(&e) => {
                 tracing::warn!("a forget cannot be read and is left as it is: {e}");
-                Ok(false)
+                Ok(Due::Later)
             }
             Err(e) => Err(e),
         }
     }
 
-    /// F3, for all whose delay is over.
+    /// F3, for all whose delay is over; without effects only those are counted that are left to others.
     pub(super) fn settle_due(&self, report: &mut Collected) -> Result<()> {
+        report.left_forgets = 0;
         for (id, forget) in self.repository.forgets()? {
-            if forget.is_final() || !forget.hides() || !self.is_due(&id, forget.k)? {
+            if forget.is_final() || !forget.hides() {
+                continue;
+            }
+            let due = self.due_of(&id, forget.k)?;
+            report.left_forgets += u64::from(due == Due::Left);
+            if due != Due::Now || self.options.dry_run {
                 continue;
             }
             match self.repository.settle(&id) {
@@ -191,13 +226,13 @@ impl Run<'_> {
     }
 
     /// G4: who has an outcome, and the snapshots among them.
-    fn list_snapshots(&self, finals: &HashSet<SnapshotId>) -> Result<(HashSet<SessionId>, HashMap<SnapshotId, Root>)> {
+    fn list_snapshots(&self, finals: &HashSet<SnapshotId>) -> Result<Outcomes> {
         let mut found = Vec::new();
         self.storage().list(keys::SNAP, &mut |Listed { key, .. }| {
             found.extend(keys::parse_snap(&key).map(|name| (name, key)));
             Ok(())
         })?;
-        let mut snapshots = HashMap::new();
+        let (mut snapshots, mut spoiled) = (HashMap::new(), HashSet::new());
         for part in found.chunks(256) {
             for (((volume, id), _), outcome) in part.iter().zip(self.repository.read_many::<_, Outcome>(part)) {
                 match outcome {
@@ -208,11 +243,19 @@ impl Run<'_> {
                     Ok((Outcome::Fence(_), _)) => {}
                     // Removed by another collector.
                     Err(e) if e.kind() == ErrorKind::NotFound && finals.contains(id) => {}
+                    // Nobody wants it any more, and it may go; unless a session leans on it.
+                    Err(e) if self.repository.is_damage(&e) && finals.contains(id) => drop(spoiled.insert(*id)),
+                    Err(e) if self.repository.is_damage(&e) => {
+                        let text =
+                            format!("bring it back from a copy of the repository, or give it up: `wherry forget {id}`");
+                        return Err(e.advise(&text));
+                    }
                     Err(e) => return Err(e),
                 }
             }
         }
-        Ok((found.into_iter().map(|((_, id), _)| id).collect(), snapshots))
+        let outcomes = found.into_iter().map(|((_, id), _)| id).collect();
+        Ok(Outcomes { outcomes, snapshots, spoiled })
     }
 }
 
@@ -233,6 +276,14 @@ impl Roots {
             let Some(parent) = open.parent else { continue };
             match self.snapshots.get(&parent) {
                 Some(root) => drop(roots.insert(parent, *root)),
+                // The session may have passed W5 and W6 before, and leans on what the record led to.
+                None if self.spoiled.contains(&parent) => {
+                    let text =
+                        format!("the record of snapshot {parent}, which session {} needs, cannot be read", noted.id);
+                    return Err(Error::corrupt(text)
+                        .with_object(keys::snap(&open.volume, &parent))
+                        .advise("end that session, or wait for its end"));
+                }
                 // Its record was removed: the session cannot pass W5 or V1.
                 None if self.finals.contains(&parent) => {}
                 None => {
@@ -263,6 +314,8 @@ impl Roots {
         let kept: HashSet<SnapshotId> = volumes.values().flat_map(|all| witnesses(all)).collect();
         let goes = |id: &&SnapshotId| self.finals.contains(*id) && !roots.contains(*id) && !kept.contains(*id);
         let mut dead: Vec<SnapshotId> = self.snapshots.keys().filter(goes).copied().collect();
+        // What cannot be read tells nobody which snapshot was the newest.
+        dead.extend(&self.spoiled);
         dead.sort_unstable();
         dead
     }

@@ -15,7 +15,7 @@ use crate::map::{Image, Tree};
 use crate::pack::{open_node, open_tree_node};
 use crate::storage::keys;
 use crate::tree::{Leads, Node, TreeReader, decode};
-use crate::{Error, ErrorKind, Result, Snapshot};
+use crate::{Error, ErrorKind, Repository, Result, Snapshot};
 use std::collections::HashSet;
 
 /// Nodes opened at a time.
@@ -64,11 +64,11 @@ fn end(at: &Location) -> u64 {
 }
 
 /// What a snapshot needs is in no pack.
-fn nowhere(child: &Child) -> Error {
+fn nowhere(child: &Child, is_cut: bool) -> Error {
     let key = keys::pack(&child.at.pack);
     let what = if child.class < 128 { "a chunk" } else { "a node" };
-    Error::corrupt(format!("{key} is gone, and {what} that a snapshot needs of it is in no other pack"))
-        .with_object(key)
+    let how = if is_cut { "was cut" } else { "is gone" };
+    Error::corrupt(format!("{key} {how}, and {what} that a snapshot needs of it is in no other pack")).with_object(key)
 }
 
 /// What a map node refers to; `chunks` is the class of the chunks below it.
@@ -141,6 +141,23 @@ struct Mark<'a, 'b> {
     is_final: bool,
 }
 
+/// From this rank on a copy is in a pack that a check has found damaged.
+const DAMAGED: u8 = 3;
+
+/// How a copy compares with others, the least first: one that is marked already, then one that no list condemns, then any; each
+/// in a pack that no check has found damaged, and then in one that is. `None` when it is not there.
+fn rank(packs: &mut Packs, repository: &Repository, copy: &Copy) -> Result<Option<(u8, Number)>> {
+    let n = packs.find(repository, &copy.pack)?.filter(|n| end(&copy.at) <= packs.size(*n));
+    Ok(n.map(|n| {
+        let rank = match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
+            (false, true) => 0,
+            (false, false) => 1,
+            (true, _) => 2,
+        };
+        (if packs.is_damaged(n) { DAMAGED + rank } else { rank }, n)
+    }))
+}
+
 impl Mark<'_, '_> {
     fn roots(&mut self, roots: &[Root]) -> Result<()> {
         let repository = self.run.repository;
@@ -185,21 +202,18 @@ impl Mark<'_, '_> {
         let mut found = Vec::with_capacity(children.len());
         for child in children {
             let pack = self.packs.find(repository, &child.at.pack)?;
-            if pack.is_none() {
+            if pack.is_none_or(|n| self.may_be_lost(n, &child)) {
                 self.elsewhere.expect(child.class, [child.id]);
             }
             found.push((child, pack));
         }
         for (child, pack) in found {
-            if let Some(n) = pack
-                && end(&child.at) > self.packs.size(n)
-            {
-                let key = keys::pack(&child.at.pack);
-                let text = format!("{key} was cut: a snapshot needs more of it than there is");
-                return Err(Error::corrupt(text).with_object(key));
-            }
-            let (pack, place, node) = match pack {
-                Some(pack) => (pack, child.at.ordinal, child),
+            let is_cut = pack.is_some_and(|n| end(&child.at) > self.packs.size(n));
+            let (pack, place, node) = match pack.filter(|_| !is_cut) {
+                Some(pack) => {
+                    self.keep_intact(pack, &child)?;
+                    (pack, child.at.ordinal, child)
+                }
                 None => {
                     let Some((pack, copy)) = self.resolve(&child)? else {
                         // Whoever holds such a root opened after it was final, and is refused (W5, V1).
@@ -208,7 +222,7 @@ impl Mark<'_, '_> {
                         if gone && !self.elsewhere.left_out() {
                             continue;
                         }
-                        return Err(nowhere(&child));
+                        return Err(nowhere(&child, is_cut));
                     };
                     let own = child.own && self.packs.is_swept(&child.at.pack);
                     if self.packs.is_condemned(pack) {
@@ -224,34 +238,50 @@ impl Mark<'_, '_> {
         Ok(())
     }
 
-    /// A copy of what is not where its hint says, in a pack that is there: one that is marked already, else one that no list
-    /// condemns, else any.
+    /// Whether a chunk is not marked yet and in a pack that a check has found damaged: which of its chunks are nobody noted.
+    fn may_be_lost(&self, pack: Number, child: &Child) -> bool {
+        child.class < 128 && self.packs.is_damaged(pack) && !self.packs.is_marked(pack, child.at.ordinal)
+    }
+
+    /// Of such a chunk an intact copy is kept besides, if there is one: readers find it by id, and it may be all that is left.
+    fn keep_intact(&mut self, pack: Number, child: &Child) -> Result<()> {
+        if !self.may_be_lost(pack, child) {
+            return Ok(());
+        }
+        let Some((rank, n, copy)) = self.best(child)? else { return Ok(()) };
+        if rank >= DAMAGED {
+            return Ok(());
+        }
+        if self.packs.is_condemned(n) {
+            self.last_copies.insert(n);
+        }
+        self.packs.mark(n, copy.place, copy.at.len).map(drop)
+    }
+
+    /// A copy of what is not where its hint says, in a pack that is there.
     fn resolve(&mut self, child: &Child) -> Result<Option<(Number, Copy)>> {
-        let (repository, elsewhere) = (self.run.repository, &self.elsewhere);
-        let rank = |packs: &mut Packs, copy: &Copy| -> Result<Option<(u8, Number)>> {
-            let n = packs.find(repository, &copy.pack)?.filter(|n| end(&copy.at) <= packs.size(*n));
-            Ok(n.map(|n| match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
-                (false, true) => (0, n),
-                (false, false) => (1, n),
-                (true, _) => (2, n),
-            }))
-        };
+        if let Some((_, n, copy)) = self.best(child)? {
+            return Ok(Some((n, copy)));
+        }
+        // Those that were known are all gone: once more, with what came since.
+        let (repository, packs) = (self.run.repository, &mut *self.packs);
+        self.elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
+            Ok(rank(packs, repository, copy)?.map(|(_, n)| (n, *copy)))
+        })
+    }
+
+    /// Of the copies that are known the one to keep, and its rank.
+    fn best(&mut self, child: &Child) -> Result<Option<(u8, Number, Copy)>> {
+        let repository = self.run.repository;
         let mut best: Option<(u8, Number, Copy)> = None;
-        for copy in elsewhere.find(repository, &child.id, child.class, &child.at)? {
-            if let Some((rank, n)) = rank(self.packs, &copy)?
+        for copy in self.elsewhere.find(repository, &child.id, child.class, &child.at)? {
+            if let Some((rank, n)) = rank(self.packs, repository, &copy)?
                 && best.as_ref().is_none_or(|(known, ..)| rank < *known)
             {
                 best = Some((rank, n, copy));
             }
         }
-        if let Some((_, n, copy)) = best {
-            return Ok(Some((n, copy)));
-        }
-        // Those that were known are all gone: once more, with what came since.
-        let packs = &mut *self.packs;
-        elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
-            Ok(rank(packs, copy)?.map(|(_, n)| (n, *copy)))
-        })
+        Ok(best)
     }
 
     /// Opens some of the nodes that wait and takes what they refer to.
@@ -274,8 +304,53 @@ impl Mark<'_, '_> {
             a.pack == b.pack && u64::from(b.node.at.offset) <= end + GAP
         };
         let groups: Vec<&[Want]> = taken.chunk_by(near).collect();
-        let opened = crate::side::each(self.run.options.threads, &groups, |group| self.group(group))?;
-        opened.into_iter().flatten().try_for_each(|children| self.take(children))
+        let opened = crate::side::each(self.run.options.threads, &groups, |group| self.each_of(group))?;
+        for (want, children) in taken.iter().zip(opened.into_iter().flatten()) {
+            match children {
+                Ok(children) => self.take(children)?,
+                Err(damage) => self.take_elsewhere(&want.node, damage)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What each node of a group refers to, or how it is damaged. Any other error ends it.
+    fn each_of(&self, group: &[Want]) -> Result<Vec<Result<Vec<Child>>>> {
+        // What is gone is for the caller to tell: another collector may have deleted it.
+        let is_damage = |e: &Error| e.kind() != ErrorKind::NotFound && self.run.repository.is_damage(e);
+        let alone = |want: &Want| match self.group(std::slice::from_ref(want)) {
+            Err(e) if is_damage(&e) => Ok(Err(e)),
+            opened => Ok(Ok(opened?.into_iter().flatten().collect())),
+        };
+        match self.group(group) {
+            Err(e) if is_damage(&e) => group.iter().map(alone).collect(),
+            opened => Ok(opened?.into_iter().map(Ok).collect()),
+        }
+    }
+
+    /// A node that is damaged where it should be is walked where it is found by its id, as readers find it (V3). Its own place
+    /// stays marked. `damage` is the error when it is nowhere.
+    fn take_elsewhere(&mut self, node: &Child, damage: Error) -> Result<()> {
+        let repository = self.run.repository;
+        let found = self.elsewhere.first(repository, &node.id, node.class, &node.at, |copy| {
+            let there = Child { at: copy.at, plain: copy.plain, own: false, ..*node };
+            match self.group(&[Want { pack: copy.pack, node: there }]) {
+                Ok(_) => Ok(Some((*copy, there))),
+                Err(e) if repository.is_damage(&e) => Ok(None),
+                Err(e) => Err(e),
+            }
+        })?;
+        let Some((copy, there)) = found else { return Err(damage) };
+        // One that is in a delete set is as good as gone.
+        let Some(n) = self.packs.find(repository, &copy.pack)? else { return Err(damage) };
+        tracing::warn!("a node is damaged where a snapshot says that it is, and intact in another pack: {damage}");
+        if self.packs.is_condemned(n) {
+            self.last_copies.insert(n);
+        }
+        if self.packs.mark(n, copy.place, copy.at.len)? {
+            self.stack.push(Want { pack: copy.pack, node: there });
+        }
+        Ok(())
     }
 
     /// What each node of a group refers to.

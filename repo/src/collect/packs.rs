@@ -26,12 +26,13 @@ pub(super) struct Pack {
     words: u32,
     swept: bool,
     condemned: bool,
+    damaged: bool,
 }
 
 impl Pack {
     /// One of so many bytes, of which nothing is known yet.
     pub(super) fn new(id: PackId, size: u64) -> Self {
-        Self { id, size, live: 0, first: 0, words: 0, swept: false, condemned: false }
+        Self { id, size, live: 0, first: 0, words: 0, swept: false, condemned: false, damaged: false }
     }
 }
 
@@ -218,6 +219,20 @@ impl Packs {
     /// All packs that are there and not as good as gone, also those that were not listed.
     pub(super) fn all(&self) -> impl Iterator<Item = Number> + '_ {
         (0..self.packs.len()).filter(|n| !self.packs[*n].swept)
+    }
+
+    /// Notes, before anything is looked for, that checks have found these damaged.
+    pub(super) fn set_damaged<'a>(&mut self, damaged: impl IntoIterator<Item = &'a PackId>) {
+        for id in damaged {
+            if let Some(n) = self.search(id) {
+                self.packs[n].damaged = true;
+            }
+        }
+    }
+
+    /// Whether a check has found this pack damaged.
+    pub(super) fn is_damaged(&self, n: Number) -> bool {
+        self.packs[n].damaged
     }
 
     /// Notes, before anything is looked for, that a list condemns these.

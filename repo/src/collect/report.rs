@@ -47,6 +47,8 @@ pub struct Collected {
     pub overtaken: bool,
     /// Forgets that became final.
     pub settled: u64,
+    /// Forgets whose delay is over, and that are left to whoever asked for them.
+    pub left_forgets: u64,
     /// Packs that there are, those in delete sets not counted.
     pub all: Packed,
     /// Of them, what snapshots and sessions refer to.

@@ -75,7 +75,14 @@ impl Run<'_> {
     /// The sessions that have an outcome; of one whose snapshot is gone for good that is what says so.
     pub(super) fn list_outcomes(&self) -> Result<HashSet<SessionId>> {
         let forgets = self.repository.forgets()?;
-        let mut outcomes: HashSet<_> = forgets.iter().filter(|(_, f)| f.is_final()).map(|(id, _)| *id).collect();
+        let mut outcomes = self.list_records()?;
+        outcomes.extend(forgets.iter().filter(|(_, f)| f.is_final()).map(|(id, _)| *id));
+        Ok(outcomes)
+    }
+
+    /// The sessions that have a Snapshot or a Fence.
+    pub(super) fn list_records(&self) -> Result<HashSet<SessionId>> {
+        let mut outcomes = HashSet::new();
         self.storage().list(keys::SNAP, &mut |object| {
             outcomes.extend(keys::parse_snap(&object.key).map(|(_, id)| id));
             Ok(())

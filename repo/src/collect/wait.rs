@@ -62,10 +62,17 @@ impl Run<'_> {
         let mut sessions = self.list_sessions()?;
         sessions.retain(|noted| noted.writes() && noted.seen.is_none_or(|seen| seen < n));
         if !sessions.is_empty() {
-            let outcomes = self.list_outcomes()?;
+            let outcomes = self.list_records()?;
             sessions.retain(|noted| !outcomes.contains(&noted.id));
         }
-        Ok(sessions)
+        // The record of one that is gone for good may be gone: only these few are asked for.
+        let mut late = Vec::with_capacity(sessions.len());
+        for noted in sessions {
+            if !self.repository.forget_of(&noted.id)?.is_some_and(|forget| forget.is_final()) {
+                late.push(noted);
+            }
+        }
+        Ok(late)
     }
 
     /// It loses its commit, or has committed.
@@ -85,6 +92,9 @@ pub(super) fn without_open(noted: &Noted) -> Error {
         Some(damage) => format!("cannot be read ({damage})"),
         None => "is gone".to_owned(),
     };
-    let text = format!("{key} {how}: which volume this session writes is not known, so it cannot be ended");
+    let text = format!(
+        "{key} {how}: which volume this session writes is not known, so it cannot be ended here; when it has given no sign of \
+         life for two hours `wherry repair` ends it"
+    );
     Error::corrupt(text).with_object(key)
 }

@@ -451,3 +451,32 @@ fn what_is_lost_again_within_the_minute_is_found_at_once_and_without_a_look_for_
     let taken = storage.lookups.load(Ordering::Relaxed) - before;
     assert!(taken < 20, "{taken}");
 }
+
+/// What was moved a moment ago is moved once more, and where it was then is deleted: no loss to a reader, nor to a check, whether or
+/// not there is room for a table.
+#[test]
+fn what_is_moved_twice_in_a_moment_is_not_lost() {
+    for room in [0, 32 << 20] {
+        let (storage, _, repository) = repository();
+        let snapshot = backup(&repository, "vm", CHUNKS);
+        let first = of(&repository, &snapshot, PackKind::Data);
+        let copies: Vec<PackId> = (0..3).map(|n| repack_as(&repository, &first, n)).collect();
+        let bodies: Vec<_> = copies.iter().map(|copy| storage.get(&keys::pack(copy)).unwrap()).collect();
+        remove(&repository, &copies[1..]);
+        remove(&repository, &first);
+        repository.limit_lookups(room);
+        let reader = SnapshotReader::open(&repository, &snapshot).unwrap();
+        assert_eq!(read(&reader, 7).unwrap(), chunk(7));
+        let check = || repository.check(&CheckOptions::default(), &|_, _, _| Ok(())).unwrap();
+        let report = check();
+        assert!(report.is_clean() && report.moved_chunks == CHUNKS, "{room}: {report:?}");
+        storage.create(&keys::pack(&copies[1]), bodies[1].clone()).unwrap();
+        remove(&repository, &copies[..1]);
+        let report = check();
+        assert!(report.is_clean() && report.moved_chunks == CHUNKS, "{room}: {:?}", report.damages);
+        // And once more, for a reader.
+        storage.create(&keys::pack(&copies[2]), bodies[2].clone()).unwrap();
+        remove(&repository, &copies[1..2]);
+        assert_eq!(read(&reader, 7).unwrap(), chunk(7), "{room}");
+    }
+}

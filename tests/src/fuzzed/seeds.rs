@@ -5,6 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use wherry_api::job::{Forgetting, JobKind, JobResult, State};
 use wherry_api::{UploadPlan, plan};
+use wherry_repo::format::checked::{Checked, ReadTogether, Readings, States};
 use wherry_repo::format::node::{Node, Slot};
 use wherry_repo::format::pack::{self, Header, Index, Trailer};
 use wherry_repo::format::records::{
@@ -141,6 +142,8 @@ fn sealed() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         nonce,
         moved: Vec::new(),
     };
+    let read = ReadTogether { at, intact: vec![data(1), data(2)], damaged: vec![data(3)] };
+    let state = Checked { snapshot: SESSION, said: at, verified: Some(at), damaged: false };
     vec![
         ("records", "open", body(0, &open)),
         ("records", "seen", body(1, &Seen { generation: 3 })),
@@ -149,6 +152,8 @@ fn sealed() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("records", "settled", body(4, &Settled { verdict: Verdict::Final, at, nonce })),
         ("records", "sweep", body(5, &Sweep { packs: vec![data(1)], nonce })),
         ("records", "generation", body(8, &list)),
+        ("records", "readings", body(10, &Readings { groups: vec![read] })),
+        ("records", "states", body(11, &States { snapshots: vec![state] })),
         ("records", "fence", body(9, &Outcome::Fence(Fence { reason: "silent".into(), at, nonce }))),
     ]
 }
@@ -184,6 +189,8 @@ fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("keys", "snap", &format!("snap/{id}/{id}")),
         text("keys", "forget", &format!("forget/{id}/00000001-settled")),
         text("keys", "list", "gc/gen/00000001-sealed"),
+        text("keys", "readings", &format!("checked/packs/{id}-00000002")),
+        text("keys", "states", &format!("checked/snaps/{id}")),
         text("keys", "pack", wherry_repo::storage::keys::pack(&data(1)).as_str()),
         text("plans", "upload", &["uid", &upload.print()].join("\n")),
         text("job_result", "forgetting", &result.print()),

@@ -49,6 +49,30 @@ fn a_full_disk_under_the_repository_says_how_much_is_missing_and_with_room_the_s
     assert_eq!(fs::read_dir(repository.join("_tmp")).map_or(0, Iterator::count), 0, "half-made objects are left");
 }
 
+/// Collecting garbage is what makes room, so it needs none where anything was condemned before.
+#[test]
+fn garbage_is_collected_on_a_disk_that_is_wholly_full() {
+    let volume = Volume::ext4(64);
+    let repository = volume.path().join("repo");
+    let home = Home::new().at(repository.to_str().unwrap(), &[]);
+    home.run(&["init"]).ok();
+    let goes = home.backup("vm", &noise(8, 20 * MIB));
+    let disk = noise(9, 3 * MIB);
+    home.backup("vm", &disk);
+    home.run(&["forget", &goes, "--delay", "0s"]).ok();
+    home.run(&["gc"]).ok();
+    let filler = volume.path().join("filler");
+    leave(&filler, 0);
+    // By the newest object no time has passed since.
+    let line = home.run(&["gc", "--grace", "1h"]).ends(1);
+    has(&line, &["no space is left in", repository.to_str().unwrap(), "room has to be made"]);
+    let ran = home.run(&["gc", "--grace", "0s", "--json"]).ok().json();
+    assert!(ran["deleted"]["bytes"].as_u64().unwrap() > 20 * MIB as u64, "{ran}");
+    fs::remove_file(&filler).unwrap();
+    restores(&home, "latest:vm", &disk);
+    home.run(&["check", "--read-data"]).ok();
+}
+
 #[test]
 fn an_init_on_a_full_disk_says_so_and_with_room_the_same_command_succeeds() {
     let volume = Volume::ext4(64);

@@ -74,6 +74,15 @@ fn a_missing_pack_is_13_and_the_same_with_and_without_the_cache() {
 
     home.run(&["check", "latest:vm2", "--read-data"]).ok();
     assert_eq!(home.run(&["check", "latest:vm one"]).code, 13);
+    // What is gone is shown with the snapshots, whoever found it.
+    let damaged = || -> Vec<_> {
+        let all = home.run(&["snapshots", "--json"]).ok().json();
+        all.as_array().unwrap().iter().map(|s| (s["snapshot"].clone(), s["damaged"].is_string())).collect()
+    };
+    assert_eq!(damaged(), [(json!(first), true), (json!(second), false)]);
+    fs::remove_dir_all(home.path("repo/checked")).unwrap();
+    assert_eq!(home.run(&["repair"]).code, 13);
+    assert_eq!(damaged(), [(json!(first), true), (json!(second), false)]);
     // What it advises helps.
     home.backup("vm one", &noise(1, 3 * MIB));
     let ran = home.run(&["check", "latest:vm one", "--read-data"]).ok();
@@ -214,4 +223,77 @@ fn snapshots_are_listed_although_it_is_not_known_what_checks_noted() {
         ran.stderr
     );
     assert_eq!(home.run(&["show", &first, "--json"]).ok().json()["verified"], Value::Null);
+}
+
+/// What a check found damaged is not built upon: the next backup stores it anew, and the older snapshots read it there.
+#[test]
+fn the_next_backup_heals_a_damaged_chunk_of_a_disk_and_of_a_directory() {
+    for is_tree in [false, true] {
+        let home = Home::with_repository();
+        let source = match is_tree {
+            true => {
+                fs::create_dir_all(home.path("source/below")).unwrap();
+                home.write("source/large", noise(1, 3 * MIB));
+                home.write("source/below/small", noise(2, 20_000));
+                home.text("source")
+            }
+            false => home.write("source", noise(1, 3 * MIB)),
+        };
+        let backup = || home.run(&["backup", &source, "--name", "v", "--json"]).ok().json();
+        let first = backup()["snapshot"].as_str().unwrap().to_owned();
+        let [pack] = &home.tree("repo/packs").into_keys().collect::<Vec<_>>()[..] else { panic!("several packs") };
+        let mut bytes = fs::read(pack).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(pack, bytes).unwrap();
+        assert_eq!(home.run(&["check", "--read-data"]).code, 13);
+        let second = backup();
+        assert!(
+            second["parent"].as_str() == Some(&first) && second["stored"].as_u64().unwrap() > MIB as u64,
+            "{second}"
+        );
+        for (n, id) in [&first, second["snapshot"].as_str().unwrap()].into_iter().enumerate() {
+            let target = home.text(&format!("target{n}"));
+            home.run(&["restore", id, &target]).ok();
+            for file in if is_tree { &["/large", "/below/small"][..] } else { &[""] } {
+                assert!(fs::read(source.clone() + file).unwrap() == fs::read(target.clone() + file).unwrap(), "{file}");
+            }
+        }
+        let third = backup();
+        assert_eq!(third["stored"], json!(0), "once is enough: {third}");
+    }
+}
+
+#[test]
+fn a_snapshot_whose_record_is_damaged_can_be_given_up_and_keeps_gc_from_nothing() {
+    let (home, first, second, _) = home();
+    let record = home.tree("repo/snap").into_keys().find(|path| path.ends_with(&first)).unwrap();
+    let mut bytes = fs::read(&record).unwrap();
+    let whole = bytes.clone();
+    bytes[40] ^= 1;
+    fs::write(&record, &bytes).unwrap();
+    let said = home.run(&["gc"]).fails(13);
+    assert!(said.contains(&first) && said.contains(&format!("wherry forget {first}")), "{said}");
+    // Nothing but the whole id will do.
+    assert!(home.run(&["forget", &first[..12]]).fails(14).contains(&first[..12]));
+    assert!(home.run(&["forget", &first, "--dry-run"]).ok().stdout.contains("would be given up"));
+    let ran = home.run(&["forget", &first]).ok();
+    assert!(ran.stdout.contains(&format!("{first} is given up: its record cannot be read")), "{}", ran.stdout);
+    assert!(home.run(&["forget", &first]).ok().stdout.contains("was given up before"));
+    let back = home.run(&["unforget", &first, "--json"]).ok().json();
+    assert_eq!(back[0], json!({ "snapshot": first, "volume": null, "unforgotten": true }));
+    // Brought back it is as it was.
+    fs::write(&record, whole).unwrap();
+    home.run(&["check"]).ok();
+    fs::write(&record, bytes).unwrap();
+    let view = home.run(&["forget", &first, "--delay", "0s", "--json"]).ok().json();
+    assert_eq!(
+        (&view[0]["volume"], &view[0]["time"], &view[0]["forgotten"]),
+        (&Value::Null, &Value::Null, &json!(true))
+    );
+    let ran = home.run(&["gc", "--grace", "0s", "--json"]).ok().json();
+    assert!(ran["deleted"]["packs"].as_u64().unwrap() >= 1 && ran["records"] == json!(1), "{ran}");
+    assert!(!record.exists());
+    assert!(home.run(&["snapshots"]).ok().stdout.contains(&second[..8]));
+    home.run(&["check"]).ok();
 }

@@ -6,6 +6,8 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::process::{ChildStdin, Stdio};
+use wherry_repo::storage::Local;
+use wherry_repo::{Components, Credential, Repository, System};
 use wherry_tests::home::Running;
 use wherry_tests::seaweed::Seaweed;
 use wherry_tests::small::noise;
@@ -51,7 +53,7 @@ fn what_is_forgotten_is_deleted_and_the_result_has_its_shape() {
         shape(&ran),
         json!({
             "dry_run": "bool", "generation": "null", "sealed": "bool", "unsealed": "null", "overtaken": "bool",
-            "settled": "int", "packs": packs, "live": { "packs": "int", "bytes": "int", "referenced": "int" },
+            "settled": "int", "left_to_jobs": "int", "packs": packs, "live": { "packs": "int", "bytes": "int", "referenced": "int" },
             "spared": packs, "condemned": packs,
             "repacked": { "packs": "int", "bytes": "int", "chunks": "int", "copied": "int" }, "rescued": "int",
             "waiting": [], "fenced": [], "deleted": packs, "graced": packs, "failed": packs, "records": "int",
@@ -226,4 +228,33 @@ fn mounted(home: &Home, id: &str, root: &std::path::Path) {
     running.send(Signal::TERM);
     let ended = running.end();
     assert!(compared.status.success(), "{compared:?} {ended:?}");
+}
+
+/// What a Job of a cluster has forgotten goes for good by a Job alone, which looks whether the backup is still gone.
+#[test]
+fn what_a_job_has_forgotten_is_left_to_the_jobs() {
+    let home = Home::with_repository();
+    let (one, two) = (home.backup("one", &noise(1, MIB)), home.backup("two", &noise(2, MIB)));
+    let key = fs::read_to_string(home.path("key")).unwrap();
+    let key = Credential::KeyFile(key.trim().as_bytes().to_vec().into());
+    let storage = std::sync::Arc::new(Local::new(home.path("repo"), false));
+    let system = std::sync::Arc::new(System::default());
+    let repository = Repository::open(Components { storage, clock: system.clone(), rng: system }, &key).unwrap();
+    repository.forget(&one.parse().unwrap(), std::time::Duration::ZERO, "job: backup x is gone").unwrap();
+    let plan = home.run(&["gc", "--dry-run"]).ok().stdout;
+    assert!(plan.contains("1 snapshot, whose delay is over, to the Jobs") && plan.contains("nothing would"), "{plan}");
+    let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
+    assert_eq!((&ran["left_to_jobs"], &ran["settled"], &ran["deleted"]["packs"]), (&json!(1), &json!(0), &json!(0)));
+    home.run(&["unforget", &one]).ok();
+    // A shorter delay counts, a longer one does not.
+    home.run(&["forget", &one]).ok();
+    let again = |delay: &[&str]| home.run(&[&["forget", &one][..], delay].concat()).ok().stdout;
+    for delay in [&[][..], &["--delay", "30d"]] {
+        assert!(again(delay).contains("was forgotten before"), "{delay:?}");
+    }
+    assert!(again(&["--delay", "0s"]).contains("goes sooner"));
+    assert!(again(&["--delay", "0s"]).contains("was forgotten before"));
+    let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
+    assert_eq!((&ran["left_to_jobs"], &ran["settled"], &ran["deleted"]["packs"]), (&json!(0), &json!(1), &json!(2)));
+    assert!(home.run(&["snapshots"]).ok().stdout.contains(&two[..8]));
 }

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
-fn share(share: f64) -> ReadData {
+pub(super) fn share(share: f64) -> ReadData {
     ReadData { share, max_age: None }
 }
 
@@ -26,23 +26,23 @@ fn older(days: u32) -> ReadData {
     ReadData { share: 1.0, max_age: Some(DAY * days) }
 }
 
-fn options(read: ReadData, snapshots: &[SnapshotId]) -> CheckOptions {
+pub(super) fn options(read: ReadData, snapshots: &[SnapshotId]) -> CheckOptions {
     CheckOptions { read_data: Some(read), keep: true, threads: 1, snapshots: snapshots.to_vec(), ..Default::default() }
 }
 
 /// A check that notes what it reads, and how that went.
 #[track_caller]
-fn check(repository: &Repository, read: ReadData) -> CheckReport {
+pub(super) fn check(repository: &Repository, read: ReadData) -> CheckReport {
     let report = repository.check(&options(read, &[]), &|_, _, _| Ok(())).unwrap();
     assert_eq!((report.kept, &report.not_kept), (true, &None));
     report
 }
 
-fn checked(repository: &Repository, snapshot: &Snapshot) -> Option<Checked> {
+pub(super) fn checked(repository: &Repository, snapshot: &Snapshot) -> Option<Checked> {
     repository.checked().unwrap().get(&snapshot.id).copied()
 }
 
-fn verified(repository: &Repository, snapshot: &Snapshot) -> Option<Timestamp> {
+pub(super) fn verified(repository: &Repository, snapshot: &Snapshot) -> Option<Timestamp> {
     checked(repository, snapshot).and_then(|checked| checked.verified)
 }
 
@@ -52,19 +52,19 @@ fn left(report: &CheckReport, reason: NotReadReason) -> (u64, u64) {
     (left.iter().map(|left| left.packs).sum(), left.iter().map(|left| left.bytes).sum())
 }
 
-fn packs(repository: &Repository) -> Vec<Key> {
+pub(super) fn packs(repository: &Repository) -> Vec<Key> {
     repository.list(keys::PACKS).unwrap()
 }
 
 /// The packs that records of readings name.
-fn noted(repository: &Repository) -> BTreeSet<PackId> {
+pub(super) fn noted(repository: &Repository) -> BTreeSet<PackId> {
     let records = repository.list(keys::READ).unwrap();
     let groups = records.iter().flat_map(|key| repository.read::<Readings>(key).unwrap().groups);
     groups.flat_map(|ReadTogether { intact, damaged, .. }| intact.into_iter().chain(damaged)).collect()
 }
 
 /// One bit of the middle of an object is another one.
-fn spoil(storage: &dyn Storage, key: &Key) {
+pub(super) fn spoil(storage: &dyn Storage, key: &Key) {
     let mut body = storage.get(key).unwrap().to_vec();
     let middle = body.len() / 2;
     body[middle] ^= 1;
@@ -72,7 +72,7 @@ fn spoil(storage: &dyn Storage, key: &Key) {
 }
 
 /// A disk with these chunks at its beginning; what the index has is not stored again.
-fn sharing(repository: &Repository, name: &str, chunks: impl Iterator<Item = u64>) -> Snapshot {
+pub(super) fn sharing(repository: &Repository, name: &str, chunks: impl Iterator<Item = u64>) -> Snapshot {
     let index = ChunkIndex::in_memory(1 << 20);
     index.synchronise(repository, true).unwrap();
     let (name, parent) = (name.into(), ParentChoice::None);
@@ -89,7 +89,7 @@ fn sharing(repository: &Repository, name: &str, chunks: impl Iterator<Item = u64
 }
 
 /// The same repository as another process sees it whose clock is this one.
-fn again(storage: Arc<dyn Storage>, clock: Arc<dyn Clock>) -> Repository {
+pub(super) fn again(storage: Arc<dyn Storage>, clock: Arc<dyn Clock>) -> Repository {
     Repository::open(Components { storage, clock, rng: Arc::new(System::default()) }, &password()).unwrap()
 }
 

@@ -1,0 +1,101 @@
+//! Sessions whose `open` is damaged or gone: M6 of `docs/concurrency.md`. Nobody can tell what such a one leans on, so that no
+//! collector runs beside it, nor which volume it writes, so that nobody else ends it.
+
+use crate::format::records::SessionOpen;
+use crate::id::{SessionId, VolumeId};
+use crate::session::{SILENT, fence};
+use crate::storage::{Key, Listed, keys};
+use crate::{ErrorKind, Repository, Result, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+/// A session that nobody can tell the volume of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostSession {
+    /// Its id.
+    pub id: SessionId,
+    /// How long ago it gave a sign of life, by the storage's clock.
+    pub silent: Duration,
+    /// It was ended and its notes are gone. Else it may still be at work.
+    pub ended: bool,
+}
+
+/// What a listing says of a session.
+struct Notes {
+    keys: Vec<Key>,
+    last: Timestamp,
+    /// It has read a list of a collector, which only those do that write.
+    has_seen: bool,
+}
+
+impl Repository {
+    /// M6: ends the sessions without outcome whose `open` is damaged or gone, as soon as they were silent for two hours, and removes
+    /// their notes. Whichever volume of the repository one writes, a Fence stands where it would commit.
+    ///
+    /// # Errors
+    /// What the storage says when it does not answer; a feature that this build must not write beside.
+    pub fn end_lost_sessions(&self) -> Result<Vec<LostSession>> {
+        self.check_writable()?;
+        let mut volumes: BTreeSet<VolumeId> = BTreeSet::new();
+        let mut found: Vec<(SessionId, Notes)> = Vec::new();
+        for (id, notes, open) in self.noted_sessions()? {
+            match open {
+                Ok(open) => drop(volumes.insert(open.volume)),
+                Err(e) if e.kind() == ErrorKind::NotFound && !notes.has_seen => {}
+                Err(e) if self.is_damage(&e) => found.push((id, notes)),
+                Err(e) => return Err(e),
+            }
+        }
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        let finals: HashSet<SessionId> =
+            self.forgets()?.iter().filter(|(_, forget)| forget.is_final()).map(|(id, _)| *id).collect();
+        let mut ended = HashSet::new();
+        for (volume, id) in self.list(keys::SNAP)?.iter().filter_map(keys::parse_snap) {
+            volumes.insert(volume);
+            ended.insert(id);
+        }
+        // What has an outcome a collector clears away.
+        found.retain(|(id, _)| !ended.contains(id) && !finals.contains(id));
+        // Without a volume there is no snapshot; the packs of the session are to be condemned all the same (G6).
+        if volumes.is_empty() {
+            volumes.insert(VolumeId::new([0; 16]));
+        }
+        let now = self.storage_time()?;
+        let mut lost = Vec::new();
+        for (id, notes) in found {
+            let silent = Duration::from_nanos(u64::try_from(now.0.saturating_sub(notes.last.0)).unwrap_or(0));
+            let is_over = silent >= SILENT;
+            if is_over {
+                for volume in &volumes {
+                    fence(self, *volume, id, "its note is damaged or gone, and it gave no sign of life")?;
+                }
+                // `open` last: without it the rest means nothing.
+                let open = keys::session(&id, "open");
+                let rest = notes.keys.iter().filter(|key| **key != open);
+                rest.chain([&open]).try_for_each(|key| self.storage().delete(key))?;
+            }
+            lost.push(LostSession { id, silent, ended: is_over });
+        }
+        Ok(lost)
+    }
+
+    /// All that have notes, by id.
+    #[allow(clippy::type_complexity)]
+    fn noted_sessions(&self) -> Result<Vec<(SessionId, Notes, Result<SessionOpen>)>> {
+        let mut noted: BTreeMap<SessionId, Notes> = BTreeMap::new();
+        self.storage().list(keys::SESS, &mut |Listed { key, modified, .. }| {
+            if let Some((id, part)) = keys::parse_session(&key) {
+                let has_seen = !matches!(part, "open" | "beat");
+                let notes = noted.entry(id).or_insert(Notes { keys: Vec::new(), last: modified, has_seen });
+                (notes.last, notes.has_seen) = (notes.last.max(modified), notes.has_seen || has_seen);
+                notes.keys.push(key);
+            }
+            Ok(())
+        })?;
+        let wanted: Vec<_> = noted.keys().map(|id| ((), keys::session(id, "open"))).collect();
+        let opens = self.read_many::<_, SessionOpen>(&wanted);
+        Ok(noted.into_iter().zip(opens).map(|((id, notes), open)| (id, notes, open.map(|(open, _)| open))).collect())
+    }
+}

@@ -1,0 +1,143 @@
+//! Damage has a way out: what nobody needs any more, or what is intact elsewhere, keeps no collector from its work.
+
+use super::*;
+use wherry_repo::{CommitInfo, ErrorKind, Key, PackKind, ReadSession, SnapshotWriter};
+
+/// One bit of the middle of an object is another one.
+fn spoil(world: &World, key: &Key) {
+    let mut bytes = world.storage.get(key).unwrap().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    world.storage.overwrite(key, bytes.into()).unwrap();
+}
+
+fn patient() -> CollectOptions {
+    CollectOptions { fence_after: Duration::from_secs(7200), ..now() }
+}
+
+#[test]
+fn a_damaged_record_of_what_is_gone_for_good_stops_nobody_and_goes() {
+    let mut world = World::new();
+    let first = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>()));
+    world.backup("vm", &disk(&(100..116).collect::<Vec<_>>()));
+    let reading = ReadSession::open(&world.repository(), &first).unwrap();
+    let key = keys::snap(&first.volume, &first.id);
+    spoil(&world, &key);
+    let error = gc(&world.repository(), &patient()).unwrap_err().to_string();
+    assert!(error.contains(key.as_str()) && error.contains(&format!("wherry forget {}", first.id)), "{error}");
+    // The record is damaged, so all that the collector knows is that it is to go.
+    world.forget(&first.id);
+    let error = gc(&world.repository(), &patient()).unwrap_err().to_string();
+    assert!(error.contains(&first.id.to_string()) && error.contains("needs"), "somebody reads it: {error}");
+    drop(reading);
+    let collected = gc(&world.repository(), &patient()).unwrap();
+    assert_eq!((collected.swept.packs, collected.records), (2, 1), "{collected:?}");
+    assert!(world.storage.get(&key).is_err() && world.repository().snapshots(None).unwrap().damaged.is_empty());
+    world.verify("the record was damaged");
+    world.verify_lean("the record was damaged");
+}
+
+#[test]
+fn a_session_whose_note_is_damaged_or_gone_is_ended_by_a_repair_when_it_is_silent() {
+    for gone in [false, true] {
+        for volume in ["vm", "new"] {
+            let mut world = World::new();
+            let bytes = disk(&(0..16).collect::<Vec<_>>());
+            let first = world.backup("vm", &bytes);
+            world.backup("vm", &disk(&[500]));
+            world.forget(&first.id);
+            let writer = SnapshotWriter::start(&world.repository(), index(), &wide(volume)).unwrap();
+            put_all(&writer, &disk(&[1, 2, 3])).unwrap();
+            let open = keys::session(&writer.id(), "open");
+            if gone {
+                world.storage.delete(&open).unwrap()
+            } else {
+                spoil(&world, &open)
+            }
+            let error = gc(&world.repository(), &patient()).unwrap_err().to_string();
+            assert!(error.contains(open.as_str()) && error.contains("wherry repair"), "{error}");
+            let lost = world.repository().end_lost_sessions().unwrap();
+            assert_eq!(lost.iter().map(|lost| (lost.id, lost.ended)).collect::<Vec<_>>(), [(writer.id(), false)]);
+            world.clock.advance(Duration::from_secs(7200));
+            let lost = world.repository().end_lost_sessions().unwrap();
+            assert_eq!(lost.iter().map(|lost| (lost.id, lost.ended)).collect::<Vec<_>>(), [(writer.id(), true)]);
+            let own = format!("sess/{}/", writer.id());
+            let left: Vec<Key> =
+                keys_of(&*world.storage).into_iter().filter(|key| key.as_str().starts_with(&own)).collect();
+            assert!(left.is_empty(), "{left:?}");
+            assert!(world.repository().end_lost_sessions().unwrap().is_empty());
+            // Had it lived, it would be told.
+            let commit = writer.commit(CommitInfo { size: 3 * UNIT as u64, ..CommitInfo::default() });
+            if volume == "vm" {
+                assert_eq!(commit.unwrap_err().kind(), ErrorKind::Conflict);
+                gc(&world.repository(), &now()).unwrap();
+            } else {
+                world.disks.insert(commit.unwrap().id, disk(&[1, 2, 3]));
+            }
+            world.gc();
+            world.verify("its note was lost");
+            world.verify_lean("its note was lost");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_damaged_in_its_place_is_walked_where_it_is_intact() {
+    let mut world = World::new();
+    let bytes = disk(&(0..300).map(|n| n % 40).collect::<Vec<_>>());
+    let first = world.backup("a", &bytes);
+    let second = world.backup("b", &bytes);
+    let third = world.backup("c", &disk(&[900]));
+    world.forget(&third.id);
+    let nodes = |of: &Snapshot| -> Vec<Key> {
+        let packs = world.packs().into_iter().filter(|pack| pack.kind == PackKind::Meta && pack.session == of.id);
+        packs.map(|pack| keys::pack(&pack)).collect()
+    };
+    let [key] = &nodes(&first)[..] else { panic!("several packs of nodes") };
+    // All of them, but not the index of the pack.
+    let mut body = world.storage.get(key).unwrap().to_vec();
+    let whole = body.clone();
+    body[64..164].iter_mut().for_each(|byte| *byte ^= 1);
+    world.storage.overwrite(key, body.into()).unwrap();
+    assert!(restore(&world.repository(), &first).unwrap() == bytes, "readers find it in the other one");
+    let collected = gc(&world.repository(), &patient()).unwrap();
+    assert!(collected.swept.packs > 0, "{collected:?}");
+    // It is needed for the first one, when the second one has gone.
+    world.forget(&second.id);
+    for _ in 0..3 {
+        gc(&world.repository(), &patient()).unwrap();
+        assert!(restore(&world.repository(), &first).unwrap() == bytes);
+    }
+    // Cut off, it is the same.
+    world.storage.overwrite(key, whole[..100].to_vec().into()).unwrap();
+    gc(&world.repository(), &patient()).unwrap();
+    assert!(restore(&world.repository(), &first).unwrap() == bytes);
+}
+
+#[test]
+fn a_thin_pack_that_does_not_open_stays_with_all_that_may_have_the_same() {
+    let mut world = World::new();
+    let first = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>()));
+    let mut chunks: Vec<u64> = (100..116).collect();
+    (chunks[3], chunks[11]) = (3, 11);
+    let bytes = disk(&chunks);
+    let second = world.backup("vm", &bytes);
+    world.forget(&first.id);
+    // The same chunk stands in a pack that nobody needs.
+    let copy = world.backup("copy", &disk(&[3]));
+    world.forget(&copy.id);
+    let data: Vec<_> = world.packs().into_iter().filter(|pack| pack.kind == PackKind::Data).collect();
+    let damaged = data.iter().filter(|pack| pack.session == first.id).min_by_key(|pack| pack.seq).unwrap();
+    let mut body = world.storage.get(&keys::pack(damaged)).unwrap().to_vec();
+    body[64..64 + 8 * UNIT].iter_mut().for_each(|byte| *byte ^= 1);
+    world.storage.overwrite(&keys::pack(damaged), body.into()).unwrap();
+    let collected = gc(&world.repository(), &patient()).unwrap();
+    assert_eq!((collected.thin.packs, collected.copied.packs), (1, 1), "the other one is copied: {collected:?}");
+    let there = world.packs();
+    assert!(there.contains(damaged) && there.iter().any(|pack| pack.session == copy.id), "{there:?}");
+    assert!(restore(&world.repository(), &second).unwrap() == bytes);
+    for _ in 0..2 {
+        gc(&world.repository(), &patient()).unwrap();
+        assert!(restore(&world.repository(), &second).unwrap() == bytes);
+    }
+}
