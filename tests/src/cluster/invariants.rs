@@ -203,8 +203,9 @@ impl Invariants {
             server.all(Kind::VolumeSnapshot).into_iter().filter(|(_, object)| is_base(object)).collect();
         for (key, object) in &marked {
             let content = server.get(&Key::new(Kind::VolumeSnapshotContent, "", &key.name)).unwrap_or_default();
-            let named = storage.snapshots.contains(handle(&content));
-            if !is_going(object) && !(content["spec"]["deletionPolicy"] == "Delete" && named) {
+            let names = storage.snapshots.contains(handle(&content));
+            let last_word = content["spec"]["deletionPolicy"] == "Delete" && names;
+            if !last_word && !is_going(object) {
                 self.found(format!("I9: {key} is a base, and its content has not the last word on a storage snapshot"));
             }
             if self.is_own(object) && self.last_phase != "Completed" {

@@ -230,9 +230,10 @@ fn i9_sees_its_faults() {
     // Retain: nobody would remove the storage snapshot any more.
     caught("I9: VolumeSnapshot velero/", |server, step| match &step {
         Step::Do(Action::DropBase, _) => {
-            let ours = |(key, object): &(Key, _)| key.name.starts_with("wherry-") && policy(object) == "Delete";
+            let is_ours = |name: &str| name.starts_with("wherry-");
             let all = server.all(Kind::VolumeSnapshotContent);
-            let Some((key, object)) = all.into_iter().find(ours) else { return step };
+            let mut all = all.into_iter().filter(|(key, object)| is_ours(&key.name) && policy(object) == "Delete");
+            let Some((key, object)) = all.next() else { return step };
             let patch = json!({ "spec": { "deletionPolicy": "Retain" } });
             Step::Do(Action::SpareContent, Write::Patch { key, guard: guard(&object), patch })
         }

@@ -304,3 +304,26 @@ fn a_namespace_that_goes_takes_all_with_it() {
         }
     }
 }
+
+#[test]
+fn a_target_that_is_missing_or_bound_already_is_never_written_to() {
+    let Some(WorldView::Download(view)) = World::new(scenes(true)[0]).look() else { panic!("no view") };
+    let failed = |step: Step| match step {
+        Step::Do(Action::Fail, Write::Patch { patch, .. }) => {
+            patch["status"]["message"].as_str().map(str::to_owned).unwrap()
+        }
+        other => panic!("{other:?}"),
+    };
+    // Velero makes it after this object: it is waited for.
+    let mut missing = view.clone();
+    missing.target = None;
+    let Step::Wait { until: Some(until), .. } = missing.next_step() else { panic!("{:?}", missing.next_step()) };
+    missing.now = until;
+    let said = failed(missing.next_step());
+    assert!(said.starts_with("PVC app/data is not there"), "{said}");
+
+    let mut bound = view;
+    bound.target.as_mut().unwrap().spec.volume_name = "pv-9".to_owned();
+    let said = failed(bound.next_step());
+    assert!(said.starts_with("PVC app/data is bound to PV pv-9"), "{said}");
+}

@@ -2,6 +2,7 @@
 
 use crate::Stage;
 use serde_json::json;
+use wherry_api::api::Kind;
 use wherry_controller::reconcile::{Action, Step, Write};
 use wherry_tests::cluster::invariants::violates;
 use wherry_tests::cluster::{Event, How, Outcome, Scene, World};
@@ -32,6 +33,43 @@ fn uploads_and_downloads_complete_with_the_writes_of_the_design() {
             assert_eq!(outcome.phase, "Completed", "{scene:?}: {:#?}", outcome.steps);
             assert_eq!(outcome.writes, writes(scene), "{scene:?}: {:#?}", outcome.steps);
         }
+    }
+}
+
+/// As the real server took it: it may do nothing, and nothing in it changes the volume. Where it runs is for settings to say.
+#[test]
+fn a_hosting_pod_has_no_rights_and_is_placed_by_settings() {
+    for download in [false, true] {
+        let stage = Stage::enter();
+        let settings = [
+            ("hostingTolerations", r#"[{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}]"#),
+            ("hostingNodeSelector", r#"{"disk": "ssd"}"#),
+            ("hostingResources", r#"{"limits": {"memory": "32Mi"}}"#),
+            ("pullSecrets", "one,two"),
+        ];
+        let world = World::on(stage.empty(), scene(download, KINDS[0])).set(&settings);
+        let world = world.run_to(if download { 3 } else { 10 });
+        let all = world.server.all(Kind::Pod);
+        let (_, pod) = all.iter().find(|(key, _)| key.name.starts_with("wherry-")).expect("a hosting pod");
+        let spec = &pod["spec"];
+        assert!(spec["securityContext"].as_object().is_none_or(serde_json::Map::is_empty), "{spec}");
+        assert_eq!(spec["automountServiceAccountToken"], false);
+        for field in ["hostNetwork", "hostPID", "hostIPC"] {
+            assert!(spec[field].is_null(), "{field}: {spec}");
+        }
+        let hold = &spec["containers"][0];
+        let context = json!({
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
+            "seLinuxOptions": { "type": "spc_t" },
+        });
+        assert_eq!(hold["securityContext"], context);
+        assert_eq!(hold["imagePullPolicy"], "IfNotPresent");
+        assert_eq!(hold["resources"]["limits"]["memory"], "32Mi");
+        assert_eq!(spec["imagePullSecrets"], json!([{ "name": "one" }, { "name": "two" }]));
+        assert_eq!(spec["nodeSelector"], json!({ "disk": "ssd" }));
+        let tolerations = spec["tolerations"].as_array().unwrap();
+        assert!(tolerations.iter().any(|one| one["key"] == "dedicated"), "{tolerations:?}");
+        assert_clean(&world.run(), &format!("download {download}"));
     }
 }
 
