@@ -21,6 +21,8 @@ pub const PVC: &str = "pvc";
 pub const PVC_UID: &str = "pvc-uid";
 /// The driver's name of the storage snapshot that was read.
 pub const SNAPSHOT_HANDLE: &str = "snapshot-handle";
+/// The driver's name of the volume that the storage snapshot was taken of.
+pub const VOLUME_HANDLE: &str = "volume-handle";
 /// Name of the CSI driver.
 pub const DRIVER: &str = "driver";
 
