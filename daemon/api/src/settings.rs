@@ -44,6 +44,12 @@ pub const ENTRIES: &[Entry] = &[
     entry("nodeLostTimeout", "5m0s", "duration", "not ready for longer, a node is taken for lost"),
     entry("uploadRate", "0", "bytes per second and node", "0: no limit"),
     entry("downloadRate", "0", "bytes per second and node", "0: no limit"),
+    entry(
+        "readAll",
+        "false",
+        "true or false",
+        "all of each Block volume is read, whatever its driver says has changed",
+    ),
     entry("kubeletRoot", "/var/lib/kubelet", "path", "root directory of the kubelet on the nodes"),
     entry("hostingImage", "", "image", "image of hosting pods and Jobs; empty: that of the controller"),
     entry("hostingPriorityClass", "", "name", "priority class of hosting pods; empty: none"),
@@ -95,6 +101,8 @@ pub struct Settings {
     pub upload_rate: u64,
     /// `downloadRate`, bytes a second; 0: no limit.
     pub download_rate: u64,
+    /// `readAll`.
+    pub read_all: bool,
     /// `kubeletRoot`.
     pub kubelet_root: String,
     /// `hostingImage`.
@@ -153,6 +161,7 @@ impl Settings {
             node_lost_timeout: read.get("nodeLostTimeout", duration),
             upload_rate: read.get("uploadRate", number),
             download_rate: read.get("downloadRate", number),
+            read_all: read.get("readAll", truth),
             kubelet_root: read.get("kubeletRoot", path),
             hosting_image: read.get("hostingImage", any),
             hosting_priority_class: read.get("hostingPriorityClass", any),

@@ -14,7 +14,7 @@ const JOBS: &str = "system:serviceaccount:velero:wherry-jobs";
 const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
 
 /// Group and resource of all that a cluster of ours has, and of what nobody should touch.
-const RESOURCES: [(&str, &str); 26] = [
+const RESOURCES: [(&str, &str); 27] = [
     ("velero.io", "datauploads"),
     ("velero.io", "datadownloads"),
     ("velero.io", "backups"),
@@ -37,6 +37,7 @@ const RESOURCES: [(&str, &str); 26] = [
     ("batch", "jobs"),
     ("coordination.k8s.io", "leases"),
     ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("cbt.storage.k8s.io", "snapshotmetadataservices"),
     ("snapshot.storage.k8s.io", "volumesnapshots"),
     ("snapshot.storage.k8s.io", "volumesnapshotcontents"),
     ("storage.k8s.io", "storageclasses"),
@@ -123,10 +124,13 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
 fn an_agent_may_do_what_it_does_and_nothing_else() {
     let stage = Stage::enter();
     let kube = &stage.real.kube;
-    // Nothing in other namespaces, and of the cluster one name.
-    assert_eq!(allowed(kube, AGENT, ""), BTreeSet::new());
-    assert_eq!(allowed(kube, AGENT, "app"), BTreeSet::new());
+    // Nothing in other namespaces, and of the cluster one name, and who tells changed blocks.
+    let everywhere = set(&["snapshotmetadataservices get"]);
+    assert_eq!(allowed(kube, AGENT, ""), everywhere);
+    assert_eq!(allowed(kube, AGENT, "app"), everywhere);
     let there = set(&[
+        "snapshotmetadataservices get",
+        "volumesnapshots get",
         "datauploads get list watch patch",
         "datadownloads get list watch patch",
         "backups get",
@@ -142,6 +146,10 @@ fn an_agent_may_do_what_it_does_and_nothing_else() {
         ("velero", ("", "configmaps"), "wherry", &["get", "create"][..]),
         ("velero", ("", "configmaps"), "wherry-repositories", &["get", "create", "patch"]),
         ("", ("", "namespaces"), "kube-system", &["get"]),
+        // Of no account but its own.
+        ("velero", ("", "serviceaccounts/token"), "wherry-agent", &["create"]),
+        ("velero", ("", "serviceaccounts/token"), "wherry-controller", &[]),
+        ("app", ("", "serviceaccounts/token"), "wherry-agent", &[]),
     ] {
         let verbs_of = VERBS.into_iter().filter(|verb| may(kube, AGENT, namespace, resource, verb, name));
         assert_eq!(verbs_of.collect::<Vec<_>>(), verbs, "{resource:?} {name}");
