@@ -186,6 +186,11 @@ impl Stand {
 
     /// A DataUpload whose volume is prepared: of that mode, and so many bytes.
     pub fn upload(&self, name: &str, mode: &str, bytes: u64) -> Hosted {
+        self.upload_by(name, mode, bytes, |_| {})
+    }
+
+    /// The same with a plan that is changed in that.
+    pub fn upload_by(&self, name: &str, mode: &str, bytes: u64, change: impl FnOnce(&mut UploadPlan)) -> Hosted {
         let csi = json!({ "volumeSnapshot": "x", "storageClass": "lab", "snapshotClass": "lab", "driver": "lab.csi" });
         let spec = json!({
             "datamover": "wherry", "snapshotType": "CSI", "sourceNamespace": "app", "sourcePVC": "data",
@@ -194,19 +199,31 @@ impl Stand {
         let labels =
             json!({ "velero.io/backup-name": "b", "velero.io/backup-uid": "b-uid", "velero.io/pvc-uid": "u-1" });
         self.hosted(Kind::DataUpload, name, spec, labels, mode, bytes, |uid| {
-            let plan = UploadPlan {
+            let mut plan = UploadPlan {
                 version: 1,
                 cr_uid: uid.to_owned(),
                 attempt: 1,
                 snapshot_handle: format!("handle-{name}"),
                 driver: "lab.csi".into(),
+                source_handle: Some("volume-1".into()),
                 restore_size: Some(bytes),
                 source_volume_mode: mode.into(),
                 source_uid: Some("u-1".into()),
                 ..UploadPlan::default()
             };
+            change(&mut plan);
             plan.print()
         })
+    }
+
+    /// The VolumeSnapshot of an upload, bound to a content of that name. Contents are of the cluster, which scenes have to
+    /// themselves: none is made.
+    pub fn snapshot(&self, hosted: &Hosted, content: &str) {
+        let name = names::object(&hosted.uid);
+        let source = json!({ "source": { "volumeSnapshotContentName": content } });
+        self.create(Kind::VolumeSnapshot, json!({ "metadata": { "name": name }, "spec": source }));
+        let ready = json!({ "boundVolumeSnapshotContentName": content, "readyToUse": true });
+        self.status(&self.key(Kind::VolumeSnapshot, &name), &ready);
     }
 
     /// A DataDownload likewise.

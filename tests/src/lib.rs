@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod block_service;
 pub mod clouds;
 pub mod cluster;
 pub mod faulty_s3;

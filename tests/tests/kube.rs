@@ -4,6 +4,8 @@
 
 #[path = "kube/agent.rs"]
 mod agent;
+#[path = "kube/agent_blocks.rs"]
+mod agent_blocks;
 #[path = "kube/agent_ends.rs"]
 mod agent_ends;
 #[path = "kube/agent_mends.rs"]

@@ -40,6 +40,7 @@ fn run(repository: &Repository, source: Source, uploads: usize) -> Result<Snapsh
         depth: 4,
         workers: 3,
         changed: None,
+        allocated: None,
         limit_read: None,
         beat: OFTEN,
         progress,

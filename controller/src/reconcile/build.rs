@@ -69,6 +69,7 @@ pub(super) fn upload_plan(view: &UploadView, content: &VolumeSnapshotContent) ->
         content_uid: content.metadata.uid.clone(),
         snapshot_handle: content.status.snapshot_handle.clone().filter(|handle| !handle.is_empty())?,
         driver: content.spec.driver.clone(),
+        source_handle: content.spec.source.volume_handle.clone().filter(|handle| !handle.is_empty()),
         snapshot_class: content.spec.volume_snapshot_class_name.clone(),
         storage_class: csi.storage_class,
         restore_size: sizes.into_iter().flatten().filter(|size| *size > 0).max(),

@@ -24,6 +24,8 @@ pub const SNAPSHOT_HANDLE: &str = "snapshot-handle";
 /// When the storage took that snapshot, by its clock, RFC 3339; not there: nobody knows. What it holds is as of then, and
 /// not of when it was read.
 pub const SNAPSHOT_TIME: &str = "snapshot-time";
+/// The driver's name of the volume that the storage snapshot was taken of.
+pub const VOLUME_HANDLE: &str = "volume-handle";
 /// Name of the CSI driver.
 pub const DRIVER: &str = "driver";
 

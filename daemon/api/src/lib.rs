@@ -30,6 +30,7 @@ pub mod quantity;
 pub mod settings;
 pub mod snapshot;
 pub mod snapshot_id;
+pub mod snapshot_metadata;
 pub mod time;
 pub mod upload;
 pub mod watch;

@@ -63,6 +63,10 @@ pub struct UploadPlan {
     pub snapshot_handle: String,
     /// Name of the CSI driver.
     pub driver: String,
+    /// The driver's name of the volume that the storage snapshot was taken of. None if the content does not say it, as one
+    /// that was made for a snapshot that was there before: then nothing is known to be of the same volume.
+    #[serde(default)]
+    pub source_handle: Option<String>,
     /// VolumeSnapshotClass; none if the content names none.
     #[serde(default)]
     pub snapshot_class: Option<String>,

@@ -53,6 +53,12 @@ pub const ENTRIES: &[Entry] = &[
     entry("nodeLostTimeout", "5m0s", "duration", "not ready for longer, a node is taken for lost"),
     entry("uploadRate", "0", "bytes per second and node", "0: no limit"),
     entry("downloadRate", "0", "bytes per second and node", "0: no limit"),
+    entry(
+        "readAll",
+        "false",
+        "true or false",
+        "all of each Block volume is read, whatever its driver says has changed",
+    ),
     entry("kubeletRoot", "/var/lib/kubelet", "path", "root directory of the kubelet on the nodes"),
     entry("hostingImage", "", "image", "image of hosting pods and Jobs; empty: that of the controller"),
     entry("pullSecrets", "", "names, or empty", "Secrets with which the image of hosting pods and Jobs is pulled"),
@@ -144,6 +150,8 @@ pub struct Settings {
     pub upload_rate: u64,
     /// `downloadRate`, bytes a second; 0: no limit.
     pub download_rate: u64,
+    /// `readAll`.
+    pub read_all: bool,
     /// `kubeletRoot`.
     pub kubelet_root: String,
     /// `hostingImage`.
@@ -230,6 +238,7 @@ impl Settings {
             node_lost_timeout: read.get("nodeLostTimeout", duration),
             upload_rate: read.get("uploadRate", number),
             download_rate: read.get("downloadRate", number),
+            read_all: read.get("readAll", truth),
             kubelet_root: read.get("kubeletRoot", path),
             hosting_image: read.get("hostingImage", any),
             pull_secrets: read.get("pullSecrets", secrets),

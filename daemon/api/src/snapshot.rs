@@ -79,11 +79,23 @@ pub struct ContentSpec {
     pub driver: String,
     /// `volumeSnapshotClassName`.
     pub volume_snapshot_class_name: Option<String>,
+    /// `source` (`VolumeSnapshotContentSource`).
+    #[serde(deserialize_with = "or_default")]
+    pub source: ContentSource,
     /// `sourceVolumeMode` (`*corev1.PersistentVolumeMode`): `Block` or `Filesystem`.
     pub source_volume_mode: Option<String>,
     /// `volumeSnapshotRef` (`corev1.ObjectReference`): the VolumeSnapshot.
     #[serde(deserialize_with = "or_default")]
     pub volume_snapshot_ref: SnapshotRef,
+}
+
+/// `VolumeSnapshotContentSource`, as far as it is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ContentSource {
+    /// `volumeHandle` (`*string`): the driver's name of the volume that the snapshot was taken of. None in a content that was
+    /// made for a snapshot that was there before.
+    pub volume_handle: Option<String>,
 }
 
 /// `corev1.ObjectReference`, as far as it is read.

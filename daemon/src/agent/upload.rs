@@ -1,6 +1,7 @@
 //! The data of a DataUpload: from the published volume into a snapshot.
 
 use super::Agent;
+use super::blocks::{Question, blocks};
 use super::host::{Expected, Published};
 use super::job::Job;
 use super::store::{Store, Use};
@@ -19,7 +20,7 @@ use std::time::Duration;
 use wherry_api::api::Kind;
 use wherry_api::cluster::Claim;
 use wherry_api::decode::decode;
-use wherry_api::metrics::{CHANGED, MOVED, READ, SKIPPED, STORED, UPLOAD};
+use wherry_api::metrics::{BY_BLOCKS, CHANGED, MOVED, READ, SKIPPED, STORED, UPLOAD};
 use wherry_api::quantity::quantity;
 use wherry_api::{DataUpload, SnapshotId, UploadPlan, labels, names};
 use wherry_repo::{Error, ParentChoice, Repository, Snapshot};
@@ -61,9 +62,10 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
     let least = plan.restore_size.unwrap_or_default();
     let expected = Expected { least, capacity };
     let engine = agent.context.settings.engine.into();
-    if block {
-        published()?.source(engine, &expected)?;
-    }
+    let size = match block {
+        true => Some(published()?.source(engine, &expected)?.geometry().size),
+        false => None,
+    };
 
     let budget = agent.budget().each;
     let opening = agent.context.for_job(String::new(), budget, (*cancel).clone())?;
@@ -87,6 +89,14 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
         return Ok(told(repository.id().to_string(), &snapshot, total(&snapshot), BEFORE));
     }
     let index = agent.index(&context, repository)?;
+    // Only now: what is asked about is there as long as this CR has not ended.
+    let asked = match size {
+        Some(size) => {
+            let question = Question { repository, name: &name, cluster: &cluster, plan: &plan, size };
+            Some(blocks(agent, question, cancel)?)
+        }
+        None => None,
+    };
     let order = Order {
         name,
         parent: ParentChoice::Auto,
@@ -100,14 +110,17 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
             job.moves(meter);
         },
     };
-    let (snapshot, how) = match block {
-        true => {
-            let runs = DiskRuns { context: &context, repository, index: &index, order, changed: None };
+    let (snapshot, how) = match asked {
+        Some(asked) => {
+            let (changed, allocated) = asked.hints();
+            let runs = DiskRuns { context: &context, repository, index: &index, order, changed, allocated };
             let saved = runs.run(|| published()?.source(engine, &expected)).with_context(|| shown.clone())?;
-            let how = format!("{} engine ({})", saved.engine.name, saved.engine.why);
+            let (by, counted) = asked.told(saved.list.and_then(|list| list.reason).as_deref());
+            agent.around.metrics.add(&BY_BLOCKS, &[counted], 1.0);
+            let how = format!("{by}; {} engine ({})", saved.engine.name, saved.engine.why);
             (saved.snapshot, how)
         }
-        false => {
+        None => {
             let (repository, exclude, scratch) = (repository, Exclude::default(), context.state_dir());
             // A clone of a volume has the inodes of the volume.
             let (ignore_inode, force_read) = (false, false);
@@ -259,6 +272,7 @@ fn tags(
     add(labels::SNAPSHOT_HANDLE, &plan.snapshot_handle);
     add(labels::DRIVER, &plan.driver);
     add(labels::SNAPSHOT_TIME, &plan.snapshot_time.map(|at| at.to_string()).unwrap_or_default());
+    add(labels::VOLUME_HANDLE, plan.source_handle.as_deref().unwrap_or_default());
     if !backup.is_empty() {
         // A label may be cut, and then there is no Backup of that name.
         let object = job.agent.around.get(Kind::Backup, backup)?.unwrap_or_default();

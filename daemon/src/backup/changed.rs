@@ -13,6 +13,25 @@ pub struct Pinned {
     parent: Result<SnapshotId, String>,
 }
 
+/// What of a source holds data, as a storage system says it: the rest reads as zeros, or is nobody's data.
+#[derive(Clone, Debug)]
+pub struct Allocated {
+    /// It.
+    pub list: ChangedBlocks,
+    /// Bytes of the source that it is about.
+    pub size: u64,
+}
+
+impl Allocated {
+    /// The list, if it is about a source of so many bytes; else why not.
+    pub fn of(&self, size: u64) -> Result<ChangedBlocks, String> {
+        if self.size == size {
+            return Ok(self.list.clone());
+        }
+        Err(format!("what is allocated was told of {} bytes, and the source has {size}", self.size))
+    }
+}
+
 /// What became of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ListUse {
@@ -99,7 +118,8 @@ impl ChangedBlocks {
         Ok(Self::new(ranges))
     }
 
-    fn new(mut ranges: Vec<Range<u64>>) -> Self {
+    /// These ranges, in any order.
+    pub(crate) fn new(mut ranges: Vec<Range<u64>>) -> Self {
         ranges.retain(|r| !r.is_empty());
         ranges.sort_unstable_by_key(|r| r.start);
         let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());

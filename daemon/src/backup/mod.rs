@@ -6,7 +6,7 @@ mod changed;
 mod runs;
 mod tracker;
 
-pub use changed::{ChangedBlocks, ListUse, Pinned};
+pub use changed::{Allocated, ChangedBlocks, ListUse, Pinned};
 pub use runs::{DiskRuns, Order, TRIES};
 
 use crate::exit::caught;
@@ -50,6 +50,8 @@ pub struct Backup<'a> {
     pub workers: usize,
     /// Only these ranges may differ from the parent.
     pub changed: Option<ChangedBlocks>,
+    /// Only these ranges hold data, the rest is zero; without a word about changes.
+    pub allocated: Option<ChangedBlocks>,
     /// Bytes per second to read at most.
     pub limit_read: Option<u64>,
     /// A sign of life is given this often: [`BEAT`].
@@ -188,10 +190,15 @@ impl Backup<'_> {
             return Ok((Box::new(std::iter::empty()), 0));
         }
         let announce = move |range: &Range<u64>| tracker.lock().announce(range.clone());
-        let Some(changed) = &self.changed else {
-            return Ok((Box::new(self.source.extents(0..size).inspect(announce)), 0));
-        };
         let unit = self.writer.chunk_size() as u64;
+        let Some(changed) = &self.changed else {
+            let ranges = match &self.allocated {
+                Some(allocated) => allocated.rounded(unit, size, size).ranges().to_vec(),
+                None => ChangedBlocks::complement(std::iter::empty(), size),
+            };
+            let extents: Vec<_> = ranges.into_iter().map(|range| self.source.extents(range)).collect();
+            return Ok((Box::new(extents.into_iter().flatten().inspect(announce)), 0));
+        };
         let parent = self.writer.parent().map_or(0, |p| p.record.size);
         let changed = changed.rounded(unit, size, parent);
         let mut same = Vec::new();

@@ -1,7 +1,7 @@
 //! A backup of a disk, by as many runs as it takes: a run that a collector ends is followed by another one, which has less
 //! left to send.
 
-use super::{BEAT, Backup, ListUse, Pinned};
+use super::{Allocated, BEAT, Backup, ListUse, Pinned};
 use crate::context::Context;
 use crate::progress::Meter;
 use anyhow::Result;
@@ -97,6 +97,8 @@ pub struct DiskRuns<'a> {
     pub order: Order<'a>,
     /// What changed since the snapshot that is built upon, where a list says so.
     pub changed: Option<Pinned>,
+    /// What of the source holds data, where a storage system says so and there is no list of changes.
+    pub allocated: Option<Allocated>,
 }
 
 /// What became of a disk.
@@ -104,7 +106,7 @@ pub struct DiskRuns<'a> {
 pub struct DiskSaved {
     /// The snapshot.
     pub snapshot: Snapshot,
-    /// What became of the list of changed blocks.
+    /// What became of the list of changed, or of allocated, blocks.
     pub list: Option<ListUse>,
     /// What the source was read with.
     pub engine: EngineInfo,
@@ -116,7 +118,7 @@ impl DiskRuns<'_> {
     /// # Errors
     /// As [`Backup::run`]; `Conflict` when collectors ended all of [`TRIES`] runs, or the one of a stream.
     pub fn run(self, mut open: impl FnMut() -> Result<Source>) -> Result<DiskSaved> {
-        let Self { context, repository, index, order, changed } = self;
+        let Self { context, repository, index, order, changed, allocated } = self;
         let budget = context.budget;
         let options = order.options(budget.pack_size, budget.packs, budget.uploads);
         for attempt in 1.. {
@@ -127,7 +129,8 @@ impl DiskRuns<'_> {
             let geometry = source.geometry();
             let total = (geometry.kind != Kind::Stream).then_some(geometry.size);
             let changed = changed.as_ref().map(|pinned| pinned.for_run(attempt, &writer, geometry.size));
-            let list = changed.as_ref().map(ListUse::from);
+            let allocated = allocated.as_ref().map(|allocated| allocated.of(geometry.size));
+            let list = changed.as_ref().or(allocated.as_ref()).map(ListUse::from);
             if let Some(Err(why)) = &changed {
                 tracing::warn!(
                     "the list of changed blocks is not used, everything is read: {why}; --parent SNAP names its snapshot"
@@ -141,6 +144,7 @@ impl DiskRuns<'_> {
                 depth: pool.count(),
                 workers: budget.workers,
                 changed: changed.and_then(Result::ok),
+                allocated: allocated.and_then(Result::ok),
                 writer,
                 limit_read: order.limit_read,
                 beat: BEAT,

@@ -37,6 +37,7 @@ fn the_map_of_a_stream_follows_while_it_is_read() {
         depth: 4,
         workers: 3,
         changed: None,
+        allocated: None,
         limit_read: None,
         beat: BEAT,
         progress: Screen::new(true, true).progress("backup", None),

@@ -90,6 +90,7 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
             begun: &|_, _| {},
         },
         changed,
+        allocated: None,
     };
     let saved = runs.run(|| Ok(opened.take().map_or_else(|| open(path), Ok)?))?;
     drop(armed);

@@ -131,10 +131,13 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
 fn an_agent_may_do_what_it_does_and_nothing_else() {
     let stage = Stage::enter();
     let kube = &stage.real.kube;
-    // Nothing in other namespaces, and of the cluster one name.
-    assert_eq!(allowed(kube, AGENT, ""), BTreeSet::new());
-    assert_eq!(allowed(kube, AGENT, "app"), BTreeSet::new());
+    // Nothing in other namespaces, and of the cluster one name, and who tells changed blocks.
+    let everywhere = set(&["snapshotmetadataservices get"]);
+    assert_eq!(allowed(kube, AGENT, ""), everywhere);
+    assert_eq!(allowed(kube, AGENT, "app"), everywhere);
     let there = set(&[
+        "snapshotmetadataservices get",
+        "volumesnapshots get",
         "datauploads get list watch patch",
         "datadownloads get list watch patch",
         "backups get",
@@ -150,6 +153,10 @@ fn an_agent_may_do_what_it_does_and_nothing_else() {
         ("velero", ("", "configmaps"), "wherry", &["get", "create"][..]),
         ("velero", ("", "configmaps"), "wherry-repositories", &["get", "create", "patch"]),
         ("", ("", "namespaces"), "kube-system", &["get"]),
+        // Of no account but its own.
+        ("velero", ("", "serviceaccounts/token"), "wherry-agent", &["create"]),
+        ("velero", ("", "serviceaccounts/token"), "wherry-controller", &[]),
+        ("app", ("", "serviceaccounts/token"), "wherry-agent", &[]),
     ] {
         let verbs_of = VERBS.into_iter().filter(|verb| may(kube, AGENT, namespace, resource, verb, name));
         assert_eq!(verbs_of.collect::<Vec<_>>(), verbs, "{resource:?} {name}");

@@ -65,6 +65,14 @@ const PHASE: Label = label(
 );
 const UNENDED: Label = label("phase", &["Accepted", "Prepared", "InProgress", "Canceling"]);
 const RESULT: Label = label("result", &["Completed", "Failed", "Canceled"]);
+/// Value of label `by`: of changed blocks since a snapshot.
+pub const BY_CHANGED: &str = "changed";
+/// Value of label `by`: of allocated blocks.
+pub const BY_ALLOCATED: &str = "allocated";
+/// Value of label `by`: of nothing, so that everything was read.
+pub const BY_NOTHING: &str = "nothing";
+
+const BY: Label = label("by", &[BY_CHANGED, BY_ALLOCATED, BY_NOTHING]);
 const ENGINE: Label = label("engine", &["ring", "threads", "other"]);
 const VERB: Label = label("verb", &["get", "list", "watch", "create", "patch", "delete", "other"]);
 const CODE: Label = label("code", &["2xx", "4xx", "404", "409", "429", "5xx", "none", "other"]);
@@ -108,6 +116,8 @@ catalogue! {
         "Bytes of the snapshots whose volumes were restored.";
     MOVED = Agent Type::Counter, "wherry_volumes_moved_total", "volumes", [KIND, ENGINE],
         "Volumes whose data was moved, by the engine that did it.";
+    BY_BLOCKS = Agent Type::Counter, "wherry_uploads_by_blocks_total", "volumes", [BY],
+        "Block volumes uploaded, by what the driver said to read of them: changed blocks, allocated blocks, or nothing, so all.";
     MOVING = Agent Type::Gauge, "wherry_volumes_moving", "volumes", [KIND], "Volumes whose data is moved now.";
     SLOTS = Agent Type::Gauge, "wherry_slots", "volumes", [], "How many volumes this agent moves at once at most.";
     DATA_SECONDS = Agent SECONDS, "wherry_data_seconds", "seconds", [KIND],
