@@ -137,6 +137,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Requests a second to the API server at most, and at once after a pause.
+const REQUESTS: (u32, u32) = (19, 40);
+
 /// Name of the container in controller/deploy.
 const CONTAINER: &str = "controller";
 
@@ -178,7 +181,8 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let registry = Arc::new(Registry::new(By::Controller));
     let beat = args.health.as_ref().map(|address| health::serve(address, Arc::clone(&registry))).transpose()?;
-    let api = KubeApi::new(Client::new(access)?.counting(Arc::clone(&registry)));
+    let client = Client::new(access)?.paced(REQUESTS.0, REQUESTS.1);
+    let api = KubeApi::new(client.counting(Arc::clone(&registry)));
     let image = match &args.pod {
         Some(pod) if args.image.is_empty() => runtime.block_on(image_of(&api, &namespace, pod))?,
         _ => args.image.clone(),
@@ -190,9 +194,10 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
 /// The image of our container in that pod. An overlay that changes the image of the controller need not say it twice.
 async fn image_of(api: &KubeApi, namespace: &str, pod: &str) -> anyhow::Result<String> {
     // The account may list pods, and not get one.
-    let pods = api.list(Kind::Pod, namespace, &[]).await.with_context(|| format!("the image of pod {pod}"))?;
-    let own = pods.iter().find(|object| object["metadata"]["name"] == pod);
-    let containers = own.and_then(|object| object["spec"]["containers"].as_array()).map_or(&[][..], Vec::as_slice);
+    let own = api.list_where(Kind::Pod, namespace, |object| object["metadata"]["name"] == pod).await;
+    let own = own.with_context(|| format!("the image of pod {pod}"))?.pop();
+    let containers = own.as_ref().and_then(|object| object["spec"]["containers"].as_array());
+    let containers = containers.map_or(&[][..], Vec::as_slice);
     // Others may have put a container of theirs beside it.
     let ours = containers.iter().find(|container| container["name"] == CONTAINER).or(containers.first());
     let image = ours.and_then(|container| container["image"].as_str());

@@ -1,6 +1,6 @@
 //! Looks at everything that a decision about one CR rests on.
 
-use crate::reconcile::{Agent, DownloadView, Host, Limits, Step, UploadView};
+use crate::reconcile::{Action, Agent, DownloadView, Host, Limits, Step, UploadView};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_api::api::{Api, ApiError, Key, Kind};
@@ -102,6 +102,35 @@ impl View {
     }
 }
 
+/// How far PVs are looked for: a cluster may have thousands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Those that our PVCs and data-done name, and of a CR that has ended those with our label.
+    Named,
+    /// All of the cluster: one whose PVC went while it was being provisioned is found by its claimRef alone.
+    Whole,
+}
+
+impl View {
+    /// What comes next rests on there being no other PV of ours: the CR is let go, or waits and may wait for just that one, as
+    /// a driver that keeps a snapshot while a volume made from it is there.
+    fn needs_whole(&self) -> bool {
+        let left = match self {
+            Self::Upload(view) => !view.pods.is_empty() || !view.claims.is_empty() || !view.volumes.is_empty(),
+            Self::Download(view) => !view.pods.is_empty() || !view.claims.is_empty(),
+        };
+        let ended = match self {
+            Self::Upload(view) => view.cr.status.phase.is_terminal(),
+            Self::Download(view) => view.cr.status.phase.is_terminal(),
+        };
+        match self.next_step() {
+            Step::Do(Action::Release | Action::Complete, _) => true,
+            Step::Wait { .. } => ended && !left,
+            _ => false,
+        }
+    }
+}
+
 /// Looks at the CR of that key, a DataUpload or DataDownload, and at all around it. `None`: it is gone.
 pub async fn look<A: Api>(
     api: &A,
@@ -110,14 +139,21 @@ pub async fn look<A: Api>(
     now: Time,
     memory: Memory,
 ) -> Result<Option<View>, ObserveError> {
-    Ok(match cr.kind {
-        Kind::DataUpload => {
-            upload(api, &cr.namespace, &cr.name, limits, now, memory).await?.map(|view| View::Upload(Box::new(view)))
-        }
-        _ => download(api, &cr.namespace, &cr.name, limits, now, memory)
-            .await?
-            .map(|view| View::Download(Box::new(view))),
-    })
+    let look = async |reach: Reach| {
+        let (namespace, name) = (cr.namespace.as_str(), cr.name.as_str());
+        Ok::<_, ObserveError>(match cr.kind {
+            Kind::DataUpload => upload_within(api, namespace, name, limits, now, memory, reach)
+                .await?
+                .map(|view| View::Upload(Box::new(view))),
+            _ => download_within(api, namespace, name, limits, now, memory, reach)
+                .await?
+                .map(|view| View::Download(Box::new(view))),
+        })
+    };
+    match look(Reach::Named).await? {
+        Some(view) if view.needs_whole() => look(Reach::Whole).await,
+        view => Ok(view),
+    }
 }
 
 struct Looker<'a, A> {
@@ -160,17 +196,40 @@ impl<A: Api> Looker<'_, A> {
     }
 
     /// PVs with our label, for a PVC of ours, or of that name. PVs that cannot be read are nobody's of ours.
-    async fn volumes(&self, cr: &Meta, named: &str) -> Result<Vec<Volume>, ObserveError> {
-        let objects: Vec<Value> = self.api.list(Kind::Volume, "", &[]).await?;
-        let (all, _): (Vec<Volume>, _) = decode_all(Kind::Volume.word(), &objects);
-        let is_ours = |volume: &Volume| {
-            let claim = volume.spec.claim_ref.as_ref();
-            volume.metadata.label(names::CR_UID) == Some(cr.uid.as_str())
-                || (!named.is_empty() && volume.metadata.name == named)
-                || claim
-                    .is_some_and(|claim| claim.namespace == cr.namespace && names::is_of_attempt(&claim.name, &cr.uid))
+    async fn volumes(
+        &self,
+        cr: &Meta,
+        named: &str,
+        claims: &[Claim],
+        ended: bool,
+        reach: Reach,
+    ) -> Result<Vec<Volume>, ObserveError> {
+        let is_ours = |object: &Value| {
+            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            object["metadata"]["labels"][names::CR_UID] == cr.uid.as_str()
+                || (!named.is_empty() && text("/metadata/name") == named)
+                || (text("/spec/claimRef/namespace") == cr.namespace
+                    && names::is_of_attempt(text("/spec/claimRef/name"), &cr.uid))
         };
-        Ok(all.into_iter().filter(is_ours).collect())
+        let objects = match reach {
+            Reach::Whole => self.api.list_where(Kind::Volume, "", is_ours).await?,
+            Reach::Named => {
+                let mut objects = match ended {
+                    true => self.api.list(Kind::Volume, "", &[(names::CR_UID, cr.uid.as_str())]).await?,
+                    false => Vec::new(),
+                };
+                let of_claims = claims.iter().map(|claim| claim.spec.volume_name.as_str());
+                for name in of_claims.chain([named]).filter(|name| !name.is_empty()) {
+                    if objects.iter().all(|object| object["metadata"]["name"] != name) {
+                        objects.extend(self.api.get(&Key::new(Kind::Volume, "", name)).await?);
+                    }
+                }
+                // A PVC may name one that is not for it.
+                objects.retain(is_ours);
+                objects
+            }
+        };
+        Ok(decode_all(Kind::Volume.word(), &objects).0)
     }
 
     /// The first content, found by our label alone: where the plan cannot be read.
@@ -214,23 +273,68 @@ impl<A: Api> Looker<'_, A> {
 }
 
 /// Looks at one DataUpload and all around it. `None`: it is gone.
-pub async fn upload<A: Api>(
+async fn upload_within<A: Api>(
     api: &A,
     namespace: &str,
     name: &str,
     limits: &Limits,
     now: Time,
     memory: Memory,
+    reach: Reach,
 ) -> Result<Option<UploadView>, ObserveError> {
     let look = Looker { api };
     let Some(cr) = look.cr::<DataUpload>(Kind::DataUpload, namespace, name).await? else { return Ok(None) };
+    let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
+    let mut view = UploadView {
+        now,
+        limits: limits.clone(),
+        admitted: memory.admitted,
+        cancel_since: memory.cancel_since,
+        cr,
+        first: None,
+        first_content: None,
+        pair: None,
+        pair_content: None,
+        claims: Vec::new(),
+        volumes: Vec::new(),
+        pods: Vec::new(),
+        source: None,
+        source_volume: None,
+        class: None,
+        host: Host::default(),
+    };
+    // Only what the next step rests on is asked for.
+    let (cr, ended) = (&view.cr, view.cr.status.phase.is_terminal());
+    if !cr.metadata.has_finalizer(names::FINALIZER) || (!ended && view.is_canceled()) {
+        return Ok(Some(view));
+    }
+    view.pods = look.labelled(Kind::Pod, &cr.metadata).await?;
+    if ended && !view.pods.is_empty() {
+        return Ok(Some(view));
+    }
+    view.claims = look.labelled(Kind::Claim, &cr.metadata).await?;
+    view.volumes = look.volumes(&cr.metadata, "", &view.claims, ended, reach).await?;
+    let csi = cr.spec.csi_snapshot.clone().unwrap_or_default();
+    if ended {
+        if !view.claims.is_empty() || !view.volumes.is_empty() {
+            return Ok(Some(view));
+        }
+    } else if let Ok(plan) = &plan {
+        let current = names::of_attempt(&cr.metadata.uid, plan.attempt);
+        let claim = view.claims.iter().find(|claim| claim.metadata.name == current);
+        if claim.is_some_and(|claim| claim.spec.volume_name.is_empty()) {
+            view.class = look.get::<StorageClass>(Kind::StorageClass, "", &csi.storage_class).await?;
+        }
+        view.host = look.host(&cr.metadata, Some(plan.attempt), &view.pods, memory, now).await?;
+        if view.is_settled(plan) {
+            return Ok(Some(view));
+        }
+    }
     let ours = names::object(&cr.metadata.uid);
     let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;
-    let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
     let unreadable = matches!(&plan, Err(e) if !matches!(e, PlanError::Missing(_)));
     let plan = plan.ok();
     let kept = if unreadable { look.kept_content(&cr.metadata).await? } else { None };
-    let csi = cr.spec.csi_snapshot.clone().unwrap_or_default();
     let from = cr.spec.source_namespace.as_str();
     let first: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, from, &csi.volume_snapshot).await?;
     let first = first.filter(|first| match (&plan, &kept) {
@@ -255,44 +359,24 @@ pub async fn upload<A: Api>(
             })
         }
     };
-    let pods: Vec<Pod> = look.labelled(Kind::Pod, &cr.metadata).await?;
-    let (source, source_volume) = match plan {
-        Some(_) => (None, None),
-        None => {
-            let source: Option<Claim> = look.get(Kind::Claim, from, &cr.spec.source_pvc).await?;
-            let name = source.as_ref().map_or("", |source| source.spec.volume_name.as_str());
-            let volume = look.get(Kind::Volume, "", name).await?;
-            (source, volume)
-        }
-    };
-    Ok(Some(UploadView {
-        now,
-        limits: limits.clone(),
-        admitted: memory.admitted,
-        cancel_since: memory.cancel_since,
-        pair: look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?,
-        pair_content,
-        claims: look.labelled(Kind::Claim, &cr.metadata).await?,
-        volumes: look.volumes(&cr.metadata, "").await?,
-        class: look.get::<StorageClass>(Kind::StorageClass, "", &csi.storage_class).await?,
-        host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
-        first,
-        first_content,
-        pods,
-        source,
-        source_volume,
-        cr,
-    }))
+    let pair: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?;
+    if plan.is_none() && !ended {
+        view.source = look.get(Kind::Claim, from, &cr.spec.source_pvc).await?;
+        let name = view.source.as_ref().map_or("", |source| source.spec.volume_name.as_str());
+        view.source_volume = look.get(Kind::Volume, "", name).await?;
+    }
+    Ok(Some(UploadView { first, first_content, pair, pair_content, ..view }))
 }
 
 /// Looks at one DataDownload and all around it. `None`: it is gone.
-pub async fn download<A: Api>(
+async fn download_within<A: Api>(
     api: &A,
     namespace: &str,
     name: &str,
     limits: &Limits,
     now: Time,
     memory: Memory,
+    reach: Reach,
 ) -> Result<Option<DownloadView>, ObserveError> {
     let look = Looker { api };
     let Some(cr) = look.cr::<DataDownload>(Kind::DataDownload, namespace, name).await? else { return Ok(None) };
@@ -302,20 +386,30 @@ pub async fn download<A: Api>(
     let target: Option<Claim> = look.get(Kind::Claim, &to.namespace, &to.pvc).await?;
     let class_name = target.as_ref().and_then(|target| target.spec.storage_class_name.clone()).unwrap_or_default();
     let pods: Vec<Pod> = look.labelled(Kind::Pod, &cr.metadata).await?;
-    let volumes = look.volumes(&cr.metadata, done.as_ref().map_or("", |done| done.volume.as_str())).await?;
-    let (attachments, _) = decode_all::<wherry_api::cluster::Attachment>(
-        Kind::Attachment.word(),
-        &api.list(Kind::Attachment, "", &[]).await?,
-    );
-    let of_ours = |name: &str| volumes.iter().any(|volume| volume.metadata.name == name);
+    let claims: Vec<Claim> = look.labelled(Kind::Claim, &cr.metadata).await?;
+    let named = done.as_ref().map_or("", |done| done.volume.as_str());
+    let volumes = look.volumes(&cr.metadata, named, &claims, cr.status.phase.is_terminal(), reach).await?;
+    // They are asked about only once the volume is written and its pod is gone.
+    let pod = plan.as_ref().map(|plan| names::of_attempt(&cr.metadata.uid, plan.attempt));
+    let may_be_attached = done.is_some() && pods.iter().all(|one| Some(&one.metadata.name) != pod.as_ref());
+    let attachments = if may_be_attached {
+        let of_ours = |object: &Value| {
+            let name = object.pointer("/spec/source/persistentVolumeName").and_then(Value::as_str);
+            name.is_some_and(|name| volumes.iter().any(|volume| volume.metadata.name == name))
+        };
+        api.list_where(Kind::Attachment, "", of_ours).await?
+    } else {
+        Vec::new()
+    };
+    let (attachments, _) = decode_all::<wherry_api::cluster::Attachment>(Kind::Attachment.word(), &attachments);
     Ok(Some(DownloadView {
         now,
         limits: limits.clone(),
         admitted: memory.admitted,
         cancel_since: memory.cancel_since,
         target,
-        claims: look.labelled(Kind::Claim, &cr.metadata).await?,
-        attachments: attachments.into_iter().filter(|a| of_ours(&a.spec.source.persistent_volume_name)).collect(),
+        claims,
+        attachments,
         class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
         host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
         volumes,

@@ -30,6 +30,8 @@ mod replicas;
 mod rights;
 #[path = "kube/scenes.rs"]
 mod scenes;
+#[path = "kube/slim.rs"]
+mod slim;
 #[path = "kube/verbs.rs"]
 mod verbs;
 

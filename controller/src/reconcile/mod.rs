@@ -13,6 +13,7 @@ mod upload;
 mod upload_removal;
 mod view;
 
+pub(crate) use unreadable::is_of;
 pub use unreadable::{is_ours, unreadable};
 pub use view::{Agent, DownloadView, Host, Limits, UploadView};
 

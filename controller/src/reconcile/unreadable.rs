@@ -11,7 +11,13 @@ use wherry_api::{Meta, Phase, Time, names};
 pub fn is_ours(kind: Kind, object: &Value, limits: &Limits) -> bool {
     let copied = if kind == Kind::DataUpload { names::RESTORE_NAME } else { names::BACKUP_NAME };
     let datamover = object["spec"]["datamover"].as_str().unwrap_or_default();
-    limits.datamovers.iter().any(|ours| ours == datamover) && object["metadata"]["labels"][copied].is_null()
+    is_of(datamover, !object["metadata"]["labels"][copied].is_null(), limits)
+}
+
+/// Whether a CR of that mover is ours; never one that a restore made of one in a backup.
+#[must_use]
+pub(crate) fn is_of(datamover: &str, copied: bool, limits: &Limits) -> bool {
+    !copied && limits.datamovers.iter().any(|ours| ours == datamover)
 }
 
 /// The write by which it fails. `None`: it is not ours, has ended already, or does not say enough to be written to. What

@@ -21,6 +21,7 @@ pub mod location;
 pub mod meta;
 pub mod metrics;
 pub mod names;
+mod page;
 pub mod phase;
 pub mod plan;
 pub mod quantity;

@@ -53,6 +53,11 @@ impl Replica {
         Self { child: Some(child), folder }
     }
 
+    /// Of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
