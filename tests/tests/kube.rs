@@ -24,6 +24,8 @@ mod jobs;
 mod located;
 #[path = "kube/metrics.rs"]
 mod metrics;
+#[path = "kube/providers.rs"]
+mod providers;
 #[path = "kube/replicas.rs"]
 mod replicas;
 #[path = "kube/rights.rs"]

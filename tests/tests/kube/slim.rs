@@ -136,3 +136,22 @@ fn a_cluster_of_ordinary_age_does_not_fill_the_memory() {
     assert!(lists >= HELD * pages && lists <= 2 * HELD * pages, "{lists} lists of PVs");
     assert!(replica.end().0.status.success());
 }
+
+/// Nothing is open before there is work: neither a repository nor its index.
+#[test]
+fn an_idle_agent_is_small() {
+    let stand = crate::stand("agent-idle");
+    let agent = stand.agent();
+    let user = "system:serviceaccount:agent-idle:wherry-agent";
+    let begin = Instant::now();
+    let watches =
+        || stand.kube.audit(0).iter().filter(|e| e["verb"] == "watch" && e["user"]["username"] == user).count();
+    while watches() < 3 {
+        assert!(begin.elapsed() < PATIENCE, "not all is watched:\n{}", agent.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let rests = memory(agent.pid(), "VmRSS");
+    eprintln!("idle agent: {rests} KiB");
+    assert!(rests <= 40 << 10, "idle: {rests} KiB");
+    agent.end();
+}
