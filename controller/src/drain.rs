@@ -145,8 +145,9 @@ async fn pause(api: &KubeApi, namespace: &str) -> Result<Limits, DrainError> {
 async fn look(api: &KubeApi, namespace: &str, limits: &Limits) -> Result<There, DrainError> {
     let mut there = There::default();
     for kind in [Kind::DataUpload, Kind::DataDownload] {
-        for object in api.list(kind, namespace, &[]).await? {
-            there.add(kind, &object, limits);
+        let read = |object: Value| Some((key_of(kind, &object), Known::of(kind, object)));
+        for (key, known) in api.list_as(kind, namespace, "", read).await?.objects {
+            there.add(key, known, limits);
         }
     }
     for kind in [Kind::Pod, Kind::Claim, Kind::VolumeSnapshot] {
@@ -181,10 +182,11 @@ fn guard(object: &Value) -> Guard {
 }
 
 impl There {
-    fn add(&mut self, kind: Kind, object: &Value, limits: &Limits) {
-        let known = Known::of(kind, object, limits).or_else(|| Known::of_unreadable(kind, object, limits));
-        let Some(known) = known.filter(|known| known.ours && !known.over) else { return };
-        let key = key_of(kind, object);
+    fn add(&mut self, key: Key, mut known: Known, limits: &Limits) {
+        known.judge(limits);
+        if !known.ours || known.over {
+            return;
+        }
         self.left.push(format!("{key} ({})", known.phase.as_str()));
         if !known.phase.is_terminal() && !known.ending {
             self.going_on.push((key, Guard { uid: known.uid, resource_version: known.version }));
@@ -205,7 +207,7 @@ mod tests {
                 "spec": { "datamover": datamover, "cancel": cancel }, "status": { "phase": phase },
             });
             let mut there = There::default();
-            there.add(Kind::DataUpload, &object, &limits);
+            there.add(key_of(Kind::DataUpload, &object), Known::of(Kind::DataUpload, object), &limits);
             (there.going_on.len(), there.left.len())
         };
         let ours = limits.datamovers[0].as_str();

@@ -154,7 +154,6 @@ impl Figures {
     pub(crate) fn count(
         &mut self,
         known: &BTreeMap<Key, Known>,
-        objects: &BTreeMap<Key, Value>,
         settings: &Settings,
         agents: Option<&BTreeSet<String>>,
         now: Instant,
@@ -198,7 +197,7 @@ impl Figures {
                 registry.set(&metrics::CRS, &[kind, phase], f64::from(count));
             }
         }
-        self.count_ends(&ours, objects);
+        self.count_ends(&ours);
 
         let mut due = Vec::new();
         let mut say = |key: &Key, reason: Reason, message: String| {
@@ -231,20 +230,18 @@ impl Figures {
         due
     }
 
-    fn count_ends(&self, ours: &BTreeMap<&Key, &Known>, objects: &BTreeMap<Key, Value>) {
+    fn count_ends(&self, ours: &BTreeMap<&Key, &Known>) {
         let mut last: BTreeMap<&str, Time> = BTreeMap::new();
         // Of each PVC the newest DataUpload that ended.
         let mut newest: BTreeMap<(&str, &str), (Time, bool)> = BTreeMap::new();
-        for (key, known) in ours.iter().filter(|(_, known)| known.phase.is_terminal()) {
-            let Some(object) = objects.get(*key) else { continue };
-            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-            let Ok(ended) = text("/status/completionTimestamp").parse::<Time>() else { continue };
+        for known in ours.values().filter(|known| known.phase.is_terminal()) {
+            let Some(ended) = known.ended else { continue };
             if known.phase == Phase::Completed {
                 let last = last.entry(word(known.work)).or_insert(ended);
                 *last = (*last).max(ended);
             }
             if known.work == Work::Backup && known.phase != Phase::Canceled {
-                let source = (text("/spec/sourceNamespace"), text("/spec/sourcePVC"));
+                let source = (known.source.0.as_str(), known.source.1.as_str());
                 let failed = known.phase == Phase::Failed;
                 let known = newest.entry(source).or_insert((ended, failed));
                 if ended >= known.0 {
@@ -298,7 +295,6 @@ mod tests {
     struct Stand {
         figures: Figures,
         known: BTreeMap<Key, Known>,
-        objects: BTreeMap<Key, Value>,
         settings: Settings,
         begin: Instant,
     }
@@ -307,18 +303,17 @@ mod tests {
         fn new() -> Self {
             let figures = Figures::new(Arc::new(Registry::new(By::Controller)));
             let settings = Settings::parse(&BTreeMap::new()).unwrap();
-            let (known, objects) = (BTreeMap::new(), BTreeMap::new());
-            Self { figures, known, objects, settings, begin: Instant::now() }
+            Self { figures, known: BTreeMap::new(), settings, begin: Instant::now() }
         }
 
         fn see(&mut self, object: Value, seconds: u64) -> Key {
             let key = wherry_api::watch::key_of(Kind::DataUpload, &object);
             let limits = crate::reconcile::Limits::from(&self.settings);
-            let known = Known::of(Kind::DataUpload, &object, &limits).unwrap();
+            let mut known = Known::of(Kind::DataUpload, object);
+            known.judge(&limits);
             let (now, time) = (self.begin + Duration::from_secs(seconds), Time(CREATED + seconds as i64));
             self.figures.see(&key, &known, now, time);
             self.known.insert(key.clone(), known);
-            self.objects.insert(key.clone(), object);
             key
         }
 
@@ -326,12 +321,8 @@ mod tests {
         fn due(&mut self, agents: &[&str], seconds: u64) -> Vec<&'static str> {
             let agents = agents.iter().map(|node| (*node).to_owned()).collect();
             let (now, time) = (self.begin + Duration::from_secs(seconds), Time(CREATED + seconds as i64));
-            let Self { figures, known, objects, settings, .. } = self;
-            figures
-                .count(known, objects, settings, Some(&agents), now, time)
-                .iter()
-                .map(|said| said.reason.word)
-                .collect()
+            let Self { figures, known, settings, .. } = self;
+            figures.count(known, settings, Some(&agents), now, time).iter().map(|said| said.reason.word).collect()
         }
 
         #[track_caller]
@@ -464,8 +455,8 @@ mod tests {
             }] },
         });
         stand.figures.made(Kind::Pod, &pod);
-        let Stand { figures, known, objects, settings, begin } = &mut stand;
-        let said = figures.count(known, objects, settings, None, *begin, Time(CREATED));
+        let Stand { figures, known, settings, begin } = &mut stand;
+        let said = figures.count(known, settings, None, *begin, Time(CREATED));
         assert_eq!(said.len(), 1);
         assert_eq!(said[0].message, "no node takes pod wherry-a-1: exceed max volume count");
     }

@@ -87,9 +87,12 @@ async fn orphans<A: Api>(api: &A, namespace: &str) -> Result<BTreeMap<String, Ob
     // Those first: a CR that is not there afterwards is gone.
     let mut all: BTreeMap<String, Objects> = BTreeMap::new();
     for kind in KINDS {
-        // One whose PVC went while it was being made has no label.
-        let labels: &[(&str, &str)] = if kind == Kind::Volume { &[] } else { &[(names::VELERO_NAMESPACE, namespace)] };
-        for object in api.list(kind, namespace, labels).await? {
+        let objects = match kind {
+            // One whose PVC went while it was being made has no label. Of a large cluster nearly all are none of ours.
+            Kind::Volume => api.list_where(kind, "", |object| cr_of(kind, object, namespace).is_some()).await?,
+            _ => api.list(kind, namespace, &[(names::VELERO_NAMESPACE, namespace)]).await?,
+        };
+        for object in objects {
             if let Some(uid) = cr_of(kind, &object, namespace) {
                 all.entry(uid).or_default().insert(key_of(kind, &object), object);
             }
@@ -99,7 +102,8 @@ async fn orphans<A: Api>(api: &A, namespace: &str) -> Result<BTreeMap<String, Ob
         return Ok(all);
     }
     for kind in [Kind::DataUpload, Kind::DataDownload] {
-        for cr in api.list(kind, namespace, &[]).await? {
+        let of_ours = |cr: &Value| cr["metadata"]["uid"].as_str().is_some_and(|uid| all.contains_key(uid));
+        for cr in api.list_where(kind, namespace, of_ours).await? {
             let text = |pointer: &str| cr.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let uid = text("/metadata/uid");
             let held =

@@ -137,6 +137,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Requests a second to the API server at most, and at once after a pause.
+const REQUESTS: (u32, u32) = (19, 40);
+
 /// Name of the container in controller/deploy.
 const CONTAINER: &str = "controller";
 
@@ -178,7 +181,8 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let registry = Arc::new(Registry::new(By::Controller));
     let beat = args.health.as_ref().map(|address| health::serve(address, Arc::clone(&registry))).transpose()?;
-    let api = KubeApi::new(Client::new(access)?.counting(Arc::clone(&registry)));
+    let client = Client::new(access)?.paced(REQUESTS.0, REQUESTS.1);
+    let api = KubeApi::new(client.counting(Arc::clone(&registry)));
     let image = match &args.pod {
         Some(pod) if args.image.is_empty() => runtime.block_on(image_of(&api, &namespace, pod))?,
         _ => args.image.clone(),

@@ -1,7 +1,7 @@
 //! Looks at everything that a decision about one CR rests on.
 
 use crate::apply::Applied;
-use crate::reconcile::{Agent, DownloadView, Host, Limits, Step, UploadView, Write};
+use crate::reconcile::{Action, Agent, DownloadView, Host, Limits, Step, UploadView, Write};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
@@ -123,6 +123,35 @@ impl View {
     }
 }
 
+/// How far PVs are looked for: a cluster may have thousands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Those that our PVCs and data-done name, and of a CR that has ended those with our label.
+    Named,
+    /// All of the cluster: one whose PVC went while it was being provisioned is found by its claimRef alone.
+    Whole,
+}
+
+impl View {
+    /// What comes next rests on there being no other PV of ours: the CR is let go, or waits and may wait for just that one, as
+    /// a driver that keeps a snapshot while a volume made from it is there.
+    fn needs_whole(&self) -> bool {
+        let left = match self {
+            Self::Upload(view) => !view.pods.is_empty() || !view.claims.is_empty() || !view.volumes.is_empty(),
+            Self::Download(view) => !view.pods.is_empty() || !view.claims.is_empty(),
+        };
+        let ended = match self {
+            Self::Upload(view) => view.cr.status.phase.is_terminal(),
+            Self::Download(view) => view.cr.status.phase.is_terminal(),
+        };
+        match self.next_step() {
+            Step::Do(Action::Release | Action::Complete, _) => true,
+            Step::Wait { .. } => ended && !left,
+            _ => false,
+        }
+    }
+}
+
 /// Looks at the CR of that key, a DataUpload or DataDownload, and at all around it. `None`: it is gone.
 pub async fn look<A: Api>(
     api: &A,
@@ -131,14 +160,51 @@ pub async fn look<A: Api>(
     now: Time,
     memory: Memory,
 ) -> Result<Option<View>, ObserveError> {
+    let (look, namespace, name) = (Looker { api }, cr.namespace.as_str(), cr.name.as_str());
     Ok(match cr.kind {
-        Kind::DataUpload => {
-            upload(api, &cr.namespace, &cr.name, limits, now, memory).await?.map(|view| View::Upload(Box::new(view)))
-        }
-        _ => download(api, &cr.namespace, &cr.name, limits, now, memory)
-            .await?
-            .map(|view| View::Download(Box::new(view))),
+        Kind::DataUpload => match look.cr::<DataUpload>(cr.kind, namespace, name).await? {
+            Some(cr) => Some(upload_of(api, cr, limits, now, memory).await?),
+            None => None,
+        },
+        _ => match look.cr::<DataDownload>(cr.kind, namespace, name).await? {
+            Some(cr) => Some(download_of(api, cr, limits, now, memory).await?),
+            None => None,
+        },
     })
+}
+
+/// Looks at all around a DataUpload, as far as the next step rests on it.
+pub(crate) async fn upload_of<A: Api>(
+    api: &A,
+    cr: DataUpload,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<View, ObserveError> {
+    let look = async |reach| {
+        upload_within(api, cr.clone(), limits, now, memory, reach).await.map(|view| View::Upload(Box::new(view)))
+    };
+    match look(Reach::Named).await? {
+        view if view.needs_whole() => look(Reach::Whole).await,
+        view => Ok(view),
+    }
+}
+
+/// Looks at all around a DataDownload, as far as the next step rests on it.
+pub(crate) async fn download_of<A: Api>(
+    api: &A,
+    cr: DataDownload,
+    limits: &Limits,
+    now: Time,
+    memory: Memory,
+) -> Result<View, ObserveError> {
+    let look = async |reach| {
+        download_within(api, cr.clone(), limits, now, memory, reach).await.map(|view| View::Download(Box::new(view)))
+    };
+    match look(Reach::Named).await? {
+        view if view.needs_whole() => look(Reach::Whole).await,
+        view => Ok(view),
+    }
 }
 
 /// Of attempts so many are looked for by name, from the current one down.
@@ -206,17 +272,40 @@ impl<A: Api> Looker<'_, A> {
     }
 
     /// PVs with our label, for a PVC of ours, or of that name. PVs that cannot be read are nobody's of ours.
-    async fn volumes(&self, cr: &Meta, named: &str) -> Result<Vec<Volume>, ObserveError> {
-        let objects: Vec<Value> = self.api.list(Kind::Volume, "", &[]).await?;
-        let (all, _): (Vec<Volume>, _) = decode_all(Kind::Volume.word(), &objects);
-        let is_ours = |volume: &Volume| {
-            let claim = volume.spec.claim_ref.as_ref();
-            volume.metadata.label(names::CR_UID) == Some(cr.uid.as_str())
-                || (!named.is_empty() && volume.metadata.name == named)
-                || claim
-                    .is_some_and(|claim| claim.namespace == cr.namespace && names::is_of_attempt(&claim.name, &cr.uid))
+    async fn volumes(
+        &self,
+        cr: &Meta,
+        named: &str,
+        claims: &[Claim],
+        ended: bool,
+        reach: Reach,
+    ) -> Result<Vec<Volume>, ObserveError> {
+        let is_ours = |object: &Value| {
+            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            object["metadata"]["labels"][names::CR_UID] == cr.uid.as_str()
+                || (!named.is_empty() && text("/metadata/name") == named)
+                || (text("/spec/claimRef/namespace") == cr.namespace
+                    && names::is_of_attempt(text("/spec/claimRef/name"), &cr.uid))
         };
-        Ok(all.into_iter().filter(is_ours).collect())
+        let objects = match reach {
+            Reach::Whole => self.api.list_where(Kind::Volume, "", is_ours).await?,
+            Reach::Named => {
+                let mut objects = match ended {
+                    true => self.api.list(Kind::Volume, "", &[(names::CR_UID, cr.uid.as_str())]).await?,
+                    false => Vec::new(),
+                };
+                let of_claims = claims.iter().map(|claim| claim.spec.volume_name.as_str());
+                for name in of_claims.chain([named]).filter(|name| !name.is_empty()) {
+                    if objects.iter().all(|object| object["metadata"]["name"] != name) {
+                        objects.extend(self.api.get(&Key::new(Kind::Volume, "", name)).await?);
+                    }
+                }
+                // A PVC may name one that is not for it.
+                objects.retain(is_ours);
+                objects
+            }
+        };
+        Ok(decode_all(Kind::Volume.word(), &objects).0)
     }
 
     /// The first content, found by our label alone: where the plan cannot be read.
@@ -314,37 +403,74 @@ pub async fn lists_changed_blocks<A: Api>(api: &A, driver: &str) -> Result<bool,
     }
 }
 
-/// Looks at one DataUpload and all around it. `None`: it is gone.
-pub async fn upload<A: Api>(
-    api: &A,
-    namespace: &str,
-    name: &str,
-    limits: &Limits,
-    now: Time,
-    memory: Memory,
-) -> Result<Option<UploadView>, ObserveError> {
-    match (Looker { api }).cr::<DataUpload>(Kind::DataUpload, namespace, name).await? {
-        Some(cr) => upload_of(api, cr, limits, now, memory).await.map(Some),
-        None => Ok(None),
-    }
-}
-
-/// Looks at all around a DataUpload.
-pub(crate) async fn upload_of<A: Api>(
+async fn upload_within<A: Api>(
     api: &A,
     cr: DataUpload,
     limits: &Limits,
     now: Time,
     memory: Memory,
+    reach: Reach,
 ) -> Result<UploadView, ObserveError> {
     let look = Looker { api };
+    let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
+    let mut view = UploadView {
+        now,
+        limits: limits.clone(),
+        admitted: memory.admitted,
+        cancel_since: memory.cancel_since,
+        closed: memory.closed,
+        cr,
+        first: None,
+        first_content: None,
+        pair: None,
+        pair_content: None,
+        claims: Vec::new(),
+        volumes: Vec::new(),
+        pods: Vec::new(),
+        source: None,
+        source_volume: None,
+        changed_blocks: false,
+        bases: Vec::new(),
+        class: None,
+        host: Host::default(),
+    };
+    // Only what the next step rests on is asked for.
+    let (cr, ended) = (&view.cr, view.cr.status.phase.is_terminal());
+    if !cr.metadata.has_finalizer(names::FINALIZER) || (!ended && view.is_canceled()) {
+        return Ok(view);
+    }
+    // What removal does not find is left behind.
+    let by_name = (memory.by_name || ended).then(|| plan.as_ref().map_or(1, |plan| plan.attempt));
+    view.pods = look.of_attempts(Kind::Pod, &cr.metadata, by_name).await?;
+    if ended && !view.pods.is_empty() {
+        return Ok(view);
+    }
+    view.claims = look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?;
+    view.volumes = look.volumes(&cr.metadata, "", &view.claims, ended, reach).await?;
+    let csi = cr.spec.csi_snapshot.clone().unwrap_or_default();
+    if ended {
+        if !view.claims.is_empty() || !view.volumes.is_empty() {
+            return Ok(view);
+        }
+    } else if let Ok(plan) = &plan {
+        let current = names::of_attempt(&cr.metadata.uid, plan.attempt);
+        let claim = view.claims.iter().find(|claim| claim.metadata.name == current);
+        if let Some(claim) = claim.filter(|claim| claim.spec.volume_name.is_empty()) {
+            // Settings may have changed since it was made.
+            let made = claim.spec.storage_class_name.as_deref();
+            let class = made.unwrap_or_else(|| limits.class_for(&csi.storage_class));
+            view.class = look.get::<StorageClass>(Kind::StorageClass, "", class).await?;
+        }
+        view.host = look.host(&cr.metadata, Some(plan.attempt), &view.pods, memory, now).await?;
+        if view.is_settled(plan) {
+            return Ok(view);
+        }
+    }
     let ours = names::object(&cr.metadata.uid);
     let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;
-    let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid);
     let unreadable = matches!(&plan, Err(e) if !matches!(e, PlanError::Missing(_)));
     let plan = plan.ok();
     let kept = if unreadable { look.kept_content(&cr.metadata).await? } else { None };
-    let csi = cr.spec.csi_snapshot.clone().unwrap_or_default();
     let from = cr.spec.source_namespace.as_str();
     let first: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, from, &csi.volume_snapshot).await?;
     let first = first.filter(|first| match (&plan, &kept) {
@@ -371,78 +497,32 @@ pub(crate) async fn upload_of<A: Api>(
             })
         }
     };
-    // What removal does not find is left behind.
-    let by_name = memory.by_name || cr.status.phase.is_terminal();
-    let by_name = by_name.then(|| plan.as_ref().map_or(1, |plan| plan.attempt));
-    let pods: Vec<Pod> = look.of_attempts(Kind::Pod, &cr.metadata, by_name).await?;
-    let claims: Vec<Claim> = look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?;
-    let ended = cr.status.phase == Phase::Completed && cr.metadata.has_finalizer(names::FINALIZER);
-    let settles = ended && pods.is_empty() && claims.is_empty();
-    // Settings may have changed since it was made.
-    let made = claims.iter().find_map(|claim| claim.spec.storage_class_name.as_deref());
-    let class_name = made.unwrap_or_else(|| limits.class_for(&csi.storage_class)).to_owned();
-    let (mut changed_blocks, mut bases) = (false, Vec::new());
-    let (source, source_volume) = match &plan {
-        Some(plan) if settles && plan.source_uid.is_some() => {
-            bases = look.bases(&cr.metadata, plan.source_uid.as_deref().unwrap_or_default()).await?;
+    let pair: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?;
+    match &plan {
+        Some(plan) if cr.status.phase == Phase::Completed && plan.source_uid.is_some() => {
+            view.bases = look.bases(&cr.metadata, plan.source_uid.as_deref().unwrap_or_default()).await?;
             if *limits.keep_base.of(&plan.storage_class) == KeepBase::Auto {
-                changed_blocks = lists_changed_blocks(api, &plan.driver).await?;
+                view.changed_blocks = lists_changed_blocks(api, &plan.driver).await?;
             }
-            (look.get::<Claim>(Kind::Claim, from, &cr.spec.source_pvc).await?, None)
+            view.source = look.get(Kind::Claim, from, &cr.spec.source_pvc).await?;
         }
-        Some(_) => (None, None),
-        None => {
-            let source: Option<Claim> = look.get(Kind::Claim, from, &cr.spec.source_pvc).await?;
-            let name = source.as_ref().map_or("", |source| source.spec.volume_name.as_str());
-            let volume = look.get(Kind::Volume, "", name).await?;
-            (source, volume)
+        None if !ended => {
+            view.source = look.get(Kind::Claim, from, &cr.spec.source_pvc).await?;
+            let name = view.source.as_ref().map_or("", |source| source.spec.volume_name.as_str());
+            view.source_volume = look.get(Kind::Volume, "", name).await?;
         }
-    };
-    Ok(UploadView {
-        now,
-        limits: limits.clone(),
-        admitted: memory.admitted,
-        cancel_since: memory.cancel_since,
-        closed: memory.closed,
-        pair: look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?,
-        pair_content,
-        claims,
-        volumes: look.volumes(&cr.metadata, "").await?,
-        changed_blocks,
-        bases,
-        class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
-        host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
-        first,
-        first_content,
-        pods,
-        source,
-        source_volume,
-        cr,
-    })
-}
-
-/// Looks at one DataDownload and all around it. `None`: it is gone.
-pub async fn download<A: Api>(
-    api: &A,
-    namespace: &str,
-    name: &str,
-    limits: &Limits,
-    now: Time,
-    memory: Memory,
-) -> Result<Option<DownloadView>, ObserveError> {
-    match (Looker { api }).cr::<DataDownload>(Kind::DataDownload, namespace, name).await? {
-        Some(cr) => download_of(api, cr, limits, now, memory).await.map(Some),
-        None => Ok(None),
+        _ => {}
     }
+    Ok(UploadView { first, first_content, pair, pair_content, ..view })
 }
 
-/// Looks at all around a DataDownload.
-pub(crate) async fn download_of<A: Api>(
+async fn download_within<A: Api>(
     api: &A,
     cr: DataDownload,
     limits: &Limits,
     now: Time,
     memory: Memory,
+    reach: Reach,
 ) -> Result<DownloadView, ObserveError> {
     let look = Looker { api };
     let plan = DownloadPlan::parse(cr.metadata.annotation(names::PLAN), &cr.metadata.uid).ok();
@@ -454,20 +534,30 @@ pub(crate) async fn download_of<A: Api>(
     let by_name = memory.by_name || done.is_some() || cr.status.phase.is_terminal();
     let by_name = by_name.then(|| plan.as_ref().map_or(1, |plan| plan.attempt));
     let pods: Vec<Pod> = look.of_attempts(Kind::Pod, &cr.metadata, by_name).await?;
-    let volumes = look.volumes(&cr.metadata, done.as_ref().map_or("", |done| done.volume.as_str())).await?;
-    let (attachments, _) = decode_all::<wherry_api::cluster::Attachment>(
-        Kind::Attachment.word(),
-        &api.list(Kind::Attachment, "", &[]).await?,
-    );
-    let of_ours = |name: &str| volumes.iter().any(|volume| volume.metadata.name == name);
+    let claims: Vec<Claim> = look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?;
+    let named = done.as_ref().map_or("", |done| done.volume.as_str());
+    let volumes = look.volumes(&cr.metadata, named, &claims, cr.status.phase.is_terminal(), reach).await?;
+    // They are asked about only once the volume is written and its pod is gone.
+    let pod = plan.as_ref().map(|plan| names::of_attempt(&cr.metadata.uid, plan.attempt));
+    let may_be_attached = done.is_some() && pods.iter().all(|one| Some(&one.metadata.name) != pod.as_ref());
+    let attachments = if may_be_attached {
+        let of_ours = |object: &Value| {
+            let name = object.pointer("/spec/source/persistentVolumeName").and_then(Value::as_str);
+            name.is_some_and(|name| volumes.iter().any(|volume| volume.metadata.name == name))
+        };
+        api.list_where(Kind::Attachment, "", of_ours).await?
+    } else {
+        Vec::new()
+    };
+    let (attachments, _) = decode_all::<wherry_api::cluster::Attachment>(Kind::Attachment.word(), &attachments);
     Ok(DownloadView {
         now,
         limits: limits.clone(),
         admitted: memory.admitted,
         cancel_since: memory.cancel_since,
         target,
-        claims: look.of_attempts(Kind::Claim, &cr.metadata, by_name).await?,
-        attachments: attachments.into_iter().filter(|a| of_ours(&a.spec.source.persistent_volume_name)).collect(),
+        claims,
+        attachments,
         class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
         host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
         volumes,

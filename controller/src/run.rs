@@ -4,7 +4,7 @@ use crate::admission::{self, Active, Waiting};
 use crate::figures::Figures;
 use crate::holder::{Holder, NO_ANSWER};
 use crate::jobs::{self, Around};
-use crate::known::{Known, is_same};
+use crate::known::Known;
 use crate::lease::RENEW;
 use crate::observe::Memory;
 use crate::queue::{Ended, Queue};
@@ -26,7 +26,7 @@ use wherry_api::health::Beat;
 use wherry_api::kube_api::KubeApi;
 use wherry_api::metrics::{ACTS, Registry};
 use wherry_api::settings::{CONFIG_MAP, Settings};
-use wherry_api::watch::{Seen, Selection, follow, key_of};
+use wherry_api::watch::{Seen, Selection, follow_as, key_of};
 use wherry_api::{Phase, Time, names};
 
 /// CRs that are worked on at once. Each is a request at a time.
@@ -98,6 +98,27 @@ pub(crate) async fn in_time<T>(asked: impl Future<Output = Result<T, ApiError>>)
     }
 }
 
+/// What is kept of an object that is followed.
+enum Followed {
+    /// Of a CR: what [`Known`] says, and no more.
+    Cr(Key, Box<Known>),
+    /// What was made for one.
+    Made(Value),
+}
+
+impl Followed {
+    fn of(kind: Kind, object: Value) -> Self {
+        if !is_cr(kind) {
+            return Self::Made(object);
+        }
+        Self::Cr(key_of(kind, &object), Box::new(Known::of(kind, object)))
+    }
+}
+
+fn is_cr(kind: Kind) -> bool {
+    matches!(kind, Kind::DataUpload | Kind::DataDownload)
+}
+
 /// Runs until `stop` is true; whoever can say so must live as long.
 pub async fn run(api: KubeApi, options: Options, stop: Receiver<bool>) -> Result<(), RunError> {
     let mut holder = Holder::new(api.clone(), &options.namespace, &options.identity, options.beat.clone());
@@ -121,7 +142,6 @@ struct Loop {
     settings: Option<Settings>,
     /// The same, for what runs beside this.
     in_force: Sender<Option<Settings>>,
-    objects: BTreeMap<Key, Value>,
     known: BTreeMap<Key, Known>,
     memories: BTreeMap<Key, Memory>,
     /// The version of each that was looked at last.
@@ -158,7 +178,6 @@ impl Loop {
             held,
             settings: None,
             in_force: channel(None).0,
-            objects: BTreeMap::new(),
             known: BTreeMap::new(),
             memories: BTreeMap::new(),
             looked: BTreeMap::new(),
@@ -177,7 +196,7 @@ impl Loop {
         let mut watches = JoinSet::new();
         for (kind, label) in FOLLOWED {
             let of = Selection { kind, namespace: self.options.namespace.clone(), label: label.to_owned() };
-            watches.spawn(follow(self.api.clone(), of, None, to.clone()));
+            watches.spawn(follow_as(self.api.clone(), of, None, to.clone(), Followed::of));
         }
         // Jobs go on by themselves: what they wait for keeps no CR waiting.
         let around = Around {
@@ -237,13 +256,13 @@ impl Loop {
         let Some(settings) = self.settings.clone() else { return };
         let under_way = self.known.values().any(|known| known.ours && !known.phase.is_terminal());
         let agents = if under_way { self.agents_within(AGENTS).await } else { None };
-        let said = self.figures.count(&self.known, &self.objects, &settings, agents.as_ref(), Instant::now(), time());
+        let said = self.figures.count(&self.known, &settings, agents.as_ref(), Instant::now(), time());
         // Who sends them lives as long as this process.
         said.into_iter().for_each(|said| drop(self.told.send(said)));
     }
 
     /// Nothing new is begun; what is under way ends after its next write.
-    async fn finish(&mut self, seen: &mut UnboundedReceiver<Seen>) {
+    async fn finish(&mut self, seen: &mut UnboundedReceiver<Seen<Followed>>) {
         seen.close();
         let ended = async { while self.workers.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_WORK, ended).await.is_err() {
@@ -294,28 +313,21 @@ impl Loop {
 
     /// Whose they are depends on the settings.
     fn know_all(&mut self) {
-        let objects = std::mem::take(&mut self.objects);
-        for (key, object) in objects {
-            self.know(&key, object);
+        for (key, known) in std::mem::take(&mut self.known) {
+            self.know(&key, known);
         }
     }
 
-    fn know(&mut self, key: &Key, object: Value) {
+    fn know(&mut self, key: &Key, mut known: Known) {
         let Some(settings) = &self.settings else {
-            self.objects.insert(key.clone(), object);
+            self.known.insert(key.clone(), known);
             return;
         };
-        let limits = Limits::from(settings);
-        let known = Known::of(key.kind, &object, &limits).or_else(|| {
+        known.judge(&Limits::from(settings));
+        if !known.readable {
             tracing::warn!("{key} cannot be read; others go on");
-            Known::of_unreadable(key.kind, &object, &limits)
-        });
-        let same = self.objects.get(key).is_some_and(|before| is_same(before, &object));
-        self.objects.insert(key.clone(), object);
-        let Some(known) = known else {
-            self.known.remove(key);
-            return;
-        };
+        }
+        let same = self.known.get(key).is_some_and(|before| before.print == known.print);
         if known.phase != Phase::New {
             self.accepted.remove(key);
         }
@@ -329,30 +341,33 @@ impl Loop {
         self.known.insert(key.clone(), known);
     }
 
-    fn see(&mut self, seen: Seen) {
-        let is_cr = |kind: Kind| matches!(kind, Kind::DataUpload | Kind::DataDownload);
+    fn see(&mut self, seen: Seen<Followed>) {
         match seen {
-            Seen::Listed(kind, objects) if is_cr(kind) => {
-                let there: BTreeSet<Key> = objects.iter().map(|object| key_of(kind, object)).collect();
-                let gone: Vec<Key> =
-                    self.objects.keys().filter(|key| key.kind == kind && !there.contains(key)).cloned().collect();
+            Seen::Listed(kind, all) => {
+                let (mut crs, mut made) = (BTreeMap::new(), Vec::new());
+                for one in all {
+                    match one {
+                        Followed::Cr(key, known) => drop(crs.insert(key, *known)),
+                        Followed::Made(object) => made.push(object),
+                    }
+                }
+                let is_gone = |key: &&Key| key.kind == kind && !crs.contains_key(key);
+                let gone: Vec<Key> = self.known.keys().filter(is_gone).cloned().collect();
                 gone.iter().for_each(|key| self.forget(key));
-                for object in objects {
-                    self.know(&key_of(kind, &object), object);
+                crs.into_iter().for_each(|(key, known)| self.know(&key, known));
+                if !is_cr(kind) {
+                    self.figures.listed(kind, &made);
+                    // Some may have gone unseen.
+                    self.changed(|_| true);
                 }
             }
-            Seen::Changed(kind, object) if is_cr(kind) => self.know(&key_of(kind, &object), object),
-            Seen::Gone(kind, object) if is_cr(kind) => self.forget(&key_of(kind, &object)),
-            // Some may have gone unseen.
-            Seen::Listed(kind, objects) => {
-                self.figures.listed(kind, &objects);
-                self.changed(|_| true);
-            }
-            Seen::Changed(kind, object) => {
+            Seen::Changed(_, Followed::Cr(key, known)) => self.know(&key, *known),
+            Seen::Gone(_, Followed::Cr(key, _)) => self.forget(&key),
+            Seen::Changed(kind, Followed::Made(object)) => {
                 self.figures.made(kind, &object);
                 self.changed_of(&object);
             }
-            Seen::Gone(kind, object) => {
+            Seen::Gone(kind, Followed::Made(object)) => {
                 self.figures.unmade(kind, &object);
                 self.changed_of(&object);
             }
@@ -374,7 +389,6 @@ impl Loop {
 
     fn forget(&mut self, key: &Key) {
         self.figures.forget(key);
-        self.objects.remove(key);
         self.known.remove(key);
         self.memories.remove(key);
         self.looked.remove(key);

@@ -33,6 +33,11 @@ fn upload(name: &str, phase: &str) -> (Key, Value) {
     (Key::new(Kind::DataUpload, "velero", name), object)
 }
 
+/// The watch tells of a DataUpload.
+fn tell(of: &mut Loop, object: &Value) {
+    of.see(Seen::Changed(Kind::DataUpload, Followed::of(Kind::DataUpload, object.clone())));
+}
+
 fn taken(of: &mut Loop) -> Option<String> {
     of.queue.take(Instant::now()).map(|key| key.name)
 }
@@ -41,21 +46,21 @@ fn taken(of: &mut Loop) -> Option<String> {
 fn what_needs_no_look_gets_none() {
     let mut quiet = quiet(&[]);
     let (key, mut object) = upload("a", "InProgress");
-    quiet.know(&key, object.clone());
+    tell(&mut quiet, &object);
     assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
     quiet.queue.ended(&key, Ended::Settled, Instant::now());
     object["metadata"]["resourceVersion"] = json!("8");
     object["status"]["progress"] = json!({ "bytesDone": 1 });
-    quiet.know(&key, object.clone());
+    tell(&mut quiet, &object);
     assert_eq!(taken(&mut quiet), None);
-    quiet.see(Seen::Listed(Kind::DataUpload, vec![object.clone()]));
+    quiet.see(Seen::Listed(Kind::DataUpload, vec![Followed::of(Kind::DataUpload, object.clone())]));
     assert_eq!(taken(&mut quiet), None);
     object["status"]["phase"] = json!("Completed");
-    quiet.know(&key, object.clone());
+    tell(&mut quiet, &object);
     assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
     quiet.queue.ended(&key, Ended::Settled, Instant::now());
     object["metadata"]["finalizers"] = json!([]);
-    quiet.know(&key, object);
+    tell(&mut quiet, &object);
     quiet.see(Seen::Listed(Kind::Pod, Vec::new()));
     quiet.know_all();
     assert_eq!(taken(&mut quiet), None);
@@ -65,14 +70,14 @@ fn what_needs_no_look_gets_none() {
 fn a_cancel_ends_a_back_off() {
     let mut quiet = quiet(&[]);
     let (key, mut object) = upload("a", "Accepted");
-    quiet.know(&key, object.clone());
+    tell(&mut quiet, &object);
     assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
     quiet.queue.ended(&key, Ended::Failed(Some(Duration::from_secs(60))), Instant::now());
     object["metadata"]["annotations"] = json!({ "a": "b" });
-    quiet.know(&key, object.clone());
+    tell(&mut quiet, &object);
     assert_eq!(taken(&mut quiet), None);
     object["spec"]["cancel"] = json!(true);
-    quiet.know(&key, object);
+    tell(&mut quiet, &object);
     assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
 }
 
@@ -80,8 +85,8 @@ fn a_cancel_ends_a_back_off() {
 async fn one_that_was_accepted_counts_before_the_watch_tells_of_it() {
     let mut quiet = quiet(&[("maxActive", "1"), ("hostingImage", "w")]);
     for name in ["a", "b"] {
-        let (key, object) = upload(name, "New");
-        quiet.know(&key, object);
+        let (_, object) = upload(name, "New");
+        tell(&mut quiet, &object);
     }
     let settings = quiet.settings.clone().unwrap();
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
@@ -93,9 +98,9 @@ async fn one_that_was_accepted_counts_before_the_watch_tells_of_it() {
     quiet.done(done);
     // An event of before comes late.
     object["metadata"]["resourceVersion"] = json!("8");
-    quiet.know(&key, object.clone());
+    tell(&mut quiet, &object);
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::new());
     object["status"]["phase"] = json!("Failed");
-    quiet.know(&key, object);
+    tell(&mut quiet, &object);
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["b".to_owned()]));
 }

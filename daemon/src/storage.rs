@@ -26,6 +26,7 @@ pub(crate) fn options(flags: &S3Flags, single_writer: bool) -> Options {
         virtual_host: s3_virtual_host,
         ca_file: s3_ca_file,
         skip_verify: s3_skip_verify,
+        ..S3Options::default()
     };
     let mut options = Options { s3, single_writer, ..Options::default() };
     if let Some(Span(time)) = retry_for {

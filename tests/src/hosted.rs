@@ -436,6 +436,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it, and those before it, have logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()

@@ -28,12 +28,16 @@ mod jobs;
 mod located;
 #[path = "kube/metrics.rs"]
 mod metrics;
+#[path = "kube/providers.rs"]
+mod providers;
 #[path = "kube/replicas.rs"]
 mod replicas;
 #[path = "kube/rights.rs"]
 mod rights;
 #[path = "kube/scenes.rs"]
 mod scenes;
+#[path = "kube/slim.rs"]
+mod slim;
 #[path = "kube/verbs.rs"]
 mod verbs;
 

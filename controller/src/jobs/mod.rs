@@ -21,7 +21,7 @@ use wherry_api::api::{Api, ApiError, Guard, Key, Kind, Refusal};
 use wherry_api::job::{self, JobKind, JobResult};
 use wherry_api::kube_api::KubeApi;
 use wherry_api::location::{REPOSITORIES, Recorded};
-use wherry_api::watch::{Seen, Selection, follow};
+use wherry_api::watch::{Seen, Selection, follow_as};
 use wherry_api::{BackupStorageLocation, Settings, Time, decode};
 
 /// In the namespace of Velero. Of Backups only the phase is looked at, and nothing is kept.
@@ -58,13 +58,22 @@ struct Jobs {
     look: Instant,
 }
 
+/// What is kept of an object that is followed. There may be thousands of Backups, and only one that is being deleted says
+/// anything here.
+fn kept(kind: Kind, object: Value) -> Value {
+    match kind {
+        Kind::Backup if object["status"]["phase"] != "Deleting" => Value::Null,
+        _ => object,
+    }
+}
+
 /// Runs until it is dropped, or nothing tells of anything any more.
 pub(crate) async fn run(around: Around) {
     let (to, mut seen) = unbounded_channel();
     let mut watches = JoinSet::new();
     for (kind, label) in FOLLOWED {
         let of = Selection { kind, namespace: around.options.namespace.clone(), label: label.to_owned() };
-        watches.spawn(follow(around.api.clone(), of, None, to.clone()));
+        watches.spawn(follow_as(around.api.clone(), of, None, to.clone(), kept));
     }
     let mut settings = around.settings.clone();
     let mut jobs = Jobs {

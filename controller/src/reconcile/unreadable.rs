@@ -11,12 +11,20 @@ use wherry_api::{Meta, Phase, Time, names};
 pub fn is_ours(kind: Kind, object: &Value, limits: &Limits) -> bool {
     let copied = if kind == Kind::DataUpload { names::RESTORE_NAME } else { names::BACKUP_NAME };
     let datamover = object["spec"]["datamover"].as_str().unwrap_or_default();
-    (is_held(object) || !limits.disown(datamover)) && object["metadata"]["labels"][copied].is_null()
+    is_of(datamover, !object["metadata"]["labels"][copied].is_null(), is_held(object), limits)
 }
 
-fn is_held(object: &Value) -> bool {
+/// Whether it has our finalizer.
+pub(crate) fn is_held(object: &Value) -> bool {
     let all = object["metadata"]["finalizers"].as_array();
     all.is_some_and(|all| all.iter().any(|name| name == names::FINALIZER))
+}
+
+/// Whether a CR of that mover is ours; never one that a restore made of one in a backup. One that we hold is, whatever the
+/// setting says by now.
+#[must_use]
+pub(crate) fn is_of(datamover: &str, copied: bool, held: bool, limits: &Limits) -> bool {
+    !copied && (held || !limits.disown(datamover))
 }
 
 /// The write by which it fails. `None`: it is not ours, has ended already, or does not say enough to be written to. What

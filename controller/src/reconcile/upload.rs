@@ -111,9 +111,7 @@ impl UploadView {
                 false => self.cancel(),
             };
         }
-        // A PVC that was made from the snapshot lives on without it.
-        let settled = self.cr.status.phase != Phase::Accepted && exposing.claim().is_some();
-        if let Some(step) = (!settled).then(|| self.takeover(plan, &exposing)).flatten() {
+        if let Some(step) = (!self.is_settled(plan)).then(|| self.takeover(plan, &exposing)).flatten() {
             return step;
         }
         if let Some(step) = exposing.lost(|attempt| UploadPlan { attempt, ..plan.clone() }.print()) {
@@ -129,6 +127,14 @@ impl UploadView {
             ControlFlow::Break(step) => step,
             ControlFlow::Continue(node) => exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()),
         }
+    }
+
+    /// The PVC of this attempt was made from the snapshot, and lives on without it: what becomes of the snapshots is not looked
+    /// at before the end.
+    pub(crate) fn is_settled(&self, plan: &UploadPlan) -> bool {
+        let name = names::of_attempt(self.uid(), plan.attempt);
+        let claim = self.claims.iter().find(|claim| claim.metadata.name == name);
+        claim.is_some_and(|claim| self.cr.status.phase != Phase::Accepted || !claim.spec.volume_name.is_empty())
     }
 
     pub(super) fn exposing(&self, plan: &UploadPlan) -> Exposing<'_> {

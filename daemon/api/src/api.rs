@@ -241,6 +241,14 @@ pub trait Api {
         labels: &[(&str, &str)],
     ) -> impl Future<Output = Result<Vec<Value>, ApiError>> + Send;
 
+    /// Of all objects of a kind in a namespace (likewise) those that are to be kept; others are dropped while the list is read.
+    fn list_where(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        keep: impl Fn(&Value) -> bool + Send + Sync,
+    ) -> impl Future<Output = Result<Vec<Value>, ApiError>> + Send;
+
     /// Makes an object.
     fn create(&self, key: &Key, object: &Value) -> impl Future<Output = Result<(), ApiError>> + Send;
 

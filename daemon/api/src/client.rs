@@ -5,6 +5,7 @@
 
 use crate::api::{ApiError, Refusal};
 use crate::metrics::{CONFLICTS, REQUESTS, Registry};
+use crate::page;
 use parking_lot::Mutex;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Method, Response};
@@ -114,6 +115,27 @@ pub struct Client {
     access: Arc<Access>,
     known: Arc<Mutex<Option<(Instant, Secret)>>>,
     registry: Option<Arc<Registry>>,
+    pace: Option<Arc<Mutex<Pace>>>,
+}
+
+/// Requests as they may be sent: a bucket of tokens. Who comes when it is empty waits, one after the other.
+#[derive(Debug)]
+struct Pace {
+    /// Between two of a long row.
+    each: Duration,
+    /// So many are sent at once after a pause.
+    burst: u32,
+    /// When the bucket is full again.
+    full: Option<Instant>,
+}
+
+impl Pace {
+    /// Takes a token; how long it is waited for.
+    fn take(&mut self, now: Instant) -> Duration {
+        let full = self.full.filter(|full| *full > now).unwrap_or(now) + self.each;
+        self.full = Some(full);
+        full.duration_since(now).saturating_sub(self.each.saturating_mul(self.burst))
+    }
 }
 
 /// A request under way. One that nobody waits for any longer is counted too, as one without an answer.
@@ -168,13 +190,20 @@ impl Client {
             .tls_certs_only(authorities)
             .build()
             .map_err(wrong)?;
-        Ok(Self { http, access: Arc::new(access), known: Arc::default(), registry: None })
+        Ok(Self { http, access: Arc::new(access), known: Arc::default(), registry: None, pace: None })
     }
 
     /// The same; its requests are counted there.
     #[must_use]
     pub fn counting(self, registry: Arc<Registry>) -> Self {
         Self { registry: Some(registry), ..self }
+    }
+
+    /// The same; it and all clones of it together send no more than so many requests a second, after a pause `burst` at once.
+    #[must_use]
+    pub fn paced(self, a_second: u32, burst: u32) -> Self {
+        let pace = Pace { each: Duration::from_secs(1) / a_second.max(1), burst, full: None };
+        Self { pace: Some(Arc::new(Mutex::new(pace))), ..self }
     }
 
     fn token(&self, call: &str) -> Result<Secret, ApiError> {
@@ -197,6 +226,10 @@ impl Client {
     }
 
     async fn ask(&self, call: &str, method: Method, path: &str, body: Body<'_>) -> Result<Response, ApiError> {
+        let wait = self.pace.as_ref().map(|pace| pace.lock().take(Instant::now())).unwrap_or_default();
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         let request = self.http.request(method, format!("{}{path}", self.access.server));
         let mut request = request.bearer_auth(&self.token(call)?.0);
         let verb = call.split(' ').next().unwrap_or_default();
@@ -209,9 +242,21 @@ impl Client {
         answer.map_err(|e| ApiError::new(Refusal::Unavailable, call, chain(&e.without_url())))
     }
 
-    /// One request, and the object that is the answer. `call` (verb and object) goes into errors. Whatever breaks off is
-    /// [`Refusal::Unavailable`]: nobody knows whether it was done.
+    /// One request, and the object that is the answer, without `metadata.managedFields`. `call` (verb and object) goes into
+    /// errors. Whatever breaks off is [`Refusal::Unavailable`]: nobody knows whether it was done.
     pub async fn send(&self, call: &str, method: Method, path: &str, body: Body<'_>) -> Result<Value, ApiError> {
+        self.send_for(call, method, path, body, page::object).await
+    }
+
+    /// The same; `read` makes of the answer's text what is wanted of it.
+    pub(crate) async fn send_for<T>(
+        &self,
+        call: &str,
+        method: Method,
+        path: &str,
+        body: Body<'_>,
+        read: impl FnOnce(&[u8]) -> serde_json::Result<T>,
+    ) -> Result<T, ApiError> {
         let all = async {
             let answer = self.ask(call, method, path, body).await?;
             let status = answer.status().as_u16();
@@ -219,7 +264,7 @@ impl Client {
             let unknown = |e: String| ApiError::new(Refusal::Unavailable, call, e);
             let bytes = answer.bytes().await.map_err(|e| unknown(chain(&e.without_url())))?;
             if (200..300).contains(&status) {
-                return serde_json::from_slice(&bytes).map_err(|e| unknown(format!("the answer cannot be read: {e}")));
+                return read(&bytes).map_err(|e| unknown(format!("the answer cannot be read: {e}")));
             }
             Err(self.refused(call, status, &bytes, retry_after))
         };
@@ -342,6 +387,18 @@ mod tests {
     #[test]
     fn a_400_of_a_proxy_says_nothing_about_an_object() {
         assert_eq!(refused("create x", 400, b"<html>400 Bad Request</html>").refusal, Refusal::Unavailable);
+    }
+
+    #[test]
+    fn requests_are_spread_out_after_a_burst() {
+        let mut pace = Pace { each: Duration::from_millis(50), burst: 3, full: None };
+        let now = Instant::now();
+        let mut waits = |now: Instant, times: usize| (0..times).map(|_| pace.take(now).as_millis()).collect::<Vec<_>>();
+        assert_eq!(waits(now, 6), [0, 0, 0, 50, 100, 150]);
+        // What was promised is over then, and one more token is there.
+        assert_eq!(waits(now + Duration::from_millis(200), 2), [0, 50]);
+        // However long the pause, no more than the burst.
+        assert_eq!(waits(now + Duration::from_secs(3600), 5), [0, 0, 0, 50, 100]);
     }
 
     #[test]

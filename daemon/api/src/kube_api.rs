@@ -3,11 +3,13 @@
 
 use crate::api::{Api, ApiError, Guard, Key, Kind, Refusal};
 use crate::client::Client;
+use crate::page::{Page, page};
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
-/// Objects of one answer of a list; longer lists come in several.
-const PAGE: u32 = 500;
+/// Objects of one answer of a list; longer lists come in several. What is sent of one is in memory at once.
+const PAGE: u32 = 200;
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
@@ -16,13 +18,15 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 pub struct KubeApi {
     client: Client,
     page: u32,
+    /// Whoever lists to keep little: one after the other, so that there is one page of it in memory.
+    sifting: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// All objects of a kind, with the resourceVersion that a watch goes on from.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct List {
+/// All objects of a kind, or what is kept of them, with the resourceVersion that a watch goes on from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct List<T = Value> {
     /// They.
-    pub objects: Vec<Value>,
+    pub objects: Vec<T>,
     /// `metadata.resourceVersion` of the list.
     pub version: String,
 }
@@ -31,7 +35,7 @@ impl KubeApi {
     /// Through that client.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, page: PAGE }
+        Self { client, page: PAGE, sifting: Arc::default() }
     }
 
     /// The same with so many objects in one answer of a list.
@@ -44,17 +48,6 @@ impl KubeApi {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
-    }
-
-    async fn ask(&self, call: &str, path: &str) -> Result<(Vec<Value>, String, String), ApiError> {
-        let mut answer = self.client.send(call, Method::GET, path, None).await?;
-        let text = |name: &str| answer["metadata"][name].as_str().unwrap_or_default().to_owned();
-        let (version, more) = (text("resourceVersion"), text("continue"));
-        match answer.get_mut("items").map(Value::take) {
-            Some(Value::Array(items)) => Ok((items, version, more)),
-            Some(Value::Null) => Ok((Vec::new(), version, more)),
-            _ => Err(ApiError::new(Refusal::Unavailable, call, "the answer is no list".to_owned())),
-        }
     }
 
     async fn write(
@@ -79,19 +72,31 @@ impl KubeApi {
 
     /// All that a label selector fits; empty: all.
     pub async fn list_all(&self, kind: Kind, namespace: &str, selector: &str) -> Result<List, ApiError> {
+        self.list_as(kind, namespace, selector, Some).await
+    }
+
+    /// The same; `read` says what is kept of each object, and the rest is dropped before the next one is read. So it
+    /// takes the memory of a page and of what is kept, however long the list is.
+    pub async fn list_as<T>(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        selector: &str,
+        mut read: impl FnMut(Value) -> Option<T>,
+    ) -> Result<List<T>, ApiError> {
         let call = format!("list {}", kind.word());
         let mut base = format!("{}?limit={}", path(kind, namespace), self.page);
         if !selector.is_empty() {
             base = format!("{base}&labelSelector={}", escape(selector));
         }
-        let mut list = List::default();
+        let mut list = List { objects: Vec::new(), version: String::new() };
         let mut next = String::new();
         let mut again = true;
         loop {
             let from = if next.is_empty() { base.clone() } else { format!("{base}&continue={}", escape(&next)) };
-            match self.ask(&call, &from).await {
-                Ok((objects, version, more)) => {
-                    list.objects.extend(objects);
+            let mut each = |object| list.objects.extend(read(object));
+            match self.client.send_for(&call, Method::GET, &from, None, |text| page(text, &mut each)).await {
+                Ok(Page { version, more }) => {
                     if list.version.is_empty() {
                         list.version = version;
                     }
@@ -102,7 +107,9 @@ impl KubeApi {
                 }
                 // The server has forgotten the state that this list began with.
                 Err(e) if e.refusal == Refusal::Expired && !next.is_empty() && again => {
-                    (list, next, again) = (List::default(), String::new(), false);
+                    list.objects.clear();
+                    list.version.clear();
+                    (next, again) = (String::new(), false);
                 }
                 Err(e) => return Err(e),
             }
@@ -162,6 +169,16 @@ impl Api for KubeApi {
     async fn list(&self, kind: Kind, namespace: &str, labels: &[(&str, &str)]) -> Result<Vec<Value>, ApiError> {
         let selector = labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
         Ok(self.list_all(kind, namespace, &selector).await?.objects)
+    }
+
+    async fn list_where(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        keep: impl Fn(&Value) -> bool + Send + Sync,
+    ) -> Result<Vec<Value>, ApiError> {
+        let _turn = self.sifting.lock().await;
+        Ok(self.list_as(kind, namespace, "", |object| Some(object).filter(&keep)).await?.objects)
     }
 
     async fn create(&self, key: &Key, object: &Value) -> Result<(), ApiError> {

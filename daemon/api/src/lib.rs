@@ -23,6 +23,7 @@ pub mod location;
 pub mod meta;
 pub mod metrics;
 pub mod names;
+mod page;
 pub mod phase;
 pub mod plan;
 mod pods;

@@ -39,7 +39,12 @@ pub const ENTRIES: &[Entry] = &[
     entry("datamovers", "wherry", "names, separated by commas", "values of spec.datamover that mean wherry"),
     entry("pause", "false", "true or false", "nothing new is accepted, and no Job is made; what is under way goes on"),
     entry("maxActive", "10", "count", "DataUploads and DataDownloads that are Accepted to InProgress at once"),
-    entry("slotsPerNode", "4", "count", "the same on one node"),
+    entry(
+        "slotsPerNode",
+        "4",
+        "count",
+        "the same on one node, as far as the agent's --memory goes; more than before when nothing runs there",
+    ),
     entry("restoreShare", "50", "percent", "of maxActive that restores get while backups wait too"),
     entry("backupShare", "25", "percent", "of maxActive that backups get while restores wait too"),
     entry(

@@ -2,6 +2,7 @@
 
 use crate::api::{ApiError, Key, Kind, Refusal};
 use crate::kube_api::{KubeApi, escape, path};
+use crate::page;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
@@ -14,15 +15,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A watch that is cut off after more than this worked: it goes on from where it was, however often that happens.
 const RAN_WELL: Duration = Duration::from_secs(60);
 
-/// What is seen.
+/// What is seen: objects, or what is kept of them.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Seen {
+pub enum Seen<T = Value> {
     /// All that there are; any other of the kind that was known is gone.
-    Listed(Kind, Vec<Value>),
+    Listed(Kind, Vec<T>),
     /// One is new or has changed.
-    Changed(Kind, Value),
+    Changed(Kind, T),
     /// One is gone; this is what it was at last.
-    Gone(Kind, Value),
+    Gone(Kind, T),
 }
 
 /// What is followed.
@@ -48,7 +49,7 @@ enum Line {
 }
 
 fn line(bytes: &[u8]) -> Line {
-    let mut event: Value = match serde_json::from_slice(bytes) {
+    let mut event = match page::object(bytes) {
         Ok(event) => event,
         Err(e) => return Line::Failed(Refusal::Unavailable, format!("a line that cannot be read: {e}")),
     };
@@ -97,13 +98,24 @@ impl Lines {
 }
 
 /// Follows until nobody listens any more: from a list, or from a version that was seen before.
-pub async fn follow(api: KubeApi, of: Selection, mut from: Option<String>, to: UnboundedSender<Seen>) {
+pub async fn follow(api: KubeApi, of: Selection, from: Option<String>, to: UnboundedSender<Seen>) {
+    follow_as(api, of, from, to, |_, object| object).await;
+}
+
+/// The same; `keep` makes of each object, as it is read, what is kept of it: a list of thousands is never there as a whole.
+pub async fn follow_as<T: Send>(
+    api: KubeApi,
+    of: Selection,
+    mut from: Option<String>,
+    to: UnboundedSender<Seen<T>>,
+    keep: fn(Kind, Value) -> T,
+) {
     let mut failures = 0_u32;
     while !to.is_closed() {
         let begin = Instant::now();
         let result = match &mut from {
-            None => begin_anew(&api, &of, &to, &mut from).await,
-            Some(version) => go_on(&api, &of, &to, version).await,
+            None => begin_anew(&api, &of, &to, &mut from, keep).await,
+            Some(version) => go_on(&api, &of, &to, version, keep).await,
         };
         match result {
             Ok(()) => failures = 0,
@@ -143,20 +155,27 @@ fn pause(failures: u32) -> Duration {
     }
 }
 
-async fn begin_anew(
+async fn begin_anew<T>(
     api: &KubeApi,
     of: &Selection,
-    to: &UnboundedSender<Seen>,
+    to: &UnboundedSender<Seen<T>>,
     from: &mut Option<String>,
+    keep: fn(Kind, Value) -> T,
 ) -> Result<(), ApiError> {
-    let list = api.list_all(of.kind, &of.namespace, &of.label).await?;
+    let list = api.list_as(of.kind, &of.namespace, &of.label, |object| Some(keep(of.kind, object))).await?;
     *from = Some(list.version);
     // Nobody listens: the caller sees it.
     let _ = to.send(Seen::Listed(of.kind, list.objects));
     Ok(())
 }
 
-async fn go_on(api: &KubeApi, of: &Selection, to: &UnboundedSender<Seen>, from: &mut String) -> Result<(), ApiError> {
+async fn go_on<T>(
+    api: &KubeApi,
+    of: &Selection,
+    to: &UnboundedSender<Seen<T>>,
+    from: &mut String,
+    keep: fn(Kind, Value) -> T,
+) -> Result<(), ApiError> {
     let call = format!("watch {}", of.kind.word());
     let (base, seconds) = (path(of.kind, &of.namespace), WATCH.as_secs());
     let mut path = format!("{base}?watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={from}");
@@ -188,11 +207,11 @@ async fn go_on(api: &KubeApi, of: &Selection, to: &UnboundedSender<Seen>, from: 
                 Line::Failed(refusal, message) => return Err(broken(refusal, message)),
                 Line::Object(object) => {
                     *from = version(&object);
-                    let _ = to.send(Seen::Changed(of.kind, object));
+                    let _ = to.send(Seen::Changed(of.kind, keep(of.kind, object)));
                 }
                 Line::Gone(object) => {
                     *from = version(&object);
-                    let _ = to.send(Seen::Gone(of.kind, object));
+                    let _ = to.send(Seen::Gone(of.kind, keep(of.kind, object)));
                 }
             }
         }

@@ -180,7 +180,7 @@ impl Loop {
                 None => handle.end(Why::Over),
             }
         }
-        let slots = self.agent.budget().slots;
+        let slots = self.agent.slots(self.running.is_empty());
         for (uid, verdict) in verdicts {
             let task = match verdict {
                 Verdict::Move(task) if self.running.len() < slots => task,

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use wherry_api::BackupStorageLocation;
-use wherry_repo::storage::{Environment, Options, Over, S3Options};
+use wherry_repo::storage::{Encryption, Environment, Options, Over, S3Options};
 use wherry_repo::{Error, Result};
 use zeroize::Zeroizing;
 
@@ -81,6 +81,68 @@ fn provider(location: &BackupStorageLocation) -> Result<&'static str> {
     }
 }
 
+/// What becomes of a config key of Velero's plugins. One that means how data is to be kept is never passed over: who asks for
+/// a key of their own, and gets none, is betrayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heed {
+    /// It means the same here.
+    Yes,
+    /// It says what Velero's server does, such as for URLs of logs, and nothing about data here.
+    Velero,
+    /// It is refused, and why.
+    No(&'static str),
+}
+
+/// Keys of `config` (`backupstoragelocation.md` of Velero's plugins).
+const KEYS: [(&str, &str, Heed); 24] = [
+    ("aws", "region", Heed::Yes),
+    ("aws", "s3Url", Heed::Yes),
+    ("aws", "s3ForcePathStyle", Heed::Yes),
+    ("aws", "profile", Heed::Yes),
+    ("aws", "insecureSkipTLSVerify", Heed::Yes),
+    ("aws", "serverSideEncryption", Heed::Yes),
+    ("aws", "kmsKeyId", Heed::Yes),
+    ("aws", "checksumAlgorithm", Heed::Yes),
+    ("aws", "enableSharedConfig", Heed::Yes),
+    ("aws", "publicUrl", Heed::Velero),
+    ("aws", "signatureVersion", Heed::Velero),
+    ("aws", "customerKeyEncryptionFile", Heed::No(CUSTOMER_KEY)),
+    ("aws", "customerKeyEncryptionSecret", Heed::No(CUSTOMER_KEY)),
+    ("aws", "tagging", Heed::No("wherry gives its objects no tags")),
+    ("azure", "storageAccount", Heed::Yes),
+    ("azure", "storageAccountURI", Heed::Yes),
+    ("azure", "storageAccountKeyEnvVar", Heed::Yes),
+    ("azure", "useAAD", Heed::Yes),
+    ("azure", "activeDirectoryAuthorityURI", Heed::Yes),
+    ("azure", "resourceGroup", Heed::Velero),
+    ("azure", "subscriptionId", Heed::Velero),
+    ("azure", "blockSizeInBytes", Heed::Velero),
+    (
+        "gcp",
+        "kmsKeyName",
+        Heed::No("make that key the default of the bucket (gcloud storage buckets update --default-encryption-key)"),
+    ),
+    ("gcp", "serviceAccount", Heed::Velero),
+];
+const CUSTOMER_KEY: &str =
+    "SSE-C is not supported; use kmsKeyId, or nothing: what wherry stores is encrypted before it is sent";
+
+/// An error that names the first key that is not heeded here.
+fn check_keys(provider: &str, config: &BTreeMap<String, String>, name: &str) -> Result<()> {
+    // One without a value is as one that is not there.
+    for (key, _) in config.iter().filter(|(_, value)| !value.is_empty()) {
+        let why = match KEYS.iter().find(|(of, known, _)| *of == provider && known == key) {
+            Some((_, _, Heed::Yes | Heed::Velero)) => continue,
+            Some((_, _, Heed::No(why))) => why,
+            None => {
+                "it is not known to this version, and what it asks for might be missed: take it out, or use another location"
+            }
+        };
+        return Err(Error::invalid(format!("BackupStorageLocation {name}: config key {key:?} is refused: {why}")));
+    }
+    Ok(())
+}
+
 /// From the location, what its Secret holds (none: who runs this has rights of its own), its certificates (PEM), and what says
 /// that the work is over.
 pub(crate) fn place(
@@ -106,16 +168,22 @@ pub(crate) fn place(
         skip_verify: config("insecureSkipTLSVerify") == Some("true"),
         ..S3Options::default()
     };
-    let (scheme, env, secret) = match provider(location)? {
+    let provider = provider(location)?;
+    check_keys(provider, &spec.config, name)?;
+    let (scheme, env, secret) = match provider {
         "aws" => {
             s3.endpoint = config("s3Url").map(ToOwned::to_owned);
             s3.region = config("region").map(ToOwned::to_owned);
+            s3.look_up_region = true;
+            s3.encryption = encryption(&spec.config, name)?;
+            // Set and empty says that the server knows no checksums; any other is answered by SHA-256.
+            s3.without_checksum = spec.config.get("checksumAlgorithm").is_some_and(String::is_empty);
             s3.virtual_host = config("s3ForcePathStyle") == Some("false");
             let secret = credential.map(memory).transpose()?;
             if secret.is_some() {
                 s3.profile = Some(config("profile").unwrap_or("default").to_owned());
             }
-            ("s3", aws(secret.as_ref()), secret)
+            ("s3", aws(secret.as_ref(), config("enableSharedConfig") == Some("true")), secret)
         }
         "azure" => ("az", azure(&spec.config, credential, name)?, None),
         _ => {
@@ -137,14 +205,51 @@ fn variables(pairs: &[(&str, String)]) -> Environment {
     Environment::of(&pairs.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>())
 }
 
+/// What the server is to encrypt with; a key of the user's own means KMS, as in Velero's plugin.
+fn encryption(config: &BTreeMap<String, String>, name: &str) -> Result<Option<Encryption>> {
+    let get = |key: &str| config.get(key).filter(|value| !value.is_empty()).cloned();
+    let key = get("kmsKeyId");
+    match (get("serverSideEncryption").as_deref(), &key) {
+        (None, None) => Ok(None),
+        (Some("AES256"), None) => Ok(Some(Encryption { algorithm: "AES256".to_owned(), kms_key: None })),
+        (Some("aws:kms:dsse"), _) => Ok(Some(Encryption { algorithm: "aws:kms:dsse".to_owned(), kms_key: key })),
+        (None | Some("AES256" | "aws:kms"), _) => {
+            Ok(Some(Encryption { algorithm: "aws:kms".to_owned(), kms_key: key }))
+        }
+        (Some(other), _) => Err(Error::invalid(format!(
+            "BackupStorageLocation {name}: config key serverSideEncryption is {other:?}; AES256, aws:kms and aws:kms:dsse are known"
+        ))),
+    }
+}
+
 /// With a credentials file nothing of this process's own surroundings counts; without one everything does: the role of the
-/// pod or the machine.
-fn aws(secret: Option<&SecretFile>) -> Environment {
+/// pod or the machine. `shared`: the file is written as a config file, with sections `[profile NAME]`.
+fn aws(secret: Option<&SecretFile>, shared: bool) -> Environment {
     secret.map_or_else(Environment::default, |secret| {
-        variables(&[
-            ("AWS_SHARED_CREDENTIALS_FILE", secret.path().display().to_string()),
-            ("AWS_CONFIG_FILE", "/dev/null".to_owned()),
-        ])
+        let path = secret.path().display().to_string();
+        let config = if shared { path.clone() } else { "/dev/null".to_owned() };
+        variables(&[("AWS_SHARED_CREDENTIALS_FILE", path), ("AWS_CONFIG_FILE", config)])
+    })
+}
+
+/// Cloud of Azure by the name in its credential file: where accounts answer, and who knows who asks.
+const CLOUDS: [(&str, &str, &str); 3] = [
+    ("AzurePublicCloud", "blob.core.windows.net", "https://login.microsoftonline.com"),
+    ("AzureUSGovernmentCloud", "blob.core.usgovcloudapi.net", "https://login.microsoftonline.us"),
+    ("AzureChinaCloud", "blob.core.chinacloudapi.cn", "https://login.chinacloudapi.cn"),
+];
+
+/// The cloud of that name, or of one of the names without `Azure` and `Cloud` that are in use, too.
+fn cloud(named: &str, location: &str) -> Result<(&'static str, &'static str)> {
+    let bare = |name: &str| name.to_ascii_lowercase().trim_start_matches("azure").trim_end_matches("cloud").to_owned();
+    let found = CLOUDS.iter().find(|(name, ..)| bare(name) == bare(named));
+    found.map(|(_, blobs, authority)| (*blobs, *authority)).ok_or_else(|| {
+        let known: Vec<_> = CLOUDS.iter().map(|(name, ..)| *name).collect();
+        Error::invalid(format!(
+            "BackupStorageLocation {location}: AZURE_CLOUD_NAME of its credential is {named:?}; known are {}. For another cloud set \
+             config keys storageAccountURI and activeDirectoryAuthorityURI, and take that line out",
+            known.join(", ")
+        ))
     })
 }
 
@@ -171,9 +276,19 @@ fn azure(config: &BTreeMap<String, String>, credential: Option<&[u8]>, name: &st
         let text = format!("BackupStorageLocation {name} names no storage account (config key storageAccount)");
         return Err(Error::invalid(text));
     }
+    let cloud = get("AZURE_CLOUD_NAME").map(|named| cloud(&named, name)).transpose()?;
+    // Velero takes it with and without a scheme.
+    let with_scheme = |uri: &String| if uri.contains("://") { uri.clone() } else { format!("https://{uri}") };
+    let own_cloud = || Some(format!("https://{}.{}", account.as_deref()?, cloud?.0));
+    add("AZURE_STORAGE_ENDPOINT", config("storageAccountURI").map(with_scheme).or_else(own_cloud));
     add("AZURE_STORAGE_ACCOUNT_NAME", account);
-    add("AZURE_STORAGE_ENDPOINT", config("storageAccountURI").cloned());
+    let aad = config("useAAD").map(String::as_str) == Some("true");
     match config("storageAccountKeyEnvVar") {
+        Some(_) if aad => {
+            return Err(Error::invalid(format!(
+                "BackupStorageLocation {name}: config keys useAAD and storageAccountKeyEnvVar exclude each other: take one out"
+            )));
+        }
         Some(variable) => match get(variable) {
             Some(key) => add("AZURE_STORAGE_ACCOUNT_KEY", Some(key)),
             None => {
@@ -183,15 +298,21 @@ fn azure(config: &BTreeMap<String, String>, credential: Option<&[u8]>, name: &st
                 )));
             }
         },
-        None => add("AZURE_STORAGE_ACCOUNT_KEY", get("AZURE_STORAGE_ACCOUNT_ACCESS_KEY")),
+        None if aad => {}
+        None => {
+            add("AZURE_STORAGE_ACCOUNT_KEY", get("AZURE_STORAGE_ACCOUNT_ACCESS_KEY"));
+            add("AZURE_STORAGE_SAS_TOKEN", get("AZURE_STORAGE_SAS_TOKEN"));
+        }
     }
+    let authority = config("activeDirectoryAuthorityURI").map(|uri| uri.trim_end_matches('/').to_owned());
+    let authority =
+        authority.or_else(|| get("AZURE_AUTHORITY_HOST")).or(cloud.map(|(_, authority)| authority.to_owned()));
+    add("AZURE_AUTHORITY_HOST", authority);
     for variable in [
-        "AZURE_STORAGE_SAS_TOKEN",
         "AZURE_CLIENT_SECRET",
         "AZURE_FEDERATED_TOKEN_FILE",
         "AZURE_CLIENT_ID",
         "AZURE_TENANT_ID",
-        "AZURE_AUTHORITY_HOST",
         "IDENTITY_ENDPOINT",
         "MSI_ENDPOINT",
     ] {
@@ -267,6 +388,101 @@ mod tests {
         let virtual_host =
             place(&location("aws", "", &[("s3ForcePathStyle", "false")]), None, None, Over::default()).unwrap();
         assert!(virtual_host.options.s3.virtual_host && virtual_host.options.s3.profile.is_none());
+    }
+
+    fn opened(provider: &str, config: &[(&str, &str)], credential: Option<&[u8]>) -> Result<Place> {
+        place(&location(provider, "", config), credential, None, Over::default())
+    }
+
+    #[test]
+    fn no_wish_is_passed_over() {
+        for (provider, key, value, word) in [
+            ("aws", "customerKeyEncryptionFile", "/x", "SSE-C"),
+            ("aws", "tagging", "a=b", "no tags"),
+            ("aws", "serverSideEncryption", "rot13", "AES256"),
+            ("aws", "later", "x", "not known to this version"),
+            ("digitalocean", "later", "x", "not known to this version"),
+            ("azure", "region", "x", "not known to this version"),
+            ("gcp", "kmsKeyName", "projects/p", "default of the bucket"),
+        ] {
+            let fixed = if provider == "azure" { ("storageAccount", "a") } else { ("s3Url", "http://s") };
+            let config = [fixed, (key, value)];
+            let said =
+                opened(provider, if provider == "gcp" { &config[1..] } else { &config }, None).unwrap_err().to_string();
+            assert!(said.contains(key) && said.contains(word), "{provider} {key}: {said}");
+        }
+        // Without a value it asks for nothing.
+        assert!(
+            opened("aws", &[("s3Url", "http://s"), ("customerKeyEncryptionFile", ""), ("publicUrl", "x")], None)
+                .is_ok()
+        );
+        assert!(opened("gcp", &[("serviceAccount", "x"), ("kmsKeyName", "")], None).is_ok());
+    }
+
+    #[test]
+    fn s3_servers_are_told_how_to_encrypt() {
+        let encryption = |config: &[(&str, &str)]| {
+            let s3 = opened("aws", config, None).unwrap().options.s3;
+            s3.encryption.map(|with| (with.algorithm, with.kms_key.unwrap_or_default()))
+        };
+        let with = |algorithm: &str, key: &str| Some((algorithm.to_owned(), key.to_owned()));
+        assert_eq!(encryption(&[("region", "r")]), None);
+        assert_eq!(encryption(&[("serverSideEncryption", "AES256")]), with("AES256", ""));
+        assert_eq!(encryption(&[("kmsKeyId", "k")]), with("aws:kms", "k"));
+        assert_eq!(encryption(&[("serverSideEncryption", "AES256"), ("kmsKeyId", "k")]), with("aws:kms", "k"));
+        assert_eq!(encryption(&[("serverSideEncryption", "aws:kms")]), with("aws:kms", ""));
+        assert_eq!(
+            encryption(&[("serverSideEncryption", "aws:kms:dsse"), ("kmsKeyId", "k")]),
+            with("aws:kms:dsse", "k")
+        );
+        let checksum = |config: &[(&str, &str)]| !opened("aws", config, None).unwrap().options.s3.without_checksum;
+        assert!(
+            checksum(&[]) && checksum(&[("checksumAlgorithm", "CRC32")]) && !checksum(&[("checksumAlgorithm", "")])
+        );
+        assert!(opened("aws", &[], None).unwrap().options.s3.look_up_region);
+    }
+
+    /// A file with sections `[profile NAME]`, as of the AWS tools, is one only where the location says so.
+    #[test]
+    fn a_credential_may_be_written_as_a_config_file() {
+        let file = b"[profile p]\naws_access_key_id=k\naws_secret_access_key=s\nregion=r\n";
+        let open = |shared: &str| {
+            let config = [("s3Url", "http://127.0.0.1:1"), ("profile", "p"), ("enableSharedConfig", shared)];
+            let place = opened("aws", &config, Some(file)).unwrap();
+            wherry_repo::storage::open(&place.url, &place.options).map(drop).map_err(|e| e.to_string())
+        };
+        open("true").unwrap();
+        assert!(open("false").unwrap_err().contains("no profile"));
+    }
+
+    #[test]
+    fn clouds_of_azure_have_their_own_servers() {
+        let env = |config: &[(&str, &str)], file: &str| {
+            let config = [&[("storageAccount", "a")][..], config].concat();
+            opened("azure", &config, Some(file.as_bytes())).map(|place| place.options.env).map_err(|e| e.to_string())
+        };
+        let get = |env: &Environment, name: &str| env.get(name).unwrap_or_default();
+        let (endpoint, authority, key) =
+            ("AZURE_STORAGE_ENDPOINT", "AZURE_AUTHORITY_HOST", "AZURE_STORAGE_ACCOUNT_KEY");
+        let gov = env(&[], "AZURE_CLOUD_NAME=AzureUSGovernmentCloud\n").unwrap();
+        assert_eq!(get(&gov, endpoint), "https://a.blob.core.usgovcloudapi.net");
+        assert_eq!(get(&gov, authority), "https://login.microsoftonline.us");
+        let china = env(
+            &[("storageAccountURI", "s.example/"), ("activeDirectoryAuthorityURI", "https://l/")],
+            "AZURE_CLOUD_NAME=AZURECHINACLOUD",
+        );
+        let china = china.unwrap();
+        assert_eq!((get(&china, endpoint), get(&china, authority)), ("https://s.example/".into(), "https://l".into()));
+        assert_eq!(get(&env(&[], "").unwrap(), endpoint), "");
+        let said = env(&[], "AZURE_CLOUD_NAME=AzureGermanCloud").unwrap_err();
+        assert!(said.contains("AzureGermanCloud") && said.contains("AzureChinaCloud"), "{said}");
+        // Who asks for AAD is not served by a key that happens to be there.
+        let file = "AZURE_STORAGE_ACCOUNT_ACCESS_KEY=aw==\nAZURE_CLIENT_ID=i\n";
+        assert_eq!(get(&env(&[], file).unwrap(), key), "aw==");
+        let aad = env(&[("useAAD", "true")], file).unwrap();
+        assert_eq!((get(&aad, key), get(&aad, "AZURE_CLIENT_ID")), (String::new(), "i".to_owned()));
+        let said = env(&[("useAAD", "true"), ("storageAccountKeyEnvVar", "K")], "K=aw==").unwrap_err();
+        assert!(said.contains("useAAD") && said.contains("storageAccountKeyEnvVar"), "{said}");
     }
 
     #[test]

@@ -156,11 +156,6 @@ impl Agent {
             Ok(settings) => {
                 self.around.up.set(settings.upload_rate);
                 self.around.down.set(settings.download_rate);
-                self.budget.lock().get_or_insert_with(|| {
-                    let cores = self.context.budget.workers;
-                    NodeBudget::new(self.context.settings.memory, cores, settings.slots_per_node)
-                });
-                self.around.metrics.set(&SLOTS, &[], self.budget().slots as f64);
                 *self.settings.lock() = Some(settings);
             }
             Err(wrong) => wrong.iter().for_each(|wrong| tracing::error!("{wrong}")),
@@ -169,8 +164,26 @@ impl Agent {
 
     /// How the memory is shared out.
     fn budget(&self) -> NodeBudget {
-        let new = || NodeBudget::new(self.context.settings.memory, self.context.budget.workers, 1);
-        *self.budget.lock().get_or_insert_with(new)
+        *self.budget.lock().get_or_insert_with(|| self.shared_out(1))
+    }
+
+    fn shared_out(&self, slots: usize) -> NodeBudget {
+        NodeBudget::new(self.context.settings.memory, self.context.budget.workers, slots)
+    }
+
+    /// Volumes that may be moved at once by the settings of now. The memory is shared out anew only when nothing runs: what
+    /// runs has its share. Fewer than before are heeded at once, as they need no memory.
+    fn slots(&self, idle: bool) -> usize {
+        let wanted = self.settings.lock().as_ref().map(|settings| settings.slots_per_node);
+        let mut budget = self.budget.lock();
+        if let Some(wanted) = wanted.filter(|_| idle) {
+            *budget = Some(self.shared_out(wanted));
+        }
+        let slots = budget.as_ref().map_or(1, |budget| budget.slots);
+        drop(budget);
+        let slots = wanted.map_or(slots, |wanted| slots.min(wanted.max(1)));
+        self.around.metrics.set(&SLOTS, &[], slots as f64);
+        slots
     }
 
     /// The index of a repository, which all work with it shares. Of several repositories one has the large share of the memory.

@@ -158,7 +158,10 @@ impl Store {
         to: Use,
     ) -> Result<Repository> {
         let url = &place.url;
-        let known = Self::known(around, name)?.filter(|known| known.location == *url);
+        let recorded = Self::known(around, name)?;
+        // Also where the location led before: one that vanished there is missed when it leads back.
+        let known = recorded.as_ref().and_then(|recorded| recorded.at(url)).map(ToOwned::to_owned);
+        let leads_there = recorded.is_some_and(|recorded| recorded.location == *url);
         let there = match peek(&*storage) {
             Ok(config) => Some(config.is_some()),
             Err(e) if e.kind() == ErrorKind::NoRepository => None,
@@ -168,7 +171,7 @@ impl Store {
             return Err(wrong(format!(
                 "the repository {} of BackupStorageLocation {name} is gone: there is none at {url} any more. Nothing is made in its \
                  place: bring it back, or remove key {name} of ConfigMap {REPOSITORIES} if it is to be made anew",
-                known.repository
+                known
             )));
         }
         if known.is_none() && to == Use::Known {
@@ -216,16 +219,16 @@ impl Store {
         }
         let id = repository.id().to_string();
         match known {
-            Some(known) if known.repository != id => Err(wrong(format!(
+            Some(known) if known != id => Err(wrong(format!(
                 "the repository at {url} is {id}, and that of BackupStorageLocation {name} was {}: it is another one. Bring the first \
                  one back, or remove key {name} of ConfigMap {REPOSITORIES} if this one is to be used",
-                known.repository
+                known
             ))),
-            Some(_) => Ok(repository),
+            Some(_) if leads_there => Ok(repository),
             // Who only reads may be led elsewhere for once: what is recorded stays what was written to.
-            None if to == Use::Read => Ok(repository),
-            None => {
-                Self::remember(around, name, &Recorded { repository: id, location: url.clone() })?;
+            _ if to == Use::Read => Ok(repository),
+            _ => {
+                Self::remember(around, name, &id, url)?;
                 Ok(repository)
             }
         }
@@ -292,32 +295,43 @@ impl Store {
     }
 
     fn known(around: &Surroundings, name: &str) -> Result<Option<Recorded>> {
-        let Some(map) = around.get(Kind::ConfigMap, REPOSITORIES)? else { return Ok(None) };
+        match around.get(Kind::ConfigMap, REPOSITORIES)? {
+            Some(map) => Self::recorded(&map, name),
+            None => Ok(None),
+        }
+    }
+
+    fn recorded(map: &Value, name: &str) -> Result<Option<Recorded>> {
         let Some(text) = map["data"][name].as_str() else { return Ok(None) };
         let known = serde_json::from_str(text);
         Ok(Some(known.map_err(|e| wrong(format!("ConfigMap {REPOSITORIES}, key {name:?}, cannot be read: {e}")))?))
     }
 
-    fn remember(around: &Surroundings, name: &str, known: &Recorded) -> Result<()> {
+    /// The repository of a location, beside those where it led before.
+    fn remember(around: &Surroundings, name: &str, repository: &str, url: &str) -> Result<()> {
         let key = Key::new(Kind::ConfigMap, &around.namespace, REPOSITORIES);
-        let data = json!({ name: serde_json::to_string(known)? });
+        let data = |known: &Recorded| Ok::<_, anyhow::Error>(json!({ name: serde_json::to_string(known)? }));
+        let (repository, url) = (repository.to_owned(), url.to_owned());
         loop {
             let done = match around.get(Kind::ConfigMap, REPOSITORIES)? {
                 None => {
                     let labels = json!({ names::EXCLUDE: "true" });
                     let metadata = json!({ "name": REPOSITORIES, "namespace": around.namespace, "labels": labels });
+                    let data = data(&Recorded::new(repository.clone(), url.clone()))?;
                     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data });
                     around.wait(around.api.create(&key, &map))
                 }
                 Some(map) => {
                     // Somebody else was first: what stands there is compared by who opens it next.
-                    if map["data"][name]
-                        .as_str()
-                        .is_some_and(|text| serde_json::from_str(text).ok().as_ref() == Some(known))
-                    {
+                    let there = Self::recorded(&map, name)?;
+                    let known = match there.clone() {
+                        Some(there) => there.moved(repository.clone(), url.clone()),
+                        None => Recorded::new(repository.clone(), url.clone()),
+                    };
+                    if there.as_ref() == Some(&known) {
                         return Ok(());
                     }
-                    let patch = guarded(&json!({ "data": data }), &guard_of(&map)?);
+                    let patch = guarded(&json!({ "data": data(&known)? }), &guard_of(&map)?);
                     around.wait(around.api.patch(&key, &patch))
                 }
             };

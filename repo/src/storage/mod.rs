@@ -21,7 +21,7 @@ pub use keys::Key;
 pub use local::{Local, Lock};
 pub use memory::Memory;
 pub use metered::{Counters, Metered, Verb};
-pub use object::{Environment, S3Options};
+pub use object::{Encryption, Environment, S3Options};
 pub use retry::{Over, Retries, Retrying};
 
 /// One object as a listing shows it.

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 pub(super) use azure::open as open_azure;
 pub(super) use google::open as open_google;
 pub(super) use s3::open as open_s3;
-pub use s3::{Environment, S3Options};
+pub use s3::{Encryption, Environment, S3Options};
 
 /// Bodies are handed to the connection in pieces of this size; a piece that was taken counts as progress.
 const PIECE: usize = 256 << 10;

@@ -453,6 +453,20 @@ impl Api for Client {
         Ok(all.iter().filter(|(key, object)| fits(key, object)).map(|(_, object)| Value::clone(object)).collect())
     }
 
+    async fn list_where(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        keep: impl Fn(&Value) -> bool + Send + Sync,
+    ) -> Result<Vec<Value>, ApiError> {
+        if let Some(real) = self.server.read(self.who) {
+            return real.wait(real.api(self.who).list_where(kind, namespace, keep));
+        }
+        let mut all = self.list(kind, namespace, &[]).await?;
+        all.retain(|object| keep(object));
+        Ok(all)
+    }
+
     async fn create(&self, key: &Key, object: &Value) -> Result<(), ApiError> {
         self.write("create", key, Call::Create(object))
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use wherry_api::api::{Key, Kind};
 use wherry_api::{DownloadPlan, Phase, Time, UploadPlan, names};
 use wherry_controller::reconcile::{Action, Step, Write};
-use wherry_tests::cluster::{DOWNLOAD, Event, Outcome, Scene, UPLOAD, Who, World, WorldView};
+use wherry_tests::cluster::{Content, DOWNLOAD, Event, Outcome, Scene, UPLOAD, Who, World, WorldView};
 
 fn all_scenes() -> Vec<Scene> {
     [scenes(false), scenes(true)].concat()
@@ -326,4 +326,34 @@ fn a_target_that_is_missing_or_bound_already_is_never_written_to() {
     bound.target.as_mut().unwrap().spec.volume_name = "pv-9".to_owned();
     let said = failed(bound.next_step());
     assert!(said.starts_with("PVC app/data is bound to PV pv-9"), "{said}");
+}
+/// The driver ends what it had begun for a PVC that is gone: nothing but its claimRef says whose the PV is. It is looked for
+/// before the CR is let go, and where a driver keeps the snapshot for it, as long as that is waited for.
+#[test]
+fn a_volume_whose_claim_went_while_it_was_provisioned_goes_too() {
+    for scene in scenes(false) {
+        for clones_hold in [false, true] {
+            let mut world = World::new(scene).run_to(5);
+            let uid = world.server.get(&world.cr).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+            let snapshot = world.storage.snapshots.first().unwrap().clone();
+            world.storage.volumes.insert("pvc-late".to_owned(), Content::Clone(snapshot));
+            world.storage.clones_hold = clones_hold;
+            let claim =
+                json!({ "namespace": "velero", "name": names::of_attempt(&uid, 1), "uid": "of one that is gone" });
+            let volume = json!({
+                "metadata": { "name": "pvc-late" },
+                "spec": {
+                    "claimRef": claim, "persistentVolumeReclaimPolicy": "Retain", "storageClassName": "lab",
+                    "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "volumeMode": "Block",
+                    "csi": { "driver": "lab.csi", "volumeHandle": "pvc-late" },
+                },
+            });
+            world.server.create(Who::System, &Key::new(Kind::Volume, "", "pvc-late"), &volume);
+            let server = world.server.clone();
+            let outcome = world.at(5, Event::Cancel).run();
+            assert_clean(&outcome, &format!("{scene:?}, clones hold: {clones_hold}"));
+            assert_eq!(outcome.phase, "Canceled", "{scene:?}: {:#?}", outcome.steps);
+            assert!(server.get(&Key::new(Kind::Volume, "", "pvc-late")).is_none(), "{scene:?}: {:#?}", outcome.steps);
+        }
+    }
 }

@@ -53,6 +53,11 @@ impl Replica {
         Self { child: Some(child), folder }
     }
 
+    /// Of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
@@ -130,6 +135,7 @@ fn an_upload_and_a_download_from_new_to_the_end() {
             // The Lease is of no CR, and an Event, where the machine is slow, is no write that anything rests on.
             .filter(|event| !["leases", "events"].iter().any(|other| event["objectRef"]["resource"] == *other))
             .count();
+        eprintln!("{scene:?}: {} requests, of them {writes} writes", events.len());
         // A conflict, as with the agent's write, costs one more each.
         let conflicts = events.iter().filter(|event| event["responseStatus"]["code"] == 409).count();
         let needed = if download { 12 } else { 17 };

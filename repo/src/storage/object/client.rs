@@ -2,7 +2,7 @@
 
 use super::http::{Patient, innermost};
 use crate::storage::Options;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use std::path::PathBuf;
@@ -53,6 +53,31 @@ impl Connector {
         // Here it is seen whether they are certificates, or whether the machine has any without them.
         let client = client.build().map_err(|e| unusable(innermost(&e)))?;
         Ok(Self(Patient { client, patience: options.patience.unwrap_or(PATIENCE) }))
+    }
+
+    /// The region of the bucket that answers at `url`: every answer of S3 (HeadBucket) names it, a refusal too, so no
+    /// credentials are shown.
+    ///
+    /// # Errors
+    /// Where there is no such bucket, no answer, or none that says it.
+    pub(super) fn region_of(&self, url: &str) -> Result<String> {
+        let instead = "name it (config key region of a BackupStorageLocation, --s3-region, AWS_REGION)";
+        let failed = |kind, why: String| {
+            Error::new(kind, format!("the region of the bucket at {url} cannot be looked up: {why}; {instead}"))
+        };
+        let unavailable = |why: String| failed(ErrorKind::Unavailable, why);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| unavailable(e.to_string()))?;
+        let asked = async { self.0.client.head(url).timeout(self.0.patience).send().await };
+        let answer = runtime.block_on(asked).map_err(|e| unavailable(innermost(&e)))?;
+        let region = answer.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
+        match region {
+            Some(region) => Ok(region.to_owned()),
+            None if answer.status() == 404 => {
+                Err(failed(ErrorKind::NoRepository, "there is no such bucket".to_owned()))
+            }
+            None => Err(unavailable(format!("HTTP {} without a region", answer.status()))),
+        }
     }
 }
 

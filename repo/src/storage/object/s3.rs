@@ -32,6 +32,22 @@ pub struct S3Options {
     pub ca_file: Option<PathBuf>,
     /// Accept any certificate. For tests.
     pub skip_verify: bool,
+    /// Where nothing says a region, and no server but Amazon is named, Amazon is asked in which one the bucket is.
+    pub look_up_region: bool,
+    /// How the server is to encrypt what is written to it.
+    pub encryption: Option<Encryption>,
+    /// Objects are sent without a header with their SHA-256: for servers that do not know it. Over the signature the server
+    /// checks the content all the same.
+    pub without_checksum: bool,
+}
+
+/// Encryption by an S3 server (`x-amz-server-side-encryption`), beneath ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encryption {
+    /// `AES256`, `aws:kms` or `aws:kms:dsse`.
+    pub algorithm: String,
+    /// Id, ARN or alias of a key; of `aws:kms` alone. None: the server's own.
+    pub kms_key: Option<String>,
 }
 
 /// Where environment variables come from: the process by default.
@@ -47,7 +63,8 @@ impl Environment {
     }
 
     /// The value of a variable; one that is empty counts as not set.
-    pub(super) fn get(&self, name: &str) -> Option<String> {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<String> {
         (self.0)(name).filter(|value| !value.is_empty())
     }
 }
@@ -68,6 +85,15 @@ impl fmt::Debug for Environment {
 /// Where credentials belong.
 const INSTEAD: &str = "AWS_ACCESS_KEY_ID or a profile";
 
+/// Where Amazon answers for a bucket whose region is not known. The certificate there is good for one label before it.
+fn amazon(bucket: &str) -> String {
+    if bucket.contains('.') {
+        format!("https://s3.amazonaws.com/{bucket}")
+    } else {
+        format!("https://{bucket}.s3.amazonaws.com/")
+    }
+}
+
 /// Opens `bucket/prefix`.
 pub(in crate::storage) fn open(place: &str, all: &Options, policy: Policy) -> Result<Arc<dyn Storage>> {
     let place = Place::parse("s3", place, "bucket", INSTEAD)?;
@@ -78,17 +104,32 @@ pub(in crate::storage) fn open(place: &str, all: &Options, policy: Policy) -> Re
     let region = options.region.clone().or_else(|| set(&["AWS_REGION", "AWS_DEFAULT_REGION"])).or(named.region);
     let endpoint = options.endpoint.clone().or_else(|| set(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
     let endpoint = endpoint.or(named.endpoint).map(|text| check_endpoint(&text, INSTEAD)).transpose()?;
+    let connector = Connector::new(all, env.get("AWS_CA_BUNDLE"))?;
+    let region = match region {
+        None if endpoint.is_none() && options.look_up_region => Some(connector.region_of(&amazon(&place.bucket))?),
+        region => region,
+    };
 
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&place.bucket)
         .with_region(region.unwrap_or_else(|| "us-east-1".into()))
         .with_virtual_hosted_style_request(options.virtual_host)
         .with_disable_bulk_delete(true)
-        // The digest is made for the signature anyway.
-        .with_checksum_algorithm(Checksum::SHA256)
         .with_client_options(ClientOptions::new())
-        .with_http_connector(Connector::new(all, env.get("AWS_CA_BUNDLE"))?)
+        .with_http_connector(connector)
         .with_retry(no_retries());
+    if !options.without_checksum {
+        // The digest is made for the signature anyway.
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
+    if let Some(Encryption { algorithm, kms_key }) = &options.encryption {
+        // A key that object_store did not know would leave objects as the server likes them.
+        let key = |name: &str| name.parse::<AmazonS3ConfigKey>().map_err(|e| place.unusable(&e));
+        builder = builder.with_config(key("aws_server_side_encryption")?, algorithm);
+        if let Some(id) = kms_key {
+            builder = builder.with_config(key("aws_sse_kms_key_id")?, id);
+        }
+    }
     if let Some(mut endpoint) = endpoint {
         if options.virtual_host {
             // As object_store wants it.

@@ -155,3 +155,71 @@ fn a_request_without_an_answer_is_given_up_when_the_work_is_over() {
     }));
     assert_eq!(answered.unwrap(), 7);
 }
+
+/// One answer of a server to one request; gives its URL and what was asked.
+fn answering(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/bucket", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            let mut part = [0; 512];
+            let length = stream.read(&mut part).unwrap();
+            asked.extend_from_slice(&part[..length]);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8(asked).unwrap()
+    });
+    (url, server)
+}
+
+/// Who has no right to look, or asked in the wrong region, is told which one it is all the same.
+#[test]
+fn the_region_of_a_bucket_is_in_every_answer() {
+    let look_up = |answer| {
+        let (url, server) = answering(answer);
+        let region = client::Connector::new(&Options::default(), None).unwrap().region_of(&url);
+        let asked = server.join().unwrap();
+        assert!(asked.starts_with("HEAD /bucket ") && !asked.to_lowercase().contains("authorization"), "{asked}");
+        region.map_err(|e| (e.kind(), e.to_string()))
+    };
+    let forbidden = "HTTP/1.1 403 Forbidden\r\nx-amz-bucket-region: eu-west-3\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(look_up(forbidden).unwrap(), "eu-west-3");
+    let moved = "HTTP/1.1 301 Moved\r\nlocation: /x\r\nx-amz-bucket-region: us-gov-west-1\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(look_up(moved).unwrap(), "us-gov-west-1");
+    let (kind, said) = look_up("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").unwrap_err();
+    assert!(kind == ErrorKind::NoRepository && said.contains("no such bucket"), "{kind:?}: {said}");
+    let (kind, said) = look_up("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").unwrap_err();
+    assert!(kind == ErrorKind::Unavailable && said.contains("config key region"), "{kind:?}: {said}");
+}
+
+/// The server is told how to encrypt, with each object; and not sent a checksum that it does not know.
+#[test]
+fn an_s3_server_is_told_how_to_encrypt() {
+    use crate::storage::{Encryption, S3Options};
+    let put = |encryption: Option<Encryption>, without_checksum: bool| {
+        let (url, server) = answering("HTTP/1.1 200 OK\r\netag: \"x\"\r\ncontent-length: 0\r\n\r\n");
+        let endpoint = url.strip_suffix("/bucket").map(ToOwned::to_owned);
+        let s3 = S3Options { endpoint, encryption, without_checksum, ..S3Options::default() };
+        let env = Environment::of(&[("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"), ("HOME", "/none")]);
+        let storage = open("s3://bucket/x", &Options { s3, env, ..Options::default() }).unwrap();
+        storage.create(&Key::new("a").unwrap(), Bytes::new()).unwrap();
+        server.join().unwrap().to_lowercase()
+    };
+    let kms =
+        |key: Option<&str>| Some(Encryption { algorithm: "aws:kms".to_owned(), kms_key: key.map(ToOwned::to_owned) });
+    let asked = put(kms(Some("alias/mine")), false);
+    for header in [
+        "x-amz-server-side-encryption: aws:kms\r\n",
+        "x-amz-server-side-encryption-aws-kms-key-id: alias/mine\r\n",
+        "x-amz-checksum-sha256: ",
+    ] {
+        assert!(asked.contains(header), "{header}: {asked}");
+    }
+    let asked = put(kms(None), true);
+    assert!(asked.contains("x-amz-server-side-encryption: aws:kms\r\n") && !asked.contains("key-id"), "{asked}");
+    assert!(!asked.contains("x-amz-checksum") && asked.contains("x-amz-content-sha256: "), "{asked}");
+    assert!(!put(None, false).contains("encryption"));
+}
