@@ -10,6 +10,8 @@ mod listings;
 mod moved;
 #[path = "collect/random.rs"]
 mod random;
+#[path = "collect/rewrite.rs"]
+mod rewrite;
 #[path = "collect/rules.rs"]
 mod rules;
 
