@@ -129,24 +129,6 @@ fn long_ones_whose_packs_are_gone_go() {
     assert!(names.iter().all(|pack| place.rows().contains_key(pack)));
 }
 
-/// More of them than one run reads: each is read in its turn.
-#[test]
-fn each_long_one_comes_to_its_turn() {
-    const LONG: usize = 53_000;
-    let mut place = Place::new();
-    let dead: Vec<PackRows> = (0..40).flat_map(|_| place.segment(&[LONG])).collect();
-    let live = place.segment(&[LONG]);
-    place.sweep(&dead);
-    assert_eq!(place.run(1 << 20, 1), (0, 2), "a 32nd of them in one run");
-    let mut gone = 2;
-    for _ in 1..=TURNS {
-        place.sweep(&[]);
-        gone += place.run(1 << 20, 1).1;
-    }
-    assert_eq!((gone, place.keys().len()), (40, 1));
-    assert_eq!(place.rows().keys().copied().collect::<Vec<_>>(), vec![live[0].pack]);
-}
-
 /// What is left of long ones is put together with short ones.
 #[test]
 fn of_long_ones_what_is_left_is_kept_in_few() {
