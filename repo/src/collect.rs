@@ -2,7 +2,8 @@
 //!
 //! 1. What there is: packs, forgets, sessions, snapshots, in this order (`lists`).
 //! 2. What of it is referred to: one bit for each chunk and node (`packs`, `mark`).
-//! 3. Packs with little that is are copied (`copy`), and a list condemns them together with those nobody refers to.
+//! 3. Packs with little that is are copied (`copy`), those of older key epochs are sealed anew where that is asked for
+//!    (`rewrite`), and a list condemns them together with those nobody refers to.
 //! 4. Every session that writes must have seen the list, ended, or been fenced (`wait`).
 //! 5. What came meanwhile is marked too, and what it needs is taken out of the list: the delete set (`generation`).
 //! 6. After a grace exactly that is deleted (`sweep`), and index segments are put together (`compact`).
@@ -17,6 +18,7 @@ mod lists;
 mod mark;
 mod packs;
 mod report;
+mod rewrite;
 mod sessions;
 mod sweep;
 mod wait;
@@ -51,6 +53,10 @@ pub struct CollectOptions {
     pub pack_size: usize,
     /// Bytes that are copied by one run at most.
     pub copy_most: u64,
+    /// What is sealed under older key epochs is sealed anew.
+    pub rewrite: bool,
+    /// Bytes that are sealed anew by one run at most; the next one goes on.
+    pub rewrite_most: u64,
     /// Forgets whose reason begins so are not made final: whoever asked for them looks once more before that.
     pub spared_reason: Option<&'static str>,
 }
@@ -66,6 +72,8 @@ impl Default for CollectOptions {
             memory: 64 << 20,
             pack_size: 32 << 20,
             copy_most: 8 << 30,
+            rewrite: false,
+            rewrite_most: 64 << 30,
             spared_reason: None,
         }
     }
@@ -102,6 +110,9 @@ impl Repository {
     /// to what is kept: then nothing is condemned, and the error names the object; `Invalid` when memory does not suffice.
     pub fn collect(&self, options: &CollectOptions, watch: CollectWatch<'_>) -> Result<Collected> {
         self.check_collectable()?;
+        if options.rewrite {
+            self.keys().learn()?;
+        }
         let mut report = Collected::default();
         if options.dry_run {
             let now = Now { at: self.clock().now(), since: self.clock().monotonic() };

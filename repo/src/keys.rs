@@ -6,8 +6,10 @@ use crate::format::{Fields, records};
 use crate::id::{PackId, RepositoryId, hex, unhex};
 use crate::storage::{Key, Storage, keys};
 use crate::{Error, ErrorKind, Result, Rng};
+use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// What opens a key slot.
@@ -108,9 +110,12 @@ pub(crate) struct Keys {
     pub(crate) repository: RepositoryId,
     pub(crate) ids: IdKeys,
     pub(crate) slot: u64,
-    bundle: Bundle,
+    /// Epochs are added when they are met.
+    bundle: RwLock<Bundle>,
     /// What opened the slot; none before there is one.
     kek: Option<Secret>,
+    /// Where newer epochs are looked for.
+    storage: Option<Arc<dyn Storage>>,
 }
 
 impl fmt::Debug for Keys {
@@ -121,39 +126,50 @@ impl fmt::Debug for Keys {
 
 impl Keys {
     pub(crate) fn new(repository: RepositoryId, slot: u64, bundle: Bundle) -> Self {
-        Self { repository, ids: IdKeys::new(&bundle.id), slot, bundle, kek: None }
+        let ids = IdKeys::new(&bundle.id);
+        Self { repository, ids, slot, bundle: RwLock::new(bundle), kek: None, storage: None }
+    }
+
+    /// From now on epochs that are met and not known are looked for there.
+    pub(crate) fn within(self, storage: Arc<dyn Storage>) -> Self {
+        Self { storage: Some(storage), ..self }
     }
 
     /// The epoch new packs are sealed under.
     pub(crate) fn epoch(&self) -> u32 {
-        self.bundle.epochs.keys().next_back().copied().unwrap_or_default()
+        self.bundle.read().epochs.keys().next_back().copied().unwrap_or_default()
     }
 
     /// The keys of a pack.
     pub(crate) fn pack(&self, pack: &PackId, epoch: u32) -> Result<PackKey> {
-        let secret = self.bundle.epochs.get(&epoch).ok_or_else(|| {
-            // Not damage: whoever opens the repository anew can read it.
+        let known = || self.bundle.read().epochs.get(&epoch).cloned();
+        let named = |e: Error| e.with_object(keys::pack(pack));
+        if known().is_none() && epoch > self.epoch() {
+            self.learn().map_err(named)?;
+        }
+        let secret = known().ok_or_else(|| {
+            // Not damage: whoever opens the repository anew may be able to read it.
             let newer = || {
                 Error::new(ErrorKind::Denied, format!("key epoch {epoch} is newer than this process: start it again"))
             };
             let none = || Error::corrupt(format!("key epoch {epoch} is not in this repository's key bundle"));
-            if epoch > self.epoch() { newer() } else { none() }.with_object(keys::pack(pack))
+            named(if epoch > self.epoch() { newer() } else { none() })
         })?;
-        PackKey::new(secret, &self.repository, pack)
+        PackKey::new(&secret, &self.repository, pack)
     }
 
     pub(crate) fn seal_record(&self, kind: records::Kind, key: &Key, body: &[u8]) -> Result<Vec<u8>> {
-        records::seal(&self.bundle.record, kind, &self.repository, key, body)
+        records::seal(&self.bundle.read().record, kind, &self.repository, key, body)
     }
 
     pub(crate) fn open_record(&self, kind: records::Kind, key: &Key, bytes: &[u8]) -> Result<Vec<u8>> {
-        records::open(&self.bundle.record, kind, &self.repository, key, bytes)
+        records::open(&self.bundle.read().record, kind, &self.repository, key, bytes)
     }
 
     /// Keyed digest of a configuration line.
     pub(crate) fn config_mac(&self, key: &Key, line: &[u8]) -> String {
         let parts = [&self.repository.bytes()[..], key.as_str().as_bytes(), line];
-        hex(crypto::prf(&self.bundle.record, "wherry1 config", &parts).bytes())
+        hex(crypto::prf(&self.bundle.read().record, "wherry1 config", &parts).bytes())
     }
 
     /// A new slot for `credential` that wraps the same bundle.
@@ -184,7 +200,7 @@ impl Keys {
             epoch: self.epoch(),
         };
         let kek = kek(&object, credential)?.ok_or_else(|| Error::internal("a new key slot has the wrong kind"))?;
-        let sealed = crypto::seal(&kek, &slot_context(&self.repository, &object)?, &self.bundle.encode())?;
+        let sealed = crypto::seal(&kek, &slot_context(&self.repository, &object)?, &self.bundle.read().encode())?;
         object.wrapped = hex(&sealed);
         Ok(object)
     }
@@ -300,7 +316,7 @@ pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential
         tried += 1;
         let Some(wrapped) = unhex_vec(&slot.wrapped) else { continue };
         if let Some(bundle) = crypto::open(&kek, &slot_context(&repository, &slot)?, &wrapped) {
-            let mut keys = Keys::new(repository, number, Bundle::decode(&Zeroizing::new(bundle))?);
+            let keys = Keys::new(repository, number, Bundle::decode(&Zeroizing::new(bundle))?);
             match keys.add_epochs(storage, &listed.epochs, &kek) {
                 Ok(()) => return Ok(Keys { kek: Some(kek), ..keys }),
                 // Another slot may take it too, and have them all.

@@ -204,7 +204,7 @@ impl Repository {
         };
         clear::check_readable(&config)?;
         class_of(config.chunk_size).map_err(|e| Error::corrupt(e.to_string()).with_object(&key))?;
-        let keys = bundle::unlock(&*storage, id, credential)?;
+        let keys = bundle::unlock(&*storage, id, credential)?.within(storage);
         check_mac(&keys, &key, &config)?;
         let inner = Inner {
             components,

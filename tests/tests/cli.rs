@@ -37,6 +37,8 @@ mod options;
 mod pins;
 #[path = "cli/readers.rs"]
 mod readers;
+#[path = "cli/rewrite.rs"]
+mod rewrite;
 #[path = "cli/signals.rs"]
 mod signals;
 #[path = "cli/stream.rs"]

@@ -14,6 +14,8 @@ mod moved;
 mod random;
 #[path = "collect/requests.rs"]
 mod requests;
+#[path = "collect/rewrite.rs"]
+mod rewrite;
 #[path = "collect/rules.rs"]
 mod rules;
 

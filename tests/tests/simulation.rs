@@ -5,7 +5,7 @@
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use wherry_tests::sim::{CASES, Plant, simulate};
+use wherry_tests::sim::{CASES, Plant, scene, simulate};
 
 /// Simulations of an ordinary run.
 const COUNT: u64 = 300;
@@ -114,4 +114,45 @@ fn a_step_that_is_left_out_is_found() {
         }
     });
     assert!(missed.lock().is_empty(), "left out, and nothing went wrong: {missed:?}");
+}
+
+/// Faults that need a dozen calls in one order: each loses something in the scene that is there for it, whatever the seed, and
+/// with the step in place nothing. What is lost is a snapshot, or what a reader was let in for.
+#[test]
+fn a_step_that_is_left_out_is_found_in_its_scene() {
+    const SCENES: [(Plant, &str); 7] = [
+        (Plant::ParentUnchecked, "does not restore"),
+        (Plant::SettledTwice, "does not restore"),
+        (Plant::FirstMarkWithoutParents, "does not restore"),
+        (Plant::ListOverwritten, "does not restore"),
+        (Plant::NothingIsRescued, "does not restore"),
+        (Plant::SecondMarkWithoutParents, "does not restore"),
+        (Plant::ReaderUnchecked, "which a reader was let in for, does not restore"),
+    ];
+    for (plant, lost) in SCENES {
+        for seed in 1..=4 {
+            let play =
+                |plants: &[Plant]| scene(plant, seed, plants).unwrap_or_else(|| panic!("{plant:?} has no scene"));
+            let wrong = play(&[plant]).wrong;
+            assert!(wrong.iter().any(|wrong| wrong.contains(lost)), "{plant:?}, seed {seed}: {wrong:?}");
+            let wrong = play(&[]).wrong;
+            assert!(wrong.is_empty(), "the scene of {plant:?}, seed {seed}, with all steps in place: {wrong:?}");
+        }
+        println!("{plant:?}: {lost}");
+    }
+}
+
+/// Steps that another one stands behind: `concurrency.md` says why nothing is lost without them. The scene is the one in which
+/// something would be.
+#[test]
+fn a_step_that_another_one_stands_behind_is_not_missed() {
+    for plant in [Plant::ListsBeforeOpen, Plant::OpenIsCondemned] {
+        for seed in 1..=4 {
+            let outcome = scene(plant, seed, &[plant]).unwrap_or_else(|| panic!("{plant:?} has no scene"));
+            assert!(outcome.wrong.is_empty(), "{plant:?}, seed {seed}: {:?}", outcome.wrong);
+            let condemned = outcome.trace.clone();
+            let all = scene(plant, seed, &[]).map(|outcome| outcome.trace);
+            assert_ne!(Some(condemned), all, "{plant:?}, seed {seed}: nothing was left out");
+        }
+    }
 }

@@ -467,14 +467,22 @@ A backup that gave no sign of life for --fence-after counts as dead and loses it
 minutes at most, then the run ends (exit 0), says whom it waits for, and the next one goes on. When anything cannot be read \
 that leads to what is kept, nothing is condemned (exit 13). What could not be deleted is tried again by the next run (exit 3).
 
+With --rewrite what was stored before the last `wherry key rotate` is sealed anew, 64 GiB by one run, and deleted as all else \
+is: until then it takes its room twice. What is moved so is looked for by name, which takes 64 bytes of --memory a chunk here, and \
+the next backup of each volume reads all of its source once, and stores nothing of it again.
+
 Examples:
   wherry gc --dry-run
+  wherry gc --rewrite --dry-run
   wherry gc
   wherry forget 3f2a --delay 0s; wherry gc --grace 0s --fence-after 0s  deletes at once; no backup must be under way")]
 pub struct GcArgs {
     /// Says what would be condemned, and writes nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Seals anew what is stored under an older key than that of the last `wherry key rotate`
+    #[arg(long)]
+    pub rewrite: bool,
     /// How long what was condemned stays for readers that cannot say that they are there [default: 24h]
     #[arg(long, value_name = "TIME")]
     pub grace: Option<Span>,

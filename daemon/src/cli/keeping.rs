@@ -41,6 +41,7 @@ know key epochs refuse to open the repository from then on (exit 15).
 
 Examples:
   wherry key rotate
+  wherry key rotate --rewrite; wherry gc --rewrite     the second one when the grace of a day is over
   wherry key rotate --slot-key-file /root/second.key --slot-password-file /root/other.pw")]
     Rotate(RotateArgs),
 }
@@ -48,7 +49,7 @@ Examples:
 /// `wherry key rotate`
 #[derive(Args, Clone, Debug, Default)]
 pub struct RotateArgs {
-    /// Seals what is stored already anew, too: not in this version
+    /// Seals what is stored already anew, too: as `wherry gc --rewrite` does, which goes on with what is left
     #[arg(long)]
     pub rewrite: bool,
     /// The password of another slot; can be given several times

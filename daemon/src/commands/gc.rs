@@ -13,7 +13,7 @@ use wherry_repo::{CollectOptions, CollectStep, Collected, Packed, Repository, Tu
 
 /// The result as `--json` shows it; sizes are in bytes.
 #[derive(Serialize)]
-struct View {
+pub(crate) struct View {
     dry_run: bool,
     generation: Option<u32>,
     sealed: bool,
@@ -28,6 +28,7 @@ struct View {
     spared: Packs,
     condemned: Packs,
     repacked: Repacked,
+    rewritten: Rewritten,
     rescued: u64,
     waiting: Vec<WaitingView>,
     fenced: Vec<FencedView>,
@@ -71,6 +72,18 @@ struct Repacked {
 }
 
 #[derive(Serialize)]
+struct Rewritten {
+    packs: u64,
+    bytes: u64,
+    /// Chunks and nodes that were sealed anew.
+    chunks: u64,
+    /// Bytes of these.
+    sealed: u64,
+    /// What a later run with --rewrite seals anew.
+    left: Packs,
+}
+
+#[derive(Serialize)]
 struct WaitingView {
     session: String,
     volume: String,
@@ -88,7 +101,7 @@ struct FencedView {
 /// Collects garbage.
 pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
     let start = Instant::now();
-    let GcArgs { dry_run, grace, fence_after } = args;
+    let GcArgs { dry_run, rewrite, grace, fence_after } = args;
     let (repository, turn) = match dry_run {
         true => (context.open_repository()?, None),
         false => context.open_to_write("gc").map(|(repository, turn)| (repository, Some(turn)))?,
@@ -96,6 +109,7 @@ pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
     let default = CollectOptions::default();
     let options = CollectOptions {
         dry_run,
+        rewrite,
         grace: grace.map_or(default.grace, |grace| grace.0),
         fence_after: fence_after.map_or(default.fence_after, |after| after.0),
         // What a Job of a cluster has forgotten is made final by the Job that looks whether its backup is still gone.
@@ -161,8 +175,14 @@ impl Showing<'_> {
     }
 }
 
+/// Packs that are sealed under older keys still.
+fn left(report: &Collected) -> Packed {
+    let Collected { old, rewritten, .. } = report;
+    Packed { packs: old.packs.saturating_sub(rewritten.packs), bytes: old.bytes.saturating_sub(rewritten.bytes) }
+}
+
 impl View {
-    fn new(report: &Collected, dry_run: bool, seconds: f64) -> Self {
+    pub(crate) fn new(report: &Collected, dry_run: bool, seconds: f64) -> Self {
         let Packed { packs, bytes } = report.live;
         let waiting = report.waiting.iter().map(|waiting| WaitingView {
             session: waiting.session.to_string(),
@@ -191,6 +211,13 @@ impl View {
                 chunks: report.copied.packs,
                 copied: report.copied.bytes,
             },
+            rewritten: Rewritten {
+                packs: report.rewritten.packs,
+                bytes: report.rewritten.bytes,
+                chunks: report.resealed.packs,
+                sealed: report.resealed.bytes,
+                left: left(report).into(),
+            },
             rescued: report.rescued,
             waiting: waiting.collect(),
             fenced: fenced.collect(),
@@ -211,7 +238,7 @@ fn packs(packed: Packed) -> String {
 }
 
 /// What is kept and why, what goes and when, and what is to be done next.
-fn text(report: &Collected, options: &CollectOptions) -> String {
+pub(crate) fn text(report: &Collected, options: &CollectOptions) -> String {
     let dry = options.dry_run;
     let mut lines = Vec::new();
     let mut say = |word: &str, what: String| lines.push(format!("{word:<11}{what}"));
@@ -242,6 +269,18 @@ fn text(report: &Collected, options: &CollectOptions) -> String {
         let copied = size(report.copied.bytes);
         let (what, of) = (packs(report.thin), if dry { "are copied" } else { "were copied" });
         say(condemned, format!("{what}, of which {} chunks ({copied}) {of}", report.copied.packs));
+    }
+    if report.rewritten.packs > 0 {
+        let of = if dry { "are sealed anew" } else { "were sealed anew" };
+        let (packs, sealed) = (packs(report.rewritten), size(report.resealed.bytes));
+        say(
+            condemned,
+            format!("{packs} of older keys, of which {} chunks and nodes ({sealed}) {of}", report.resealed.packs),
+        );
+    }
+    let left = left(report);
+    if left.packs > 0 {
+        say("left", format!("{} under older keys: run `wherry gc --rewrite` again", packs(left)));
     }
     if report.rescued > 0 {
         say("rescued", format!("{} condemned packs: a backup that ended meanwhile needs them", report.rescued));
@@ -276,7 +315,7 @@ fn snapshots(n: u64) -> String {
 }
 
 fn summary(report: &Collected, dry: bool) -> String {
-    let goes = report.condemned.packs + report.thin.packs;
+    let goes = report.condemned.packs + report.thin.packs + report.rewritten.packs;
     if dry {
         let unsealed = if report.unsealed.is_some() { "; an earlier run is gone on with first" } else { "" };
         return match goes {

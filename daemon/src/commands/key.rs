@@ -1,14 +1,16 @@
 //! `wherry key`
 
+use super::gc;
 use crate::cli::{KeyCommand, NewKeyArgs, RotateArgs};
 use crate::context::Context;
 use crate::credential::{self, CredentialSource};
 use crate::exit::Exit;
 use crate::output::{self, Side, Table};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
+use std::time::Instant;
 use wherry_repo::storage::keys;
-use wherry_repo::{Error, PasswordCost, Repository, Timestamp};
+use wherry_repo::{CollectOptions, Collected, Error, PasswordCost, Repository, Timestamp};
 
 #[derive(Serialize)]
 struct View {
@@ -63,15 +65,14 @@ struct Rotated {
     slots: Vec<String>,
     /// Slots that were added at the same time, and do not.
     left_out: Vec<String>,
+    /// With --rewrite: what was sealed anew, and what else a collector does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rewrite: Option<gc::View>,
 }
 
 fn rotate(context: &Context, args: RotateArgs) -> Result<Exit> {
     let RotateArgs { rewrite, slot_password_files, slot_key_files } = args;
-    if rewrite {
-        let text = "--rewrite is not in this version: without it, `wherry key rotate` seals what is stored from now on under a new key";
-        return Err(Error::invalid(text).into());
-    }
-    let (repository, _turn) = context.open_to_write("key rotate")?;
+    let (repository, turn) = context.open_to_write("key rotate")?;
     let passwords = slot_password_files.into_iter().map(CredentialSource::PasswordFile);
     let others = passwords.chain(slot_key_files.into_iter().map(CredentialSource::KeyFile));
     let others = others.map(|source| source.read("")).collect::<wherry_repo::Result<Vec<_>>>()?;
@@ -84,7 +85,20 @@ fn rotate(context: &Context, args: RotateArgs) -> Result<Exit> {
         );
     }
     let slots = |slots: &[u64]| slots.iter().map(|slot| hex(*slot)).collect::<Vec<_>>();
-    let report = Rotated { epoch: done.epoch, slots: slots(&done.slots), left_out: slots(&done.left_out) };
+    let start = Instant::now();
+    let options = CollectOptions { rewrite, ..CollectOptions::default() };
+    let epoch = done.epoch;
+    let done_so_far =
+        || format!("the keys were rotated (key epoch {epoch}), and `wherry gc --rewrite` goes on from here");
+    let collected = rewrite.then(|| gc::collect(context, &repository, Some(turn), options));
+    let collected = collected.transpose().with_context(done_so_far)?;
+    let view = |(report, _): &(Collected, _)| gc::View::new(report, false, start.elapsed().as_secs_f64());
+    let report = Rotated {
+        epoch,
+        slots: slots(&done.slots),
+        left_out: slots(&done.left_out),
+        rewrite: collected.as_ref().map(view),
+    };
     context.output.result(&report, || {
         let mut text = format!("key epoch {}: what is stored from now on is sealed under a new key\n", report.epoch);
         for slot in &report.slots {
@@ -92,6 +106,9 @@ fn rotate(context: &Context, args: RotateArgs) -> Result<Exit> {
         }
         for slot in &report.left_out {
             text.push_str(&format!("key slot {slot} does NOT open it: `wherry key remove {slot}`, and add it again\n"));
+        }
+        if let Some((report, options)) = &collected {
+            text.push_str(&gc::text(report, options));
         }
         text
     })?;

@@ -14,7 +14,7 @@ use crate::elsewhere::Elsewhere;
 use crate::format::pack::{Entry, HEADER, Header, Index, TRAILER, Trailer};
 use crate::format::records::{Generation, Moved};
 use crate::format::tree::max_plain;
-use crate::id::{PackId, PackKind, SessionId, VolumeId};
+use crate::id::{Location, PackId, PackKind, SessionId, VolumeId};
 use crate::pack::{open_chunk, read_index};
 use crate::session::fence;
 use crate::storage::keys;
@@ -37,6 +37,8 @@ pub(super) struct Plan {
     condemned: Vec<PackId>,
     /// With few.
     thin: Vec<Number>,
+    /// Of older key epochs, to be sealed anew.
+    old: Vec<Number>,
     list: Generation,
 }
 
@@ -60,6 +62,9 @@ impl Run<'_> {
             condemned: Packed::default(),
             thin: Packed::default(),
             copied: Packed::default(),
+            old: Packed::default(),
+            rewritten: Packed::default(),
+            resealed: Packed::default(),
             ..std::mem::take(report)
         };
         let roots = lists.roots.all()?;
@@ -67,7 +72,8 @@ impl Run<'_> {
         let dead = lists.roots.dead(&roots);
         let may_condemn = lists.roots.may_condemn();
         let packs = &lists.packs;
-        let (mut condemned, mut thin) = (Vec::new(), Vec::new());
+        let (mut condemned, mut thin, mut old) = (Vec::new(), Vec::new(), Vec::new());
+        let newest = self.repository.keys().epoch();
         for n in packs.listed() {
             let (id, size) = (packs.id(n), packs.size(n));
             report.all.add(size);
@@ -75,7 +81,10 @@ impl Run<'_> {
                 (true, may) => {
                     report.live.add(size);
                     report.live_bytes += packs.live(n);
-                    if may && id.kind == PackKind::Data && cost(packs, n) * THIN <= size {
+                    if self.options.rewrite && packs.epoch(n) < newest {
+                        report.old.add(size);
+                        old.extend(may.then_some(n));
+                    } else if may && id.kind == PackKind::Data && cost(packs, n) * THIN <= size {
                         thin.push(n);
                     }
                 }
@@ -104,30 +113,33 @@ impl Run<'_> {
             report.copied.packs += packs.marks(*n).count() as u64;
             report.copied.bytes += packs.live(*n);
         });
+        let old = self.choose_old(packs, old, report)?;
         report.records = dead.len() as u64;
         drop(may_condemn);
         let roots = roots.iter().map(|root| root.made.id).collect();
         let list =
             Generation { condemned: Vec::new(), roots, dead, nonce: self.repository.nonce()?, moved: Vec::new() };
-        Ok(Plan { lists, condemned, thin, list })
+        Ok(Plan { lists, condemned, thin, old, list })
     }
 
     /// G7, and the list to be published; `None` when there is nothing to condemn.
     pub(super) fn copy_packs(&self, plan: Plan, report: &mut Collected) -> Result<Option<Generation>> {
-        let Plan { lists, mut condemned, thin, list } = plan;
+        let Plan { lists, mut condemned, thin, old, list } = plan;
         (report.thin, report.copied, report.records) = Default::default();
         let mut kept = HashSet::new();
-        let moved = match self.copy_thin(&lists.packs, &thin, &mut kept, report) {
-            // The copies that found room are a stranger's without a mark: the next list condemns them.
-            Err(e) if e.kind() == ErrorKind::Full => {
-                tracing::warn!("no packs are copied, as there is no room for that before others are deleted: {e}");
-                (report.thin, report.copied) = Default::default();
-                Vec::new()
-            }
-            moved => moved?,
-        };
+        // The copies that found room are a stranger's without a mark: the next list condemns them.
+        let copied = unless_full(self.copy_thin(&lists.packs, &thin, &mut kept, report), "no packs are copied")?;
+        if copied.is_none() {
+            (report.thin, report.copied) = Default::default();
+        }
+        let anew = unless_full(self.seal_anew(&lists.packs, &old, report), "nothing is sealed anew")?;
+        if anew.is_none() {
+            (report.rewritten, report.resealed) = Default::default();
+        }
         condemned.retain(|pack| !kept.contains(pack));
-        let moved: Vec<Moved> = moved.into_iter().filter(|moved| !kept.contains(&moved.pack)).collect();
+        let mut moved: Vec<Moved> = copied.into_iter().chain(anew).flatten().collect();
+        moved.retain(|moved| !kept.contains(&moved.pack));
+        moved.sort_unstable_by_key(|moved| moved.pack);
         condemned.extend(moved.iter().map(|moved| moved.pack));
         if condemned.is_empty() && self.are_named(&list.dead)? {
             return Ok(None);
@@ -169,7 +181,6 @@ impl Run<'_> {
             moved.push(Moved { pack: id, places: bitmap(&places) });
         }
         copier.finish()?;
-        moved.sort_unstable_by_key(|moved| moved.pack);
         Ok(moved)
     }
 
@@ -197,6 +208,20 @@ impl Run<'_> {
 
     /// The chunks at these places of a pack, which ascend; each has been opened, so what is copied is what it should be.
     fn read_chunks(&self, pack: &PackId, places: &[u32]) -> Result<Vec<Taken>> {
+        let (keys, cache) = (self.repository.keys(), self.repository.pack_keys());
+        let mut taken = Vec::with_capacity(places.len());
+        self.each_sealed(pack, places, &mut |entry, at, sealed| {
+            let mut plain = vec![0; entry.plain as usize];
+            open_chunk(keys, cache, &entry.id.short(), entry.class, at, &mut sealed.to_vec(), &mut plain)?;
+            let entry = Entry { ordinal: at.ordinal, ..*entry };
+            taken.push(Taken { entry, origin: (at.pack, at.epoch), sealed: sealed.to_vec() });
+            Ok(())
+        })?;
+        Ok(taken)
+    }
+
+    /// Calls `take` with what stands at these places of a pack, which ascend, as it is sealed.
+    pub(super) fn each_sealed(&self, pack: &PackId, places: &[u32], take: TakeSealed<'_>) -> Result<()> {
         let repository = self.repository;
         let key = keys::pack(pack);
         let (index, epoch, _) = read_index(repository.storage(), repository.keys(), pack)?;
@@ -204,7 +229,6 @@ impl Run<'_> {
         let entry = |place: &u32| index.entries.get(*place as usize).copied().ok_or_else(damaged);
         let wanted = places.iter().map(entry).collect::<Result<Vec<_>>>()?;
         let end = |entry: &Entry| u64::from(entry.offset) + u64::from(entry.len);
-        let mut taken = Vec::with_capacity(wanted.len());
         let mut rest = &wanted[..];
         while let Some(first) = rest.first() {
             let start = u64::from(first.offset);
@@ -219,22 +243,32 @@ impl Run<'_> {
             let (window, others) = rest.split_at(count);
             for entry in window {
                 let from = (u64::from(entry.offset) - start) as usize;
-                let sealed = bytes.get(from..from + entry.len as usize).ok_or_else(damaged)?.to_vec();
+                let sealed = bytes.get(from..from + entry.len as usize).ok_or_else(damaged)?;
                 let at = index.location(entry, pack, epoch).ok_or_else(damaged)?;
                 if max_plain(entry.class).is_none_or(|most| entry.plain > most) {
                     return Err(damaged());
                 }
-                let mut plain = vec![0; entry.plain as usize];
-                let (keys, cache) = (repository.keys(), repository.pack_keys());
-                open_chunk(keys, cache, &entry.id.short(), entry.class, &at, &mut sealed.clone(), &mut plain)?;
-                let entry = Entry { ordinal: at.ordinal, ..*entry };
-                taken.push(Taken { entry, origin: (at.pack, at.epoch), sealed });
+                take(entry, &at, sealed)?;
             }
             rest = others;
         }
-        Ok(taken)
+        Ok(())
     }
 }
+
+/// `None` where the storage has no room: what found some is a stranger's without a mark, and the next list condemns it.
+fn unless_full<T>(done: Result<T>, what: &str) -> Result<Option<T>> {
+    match done {
+        Err(e) if e.kind() == ErrorKind::Full => {
+            tracing::warn!("{what}, as there is no room for that before others are deleted: {e}");
+            Ok(None)
+        }
+        done => done.map(Some),
+    }
+}
+
+/// Takes an entry of a pack's index, where it is and what it was sealed for, and its sealed bytes.
+pub(super) type TakeSealed<'a> = &'a mut dyn FnMut(&Entry, &Location, &[u8]) -> Result<()>;
 
 /// Bytes that a copy of what is marked in a pack takes, alone in a pack.
 fn cost(packs: &Packs, n: Number) -> u64 {
@@ -243,7 +277,7 @@ fn cost(packs: &Packs, n: Number) -> u64 {
 }
 
 /// One bit for each place, as [`Moved`] has them.
-fn bitmap(places: &[u32]) -> Vec<u8> {
+pub(super) fn bitmap(places: &[u32]) -> Vec<u8> {
     let mut bits = Vec::new();
     for place in places {
         let byte = *place as usize / 8;

@@ -231,6 +231,7 @@ impl Mark<'_, '_> {
                     (pack, copy.place, Child { at: copy.at, plain: copy.plain, own, ..child })
                 }
             };
+            self.packs.note_epoch(pack, node.at.epoch);
             if self.packs.mark(pack, place, node.at.len)? && node.class >= 128 {
                 self.stack.push(Want { pack: self.packs.id(pack), node });
             }

@@ -24,6 +24,8 @@ pub(super) struct Pack {
     /// Its words.
     first: u32,
     words: u32,
+    /// The lowest key epoch of what was marked in it; none: the highest number.
+    epoch: u32,
     swept: bool,
     condemned: bool,
     damaged: bool,
@@ -32,7 +34,7 @@ pub(super) struct Pack {
 impl Pack {
     /// One of so many bytes, of which nothing is known yet.
     pub(super) fn new(id: PackId, size: u64) -> Self {
-        Self { id, size, live: 0, first: 0, words: 0, swept: false, condemned: false, damaged: false }
+        Self { id, size, live: 0, first: 0, words: 0, epoch: u32::MAX, swept: false, condemned: false, damaged: false }
     }
 }
 
@@ -157,6 +159,16 @@ impl Packs {
             self.marked += u64::from(len);
         }
         Ok(new)
+    }
+
+    /// Notes the key epoch that something in it was sealed under.
+    pub(super) fn note_epoch(&mut self, n: Number, epoch: u32) {
+        self.packs[n].epoch = self.packs[n].epoch.min(epoch);
+    }
+
+    /// The key epoch of what is marked in it: a pack has one.
+    pub(super) fn epoch(&self, n: Number) -> u32 {
+        self.packs[n].epoch
     }
 
     fn grow(&mut self, n: Number, least: u32) -> Result<()> {

@@ -63,6 +63,12 @@ pub struct Collected {
     pub thin: Packed,
     /// Chunks that were copied, and their bytes.
     pub copied: Packed,
+    /// Packs of older key epochs of which something is referred to; in a run that seals such anew.
+    pub old: Packed,
+    /// Of those, condemned as all that is referred to was sealed anew.
+    pub rewritten: Packed,
+    /// Chunks and nodes that were sealed anew, and their bytes.
+    pub resealed: Packed,
     /// Condemned packs that turned out to be needed.
     pub rescued: u64,
     /// Sessions that are waited for.

@@ -47,6 +47,11 @@ pub fn encode(packs: &[PackRows]) -> Vec<u8> {
     out
 }
 
+/// Bytes of such a body.
+pub fn len(packs: &[PackRows]) -> usize {
+    8 + packs.iter().map(|rows| PackId::LEN + 9 + 20 * rows.chunks.len()).sum::<usize>()
+}
+
 /// The reverse.
 pub fn decode(bytes: &[u8]) -> Result<Vec<PackRows>> {
     let mut f = Fields::new("an index segment", bytes);

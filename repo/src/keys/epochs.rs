@@ -40,9 +40,9 @@ fn names(epoch: &Epoch, slot: &KeySlot) -> bool {
 
 impl Keys {
     /// Takes in the epochs that are newer than the slot, which `kek` has opened. `Denied` when it does not open one of them.
-    pub(super) fn add_epochs(&mut self, storage: &dyn Storage, epochs: &[u32], kek: &Secret) -> Result<()> {
+    pub(super) fn add_epochs(&self, storage: &dyn Storage, epochs: &[u32], kek: &Secret) -> Result<()> {
         for n in epochs {
-            if self.bundle.epochs.contains_key(n) {
+            if self.bundle.read().epochs.contains_key(n) {
                 continue;
             }
             let object = read(storage, *n)?;
@@ -58,9 +58,17 @@ impl Keys {
             let opened = crypto::open(kek, &context(&self.repository, *n, &slot), &wrapped).map(Zeroizing::new);
             let secret = opened.as_ref().and_then(|secret| <[u8; 32]>::try_from(secret.as_slice()).ok());
             let damaged = || Error::corrupt("a key epoch does not open with its slot").with_object(keys::epoch(*n));
-            self.bundle.epochs.insert(*n, Secret::new(secret.ok_or_else(damaged)?));
+            let secret = Secret::new(secret.ok_or_else(damaged)?);
+            self.bundle.write().epochs.insert(*n, secret);
         }
         Ok(())
+    }
+
+    /// Takes in the epochs that were made since the repository was opened: who reads for days must not be cut off by a
+    /// rotation. `Denied` when the slot that opened it does not open one of them.
+    pub(crate) fn learn(&self) -> Result<()> {
+        let (Some(storage), Some(kek)) = (&self.storage, &self.kek) else { return Ok(()) };
+        self.add_epochs(&**storage, &listed(&**storage)?.epochs, kek)
     }
 }
 

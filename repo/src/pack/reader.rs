@@ -3,7 +3,7 @@
 use crate::codec::unpack;
 use crate::crypto::{ChunkSeal, PackKey, TAG};
 use crate::format::node::Node;
-use crate::format::pack::{HEADER, Header, Index, TRAILER, Trailer, damaged_chunk};
+use crate::format::pack::{Entry, HEADER, Header, Index, TRAILER, Trailer, damaged_chunk};
 use crate::format::tree;
 use crate::id::{ChunkId, Codec, Location, PackId, ShortId};
 use crate::keys::Keys;
@@ -113,6 +113,34 @@ pub(crate) fn open_tree_node(
     } else {
         Err(damaged("its content is not what its id says"))
     }
+}
+
+/// The bytes of a chunk or node as they were packed, of which tag and id were checked.
+pub(crate) fn open_packed(
+    keys: &Keys,
+    cache: &KeyCache,
+    entry: &Entry,
+    at: &Location,
+    sealed: &[u8],
+) -> Result<Vec<u8>> {
+    let (id, mut bytes) = (entry.id.short(), sealed.to_vec());
+    match entry.class {
+        ..128 => {
+            let mut plain = vec![0; entry.plain as usize];
+            open_chunk(keys, cache, &id, entry.class, at, &mut bytes, &mut plain)?;
+        }
+        128..tree::FOLDER => drop(open_node(keys, cache, &id, entry.class - 128, at, &mut bytes)?),
+        tree::FOLDER.. => {
+            let to = tree::Ref { id, class: entry.class, plain: entry.plain };
+            open_tree_node(keys, cache, &to, at, &mut bytes)?;
+        }
+    }
+    let seal = ChunkSeal { ordinal: at.ordinal, id, codec: at.codec as u8, plain: entry.plain, sealed: at.len };
+    let mut bytes = sealed.to_vec();
+    let key = cache.get(keys, &at.pack, at.epoch)?;
+    let damaged = || damaged_chunk(&format!("chunk {} of the pack", at.ordinal), "its length makes no sense");
+    let packed = key.open_chunk(&seal, &mut bytes).ok_or_else(|| damaged().with_object(keys::pack(&at.pack)))?;
+    Ok(packed.to_vec())
 }
 
 /// The index of a pack, read from its end, and its header.

@@ -126,17 +126,19 @@ impl Clock for ProcessClock {
 }
 
 /// One life of a process.
-struct Process<'a> {
-    sim: &'a Sim,
-    actor: usize,
-    state: u64,
-    role: Role,
-    volume: Option<String>,
+pub(super) struct Process<'a> {
+    pub(super) sim: &'a Sim,
+    pub(super) actor: usize,
+    pub(super) state: u64,
+    pub(super) role: Role,
+    pub(super) volume: Option<String>,
+    /// It may die at any call, and its clock is wrong.
+    pub(super) is_mortal: bool,
 }
 
 impl<'a> Process<'a> {
-    fn new(sim: &'a Sim, actor: usize, state: u64, role: Role) -> Self {
-        Self { sim, actor, state, role, volume: None }
+    pub(super) fn new(sim: &'a Sim, actor: usize, state: u64, role: Role) -> Self {
+        Self { sim, actor, state, role, volume: None, is_mortal: true }
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -155,8 +157,8 @@ impl<'a> Process<'a> {
     }
 
     /// A process begins anew, and may die.
-    fn open(&mut self) -> Result<Repository> {
-        let life = if self.below(5) == 0 { 1 + self.below(80) } else { u64::MAX };
+    pub(super) fn open(&mut self) -> Result<Repository> {
+        let life = if self.is_mortal && self.below(5) == 0 { 1 + self.below(80) } else { u64::MAX };
         let storage = Seen {
             memory: self.sim.memory.clone(),
             schedule: self.sim.schedule.clone(),
@@ -168,7 +170,7 @@ impl<'a> Process<'a> {
             adopted: self.sim.adopted.clone(),
             life: Mutex::new(life),
         };
-        let skew = self.below(20 * 3600) as i64 - 10 * 3600;
+        let skew = i64::from(self.is_mortal) * (self.below(20 * 3600) as i64 - 10 * 3600);
         let clock = ProcessClock { schedule: self.sim.schedule.clone(), actor: self.actor, skew };
         let rng = TestRng::new(splitmix(&mut self.state));
         let components = Components { storage: Arc::new(storage), clock: Arc::new(clock), rng: Arc::new(rng) };
@@ -176,7 +178,7 @@ impl<'a> Process<'a> {
     }
 
     /// Errors that a fault, a death or another process explains; any other is wrong.
-    fn failed(&self, doing: &str, e: &Error) {
+    pub(super) fn failed(&self, doing: &str, e: &Error) {
         if !matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Busy) {
             self.sim.wrong(format!("actor {}: {doing}: {:?}: {e}", self.actor, e.kind()));
         }
@@ -392,7 +394,7 @@ fn read(sim: &Sim, actor: usize, seed: u64) {
     }
 }
 
-fn restore(process: &mut Process<'_>, session: Arc<ReadSession>) -> Result<Vec<u8>> {
+pub(super) fn restore(process: &mut Process<'_>, session: Arc<ReadSession>) -> Result<Vec<u8>> {
     if process.below(2) == 0 {
         process.pause(4 * 3600);
     }

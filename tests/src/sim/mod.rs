@@ -8,11 +8,12 @@
 
 mod actors;
 mod planted;
+mod scenes;
 mod schedule;
 mod storage;
 
 use crate::small::{CHEAP, TestRng, UNIT, password, restore, splitmix};
-use actors::World;
+use actors::{Play, World};
 use parking_lot::Mutex;
 pub use planted::Plant;
 use planted::Planted;
@@ -118,6 +119,19 @@ impl Clock for StorageClock {
 /// Plays the simulation of a seed. `faults`: of a thousand calls so many go wrong. `plants`: what the code is made to do
 /// wrong; mostly nothing.
 pub fn simulate(seed: u64, faults: u64, plants: &[Plant]) -> Outcome {
+    let (world, mut state) = (actors::world(seed), seed);
+    let cast = actors::cast(&world, &mut state);
+    play(seed, faults, plants, (world, cast, state))
+}
+
+/// Plays the scene in which this step is needed, if there is one: who comes when is told, so far as it matters; all else is up
+/// to the seed, and nothing goes wrong in the storage.
+pub fn scene(of: Plant, seed: u64, plants: &[Plant]) -> Option<Outcome> {
+    let cast = scenes::cast(of)?;
+    Some(play(seed, 0, plants, (actors::world(0), cast, seed)))
+}
+
+fn play(seed: u64, faults: u64, plants: &[Plant], (world, cast, state): (World, Vec<Play>, u64)) -> Outcome {
     let schedule = Arc::new(Schedule::new(seed, faults));
     let memory = Arc::new(Memory::new(Arc::new(StorageClock(schedule.clone()))));
     let components = || Components {
@@ -133,7 +147,7 @@ pub fn simulate(seed: u64, faults: u64, plants: &[Plant]) -> Outcome {
     copied.expect("a storage in memory can be copied");
     let planted = Planted::new(plants, Components { storage: twin.clone(), ..components() }, twin);
     let sim = Arc::new(Sim {
-        world: actors::world(seed),
+        world,
         planted: Arc::new(planted.expect("a copy of a repository is one")),
         adopted: Arc::default(),
         memory: memory.clone(),
@@ -142,8 +156,7 @@ pub fn simulate(seed: u64, faults: u64, plants: &[Plant]) -> Outcome {
         writers_done: AtomicU64::new(0),
         wrong: Mutex::default(),
     });
-    let mut state = seed;
-    let cast = actors::cast(&sim.world, &mut state);
+    let mut state = state;
     sim.schedule.begin(cast.len());
     std::thread::scope(|scope| {
         for (number, play) in cast.into_iter().enumerate() {
@@ -157,6 +170,9 @@ pub fn simulate(seed: u64, faults: u64, plants: &[Plant]) -> Outcome {
             });
         }
     });
+    if sim.schedule.is_stuck() {
+        sim.wrong("all actors wait for each other: the scene is wrong".into());
+    }
     verify(&sim, components);
     let (cases, steps, trace) = sim.schedule.told();
     let wrong = std::mem::take(&mut *sim.wrong.lock());

@@ -2,7 +2,7 @@
 
 use crate::small::splitmix;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 use wherry_repo::Timestamp;
@@ -27,7 +27,21 @@ pub(super) type Late = Box<dyn FnOnce(&Memory) + Send>;
 enum Status {
     /// From this time on.
     Ready(Duration),
+    /// Until somebody has told this.
+    Waits(&'static str),
     Done,
+}
+
+/// Where a scene holds an actor: before its first call that begins so, and has that in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate {
+    pub(super) actor: usize,
+    pub(super) begin: &'static str,
+    pub(super) has: &'static str,
+    /// What the others hear when it has come so far.
+    pub(super) tells: &'static str,
+    /// What it waits for; nothing where empty.
+    pub(super) until: &'static str,
 }
 
 struct State {
@@ -46,6 +60,11 @@ struct State {
     stalls: u32,
     has_commit: bool,
     cases: BTreeMap<&'static str, u64>,
+    /// Of a scene: where actors are held, each once, and what was told.
+    gates: Vec<Gate>,
+    told_so_far: BTreeSet<&'static str>,
+    /// All that were left waited for what nobody told.
+    is_stuck: bool,
 }
 
 /// One actor at a time goes on.
@@ -99,17 +118,25 @@ impl State {
     /// Chooses who goes on; time passes where nobody can.
     fn choose(&mut self) {
         let ready = |state: &Self| -> Vec<usize> {
-            let is_ready = |status: &Status| matches!(status, Status::Ready(from) if *from <= state.time);
+            let is_ready = |status: &Status| match status {
+                Status::Ready(from) => *from <= state.time,
+                Status::Waits(what) => state.is_stuck || state.told_so_far.contains(what),
+                Status::Done => false,
+            };
             state.actors.iter().enumerate().filter(|(_, status)| is_ready(status)).map(|(n, _)| n).collect()
         };
         let mut found = ready(self);
         if found.is_empty() {
             let times = self.actors.iter().filter_map(|status| match status {
                 Status::Ready(from) => Some(*from),
-                Status::Done => None,
+                Status::Waits(_) | Status::Done => None,
             });
-            let Some(next) = times.min() else { return };
-            self.time = next;
+            match times.min() {
+                Some(next) => self.time = next,
+                // The script of a scene is wrong: all go on, and it is told.
+                None if self.actors.iter().any(|status| *status != Status::Done) => self.is_stuck = true,
+                None => return,
+            }
             found = ready(self);
         }
         self.turn = found[self.below(found.len() as u64) as usize];
@@ -162,6 +189,9 @@ impl Schedule {
             trace: blake3::Hasher::new(),
             told,
             cases: BTreeMap::new(),
+            gates: Vec::new(),
+            told_so_far: BTreeSet::new(),
+            is_stuck: false,
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -212,6 +242,30 @@ impl Schedule {
         self.sleep(number, time * (1 + longer));
     }
 
+    /// Holds an actor there.
+    pub(super) fn hold(&self, gate: Gate) {
+        self.state.lock().gates.push(gate);
+    }
+
+    /// Says that something has come so far.
+    pub(super) fn tell(&self, what: &'static str) {
+        self.state.lock().told_so_far.insert(what);
+    }
+
+    /// An actor waits until that was told.
+    pub(super) fn until(&self, number: usize, what: &'static str) {
+        let mut state = self.state.lock();
+        state.actors[number] = Status::Waits(what);
+        state.choose();
+        self.changed.notify_all();
+        self.wait(&mut state, number);
+    }
+
+    /// Whether all that were left waited for what nobody told.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.state.lock().is_stuck
+    }
+
     /// An actor is about to call: others may come first. Then its call is on.
     pub(super) fn call(&self, number: usize, memory: &Memory, what: &str, is_write: bool) -> Fate {
         let mut state = self.state.lock();
@@ -231,6 +285,14 @@ impl Schedule {
             state.count("a process was silent", 1);
         }
         state.actors[number] = Status::Ready(from);
+        let is_here = |gate: &Gate| gate.actor == number && what.starts_with(gate.begin) && what.contains(gate.has);
+        if let Some(at) = state.gates.iter().position(is_here) {
+            let gate = state.gates.remove(at);
+            state.told_so_far.insert(gate.tells);
+            if !gate.until.is_empty() {
+                state.actors[number] = Status::Waits(gate.until);
+            }
+        }
         let passed = state.below(1500);
         state.time += Duration::from_millis(passed);
         state.choose();

@@ -33,8 +33,7 @@ fn rotated_keys_open_old_and_new_with_every_slot() {
             "{line}"
         );
     }
-    let line = home.run(&["key", "rotate", "--rewrite", "--slot-key-file", "second"]).ends(2);
-    assert!(line.contains("not in this version"), "{line}");
+    home.run(&["key", "rotate", "--rewrite", "--slot-key-file", "second"]).ends(2);
     home.run(&["key", "rotate", "--slot-key-file", "none"]).ends(12);
     assert!(home.tree("repo") == before);
 

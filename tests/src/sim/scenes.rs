@@ -1,0 +1,446 @@
+//! Scenes: the shortest ways in which a step that was left out loses something, as far as the order of calls matters for it.
+//! A dozen of calls of several actors in one order is what chance does not come upon in any number of seeds.
+//!
+//! Each begins with its plant's name. What the code does with all steps in place is played too: then nothing is lost.
+
+use super::actors::{Play, Process, disk, restore};
+use super::planted::Plant;
+use super::schedule::Gate;
+use super::storage::Role;
+use super::{Ledger, Sim};
+use crate::small::{index, options};
+use std::sync::Arc;
+use std::time::Duration;
+use wherry_repo::index::ChunkIndex;
+use wherry_repo::{
+    CollectOptions, CommitInfo, ErrorKind, ParentChoice, ReadSession, Result, Snapshot, SnapshotId, SnapshotWriter,
+};
+
+/// Longer than any scene.
+const LONG: Duration = Duration::from_secs(10_000 * 3600);
+
+/// Who plays the scene of a step.
+pub(super) fn cast(of: Plant) -> Option<Vec<Play>> {
+    Some(match of {
+        Plant::ListsBeforeOpen => vec![lists::writer, lists::collector],
+        Plant::ParentUnchecked => vec![parent::writer, parent::forgetter, parent::collector],
+        Plant::SettledTwice => vec![undo::forgetter, undo::collector],
+        Plant::FirstMarkWithoutParents => vec![first::writer, first::forgetter, first::collector],
+        Plant::OpenIsCondemned => vec![own::first, own::second, own::collector],
+        Plant::ListOverwritten => vec![twice::writer, twice::forgetter, twice::one, twice::other],
+        Plant::NothingIsRescued => vec![rescue::writer, rescue::forgetter, rescue::collector],
+        Plant::SecondMarkWithoutParents => {
+            vec![second::writer, second::next, second::forgetter, second::collector, second::late]
+        }
+        Plant::ReaderUnchecked => vec![reader::writer, reader::reader, reader::forgetter, reader::collector],
+        _ => return None,
+    })
+}
+
+/// Chunks of two disks that have none in common.
+const A: [u64; 4] = [0, 1, 2, 3];
+const B: [u64; 4] = [4, 5, 6, 7];
+
+/// One actor, as a scene wants it.
+struct Actor<'a>(Process<'a>);
+
+impl<'a> Actor<'a> {
+    fn new(sim: &'a Sim, number: usize, seed: u64, role: Role) -> Self {
+        let volume = (role == Role::Writes).then(|| "vm".to_owned());
+        Self(Process { volume, is_mortal: false, ..Process::new(sim, number, seed, role) })
+    }
+
+    fn until(&self, what: &'static str) {
+        self.0.sim.schedule.until(self.0.actor, what);
+    }
+
+    fn tell(&self, what: &'static str) {
+        self.0.sim.schedule.tell(what);
+    }
+
+    /// Before the next such call of this actor the others hear `tells`, and it waits.
+    fn hold(&self, begin: &'static str, has: &'static str, tells: &'static str, until: &'static str) {
+        self.0.sim.schedule.hold(Gate { actor: self.0.actor, begin, has, tells, until });
+    }
+
+    /// What does not go well is noted where the protocol does not want it so.
+    fn done<T>(&self, doing: &str, done: Result<T>) -> Option<T> {
+        done.inspect_err(|e| self.0.failed(doing, e)).ok()
+    }
+
+    fn ledger(&self) -> parking_lot::MutexGuard<'a, Ledger> {
+        self.0.sim.ledger.lock()
+    }
+
+    /// The snapshot that was made as number `n`.
+    fn made(&self, n: usize) -> Option<(Snapshot, SnapshotId)> {
+        self.ledger().made.get(n).map(|(snapshot, _)| (snapshot.clone(), snapshot.id))
+    }
+
+    /// Begins a backup and puts all of a disk.
+    fn begin(&mut self, known: &Arc<ChunkIndex>, parent: ParentChoice, chunks: &[u64]) -> Option<SnapshotWriter> {
+        let begun = (|| {
+            let options = options(self.0.volume.as_deref().unwrap_or_default());
+            let options = wherry_repo::WriterOptions { parent, ..options };
+            let writer = SnapshotWriter::start(&self.0.open()?, known.clone(), &options)?;
+            let mut scratch = writer.scratch()?;
+            for (n, chunk) in disk(chunks).chunks(writer.chunk_size()).enumerate() {
+                writer.put(&mut scratch, n as u64, chunk)?;
+            }
+            writer.advance(chunks.len() as u64)?;
+            Ok(writer)
+        })();
+        self.done("backup", begun)
+    }
+
+    fn commit(&self, writer: Option<SnapshotWriter>, chunks: &[u64]) {
+        let Some(writer) = writer else { return };
+        let info = CommitInfo { size: disk(chunks).len() as u64, ..CommitInfo::default() };
+        if let Some(snapshot) = self.done("commit", writer.commit(info)) {
+            self.ledger().made.push((snapshot, chunks.to_vec()));
+        }
+    }
+
+    fn backup(&mut self, known: &Arc<ChunkIndex>, parent: ParentChoice, chunks: &[u64]) {
+        let writer = self.begin(known, parent, chunks);
+        self.commit(writer, chunks);
+    }
+
+    /// Forgets the snapshot that was made as number `n`, without a delay.
+    fn forget(&mut self, n: usize) {
+        let Some((_, id)) = self.made(n) else { return };
+        self.ledger().doomed.insert(id);
+        let asked = self.0.open().and_then(|repository| repository.forget(&id, Duration::ZERO, "a scene"));
+        self.done("forget", asked);
+    }
+
+    fn collect(&mut self, patience: Duration) {
+        let options =
+            CollectOptions { grace: Duration::ZERO, fence_after: LONG, patience, threads: 1, ..Default::default() };
+        let collected = self.0.open().and_then(|repository| repository.collect(&options, &|_, _, _| Ok(())));
+        self.done("gc", collected);
+    }
+}
+
+/// Whoever plays only when the first backup is there.
+fn forget_when(sim: &Sim, number: usize, seed: u64, when: &'static str) {
+    let mut actor = Actor::new(sim, number, seed, Role::Forgets);
+    actor.until(when);
+    actor.forget(0);
+    actor.tell("forgotten");
+}
+
+/// `ParentUnchecked` (W5): it is stalled between W1 and W2. Meanwhile its parent becomes Final and the delete set is sealed;
+/// its packs go when it has listed them (W8).
+mod parent {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        actor.backup(&index(), ParentChoice::Auto, &A);
+        actor.hold("create sess/", "/open", "chosen", "sealed");
+        actor.backup(&index(), ParentChoice::Auto, &A);
+        actor.tell("committed");
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "chosen");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.hold("delete packs/", "", "sealed", "committed");
+        actor.collect(LONG);
+    }
+}
+
+/// `SettledTwice` (F2, F3): a collector has seen that a forget is due, and is stalled before it makes it final. Meanwhile it
+/// is taken back, and whoever did so was told that it was not too late.
+mod undo {
+    use super::*;
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        let mut writer = Actor::new(sim, number, seed, Role::Writes);
+        writer.backup(&index(), ParentChoice::None, &A);
+        let mut actor = Actor::new(sim, number, seed, Role::Forgets);
+        actor.forget(0);
+        actor.tell("forgotten");
+        actor.until("due");
+        let Some((_, id)) = actor.made(0) else { return };
+        match actor.0.open().and_then(|repository| repository.unforget(&id)) {
+            Ok(_) => drop(actor.ledger().doomed.remove(&id)),
+            Err(e) => sim.wrong(format!("a forget that is not settled is not taken back: {e}")),
+        }
+        actor.tell("undone");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.hold("create forget/", "-settled", "due", "undone");
+        actor.collect(LONG);
+    }
+}
+
+/// `ReaderUnchecked` (V1): what is to be read is forgotten and swept between the choice and `open`.
+mod reader {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        actor.backup(&index(), ParentChoice::None, &A);
+        // The newest record of a volume stays.
+        actor.tell("stored");
+    }
+
+    pub(super) fn reader(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Reads);
+        actor.until("stored");
+        let Some((snapshot, id)) = actor.made(0) else { return };
+        actor.hold("create sess/", "/open", "chosen", "swept");
+        match actor.0.open().and_then(|repository| ReadSession::open(&repository, &snapshot)) {
+            Ok(session) => match restore(&mut actor.0, Arc::new(session)) {
+                Ok(bytes) if bytes == disk(&A) => {}
+                Ok(_) => sim.wrong(format!("{id} was read as something else")),
+                Err(e) => sim.wrong(format!("{id}, which a reader was let in for, does not restore: {e}")),
+            },
+            Err(e) if e.kind() == ErrorKind::NoSnapshot => {}
+            Err(e) => sim.wrong(format!("{id} cannot be read: {e}")),
+        }
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "chosen");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.collect(LONG);
+        actor.tell("swept");
+    }
+}
+
+/// `NothingIsRescued` (G10, G11): a hit (T2) in a pack that nothing refers to any more, of a session that commits after the
+/// list is out and without having heard of it.
+mod rescue {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        let known = index();
+        actor.backup(&known, ParentChoice::None, &A);
+        let writer = actor.begin(&known, ParentChoice::None, &A);
+        actor.hold("create snap/", "", "deciding", "published");
+        actor.commit(writer, &A);
+        actor.tell("committed");
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "deciding");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.hold("get gc/gen/00000001", "", "published", "committed");
+        actor.collect(LONG);
+    }
+}
+
+/// `FirstMarkWithoutParents` (G5): the parent of a session that goes on for long is Final. The second mark of the first
+/// generation still rescues its packs, but its record goes with the sweep (G13), and without that the next generation does not
+/// take it for a root any more. The session has heard of both lists: what it has of its parent no list bars.
+mod first {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        actor.backup(&index(), ParentChoice::None, &A);
+        // The newest record of a volume stays.
+        actor.backup(&index(), ParentChoice::None, &B);
+        let Some((_, parent)) = actor.made(0) else { return };
+        let writer = actor.begin(&index(), ParentChoice::Snapshot(parent), &A);
+        actor.tell("leaning");
+        for (published, swept) in [("published 1", "swept 1"), ("published 2", "swept 2")] {
+            actor.until(published);
+            if let Some(writer) = &writer {
+                actor.done("beat", writer.pulse().beat());
+            }
+            actor.until(swept);
+        }
+        actor.commit(writer, &A);
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "leaning");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        let rounds = [
+            ("get gc/gen/00000001", "published 1", "swept 1"),
+            // With all steps in place there may be no such generation.
+            ("get gc/gen/00000002", "published 2", "swept 2"),
+        ];
+        for (begin, published, swept) in rounds {
+            actor.hold(begin, "", published, "");
+            actor.collect(LONG);
+            actor.tell(published);
+            actor.tell(swept);
+        }
+    }
+}
+
+/// `SecondMarkWithoutParents` (G10): a hit in a condemned pack is committed after G4; another session leans on that snapshot,
+/// which then is forgotten and made final, before G10, by a collector that began before the list was out.
+mod second {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        let known = index();
+        actor.backup(&known, ParentChoice::None, &A);
+        let writer = actor.begin(&known, ParentChoice::None, &A);
+        actor.hold("create snap/", "", "deciding", "published");
+        actor.commit(writer, &A);
+        actor.tell("committed");
+    }
+
+    pub(super) fn next(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        actor.until("committed");
+        let writer = actor.begin(&index(), ParentChoice::Auto, &A);
+        actor.tell("leaning");
+        actor.until("swept");
+        actor.commit(writer, &A);
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Forgets);
+        actor.until("deciding");
+        actor.until("begun");
+        actor.forget(0);
+        actor.tell("forgotten");
+        actor.until("leaning");
+        actor.forget(1);
+        actor.tell("forgotten again");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.hold("get gc/gen/00000001", "", "published", "final");
+        actor.collect(LONG);
+        actor.tell("swept");
+    }
+
+    pub(super) fn late(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("deciding");
+        actor.hold("list forget/", "", "begun", "forgotten again");
+        actor.hold("list sess/", "", "final", "swept");
+        actor.collect(Duration::ZERO);
+    }
+}
+
+/// `ListOverwritten` (G8, G12): two collectors have marked for the same number, and between their marks another snapshot has
+/// become Final. A session has seen the list that was there first.
+mod twice {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        let known = index();
+        actor.backup(&known, ParentChoice::None, &B);
+        actor.backup(&known, ParentChoice::None, &A);
+        actor.tell("stored");
+        actor.until("published");
+        let writer = actor.begin(&known, ParentChoice::None, &A);
+        actor.tell("leaning");
+        actor.until("swept");
+        actor.commit(writer, &A);
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "stored");
+        let mut actor = Actor::new(sim, number, seed, Role::Forgets);
+        actor.until("one has marked");
+        actor.forget(1);
+        actor.tell("forgotten again");
+    }
+
+    pub(super) fn one(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.hold("create gc/gen/", "", "one has marked", "both have marked");
+        actor.hold("get gc/gen/00000001", "", "published", "swept");
+        actor.collect(Duration::ZERO);
+    }
+
+    pub(super) fn other(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten again");
+        actor.hold("create gc/gen/", "", "both have marked", "leaning");
+        actor.collect(Duration::ZERO);
+        actor.tell("swept");
+    }
+}
+
+/// `ListsBeforeOpen` (W3): a list is out and sealed between the lists and `open`; the packs go when they were listed (W8). The
+/// heartbeat before the commit reads that list (C1): nothing is lost.
+mod lists {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        let known = index();
+        actor.backup(&known, ParentChoice::None, &A);
+        let mut forgetter = Actor::new(sim, number, seed ^ 1, Role::Forgets);
+        forgetter.forget(0);
+        actor.hold("create sess/", "/open", "chosen", "sealed");
+        let writer = actor.begin(&known, ParentChoice::None, &A);
+        actor.commit(writer, &A);
+        actor.tell("committed");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("chosen");
+        actor.hold("delete packs/", "", "sealed", "committed");
+        actor.collect(LONG);
+    }
+}
+
+/// `OpenIsCondemned` (G6): one session commits without having heard of the list that has its packs, and is rescued (G11); one
+/// hears of it before it commits, and ends itself (R2). Nothing is lost but uploads.
+mod own {
+    use super::*;
+
+    pub(super) fn first(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        let writer = actor.begin(&index(), ParentChoice::None, &A);
+        actor.until("second has stored");
+        actor.hold("create snap/", "", "both have stored", "published");
+        actor.commit(writer, &A);
+    }
+
+    pub(super) fn second(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        actor.0.volume = Some("another vm".into());
+        let writer = actor.begin(&index(), ParentChoice::None, &B);
+        actor.tell("second has stored");
+        actor.until("published");
+        actor.commit(writer, &B);
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("both have stored");
+        actor.hold("get gc/gen/00000001", "", "published", "");
+        actor.collect(LONG);
+        actor.tell("published");
+    }
+}

@@ -1,0 +1,84 @@
+//! `gc --rewrite` and `key rotate --rewrite`.
+
+use super::*;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use wherry_tests::seaweed::Seaweed;
+use wherry_tests::small::noise;
+
+const AT_ONCE: [&str; 6] = ["gc", "--rewrite", "--grace", "0s", "--fence-after", "0s"];
+
+/// A disk, an unlike one and a directory, in a repository there: sealed anew, all of it is the same, and a mount that was there
+/// before the keys were rotated goes on.
+fn rotates(home: &Home, is_local: bool) {
+    let disk = home.backup("vm", &noise(1, 3 << 20));
+    let other = home.backup("other", &noise(2, 1 << 20));
+    fs::create_dir_all(home.path("files/sub")).unwrap();
+    for n in 0..40u64 {
+        home.write(&format!("files/sub/{n}"), noise(n + 10, 9_000 * n as usize));
+    }
+    let tree = home.run(&["backup", "files", "--name", "files", "--json"]).ok().json()["snapshot"].clone();
+    let tree = tree.as_str().unwrap();
+    home.run(&["key", "rotate"]).ok();
+
+    let plan = home.run(&["gc", "--rewrite", "--dry-run", "--json"]).ok().json();
+    assert!(plan["rewritten"]["packs"].as_u64() >= Some(4) && plan["rewritten"]["left"]["packs"] == 0, "{plan}");
+    let said = home.run(&["gc", "--rewrite", "--dry-run"]).ok().stdout;
+    assert!(said.contains("of older keys") && said.contains("nothing was written"), "{said}");
+    let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
+    assert_eq!(ran["rewritten"], plan["rewritten"]);
+    assert_eq!(ran["deleted"]["packs"], ran["rewritten"]["packs"]);
+    if is_local {
+        let of = |(path, bytes): (PathBuf, Vec<u8>)| {
+            let is_pack = path.iter().any(|part| part == "packs" || part == "meta");
+            is_pack.then(|| u32::from_le_bytes(bytes[8..12].try_into().unwrap()))
+        };
+        let epochs: BTreeSet<u32> = home.tree("repo").into_iter().filter_map(of).collect();
+        assert_eq!(epochs, [1].into());
+    }
+    home.run(&["check", "--read-data"]).ok();
+    for (id, seed, len) in [(&disk, 1, 3 << 20), (&other, 2, 1 << 20)] {
+        let _ = fs::remove_file(home.path("out"));
+        home.run(&["restore", id, "out"]).ok();
+        assert!(fs::read(home.path("out")).unwrap() == noise(seed, len));
+    }
+    home.run(&["restore", tree, "back"]).ok();
+    for n in 0..40u64 {
+        assert!(fs::read(home.path(&format!("back/sub/{n}"))).unwrap() == noise(n + 10, 9_000 * n as usize), "{n}");
+    }
+    // Nothing of it is stored again.
+    home.write("vm.img", noise(1, 3 << 20));
+    let next = home.run(&["backup", "vm.img", "--name", "vm", "--json"]).ok().json();
+    assert_eq!(next["new"], 0, "{next}");
+    let next = home.run(&["backup", "files", "--name", "files", "--json"]).ok().json();
+    assert_eq!(next["new"], 0, "{next}");
+    assert_eq!(home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json()["rewritten"]["packs"], 0);
+    home.run(&["check", "--read-data"]).ok();
+}
+
+#[test]
+fn what_is_stored_is_sealed_anew_in_a_directory() {
+    rotates(&Home::with_repository(), true);
+}
+
+#[test]
+fn what_is_stored_is_sealed_anew_on_an_s3_server() {
+    let server = Seaweed::start();
+    let home = Home::new().at("s3://wherry/rewrite", &server.variables());
+    home.run(&["init"]).ok();
+    rotates(&home, false);
+}
+
+#[test]
+fn a_rotation_can_go_on_with_it_at_once() {
+    let home = Home::with_repository();
+    let id = home.backup("vm", &noise(1, 1 << 20));
+    let report = home.run(&["key", "rotate", "--rewrite", "--json"]).ok().json();
+    assert_eq!((&report["epoch"], &report["rewrite"]["rewritten"]["packs"]), (&json!(1), &json!(1)), "{report}");
+    assert_eq!(report["rewrite"]["graced"]["packs"], 1, "what was there stays for the grace");
+    home.run(&["cat", &id]).ok();
+    let said = home.run(&["key", "rotate", "--rewrite"]).ok().stdout;
+    assert!(said.contains("key epoch 2") && said.contains("of older keys"), "{said}");
+    home.run(&["check", "--read-data"]).ok();
+}
