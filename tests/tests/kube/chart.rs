@@ -136,9 +136,11 @@ fn values_do_what_they_say() {
     let file = folder.path().join("values.yaml");
     fs::write(&file, "settings: {uploadRate: 104857600, maxActive: 20, pause: true}\n").unwrap();
     let file = file.to_str().unwrap();
-    let unquoted = helm(&["template", "wherry", "helm", "--namespace", "valued", "--kube-version", "1.34.4", "--values", file]);
+    let unquoted =
+        helm(&["template", "wherry", "helm", "--namespace", "valued", "--kube-version", "1.34.4", "--values", file]);
     let unquoted = objects(kube.rehearse(&renamed(&String::from_utf8(unquoted.stdout).unwrap())));
-    let data: BTreeMap<String, String> = serde_json::from_value(get(&unquoted, "ConfigMap", "chart")["data"].clone()).unwrap();
+    let data: BTreeMap<String, String> =
+        serde_json::from_value(get(&unquoted, "ConfigMap", "chart")["data"].clone()).unwrap();
     let settings = Settings::parse(&data).unwrap();
     assert_eq!((settings.upload_rate, settings.max_active, settings.pause), (100 << 20, 20, true));
 
