@@ -2,8 +2,9 @@
 
 # Velero compares its Backups with the bucket every five seconds instead of every minute; Jobs are as often as they may be.
 location() { kubectl --namespace velero patch backupstoragelocation default --type=merge --patch "{\"spec\": {\"backupSyncPeriod\": $1}}" >/dev/null; }
-# The folder of Velero's backups, beside all buckets and back: a folder that Velero does not know would make the location Unavailable.
-away=/backups-away backups=/buckets/$bucket/backups
+# The folder of Velero's backups, away and back, by the S3 server's own way of renaming, which does not leave the bucket: a top folder
+# that Velero does not know would make the location Unavailable.
+away=/buckets/$bucket/plugins/backups-away backups=/buckets/$bucket/backups
 move() { inside curl --silent --show-error --fail --max-time 20 --request POST "http://127.0.0.1:8888$2?mv.from=$1"; }
 is_away() { inside curl --silent --fail --max-time 20 --output /dev/null --head "http://127.0.0.1:8888$away/"; }
 put_back() {
