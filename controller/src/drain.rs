@@ -1,5 +1,6 @@
 //! `wherry-controller drain`: ends all work, and waits until nothing of it is left. Run before wherry is removed. It pauses,
-//! cancels, and drops kept bases; what was made for CRs is removed by the controller that acts, which has to run meanwhile.
+//! cancels, drops kept bases and deletes Jobs; what was made for CRs is removed by the controller that acts, which has to run
+//! meanwhile.
 
 use crate::known::Known;
 use crate::lease::NAME as LEASE;
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use wherry_api::api::{Api, ApiError, Guard, Key, Kind, Refusal, guarded};
+use wherry_api::job;
 use wherry_api::kube_api::KubeApi;
 use wherry_api::names;
 use wherry_api::settings::{CONFIG_MAP, Settings};
@@ -62,6 +64,8 @@ pub struct Times {
 struct There {
     /// CRs that have not ended and that nobody has canceled.
     going_on: Vec<(Key, Guard)>,
+    /// Jobs, also those that have ended: nobody else would take them away.
+    jobs: Vec<(Key, Guard)>,
     /// CRs and objects that hold something still.
     left: Vec<String>,
     /// Kept bases that nobody has dropped yet.
@@ -86,7 +90,9 @@ pub async fn drain(api: &KubeApi, namespace: &str, times: Times, say: impl Fn(&s
             }
         }
         if there.left.is_empty() {
-            say("nothing of wherry is left but Secret wherry-repository, its ConfigMaps, and what is in the buckets");
+            say(
+                "nothing of wherry is left but Secret wherry-repository, its ConfigMaps and Lease, and what is in the buckets",
+            );
             return Ok(());
         }
         if begin.elapsed() >= times.wait {
@@ -96,6 +102,14 @@ pub async fn drain(api: &KubeApi, namespace: &str, times: Times, say: impl Fn(&s
                 match api.patch(key, &guarded(&patch, guard)).await {
                     Ok(()) => say(&format!("{key}: canceled")),
                     // Changed meanwhile: looked at again.
+                    Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            // One that runs leaves nothing half done: the next one goes on.
+            for (key, guard) in &there.jobs {
+                match api.delete(key, guard).await {
+                    Ok(()) => say(&format!("{key}: deleted")),
                     Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {}
                     Err(e) => return Err(e.into()),
                 }
@@ -161,6 +175,12 @@ async fn look(api: &KubeApi, namespace: &str, limits: &Limits) -> Result<There, 
         let selector = format!("{},{}={namespace}", names::CR_UID, names::VELERO_NAMESPACE);
         let made = api.list_all(kind, "", &selector).await?.objects;
         there.left.extend(made.iter().map(|object| key_of(kind, object).to_string()));
+    }
+    for object in api.list_all(Kind::Job, namespace, job::JOB).await?.objects {
+        let key = key_of(Kind::Job, &object);
+        there.left.push(key.to_string());
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        there.jobs.push((key, Guard { uid: text("uid"), resource_version: text("resourceVersion") }));
     }
     let more = there.left.len().saturating_sub(NAMED);
     if more > 0 {

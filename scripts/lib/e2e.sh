@@ -77,6 +77,8 @@ nothing_is_there() {
   local name
   fault clear --all
   inside pkill -CONT -f "$agent_command" || true
+  kubectl uncordon "$node" >/dev/null
+  kubectl --namespace velero delete resourcequota/full pod/wherry-inspect --ignore-not-found >/dev/null
   controllers 2
   settings_default
   for name in $(namespaces); do kubectl delete "$name" --wait --timeout=180s >/dev/null; done

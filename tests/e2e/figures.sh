@@ -1,4 +1,4 @@
-# seconds of one Block volume, beside Velero's own mover: first backup, unchanged, restore
+# one Block volume, beside Velero's own mover: seconds, CPU and memory of a first backup, an unchanged one and a restore; and at rest
 
 # $figures is the size of the volume in MiB; five of twelve parts of it have data.
 application_of_figures() {
@@ -9,35 +9,103 @@ application_of_figures() {
 }
 cold() { sync && echo 3 >/proc/sys/vm/drop_caches; }
 
-# figure WHAT KIND SELECTOR: of the CR of the disk: seconds from start to completion, and from creation.
-figure() {
-  local created started ended
-  read -r created started ended <<<"$(kubectl --namespace velero get "$2" --selector "$3" --sort-by=.spec.sourcePVC --output \
+# cpu: milliseconds that all pods together have computed, the S3 server, which is no pod, aside.
+cpu() {
+  local file=/sys/fs/cgroup/cpuacct/$cgroup/kubepods/cpuacct.usage
+  if [ -e "$file" ]; then
+    echo $(($(cat "$file") / 1000000))
+  else
+    echo $(($(sed -n 's/^usage_usec //p' "/sys/fs/cgroup/$cgroup/kubepods/cpu.stat") / 1000))
+  fi
+}
+# memory_of PATTERN: writes to $log/peak the most KiB that a process of that command line has had resident, looked at twice a
+# second; until it is killed.
+memory_of() {
+  local pid now most=0
+  while sleep 0.5; do
+    for pid in $(pgrep -f "$1"); do
+      now=$(sed -n 's/^VmRSS:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status" 2>/dev/null)
+      [ "${now:-0}" -le $most ] || most=$now
+    done
+    echo $most >"$log/peak"
+  done
+}
+
+# measured WHAT KIND SELECTOR PATTERN COMMAND...: runs it, and writes what it took: seconds of the CR of the disk from start to
+# completion and from creation, CPU of all pods, memory of the mover.
+measured() {
+  local what=$1 kind=$2 selector=$3 pattern=$4 created started ended watcher from computed
+  shift 4
+  cold
+  : >"$log/peak"
+  memory_of "$pattern" &
+  watcher=$!
+  from=$(cpu)
+  "$@"
+  computed=$(($(cpu) - from))
+  kill $watcher
+  read -r created started ended <<<"$(kubectl --namespace velero get "$kind" --selector "$selector" --sort-by=.spec.sourcePVC --output \
     'jsonpath={range .items[?(@.metadata.labels.velero\.io/async-operation-id)]}{.metadata.creationTimestamp} {.status.startTimestamp} {.status.completionTimestamp}{"\n"}{end}' | head -n 1)"
-  printf '   %-32s data path %5d s, in all %5d s\n' "$1" $(($(date -d "$ended" +%s) - $(date -d "$started" +%s))) \
-    $(($(date -d "$ended" +%s) - $(date -d "$created" +%s))) | tee -a "$log/figures-table"
+  printf '   %-28s data path %4d s, in all %4d s, CPU %6.1f s, memory %5d MiB\n' "$what" $(($(date -d "$ended" +%s) - $(date -d "$started" +%s))) \
+    $(($(date -d "$ended" +%s) - $(date -d "$created" +%s))) "$computed"e-3 $(($(cat "$log/peak") >> 10)) | tee -a "$log/figures-table"
+}
+# engine NAME: of the agents; the first argument that is removed is the one that was added here.
+engine() {
+  kubectl --namespace velero get daemonset wherry-agent --output json |
+    python3 -c 'import json, sys
+agents = json.load(sys.stdin)
+container = agents["spec"]["template"]["spec"]["containers"][0]
+container["args"] = [word for word in container["args"] if not word.startswith("--engine=")] + ["--engine=" + sys.argv[1]]
+print(json.dumps([{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": container["args"]}]))' "$1" >"$log/engine"
+  kubectl --namespace velero patch daemonset wherry-agent --type=json --patch-file "$log/engine" >/dev/null
+  ours_is_there
+}
+# at_rest: resident memory of agent and controllers, and the requests of their accounts, in ten minutes in which nothing is done.
+at_rest() {
+  local name pid from
+  sleep 60
+  from=$(wc -l <"$log/audit.log")
+  sleep 600
+  tail -n "+$((from + 1))" "$log/audit.log" >"$log/at-rest"
+  for name in agent controller; do
+    printf '   at rest, ten minutes: %-12s %3d requests\n' "$name" "$(grep -c "\"username\":\"system:serviceaccount:velero:wherry-$name\"" "$log/at-rest")"
+  done | tee -a "$log/figures-table"
+  for pid in $(pgrep -f '^/usr/bin/wherry(-controller run| agent)'); do
+    printf '   at rest: %s: %d MiB resident, %d of it its own\n' "$(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -c 1-32)" \
+      $(($(sed -n 's/^VmRSS:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status") >> 10)) $(($(sed -n 's/^RssAnon:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status") >> 10))
+  done | tee -a "$log/figures-table"
 }
 
 : >"$log/figures-table"
-for mover in wherry velero; do
-  arguments=(--snapshot-move-data)
-  [ $mover = velero ] || arguments+=(--data-mover wherry)
+printf 'load of the machine before: %s\n' "$(cat /proc/loadavg)" | tee -a "$log/figures-table"
+at_rest
+for mover in wherry wherry-threads velero; do
+  arguments=(--snapshot-move-data) pattern='^/velero data-mover'
+  case $mover in
+  wherry*)
+    arguments+=(--data-mover wherry) pattern=$agent_command
+    engine $([ $mover = wherry ] && echo auto || echo threads)
+    ;;
+  esac
   application_of_figures figures
   for round in first unchanged; do
     name=$(fresh $mover-$round)
-    cold
-    velero backup create "$name" --include-namespaces figures "${arguments[@]}" --wait >/dev/null
+    measured "$mover, $round" datauploads "velero.io/backup-name=$name" "$pattern" \
+      velero backup create "$name" --include-namespaces figures "${arguments[@]}" --wait >"$log/figures-out"
+    tail -n 1 "$log/figures-out"
     is "backup/$name" .status.phase Completed || die "backup $name is not Completed"
-    figure "$mover, $round" datauploads "velero.io/backup-name=$name"
+    of_uploads "$name" '{.status.message}{"\n"}' | head -n 1
   done
   kubectl delete namespace figures --wait --timeout=300s >/dev/null
-  cold
-  velero restore create "$name-back" --from-backup "$name" --wait >/dev/null
+  measured "$mover, restore" datadownloads "velero.io/restore-name=$name-back" "$pattern" \
+    velero restore create "$name-back" --from-backup "$name" --wait >"$log/figures-out"
+  tail -n 1 "$log/figures-out"
   is "restore/$name-back" .status.phase Completed || die "restore $name-back is not Completed"
-  figure "$mover, restore" datadownloads "velero.io/restore-name=$name-back"
   app_runs figures
   in_app figures 'sha256sum </disk' | diff "$log/figures" - || die "what came back is not what was there"
   kubectl delete namespace figures --wait --timeout=300s >/dev/null
 done
+engine auto
+printf 'load of the machine after: %s\n' "$(cat /proc/loadavg)" | tee -a "$log/figures-table"
 headline "one Block volume of $figures MiB"
 cat "$log/figures-table"

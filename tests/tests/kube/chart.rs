@@ -274,6 +274,18 @@ fn values_do_what_they_say() {
         let output = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set-string", &value]);
         assert_eq!(output.status.success(), entry.by_class, "{value}: {}", String::from_utf8_lossy(&output.stderr));
     }
+    // A number without quotes in a file of values is one as well.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.yaml");
+    fs::write(&file, "settings: {uploadRate: 104857600, maxActive: 20, pause: true}\n").unwrap();
+    let file = file.to_str().unwrap();
+    let unquoted =
+        helm(&["template", "wherry", "helm", "--namespace", "valued", "--kube-version", "1.34.4", "--values", file]);
+    let unquoted = objects(kube.rehearse(&renamed(&String::from_utf8(unquoted.stdout).unwrap())));
+    let data: BTreeMap<String, String> =
+        serde_json::from_value(get(&unquoted, "ConfigMap", "chart")["data"].clone()).unwrap();
+    let settings = Settings::parse(&data).unwrap();
+    assert_eq!((settings.upload_rate, settings.max_active, settings.pause), (100 << 20, 20, true));
 
     // A typing mistake does not go unseen.
     let wrong = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set", "settings.maxactive=3"]);

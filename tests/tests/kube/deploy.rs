@@ -54,6 +54,10 @@ fn the_server_takes_every_file_and_the_code_agrees_with_them() {
     let inspect = fs::read_to_string(Path::new(FOLDER).join(INSPECT)).unwrap();
     let inspect = kube.rehearse(&inspect.replace("namespace: velero", "namespace: deploy")).remove(0);
     assert_eq!(inspect["spec"]["serviceAccountName"], "wherry-agent");
+    // A new emptyDir has no folder, and the image of wherry nothing to make one with.
+    let mounts_at = &inspect["spec"]["containers"][0]["command"][2];
+    assert!(mounts_at.as_str().unwrap().starts_with("/mnt/"));
+    assert_eq!(inspect["spec"]["initContainers"][0]["command"], serde_json::json!(["mkdir", "-p", mounts_at]));
 
     // The ConfigMap says every setting, with the default that the code has.
     let map = kube.wait(kube.admin().get(&Key::new(Kind::ConfigMap, "deploy", CONFIG_MAP))).unwrap().unwrap();

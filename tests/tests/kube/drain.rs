@@ -5,6 +5,7 @@ use crate::replicas::Replica;
 use serde_json::{Value, json};
 use std::process::{Command, Output};
 use wherry_api::api::{Api, Key, Kind};
+use wherry_api::job;
 use wherry_api::kube_api::{path, path_of};
 use wherry_api::names;
 use wherry_tests::binary::controller_bin;
@@ -64,6 +65,14 @@ fn work_is_canceled_and_what_is_left_is_said() {
         "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1" } } },
     });
     create(Kind::Claim, claim);
+    // A Job that has ended, and one of somebody else.
+    let job = |name: &str, labels: Value| {
+        let container = json!({ "name": "job", "image": "none" });
+        let pod = json!({ "restartPolicy": "Never", "containers": [container] });
+        json!({ "metadata": { "name": name, "labels": labels }, "spec": { "template": { "spec": pod } } })
+    };
+    create(Kind::Job, job("wherry-gc-0", json!({ job::JOB: "gc" })));
+    create(Kind::Job, job("theirs", json!({})));
 
     // A kept base.
     let labels = json!({ names::CR_UID: "gone", names::VELERO_NAMESPACE: NAMESPACE, names::BASE: "p" });
@@ -74,8 +83,12 @@ fn work_is_canceled_and_what_is_left_is_said() {
     let output = drain(&real, &["--timeout", "0s"]);
     let text = said(&output);
     assert!(!output.status.success(), "{text}");
-    for part in ["DataDownload drained/ours (New)", "PersistentVolumeClaim drained/wherry-gone-1", "No controller acts"]
-    {
+    for part in [
+        "DataDownload drained/ours (New)",
+        "PersistentVolumeClaim drained/wherry-gone-1",
+        "Job drained/wherry-gc-0",
+        "No controller acts",
+    ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     assert!(text.contains("VolumeSnapshot drained/wherry-gone: dropped"), "{text}");
@@ -93,6 +106,8 @@ fn work_is_canceled_and_what_is_left_is_said() {
     let text = said(&output);
     assert!(output.status.success(), "{text}\n{}", replica.log());
     assert!(text.contains("nothing of wherry is left but Secret wherry-repository"), "{text}");
+    assert!(get(Kind::Job, "wherry-gc-0").is_null());
+    assert_eq!(get(Kind::Job, "theirs")["metadata"]["name"], "theirs");
     let ours = get(Kind::DataDownload, "ours");
     assert_eq!(ours["status"]["phase"], "Canceled");
     assert!(ours["status"]["message"].as_str().unwrap().contains("wherry-controller drain"), "{ours}");
