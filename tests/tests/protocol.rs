@@ -323,7 +323,9 @@ fn each_action_is_a_function_of_the_code() {
             functions.extend(actions.iter().filter_map(|action| action.function()));
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             // Else hardly any collector gets to its end.
-            if (random >> 60) < [0, 6, 12][walk / 3 % 3] && actions.iter().any(|action| matches!(action.actor(), 4 | 5 | 7)) {
+            if (random >> 60) < [0, 6, 12][walk / 3 % 3]
+                && actions.iter().any(|action| matches!(action.actor(), 4 | 5 | 7))
+            {
                 actions.retain(|action| matches!(action.actor(), 4 | 5 | 7) && !matches!(action, Action::Crash(_)));
             }
             let Some(action) = actions.get((random >> 33) as usize % actions.len().max(1)) else { break };

@@ -17,7 +17,9 @@ fn sizes_are_powers_of_1024() {
 
 #[test]
 fn times_have_a_unit() {
-    for (text, seconds) in [("30s", 30), ("5m", 300), ("2h", 7200), ("7d", 604_800), ("1w", 604_800), ("0s", 0), ("0", 0)] {
+    for (text, seconds) in
+        [("30s", 30), ("5m", 300), ("2h", 7200), ("7d", 604_800), ("1w", 604_800), ("0s", 0), ("0", 0)]
+    {
         assert_eq!(text.parse(), Ok(Span(Duration::from_secs(seconds))), "{text}");
     }
     for wrong in ["", "7", "d", "1.5h", "-1s", "1y", "7 d", "99999999999999999999d", "73001d", "1ä"] {
