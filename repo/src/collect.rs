@@ -166,7 +166,8 @@ impl Repository {
             listed += 1;
             if listed.is_multiple_of(1000) { watch(CollectStep::Lists, listed, 0) } else { Ok(()) }
         })?;
-        let now = Now { at: newest, since: self.clock().monotonic() };
+        // An object from the future, of a clock that was wrong, must not let a grace end early.
+        let now = Now { at: newest.min(self.clock().now()), since: self.clock().monotonic() };
         Run { repository: self, options, watch, now }.sweep(report)
     }
 }

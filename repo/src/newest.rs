@@ -2,6 +2,7 @@
 //! since that one, and would give wrong data with any other.
 
 use crate::id::{SnapshotId, VolumeId};
+use crate::storage::{Key, keys};
 use crate::{Repository, Result, SnapshotList, SnapshotRecord, Timestamp};
 use std::collections::HashSet;
 
@@ -18,7 +19,33 @@ impl Repository {
     /// The newest committed snapshot of a volume, those that are forgotten or partial included: one that may not be built
     /// upon is no reason to take the one before it.
     pub fn newest(&self, volume: VolumeId) -> Result<Newest> {
-        Ok(judge(&self.snapshots(Some(volume))?, self.clock().now()))
+        let list = self.snapshots(Some(volume))?;
+        Ok(match self.may_be_newest(volume, &list)? {
+            Some(key) => {
+                let text = "cannot be read, is gone for good, and may have been the newest snapshot of the volume";
+                Newest::Unclear(format!("{key} {text}"))
+            }
+            None => judge(&list, self.clock().now()),
+        })
+    }
+
+    /// A damaged record of what is gone for good that is not older, by the storage's clock, than one that can be read.
+    fn may_be_newest(&self, volume: VolumeId, list: &SnapshotList) -> Result<Option<Key>> {
+        if list.spoiled.is_empty() {
+            return Ok(None);
+        }
+        let readable: HashSet<SnapshotId> = list.snapshots.iter().chain(&list.gone).map(|s| s.id).collect();
+        let (mut newest, mut spoiled) = (None, Vec::new());
+        self.storage().list(&format!("{}{volume}/", keys::SNAP), &mut |object| {
+            match keys::parse_snap(&object.key) {
+                Some((_, id)) if readable.contains(&id) => newest = newest.max(Some(object.modified)),
+                _ if list.spoiled.contains(&object.key) => spoiled.push((object.key, object.modified)),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        let is_older = |at: Timestamp| newest.is_some_and(|newest| is_older(at, newest));
+        Ok(spoiled.into_iter().find(|(_, at)| !is_older(*at)).map(|(key, _)| key))
     }
 }
 
@@ -40,6 +67,11 @@ impl Made {
     fn is_later(&self, newest: &Self) -> bool {
         self.ended > newest.ended || self.parent == Some(newest.id)
     }
+}
+
+/// Whether an object was written before another one, by the storage's clock. Some storages say whole seconds.
+pub(crate) fn is_older(at: Timestamp, than: Timestamp) -> bool {
+    at.0.saturating_add(1_000_000_000) < than.0
 }
 
 fn newest(all: &[Made]) -> Option<Made> {
@@ -86,7 +118,7 @@ mod tests {
     use super::*;
     use crate::format::records::{Outcome, Settled, Verdict};
     use crate::index::ChunkIndex;
-    use crate::storage::{Memory, keys};
+    use crate::storage::Memory;
     use crate::{
         CommitInfo, Components, Credential, InitOptions, PasswordCost, Snapshot, SnapshotWriter, System, WriterOptions,
     };
@@ -153,6 +185,11 @@ mod tests {
         repository.create(&keys::forget(&second.id, 1, true), &settled).unwrap();
         assert_eq!(repository.snapshots(None).unwrap().snapshots.len(), 1, "it is gone for good");
         unclear(&repository, "forgotten");
+        // Nor does one come before it where its record cannot be read any more.
+        let key = keys::snap(&second.volume, &second.id);
+        repository.storage().overwrite(&key, b"junk".as_slice().into()).unwrap();
+        assert!(repository.snapshots(None).unwrap().damaged.is_empty());
+        unclear(&repository, "may have been the newest");
     }
 
     #[test]

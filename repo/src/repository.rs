@@ -109,6 +109,8 @@ pub struct SnapshotList {
     pub forgets: BTreeMap<SnapshotId, crate::forget::Forget>,
     /// Objects that are damaged, and how; but for those of snapshots that are gone for good.
     pub damaged: Vec<(Key, Error)>,
+    /// Records that are damaged, of what is gone for good.
+    pub(crate) spoiled: Vec<Key>,
     /// Sessions that ended without a snapshot, and when.
     pub fenced: Vec<(SessionId, Timestamp)>,
 }
@@ -418,7 +420,9 @@ impl Repository {
                 Ok((Outcome::Fence(fence), _)) => list.fenced.push((*id, fence.at)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 // The others are as they were. One that is gone for good nobody misses.
-                Err(e) if self.is_damage(&e) && list.forgets.get(id).is_some_and(|f| f.is_final()) => {}
+                Err(e) if self.is_damage(&e) && list.forgets.get(id).is_some_and(|f| f.is_final()) => {
+                    list.spoiled.push(key.clone());
+                }
                 Err(e) if self.is_damage(&e) => list.damaged.push((key.clone(), e)),
                 Err(e) => return Err(e),
             }

@@ -98,6 +98,12 @@ struct FencedView {
     volume: String,
 }
 
+/// What holds for whoever collects by hand.
+pub(crate) fn options() -> CollectOptions {
+    // What a Job of a cluster has forgotten is made final by the Job that looks whether its backup is still gone.
+    CollectOptions { spared_reason: Some(REASON), ..CollectOptions::default() }
+}
+
 /// Collects garbage.
 pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
     let start = Instant::now();
@@ -106,14 +112,12 @@ pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
         true => (context.open_repository()?, None),
         false => context.open_to_write("gc").map(|(repository, turn)| (repository, Some(turn)))?,
     };
-    let default = CollectOptions::default();
+    let default = options();
     let options = CollectOptions {
         dry_run,
         rewrite,
         grace: grace.map_or(default.grace, |grace| grace.0),
         fence_after: fence_after.map_or(default.fence_after, |after| after.0),
-        // What a Job of a cluster has forgotten is made final by the Job that looks whether its backup is still gone.
-        spared_reason: Some(REASON),
         ..default
     };
     let (report, options) = collect(context, &repository, turn, options)?;

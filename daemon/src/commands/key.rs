@@ -86,7 +86,7 @@ fn rotate(context: &Context, args: RotateArgs) -> Result<Exit> {
     }
     let slots = |slots: &[u64]| slots.iter().map(|slot| hex(*slot)).collect::<Vec<_>>();
     let start = Instant::now();
-    let options = CollectOptions { rewrite, ..CollectOptions::default() };
+    let options = CollectOptions { rewrite, ..gc::options() };
     let epoch = done.epoch;
     let done_so_far =
         || format!("the keys were rotated (key epoch {epoch}), and `wherry gc --rewrite` goes on from here");
@@ -112,7 +112,12 @@ fn rotate(context: &Context, args: RotateArgs) -> Result<Exit> {
         }
         text
     })?;
-    Ok(if report.left_out.is_empty() { Exit::Done } else { Exit::Failed })
+    let is_partial = collected.as_ref().is_some_and(|(report, _)| report.failed.packs > 0);
+    Ok(match report.left_out.is_empty() {
+        true if is_partial => Exit::Partial,
+        true => Exit::Done,
+        false => Exit::Failed,
+    })
 }
 
 fn hex(slot: u64) -> String {

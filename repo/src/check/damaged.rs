@@ -27,7 +27,11 @@ impl Repository {
             }
         }
         // Checks put records together faster than they are read here; nobody waits for that.
-        Ok(self.damaged_now()?.unwrap_or_default())
+        let damaged = self.damaged_now()?;
+        if damaged.is_none() {
+            tracing::warn!("checks are at work, so which packs they have found damaged is not known");
+        }
+        Ok(damaged.unwrap_or_default())
     }
 
     /// `None`: a record went while it was read. What it said is in another one, which may not have been listed.

@@ -132,7 +132,7 @@ impl Run<'_> {
         if copied.is_none() {
             (report.thin, report.copied) = Default::default();
         }
-        let anew = unless_full(self.seal_anew(&lists.packs, &old, report), "nothing is sealed anew")?;
+        let anew = unless_full(self.seal_anew(&lists.packs, &old, &mut kept, report), "nothing is sealed anew")?;
         if anew.is_none() {
             (report.rewritten, report.resealed) = Default::default();
         }
@@ -186,7 +186,7 @@ impl Run<'_> {
 
     /// What does not open in a pack may be intact in another one, which nothing else refers to and this list would condemn. All packs
     /// stay that have any of these chunks.
-    fn keep_copies(&self, pack: &PackId, places: &[u32], kept: &mut HashSet<PackId>) -> Result<()> {
+    pub(super) fn keep_copies(&self, pack: &PackId, places: &[u32], kept: &mut HashSet<PackId>) -> Result<()> {
         let repository = self.repository;
         let (index, epoch) = match read_index(repository.storage(), repository.keys(), pack) {
             Ok((index, epoch, _)) => (index, epoch),

@@ -256,6 +256,7 @@ impl Mark<'_, '_> {
         if self.packs.is_condemned(n) {
             self.last_copies.insert(n);
         }
+        self.packs.note_epoch(n, copy.at.epoch);
         self.packs.mark(n, copy.place, copy.at.len).map(drop)
     }
 
@@ -319,11 +320,11 @@ impl Mark<'_, '_> {
     fn each_of(&self, group: &[Want]) -> Result<Vec<Result<Vec<Child>>>> {
         // What is gone is for the caller to tell: another collector may have deleted it.
         let is_damage = |e: &Error| e.kind() != ErrorKind::NotFound && self.run.repository.is_damage(e);
-        let alone = |want: &Want| match self.group(std::slice::from_ref(want)) {
+        let alone = |want: &Want| match self.run.group(std::slice::from_ref(want)) {
             Err(e) if is_damage(&e) => Ok(Err(e)),
             opened => Ok(Ok(opened?.into_iter().flatten().collect())),
         };
-        match self.group(group) {
+        match self.run.group(group) {
             Err(e) if is_damage(&e) => group.iter().map(alone).collect(),
             opened => Ok(opened?.into_iter().map(Ok).collect()),
         }
@@ -332,28 +333,32 @@ impl Mark<'_, '_> {
     /// A node that is damaged where it should be is walked where it is found by its id, as readers find it (V3). Its own place
     /// stays marked. `damage` is the error when it is nowhere.
     fn take_elsewhere(&mut self, node: &Child, damage: Error) -> Result<()> {
-        let repository = self.run.repository;
+        let (run, packs) = (self.run, &mut *self.packs);
+        let repository = run.repository;
         let found = self.elsewhere.first(repository, &node.id, node.class, &node.at, |copy| {
+            // One that is in a delete set is as good as gone.
+            let Some(n) = packs.find(repository, &copy.pack)? else { return Ok(None) };
             let there = Child { at: copy.at, plain: copy.plain, own: false, ..*node };
-            match self.group(&[Want { pack: copy.pack, node: there }]) {
-                Ok(_) => Ok(Some((*copy, there))),
+            match run.group(&[Want { pack: copy.pack, node: there }]) {
+                Ok(_) => Ok(Some((n, *copy, there))),
                 Err(e) if repository.is_damage(&e) => Ok(None),
                 Err(e) => Err(e),
             }
         })?;
-        let Some((copy, there)) = found else { return Err(damage) };
-        // One that is in a delete set is as good as gone.
-        let Some(n) = self.packs.find(repository, &copy.pack)? else { return Err(damage) };
+        let Some((n, copy, there)) = found else { return Err(damage) };
         tracing::warn!("a node is damaged where a snapshot says that it is, and intact in another pack: {damage}");
         if self.packs.is_condemned(n) {
             self.last_copies.insert(n);
         }
+        self.packs.note_epoch(n, copy.at.epoch);
         if self.packs.mark(n, copy.place, copy.at.len)? {
             self.stack.push(Want { pack: copy.pack, node: there });
         }
         Ok(())
     }
+}
 
+impl Run<'_> {
     /// What each node of a group refers to.
     fn group(&self, group: &[Want]) -> Result<Vec<Vec<Child>>> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(Vec::new()) };
@@ -361,7 +366,7 @@ impl Mark<'_, '_> {
         let start = u64::from(first.node.at.offset);
         let end = group.iter().map(|want| u64::from(want.node.at.offset) + u64::from(want.node.at.len)).max();
         let end = end.unwrap_or_else(|| u64::from(last.node.at.offset));
-        let bytes = self.run.storage().get_range(&key, start..end).map_err(|e| e.with_object(&key))?;
+        let bytes = self.storage().get_range(&key, start..end).map_err(|e| e.with_object(&key))?;
         let open = |want: &Want| {
             let from = (u64::from(want.node.at.offset) - start) as usize;
             let mut children =
@@ -373,7 +378,7 @@ impl Mark<'_, '_> {
     }
 
     fn children(&self, node: &Child, sealed: &mut [u8]) -> Result<Vec<Child>> {
-        let (keys, cache) = (self.run.repository.keys(), self.run.repository.pack_keys());
+        let (keys, cache) = (self.repository.keys(), self.repository.pack_keys());
         if node.class >= FOLDER {
             let to = Ref { id: node.id, class: node.class, plain: node.plain };
             let bytes = open_tree_node(keys, cache, &to, &node.at, sealed)?;

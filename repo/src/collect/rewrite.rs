@@ -11,11 +11,12 @@ use super::{CollectStep, Run};
 use crate::format::pack::{Entry, Index, TRAILER};
 use crate::format::records::{Kind, Moved};
 use crate::format::segment::{self, PackRows};
-use crate::id::{Location, PackKind, SessionId, VolumeId};
+use crate::id::{Location, PackId, PackKind, SessionId, VolumeId};
 use crate::pack::{OpenPack, PackPool, Piece, SealedPack, open_packed, read_index};
 use crate::session::fence;
 use crate::storage::keys;
-use crate::{Error, Result, clock};
+use crate::{Error, ErrorKind, Result, clock};
+use std::collections::HashSet;
 
 /// Packs of nodes are this long at most (bytes).
 const META_PACK: usize = 4 << 20;
@@ -57,8 +58,15 @@ impl Run<'_> {
         Ok(old)
     }
 
-    /// Seals anew what is marked in these packs. One of which something does not open stays as it is.
-    pub(super) fn seal_anew(&self, packs: &Packs, old: &[Number], report: &mut Collected) -> Result<Vec<Moved>> {
+    /// Seals anew what is marked in these packs. One of which something does not open stays as it is, and so do those that hold
+    /// the same: they are added to `kept`.
+    pub(super) fn seal_anew(
+        &self,
+        packs: &Packs,
+        old: &[Number],
+        kept: &mut HashSet<PackId>,
+        report: &mut Collected,
+    ) -> Result<Vec<Moved>> {
         (report.rewritten, report.resealed) = Default::default();
         if old.is_empty() {
             return Ok(Vec::new());
@@ -80,8 +88,10 @@ impl Run<'_> {
                 Ok(())
             });
             match opened {
-                Err(e) if repository.is_damage(&e) => {
+                // Not where it is gone: another collector may have deleted it.
+                Err(e) if e.kind() != ErrorKind::NotFound && repository.is_damage(&e) => {
                     tracing::warn!("{} stays as it is, under an old key: {e}; run `wherry check`", keys::pack(&id));
+                    self.keep_copies(&id, &places, kept)?;
                     continue;
                 }
                 opened => opened?,

@@ -6,7 +6,7 @@ use super::{Tree, above};
 use crate::crypto::MAX_LEVELS;
 use crate::format::node::{Node, Slot};
 use crate::id::PackId;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Where finished nodes go.
 pub(crate) trait NodeSink {
@@ -69,11 +69,14 @@ impl MapBuilder {
             return Ok(());
         }
         let same = match parent {
-            Some(tree) if level + 1 < tree.levels() => match tree.node(level, number)? {
-                Some(theirs) if *theirs == node => {
+            Some(tree) if level + 1 < tree.levels() => match tree.node(level, number) {
+                Ok(Some(theirs)) if *theirs == node => {
                     tree.slot(level + 1, number)?.filter(|slot| sink.is_listed(&slot.at.pack))
                 }
-                _ => None,
+                Ok(_) => None,
+                // Nodes may be sealed anew, and then swept, beside a run that takes that long: this one is stored again.
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => None,
+                Err(e) => return Err(e),
             },
             _ => None,
         };

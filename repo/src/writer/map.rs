@@ -8,7 +8,7 @@ use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::id::{Location, ShortId};
 use crate::map::{MapBuilder, Tree, chunk_count, levels};
 use crate::storage::keys;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -218,7 +218,8 @@ impl MapWriter {
             let mut leaf = from >> FANOUT_BITS;
             // Not a leaf further: whether that can be read is not known.
             while leaf << FANOUT_BITS < stop
-                && let Some((number, node)) = tree.next_leaf(leaf)?.filter(|(n, _)| n << FANOUT_BITS < stop)
+                && let Some((number, node)) =
+                    tree.next_leaf(leaf).map_err(went)?.filter(|(n, _)| n << FANOUT_BITS < stop)
             {
                 for (n, slot) in node.present() {
                     let chunk = (number << FANOUT_BITS) + n as u64;
@@ -248,5 +249,13 @@ impl MapWriter {
         let (chunks, levels) = (map.chunks(), levels(chunk_count(size, self.class)));
         let top = map.finish(levels, self.parent(), store)?;
         Ok(Written { levels, top, chunks })
+    }
+}
+
+/// The parent's nodes are not where they were: a collector has sealed them anew meanwhile. The run starts over.
+fn went(e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::NotFound => Error::new(ErrorKind::Conflict, "the parent's map has moved").with_source(e),
+        _ => e,
     }
 }
