@@ -89,6 +89,14 @@ pub async fn drain(api: &KubeApi, namespace: &str, times: Times, say: impl Fn(&s
                 Err(e) => return Err(e.into()),
             }
         }
+        // One that runs leaves nothing half done: the next one goes on.
+        for (key, guard) in there.jobs.iter().filter(|_| droppable) {
+            match api.delete(key, guard).await {
+                Ok(()) => say(&format!("{key}: deleted")),
+                Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
         if there.left.is_empty() {
             say(
                 "nothing of wherry is left but Secret wherry-repository, its ConfigMaps and Lease, and what is in the buckets",
@@ -102,14 +110,6 @@ pub async fn drain(api: &KubeApi, namespace: &str, times: Times, say: impl Fn(&s
                 match api.patch(key, &guarded(&patch, guard)).await {
                     Ok(()) => say(&format!("{key}: canceled")),
                     // Changed meanwhile: looked at again.
-                    Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {}
-                    Err(e) => return Err(e.into()),
-                }
-            }
-            // One that runs leaves nothing half done: the next one goes on.
-            for (key, guard) in &there.jobs {
-                match api.delete(key, guard).await {
-                    Ok(()) => say(&format!("{key}: deleted")),
                     Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {}
                     Err(e) => return Err(e.into()),
                 }

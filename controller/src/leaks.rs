@@ -38,46 +38,66 @@ pub async fn leaks<A: Api>(
     may_write: impl Fn() -> Result<(), ApiError>,
 ) -> Result<Found, ObserveError> {
     let mut found = Found::default();
-    let datamover = limits.datamovers.first().cloned().unwrap_or_default();
     for (uid, objects) in orphans(api, namespace).await? {
         tracing::info!(
             "{uid}: its DataUpload or DataDownload is gone, or has ended, and {} objects are left",
             objects.len()
         );
-        let kinds: BTreeSet<Kind> = objects.keys().map(|key| key.kind).collect();
-        for _ in 0..STEPS {
-            let step = match of_upload(&kinds, &objects) {
-                true => {
-                    let mut cr = upload(namespace, &uid, &objects);
-                    cr.spec.datamover.clone_from(&datamover);
-                    observe::upload_of(api, cr, limits, now, Memory::default()).await?.next_step()
-                }
-                false => {
-                    let mut cr = download(namespace, &uid, &objects);
-                    cr.spec.datamover.clone_from(&datamover);
-                    observe::download_of(api, cr, limits, now, Memory::default()).await?.next_step()
-                }
-            };
-            match step {
-                Step::Do(Action::Release | Action::Complete, _) => break,
-                Step::Do(action, write) => {
-                    may_write()?;
-                    tracing::info!("{uid}, left over: {action}");
-                    found.writes += 1;
-                    if apply(api, &write).await? == Applied::LookAgain {
-                        break;
-                    }
-                }
-                Step::Wait { why, .. } => {
-                    tracing::info!("{uid}, left over: waits: {why}");
-                    break;
-                }
-                Step::Ignore | Step::Nothing => break,
-            }
+        may_write()?;
+        // One that cannot be removed keeps no other from it.
+        if let Err(e) = remove(api, namespace, &uid, &objects, limits, now, &may_write, &mut found.writes).await {
+            tracing::warn!("{uid}, left over: {e}");
         }
     }
     found.left = orphans(api, namespace).await?.into_values().flat_map(BTreeMap::into_keys).collect();
     Ok(found)
+}
+
+/// Removes what was made for one CR, as far as it can be done now.
+#[expect(clippy::too_many_arguments, reason = "what a sweep knows, and one CR of it")]
+async fn remove<A: Api>(
+    api: &A,
+    namespace: &str,
+    uid: &str,
+    objects: &Objects,
+    limits: &Limits,
+    now: Time,
+    may_write: &impl Fn() -> Result<(), ApiError>,
+    writes: &mut usize,
+) -> Result<(), ObserveError> {
+    let datamover = limits.datamovers.first().cloned().unwrap_or_default();
+    let kinds: BTreeSet<Kind> = objects.keys().map(|key| key.kind).collect();
+    for _ in 0..STEPS {
+        let step = match of_upload(&kinds, objects) {
+            true => {
+                let mut cr = upload(namespace, uid, objects);
+                cr.spec.datamover.clone_from(&datamover);
+                observe::upload_of(api, cr, limits, now, Memory::default()).await?.next_step()
+            }
+            false => {
+                let mut cr = download(namespace, uid, objects);
+                cr.spec.datamover.clone_from(&datamover);
+                observe::download_of(api, cr, limits, now, Memory::default()).await?.next_step()
+            }
+        };
+        match step {
+            Step::Do(Action::Release | Action::Complete, _) => break,
+            Step::Do(action, write) => {
+                may_write()?;
+                tracing::info!("{uid}, left over: {action}");
+                *writes += 1;
+                if apply(api, &write).await? == Applied::LookAgain {
+                    break;
+                }
+            }
+            Step::Wait { why, .. } => {
+                tracing::info!("{uid}, left over: waits: {why}");
+                break;
+            }
+            Step::Ignore | Step::Nothing => break,
+        }
+    }
+    Ok(())
 }
 
 type Objects = BTreeMap<Key, Value>;
@@ -94,6 +114,9 @@ async fn orphans<A: Api>(api: &A, namespace: &str) -> Result<BTreeMap<String, Ob
         };
         for object in objects {
             if let Some(uid) = cr_of(kind, &object, namespace) {
+                if kind == Kind::Volume && is_anothers(api, &object, namespace, &uid).await? {
+                    continue;
+                }
                 all.entry(uid).or_default().insert(key_of(kind, &object), object);
             }
         }
@@ -137,6 +160,19 @@ fn cr_of(kind: Kind, object: &Value, namespace: &str) -> Option<String> {
     let claim = &object["spec"]["claimRef"];
     let ours = kind == Kind::Volume && claim["namespace"] == namespace;
     names::cr_of_attempt(claim["name"].as_str().filter(|_| ours)?).map(ToOwned::to_owned)
+}
+
+/// A PV without our label that a PVC uses which the CR does not own.
+async fn is_anothers<A: Api>(api: &A, volume: &Value, namespace: &str, uid: &str) -> Result<bool, ApiError> {
+    if volume["metadata"]["labels"][names::CR_UID] == uid {
+        return Ok(false);
+    }
+    let of = &volume["spec"]["claimRef"];
+    let key = Key::new(Kind::Claim, namespace, of["name"].as_str().unwrap_or_default());
+    let Some(claim) = api.get(&key).await? else { return Ok(false) };
+    let owners = claim["metadata"]["ownerReferences"].as_array();
+    let owned = owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid));
+    Ok(claim["metadata"]["uid"] == of["uid"] && !owned)
 }
 
 /// A PV that changed hands is of a download, and so is what has nothing to do with a snapshot.

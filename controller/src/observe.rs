@@ -326,7 +326,11 @@ impl<A: Api> Looker<'_, A> {
         if name.is_empty() {
             return Ok(None);
         }
-        let objects = self.api.list(Kind::VolumeSnapshotContent, "", &[]).await?;
+        let named = |object: &Value| {
+            let of = &object["spec"]["volumeSnapshotRef"];
+            of["namespace"] == namespace && of["name"] == name
+        };
+        let objects = self.api.list_where(Kind::VolumeSnapshotContent, "", named).await?;
         let (all, _) = decode_all::<VolumeSnapshotContent>(Kind::VolumeSnapshotContent.word(), &objects);
         let of = |content: &VolumeSnapshotContent| {
             let of = &content.spec.volume_snapshot_ref;

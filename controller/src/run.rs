@@ -314,7 +314,12 @@ impl Loop {
     /// Whose they are depends on the settings.
     fn know_all(&mut self) {
         for (key, known) in std::mem::take(&mut self.known) {
+            let ended = known.ending;
             self.know(&key, known);
+            // By the settings of now it is nobody's any more.
+            if !ended && self.known.get(&key).is_some_and(|known| known.ours && known.ending) {
+                self.queue.urgent(&key, Instant::now());
+            }
         }
     }
 

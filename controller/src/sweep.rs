@@ -76,6 +76,7 @@ pub async fn bases<A: Api>(
     let all: Vec<Base> = marked.iter().filter_map(base_of).collect();
     let mut drivers = BTreeMap::new();
     let mut dropped = 0;
+    let mut failed = None;
     for snapshot in &marked {
         let mut kept = Kept { base: base_of(snapshot), ..Kept::default() };
         if let Some(base) = &kept.base {
@@ -102,10 +103,13 @@ pub async fn bases<A: Api>(
         let key = Key::new(Kind::VolumeSnapshot, &meta.namespace, &meta.name);
         tracing::info!("{key}, a kept base: dropped, as {why}");
         let guard = Guard { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() };
-        apply(api, &Write::Delete { key, guard }).await?;
-        dropped += 1;
+        match apply(api, &Write::Delete { key, guard }).await {
+            Ok(_) => dropped += 1,
+            // One that cannot be deleted keeps no other.
+            Err(e) => drop(failed.get_or_insert(e)),
+        }
     }
-    Ok(dropped)
+    failed.map_or(Ok(dropped), Err)
 }
 
 /// Sweeps until the loop ends: at once, every hour, and when settings change. `left`: of the cluster, what nobody owns.
@@ -151,8 +155,9 @@ async fn sweep(around: &Around, settings: &Settings) -> Result<Found, ObserveErr
             Err(ApiError::new(Refusal::Unavailable, "a sweep", why))
         }
     };
-    let dropped = bases(api, namespace, settings, may_write).await?;
+    let dropped = bases(api, namespace, settings, may_write).await;
     let found = leaks(api, namespace, &Limits::from(settings), time(), may_write).await?;
+    let dropped = dropped?;
     tracing::debug!("swept: {dropped} bases dropped, {} writes for what was left", found.writes);
     if !found.left.is_empty() {
         let named: Vec<String> = found.left.iter().take(NAMED).map(ToString::to_string).collect();

@@ -62,7 +62,7 @@ pub(super) fn job(
         },
         "volumeMounts": [{ "name": "tmp", "mountPath": "/tmp" }],
     });
-    if !settings.job_env.is_empty() {
+    if !settings.job_env.0.is_empty() {
         container["env"] = json!(settings.job_env);
     }
     let mut pod = json!({

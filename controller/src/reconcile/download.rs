@@ -128,7 +128,7 @@ impl DownloadView {
                 Some(claim) if exposing.pod().is_some() => {
                     self.fail(&format!("PVC {} was deleted while a pod of ours used it", claim.metadata.name))
                 }
-                Some(claim) => Step::wait(format!("PVC {} is going", claim.metadata.name)),
+                Some(claim) => exposing.wait(format!("PVC {} is going", claim.metadata.name)),
                 None => self.give_volume(plan, &done, &exposing),
             },
             Err(e @ PlanError::Version { .. }) => Step::wait(e.to_string()),

@@ -43,6 +43,7 @@ pub use location::BackupStorageLocation;
 pub use meta::Meta;
 pub use phase::Phase;
 pub use plan::{DataDone, DownloadPlan, UploadPlan};
+pub use pods::Env;
 pub use settings::Settings;
 pub use snapshot::{VolumeSnapshot, VolumeSnapshotContent};
 pub use snapshot_id::SnapshotId;

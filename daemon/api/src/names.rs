@@ -69,12 +69,21 @@ pub fn is_of_attempt(name: &str, cr_uid: &str) -> bool {
         .is_some_and(|attempt| !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// uid of the CR of which a pod or PVC of that name is an attempt.
+/// uid of the CR of which a pod or PVC of that name is an attempt. Others have PVCs of such names, too, but for the uid: that is a
+/// UUID, as the API server makes it.
 #[must_use]
 pub fn cr_of_attempt(name: &str) -> Option<&str> {
     let (uid, attempt) = name.strip_prefix("wherry-")?.rsplit_once('-')?;
     let is_number = !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit());
-    (is_number && !uid.is_empty()).then_some(uid)
+    (is_number && is_uuid(uid)).then_some(uid)
+}
+
+fn is_uuid(text: &str) -> bool {
+    let is_right = |(at, byte): (usize, u8)| match at {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.len() == 36 && text.bytes().enumerate().all(is_right)
 }
 
 /// The value of label [`NODE`]: the node's name, or where that is longer than a label may be (63) its beginning and a
@@ -103,8 +112,12 @@ mod tests {
         for other in ["wherry-a-b", "wherry-a-b-", "wherry-a-b-x", "wherry-a-b-1-2", "wherry-a-1", "a-b-1"] {
             assert!(!is_of_attempt(other, "a-b"), "{other}");
         }
-        assert_eq!(cr_of_attempt(&of_attempt("a-b", 12)), Some("a-b"));
-        for other in ["wherry-a-b", "wherry-", "wherry--1", "a-b-1", "wherry-a-"] {
+        let uid = "01234567-89ab-cdef-0123-456789abcdef";
+        assert_eq!(cr_of_attempt(&of_attempt(uid, 12)), Some(uid));
+        let cut = of_attempt(&uid[1..], 1);
+        for other in
+            ["wherry-cache-0", "wherry-", "wherry--1", "a-b-1", "wherry-a-", &cut, &object(uid), &uid.replace('-', "x")]
+        {
             assert_eq!(cr_of_attempt(other), None, "{other}");
         }
     }

@@ -40,8 +40,19 @@ pub(crate) fn tolerations(text: &str) -> Result<Vec<Value>, String> {
     list(text, &known, check)
 }
 
+/// Environment of a container. It may hold the password of a proxy, so only names are printed.
+#[derive(Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(transparent)]
+pub struct Env(pub Vec<Value>);
+
+impl std::fmt::Debug for Env {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|one| one["name"].as_str().unwrap_or_default())).finish()
+    }
+}
+
 /// Reads `env` of a container (core/v1 `EnvVar`).
-pub(crate) fn env(text: &str) -> Result<Vec<Value>, String> {
+pub(crate) fn env(text: &str) -> Result<Env, String> {
     list(text, &["name", "value", "valueFrom"], |one| {
         let name = one.get("name").and_then(Value::as_str).unwrap_or_default();
         match (one.get("value"), one.get("valueFrom")) {
@@ -52,6 +63,7 @@ pub(crate) fn env(text: &str) -> Result<Vec<Value>, String> {
             _ => Ok(()),
         }
     })
+    .map(Env)
 }
 
 fn list(
@@ -137,7 +149,11 @@ mod tests {
             r#"[{"operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5}]"#;
         assert_eq!(tolerations(all).unwrap().len(), 2);
         let env_text = r#"[{"name": "NO_PROXY", "value": ""}, {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]"#;
-        assert_eq!(env(env_text).unwrap()[0]["name"], "NO_PROXY");
+        let read = env(env_text).unwrap();
+        assert_eq!(
+            (&read.0[0]["name"], format!("{read:?}").as_str()),
+            (&serde_json::json!("NO_PROXY"), r#"["NO_PROXY", "A"]"#)
+        );
         let read = resources(r#"{"requests": {"cpu": "5m", "memory": "16Mi"}}"#).unwrap();
         assert_eq!(read["requests"]["cpu"], "5m");
         assert_eq!(labels(r#"{"kubernetes.io/os": "linux", "empty": ""}"#).unwrap().len(), 2);

@@ -1,7 +1,7 @@
 //! ConfigMap `wherry`: every setting, its default and its unit.
 
 use crate::by_class::{ByClass, KeepBase, WaitForNode, annotations, class, is_class, keep_base, split, wait_for_node};
-use crate::pods::{env, labels, own_labels, resources, secrets, tolerations, user};
+use crate::pods::{Env, env, labels, own_labels, resources, secrets, tolerations, user};
 use crate::quantity::quantity;
 use crate::time::parse_duration;
 use serde_json::Value;
@@ -196,7 +196,7 @@ pub struct Settings {
     /// `gcGrace`.
     pub gc_grace: Duration,
     /// `jobEnv`, core/v1 `EnvVar`.
-    pub job_env: Vec<Value>,
+    pub job_env: Env,
     /// `jobLabels`.
     pub job_labels: BTreeMap<String, String>,
     /// `jobTolerations`, core/v1 `Toleration`.

@@ -94,7 +94,7 @@ enum Heed {
 }
 
 /// Keys of `config` (`backupstoragelocation.md` of Velero's plugins).
-const KEYS: [(&str, &str, Heed); 24] = [
+const KEYS: [(&str, &str, Heed); 27] = [
     ("aws", "region", Heed::Yes),
     ("aws", "s3Url", Heed::Yes),
     ("aws", "s3ForcePathStyle", Heed::Yes),
@@ -123,6 +123,10 @@ const KEYS: [(&str, &str, Heed); 24] = [
         Heed::No("make that key the default of the bucket (gcloud storage buckets update --default-encryption-key)"),
     ),
     ("gcp", "serviceAccount", Heed::Velero),
+    // Of Velero's restic, which is gone.
+    ("aws", "resticRepoPrefix", Heed::Velero),
+    ("azure", "resticRepoPrefix", Heed::Velero),
+    ("gcp", "resticRepoPrefix", Heed::Velero),
 ];
 const CUSTOMER_KEY: &str =
     "SSE-C is not supported; use kmsKeyId, or nothing: what wherry stores is encrypted before it is sent";

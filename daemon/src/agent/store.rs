@@ -225,8 +225,8 @@ impl Store {
                 known
             ))),
             Some(_) if leads_there => Ok(repository),
-            // Who only reads may be led elsewhere for once: what is recorded stays what was written to.
-            _ if to == Use::Read => Ok(repository),
+            // Who makes no backup may be led elsewhere for once: what is recorded stays what was written to. (A Job may not change it.)
+            _ if to != Use::Write => Ok(repository),
             _ => {
                 Self::remember(around, name, &id, url)?;
                 Ok(repository)

@@ -153,7 +153,7 @@ impl State {
             return Err(error(Refusal::Invalid, "create", key, "metadata.name is another"));
         }
         self.counter += 1;
-        object["metadata"]["uid"] = json!(format!("{:08x}-u", self.counter));
+        object["metadata"]["uid"] = json!(format!("00000000-0000-4000-8000-{:012x}", self.counter));
         object["metadata"]["creationTimestamp"] = json!(self.now);
         if key.kind.is_namespaced() {
             object["metadata"]["namespace"] = json!(key.namespace);

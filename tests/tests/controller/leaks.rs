@@ -51,6 +51,42 @@ fn what_has_an_owner_is_left_alone() {
     assert_eq!(world.storage.snapshots.len(), 1);
 }
 
+/// Names like those of ours, of PVCs of others in the namespace of Velero, and a class that keeps what was deleted.
+#[test]
+fn volumes_of_others_are_left_alone_whatever_they_are_called() {
+    let mut world = World::new(scenes(false)[0]);
+    while world.turn() {}
+    let mut all = Vec::new();
+    for (n, claim, there) in [
+        (0, "wherry-cache-0".to_owned(), true),
+        (1, "wherry-restore-1".to_owned(), false),
+        (2, names::of_attempt("01234567-89ab-4cde-8123-456789abcdef", 1), true),
+    ] {
+        let key = Key::new(Kind::Claim, "velero", &claim);
+        if there {
+            let spec = json!({
+                "accessModes": ["ReadWriteOnce"], "storageClassName": "lab", "volumeName": format!("pv-{n}"),
+                "resources": { "requests": { "storage": "1Gi" } },
+            });
+            world.server.create(Who::Velero, &key, &json!({ "metadata": { "name": claim }, "spec": spec }));
+        }
+        let uid = world.server.get(&key).map_or(json!("gone"), |claim| claim["metadata"]["uid"].clone());
+        let volume = Key::new(Kind::Volume, "", &format!("pv-{n}"));
+        let spec = json!({
+            "claimRef": { "namespace": "velero", "name": claim, "uid": uid }, "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "lab", "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"],
+            "volumeMode": "Filesystem", "csi": { "driver": "lab.csi", "volumeHandle": format!("pv-{n}") },
+        });
+        world.server.create(Who::System, &volume, &json!({ "metadata": { "name": volume.name }, "spec": spec }));
+        all.push(volume);
+    }
+    while world.turn() {}
+    let before: Vec<_> = all.iter().map(|key| world.server.get(key).unwrap()).collect();
+    assert_eq!(world.sweep_leaks(), []);
+    let now: Vec<_> = all.iter().map(|key| world.server.get(key).unwrap()).collect();
+    assert_eq!(now, before);
+}
+
 /// What a lost request makes after its CR was let go: the DataUpload is there, Completed.
 #[test]
 fn a_content_that_came_too_late() {

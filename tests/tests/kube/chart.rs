@@ -194,7 +194,7 @@ fn values_do_what_they_say() {
         ("ssd", "hdd")
     );
     assert_eq!(settings.hosting_resources, json!({ "limits": { "memory": "32Mi" } }));
-    assert_eq!(settings.job_env, [json!({ "name": "HTTPS_PROXY", "value": "http://proxy.example:3128" })]);
+    assert_eq!(settings.job_env.0, [json!({ "name": "HTTPS_PROXY", "value": "http://proxy.example:3128" })]);
     assert_eq!((settings.job_labels["use"].as_str(), settings.job_user), ("identity", None));
     for account in ["chart-agent", "chart-jobs"] {
         assert_eq!(get(&made, "ServiceAccount", account)["metadata"]["annotations"]["role"], "arn", "{account}");
