@@ -268,13 +268,18 @@ fn after_the_last_attempt_there_is_none() {
         let world = World::new(scenes(download)[0]).run_to(if download { 4 } else { 11 });
         let uid = world.server.get(&world.cr).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
         let mut view = world.look().unwrap();
-        let (cr, pods, host, now) = match &mut view {
-            WorldView::Upload(view) => (&mut view.cr.metadata, &mut view.pods, &mut view.host, view.now),
-            WorldView::Download(view) => (&mut view.cr.metadata, &mut view.pods, &mut view.host, view.now),
+        let (cr, pods, claims, host, now) = match &mut view {
+            WorldView::Upload(view) => {
+                (&mut view.cr.metadata, &mut view.pods, &mut view.claims, &mut view.host, view.now)
+            }
+            WorldView::Download(view) => {
+                (&mut view.cr.metadata, &mut view.pods, &mut view.claims, &mut view.host, view.now)
+            }
         };
         let plan = cr.annotations[names::PLAN].replace("\"attempt\":1", &format!("\"attempt\":{}", u32::MAX));
         cr.annotations.insert(names::PLAN.to_owned(), plan);
         pods[0].metadata.name = names::of_attempt(&uid, u32::MAX);
+        claims[0].metadata.name = names::of_attempt(&uid, u32::MAX);
         host.not_ready_since = Some(Time(now.0 - 3600));
         let Step::Do(Action::Fail, Write::Patch { patch, .. }) = view.next_step() else {
             panic!("{:?}", view.next_step())
