@@ -15,11 +15,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::kube_api::{path, path_of};
-use wherry_api::{DownloadPlan, UploadPlan, names};
+use wherry_api::{DownloadPlan, Time, UploadPlan, names};
 use wherry_repo::Storage;
 
 /// Whatever is waited for comes, on a machine however slow; else the test ends by this.
@@ -39,6 +39,12 @@ pub struct Stand {
     pub namespace: String,
     folder: TempDir,
     mounts: Mutex<Vec<PathBuf>>,
+}
+
+/// When a storage took its snapshot whose clock is an hour ahead: else files that a test makes were too new to be taken over.
+fn ahead() -> Time {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    Time(i64::try_from(now).unwrap() + 3600)
 }
 
 /// A prepared CR.
@@ -207,6 +213,7 @@ impl Stand {
                 driver: "lab.csi".into(),
                 source_handle: Some("volume-1".into()),
                 restore_size: Some(bytes),
+                snapshot_time: Some(ahead()),
                 source_volume_mode: mode.into(),
                 source_uid: Some("u-1".into()),
                 ..UploadPlan::default()
