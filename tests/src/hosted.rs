@@ -15,12 +15,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::kube_api::{path, path_of};
 use wherry_api::{DownloadPlan, Time, UploadPlan, names};
-use wherry_repo::Storage;
+use wherry_repo::{Clock, Storage, System};
 
 /// Whatever is waited for comes, on a machine however slow; else the test ends by this.
 pub const PATIENCE: Duration = Duration::from_secs(300);
@@ -43,8 +43,7 @@ pub struct Stand {
 
 /// When a storage took its snapshot whose clock is an hour ahead: else files that a test makes were too new to be taken over.
 fn ahead() -> Time {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    Time(i64::try_from(now).unwrap() + 3600)
+    Time(System::default().now().seconds() + 3600)
 }
 
 /// A prepared CR.

@@ -122,6 +122,8 @@ pub(super) struct Memories {
     newest: u32,
     /// What was listed last.
     listed: String,
+    /// It was listed for a mark.
+    marks: bool,
 }
 
 /// The newest generation, and when it was published if it has no delete set.
@@ -236,12 +238,13 @@ impl Planted {
     /// An actor has listed this.
     pub(super) fn list(&self, seen: &Seen, prefix: &str, found: &mut Vec<Listed>) {
         let mut memories = seen.memories.lock();
-        // The roots of a mark are listed as forgets, sessions, snapshots; who is waited for as sessions, forgets, snapshots.
+        // The roots of a mark are listed as forgets, sessions, snapshots; who is waited for as sessions, snapshots.
         let is_root = match prefix {
             keys::SESS => memories.listed == keys::FORGET,
-            keys::SNAP => memories.listed == keys::SESS,
+            keys::SNAP => memories.listed == keys::SESS && memories.marks,
             _ => false,
         };
+        memories.marks = is_root;
         memories.listed = prefix.to_owned();
         match seen.role {
             Role::Writes => {

@@ -19,6 +19,9 @@ use wherry_repo::{
 /// Longer than any scene.
 const LONG: Duration = Duration::from_secs(10_000 * 3600);
 
+/// How long a collector of a scene waits for sessions, a look a second: where a scene goes wrong it ends, and says so.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
 /// Who plays the scene of a step.
 pub(super) fn cast(of: Plant) -> Option<Vec<Play>> {
     Some(match of {
@@ -151,7 +154,7 @@ mod parent {
         let mut actor = Actor::new(sim, number, seed, Role::Collects);
         actor.until("forgotten");
         actor.hold("delete packs/", "", "sealed", "committed");
-        actor.collect(LONG);
+        actor.collect(PATIENCE);
     }
 }
 
@@ -179,7 +182,7 @@ mod undo {
         let mut actor = Actor::new(sim, number, seed, Role::Collects);
         actor.until("forgotten");
         actor.hold("create forget/", "-settled", "due", "undone");
-        actor.collect(LONG);
+        actor.collect(PATIENCE);
     }
 }
 
@@ -217,7 +220,7 @@ mod reader {
     pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
         let mut actor = Actor::new(sim, number, seed, Role::Collects);
         actor.until("forgotten");
-        actor.collect(LONG);
+        actor.collect(PATIENCE);
         actor.tell("swept");
     }
 }
@@ -245,7 +248,7 @@ mod rescue {
         let mut actor = Actor::new(sim, number, seed, Role::Collects);
         actor.until("forgotten");
         actor.hold("get gc/gen/00000001", "", "published", "committed");
-        actor.collect(LONG);
+        actor.collect(PATIENCE);
     }
 }
 
@@ -287,7 +290,7 @@ mod first {
         ];
         for (begin, published, swept) in rounds {
             actor.hold(begin, "", published, "");
-            actor.collect(LONG);
+            actor.collect(PATIENCE);
             actor.tell(published);
             actor.tell(swept);
         }
@@ -333,7 +336,7 @@ mod second {
         let mut actor = Actor::new(sim, number, seed, Role::Collects);
         actor.until("forgotten");
         actor.hold("get gc/gen/00000001", "", "published", "final");
-        actor.collect(LONG);
+        actor.collect(PATIENCE);
         actor.tell("swept");
     }
 
@@ -410,7 +413,7 @@ mod lists {
         let mut actor = Actor::new(sim, number, seed, Role::Collects);
         actor.until("chosen");
         actor.hold("delete packs/", "", "sealed", "committed");
-        actor.collect(LONG);
+        actor.collect(PATIENCE);
     }
 }
 
@@ -440,7 +443,7 @@ mod own {
         let mut actor = Actor::new(sim, number, seed, Role::Collects);
         actor.until("both have stored");
         actor.hold("get gc/gen/00000001", "", "published", "");
-        actor.collect(LONG);
+        actor.collect(PATIENCE);
         actor.tell("published");
     }
 }
