@@ -43,8 +43,8 @@ pub(super) struct Roots {
     /// G4: sessions that have an outcome.
     outcomes: HashSet<SessionId>,
     snapshots: HashMap<SnapshotId, Root>,
-    /// Those that are gone for good and whose records cannot be read, and whether a later one of the volume can be read: else it
-    /// may have been the newest, and then nobody would know that any more if it went.
+    /// Those that are gone for good and whose records cannot be read, and whether they may go: not where one of the volume can be
+    /// read and none that is later, for it may have been the newest, and then nobody would know that any more.
     spoiled: HashMap<SnapshotId, bool>,
     /// Sessions that have ended without a snapshot, of late.
     left: HashSet<SessionId>,
@@ -262,7 +262,7 @@ impl Run<'_> {
             }
         }
         let outcomes = found.into_iter().map(|((_, id, _), _)| id).collect();
-        let may_go = |(volume, at)| newest.get(&volume).is_some_and(|newest| is_older(at, *newest));
+        let may_go = |(volume, at)| newest.get(&volume).is_none_or(|newest| is_older(at, *newest));
         let spoiled = spoiled.into_iter().map(|(id, record)| (id, may_go(record))).collect();
         Ok(Outcomes { outcomes, snapshots, spoiled })
     }
