@@ -303,7 +303,8 @@ fn retry_after(answer: &Response) -> Option<Duration> {
 }
 
 /// An error and all that it comes from, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

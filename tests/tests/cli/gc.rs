@@ -258,4 +258,9 @@ fn what_a_job_has_forgotten_is_left_to_the_jobs() {
     let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
     assert_eq!((&ran["left_to_jobs"], &ran["settled"], &ran["deleted"]["packs"]), (&json!(0), &json!(1), &json!(1)));
     assert!(home.run(&["snapshots"]).ok().stdout.contains(&two[..8]));
+    // Nor does another command that collects make it final.
+    repository.forget(&two.parse().unwrap(), std::time::Duration::ZERO, "job: backup y is gone").unwrap();
+    let ran = home.run(&["key", "rotate", "--rewrite", "--json"]).ok().json();
+    assert_eq!((&ran["rewrite"]["left_to_jobs"], &ran["rewrite"]["settled"]), (&json!(1), &json!(0)), "{ran}");
+    home.run(&["unforget", &two]).ok();
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use wherry_api::api::Refusal;
+use wherry_api::client::chain;
 use wherry_api::snapshot_metadata::Service;
 
 /// A connection is made in this time, or tried anew.
@@ -206,17 +207,6 @@ fn said(status: &Status) -> String {
     }
     // Its own words are the driver's, which may be any.
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
-}
-
-/// An error and all that it comes from, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]
