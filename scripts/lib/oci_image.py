@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Writes a container image of one layer as a tar of an OCI layout, from files alone: no container engine, no registry.
 
+With --join, an index of images that were written so on machines of several architectures: each machine takes its own of it.
+
 Reproducible: the same files and arguments give the same bytes. What is written is not compressed, as compressors differ.
 `ctr images import`, `skopeo copy oci-archive:FILE`, `podman load` and `docker load` (25 and later) read it.
 """
@@ -71,37 +73,67 @@ def image(args):
         layer.add(path, tarfile.SYMTYPE, 0o777, target=target)
 
     parts = {}
-
-    def blob(media_type, content):
-        digest = hashlib.sha256(content).hexdigest()
-        parts[f"blobs/sha256/{digest}"] = content
-        return {"mediaType": f"application/vnd.oci.image.{media_type}", "digest": f"sha256:{digest}", "size": len(content)}
-
-    def text(value):
-        return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
-
     platform_of = {"architecture": ARCHITECTURES.get(args.machine, args.machine), "os": "linux"}
-    content = blob("layer.v1.tar", layer.bytes())
+    content = blob(parts, "layer.v1.tar", layer.bytes())
     run = {"Entrypoint": args.entrypoint, "Env": args.env, "User": args.user, "WorkingDir": "/"}
-    config = blob("config.v1+json", text({
+    config = blob(parts, "config.v1+json", as_json({
         **platform_of,
         "config": run,
         "rootfs": {"type": "layers", "diff_ids": [content["digest"]]},
     }))
-    manifest = blob("manifest.v1+json", text({
+    manifest = blob(parts, "manifest.v1+json", as_json({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": config,
         "layers": [content],
     }))
-    names = {"io.containerd.image.name": args.name, "org.opencontainers.image.ref.name": args.name}
-    parts["index.json"] = text({
+    return layout(parts, args.name, {**manifest, "platform": platform_of})
+
+
+def joined(args):
+    """The parts of the layout of an index of images of several architectures."""
+    parts, manifests = {}, []
+    for path in args.join:
+        try:
+            with tarfile.open(path) as tar:
+                inside = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
+            of_one = json.loads(inside["index.json"])["manifests"]
+            machine = of_one[0]["platform"]["architecture"]
+        except (OSError, tarfile.TarError, KeyError, ValueError, IndexError) as error:
+            sys.exit(f"error: {path} is not an image that scripts/image wrote: {error}")
+        if len(of_one) != 1 or any(other["platform"]["architecture"] == machine for other in manifests):
+            sys.exit(f"error: {path}: one image of each architecture is wanted, and {machine} is there already")
+        manifests.append({key: value for key, value in of_one[0].items() if key != "annotations"})
+        parts.update({name: content for name, content in inside.items() if name.startswith("blobs/")})
+    index = blob(parts, "index.v1+json", as_json({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [{**manifest, "platform": platform_of, "annotations": names}],
+        "manifests": sorted(manifests, key=lambda manifest: manifest["platform"]["architecture"]),
+    }))
+    return layout(parts, args.name, index)
+
+
+def as_json(value):
+    return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def blob(parts, media_type, content):
+    """Adds it to the parts; its descriptor."""
+    digest = hashlib.sha256(content).hexdigest()
+    parts[f"blobs/sha256/{digest}"] = content
+    return {"mediaType": f"application/vnd.oci.image.{media_type}", "digest": f"sha256:{digest}", "size": len(content)}
+
+
+def layout(parts, name, descriptor):
+    """The parts of a layout that has one thing, and what that is called; with its digest."""
+    names = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+    parts["index.json"] = as_json({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{**descriptor, "annotations": names}],
     })
     parts["oci-layout"] = b'{"imageLayoutVersion":"1.0.0"}'
-    return parts, manifest["digest"]
+    return parts, descriptor["digest"]
 
 
 def main():
@@ -114,8 +146,9 @@ def main():
     parser.add_argument("--entrypoint", metavar="WORD", nargs="+", default=[])
     parser.add_argument("--user", default="0:0")
     parser.add_argument("--machine", default=platform.machine(), help="as uname -m names it")
+    parser.add_argument("--join", metavar="TAR", action="append", default=[], help="an image of this kind; no other option goes with it")
     args = parser.parse_args()
-    parts, digest = image(args)
+    parts, digest = joined(args) if args.join else image(args)
     with tarfile.open(args.output, "w", format=tarfile.GNU_FORMAT) as tar:
         for path in sorted(parts):
             entry = tarfile.TarInfo(path)

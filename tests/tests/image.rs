@@ -78,3 +78,57 @@ fn the_image_is_reproducible_and_its_executables_run_with_what_is_in_it() {
         assert!(said.starts_with(program.rsplit('/').next().unwrap()), "{said}");
     }
 }
+
+/// Unpacks a tar into a new folder.
+fn unpacked(folder: &TempDir, tar: &Path, name: &str) -> PathBuf {
+    let to = folder.path().join(name);
+    fs::create_dir(&to).unwrap();
+    run("tar", &["-xf", tar.to_str().unwrap(), "-C", to.to_str().unwrap()]);
+    to
+}
+
+#[test]
+fn images_of_two_architectures_become_one_index_and_two_of_one_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts");
+    fs::write(at("program"), "of no machine").unwrap();
+    for machine in ["x86_64", "aarch64"] {
+        let file = format!("{}:/usr/bin/program", at("program"));
+        run(&format!("{scripts}/lib/oci_image.py"), &[&at(machine), "one:1", "--machine", machine, "--file", &file]);
+    }
+    let join = |tars: [&str; 2]| {
+        let mut arguments = vec!["--output".to_owned(), at("both"), "--name".into(), "wherry.test/both:1".into()];
+        arguments.extend(tars.iter().flat_map(|tar| ["--join".to_owned(), at(tar)]));
+        Command::new(format!("{scripts}/image")).args(arguments).output().unwrap()
+    };
+    assert!(join(["x86_64", "aarch64"]).status.success());
+
+    let layout = unpacked(&folder, &folder.path().join("both"), "layout");
+    let index = json(&layout.join("index.json"));
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
+    assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "wherry.test/both:1");
+    let inner = json(&part(&layout, &index["manifests"][0]));
+    let manifests = inner["manifests"].as_array().unwrap();
+    let machines: Vec<_> =
+        manifests.iter().map(|manifest| manifest["platform"]["architecture"].as_str().unwrap()).collect();
+    assert_eq!(machines, ["amd64", "arm64"]);
+    for manifest in manifests {
+        let manifest_itself = json(&part(&layout, manifest));
+        assert_eq!(
+            json(&part(&layout, &manifest_itself["config"]))["architecture"],
+            manifest["platform"]["architecture"]
+        );
+        part(&layout, &manifest_itself["layers"][0]);
+    }
+
+    for wrong in [["x86_64", "x86_64"], ["x86_64", "program"], ["x86_64", "both"]] {
+        let output = join(wrong);
+        assert!(!output.status.success(), "{wrong:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(&at(wrong[1])),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
