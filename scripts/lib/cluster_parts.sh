@@ -126,11 +126,15 @@ image_import() {
   ctr images import "$1" >"$log/import.log" 2>&1 || die "containerd does not take $1: see $log/import.log"
 }
 
+# s3_users: whom the S3 server knows, from its next start on.
+s3_users() {
+  echo '{"identities": [{"name": "test", "actions": ["Admin"], "credentials": [{"accessKey": "'"$s3_key"'", "secretKey": "'"$s3_secret"'"}]}]}' >"$state/s3-users.json"
+}
+
 # SeaweedFS, with the bucket that Velero has.
 s3_up() {
   mkdir -p "$state/s3"
-  echo '{"identities": [{"name": "test", "actions": ["Admin"], "credentials": [{"accessKey": "'$s3_key'", "secretKey": "'$s3_secret'"}]}]}' \
-    >"$state/s3-users.json"
+  s3_users
   daemon s3 "$WHERRY_TEST_SEAWEED" server -ip=127.0.0.1 -ip.bind=0.0.0.0 -s3 -s3.port=8333 -s3.port.iceberg=0 -s3.port.lance=0 \
     -dir="$state/s3" -s3.config="$state/s3-users.json" -master.telemetry=false -master.volumeSizeLimitMB=1024 -volume.max=100 \
     -filer.localSocket="$state/filer.sock" -s3.localSocket="$state/s3.sock"

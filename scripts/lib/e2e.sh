@@ -80,6 +80,7 @@ nothing_is_there() {
   kubectl uncordon "$node" >/dev/null
   kubectl --namespace velero delete resourcequota/full pod/wherry-inspect --ignore-not-found >/dev/null
   controllers 2
+  engine auto
   settings_default
   for name in $(namespaces); do kubectl delete "$name" --wait --timeout=180s >/dev/null; done
   until_true 120 "nothing is left" nothing_is_left 0
@@ -140,6 +141,18 @@ settings_default() {
 }
 ours_anew() {
   kubectl --namespace velero rollout restart deployment/wherry-controller daemonset/wherry-agent >/dev/null
+  ours_is_there
+}
+# engine NAME: of the agents; the first argument that is removed is the one that was added here.
+engine() {
+  [ "$1" != auto ] || kubectl --namespace velero get daemonset wherry-agent --output yaml | grep -q -e --engine=threads || return 0
+  kubectl --namespace velero get daemonset wherry-agent --output json |
+    python3 -c 'import json, sys
+agents = json.load(sys.stdin)
+container = agents["spec"]["template"]["spec"]["containers"][0]
+container["args"] = [word for word in container["args"] if not word.startswith("--engine=")] + ["--engine=" + sys.argv[1]]
+print(json.dumps([{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": container["args"]}]))' "$1" >"$log/engine"
+  kubectl --namespace velero patch daemonset wherry-agent --type=json --patch-file "$log/engine" >/dev/null
   ours_is_there
 }
 ours_is_there() {

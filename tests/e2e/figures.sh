@@ -49,17 +49,6 @@ measured() {
   printf '   %-28s data path %4d s, in all %4d s, CPU %6.1f s, memory %5d MiB\n' "$what" $(($(date -d "$ended" +%s) - $(date -d "$started" +%s))) \
     $(($(date -d "$ended" +%s) - $(date -d "$created" +%s))) "$computed"e-3 $(($(cat "$log/peak") >> 10)) | tee -a "$log/figures-table"
 }
-# engine NAME: of the agents; the first argument that is removed is the one that was added here.
-engine() {
-  kubectl --namespace velero get daemonset wherry-agent --output json |
-    python3 -c 'import json, sys
-agents = json.load(sys.stdin)
-container = agents["spec"]["template"]["spec"]["containers"][0]
-container["args"] = [word for word in container["args"] if not word.startswith("--engine=")] + ["--engine=" + sys.argv[1]]
-print(json.dumps([{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": container["args"]}]))' "$1" >"$log/engine"
-  kubectl --namespace velero patch daemonset wherry-agent --type=json --patch-file "$log/engine" >/dev/null
-  ours_is_there
-}
 # at_rest: resident memory of agent and controllers, and the requests of their accounts, in ten minutes in which nothing is done.
 at_rest() {
   local name pid from

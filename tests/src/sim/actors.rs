@@ -99,7 +99,7 @@ pub(super) fn cast(world: &World, state: &mut u64) -> Vec<Play> {
 pub(super) fn disk(chunks: &[u64]) -> Vec<u8> {
     static CHUNKS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     let all = CHUNKS.get_or_init(|| (0..POOL).map(|n| noise(n + 1, crate::small::UNIT)).collect());
-    chunks.iter().flat_map(|n| all[*n as usize].iter().copied()).collect()
+    chunks.iter().map(|n| all[*n as usize].as_slice()).collect::<Vec<_>>().concat()
 }
 
 /// The clock of one process: its wall time is wrong by hours.

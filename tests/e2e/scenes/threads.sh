@@ -1,0 +1,25 @@
+# the engine of threads, as where io_uring is off: a backup, an incremental one, a restore; which one runs is told
+
+# moved: what the agent's metric says of volumes that were moved by this engine.
+agent_address() { kubectl --namespace velero get pods --selector app.kubernetes.io/component=agent --output 'jsonpath={.items[0].status.podIP}:8081'; }
+moved() { inside curl --silent --fail --max-time 20 "http://$(agent_address)/metrics" | grep '^wherry_volumes_moved_total' | grep -F "engine=\"$1\""; }
+engine threads
+application app
+first=$(fresh threads-first) second=$(fresh threads-second)
+backup "$first" app
+in_app app 'dd if=/dev/urandom of=/disk bs=1M seek=100 count=1 conv=notrunc 2>/dev/null && echo more >/files/more && sync'
+contents app >"$log/app"
+backup "$second" app
+of_uploads "$second" '{.status.message}{"\n"}' | sed 's/^/   /'
+for name in $(of_uploads "$second" '{.metadata.name} '); do
+  kubectl --namespace velero get events --field-selector "involvedObject.name=$name" --output 'jsonpath={.items[*].message}' | grep -q 'threads' ||
+    die "no Event of $name says which engine it was"
+done
+kubectl delete namespace app --wait --timeout=180s >/dev/null
+velero restore create "$second-back" --from-backup "$second" --wait >/dev/null
+restore_is_complete "$second-back"
+expected=$log/app is_equal app
+moved threads | sed 's/^/   /' || die "no metric says that threads moved anything"
+! moved io_uring || die "something was moved by io_uring"
+kubectl --namespace velero logs daemonset/wherry-agent --container agent | grep -F threads | head -n 2 | sed 's/^/   /'
+until_true 120 "nothing is left" nothing_is_left 2
