@@ -19,6 +19,9 @@ has_more_packs() { [ "$(packs)" -gt "$1" ]; }
 # went_on OF: that the work that was begun was gone on with, and what had been stored was used.
 went_on() { of_uploads "$1" '{.status.message}; ' | grep -q 'went on after an interruption' || die "no upload of $1 says that it went on"; }
 
+# As its users look at it; what it prints is that of its last look at the DataUploads.
+describes_progress() { velero backup describe "$1" --details 2>/dev/null | grep -qE '^ +Progress: +[1-9][0-9]* of [1-9][0-9]* complete \(Bytes\)'; }
+
 # killed_under_way COMMAND...: does that to an upload of both volumes of an application when a pack has been stored, and to a
 # download of them when bytes have been moved; both end Completed, and what came back is equal. At the rate
 # that is set each would last for minutes: once that is done to it, it is taken off.
@@ -33,6 +36,7 @@ killed_under_way() {
   until_true 300 "both are under way" moves "$name"
   until_true 120 "Velero waits for them" given_over "backup/$name"
   until_true 120 "a pack of them is stored" has_more_packs "$before"
+  until_true 60 "velero backup describe says how far it is" describes_progress "$name"
   "$@"
   everything
   settings_live uploadRate=0

@@ -48,6 +48,10 @@ headline "a driver that needs the base, which is deleted"
 change
 backup_says "$(fresh blocks-base)" '; by allocated blocks, not by changed ones: the driver gives none since ' delta-needs-base
 
+# Of a snapshot that was deleted meanwhile the driver knows nothing any more.
+change
+backup_says "$(fresh blocks-anew)" '; by allocated blocks, not by changed ones: '
+
 headline "what has changed, and what comes back"
 change
 contents app >"$log/blocks-before"
