@@ -8,7 +8,7 @@ until_true 120 "Velero waits for the first" given_over "backup/$first"
 in_app app 'dd if=/dev/urandom of=/disk bs=1M seek=60 count=2 conv=notrunc 2>/dev/null && echo more >/files/more && sync'
 contents app >"$log/app-second"
 backup_begun "$second" app
-until_true 300 "the second has its volumes exposed, or waits for a place" reached "$second" New '' Accepted Prepared
+until_true 300 "both DataUploads of the second are there" has_two "$second"
 agent CONT
 for name in "$first" "$second"; do
   until_true 600 "backup $name has ended" backup_ended "$name"
