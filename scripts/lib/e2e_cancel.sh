@@ -24,10 +24,11 @@ held_exposed() {
   until_true 300 "both volumes are exposed" reached "$of" Prepared
 }
 
-# moves OF: both are InProgress, and bytes have been moved.
+# moves OF: both are InProgress, and bytes of one have been moved: a small volume has all of them at once.
 moves() {
-  local both='^(InProgress [1-9][0-9]* ){2}$'
-  [[ $(of_crs "$1" '{.status.phase} {.status.progress.bytesDone} ') =~ $both ]]
+  local said
+  said=$(of_crs "$1" '{.status.phase} {.status.progress.bytesDone} ')
+  [[ $said =~ ^(InProgress [0-9]* ){2}$ && $said =~ [1-9] ]]
 }
 
 # cancel_both OF: the first by spec.cancel, the second by deletion; waits until both are Canceled, or gone.
