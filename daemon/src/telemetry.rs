@@ -5,11 +5,12 @@ use crate::progress::Screen;
 use std::fmt;
 use std::sync::OnceLock;
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use wherry_repo::{Clock, Result, Rng, System};
@@ -60,7 +61,7 @@ pub fn start(format: LogFormat, verbosity: i8, run: RunId, clock: impl Clock + '
         .with_writer(screen)
         .with_ansi(false);
     // It fails only when a log was started before, in tests of this crate; then that one stays.
-    let _ = tracing_subscriber::registry().with(levels(verbosity)).with(layer).try_init();
+    let _ = tracing_subscriber::registry().with(levels(verbosity)).with(KeptFields).with(layer).try_init();
 }
 
 /// What ended the run as a log line, with no line end; `None` where log lines are text, or before logging has started.
@@ -69,6 +70,20 @@ pub fn last_line(message: &str) -> Option<String> {
     let time = crate::output::log_time(System::default().now());
     let fields = Fields { message: message.to_owned(), others: Vec::new() };
     JSON.get().map(|run| json_line(&time, Level::ERROR, *run, "wherry", fields))
+}
+
+/// Keeps the fields of spans, which lines of what is done within them end with.
+#[derive(Debug)]
+struct KeptFields;
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for KeptFields {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(fields);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -84,9 +99,14 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        for span in context.event_scope().into_iter().flatten() {
+            if let Some(of_span) = span.extensions().get::<Fields>() {
+                fields.others.extend(of_span.others.iter().cloned());
+            }
+        }
         let time = crate::output::log_time(self.clock.now());
         let (level, target) = (*event.metadata().level(), event.metadata().target());
         match self.format {
@@ -192,6 +212,45 @@ mod tests {
         assert_eq!(value["message"], "two\nlines");
         assert_eq!(value["n"], 5);
         assert!(!line.contains('\n'));
+    }
+
+    /// What is written by lines of a subscriber of its own.
+    #[derive(Clone, Debug, Default)]
+    struct Written(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_logged_within_a_job_is_told_to_be_its_own_in_threads_too() {
+        let written = Written::default();
+        let to = written.clone();
+        let lines = Lines { format: LogFormat::Json, run: RunId(1), clock: System::default() };
+        let layer =
+            tracing_subscriber::fmt::layer().event_format(lines).with_writer(move || to.clone()).with_ansi(false);
+        let subscriber = tracing_subscriber::registry().with(levels(0)).with(KeptFields).with(layer);
+        let dispatch = tracing::Dispatch::new(subscriber);
+        tracing::dispatcher::with_default(&dispatch, || {
+            let span = tracing::info_span!("job", cr = %"upload-1").entered();
+            let (of_thread, work) = (dispatch.clone(), wherry_repo::as_here(|| tracing::warn!("within")));
+            let thread = std::thread::spawn(move || tracing::dispatcher::with_default(&of_thread, work));
+            thread.join().unwrap();
+            drop(span);
+            tracing::warn!("outside");
+        });
+        let text = String::from_utf8(written.0.lock().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!((&lines[0]["message"], &lines[0]["cr"]), (&"within".into(), &"upload-1".into()));
+        assert_eq!((&lines[1]["message"], &lines[1]["cr"]), (&"outside".into(), &serde_json::Value::Null));
     }
 
     #[test]

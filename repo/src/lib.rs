@@ -62,6 +62,7 @@ pub use repository::{
     Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of, newest_config,
 };
 pub use session::{ParentChoice, ReadSession};
+pub use side::as_here;
 pub use storage::{Key, Storage};
 pub use tree::{
     Cutter, Entries, FolderBuilder, ImageWriter, Kept, ListBuilder, Missing, Part, PieceSet, Pieces, Span, TreeReader,

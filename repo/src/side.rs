@@ -3,6 +3,12 @@
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+/// The same work, for another thread: what it logs is told to be of whom it is here, by the span that this thread is in.
+pub fn as_here<R>(work: impl FnOnce() -> R) -> impl FnOnce() -> R {
+    let span = tracing::Span::current();
+    move || span.in_scope(work)
+}
+
 /// Does `work` for each item with so many threads at most; the results are in the order of the items. The first error ends
 /// it.
 pub(crate) fn each<T: Sync, R: Send>(
@@ -31,7 +37,7 @@ pub(crate) fn each<T: Sync, R: Send>(
         Ok(done)
     };
     let parts: Vec<Result<Vec<(usize, R)>>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(as_here(thread))).collect();
         let lost = || Err(Error::internal("a thread that worked beside others panicked"));
         threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
     });

@@ -77,7 +77,10 @@ fn slope(before: &[Value], after: &[Value]) -> Value {
         for name in ["disk", "peak", "seconds", "cpu", "requests", "read", "written"] {
             if after[n][name].is_number() {
                 let grown = number(after, n, name) - number(before, n, name);
-                rates.insert(format!("{what} {name} for a million chunks"), (1e8 * grown / chunks).round_ties_even() / 100.0);
+                rates.insert(
+                    format!("{what} {name} for a million chunks"),
+                    (1e8 * grown / chunks).round_ties_even() / 100.0,
+                );
             }
         }
     }

@@ -201,6 +201,8 @@ impl Loop {
         let work = move || {
             // Told also where the work panics.
             let _told = Told(of_thread.uid.clone(), ended);
+            // Whatever is logged for it, in whichever thread, has its name.
+            let _span = tracing::info_span!("job", cr = %of_thread.name).entered();
             job::run(&agent, &of_thread, &to_end);
         };
         match std::thread::Builder::new().name(format!("job {}", task.name)).spawn(work) {

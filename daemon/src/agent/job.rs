@@ -112,8 +112,8 @@ impl Job<'_> {
         };
         match noted {
             Ok(Noted::Written) => {}
-            Ok(_) => tracing::info!(cr = %self.task.name, "the session is not in the CR yet, which has changed"),
-            Err(e) => tracing::warn!(cr = %self.task.name, "the session is not in the CR yet: {e}"),
+            Ok(_) => tracing::info!("the session is not in the CR yet, which has changed"),
+            Err(e) => tracing::warn!("the session is not in the CR yet: {e}"),
         }
     }
 
@@ -135,7 +135,7 @@ pub(crate) fn run(agent: &Agent, task: &Task, handle: &Handle) {
         failed(agent, task, &one_line(&error))
     };
     if let Err(e) = guarded(|| work(agent, task, handle), fail) {
-        tracing::warn!(cr = %task.name, "{}", one_line(&e));
+        tracing::warn!("{}", one_line(&e));
     }
     agent.indexes.close();
 }
@@ -176,7 +176,7 @@ fn work(agent: &Agent, task: &Task, handle: &Handle) -> Result<()> {
     if begins && !report.begin() {
         return Ok(());
     }
-    tracing::info!(cr = %task.name, attempt = task.attempt, "{}", if begins { "begins" } else { "goes on" });
+    tracing::info!(attempt = task.attempt, "{}", if begins { "begins" } else { "goes on" });
     let shared = Shared::default();
     let job = Job { agent, task, cancel: &handle.cancel, report: &report, shared: &shared };
     let start = Instant::now();
@@ -187,13 +187,13 @@ fn work(agent: &Agent, task: &Task, handle: &Handle) -> Result<()> {
         Ok(Outcome::Saved(saved)) => report.completed(&saved),
         Ok(Outcome::Written(written)) => report.data_done(&written.done, written.total, &written.message),
         Err(e) if agent.leaving.load(Ordering::Relaxed) || handle.cancel.is_over() => {
-            tracing::info!(cr = %task.name, "let go: {}", one_line(&e));
+            tracing::info!("let go: {}", one_line(&e));
         }
         Err(e) => match *handle.why.lock() {
             Some(Why::Canceled) => canceled(agent, task, &report),
             // The pod may go, and the volume with it, before the watch of the API server says so.
             None if report.stands() => report.fail(&one_line(&e)),
-            Some(Why::PodGoes | Why::Over) | None => tracing::info!(cr = %task.name, "let go: {}", one_line(&e)),
+            Some(Why::PodGoes | Why::Over) | None => tracing::info!("let go: {}", one_line(&e)),
         },
     }
     Ok(())
@@ -208,7 +208,7 @@ fn canceled(agent: &Agent, task: &Task, report: &Report<'_>) {
     match committed {
         Ok(Some(saved)) => return report.completed(&saved),
         Ok(None) => {}
-        Err(e) => tracing::info!(cr = %task.name, "whether there is a snapshot is not known: {}", one_line(&e)),
+        Err(e) => tracing::info!("whether there is a snapshot is not known: {}", one_line(&e)),
     }
     report.cancel();
 }
@@ -237,7 +237,7 @@ fn patiently(job: &Job<'_>) -> Result<Outcome> {
             return Err(error);
         }
         let error = one_line(&error);
-        tracing::warn!(cr = %job.task.name, "{error}; it is tried again");
+        tracing::warn!("{error}; it is tried again");
         job.agent.around.metrics.add(&RETRIES, &[word(job.task.kind)], 1.0);
         let said: String = format!("{AGAIN}{error}").chars().take(1000).collect();
         if let Err(e) = job.note(&json!({ "status": { "message": said } })) {

@@ -119,7 +119,7 @@ impl<'a> Report<'a> {
 
     /// Waits before something is asked again. `false`: this process is asked to end.
     fn waited(&self, e: &ApiError, pause: &mut Duration) -> bool {
-        tracing::warn!(cr = %self.task.name, "{e}; it is tried again");
+        tracing::warn!("{e}; it is tried again");
         let end = std::time::Instant::now() + e.retry_after.map_or(*pause, |wanted| wanted.min(LONGEST));
         while std::time::Instant::now() < end {
             if self.agent.leaving.load(Ordering::Relaxed) {
@@ -162,7 +162,7 @@ impl<'a> Report<'a> {
                 Ok(()) => return Said::Written,
                 Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {}
                 Err(e) if e.refusal == Refusal::Invalid => {
-                    tracing::error!(cr = %self.task.name, "{e}");
+                    tracing::error!("{e}");
                     return Said::Refused(e);
                 }
                 Err(e) if self.waited(&e, &mut pause) => {}
@@ -185,7 +185,7 @@ impl<'a> Report<'a> {
         let now = self.agent.now();
         let failed = json!({ "status": { "phase": Phase::Failed, "message": message, "completionTimestamp": now } });
         if let Said::Written = self.surely(|_| Some(failed.clone())) {
-            tracing::error!(cr = %self.task.name, "failed: {message}");
+            tracing::error!("failed: {message}");
             self.event(events::FAILED, message);
         }
     }
@@ -206,7 +206,7 @@ impl<'a> Report<'a> {
         };
         self.surely(stopping);
         if let Said::Written = self.surely(canceled) {
-            tracing::info!(cr = %self.task.name, "canceled");
+            tracing::info!("canceled");
         }
     }
 
@@ -220,7 +220,7 @@ impl<'a> Report<'a> {
         });
         match self.surely(|_| Some(json!({ "status": status }))) {
             Said::Written => {
-                tracing::info!(cr = %self.task.name, snapshot = snapshot_id, "completed: {message}");
+                tracing::info!(snapshot = snapshot_id, "completed: {message}");
                 self.event(events::COMPLETED, message);
             }
             Said::Left => {}
@@ -236,7 +236,7 @@ impl<'a> Report<'a> {
         });
         match self.surely(|cr| (cr["status"]["phase"] == Phase::InProgress.as_str()).then(|| patch.clone())) {
             Said::Written => {
-                tracing::info!(cr = %self.task.name, "the volume is written: {message}");
+                tracing::info!("the volume is written: {message}");
                 self.event(events::DATA_DONE, message);
             }
             Said::Left => {}

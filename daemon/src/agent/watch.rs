@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use wherry_api::names;
+use wherry_repo::as_here;
 
 /// The work goes on for so long after each turn of the watch. A process that was stopped for longer (SIGSTOP, a machine that
 /// slept) does not go on when it wakes: others may have taken over. It looks anew.
@@ -27,7 +28,7 @@ pub(super) fn watched<T>(job: &Job<'_>, work: impl FnOnce() -> T) -> T {
     let goes_on = || {
         let goes_on = job.cancel.go_on_for(LEASE);
         if !goes_on {
-            tracing::warn!(cr = %job.task.name, "this process was stopped for too long: looks anew");
+            tracing::warn!("this process was stopped for too long: looks anew");
         }
         goes_on
     };
@@ -57,12 +58,12 @@ fn beside<T>(
         // Dropped at the end of the work, also where it panics.
         let (_done, ended) = bounded::<()>(0);
         let of_other = ended.clone();
-        scope.spawn(move || while waits(&ended) && goes_on() {});
-        scope.spawn(move || {
+        scope.spawn(as_here(move || while waits(&ended) && goes_on() {}));
+        scope.spawn(as_here(move || {
             while waits(&of_other) {
                 tells();
             }
-        });
+        }));
         work()
     })
 }
@@ -101,9 +102,9 @@ fn news(
 fn refresh(job: &Job<'_>) {
     let Some(store) = job.shared.store.lock().clone() else { return };
     match store.refresh(&job.agent.around) {
-        Ok(true) => tracing::info!(cr = %job.task.name, "other credentials are used from now on"),
+        Ok(true) => tracing::info!("other credentials are used from now on"),
         Ok(false) => {}
-        Err(e) => tracing::warn!(cr = %job.task.name, "credentials were not looked at: {}", one_line(&e)),
+        Err(e) => tracing::warn!("credentials were not looked at: {}", one_line(&e)),
     }
 }
 

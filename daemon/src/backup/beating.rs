@@ -27,7 +27,7 @@ impl Beating {
                 }
             }
         };
-        let thread = Builder::new().name("beat".to_owned()).spawn(beat);
+        let thread = Builder::new().name("beat".to_owned()).spawn(wherry_repo::as_here(beat));
         let text = "no thread could be started for signs of life: allow this user more processes";
         let thread = thread.map_err(|e| Error::new(ErrorKind::Unavailable, text).with_source(e))?;
         Ok(Self { end: Some(end), thread: Some(thread) })

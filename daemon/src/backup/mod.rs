@@ -158,8 +158,9 @@ impl Backup<'_> {
                     }
                 }
             });
-            let workers: Vec<_> =
-                (0..self.workers.max(1)).map(|_| scope.spawn(|| caught(work).unwrap_or_else(&fail))).collect();
+            let workers: Vec<_> = (0..self.workers.max(1))
+                .map(|_| scope.spawn(wherry_repo::as_here(|| caught(work).unwrap_or_else(&fail))))
+                .collect();
             for worker in workers {
                 if worker.join().is_err() {
                     fail(wherry_repo::Error::internal("a worker thread panicked").into());

@@ -77,11 +77,11 @@ impl Restore<'_> {
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..self.fetchers.max(1))
                 .map(|_| {
-                    scope.spawn(|| {
+                    scope.spawn(wherry_repo::as_here(|| {
                         caught(work).unwrap_or_else(&fail);
                         // Whoever plans must not wait for a queue that nobody empties.
                         jobs.iter().for_each(drop);
-                    })
+                    }))
                 })
                 .collect();
             self.plan(|fetch| !stop.load(Ordering::Relaxed) && queue.send(fetch).is_ok()).unwrap_or_else(&fail);

@@ -188,7 +188,11 @@ impl Ahead {
         let mut this = Self { shared, threads: Vec::with_capacity(threads) };
         for _ in 0..threads {
             let shared = this.shared.clone();
-            this.threads.push(std::thread::Builder::new().name("walk".to_owned()).spawn(move || shared.work())?);
+            this.threads.push(
+                std::thread::Builder::new()
+                    .name("walk".to_owned())
+                    .spawn(wherry_repo::as_here(move || shared.work()))?,
+            );
         }
         Ok(this)
     }

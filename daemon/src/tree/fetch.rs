@@ -70,7 +70,7 @@ impl TreeRestore<'_> {
         std::thread::scope(|scope| {
             for _ in 0..self.fetchers.max(1) {
                 let jobs = jobs.clone();
-                scope.spawn(|| work.run(jobs));
+                scope.spawn(wherry_repo::as_here(|| work.run(jobs)));
             }
             drop(jobs);
             let mut walk = Walk {

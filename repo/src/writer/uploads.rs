@@ -6,6 +6,7 @@ use crate::id::{Location, PackKind, ShortId};
 use crate::index::{ChunkIndex, Row};
 use crate::pack::SealedPack;
 use crate::session::Session;
+use crate::side::as_here;
 use crate::storage::keys;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -62,7 +63,7 @@ impl Uploads {
         let (sender, receiver): (_, Receiver<SealedPack>) = bounded(1024);
         let worker = |_| {
             let (shared, receiver) = (shared.clone(), receiver.clone());
-            std::thread::spawn(move || receiver.iter().for_each(|pack| shared.upload(pack)))
+            std::thread::spawn(as_here(move || receiver.iter().for_each(|pack| shared.upload(pack))))
         };
         let threads = (0..threads).map(worker).collect();
         Self { shared, queue: Mutex::new(Some(sender)), threads: Mutex::new(threads) }

@@ -192,13 +192,13 @@ impl TreeBackup<'_> {
         let built = std::thread::scope(|scope| {
             for _ in 0..self.shares.workers.max(1) {
                 let (jobs, ready) = (jobs.clone(), ready.clone());
-                scope.spawn(|| {
+                scope.spawn(wherry_repo::as_here(|| {
                     let (jobs, ready) = (jobs, ready);
                     if let Err(e) = caught(|| shared.work(&jobs, &ready)) {
                         failed.lock().get_or_insert(e);
                         stop.store(true, Ordering::Relaxed);
                     }
-                });
+                }));
             }
             drop(ready);
             // Dropped with the line: then the workers end.
