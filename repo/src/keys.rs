@@ -79,7 +79,7 @@ impl Bundle {
         Ok(Self { id: secret()?, record: secret()?, epochs: BTreeMap::from([(0, secret()?)]) })
     }
 
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(67 + 36 * self.epochs.len()));
         out.push(1);
         out.extend_from_slice(self.id.bytes());
@@ -92,7 +92,7 @@ impl Bundle {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut f = Fields::new("the key bundle", bytes);
         if f.u8()? != 1 {
             return Err(Error::new(ErrorKind::Unsupported, "the key bundle is of a newer version: use a newer wherry"));
@@ -216,7 +216,7 @@ pub(crate) fn slot_context(repository: &RepositoryId, slot: &KeySlot) -> Result<
 pub const MIN_KEY_FILE: usize = 32;
 
 /// The key that wraps a slot's bundle; `None` when the slot is for another kind of credential.
-fn kek(slot: &KeySlot, credential: &Credential) -> Result<Option<Secret>> {
+pub(crate) fn kek(slot: &KeySlot, credential: &Credential) -> Result<Option<Secret>> {
     let damaged = |why: &str| Error::corrupt(format!("key slot {} is damaged: {why}", slot.slot));
     let salt: [u8; 16] = unhex(&slot.salt).ok_or_else(|| damaged("its salt is no hex"))?;
     match (slot.kind.as_str(), credential) {

@@ -1,5 +1,5 @@
 //! What fuzzing found stays found: every corpus beneath `fuzz/corpus` is read again, and each of its files in a few hundred
-//! damaged forms, which a seed makes. The targets in `fuzz/` begin with the same corpora.
+//! damaged forms, which a seed makes. `scripts/fuzz` begins with the same corpora.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -69,12 +69,8 @@ fn every_corpus_is_read_whole_and_damaged() {
 }
 
 #[test]
-fn every_target_is_built_and_nothing_else() {
-    let manifest = std::fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
-    let bins = manifest.split("[[bin]]").skip(1).filter_map(|bin| bin.split('"').nth(1));
-    let built: BTreeSet<&str> = bins.collect();
+fn every_target_has_a_corpus_and_every_corpus_a_target() {
     let known: BTreeSet<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(built, known);
     let dirs = std::fs::read_dir(fuzz().join("corpus")).unwrap().map(|dir| dir.unwrap().file_name());
     let corpora: BTreeSet<String> = dirs.map(|name| name.into_string().unwrap()).collect();
     assert!(corpora.iter().map(String::as_str).eq(known), "a corpus without a target, or the reverse");

@@ -234,5 +234,5 @@ fn mbr() -> Vec<u8> {
 /// When one is not what its target reads.
 pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let disks = vec![("partitions", "mbr", mbr()), ("disk", "mbr", mbr())];
-    [trees(), packs(), sealed(), clear(), texts(), disks].concat()
+    [trees(), packs(), sealed(), clear(), texts(), disks, super::crate_seeds::seeds()].concat()
 }
