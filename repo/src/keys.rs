@@ -99,7 +99,18 @@ impl Bundle {
         }
         let (id, record) = (Secret::new(f.array()?), Secret::new(f.array()?));
         let count = f.u16()?;
-        let epochs = (0..count).map(|_| Ok((f.u32()?, Secret::new(f.array()?)))).collect::<Result<_>>()?;
+        let mut epochs = BTreeMap::new();
+        for _ in 0..count {
+            let (n, secret) = (f.u32()?, Secret::new(f.array()?));
+            // One of two secrets of an epoch would go unseen.
+            if epochs.last_key_value().is_some_and(|(last, _)| *last >= n) {
+                return Err(f.bad("its key epochs do not ascend"));
+            }
+            epochs.insert(n, secret);
+        }
+        if epochs.is_empty() {
+            return Err(f.bad("it has no key epoch"));
+        }
         f.end()?;
         Ok(Self { id, record, epochs })
     }
