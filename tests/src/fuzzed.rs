@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use wherry::backup::ChangedBlocks;
 use wherry::cli::{Percent, Size, Span, Tag, VolumeName};
+use wherry::select::SnapSpec;
 use wherry::tree::exclude::Exclude;
 use wherry::tree::inside::bytes::{Bytes, Window};
 use wherry::tree::inside::{DiskView, Whose, partitions};
@@ -295,11 +296,12 @@ fn values(bytes: &[u8]) -> bool {
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let (size, span, name) = (shown::<Size>(text), shown::<Span>(text), shown::<VolumeName>(text));
+    let snap = shown::<SnapSpec>(text);
     let percent = Percent::from_str(text);
     if let Ok(Percent(percent)) = &percent {
         assert!((0.0..=100.0).contains(percent), "{text:?} is {percent} %");
     }
-    size || span || name || percent.is_ok() || Tag::from_str(text).is_ok()
+    size || span || name || snap || percent.is_ok() || Tag::from_str(text).is_ok()
 }
 
 /// Lists of changed blocks: what they say to read and what they leave out is all there is, once.
