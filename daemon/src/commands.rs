@@ -11,7 +11,7 @@ mod copy;
 mod diff;
 mod diff_tree;
 mod dump;
-mod find;
+pub(crate) mod find;
 pub(crate) mod forget;
 pub(crate) mod gc;
 mod init;

@@ -126,7 +126,7 @@ impl File {
         }
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self> {
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self> {
         toml::from_str(text).map_err(|e| {
             let place = e.span().map_or(0..0, |s| s);
             let line = text.get(..place.start).map_or(1, |before| before.matches('\n').count() + 1);

@@ -9,6 +9,8 @@ mod commands;
 pub mod config;
 pub mod context;
 pub mod credential;
+#[doc(hidden)]
+pub mod decoders;
 pub mod exit;
 mod jobs;
 pub mod mount;

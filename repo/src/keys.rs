@@ -79,7 +79,7 @@ impl Bundle {
         Ok(Self { id: secret()?, record: secret()?, epochs: BTreeMap::from([(0, secret()?)]) })
     }
 
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(67 + 36 * self.epochs.len()));
         out.push(1);
         out.extend_from_slice(self.id.bytes());
@@ -92,14 +92,25 @@ impl Bundle {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let mut f = Fields::new("the key bundle", bytes);
         if f.u8()? != 1 {
             return Err(Error::new(ErrorKind::Unsupported, "the key bundle is of a newer version: use a newer wherry"));
         }
         let (id, record) = (Secret::new(f.array()?), Secret::new(f.array()?));
         let count = f.u16()?;
-        let epochs = (0..count).map(|_| Ok((f.u32()?, Secret::new(f.array()?)))).collect::<Result<_>>()?;
+        let mut epochs = BTreeMap::new();
+        for _ in 0..count {
+            let (n, secret) = (f.u32()?, Secret::new(f.array()?));
+            // One of two secrets of an epoch would go unseen.
+            if epochs.last_key_value().is_some_and(|(last, _)| *last >= n) {
+                return Err(f.bad("its key epochs do not ascend"));
+            }
+            epochs.insert(n, secret);
+        }
+        if epochs.is_empty() {
+            return Err(f.bad("it has no key epoch"));
+        }
         f.end()?;
         Ok(Self { id, record, epochs })
     }
@@ -216,7 +227,7 @@ pub(crate) fn slot_context(repository: &RepositoryId, slot: &KeySlot) -> Result<
 pub const MIN_KEY_FILE: usize = 32;
 
 /// The key that wraps a slot's bundle; `None` when the slot is for another kind of credential.
-fn kek(slot: &KeySlot, credential: &Credential) -> Result<Option<Secret>> {
+pub(crate) fn kek(slot: &KeySlot, credential: &Credential) -> Result<Option<Secret>> {
     let damaged = |why: &str| Error::corrupt(format!("key slot {} is damaged: {why}", slot.slot));
     let salt: [u8; 16] = unhex(&slot.salt).ok_or_else(|| damaged("its salt is no hex"))?;
     match (slot.kind.as_str(), credential) {

@@ -15,6 +15,8 @@ mod codec;
 mod collect;
 mod copy;
 mod crypto;
+#[doc(hidden)]
+pub mod decoders;
 mod elsewhere;
 mod error;
 mod features;

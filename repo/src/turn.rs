@@ -153,7 +153,7 @@ fn what(open: &SessionOpen) -> String {
 }
 
 /// `what host pid started` of a lock file, for people.
-fn held_by(line: &str, now: Timestamp) -> String {
+pub(crate) fn held_by(line: &str, now: Timestamp) -> String {
     let mut words = line.rsplitn(4, ' ');
     match (words.next().and_then(|t| t.parse::<i64>().ok()), words.next(), words.next(), words.next()) {
         (Some(started), Some(pid), Some(host), Some(what)) => told(what, host, pid, now.0.saturating_sub(started)),

@@ -1,6 +1,8 @@
-//! Everything that reads bytes from outside, one function for each kind: what `fuzz/` calls with made-up bytes, and
-//! `tests/tests/fuzzed.rs` with those that are kept. None may panic, and each says what else must hold.
+//! Everything that reads bytes from outside, one function for each kind: what `scripts/fuzz` calls with made-up bytes, and
+//! `tests/tests/fuzzed.rs` with those in `fuzz/corpus`. None may panic, and each says what else must hold.
 
+mod crate_seeds;
+mod crates;
 pub mod seeds;
 
 use std::ffi::OsString;
@@ -10,6 +12,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use wherry::backup::ChangedBlocks;
 use wherry::cli::{Percent, Size, Span, Tag, VolumeName};
+use wherry::select::SnapSpec;
 use wherry::tree::exclude::Exclude;
 use wherry::tree::inside::bytes::{Bytes, Window};
 use wherry::tree::inside::{DiskView, Whose, partitions};
@@ -27,30 +30,41 @@ use wherry_repo::format::records::{
 use wherry_repo::format::segment;
 use wherry_repo::format::tree::{Entry, Known, ListNode, Set, TreeNode};
 use wherry_repo::storage::{Key, keys};
-use wherry_repo::{Result, Timestamp};
+use wherry_repo::{ErrorKind, Result, Timestamp};
 
 /// Reads bytes as one kind, and says whether they are that; panics when what it has read is not as it must be.
 pub type Target = fn(&[u8]) -> bool;
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 31] = [
     ("attributes", attributes),
+    ("block_answers", crates::block_answers),
     ("changed_blocks", changed_blocks),
     ("clear", clear_lines),
+    ("config_file", crates::config_file),
     ("disk", disk),
     ("exclude", exclude),
+    ("glob", crates::glob),
     ("job_result", job_result),
+    ("key_bundle", crates::key_bundle),
+    ("key_slot", crates::key_slot),
     ("keys", names),
+    ("kubernetes_answers", crates::kubernetes_answers),
     ("kubernetes_objects", objects),
     ("list_node", list_node),
+    ("location", crates::location),
     ("map_node", map_node),
+    ("mounts", crates::mounts),
     ("pack_header", pack_header),
     ("pack_index", pack_index),
     ("pack_trailer", pack_trailer),
+    ("packed", crates::packed),
     ("partitions", partition_table),
     ("plans", plans),
     ("records", record),
     ("segment", index_segment),
+    ("settings", crates::settings),
+    ("storage_texts", crates::storage_texts),
     ("tree_node", tree_node),
     ("tree_root", tree_root),
     ("values", values),
@@ -79,6 +93,15 @@ fn pack_header(bytes: &[u8]) -> bool {
 fn pack_trailer(bytes: &[u8]) -> bool {
     let Some((size, bytes)) = bytes.split_first_chunk() else { return false };
     let size = u64::from_le_bytes(*size);
+    // As it is, and with the checksum that it should have, behind which nothing else would ever be reached.
+    let mended = bytes.split_at_checked(60).map(|(body, rest)| {
+        let sum = clear::checksum(body).to_le_bytes();
+        if rest.len() == sum.len() { [body, &sum].concat() } else { bytes.to_vec() }
+    });
+    trailer(bytes, size) | mended.is_some_and(|mended| trailer(&mended, size))
+}
+
+fn trailer(bytes: &[u8], size: u64) -> bool {
     let Ok(trailer) = Trailer::decode(bytes, size) else { return false };
     same(trailer.encode(), bytes);
     assert!(u64::from(trailer.index_offset) + u64::from(trailer.index_len) < size, "the index is in the pack");
@@ -165,6 +188,16 @@ fn record(bytes: &[u8]) -> bool {
 /// The first byte says which of the lines that are not sealed.
 fn clear_lines(bytes: &[u8]) -> bool {
     fn line<T: clear::Clear>(bytes: &[u8]) -> bool {
+        // Behind the checksum too.
+        if let Ok(object) = serde_json::from_slice::<T>(bytes) {
+            let written = clear::encode(&object).expect("what was read can be written");
+            let read = match clear::decode::<T>(&written) {
+                // Of a format to come.
+                Err(e) if e.kind() == ErrorKind::Unsupported => return true,
+                read => read.expect("what was written can be read"),
+            };
+            same(clear::encode(&read).expect("what was read can be written"), &written);
+        }
         let Ok(read) = clear::decode::<T>(bytes) else { return false };
         same(clear::encode(&read).expect("what was read can be written"), bytes);
         true
@@ -263,11 +296,12 @@ fn values(bytes: &[u8]) -> bool {
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let (size, span, name) = (shown::<Size>(text), shown::<Span>(text), shown::<VolumeName>(text));
+    let snap = shown::<SnapSpec>(text);
     let percent = Percent::from_str(text);
     if let Ok(Percent(percent)) = &percent {
         assert!((0.0..=100.0).contains(percent), "{text:?} is {percent} %");
     }
-    size || span || name || percent.is_ok() || Tag::from_str(text).is_ok()
+    size || span || name || snap || percent.is_ok() || Tag::from_str(text).is_ok()
 }
 
 /// Lists of changed blocks: what they say to read and what they leave out is all there is, once.
@@ -311,7 +345,27 @@ impl Bytes for Image {
     }
 }
 
+/// The same disk with checksums in its first GPT that fit, where it has one: little is read behind those that do not.
+fn with_checksums(bytes: &[u8]) -> Option<Vec<u8>> {
+    const HEAD: usize = 512;
+    let mut disk = bytes.to_vec();
+    let head = disk.get(HEAD..2 * HEAD).filter(|head| head.starts_with(b"EFI PART"))?;
+    let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+    let (length, start) = (number(12), number(72).checked_mul(512)?);
+    let entries = disk.get(start..start.checked_add(number(80).checked_mul(number(84))?)?)?;
+    let sum = clear::checksum(entries).to_le_bytes();
+    disk[HEAD + 88..HEAD + 92].copy_from_slice(&sum);
+    disk[HEAD + 16..HEAD + 20].fill(0);
+    let sum = clear::checksum(disk.get(HEAD..HEAD.checked_add(length)?)?).to_le_bytes();
+    disk[HEAD + 16..HEAD + 20].copy_from_slice(&sum);
+    Some(disk)
+}
+
 fn partition_table(bytes: &[u8]) -> bool {
+    table(bytes) | with_checksums(bytes).is_some_and(|mended| table(&mended))
+}
+
+fn table(bytes: &[u8]) -> bool {
     let size = bytes.len() as u64;
     let table = partitions::read(&Window::whole(Arc::new(Image(bytes.to_vec())))).expect("memory can be read");
     let partitions = table.map(|table| table.partitions).unwrap_or_default();

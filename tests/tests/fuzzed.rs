@@ -1,5 +1,5 @@
-//! What fuzzing found stays found: every corpus beneath `fuzz/corpus` is read again, and each of its files in a few hundred
-//! damaged forms, which a seed makes. The targets in `fuzz/` begin with the same corpora.
+//! What fuzzing found stays found: every corpus beneath `fuzz/corpus` is read again, and each of its files in
+//! damaged forms, which a seed makes. `scripts/fuzz` begins with the same corpora.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use wherry_tests::fuzzed::{TARGETS, seeds::seeds};
 use wherry_tests::small::splitmix;
 
-/// Damaged forms of each file.
+/// Damaged forms of a file.
 const FORMS: u64 = 300;
 
 fn fuzz() -> PathBuf {
@@ -51,8 +51,9 @@ fn every_corpus_is_read_whole_and_damaged() {
         assert!(!files.is_empty(), "{name} has no corpus");
         for (path, bytes) in files {
             let mut state = bytes.iter().fold(bytes.len() as u64, |sum, byte| sum.rotate_left(5) ^ u64::from(*byte));
-            // Whole disks take longer.
-            let forms = if bytes.len() > 16 << 10 { FORMS / 20 } else { FORMS };
+            // Whole disks take longer; and what libFuzzer has found, which it names by a hash, are forms themselves.
+            let found = path.file_name().is_some_and(|name| name.len() == 40);
+            let forms = if found || bytes.len() > 16 << 10 { FORMS / 20 } else { FORMS };
             for n in 0..=forms {
                 let form = if n == 0 { bytes.clone() } else { damaged(&bytes, &mut state) };
                 let read = std::panic::catch_unwind(|| target(&form));
@@ -69,12 +70,8 @@ fn every_corpus_is_read_whole_and_damaged() {
 }
 
 #[test]
-fn every_target_is_built_and_nothing_else() {
-    let manifest = std::fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
-    let bins = manifest.split("[[bin]]").skip(1).filter_map(|bin| bin.split('"').nth(1));
-    let built: BTreeSet<&str> = bins.collect();
+fn every_target_has_a_corpus_and_every_corpus_a_target() {
     let known: BTreeSet<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(built, known);
     let dirs = std::fs::read_dir(fuzz().join("corpus")).unwrap().map(|dir| dir.unwrap().file_name());
     let corpora: BTreeSet<String> = dirs.map(|name| name.into_string().unwrap()).collect();
     assert!(corpora.iter().map(String::as_str).eq(known), "a corpus without a target, or the reverse");

@@ -13,6 +13,8 @@ pub mod by_class;
 pub mod client;
 pub mod cluster;
 pub mod decode;
+#[doc(hidden)]
+pub mod decoders;
 pub mod download;
 pub mod events;
 pub mod health;

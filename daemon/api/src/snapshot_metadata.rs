@@ -95,7 +95,7 @@ impl KubeApi {
 }
 
 /// The version to ask in, of an `APIGroupList`; else why there is none.
-fn served(groups: &Value) -> Result<&'static str, String> {
+pub(crate) fn served(groups: &Value) -> Result<&'static str, String> {
     let all = groups["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
     let Some(group) = all.iter().find(|group| group["name"] == GROUP) else {
         return Err(format!("the cluster has no SnapshotMetadataService ({GROUP} is not served)"));
@@ -108,7 +108,7 @@ fn served(groups: &Value) -> Result<&'static str, String> {
     })
 }
 
-fn service(driver: &str, object: &Value) -> Result<Service, String> {
+pub(crate) fn service(driver: &str, object: &Value) -> Result<Service, String> {
     let text = |name: &str| match object["spec"][name].as_str() {
         Some(text) if !text.is_empty() => Ok(text),
         _ => Err(format!("SnapshotMetadataService {driver} has no {name}")),

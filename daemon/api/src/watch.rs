@@ -39,7 +39,7 @@ pub struct Selection {
 
 /// A line of a watch.
 #[derive(Debug, PartialEq)]
-enum Line {
+pub(crate) enum Line {
     Object(Value),
     Gone(Value),
     /// Only the resourceVersion.
@@ -48,7 +48,7 @@ enum Line {
     Failed(Refusal, String),
 }
 
-fn line(bytes: &[u8]) -> Line {
+pub(crate) fn line(bytes: &[u8]) -> Line {
     let mut event = match page::object(bytes) {
         Ok(event) => event,
         Err(e) => return Line::Failed(Refusal::Unavailable, format!("a line that cannot be read: {e}")),
@@ -77,12 +77,12 @@ fn version(object: &Value) -> String {
 
 /// Cuts what arrives into lines.
 #[derive(Debug, Default)]
-struct Lines {
+pub(crate) struct Lines {
     rest: Vec<u8>,
 }
 
 impl Lines {
-    fn add(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.rest.extend_from_slice(bytes);
         let mut lines = Vec::new();
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {

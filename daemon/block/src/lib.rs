@@ -18,6 +18,8 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 mod buffer;
+#[doc(hidden)]
+pub mod decoders;
 mod disk;
 mod engine;
 mod error;

@@ -13,10 +13,10 @@ use crate::sysfs::{self, Device, Number};
 
 /// A line of /proc/self/mountinfo.
 #[derive(Debug, PartialEq, Eq)]
-struct Mount {
+pub(crate) struct Mount {
     device: Number,
-    mount_point: PathBuf,
-    source: PathBuf,
+    pub(crate) mount_point: PathBuf,
+    pub(crate) source: PathBuf,
     /// The filesystem, not only this mount of it, takes writes.
     writable: bool,
 }
@@ -27,7 +27,7 @@ fn mounts() -> Vec<Mount> {
 }
 
 /// "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"
-fn parse(line: &str) -> Option<Mount> {
+pub(crate) fn parse(line: &str) -> Option<Mount> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let mut fields = mount.split(' ');
     let device = sysfs::parse_number(fields.nth(2)?)?;

@@ -3,7 +3,7 @@
 //! the next one goes on from the CRs, the repository and the volume.
 
 mod begun;
-mod blocks;
+pub(crate) mod blocks;
 mod download;
 mod follow;
 mod host;

@@ -54,7 +54,7 @@ fn all(
 
 /// Whether a name is what a pattern of the shell means: of the name alone, a leading dot is nothing special. A character is
 /// one of UTF-8, or a byte that is not.
-fn matches(glob: &[u8], name: &[u8]) -> bool {
+pub(crate) fn matches(glob: &[u8], name: &[u8]) -> bool {
     let (mut g, mut n) = (0, 0);
     // Where to go on when what follows the last `*` does not fit.
     let mut back = None;

@@ -12,7 +12,7 @@ pub mod fs;
 mod fuse;
 mod holders;
 pub mod links;
-mod point;
+pub(crate) mod point;
 mod show;
 pub mod source;
 pub mod streams;

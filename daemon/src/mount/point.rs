@@ -17,12 +17,12 @@ const READ_AHEAD: u32 = 4096;
 
 /// One mount, of those this process sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MountEntry {
+pub(crate) struct MountEntry {
     /// `<major>:<minor>` of its filesystem.
     pub(super) device: String,
-    pub(super) at: PathBuf,
+    pub(crate) at: PathBuf,
     pub(super) kind: String,
-    pub(super) source: PathBuf,
+    pub(crate) source: PathBuf,
 }
 
 /// All mounts, in the order in which they lie on each other.
@@ -31,7 +31,7 @@ pub(super) fn mounts() -> io::Result<Vec<MountEntry>> {
 }
 
 /// `36 35 98:0 / /mnt rw,noatime shared:1 - ext3 /dev/root rw`
-fn parse(line: &[u8]) -> Option<MountEntry> {
+pub(crate) fn parse(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     let at = unescape(fields.nth(1)?);

@@ -6,7 +6,7 @@ pub mod keys;
 mod local;
 mod memory;
 mod metered;
-mod object;
+pub(crate) mod object;
 mod retry;
 
 use crate::clock::Timestamp;

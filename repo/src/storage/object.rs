@@ -12,6 +12,9 @@ mod role;
 mod s3;
 mod service;
 
+pub(crate) use credentials::values_in;
+pub(crate) use http::{is_listing, refusal};
+
 use super::retry::{LAST, LOOK, Over, Policy};
 use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict};
 use crate::{Error, ErrorKind, Result, Timestamp};

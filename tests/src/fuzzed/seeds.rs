@@ -206,6 +206,7 @@ fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("values", "span", "30d"),
         text("values", "percent", "10%"),
         text("values", "tag", "key=value"),
+        text("values", "snap", "latest:vm1"),
         text("changed_blocks", "three", "# changed\n0 4096\n8192 100\n1099511627775 1\n"),
         text("exclude", "few", "*.tmp\n!keep.tmp\n/a/**/b[0-9]?\n"),
     ]
@@ -234,5 +235,5 @@ fn mbr() -> Vec<u8> {
 /// When one is not what its target reads.
 pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let disks = vec![("partitions", "mbr", mbr()), ("disk", "mbr", mbr())];
-    [trees(), packs(), sealed(), clear(), texts(), disks].concat()
+    [trees(), packs(), sealed(), clear(), texts(), disks, super::crate_seeds::seeds()].concat()
 }

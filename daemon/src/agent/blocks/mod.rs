@@ -14,12 +14,16 @@ use crate::signals::Cancel;
 use anyhow::Result;
 use base::{Base, Target, base};
 use call::{Caller, Unanswered};
+use prost::Message;
+use ranges::Ranges;
+use std::ops::Range;
 use std::time::Duration;
 use wherry_api::api::Refusal;
 use wherry_api::metrics::{BY_ALLOCATED, BY_CHANGED, BY_NOTHING};
 use wherry_api::snapshot_metadata::Service;
 use wherry_api::{UploadPlan, names};
 use wherry_repo::{Repository, SnapshotId};
+use wire::Answer;
 
 /// Whoever cancels waits no longer than this for an answer to be given up.
 const LOOK: Duration = Duration::from_millis(100);
@@ -37,6 +41,20 @@ pub(super) enum Blocks {
     Allocated(Allocated, Option<String>),
     /// Everything is read, for this reason.
     Nothing(String),
+}
+
+/// For `crate::decoders`: a message, written again.
+pub(crate) fn written_again(message: &[u8]) -> Option<Vec<u8>> {
+    Answer::decode(message).ok().map(|answer| answer.encode_to_vec())
+}
+
+/// The same: what messages say of a device of so many bytes.
+pub(crate) fn told(messages: &[&[u8]], size: u64) -> std::result::Result<Vec<Range<u64>>, String> {
+    let mut ranges = Ranges::new(size);
+    for message in messages {
+        ranges.take(&Answer::decode(*message).map_err(|e| e.to_string())?)?;
+    }
+    Ok(ranges.whole()?.ranges().to_vec())
 }
 
 impl Blocks {

@@ -111,6 +111,11 @@ fn section_of(file: &Path, section: &str) -> Result<HashMap<String, String>, Mis
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(Missing(format!("{} can not be read: {e}", file.display()))),
     };
+    Ok(values_in(&text, section))
+}
+
+/// The same of such a file's text.
+pub(crate) fn values_in(text: &str, section: &str) -> HashMap<String, String> {
     let mut values = HashMap::new();
     let mut inside = false;
     for line in text.lines() {
@@ -124,7 +129,7 @@ fn section_of(file: &Path, section: &str) -> Result<HashMap<String, String>, Mis
             values.insert(name.trim().to_ascii_lowercase(), value.trim().to_owned());
         }
     }
-    Ok(values)
+    values
 }
 
 /// Answers object_store's question before each request.

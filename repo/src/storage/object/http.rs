@@ -183,6 +183,16 @@ impl Lists {
     }
 }
 
+/// Whether a page is a whole listing, of Azure or of S3.
+pub(crate) fn is_listing(azure: bool, page: &str) -> bool {
+    if azure { Lists::Azure } else { Lists::S3 }.check(page).is_ok()
+}
+
+/// What is said of an answer that is not success.
+pub(crate) fn refusal(status: u16, text: &str) -> String {
+    Refused::new(status, text).to_string()
+}
+
 /// A body on its way out that counts what the connection took.
 struct Counted {
     body: HttpRequestBody,

@@ -1,0 +1,9 @@
+//! Decoders that are nobody's business outside of this crate, for the fuzz targets in `tests/src/fuzzed`: no part of what it
+//! offers.
+
+use std::path::PathBuf;
+
+/// Mount point and source in a line of `/proc/self/mountinfo`.
+pub fn mount(line: &str) -> Option<(PathBuf, PathBuf)> {
+    crate::mounts::parse(line).map(|mount| (mount.mount_point, mount.source))
+}

@@ -1,0 +1,48 @@
+//! Decoders that are nobody's business outside of this crate, for the fuzz targets in `tests/src/fuzzed`: no part of what it
+//! offers. Each reads as the crate itself does; what must hold of that is said there.
+
+use crate::agent::{blocks, location};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use wherry_api::BackupStorageLocation;
+use wherry_repo::Result;
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// Where it is none, in one line.
+pub fn config(text: &str) -> Result<()> {
+    crate::config::File::parse(Path::new("config.toml"), text).map(drop)
+}
+
+/// The URL of the repository of a location, as the agent opens it with what is in its Secret.
+///
+/// # Errors
+/// What makes it unusable.
+pub fn location(location: &BackupStorageLocation, credential: Option<&[u8]>) -> Result<String> {
+    let over = wherry_repo::storage::Over::default();
+    Ok(location::place(location, credential, None, over)?.url)
+}
+
+/// Mount point and source in a line of `/proc/self/mountinfo`.
+pub fn mount(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
+    crate::mount::point::parse(line).map(|mount| (mount.at, mount.source))
+}
+
+/// A message of the service of changed blocks, written again.
+pub fn blocks(message: &[u8]) -> Option<Vec<u8>> {
+    blocks::written_again(message)
+}
+
+/// What messages of that service say of a device of so many bytes.
+///
+/// # Errors
+/// Why nothing of it is believed.
+pub fn changed(messages: &[&[u8]], size: u64) -> std::result::Result<Vec<Range<u64>>, String> {
+    blocks::told(messages, size)
+}
+
+/// Whether a name is what a pattern of the shell means.
+pub fn matches(glob: &[u8], name: &[u8]) -> bool {
+    crate::commands::find::matches(glob, name)
+}

@@ -1,0 +1,4 @@
+//! What libFuzzer runs; `scripts/fuzz` builds it.
+#![no_main]
+
+mod fuzzing;
