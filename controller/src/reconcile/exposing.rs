@@ -93,8 +93,13 @@ impl Exposing<'_> {
         old.filter_map(|claim| doom_claim(claim, self.volumes, self.cr)).next()
     }
 
-    /// PVC, PV and pod, until the pod runs. `Continue`: it does, on that node. `mark`: whether the PV is marked beforehand.
-    pub(super) fn published(&self, mark: bool, claim: impl FnOnce(String) -> Value) -> ControlFlow<Step, String> {
+    /// PVC, PV and pod, until the pod runs. `Continue`: it does, on that node. `claim` makes the PVC of that name; `volume` says
+    /// what has to be done beforehand about the PV that a PVC names, if there is one.
+    pub(super) fn published(
+        &self,
+        claim: impl FnOnce(String) -> Value,
+        volume: impl FnOnce(&Claim, Option<&Volume>) -> Option<Step>,
+    ) -> ControlFlow<Step, String> {
         let Some(found) = self.claim() else {
             let name = self.name();
             let key = Key::new(Kind::Claim, &self.cr.namespace, &name);
@@ -104,12 +109,11 @@ impl Exposing<'_> {
             return ControlFlow::Break(self.wait(format!("PVC {} is being deleted", found.metadata.name)));
         }
         let bound = !found.spec.volume_name.is_empty();
-        match self.volume_of(found) {
-            Some(volume) if mark => {
-                if let Some(step) = doom_volume(Action::MarkVolume, volume, self.cr) {
-                    return ControlFlow::Break(step);
-                }
-            }
+        let its = self.volume_of(found);
+        if let Some(step) = volume(found, its) {
+            return ControlFlow::Break(step);
+        }
+        match its {
             Some(_) => {}
             None if bound => {
                 return ControlFlow::Break(self.wait(format!("PV {} is not there", found.spec.volume_name)));

@@ -6,12 +6,14 @@
 
 mod base;
 mod build;
+mod csi;
+mod csi_removal;
 mod download;
 mod download_removal;
+mod exposer;
 mod exposing;
 mod unreadable;
 mod upload;
-mod upload_removal;
 mod view;
 
 pub(crate) use base::base_of;
