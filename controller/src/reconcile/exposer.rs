@@ -5,11 +5,12 @@
 use super::Step;
 use super::csi::Csi;
 use super::exposing::Exposing;
+use super::local::Local;
 use super::view::UploadView;
 use serde_json::Value;
 use std::fmt;
-use wherry_api::UploadPlan;
 use wherry_api::cluster::{Claim, Volume};
+use wherry_api::{UploadPlan, names};
 
 /// What the states of an upload need of a kind of volume. Pure, as all of `reconcile`: what it looks at is in the view, and it
 /// does one step at most.
@@ -41,12 +42,13 @@ pub(super) trait Exposer: fmt::Debug + Sync {
 }
 
 /// For messages.
-pub(super) const KNOWN: &str = "CSI is";
+pub(super) const KNOWN: &str = "CSI and Local are";
 
 /// The exposer of a `spec.snapshotType`; `None`: it is not known.
 pub(super) fn known(snapshot_type: &str) -> Option<&'static dyn Exposer> {
     match snapshot_type {
-        "CSI" => Some(&Csi),
+        names::CSI => Some(&Csi),
+        names::LOCAL => Some(&Local),
         _ => None,
     }
 }

@@ -217,8 +217,28 @@ pub(super) fn remove_pod(pod: &Pod) -> Step {
     delete(Action::RemovePod, Key::new(Kind::Pod, &pod.metadata.namespace, &pod.metadata.name), &pod.metadata)
 }
 
-/// A PV of ours is to go with its PVC: policy Delete, and the label by which it is found when the PVC is gone.
+/// A PV that we made, and no driver: it has the name of its attempt. What it stands for is not ours, and stays.
+pub(super) fn is_made(volume: &Volume, cr: &Meta) -> bool {
+    names::is_of_attempt(&volume.metadata.name, &cr.uid)
+}
+
+/// Deletes a PV that we made; `None`: it goes already. Its PVC goes before.
+pub(super) fn remove_made(volume: &Volume) -> Option<Step> {
+    let key = Key::new(Kind::Volume, "", &volume.metadata.name);
+    (!volume.metadata.is_going()).then(|| delete(Action::RemoveVolume, key, &volume.metadata))
+}
+
+/// The same of whichever is among them.
+pub(super) fn remove_any_made<'a>(mut volumes: impl Iterator<Item = &'a Volume>, cr: &Meta) -> Option<Step> {
+    volumes.find_map(|volume| remove_made(volume).filter(|_| is_made(volume, cr)))
+}
+
+/// A PV of ours is to go with its PVC: policy Delete, and the label by which it is found when the PVC is gone. One that we made
+/// is never to take along what it stands for.
 pub(super) fn doom_volume(action: Action, volume: &Volume, cr: &Meta) -> Option<Step> {
+    if is_made(volume, cr) {
+        return None;
+    }
     let ours = volume.metadata.label(names::CR_UID) == Some(cr.uid.as_str());
     if (ours && volume.spec.persistent_volume_reclaim_policy == "Delete") || volume.metadata.is_going() {
         return None;

@@ -3,7 +3,7 @@
 
 use super::exposer::{KNOWN, exposer, known};
 use super::exposing::{
-    Exposing, cancel, cancel_under_way, doom_claim, doom_volume, fail, overdue, release, remove_pod,
+    Exposing, cancel, cancel_under_way, doom_claim, doom_volume, fail, overdue, release, remove_any_made, remove_pod,
 };
 use super::view::UploadView;
 use super::{Action, Step, build, patch};
@@ -61,7 +61,14 @@ impl UploadView {
     /// The server does not take it now, by a quota or an admission plugin. `None`: it is waited for.
     pub(crate) fn forbidden(&self, message: &str) -> Option<Step> {
         let (status, cr) = (&self.cr.status, &self.cr.metadata);
-        overdue(&status.phase, status.accepted_timestamp, cr, self.now, &self.limits, message)
+        let advice = match self.cr.spec.snapshot_type == names::LOCAL
+            && message.contains("persistentvolumes is forbidden")
+        {
+            true => "; give the controller the rights of controller/deploy/local-volumes (chart: localVolumes.enabled)",
+            false => "",
+        };
+        let message = format!("{message}{advice}");
+        overdue(&status.phase, status.accepted_timestamp, cr, self.now, &self.limits, &message)
             .map(|said| self.fail(&said))
     }
 
@@ -142,6 +149,9 @@ impl UploadView {
         }
         if let Some(claim) = self.claims.first() {
             return Step::wait(format!("PVC {} is going", claim.metadata.name));
+        }
+        if let Some(step) = remove_any_made(self.volumes.iter(), cr) {
+            return step;
         }
         if let Some(volume) = self.volumes.first() {
             return Step::wait(format!("PV {} is going", volume.metadata.name));
