@@ -466,11 +466,12 @@ async fn upload_within<A: Api>(
             view.class = look.get::<StorageClass>(Kind::StorageClass, "", class).await?;
         }
         view.host = look.host(&cr.metadata, Some(plan.attempt), &view.pods, memory, now).await?;
-        if view.is_settled(plan) && cr.spec.snapshot_type != names::LOCAL {
+        if view.is_settled(plan) && plan.local.is_none() {
             return Ok(view);
         }
     }
-    if cr.spec.snapshot_type == names::LOCAL {
+    let of_plan = plan.as_ref().ok().map(UploadPlan::snapshot_type);
+    if of_plan.unwrap_or(cr.spec.snapshot_type.as_str()) == names::LOCAL {
         // There are no snapshots of it; what is read is the source itself.
         if !ended {
             view.source = look.get(Kind::Claim, &cr.spec.source_namespace, &cr.spec.source_pvc).await?;

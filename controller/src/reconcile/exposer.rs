@@ -53,7 +53,8 @@ pub(super) fn known(snapshot_type: &str) -> Option<&'static dyn Exposer> {
     }
 }
 
-/// The same of a CR that was begun, or is to be removed: of a type that is not known, what a VolumeSnapshot of Velero leaves goes.
+/// The same of a CR that was begun, whose plan says the type, or is to be removed: of a type that is not known, what a
+/// VolumeSnapshot of Velero leaves goes.
 pub(super) fn exposer(snapshot_type: &str) -> &'static dyn Exposer {
     known(snapshot_type).unwrap_or(&Csi)
 }

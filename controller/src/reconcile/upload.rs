@@ -108,7 +108,7 @@ impl UploadView {
                 false => self.cancel(),
             };
         }
-        let exposer = exposer(&self.cr.spec.snapshot_type);
+        let exposer = exposer(plan.snapshot_type());
         if let Some(step) = exposer.ready(self, plan, &exposing) {
             return step;
         }
@@ -156,7 +156,11 @@ impl UploadView {
         if let Some(volume) = self.volumes.first() {
             return Step::wait(format!("PV {} is going", volume.metadata.name));
         }
-        exposer(&self.cr.spec.snapshot_type).remove(self).unwrap_or_else(|| release(self.key(), cr))
+        let exposer = match self.plan() {
+            Ok(plan) => exposer(plan.snapshot_type()),
+            Err(_) => exposer(&self.cr.spec.snapshot_type),
+        };
+        exposer.remove(self).unwrap_or_else(|| release(self.key(), cr))
     }
 
     pub(super) fn exposing(&self, plan: &UploadPlan) -> Exposing<'_> {

@@ -154,6 +154,12 @@ impl UploadPlan {
         Err(PlanError::Broken { name: crate::names::PLAN, reason })
     }
 
+    /// The `spec.snapshotType` that it was made for, whatever the DataUpload says by now.
+    #[must_use]
+    pub fn snapshot_type(&self) -> &'static str {
+        if self.local.is_some() { crate::names::LOCAL } else { crate::names::CSI }
+    }
+
     /// The text of the annotation.
     #[must_use]
     pub fn print(&self) -> String {

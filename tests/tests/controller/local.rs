@@ -159,6 +159,25 @@ fn what_is_no_local_volume_is_refused_by_name() {
     }
 }
 
+/// The plan says what was begun: what is exposed, and what goes afterwards, also where somebody changes the type.
+#[test]
+fn a_type_that_is_changed_later_leaves_nothing_behind() {
+    for after in 2..=WRITES {
+        let world = World::new(local_scenes()[0]).run_to(after);
+        world.server.patch(Who::Velero, &world.cr, &json!({ "spec": { "snapshotType": "CSI" } }));
+        let outcome = world.run();
+        assert_clean(&outcome, &format!("changed to CSI after {after}"));
+        assert_eq!(outcome.phase, "Completed", "after {after}: {:#?}", outcome.steps);
+    }
+    for after in 2..=17 {
+        let world = World::new(crate::scenes(false)[0]).run_to(after);
+        world.server.patch(Who::Velero, &world.cr, &json!({ "spec": { "snapshotType": names::LOCAL } }));
+        let outcome = world.run();
+        assert_clean(&outcome, &format!("changed to Local after {after}"));
+        assert_eq!(outcome.phase, "Completed", "after {after}: {:#?}", outcome.steps);
+    }
+}
+
 /// Whoever may write annotations gets no path read that no PV has.
 #[test]
 fn a_path_that_the_source_has_not_is_not_exposed() {
