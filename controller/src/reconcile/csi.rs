@@ -6,6 +6,7 @@ use super::exposing::{Exposing, doom_volume};
 use super::view::UploadView;
 use super::{Action, Step, build, create, delete, patch};
 use serde_json::{Value, json};
+use std::ops::ControlFlow;
 use wherry_api::api::{Key, Kind};
 use wherry_api::cluster::{Claim, Volume};
 use wherry_api::{Phase, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names};
@@ -15,7 +16,7 @@ use wherry_api::{Phase, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names
 pub(super) struct Csi;
 
 impl Exposer for Csi {
-    fn plan(&self, view: &UploadView) -> Result<UploadPlan, Step> {
+    fn plan(&self, view: &UploadView) -> ControlFlow<Step, UploadPlan> {
         view.snapshot_plan()
     }
 
@@ -51,22 +52,24 @@ impl UploadView {
     }
 
     /// The plan, once the first content shows the storage snapshot; else why it waits or fails.
-    fn snapshot_plan(&self) -> Result<UploadPlan, Step> {
+    fn snapshot_plan(&self) -> ControlFlow<Step, UploadPlan> {
         let Some(first) = self.first.as_ref().filter(|first| !first.metadata.is_going()) else {
             let gone = format!("{} is gone: nobody has the data of that time any more", self.first_name());
-            return Err(self.fail(&gone));
+            return ControlFlow::Break(self.fail(&gone));
         };
         let Some(plan) = self.first_content.as_ref().and_then(|content| build::upload_plan(self, content)) else {
             let said = first.status.error.as_ref().map_or("", |error| error.message.as_str());
-            return Err(Step::wait(format!("{} has no storage snapshot yet {said}", self.first_name()).trim_end()));
+            return ControlFlow::Break(Step::wait(
+                format!("{} has no storage snapshot yet {said}", self.first_name()).trim_end(),
+            ));
         };
         if plan.restore_size.is_none() {
-            return Err(self.fail(&format!(
+            return ControlFlow::Break(self.fail(&format!(
                 "no size is known for a volume made from {}: neither the driver, nor the source PVC, nor its PV says one",
                 self.first_name()
             )));
         }
-        Ok(plan)
+        ControlFlow::Continue(plan)
     }
 
     /// The PVC of this attempt was made from the snapshot, and lives on without it: what becomes of the snapshots is not looked

@@ -9,15 +9,16 @@ use super::local::Local;
 use super::view::UploadView;
 use serde_json::Value;
 use std::fmt;
+use std::ops::ControlFlow;
 use wherry_api::cluster::{Claim, Volume};
 use wherry_api::{UploadPlan, names};
 
 /// What the states of an upload need of a kind of volume. Pure, as all of `reconcile`: what it looks at is in the view, and it
 /// does one step at most.
 pub(super) trait Exposer: fmt::Debug + Sync {
-    /// Phase New: what is fixed when the CR is accepted. No later step needs more than that. `Err`: what is done instead; it
+    /// Phase New: what is fixed when the CR is accepted. No later step needs more than that. `Break`: what is done instead; it
     /// waits, or fails with a message that names the cause.
-    fn plan(&self, view: &UploadView) -> Result<UploadPlan, Step>;
+    fn plan(&self, view: &UploadView) -> ControlFlow<Step, UploadPlan>;
 
     /// What has to be done, or waited for, before the PVC of an attempt is made; asked at every look until the CR has ended.
     /// `None`: nothing.

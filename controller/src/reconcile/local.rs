@@ -7,6 +7,7 @@ use super::exposing::{Exposing, is_made, remove_made};
 use super::view::UploadView;
 use super::{Action, Step, build, create};
 use serde_json::Value;
+use std::ops::ControlFlow;
 use wherry_api::api::{Key, Kind};
 use wherry_api::cluster::{Claim, Volume};
 use wherry_api::quantity::quantity;
@@ -17,7 +18,7 @@ use wherry_api::{LocalVolume, Phase, UploadPlan};
 pub(super) struct Local;
 
 impl Exposer for Local {
-    fn plan(&self, view: &UploadView) -> Result<UploadPlan, Step> {
+    fn plan(&self, view: &UploadView) -> ControlFlow<Step, UploadPlan> {
         let plan = || {
             let (source, volume, local) = view.local_source()?;
             let capacity = volume.spec.capacity.get("storage").and_then(|text| quantity(text));
@@ -35,7 +36,11 @@ impl Exposer for Local {
                 ..UploadPlan::default()
             })
         };
-        plan().map_err(|why: String| view.fail(&why))
+        let plan: Result<UploadPlan, String> = plan();
+        match plan {
+            Ok(plan) => ControlFlow::Continue(plan),
+            Err(why) => ControlFlow::Break(view.fail(&why)),
+        }
     }
 
     /// Where the source's volume is another one by now, what lies at its path may be anybody's.

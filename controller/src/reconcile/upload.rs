@@ -89,8 +89,8 @@ impl UploadView {
             return self.fail(&format!("spec.snapshotType {:?} is not known; {KNOWN}", self.cr.spec.snapshot_type));
         };
         let plan = match exposer.plan(self) {
-            Ok(plan) => plan,
-            Err(step) => return step,
+            ControlFlow::Continue(plan) => plan,
+            ControlFlow::Break(step) => return step,
         };
         if !self.admitted {
             return Step::wait("queued");
