@@ -466,9 +466,21 @@ async fn upload_within<A: Api>(
             view.class = look.get::<StorageClass>(Kind::StorageClass, "", class).await?;
         }
         view.host = look.host(&cr.metadata, Some(plan.attempt), &view.pods, memory, now).await?;
-        if view.is_settled(plan) {
+        if view.is_settled(plan) && plan.local.is_none() {
             return Ok(view);
         }
+    }
+    let of_plan = plan.as_ref().ok().map(UploadPlan::snapshot_type);
+    if of_plan.unwrap_or(cr.spec.snapshot_type.as_str()) == names::LOCAL {
+        // There are no snapshots of it; what is read is the source itself.
+        if !ended {
+            view.source = look.get(Kind::Claim, &cr.spec.source_namespace, &cr.spec.source_pvc).await?;
+            let name = view.source.as_ref().map_or("", |source| source.spec.volume_name.as_str());
+            if matches!(cr.status.phase, Phase::New | Phase::Accepted) {
+                view.source_volume = look.get(Kind::Volume, "", name).await?;
+            }
+        }
+        return Ok(view);
     }
     let ours = names::object(&cr.metadata.uid);
     let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;

@@ -22,6 +22,11 @@ use wherry_api::kube_api::{path, path_of};
 use wherry_api::{DownloadPlan, Time, UploadPlan, names};
 use wherry_repo::{Clock, Storage, System};
 
+#[path = "hosted_local.rs"]
+mod local;
+
+pub use local::LocalDevice;
+
 /// Whatever is waited for comes, on a machine however slow; else the test ends by this.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 

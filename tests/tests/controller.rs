@@ -10,6 +10,8 @@ mod classes;
 mod enumerate;
 #[path = "controller/leaks.rs"]
 mod leaks;
+#[path = "controller/local.rs"]
+mod local;
 #[path = "controller/others.rs"]
 mod others;
 #[path = "controller/planted.rs"]
@@ -22,7 +24,12 @@ use wherry_tests::cluster::{Outcome, Scene};
 /// DataUpload or DataDownload, in each kind of storage class.
 fn scenes(download: bool) -> Vec<Scene> {
     let kinds = [(false, false), (true, false), (false, true), (true, true)];
-    kinds.map(|(retain, wait_for_consumer)| Scene { download, retain, wait_for_consumer }).to_vec()
+    kinds.map(|(retain, wait_for_consumer)| Scene { download, retain, wait_for_consumer, local: false }).to_vec()
+}
+
+/// An upload of a local volume, whose PV is of policy Delete, and of Retain.
+fn local_scenes() -> [Scene; 2] {
+    [false, true].map(|retain| Scene { download: false, retain, wait_for_consumer: false, local: true })
 }
 
 /// Fails with all that one needs to understand a run.

@@ -24,6 +24,8 @@ mod deploy;
 mod drain;
 #[path = "kube/jobs.rs"]
 mod jobs;
+#[path = "kube/local.rs"]
+mod local;
 #[path = "kube/located.rs"]
 mod located;
 #[path = "kube/metrics.rs"]

@@ -1,7 +1,7 @@
 //! Whether the storage snapshot of an upload that is Completed stays, as the base that the next backup is compared with:
 //! `controller/docs/kept-bases.md`.
 
-use super::upload::snapshot_key;
+use super::csi::snapshot_key;
 use super::view::UploadView;
 use super::{Action, Step, delete, patch};
 use serde_json::json;

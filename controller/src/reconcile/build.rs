@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use wherry_api::api::Kind;
 use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, Pod, SELECTED_NODE};
 use wherry_api::quantity::quantity;
-use wherry_api::{DownloadPlan, Meta, Phase, Time, UploadPlan, VolumeSnapshotContent, names};
+use wherry_api::{DownloadPlan, LocalVolume, Meta, Phase, Time, UploadPlan, VolumeSnapshotContent, names};
 
 /// Labels of what goes before the CR does.
 fn labels(cr: &Meta) -> Value {
@@ -64,6 +64,7 @@ pub(super) fn upload_plan(view: &UploadView, content: &VolumeSnapshotContent) ->
         version: wherry_api::plan::VERSION,
         cr_uid: view.uid().to_owned(),
         attempt: 1,
+        local: None,
         snapshot_uid: first.metadata.uid.clone(),
         content: content.metadata.name.clone(),
         content_uid: content.metadata.uid.clone(),
@@ -146,6 +147,46 @@ pub(super) fn upload_claim(cr: &Meta, plan: &UploadPlan, limits: &Limits, name: 
             "resources": { "requests": { "storage": plan.restore_size.unwrap_or_default().to_string() } },
             "dataSource": {
                 "apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": names::object(&cr.uid),
+            },
+        },
+    })
+}
+
+/// The PVC of an attempt at an upload of a local volume: for the PV of its own name, which is made for it, and for no other.
+pub(super) fn local_claim(cr: &Meta, plan: &UploadPlan, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": name, "namespace": cr.namespace, "labels": labels(cr), "ownerReferences": owner(Kind::DataUpload, cr),
+        },
+        "spec": {
+            "accessModes": [READ_ONLY],
+            "volumeMode": plan.source_volume_mode,
+            // Empty is none; left out it would be the default class, which provisions.
+            "storageClassName": "",
+            "volumeName": name,
+            "resources": { "requests": { "storage": plan.restore_size.unwrap_or_default().to_string() } },
+        },
+    })
+}
+
+/// The PV of that PVC: of the same place on the same node as the source's. It is kept by Retain, so that nobody takes what lies
+/// there for theirs to wipe, and never without claimRef.
+pub(super) fn local_volume(cr: &Meta, plan: &UploadPlan, local: &LocalVolume, claim: &Claim) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolume",
+        "metadata": { "name": claim.metadata.name, "labels": labels(cr) },
+        "spec": {
+            "accessModes": [READ_ONLY],
+            "volumeMode": plan.source_volume_mode,
+            "storageClassName": "",
+            "capacity": { "storage": plan.restore_size.unwrap_or_default().to_string() },
+            "persistentVolumeReclaimPolicy": "Retain",
+            "local": { "path": local.path },
+            "nodeAffinity": plan.topology,
+            "claimRef": {
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "namespace": claim.metadata.namespace, "name": claim.metadata.name, "uid": claim.metadata.uid,
             },
         },
     })

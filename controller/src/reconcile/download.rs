@@ -187,7 +187,8 @@ impl DownloadView {
             }
         }
         let node = exposing.chosen(node);
-        match exposing.published(false, |name| build::download_claim(&self.cr.metadata, target, &size, node, &name)) {
+        let claim = |name: String| build::download_claim(&self.cr.metadata, target, &size, node, &name);
+        match exposing.published(claim, |_, _| None) {
             ControlFlow::Break(step) => step,
             ControlFlow::Continue(node) => exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()),
         }

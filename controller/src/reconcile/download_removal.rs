@@ -1,7 +1,7 @@
 //! What a DataDownload that Failed or was Canceled leaves behind goes: pods, PVCs with their PVs, finalizer.
 
 use super::download::unmark;
-use super::exposing::{doom_claim, doom_volume, release, remove_pod};
+use super::exposing::{doom_claim, doom_volume, release, remove_any_made, remove_pod};
 use super::view::DownloadView;
 use super::{Action, Step};
 use wherry_api::cluster::Volume;
@@ -35,6 +35,9 @@ impl DownloadView {
         }
         if let Some(claim) = self.claims.first() {
             return Step::wait(format!("PVC {} is going", claim.metadata.name));
+        }
+        if let Some(step) = remove_any_made(ours(), cr) {
+            return step;
         }
         if let Some(volume) = ours().next() {
             return Step::wait(format!("PV {} is going", volume.metadata.name));

@@ -93,8 +93,13 @@ impl Exposing<'_> {
         old.filter_map(|claim| doom_claim(claim, self.volumes, self.cr)).next()
     }
 
-    /// PVC, PV and pod, until the pod runs. `Continue`: it does, on that node. `mark`: whether the PV is marked beforehand.
-    pub(super) fn published(&self, mark: bool, claim: impl FnOnce(String) -> Value) -> ControlFlow<Step, String> {
+    /// PVC, PV and pod, until the pod runs. `Continue`: it does, on that node. `claim` makes the PVC of that name; `volume` says
+    /// what has to be done beforehand about the PV that a PVC names, if there is one.
+    pub(super) fn published(
+        &self,
+        claim: impl FnOnce(String) -> Value,
+        volume: impl FnOnce(&Claim, Option<&Volume>) -> Option<Step>,
+    ) -> ControlFlow<Step, String> {
         let Some(found) = self.claim() else {
             let name = self.name();
             let key = Key::new(Kind::Claim, &self.cr.namespace, &name);
@@ -104,12 +109,11 @@ impl Exposing<'_> {
             return ControlFlow::Break(self.wait(format!("PVC {} is being deleted", found.metadata.name)));
         }
         let bound = !found.spec.volume_name.is_empty();
-        match self.volume_of(found) {
-            Some(volume) if mark => {
-                if let Some(step) = doom_volume(Action::MarkVolume, volume, self.cr) {
-                    return ControlFlow::Break(step);
-                }
-            }
+        let its = self.volume_of(found);
+        if let Some(step) = volume(found, its) {
+            return ControlFlow::Break(step);
+        }
+        match its {
             Some(_) => {}
             None if bound => {
                 return ControlFlow::Break(self.wait(format!("PV {} is not there", found.spec.volume_name)));
@@ -213,8 +217,28 @@ pub(super) fn remove_pod(pod: &Pod) -> Step {
     delete(Action::RemovePod, Key::new(Kind::Pod, &pod.metadata.namespace, &pod.metadata.name), &pod.metadata)
 }
 
-/// A PV of ours is to go with its PVC: policy Delete, and the label by which it is found when the PVC is gone.
+/// A PV that we made, and no driver: it has the name of its attempt. What it stands for is not ours, and stays.
+pub(super) fn is_made(volume: &Volume, cr: &Meta) -> bool {
+    names::is_of_attempt(&volume.metadata.name, &cr.uid)
+}
+
+/// Deletes a PV that we made; `None`: it goes already. Its PVC goes before.
+pub(super) fn remove_made(volume: &Volume) -> Option<Step> {
+    let key = Key::new(Kind::Volume, "", &volume.metadata.name);
+    (!volume.metadata.is_going()).then(|| delete(Action::RemoveVolume, key, &volume.metadata))
+}
+
+/// The same of whichever is among them.
+pub(super) fn remove_any_made<'a>(mut volumes: impl Iterator<Item = &'a Volume>, cr: &Meta) -> Option<Step> {
+    volumes.find_map(|volume| remove_made(volume).filter(|_| is_made(volume, cr)))
+}
+
+/// A PV of ours is to go with its PVC: policy Delete, and the label by which it is found when the PVC is gone. One that we made
+/// is never to take along what it stands for.
 pub(super) fn doom_volume(action: Action, volume: &Volume, cr: &Meta) -> Option<Step> {
+    if is_made(volume, cr) {
+        return None;
+    }
     let ours = volume.metadata.label(names::CR_UID) == Some(cr.uid.as_str());
     if (ours && volume.spec.persistent_volume_reclaim_policy == "Delete") || volume.metadata.is_going() {
         return None;

@@ -6,12 +6,15 @@
 
 mod base;
 mod build;
+mod csi;
+mod csi_removal;
 mod download;
 mod download_removal;
+mod exposer;
 mod exposing;
+mod local;
 mod unreadable;
 mod upload;
-mod upload_removal;
 mod view;
 
 pub(crate) use base::base_of;
@@ -95,6 +98,8 @@ pub enum Action {
     MakeClaim,
     /// The PV of that PVC becomes Delete and gets our label.
     MarkVolume,
+    /// A PV of our own, of the place where the volume to be read lies.
+    MakeVolume,
     /// The hosting pod.
     MakePod,
     /// Prepared, with node and node label.
@@ -109,6 +114,8 @@ pub enum Action {
     RemovePod,
     /// The PVC of an attempt goes.
     RemoveClaim,
+    /// Such a PV goes; what it stands for stays.
+    RemoveVolume,
     /// The written PV is given to the target.
     GiveVolume,
     /// The PV gets its policy back and loses our marks.

@@ -157,9 +157,10 @@ pub struct UploadView {
     pub volumes: Vec<Volume>,
     /// Our pods, of every attempt.
     pub pods: Vec<Pod>,
-    /// The live PVC of the source's name; only looked at before there is a plan, and when the upload is Completed and its PVC gone.
+    /// The live PVC of the source's name; only looked at before there is a plan, and when the upload is Completed and its PVC gone;
+    /// of a local volume until it has ended.
     pub source: Option<Claim>,
-    /// Its PV; only looked at before there is a plan.
+    /// Its PV; only looked at before there is a plan, and of a local volume until it is Prepared.
     pub source_volume: Option<Volume>,
     /// The driver lists changed blocks; only looked at when the upload is Completed, and where the setting keepBase rests on it.
     pub changed_blocks: bool,

@@ -119,6 +119,39 @@ pub struct VolumeSpec {
     /// `nodeAffinity` (`*VolumeNodeAffinity`): copied, not read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_affinity: Option<Value>,
+    /// `volumeMode`: `Block` or `Filesystem`; the latter if it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_mode: Option<String>,
+    /// `local` (`*LocalVolumeSource`): a directory or device of one node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalSource>,
+    /// `csi` (`*CSIPersistentVolumeSource`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub csi: Option<CsiSource>,
+    /// `hostPath` (`*HostPathVolumeSource`): only whether it is there is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<Value>,
+}
+
+/// `LocalVolumeSource`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct LocalSource {
+    /// `path`: of a directory or, of volumeMode Block always, a device, on the node that `nodeAffinity` names.
+    #[serde(deserialize_with = "or_default")]
+    pub path: String,
+    /// `fsType`: what a device is mounted as; of no effect where `path` is a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fs_type: Option<String>,
+}
+
+/// `CSIPersistentVolumeSource`, as far as it is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CsiSource {
+    /// `driver`: its name.
+    #[serde(deserialize_with = "or_default")]
+    pub driver: String,
 }
 
 /// `corev1.ObjectReference` to a PVC.

@@ -28,6 +28,13 @@ pub const SNAPSHOT_TIME: &str = "snapshot-time";
 pub const VOLUME_HANDLE: &str = "volume-handle";
 /// Name of the CSI driver.
 pub const DRIVER: &str = "driver";
+/// How well what was read goes together; not there: as the storage snapshot that was read, which is of one moment.
+pub const CONSISTENCY: &str = "consistency";
+/// Value of [`CONSISTENCY`]: there was no snapshot. The volume was read while it could be written to: what is in it is of no one
+/// moment, and at best, if nobody wrote meanwhile, as after a loss of power.
+pub const LIVE: &str = "live";
+/// The path on its node of a volume that was read live.
+pub const LOCAL_PATH: &str = "local-path";
 
 /// Bytes of the longest name of a volume.
 const LONGEST: usize = 200;

@@ -44,7 +44,7 @@ pub use download::DataDownload;
 pub use location::BackupStorageLocation;
 pub use meta::Meta;
 pub use phase::Phase;
-pub use plan::{DataDone, DownloadPlan, UploadPlan};
+pub use plan::{DataDone, DownloadPlan, LocalVolume, UploadPlan};
 pub use pods::Env;
 pub use settings::Settings;
 pub use snapshot::{VolumeSnapshot, VolumeSnapshotContent};

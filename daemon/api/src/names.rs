@@ -2,6 +2,10 @@
 
 /// Value of `spec.datamover` that means wherry, unless the settings name others.
 pub const DATAMOVER: &str = "wherry";
+/// Value of `spec.snapshotType` that Velero makes: a CSI snapshot.
+pub const CSI: &str = "CSI";
+/// Value of `spec.snapshotType` of ours, for a DataUpload that Velero does not make: a PV of kind `local`, read while it is in use.
+pub const LOCAL: &str = "Local";
 /// Finalizer of DataUploads and DataDownloads: off when nothing of ours is left.
 pub const FINALIZER: &str = "wherry.io/cleanup";
 /// Annotation of a DataUpload or DataDownload: the plan, JSON.

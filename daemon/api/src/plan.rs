@@ -8,8 +8,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The version of plan that this build writes, and the only one it reads.
+/// The version of plan that this build writes, and the only one it reads, but for [`LOCAL_VERSION`].
 pub const VERSION: u32 = 1;
+/// The version of a plan of an upload that has [`UploadPlan::local`]: to a build that does not know that field it would be one of a
+/// CSI snapshot that is gone.
+pub const LOCAL_VERSION: u32 = 2;
 
 /// Why an annotation is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,12 +21,14 @@ pub enum PlanError {
     #[error("there is no annotation {0}")]
     Missing(&'static str),
     /// Written by a later version.
-    #[error("annotation {name} is of version {version}, this build knows {VERSION}; update controller and agent")]
+    #[error("annotation {name} is of version {version}, this build knows {newest}; update controller and agent")]
     Version {
         /// Of the annotation.
         name: &'static str,
         /// What it says.
         version: u64,
+        /// The newest that this build reads.
+        newest: u32,
     },
     /// Of another CR: copied, by a restore or by hand.
     #[error("annotation {name} is of the object with uid {uid}, not of this one")]
@@ -47,21 +52,29 @@ pub enum PlanError {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UploadPlan {
-    /// Format of the plan, [`VERSION`].
+    /// Format of the plan: [`VERSION`], or [`LOCAL_VERSION`] of a local volume.
     pub version: u32,
     /// uid of the DataUpload: with another one the plan is void.
     pub cr_uid: String,
     /// Counts from 1; one more for each PVC of ours that may still be in use on a lost node.
     pub attempt: u32,
+    /// The volume itself, of an upload that reads that and no snapshot; then nothing is said of a snapshot and its driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalVolume>,
     /// uid of the first VolumeSnapshot.
+    #[serde(default)]
     pub snapshot_uid: String,
     /// Name of its VolumeSnapshotContent.
+    #[serde(default)]
     pub content: String,
     /// uid of that.
+    #[serde(default)]
     pub content_uid: String,
     /// The driver's name of the storage snapshot.
+    #[serde(default)]
     pub snapshot_handle: String,
     /// Name of the CSI driver.
+    #[serde(default)]
     pub driver: String,
     /// The driver's name of the volume that the storage snapshot was taken of. None if the content does not say it, as one
     /// that was made for a snapshot that was there before: then nothing is known to be of the same volume.
@@ -87,6 +100,16 @@ pub struct UploadPlan {
     /// uid of the source PVC; none if it was gone already.
     #[serde(default)]
     pub source_uid: Option<String>,
+}
+
+/// A PV of kind `local`, of which an upload reads by a PV of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalVolume {
+    /// Name of the source's PV.
+    pub volume: String,
+    /// Its `spec.local.path`: of a directory or device, on the node that [`UploadPlan::topology`] names.
+    pub path: String,
 }
 
 /// What is fixed when a DataDownload is accepted.
@@ -123,7 +146,18 @@ pub struct DataDone {
 impl UploadPlan {
     /// Reads the annotation of the DataUpload with that uid.
     pub fn parse(text: Option<&str>, cr_uid: &str) -> Result<Self, PlanError> {
-        parse(crate::names::PLAN, text, cr_uid)
+        let plan: Self = parse_to(LOCAL_VERSION, crate::names::PLAN, text, cr_uid)?;
+        if (plan.version == LOCAL_VERSION) == plan.local.is_some() {
+            return Ok(plan);
+        }
+        let reason = format!("one of version {LOCAL_VERSION} is of a local volume, and no other is");
+        Err(PlanError::Broken { name: crate::names::PLAN, reason })
+    }
+
+    /// The `spec.snapshotType` that it was made for, whatever the DataUpload says by now.
+    #[must_use]
+    pub fn snapshot_type(&self) -> &'static str {
+        if self.local.is_some() { crate::names::LOCAL } else { crate::names::CSI }
     }
 
     /// The text of the annotation.
@@ -165,6 +199,15 @@ pub(crate) fn print<T: Serialize>(value: &T) -> String {
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(name: &'static str, text: Option<&str>, cr_uid: &str) -> Result<T, PlanError> {
+    parse_to(VERSION, name, text, cr_uid)
+}
+
+fn parse_to<T: DeserializeOwned>(
+    newest: u32,
+    name: &'static str,
+    text: Option<&str>,
+    cr_uid: &str,
+) -> Result<T, PlanError> {
     let broken = |e: serde_json::Error| PlanError::Broken { name, reason: e.to_string() };
     let value: Value = serde_json::from_str(text.ok_or(PlanError::Missing(name))?).map_err(broken)?;
     // Whose it is, then of which version: nothing else is looked at in what may have another shape.
@@ -174,9 +217,9 @@ pub(crate) fn parse<T: DeserializeOwned>(name: &'static str, text: Option<&str>,
         return Err(PlanError::Foreign { name, uid: uid.to_owned() });
     }
     if let Some(version) = value["version"].as_u64()
-        && version != u64::from(VERSION)
+        && !(u64::from(VERSION)..=u64::from(newest)).contains(&version)
     {
-        return Err(PlanError::Version { name, version });
+        return Err(PlanError::Version { name, version, newest });
     }
     T::deserialize(value).map_err(broken)
 }
@@ -205,6 +248,24 @@ mod tests {
         assert_eq!(DownloadPlan::parse(Some(&download.print()), "d").unwrap(), download);
         let done = DataDone { version: VERSION, cr_uid: "d".into(), attempt: 1, volume: "pv".into(), bytes: 7 };
         assert_eq!(DataDone::parse(Some(&done.print()), "d").unwrap(), done);
+    }
+
+    #[test]
+    fn a_plan_of_a_local_volume_is_of_a_version_of_its_own() {
+        let local = Some(LocalVolume { volume: "pv".to_owned(), path: "/mnt/a".to_owned() });
+        let of = |version, local| UploadPlan { version, local, ..plan() };
+        let right = of(LOCAL_VERSION, local.clone());
+        assert_eq!(UploadPlan::parse(Some(&right.print()), "u1").unwrap(), right);
+        // A build that does not know it must not take it for one of a snapshot, nor this build one that lacks it.
+        for wrong in [of(VERSION, local), of(LOCAL_VERSION, None)] {
+            assert!(
+                matches!(UploadPlan::parse(Some(&wrong.print()), "u1"), Err(PlanError::Broken { .. })),
+                "{wrong:?}"
+            );
+        }
+        let other = DownloadPlan { version: LOCAL_VERSION, cr_uid: "d".into(), attempt: 1, target_uid: "t".into() };
+        let newer = DownloadPlan::parse(Some(&other.print()), "d");
+        assert!(matches!(newer, Err(PlanError::Version { version: 2, newest: 1, .. })), "{newer:?}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct DataUpload {
     /// `metadata`. Labels: `velero.io/backup-name`, `velero.io/backup-uid`, `velero.io/pvc-uid`.
     #[serde(deserialize_with = "or_default")]
     pub metadata: Meta,
-    /// `spec`: written by Velero alone.
+    /// `spec`: written by Velero alone, or by whoever made the object in its place.
     #[serde(deserialize_with = "or_default")]
     pub spec: DataUploadSpec,
     /// `status`: written by the controller and the agent, and its message by Velero's cancel.
@@ -27,7 +27,8 @@ pub struct DataUpload {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct DataUploadSpec {
-    /// `snapshotType` (`SnapshotType`): only `CSI` exists.
+    /// `snapshotType` (`SnapshotType`): Velero knows only `CSI`; its schema takes any text, and we know
+    /// [`LOCAL`](crate::names::LOCAL), too.
     #[serde(deserialize_with = "or_default")]
     pub snapshot_type: String,
     /// `csiSnapshot` (`*CSISnapshotSpec`): of snapshotType `CSI`.

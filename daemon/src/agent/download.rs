@@ -1,7 +1,7 @@
 //! The data of a DataDownload: from a snapshot into the published volume.
 
 use super::begun::Mark;
-use super::host::{Expected, Published};
+use super::host::{Expected, Plugin, Published};
 use super::job::Job;
 use super::store::{Store, Use};
 use super::upload::{capacity, claim};
@@ -52,8 +52,8 @@ pub(super) fn run(job: &Job<'_>) -> Result<Written> {
     let block = claim.spec.volume_mode.as_deref() == Some("Block");
     let root = agent.kubelet_root();
     let published = || match block {
-        true => Published::device(&root, &task.pod_uid, pv),
-        false => Published::filesystem(&root, &task.pod_uid, pv),
+        true => Published::device(&root, Plugin::Csi, &task.pod_uid, pv),
+        false => Published::filesystem(&root, Plugin::Csi, &task.pod_uid, pv),
     };
     // First of all: nothing is asked of a storage for what is not published. And let go of again: whoever waits for a storage
     // keeps nobody from unmounting the volume.

@@ -14,6 +14,43 @@ use wherry_repo::Error;
 /// A driver may round a volume up; one that is larger by more than this, and by a tenth, is another one.
 const ROUNDED: u64 = 1 << 30;
 
+/// The plugin of the kubelet that publishes a volume: it says where, and what it has put there. Paths as in Kubernetes 1.34
+/// (`pkg/volume/csi`, `pkg/volume/local`, `pkg/volume/util`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plugin<'a> {
+    /// A CSI driver.
+    Csi,
+    /// A local PV of that path on the node.
+    Local {
+        /// `spec.local.path`.
+        path: &'a str,
+    },
+}
+
+impl Plugin<'_> {
+    /// Its folder among those of a pod.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Csi => "kubernetes.io~csi",
+            Self::Local { .. } => "kubernetes.io~local-volume",
+        }
+    }
+
+    /// Where the kubelet binds the device for a pod.
+    fn node(self, pod_uid: &str, pv: &str) -> String {
+        match self {
+            Self::Csi => format!("plugins/kubernetes.io/csi/volumeDevices/publish/{pv}/{pod_uid}"),
+            Self::Local { .. } => format!("plugins/kubernetes.io~local-volume/volumeDevices/{pv}/{pod_uid}"),
+        }
+    }
+
+    /// Where it mounts the filesystem for a pod.
+    fn mount(self, pod_uid: &str, pv: &str) -> String {
+        let last = if self == Self::Csi { "/mount" } else { "" };
+        format!("pods/{pod_uid}/volumes/{}/{pv}{last}", self.folder())
+    }
+}
+
 /// A volume that is published for a pod. What is opened through it is what was looked at, whatever happens to the names.
 #[derive(Debug)]
 pub(crate) struct Published {
@@ -96,25 +133,30 @@ impl Published {
     ///
     /// # Errors
     /// [`NotPublished`] when there is none; `Invalid` when anything else is in its place.
-    pub(crate) fn device(root: &Path, pod_uid: &str, pv: &str) -> Result<Self> {
+    pub(crate) fn device(root: &Path, plugin: Plugin<'_>, pod_uid: &str, pv: &str) -> Result<Self> {
         let kubelet = Kubelet::open(root, [pod_uid, pv])?;
-        let folder = format!("pods/{pod_uid}/volumeDevices/kubernetes.io~csi");
-        let node = format!("plugins/kubernetes.io/csi/volumeDevices/publish/{pv}/{pod_uid}");
+        let folder = format!("pods/{pod_uid}/volumeDevices/{}", plugin.folder());
+        let node = plugin.node(pod_uid, pv);
         let link = kubelet.whole(&format!("{folder}/{pv}"));
         let (shown, wanted) = (link.display(), kubelet.whole(&node));
         let leads = kubelet
             .at(&folder, OFlags::DIRECTORY)
             .and_then(|folder| rustix::fs::readlinkat(folder, pv, Vec::new()))
             .map_err(|e| unopened(&shown, e))?;
-        if leads.as_bytes() != wanted.as_os_str().as_bytes() {
-            let leads = Path::new(OsStr::from_bytes(leads.as_bytes())).display();
-            return Err(refused(format!("{shown} leads to {leads}, and not to {}", wanted.display())));
+        let leads = Path::new(OsStr::from_bytes(leads.as_bytes()));
+        if plugin == Plugin::Csi && leads != wanted {
+            return Err(refused(format!("{shown} leads to {}, and not to {}", leads.display(), wanted.display())));
         }
         let shown = wanted.display().to_string();
         let fd = kubelet.at(&node, OFlags::empty()).map_err(|e| unopened(&shown, e))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| refused(format!("{shown} cannot be looked at: {e}")))?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::BlockDevice => Ok(Self { fd, shown }),
+            FileType::BlockDevice => {
+                if let Plugin::Local { path } = plugin {
+                    is_of(path, leads, stat.st_rdev, &shown)?;
+                }
+                Ok(Self { fd, shown })
+            }
             // The driver makes a file, and binds the device to it.
             FileType::RegularFile => Err(NotPublished(format!("{shown} is a file, and no block device")).into()),
             _ => Err(refused(format!("{shown} is no block device"))),
@@ -125,9 +167,19 @@ impl Published {
     ///
     /// # Errors
     /// [`NotPublished`] when none is mounted there; `Invalid` when anything else is in its place.
-    pub(crate) fn filesystem(root: &Path, pod_uid: &str, pv: &str) -> Result<Self> {
+    pub(crate) fn filesystem(root: &Path, plugin: Plugin<'_>, pod_uid: &str, pv: &str) -> Result<Self> {
         let kubelet = Kubelet::open(root, [pod_uid, pv])?;
-        let path = format!("pods/{pod_uid}/volumes/kubernetes.io~csi/{pv}/mount");
+        // Of a directory the kubelet binds that itself; only of a device it makes this first, and has mounted it by then.
+        let second = format!("plugins/kubernetes.io/local-volume/mounts/{pv}");
+        if plugin != Plugin::Csi && kubelet.at(&second, OFlags::DIRECTORY).is_ok() {
+            let text = format!(
+                "the path of the local volume is a device, which the kubelet has mounted a second time at {}: that may write to it. \
+                 Mount the device on the node yourself and make it a local PV of that directory, or use volumeMode Block",
+                kubelet.whole(&second).display()
+            );
+            return Err(refused(text));
+        }
+        let path = plugin.mount(pod_uid, pv);
         let shown = kubelet.whole(&path).display().to_string();
         let fd = kubelet.at(&path, OFlags::DIRECTORY).map_err(|e| unopened(&shown, e))?;
         let look = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
@@ -191,6 +243,25 @@ impl Expected {
     }
 }
 
+/// The link in the pod's folder leads to the path of the local volume as the node resolves it: to that path, or, of a link among
+/// the devices, to the device that was bound.
+///
+/// # Errors
+/// `Invalid` when it leads to anything else.
+fn is_of(path: &str, leads: &Path, device: u64, shown: &str) -> Result<()> {
+    let same = || {
+        let found = rustix::fs::stat(leads).ok().filter(|_| leads.starts_with("/dev"));
+        found.is_some_and(|found| {
+            FileType::from_raw_mode(found.st_mode) == FileType::BlockDevice && found.st_rdev == device
+        })
+    };
+    // What is among the devices has to be the same one, whatever it is called.
+    if same() || (leads == Path::new(path) && !leads.starts_with("/dev")) {
+        return Ok(());
+    }
+    Err(refused(format!("{shown} is not the device of {path}: the kubelet has it from {}", leads.display())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,8 +294,8 @@ mod tests {
             (true, text) => text,
             (false, text) => panic!("it is not waited for: {text}"),
         };
-        let device = || said(Published::device(root, "p1", "pv1"));
-        let coming = || waits(Published::device(root, "p1", "pv1"));
+        let device = || said(Published::device(root, Plugin::Csi, "p1", "pv1"));
+        let coming = || waits(Published::device(root, Plugin::Csi, "p1", "pv1"));
         assert!(coming().contains("not published"), "{}", coming());
         let links = root.join("pods/p1/volumeDevices/kubernetes.io~csi");
         let nodes = root.join("plugins/kubernetes.io/csi/volumeDevices/publish/pv1");
@@ -250,17 +321,50 @@ mod tests {
         symlink("/dev/null", nodes.join("p1")).unwrap();
         assert!(device().contains("no block device"), "{}", device());
         for bad in ["..", "", "a/b", "."] {
-            assert!(said(Published::device(root, bad, "pv1")).contains("names no volume"));
-            assert!(said(Published::filesystem(root, "p1", bad)).contains("names no volume"));
+            assert!(said(Published::device(root, Plugin::Csi, bad, "pv1")).contains("names no volume"));
+            assert!(said(Published::filesystem(root, Plugin::Csi, "p1", bad)).contains("names no volume"));
         }
         // An empty folder of the node, in the place of a volume.
         let mount = root.join("pods/p1/volumes/kubernetes.io~csi/pv1/mount");
-        let filesystem = || Published::filesystem(root, "p1", "pv1");
+        let filesystem = || Published::filesystem(root, Plugin::Csi, "p1", "pv1");
         assert!(waits(filesystem()).contains("not published"));
         std::fs::create_dir_all(&mount).unwrap();
         assert!(waits(filesystem()).contains("a folder of the node"));
         std::fs::remove_dir(&mount).unwrap();
         symlink("/proc", &mount).unwrap();
         assert!(said(filesystem()).contains("cannot be opened"));
+    }
+
+    /// The kubelet has other places for local volumes, and the link leads to the device itself.
+    #[test]
+    fn a_local_volume_is_looked_for_where_its_plugin_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let local = Plugin::Local { path: "/dev/loop7" };
+        let device = || Published::device(root, local, "p1", "pv1").unwrap_err();
+        assert!(device().is::<NotPublished>());
+        let links = root.join("pods/p1/volumeDevices/kubernetes.io~local-volume");
+        let nodes = root.join("plugins/kubernetes.io~local-volume/volumeDevices/pv1");
+        std::fs::create_dir_all(&links).unwrap();
+        std::fs::create_dir_all(&nodes).unwrap();
+        symlink("/dev/loop7", links.join("pv1")).unwrap();
+        assert!(device().is::<NotPublished>(), "{}", device());
+        std::fs::write(nodes.join("p1"), "").unwrap();
+        assert!(device().is::<NotPublished>(), "bound it is a device: {}", device());
+
+        let (null, zero) = (Path::new("/dev/null"), "/dev/zero");
+        assert!(is_of(zero, null, 1, "x").unwrap_err().to_string().contains("not the device of /dev/zero"));
+        // Elsewhere than among the devices nothing can be looked at from here, and the name has to be the same.
+        assert!(is_of("/srv/a", Path::new("/srv/a"), 1, "x").is_ok());
+        assert!(is_of("/srv/a", Path::new("/srv/b"), 1, "x").is_err());
+
+        let mount = root.join("pods/p1/volumes/kubernetes.io~local-volume/pv1");
+        let filesystem = || Published::filesystem(root, local, "p1", "pv1").unwrap_err();
+        assert!(filesystem().is::<NotPublished>());
+        std::fs::create_dir_all(&mount).unwrap();
+        assert!(filesystem().to_string().contains("a folder of the node"), "{}", filesystem());
+        std::fs::create_dir_all(root.join("plugins/kubernetes.io/local-volume/mounts/pv1")).unwrap();
+        let said = filesystem();
+        assert!(!said.is::<NotPublished>() && said.to_string().contains("mounted a second time"), "{said}");
     }
 }

@@ -1,8 +1,8 @@
 //! The data of a DataUpload: from the published volume into a snapshot.
 
 use super::Agent;
-use super::blocks::{Question, blocks};
-use super::host::{Expected, Published};
+use super::blocks::{Blocks, Question, blocks};
+use super::host::{Expected, Plugin, Published};
 use super::job::Job;
 use super::store::{Store, Use};
 use super::verdict::Task;
@@ -50,17 +50,22 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
     let root = agent.kubelet_root();
     let block = plan.source_volume_mode == "Block";
     let pv = &claim.spec.volume_name;
+    let plugin = plan.local.as_ref().map_or(Plugin::Csi, |local| Plugin::Local { path: &local.path });
     // Each time anew, and let go of once the source itself is open: also a descriptor that only names it would keep the
     // kubelet from unmounting the volume.
     let published = || match block {
-        true => Published::device(&root, &task.pod_uid, pv),
-        false => Published::filesystem(&root, &task.pod_uid, pv),
+        true => Published::device(&root, plugin, &task.pod_uid, pv),
+        false => Published::filesystem(&root, plugin, &task.pod_uid, pv),
     };
     // First of all: nothing is asked of a storage for what is not published.
     let shown = published()?.shown().to_owned();
     let capacity = capacity(&claim);
     let least = plan.restore_size.unwrap_or_default();
-    let expected = Expected { least, capacity };
+    let expected = match &plan.local {
+        None => Expected { least, capacity },
+        // What a local PV says is what somebody has written into it; it is told by its path, and all there is is read.
+        Some(_) => Expected { least: 1, capacity: None },
+    };
     let engine = agent.context.settings.engine.into();
     let size = match block {
         true => Some(published()?.source(engine, &expected)?.geometry().size),
@@ -91,6 +96,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
     let index = agent.index(&context, repository)?;
     // Only now: what is asked about is there as long as this CR has not ended.
     let asked = match size {
+        Some(_) if plan.local.is_some() => Some(Blocks::Nothing("a local volume has no changed blocks".to_owned())),
         Some(size) => {
             let question = Question { repository, name: &name, cluster: &cluster, plan: &plan, size };
             Some(blocks(agent, question, cancel)?)
@@ -102,7 +108,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
         parent: ParentChoice::Auto,
         compression: wherry_repo::Compression::Lz4,
         tags: tags(job, &cr, &plan, &cluster, &pvc_uid)?,
-        source: format!("{}/{} ({})", spec.source_namespace, spec.source_pvc, plan.snapshot_handle),
+        source: format!("{}/{} ({})", spec.source_namespace, spec.source_pvc, of_what(&plan)),
         limit_read: None,
         begun: &|session, meter| {
             job.has_session(session.to_string());
@@ -159,7 +165,12 @@ fn whole((snapshot, counts): (Snapshot, Counts)) -> Result<(Snapshot, String)> {
         );
         return Err(Error::invalid(text).into());
     }
-    let how = format!("{} files, {} of them unread, {} engine", counts.files, counts.kept, snapshot.record.engine);
+    let unsettled = match counts.unsettled {
+        0 => String::new(),
+        files => format!(", {files} changed each time they were read"),
+    };
+    let engine = &snapshot.record.engine;
+    let how = format!("{} files, {} of them unread{unsettled}, {engine} engine", counts.files, counts.kept);
     Ok((snapshot, how))
 }
 
@@ -231,17 +242,30 @@ fn told(repository: String, snapshot: &Snapshot, total: u64, how: &str) -> Saved
     let on = record.parent.map_or_else(|| "first snapshot of the volume".to_owned(), |id| format!("based on {id}"));
     let new = stats.known + stats.new;
     let resumed = if record.resumed { ", went on after an interruption" } else { "" };
+    // Also of one that was committed before: its tags say it.
+    let live = match record.tags.get(labels::CONSISTENCY).is_some_and(|is| is == labels::LIVE) {
+        true => "; read live, without a snapshot: crash-consistent at best, and only if nothing was written meanwhile",
+        false => "",
+    };
     Saved {
         snapshot_id: SnapshotId { repository, session: snapshot.id.to_string(), volume: record.name.clone() }
             .to_string(),
         total,
         incremental: new,
         message: format!(
-            "{on}: read {}, changed {}, stored {}; {how}{resumed}",
+            "{on}: read {}, changed {}, stored {}; {how}{resumed}{live}",
             size(stats.read),
             size(new),
             size(stats.stored)
         ),
+    }
+}
+
+/// What is read, in the record of the snapshot.
+fn of_what(plan: &UploadPlan) -> String {
+    match &plan.local {
+        Some(local) => format!("live, {}", local.path),
+        None => plan.snapshot_handle.clone(),
     }
 }
 
@@ -273,6 +297,10 @@ fn tags(
     add(labels::DRIVER, &plan.driver);
     add(labels::SNAPSHOT_TIME, &plan.snapshot_time.map(|at| at.to_string()).unwrap_or_default());
     add(labels::VOLUME_HANDLE, plan.source_handle.as_deref().unwrap_or_default());
+    if let Some(local) = &plan.local {
+        add(labels::CONSISTENCY, labels::LIVE);
+        add(labels::LOCAL_PATH, &local.path);
+    }
     if !backup.is_empty() {
         // A label may be cut, and then there is no Backup of that name.
         let object = job.agent.around.get(Kind::Backup, backup)?.unwrap_or_default();

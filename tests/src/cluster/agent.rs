@@ -108,7 +108,12 @@ impl Turn<'_> {
         if self.open(volume) {
             return Ok(true);
         }
-        match self.storage.volumes.get(volume) {
+        let local = UploadPlan::parse(cr["metadata"]["annotations"][names::PLAN].as_str(), uid).unwrap().local;
+        let content = match local {
+            Some(local) => Some(Content::Clone(local.path)),
+            None => self.storage.volumes.get(volume).cloned(),
+        };
+        match content {
             Some(Content::Clone(handle)) => {
                 let session = handle.bytes().map(|b| format!("{b:02x}")).collect::<String>();
                 let volume = "c1.app.data.u-1".to_owned();

@@ -14,7 +14,12 @@ impl World {
                 }
             }
             Event::Delete => server.delete(Who::Velero, &self.cr),
-            Event::SourceGone => server.delete(Who::Velero, &Key::new(Kind::VolumeSnapshot, "app", "velero-data-x")),
+            Event::SourceGone => {
+                server.delete(Who::Velero, &Key::new(Kind::VolumeSnapshot, "app", "velero-data-x"));
+                if server.get(&Key::new(Kind::Volume, "", LOCAL_VOLUME)).is_some() {
+                    server.delete(Who::Velero, &target);
+                }
+            }
             Event::TargetGone => server.delete(Who::Velero, &target),
             Event::TargetReplaced => {
                 let Some(object) = server.get(&target) else { return };

@@ -1,7 +1,7 @@
 //! I1 to I8 of the design, and I9, of kept bases (`controller/docs/kept-bases.md`), looked at after every change and at the end.
 
 use super::agent::AgentProcess;
-use super::scene::{Scene, others};
+use super::scene::{LOCAL_VOLUME, Scene, others};
 use super::server::{Change, Server};
 use super::snapshots::{handle, is_going, text};
 use super::world::{Content, Repository, Storage};
@@ -154,8 +154,22 @@ impl Invariants {
         {
             self.found(format!("I3: {} is without claimRef", change.key));
         }
-        if change.after.is_none() {
-            let names = |claim: &Value| text(claim, "/spec/volumeName") == change.key.name;
+        if change.key.name == LOCAL_VOLUME && change.who.is_ours() {
+            self.found(format!("I3: {}, which is the source's, was written", change.key));
+        }
+        if let Some(after) = &change.after
+            && self.is_ours(&change.key, after)
+            && after["spec"]["local"].is_object()
+            && after["spec"]["persistentVolumeReclaimPolicy"] != "Retain"
+        {
+            self.found(format!("I3: {} may take along what it stands for", change.key));
+        }
+        if let (Some(before), None) = (&change.before, &change.after) {
+            // One that names a PV of another PVC of its own name, which is gone, does not have it.
+            let names = |claim: &Value| {
+                text(claim, "/spec/volumeName") == change.key.name
+                    && claim["metadata"]["uid"] == before["spec"]["claimRef"]["uid"]
+            };
             if server.all(Kind::Claim).iter().any(|(_, claim)| names(claim)) {
                 self.found(format!("I3: {} was deleted while a PVC names it", change.key));
             }
@@ -177,7 +191,7 @@ impl Invariants {
 
     /// I1, while the CR is not done.
     fn storage_snapshot(&mut self, server: &Server, storage: &Storage) {
-        if self.scene.download || self.is_done(server) || !self.seen {
+        if self.scene.download || self.scene.local || self.is_done(server) || !self.seen {
             return;
         }
         let owner = |key: &Key, object: &Value| {

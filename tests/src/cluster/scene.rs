@@ -32,7 +32,12 @@ pub struct Scene {
     pub retain: bool,
     /// The class waits for the first consumer.
     pub wait_for_consumer: bool,
+    /// The DataUpload is of a local volume, of which there is no snapshot; `retain` is the policy of its PV.
+    pub local: bool,
 }
+
+/// The PV of the source that is a local volume, on node n1.
+pub const LOCAL_VOLUME: &str = "local-1";
 
 /// The DataUpload of the backup before, where storage snapshots are kept.
 pub const BEFORE: &str = "b-0";
@@ -136,7 +141,11 @@ impl Scene {
             });
             put(key, json!({ "metadata": { "labels": labels }, "spec": spec }));
         }
-        if self.download { self.download(put) } else { self.upload(put, policy, storage) }
+        match (self.download, self.local) {
+            (true, _) => self.download(put),
+            (false, true) => Self::local(server, put, policy),
+            (false, false) => self.upload(put, policy, storage),
+        }
     }
 
     fn upload(self, put: impl Fn(Key, serde_json::Value) -> Key, policy: &str, storage: &mut Storage) -> Key {
@@ -174,6 +183,31 @@ impl Scene {
                 "status": { "progress": {} },
             }),
         )
+    }
+
+    fn local(server: &Server, put: impl Fn(Key, serde_json::Value) -> Key, policy: &str) -> Key {
+        let of_both = |more: serde_json::Value| {
+            let mut spec =
+                json!({ "accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": "none" });
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        let requests = json!({ "requests": { "storage": "4096" } });
+        let spec = of_both(json!({ "volumeName": LOCAL_VOLUME, "resources": requests }));
+        let claim = put(Key::new(Kind::Claim, "app", "data"), json!({ "spec": spec }));
+        let uid = server.get(&claim).unwrap()["metadata"]["uid"].clone();
+        let there = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"] });
+        let spec = of_both(json!({
+            "capacity": { "storage": "4096" }, "persistentVolumeReclaimPolicy": policy,
+            "local": { "path": "/dev/disk/by-id/a" }, "claimRef": { "namespace": "app", "name": "data", "uid": uid },
+            "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [there] }] } },
+        }));
+        put(Key::new(Kind::Volume, "", LOCAL_VOLUME), json!({ "spec": spec }));
+        let spec = json!({
+            "datamover": "wherry", "snapshotType": names::LOCAL, "sourceNamespace": "app", "sourcePVC": "data",
+            "backupStorageLocation": "default", "operationTimeout": "10m0s",
+        });
+        put(Key::new(Kind::DataUpload, "velero", UPLOAD), json!({ "spec": spec, "status": { "progress": {} } }))
     }
 
     fn download(self, put: impl Fn(Key, serde_json::Value) -> Key) -> Key {

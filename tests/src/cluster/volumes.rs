@@ -152,13 +152,15 @@ pub(super) fn protection(server: &Server) -> bool {
     false
 }
 
-/// The first node that is ready, takes pods, and is the one that the pod must have: it goes there.
-fn node_for(server: &Server, pod: &Value) -> Option<String> {
+/// The first node that is ready, takes pods, and is the one that the pod and its volume must have: it goes there.
+fn node_for(server: &Server, pod: &Value, volume: Option<&Value>) -> Option<String> {
     const PINNED: &str = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms\
                           /0/matchFields/0/values/0";
-    let pinned = text(pod, PINNED);
+    const OF_VOLUME: &str = "/spec/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0/values/0";
+    let pinned = [text(pod, PINNED), volume.map_or("", |volume| text(volume, OF_VOLUME))];
     let takes = |key: &Key, node: &Value| {
-        is_ready(node) && node["spec"]["unschedulable"] != true && (pinned.is_empty() || pinned == key.name)
+        let may = pinned.iter().all(|pinned| pinned.is_empty() || *pinned == key.name);
+        is_ready(node) && node["spec"]["unschedulable"] != true && may
     };
     server.all(Kind::Node).into_iter().find(|(key, node)| takes(key, node)).map(|(key, _)| key.name)
 }
@@ -210,7 +212,7 @@ pub(super) fn kubelet(server: &Server) -> bool {
         let Some(claim) = claim.filter(|claim| !is_going(claim)) else { continue };
         if volume.is_empty() {
             let class = class_of(server, &claim);
-            let Some(ready) = node_for(server, &pod) else { continue };
+            let Some(ready) = node_for(server, &pod, None) else { continue };
             if class.is_some_and(|class| waits(&class)) && claim["metadata"]["annotations"][SELECTED].is_null() {
                 server.patch(Who::System, &claim_key, &json!({ "metadata": { "annotations": { SELECTED: ready } } }));
                 return true;
@@ -218,7 +220,8 @@ pub(super) fn kubelet(server: &Server) -> bool {
             continue;
         }
         if text(&pod, "/spec/nodeName").is_empty() {
-            let Some(ready) = node_for(server, &pod) else { continue };
+            let pv = server.get(&Key::new(Kind::Volume, "", &volume));
+            let Some(ready) = node_for(server, &pod, pv.as_deref()) else { continue };
             server.patch(
                 Who::System,
                 &key,

@@ -3,7 +3,7 @@
 use super::agent::{AgentProcess, Turn};
 use super::clock::now;
 use super::invariants::Invariants;
-use super::scene::{Scene, before, others};
+use super::scene::{LOCAL_VOLUME, Scene, before, others};
 use super::server::{Client, Faults, How, Server, Who};
 use super::snapshots::text;
 use super::{snapshots, volumes};

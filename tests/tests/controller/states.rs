@@ -1,6 +1,6 @@
 //! The tables of states in `controller/docs/states.md` are what the code does.
 
-use crate::scenes;
+use crate::{local_scenes, scenes};
 use wherry_api::Time;
 use wherry_controller::reconcile::{Agent, Host, Step};
 use wherry_tests::cluster::{World, WorldView};
@@ -45,6 +45,23 @@ const DOWNLOAD_ROWS: [&str; 13] = [
 /// What differs where its base is kept, and that of the backup before is there.
 const BASE_ROWS: [&str; 4] =
     ["U15 PVC' deleted", "VS' marked as base", "VS of the base before deleted", "U17 finalizer off"];
+
+/// Of a local volume.
+const LOCAL_ROWS: [&str; 13] = [
+    "- seen for the first time",
+    "finalizer",
+    "Accepted and plan",
+    "PVC' made",
+    "PV' made",
+    "pod made",
+    "Prepared",
+    "InProgress",
+    "Completed",
+    "pod deleted",
+    "PVC' deleted",
+    "PV' deleted",
+    "finalizer off",
+];
 
 const EVENTS: [&str; 7] = [
     "goes on",
@@ -115,6 +132,7 @@ fn the_tables_in_the_documents_are_what_the_code_does() {
     let tables = [
         table(&UPLOAD_ROWS, 0, of(false)),
         table(&BASE_ROWS, 15, || World::new(scenes(false)[0]).keeping("always")),
+        table(&LOCAL_ROWS, 0, || World::new(local_scenes()[0])),
         table(&DOWNLOAD_ROWS, 0, of(true)),
     ];
     let missing: Vec<&str> = tables.iter().map(String::as_str).filter(|table| !document.contains(*table)).collect();

@@ -1,26 +1,43 @@
 //! Controller and agent, both as executables, from New to the end; Kubernetes, the CSI side and the kubelet are played.
 
 use crate::agent::noise;
+use crate::local::Rights;
 use crate::replicas::Replica;
 use crate::{Stage, seaweed};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use wherry_api::api::Kind;
 use wherry_api::{SnapshotId, names};
 use wherry_tests::cluster::{Content, Scene, Who, World};
-use wherry_tests::hosted::{Agent, Device, Hosted, NODE, Stand};
+use wherry_tests::hosted::{Agent, Device, Hosted, LocalDevice, NODE, Stand};
+use wherry_tests::volumes::Loop;
 
 /// Bytes of the volumes of the scenes.
 const SIZE: u64 = 4096;
+
+/// What is published for a pod, by a CSI driver or as a local volume.
+enum Shown {
+    Csi(Device),
+    Local(LocalDevice, #[expect(dead_code, reason = "held as long as it is published")] Loop),
+}
+
+impl Shown {
+    fn node(&self) -> &Path {
+        match self {
+            Self::Csi(device) => device.node(),
+            Self::Local(device, _) => device.node(),
+        }
+    }
+}
 
 /// The kubelet of the node, and what the volumes hold.
 struct Kubelet<'a> {
     stand: &'a Stand,
     agent: &'a Agent,
     /// By uid of the pod.
-    published: BTreeMap<String, (Device, PathBuf)>,
+    published: BTreeMap<String, Shown>,
     /// By name of the PV.
     files: BTreeMap<String, PathBuf>,
 }
@@ -49,14 +66,22 @@ impl Kubelet<'_> {
                 pod_uid: uid.clone(),
                 pv: pv.clone(),
             };
-            self.files.insert(pv, file.clone());
-            self.published.insert(uid, (self.stand.publish(&hosted, &file), file));
+            // A PV of ours is of a local volume; what a driver provisions has another name.
+            let shown = match pv.starts_with("wherry-") {
+                true => {
+                    let device = Loop::new(&file, &[]);
+                    Shown::Local(self.stand.publish_local(&hosted, device.path(), device.path()), device)
+                }
+                false => Shown::Csi(self.stand.publish(&hosted, &file)),
+            };
+            self.files.insert(pv, file);
+            self.published.insert(uid, shown);
             acted = true;
         }
         // Of a pod that is gone nothing stays published; the agent must have let go before.
         let gone: Vec<String> = self.published.keys().filter(|uid| !alive.contains(uid)).cloned().collect();
         for uid in gone {
-            let (device, _) = self.published.remove(&uid).unwrap();
+            let device = self.published.remove(&uid).unwrap();
             assert!(!self.agent.has_open(device.node()), "the pod is gone, and its device open: {}", self.agent.log());
         }
         let Some(cr) = world.server.get(&world.cr) else { return acted };
@@ -78,7 +103,7 @@ impl Kubelet<'_> {
 }
 
 #[test]
-fn an_upload_and_a_download_by_both_executables() {
+fn uploads_and_a_download_by_both_executables() {
     let stage = Stage::enter();
     let kube = &stage.real.kube;
     // First of all: the objects of scenes go away with them, and these are made for both.
@@ -88,8 +113,9 @@ fn an_upload_and_a_download_by_both_executables() {
     replica.wait_for("acts in namespace velero");
     let agent = stand.agent();
     let mut id = String::new();
-    for download in [false, true] {
-        let scene = Scene { download, retain: false, wait_for_consumer: false };
+    let _rights = Rights::given(&stage);
+    for (download, local) in [(false, false), (true, false), (false, true)] {
+        let scene = Scene { download, retain: false, wait_for_consumer: false, local };
         let world = World::on(stage.empty(), scene);
         if download {
             // Not accepted before the played PV controller acts, so the agent sees this one.

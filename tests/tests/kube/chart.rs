@@ -176,6 +176,7 @@ fn values_do_what_they_say() {
             "agent.nodeSelector.disk=ssd",
             "drain.wait=30m",
             "openshift.enabled=true",
+            "localVolumes.enabled=true",
         ],
     );
     let made = objects(kube.rehearse(&renamed(&made)));
@@ -255,6 +256,12 @@ fn values_do_what_they_say() {
         (rule["resourceNames"][0].as_str(), settings.hosting_scc.as_str()),
         (Some("wherry-hosting-valued"), "wherry-hosting-valued")
     );
+
+    let local = get(&made, "ClusterRoleBinding", "chart-local-volumes-valued");
+    assert_eq!(local["roleRef"]["name"], "chart-local-volumes-valued");
+    assert_eq!(local["subjects"][0]["namespace"], "valued");
+    let rule = &get(&made, "ClusterRole", "chart-local-volumes-valued")["rules"][0];
+    assert_eq!((&rule["resources"], &rule["verbs"]), (&json!(["persistentvolumes"]), &json!(["create", "delete"])));
 
     // What Jobs get of their own wins over what the agents have.
     let own = [

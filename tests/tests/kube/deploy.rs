@@ -80,6 +80,9 @@ fn the_server_takes_every_file_and_the_code_agrees_with_them() {
     }
     assert!(data.contains_key("hostingScc"));
 
+    let component = fs::read_to_string(Path::new(FOLDER).join("local-volumes/kustomization.yaml")).unwrap();
+    assert!(component.contains("kind: Component") && component.contains("- rights.yaml"), "{component}");
+
     // The agents are found by their label, and see the kubelet's folder where the controller says that it is.
     let agents = get(kube, "/apis/apps/v1/namespaces/deploy/daemonsets/wherry-agent");
     let template = &agents["spec"]["template"];

@@ -8,7 +8,7 @@ use wherry_api::api::{Api, Guard, Key, Kind, Refusal};
 use wherry_tests::cluster::{Event, Scene, World};
 use wherry_tests::kube::Kube;
 
-const USER: &str = "system:serviceaccount:velero:wherry-controller";
+pub const USER: &str = "system:serviceaccount:velero:wherry-controller";
 const AGENT: &str = "system:serviceaccount:velero:wherry-agent";
 const JOBS: &str = "system:serviceaccount:velero:wherry-jobs";
 const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
@@ -45,7 +45,7 @@ const RESOURCES: [(&str, &str); 28] = [
     ("storage.k8s.io", "volumeattachments"),
 ];
 
-fn may(kube: &Kube, user: &str, namespace: &str, (group, resource): (&str, &str), verb: &str, name: &str) -> bool {
+pub fn may(kube: &Kube, user: &str, namespace: &str, (group, resource): (&str, &str), verb: &str, name: &str) -> bool {
     let (resource, sub) = resource.split_once('/').unwrap_or((resource, ""));
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
@@ -59,14 +59,14 @@ fn may(kube: &Kube, user: &str, namespace: &str, (group, resource): (&str, &str)
 }
 
 /// `NAMESPACE RESOURCE VERB` of all that is allowed for objects of any name.
-fn allowed(kube: &Kube, user: &str, namespace: &str) -> BTreeSet<String> {
+pub fn allowed(kube: &Kube, user: &str, namespace: &str) -> BTreeSet<String> {
     let all = RESOURCES.iter().flat_map(|resource| VERBS.iter().map(move |verb| (*resource, *verb)));
     all.filter(|(resource, verb)| may(kube, user, namespace, *resource, verb, ""))
         .map(|((_, resource), verb)| format!("{resource} {verb}"))
         .collect()
 }
 
-fn set(rights: &[&str]) -> BTreeSet<String> {
+pub fn set(rights: &[&str]) -> BTreeSet<String> {
     let one = |right: &&str| {
         let (resource, verbs) = right.split_once(' ').unwrap();
         verbs.split(' ').map(|verb| format!("{resource} {verb}")).collect::<Vec<_>>()
@@ -214,6 +214,9 @@ fn requests_beyond_them_are_refused() {
     };
     refused(kube.wait(api.patch(&claim, &json!({ "metadata": { "labels": { "a": "b" } } }))));
     refused(kube.wait(api.delete(&claim, &guard)));
+    // That is an addition, for local volumes: see `local`.
+    let volume = Key::new(Kind::Volume, "", "wherry-x-1");
+    refused(kube.wait(api.create(&volume, &json!({ "metadata": { "name": volume.name } }))));
     for kind in [Kind::Claim, Kind::Pod, Kind::VolumeSnapshot] {
         refused(kube.wait(api.list(kind, "", &[])).map(drop));
     }
@@ -255,12 +258,12 @@ const OF_OTHERS: [&str; 25] = [
 fn what_is_granted_is_used() {
     let stage = Stage::enter();
     for (download, event) in [(false, None), (true, None), (false, Some(Event::PlanBroken))] {
-        let scene = Scene { download, retain: true, wait_for_consumer: true };
+        let scene = Scene { download, retain: true, wait_for_consumer: true, local: false };
         let world = World::on(stage.empty(), scene);
         let outcome = event.into_iter().fold(world, |world, event| world.at(5, event)).run();
         assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     }
-    let scene = Scene { download: false, retain: false, wait_for_consumer: false };
+    let scene = Scene { download: false, retain: false, wait_for_consumer: false, local: false };
     let outcome = World::on(stage.empty(), scene).keeping("always").run();
     assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     let kube = &stage.real.kube;

@@ -1,42 +1,12 @@
-//! What a DataUpload leaves behind goes, in this order: pods, PVCs with their PVs, snapshots, finalizer. Each is
-//! awaited. It needs no bucket, and no word of the agent.
+//! What an upload from a CSI snapshot leaves behind beside its PVC: the snapshots, ours and the first. Each is awaited.
 
-use super::exposing::{doom_claim, doom_volume, release, remove_pod};
-use super::upload::{content_key, snapshot_key};
+use super::csi::{content_key, snapshot_key};
 use super::view::UploadView;
 use super::{Action, Step, delete, patch};
 use serde_json::json;
-use wherry_api::plan::PlanError;
 use wherry_api::{VolumeSnapshot, VolumeSnapshotContent, names};
 
 impl UploadView {
-    /// The next of it.
-    pub(super) fn removal(&self) -> Step {
-        let cr = &self.cr.metadata;
-        if let Err(e @ PlanError::Version { .. }) = self.plan() {
-            return Step::wait(e.to_string());
-        }
-        if let Some(pod) = self.pods.iter().find(|pod| !pod.metadata.is_going()) {
-            return remove_pod(pod);
-        }
-        if let Some(pod) = self.pods.first() {
-            return Step::wait(format!("pod {} is going", pod.metadata.name));
-        }
-        if let Some(step) = self.claims.iter().find_map(|claim| doom_claim(claim, &self.volumes, cr)) {
-            return step;
-        }
-        if let Some(step) = self.volumes.iter().find_map(|volume| doom_volume(Action::DoomVolume, volume, cr)) {
-            return step;
-        }
-        if let Some(claim) = self.claims.first() {
-            return Step::wait(format!("PVC {} is going", claim.metadata.name));
-        }
-        if let Some(volume) = self.volumes.first() {
-            return Step::wait(format!("PV {} is going", volume.metadata.name));
-        }
-        self.settle_snapshots().unwrap_or_else(|| release(self.key(), cr))
-    }
-
     /// `None`: there are none any more.
     ///
     /// As long as the first VolumeSnapshot is there, the storage snapshot goes with it, and our pair must not take it
