@@ -20,7 +20,7 @@ impl UploadView {
             return remove_pod(pod);
         }
         if let Some(pod) = self.pods.first() {
-            return Step::wait(format!("pod {} is going", pod.metadata.name));
+            return Step::wait(format!("pod {} is going", pod.metadata.name)).told();
         }
         if let Some(step) = self.claims.iter().find_map(|claim| doom_claim(claim, &self.volumes, cr)) {
             return step;
@@ -29,7 +29,7 @@ impl UploadView {
             return step;
         }
         if let Some(claim) = self.claims.first() {
-            return Step::wait(format!("PVC {} is going", claim.metadata.name));
+            return Step::wait(format!("PVC {} is going", claim.metadata.name)).told();
         }
         if let Some(volume) = self.volumes.first() {
             return Step::wait(format!("PV {} is going", volume.metadata.name));
@@ -111,7 +111,7 @@ impl UploadView {
         }
         Some(match pair.metadata.is_going() {
             false => delete(Action::RemoveSnapshot, snapshot_key(pair), &pair.metadata),
-            true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)),
+            true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)).told(),
         })
     }
 
@@ -121,7 +121,7 @@ impl UploadView {
             return step;
         }
         if let Some(going) = self.pair.as_ref().filter(|pair| pair.metadata.is_going()) {
-            return Step::wait(format!("VolumeSnapshot {} is going", going.metadata.name));
+            return Step::wait(format!("VolumeSnapshot {} is going", going.metadata.name)).told();
         }
         if let Some(pair) = &self.pair_content {
             // Bound to a VolumeSnapshot that is gone, it is never bound to another one: it is made anew.
@@ -136,7 +136,7 @@ impl UploadView {
             }
         }
         self.make_pair(plan)
-            .unwrap_or_else(|| Step::wait(format!("VolumeSnapshot {} is not ready", names::object(self.uid()))))
+            .unwrap_or_else(|| Step::wait(format!("VolumeSnapshot {} is not ready", names::object(self.uid()))).told())
     }
 
     /// Our pair goes, and the storage snapshot with it. `None`: all is gone.
@@ -149,7 +149,7 @@ impl UploadView {
         if let Some(pair) = &self.pair {
             return Some(match pair.metadata.is_going() {
                 false => delete(Action::RemoveSnapshot, snapshot_key(pair), &pair.metadata),
-                true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)),
+                true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)).told(),
             });
         }
         let content = self.pair_content.as_ref()?;

@@ -3,6 +3,7 @@
 //! nothing runs by itself, so a run is the same every time.
 
 mod agent;
+mod behind;
 mod clock;
 pub mod invariants;
 pub mod real;
