@@ -26,6 +26,8 @@ mod drain;
 mod jobs;
 #[path = "kube/located.rs"]
 mod located;
+#[path = "kube/many.rs"]
+mod many;
 #[path = "kube/metrics.rs"]
 mod metrics;
 #[path = "kube/providers.rs"]

@@ -6,6 +6,7 @@ mod agent;
 mod behind;
 mod clock;
 pub mod invariants;
+pub mod many;
 pub mod real;
 mod rules;
 mod scene;
