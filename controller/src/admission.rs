@@ -54,20 +54,23 @@ pub fn admit(
     let mut room = Room::new(active, nodes, settings);
     let mut queue: Vec<&Waiting> = waiting.iter().collect();
     queue.sort_by(|a, b| (a.deadline, &a.uid).cmp(&(b.deadline, &b.uid)));
+    // How many of each kind wait and have a node: counted when it is asked for, and anew only once somebody has begun.
+    let mut waits: BTreeMap<Work, usize> = BTreeMap::new();
     // One that has no node must not stand in the way of those behind it, nor keep a share free that it cannot use.
     for next in &queue {
         // Thousands may wait behind those that fill it.
         if room.is_full() {
             break;
         }
-        let waits = |work: Work| {
-            let of_it = queue.iter().filter(|w| w.work == work && !admitted.contains(&w.uid));
+        let others = *waits.entry(other(next.work)).or_insert_with(|| {
+            let of_it = queue.iter().filter(|w| w.work != next.work && !admitted.contains(&w.uid));
             // More than all places make no difference to a share.
             of_it.filter(|w| room.has_node(w)).take(settings.max_active).count()
-        };
-        if room.has_share(next.work, waits(other(next.work))) && room.take_node(next.nodes.as_ref()) {
+        });
+        if room.has_share(next.work, others) && room.take_node(next.nodes.as_ref()) {
             *room.taken.entry(next.work).or_default() += 1;
             admitted.insert(next.uid.clone());
+            waits.clear();
         }
     }
     admitted
@@ -207,6 +210,16 @@ mod tests {
         );
         let full = [busy(Backup, Some("n1"))];
         assert_eq!(admitted(&[second], &full, &["n1", "n2"], &limits), [""; 0]);
+    }
+
+    /// A restore may have the last place, and there is one: those behind it are passed over, however many they are.
+    #[test]
+    fn thousands_wait_behind_a_place_that_is_kept_free() {
+        let mut queue: Vec<Waiting> = (0..20_000).map(|n| waiting(&format!("b{n:05}"), Backup, n)).collect();
+        queue.push(waiting("r", Restore, 30_000));
+        let limits = [("maxActive", "8"), ("slotsPerNode", "20"), ("restoreShare", "50"), ("backupShare", "25")];
+        let active: Vec<Active> = (0..7).map(|_| busy(Backup, Some("n1"))).collect();
+        assert_eq!(admitted(&queue, &active, &["n1"], &limits), ["r"]);
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub enum Applied {
 /// no harm.
 pub async fn apply<A: Api>(api: &A, write: &Write) -> Result<Applied, ApiError> {
     let answer = match write {
-        Write::Create { key, object } => api.create(key, object).await,
-        Write::Patch { key, guard, patch } => api.patch(key, &guarded(patch, guard)).await,
+        Write::Create { key, object } => api.create(key, object).await.map(drop),
+        Write::Patch { key, guard, patch } => api.patch(key, &guarded(patch, guard)).await.map(drop),
         Write::Delete { key, guard } => api.delete(key, guard).await,
     };
     match answer {

@@ -108,7 +108,7 @@ pub async fn drain(api: &KubeApi, namespace: &str, times: Times, say: impl Fn(&s
             for (key, guard) in &there.going_on {
                 let patch = json!({ "spec": { "cancel": true }, "status": { "message": MESSAGE } });
                 match api.patch(key, &guarded(&patch, guard)).await {
-                    Ok(()) => say(&format!("{key}: canceled")),
+                    Ok(_) => say(&format!("{key}: canceled")),
                     // Changed meanwhile: looked at again.
                     Err(e) if matches!(e.refusal, Refusal::Conflict | Refusal::NotFound) => {}
                     Err(e) => return Err(e.into()),

@@ -94,7 +94,7 @@ impl Holder {
                 Ok(false)
             }
             Turn::Write(Write::Patch { guard, patch, .. }) => {
-                self.lease = Some(self.api.patched(&key, &guarded(&patch, &guard)).await?);
+                self.lease = Some(self.api.patch(&key, &guarded(&patch, &guard)).await?);
                 Ok(true)
             }
             Turn::Write(write) => apply(&self.api, &write).await.map(|applied| applied == Applied::Done),

@@ -84,6 +84,12 @@ impl Known {
         }
     }
 
+    /// Whether nothing is ever done about it any more, whatever else it says.
+    pub(crate) fn is_over(object: &Value) -> bool {
+        let phase = object.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
+        Phase::from(phase).is_terminal() && !is_held(object)
+    }
+
     /// As far as one says that cannot be read.
     fn unread(kind: Kind, object: &Value, version: String, print: u64) -> Self {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();

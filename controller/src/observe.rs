@@ -1,7 +1,7 @@
 //! Looks at everything that a decision about one CR rests on.
 
-use crate::apply::Applied;
-use crate::reconcile::{Action, Agent, DownloadView, Host, Limits, Step, UploadView, Write};
+pub use crate::memory::Memory;
+use crate::reconcile::{Action, Agent, DownloadView, Host, Limits, Step, UploadView};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
@@ -12,39 +12,6 @@ use wherry_api::{
     DataDone, DataDownload, DataUpload, DownloadPlan, KeepBase, Meta, Phase, Time, UploadPlan, VolumeSnapshot,
     VolumeSnapshotContent, names,
 };
-
-/// What the controller knows that no object says: it is lost with the process, and limits run anew.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Memory {
-    /// Admission has let it through.
-    pub admitted: bool,
-    /// When cancel or deletion was first seen.
-    pub cancel_since: Option<Time>,
-    /// Since when the node of its pod has had no agent.
-    pub agent_gone_since: Option<Time>,
-    /// Until then an object may appear that a lost request was to make.
-    pub unsure_until: Option<Time>,
-    /// Something of the name that was to be made is there, and no list by our label has it: PVCs and pods are looked for by
-    /// name, too.
-    pub by_name: bool,
-    /// The namespace of Velero is being deleted: nothing can be made in it any more.
-    pub closed: bool,
-}
-
-/// What the server says of a create in a namespace that is being deleted (its admission plugin NamespaceLifecycle).
-const TERMINATED: &str = "because it is being terminated";
-
-impl Memory {
-    /// Notes why a write was not done.
-    pub fn note_refusal(&mut self, error: &ApiError) {
-        self.closed |= error.refusal == Refusal::Forbidden && error.message.contains(TERMINATED);
-    }
-
-    /// Notes what became of a write.
-    pub fn note(&mut self, write: &Write, applied: Applied) {
-        self.by_name |= matches!(write, Write::Create { .. }) && applied == Applied::LookAgain;
-    }
-}
 
 /// Why there is no view.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +83,12 @@ impl View {
                 Self::Download(view) => view.cancel_since = since,
             }
         }
+        if let Self::Upload(view) = self
+            && view.snapshots_seen
+        {
+            memory.first_gone |= view.first.is_none();
+            memory.first_content_gone |= view.first_content.is_none();
+        }
         memory.agent_gone_since = match agent {
             Agent::Gone(since) => Some(since),
             _ => None,
@@ -133,6 +106,14 @@ enum Reach {
 }
 
 impl View {
+    /// It is Completed, Failed or Canceled.
+    pub(crate) fn has_ended(&self) -> bool {
+        match self {
+            Self::Upload(view) => view.cr.status.phase.is_terminal(),
+            Self::Download(view) => view.cr.status.phase.is_terminal(),
+        }
+    }
+
     /// What comes next rests on there being no other PV of ours: the CR is let go, or waits and may wait for just that one, as
     /// a driver that keeps a snapshot while a volume made from it is there.
     fn needs_whole(&self) -> bool {
@@ -140,13 +121,9 @@ impl View {
             Self::Upload(view) => !view.pods.is_empty() || !view.claims.is_empty() || !view.volumes.is_empty(),
             Self::Download(view) => !view.pods.is_empty() || !view.claims.is_empty(),
         };
-        let ended = match self {
-            Self::Upload(view) => view.cr.status.phase.is_terminal(),
-            Self::Download(view) => view.cr.status.phase.is_terminal(),
-        };
         match self.next_step() {
             Step::Do(Action::Release | Action::Complete, _) => true,
-            Step::Wait { .. } => ended && !left,
+            Step::Wait { .. } => self.has_ended() && !left,
             _ => false,
         }
     }
@@ -424,6 +401,7 @@ async fn upload_within<A: Api>(
         cancel_since: memory.cancel_since,
         closed: memory.closed,
         cr,
+        snapshots_seen: false,
         first: None,
         first_content: None,
         pair: None,
@@ -483,12 +461,16 @@ async fn upload_within<A: Api>(
         return Ok(view);
     }
     let ours = names::object(&cr.metadata.uid);
-    let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", &ours).await?;
+    // Before there is a plan there is no pair: once there is one, it is looked at.
+    let may_have_pair = ended || !matches!(plan, Err(PlanError::Missing(_)));
+    let pair_name = if may_have_pair { ours.as_str() } else { "" };
+    let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", pair_name).await?;
     let unreadable = matches!(&plan, Err(e) if !matches!(e, PlanError::Missing(_)));
     let plan = plan.ok();
     let kept = if unreadable { look.kept_content(&cr.metadata).await? } else { None };
     let from = cr.spec.source_namespace.as_str();
-    let first: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, from, &csi.volume_snapshot).await?;
+    let first_name = if memory.first_gone && plan.is_some() { "" } else { csi.volume_snapshot.as_str() };
+    let first: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, from, first_name).await?;
     let first = first.filter(|first| match (&plan, &kept) {
         (Some(plan), _) => plan.snapshot_uid == first.metadata.uid,
         (None, Some(kept)) => kept.spec.volume_snapshot_ref.uid == first.metadata.uid,
@@ -498,8 +480,8 @@ async fn upload_within<A: Api>(
     let first_content = match &plan {
         _ if kept.is_some() => kept,
         Some(plan) => {
-            let content: Option<VolumeSnapshotContent> =
-                look.get(Kind::VolumeSnapshotContent, "", &plan.content).await?;
+            let name = if memory.first_content_gone { "" } else { plan.content.as_str() };
+            let content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", name).await?;
             content.filter(|content| content.metadata.uid == plan.content_uid)
         }
         // A plan that cannot be read is found by its label, above: by name it may be another one since.
@@ -513,7 +495,7 @@ async fn upload_within<A: Api>(
             })
         }
     };
-    let pair: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, &ours).await?;
+    let pair: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, &cr.metadata.namespace, pair_name).await?;
     match &plan {
         Some(plan) if cr.status.phase == Phase::Completed && plan.source_uid.is_some() => {
             view.bases = look.bases(&cr.metadata, plan.source_uid.as_deref().unwrap_or_default()).await?;
@@ -529,7 +511,8 @@ async fn upload_within<A: Api>(
         }
         _ => {}
     }
-    Ok(UploadView { first, first_content, pair, pair_content, ..view })
+    let snapshots_seen = plan.is_some();
+    Ok(UploadView { snapshots_seen, first, first_content, pair, pair_content, ..view })
 }
 
 async fn download_within<A: Api>(
@@ -555,7 +538,14 @@ async fn download_within<A: Api>(
     let volumes = look.volumes(&cr.metadata, named, &claims, cr.status.phase.is_terminal(), reach).await?;
     // They are asked about only once the volume is written and its pod is gone.
     let pod = plan.as_ref().map(|plan| names::of_attempt(&cr.metadata.uid, plan.attempt));
-    let may_be_attached = done.is_some() && pods.iter().all(|one| Some(&one.metadata.name) != pod.as_ref());
+    let given = |volume: &Volume| {
+        let of = |claim: &Claim| volume.spec.claim_ref.as_ref().is_some_and(|of| of.uid == claim.metadata.uid);
+        volume.metadata.name == named && target.as_ref().is_some_and(of)
+    };
+    let may_be_attached = done.is_some()
+        && pods.iter().all(|one| Some(&one.metadata.name) != pod.as_ref())
+        // It has been let go before it was given to the target, whose own pod may have it by now.
+        && !volumes.iter().any(given);
     let attachments = if may_be_attached {
         let of_ours = |object: &Value| {
             let name = object.pointer("/spec/source/persistentVolumeName").and_then(Value::as_str);

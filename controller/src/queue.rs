@@ -11,6 +11,10 @@ use wherry_api::api::Key;
 pub const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest time between two looks at one that waits: what is waited for sends no event.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// The time between the first two looks at one of which the watches tell when it is to go on: that they do is not relied on.
+pub const FIRST_TOLD: Duration = Duration::from_secs(15);
+/// The longest: that a node or an agent is lost is told by nobody.
+pub const LONGEST_TOLD: Duration = Duration::from_secs(60);
 /// The time until one that failed once is tried again.
 pub const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest time until one that failed is tried again.
@@ -23,6 +27,8 @@ pub enum Ended {
     Settled,
     /// Somebody else's turn; the decision may change by itself after that time.
     Waits(Option<Duration>),
+    /// The same, and an event tells when it may go on.
+    Told(Option<Duration>),
     /// It failed; the server may say when to come back.
     Failed(Option<Duration>),
 }
@@ -86,8 +92,11 @@ impl Queue {
                 (state.waits, state.failures) = (0, 0);
                 None
             }
-            Ended::Waits(until) => {
-                let wait = doubled(FIRST_WAIT, state.waits, LONGEST_WAIT);
+            Ended::Waits(until) | Ended::Told(until) => {
+                let wait = match how {
+                    Ended::Told(_) => doubled(FIRST_TOLD, state.waits, LONGEST_TOLD),
+                    _ => doubled(FIRST_WAIT, state.waits, LONGEST_WAIT),
+                };
                 (state.waits, state.failures) = (state.waits.saturating_add(1), 0);
                 Some(until.map_or(wait, |until| until.min(wait)))
             }
@@ -178,6 +187,8 @@ mod tests {
     fn waiting_and_failing_get_slower() {
         assert_eq!(waits(Ended::Waits(None), 7), [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0]);
         assert_eq!(waits(Ended::Waits(Some(seconds(3))), 5), [0.5, 1.0, 2.0, 3.0, 3.0]);
+        assert_eq!(waits(Ended::Told(None), 5), [15.0, 30.0, 60.0, 60.0, 60.0]);
+        assert_eq!(waits(Ended::Told(Some(seconds(20))), 3), [15.0, 20.0, 20.0]);
         assert_eq!(waits(Ended::Failed(None), 8), [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]);
         assert_eq!(waits(Ended::Failed(Some(seconds(5))), 4), [5.0, 5.0, 5.0, 8.0]);
         assert_eq!(waits(Ended::Failed(None), 70)[69], 60.0);

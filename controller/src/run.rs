@@ -1,11 +1,11 @@
 //! The loop: one replica of several acts; it follows the CRs, and works on those that are ours, several at a time.
 
-use crate::admission::{self, Active, Waiting};
 use crate::figures::Figures;
 use crate::holder::{Holder, NO_ANSWER};
 use crate::jobs::{self, Around};
 use crate::known::Known;
 use crate::lease::RENEW;
+use crate::mirror::Mirror;
 use crate::observe::Memory;
 use crate::queue::{Ended, Queue};
 use crate::reconcile::Limits;
@@ -20,14 +20,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
-use wherry_api::cluster::Pod;
-use wherry_api::decode::decode_all;
 use wherry_api::health::Beat;
 use wherry_api::kube_api::KubeApi;
 use wherry_api::metrics::{ACTS, Registry};
 use wherry_api::settings::{CONFIG_MAP, Settings};
 use wherry_api::watch::{Seen, Selection, follow_as, key_of};
-use wherry_api::{Phase, Time, names};
+use wherry_api::{Phase, names};
 
 /// CRs that are worked on at once. Each is a request at a time.
 const WORKERS: usize = 8;
@@ -100,8 +98,8 @@ pub(crate) async fn in_time<T>(asked: impl Future<Output = Result<T, ApiError>>)
 
 /// What is kept of an object that is followed.
 enum Followed {
-    /// Of a CR: what [`Known`] says, and no more.
-    Cr(Key, Box<Known>),
+    /// Of a CR what [`Known`] says, and the object only as long as it is not over.
+    Cr(Key, Box<Known>, Option<Value>),
     /// What was made for one.
     Made(Value),
 }
@@ -111,7 +109,8 @@ impl Followed {
         if !is_cr(kind) {
             return Self::Made(object);
         }
-        Self::Cr(key_of(kind, &object), Box::new(Known::of(kind, object)))
+        let (key, kept) = (key_of(kind, &object), (!Known::is_over(&object)).then(|| object.clone()));
+        Self::Cr(key, Box::new(Known::of(kind, object)), kept)
     }
 }
 
@@ -143,15 +142,22 @@ struct Loop {
     /// The same, for what runs beside this.
     in_force: Sender<Option<Settings>>,
     known: BTreeMap<Key, Known>,
+    /// The objects themselves, as far as they are of CRs that are not over.
+    mirror: Arc<Mirror>,
     memories: BTreeMap<Key, Memory>,
-    /// The version of each that was looked at last.
-    looked: BTreeMap<Key, String>,
+    /// Those that were looked at.
+    looked: BTreeSet<Key>,
     queue: Queue,
     workers: JoinSet<Done>,
     /// What each of them has, and whether it was admitted with this look.
     work: HashMap<tokio::task::Id, (Key, bool)>,
     /// Admitted and yet not accepted: others go before them.
     unready: BTreeSet<Key>,
+    /// What happened around those that a worker has, as object, version, and whether that is being deleted: it may be no more than
+    /// what the worker does.
+    meanwhile: BTreeMap<Key, Vec<(Key, String, bool)>>,
+    /// uids of those that may begin, but for the unready ones, and when that was reckoned. `None`: something has changed since.
+    admission: Option<(Instant, BTreeSet<String>)>,
     /// Accepted by us, of which the watch has not told yet.
     accepted: BTreeSet<Key>,
     /// Nodes with an agent, as long as that is fresh.
@@ -179,12 +185,15 @@ impl Loop {
             settings: None,
             in_force: channel(None).0,
             known: BTreeMap::new(),
+            mirror: Arc::default(),
             memories: BTreeMap::new(),
-            looked: BTreeMap::new(),
+            looked: BTreeSet::new(),
             queue: Queue::default(),
             workers: JoinSet::new(),
             work: HashMap::new(),
             unready: BTreeSet::new(),
+            meanwhile: BTreeMap::new(),
+            admission: None,
             accepted: BTreeSet::new(),
             agents: None,
         }
@@ -295,6 +304,7 @@ impl Loop {
                     tracing::info!("settings: {settings:?}");
                     self.in_force.send_replace(Some(settings.clone()));
                     self.settings = Some(settings);
+                    self.admission = None;
                     self.know_all();
                 }
             }
@@ -315,7 +325,7 @@ impl Loop {
     fn know_all(&mut self) {
         for (key, known) in std::mem::take(&mut self.known) {
             let ended = known.ending;
-            self.know(&key, known);
+            self.know(&key, known, true);
             // By the settings of now it is nobody's any more.
             if !ended && self.known.get(&key).is_some_and(|known| known.ours && known.ending) {
                 self.queue.urgent(&key, Instant::now());
@@ -323,7 +333,8 @@ impl Loop {
         }
     }
 
-    fn know(&mut self, key: &Key, mut known: Known) {
+    /// `news`: it is not as our own last write left it.
+    fn know(&mut self, key: &Key, mut known: Known, news: bool) {
         let Some(settings) = &self.settings else {
             self.known.insert(key.clone(), known);
             return;
@@ -338,10 +349,19 @@ impl Loop {
         }
         self.figures.see(key, &known, Instant::now(), time());
         let before = self.known.get(key).filter(|before| before.uid == known.uid);
+        let counts = |known: &Known| (known.ours, known.queued, known.phase.clone(), known.node.clone());
+        if before.is_none_or(|before| counts(before) != counts(&known)) {
+            self.admission = None;
+        }
+        if before.is_none() {
+            self.looked.remove(key);
+        }
+        // Its finalizer was our own write, and only now it is in the queue.
+        let news = news || known.queued && before.is_none_or(|before| !before.queued);
         if known.ours && known.ending && before.is_some_and(|before| !before.ending) {
             self.queue.urgent(key, Instant::now());
-        } else if known.ours && !known.over && !same {
-            self.queue.changed(key, Instant::now());
+        } else if known.ours && !known.over && !same && news {
+            self.happened(key, (key.clone(), known.version.clone(), false));
         }
         self.known.insert(key.clone(), known);
     }
@@ -352,37 +372,64 @@ impl Loop {
                 let (mut crs, mut made) = (BTreeMap::new(), Vec::new());
                 for one in all {
                     match one {
-                        Followed::Cr(key, known) => drop(crs.insert(key, *known)),
+                        Followed::Cr(key, known, object) => {
+                            crs.insert(key, *known);
+                            made.extend(object);
+                        }
                         Followed::Made(object) => made.push(object),
                     }
                 }
+                self.mirror.listed(kind, &made);
                 let is_gone = |key: &&Key| key.kind == kind && !crs.contains_key(key);
                 let gone: Vec<Key> = self.known.keys().filter(is_gone).cloned().collect();
                 gone.iter().for_each(|key| self.forget(key));
-                crs.into_iter().for_each(|(key, known)| self.know(&key, known));
+                crs.into_iter().for_each(|(key, known)| self.know(&key, known, true));
                 if !is_cr(kind) {
                     self.figures.listed(kind, &made);
                     // Some may have gone unseen.
                     self.changed(|_| true);
                 }
             }
-            Seen::Changed(_, Followed::Cr(key, known)) => self.know(&key, *known),
-            Seen::Gone(_, Followed::Cr(key, _)) => self.forget(&key),
+            Seen::Changed(kind, Followed::Cr(key, known, object)) => {
+                let news = match object {
+                    Some(object) => self.mirror.changed(kind, &object),
+                    None => {
+                        self.mirror.forget(&key);
+                        true
+                    }
+                };
+                self.know(&key, *known, news);
+            }
+            Seen::Gone(_, Followed::Cr(key, ..)) => self.forget(&key),
             Seen::Changed(kind, Followed::Made(object)) => {
                 self.figures.made(kind, &object);
-                self.changed_of(&object);
+                if self.mirror.changed(kind, &object) {
+                    self.changed_of(kind, &object, object["metadata"]["deletionTimestamp"].is_string());
+                }
             }
             Seen::Gone(kind, Followed::Made(object)) => {
                 self.figures.unmade(kind, &object);
-                self.changed_of(&object);
+                self.mirror.gone(kind, &object);
+                self.changed_of(kind, &object, false);
             }
         }
     }
 
     /// Something happened to this object, which was made for a CR.
-    fn changed_of(&mut self, object: &Value) {
+    fn changed_of(&mut self, kind: Kind, object: &Value, going: bool) {
         let uid = object["metadata"]["labels"][names::CR_UID].as_str().unwrap_or_default();
-        self.changed(|known| known.uid == uid);
+        let of = self.known.iter().find(|(_, known)| known.ours && !known.over && known.uid == uid);
+        let Some(key) = of.map(|(key, _)| key.clone()) else { return };
+        let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+        self.happened(&key, (key_of(kind, object), version, going));
+    }
+
+    /// Something happened to a CR, or to what was made for it.
+    fn happened(&mut self, key: &Key, what: (Key, String, bool)) {
+        match self.work.values().any(|(taken, _)| taken == key) {
+            true => self.meanwhile.entry(key.clone()).or_default().push(what),
+            false => self.queue.changed(key, Instant::now()),
+        }
     }
 
     /// Something happened to what was made for those CRs.
@@ -394,11 +441,14 @@ impl Loop {
 
     fn forget(&mut self, key: &Key) {
         self.figures.forget(key);
+        self.mirror.forget(key);
         self.known.remove(key);
         self.memories.remove(key);
         self.looked.remove(key);
         self.unready.remove(key);
         self.accepted.remove(key);
+        self.meanwhile.remove(key);
+        self.admission = None;
     }
 
     fn done(&mut self, done: Result<(tokio::task::Id, Done), tokio::task::JoinError>) {
@@ -408,7 +458,15 @@ impl Loop {
             Err(e) => (e.id(), None),
         };
         let Some((key, admitted)) = self.work.remove(&id) else { return };
-        let ended = result.map_or(Ended::Failed(None), |done| done.ended);
+        let ended = result.as_ref().map_or(Ended::Failed(None), |done| done.ended);
+        let own = |(object, version, going): &(Key, String, bool)| {
+            result.as_ref().is_some_and(|done| done.own.is_echo(object, version, *going))
+        };
+        // What is more than its own writes is looked at now.
+        if !self.meanwhile.remove(&key).unwrap_or_default().iter().all(own) {
+            self.queue.changed(&key, Instant::now());
+        }
+        let accepted = result.as_ref().is_some_and(|done| done.accepted);
         match result {
             Some(done) if self.known.contains_key(&key) && ended != Ended::Settled => {
                 self.memories.insert(key.clone(), done.memory);
@@ -417,10 +475,18 @@ impl Loop {
         }
         // Else nobody would count it until the watch tells of it, and another one would be admitted in its place.
         let is_new = self.known.get(&key).is_some_and(|known| known.phase == Phase::New);
-        if is_new && result.is_some_and(|done| done.accepted) {
+        if is_new && accepted {
             self.accepted.insert(key.clone());
         }
-        if admitted && matches!(ended, Ended::Waits(_) | Ended::Failed(_)) {
+        // The answer to its last write may have come after the event.
+        if self.known.get(&key).is_none_or(|known| known.over) {
+            self.mirror.forget(&key);
+        }
+        // Begun, or not ready: in either case it is not among those that may begin any more.
+        if admitted {
+            self.admission = None;
+        }
+        if admitted && matches!(ended, Ended::Waits(_) | Ended::Told(_) | Ended::Failed(_)) {
             self.unready.insert(key.clone());
         } else {
             self.unready.remove(&key);
@@ -429,7 +495,8 @@ impl Loop {
     }
 
     async fn begin_work(&mut self) {
-        let (mut admitted_now, mut passed_over) = (None, 0);
+        let mut passed_over = 0;
+        self.let_begin().await;
         while self.workers.len() < WORKERS && passed_over < PASSED_OVER {
             let Some(settings) = self.settings.clone() else { return };
             let Some(key) = self.queue.take(Instant::now()) else { return };
@@ -443,94 +510,29 @@ impl Loop {
                     self.admitted(Some(&key), &settings).await.contains(&known.uid)
                 } else {
                     // All of them may begin, so those that do change nothing for the others.
-                    let found = match admitted_now.take() {
-                        Some(found) => found,
-                        None => self.admitted(None, &settings).await,
-                    };
-                    admitted_now.insert(found).contains(&known.uid)
+                    self.admission.as_ref().is_some_and(|(_, uids)| uids.contains(&known.uid))
                 };
-            // One that only waits in the queue is not looked at again before its turn: many may wait for hours.
-            if queued && !admitted && self.looked.get(&key) == Some(&known.version) {
+            // One that only waits in the queue is looked at once before its turn: many may wait for hours.
+            if queued && !admitted && self.looked.contains(&key) {
                 self.queue.ended(&key, Ended::Waits(None), Instant::now());
                 passed_over += 1;
                 continue;
             }
-            self.looked.insert(key.clone(), known.version);
+            self.looked.insert(key.clone());
             let memory = Memory { admitted, ..self.memories.get(&key).copied().unwrap_or_default() };
             let limits = Limits::from(&settings);
             let (stop, held) = (self.stop.clone(), self.held.clone());
             let (uid, told) = (known.uid, self.told.clone());
-            let work = Work { api: self.api.clone(), limits, cr: key.clone(), uid, told, stop, held };
+            let (api, mirror) = (self.api.clone(), Arc::clone(&self.mirror));
+            let work = Work { api, mirror, limits, cr: key.clone(), uid, told, stop, held };
             let task = self.workers.spawn(async move { work.go_on(memory).await });
             self.work.insert(task.id(), (key, admitted));
         }
     }
-
-    /// uids of those that may begin; with one of the unready ones, if that is to be looked at.
-    async fn admitted(&mut self, of: Option<&Key>, settings: &Settings) -> BTreeSet<String> {
-        let ours = || self.known.iter().filter(|(_, known)| known.ours);
-        let begins = |key: &Key| self.work.values().any(|(other, admitted)| other == key && *admitted);
-        let waiting: Vec<Waiting> = ours()
-            .filter(|(key, known)| known.queued && !begins(key) && !self.accepted.contains(key))
-            .filter(|(key, _)| Some(*key) == of || !self.unready.contains(key))
-            .map(|(key, known)| Waiting {
-                uid: known.uid.clone(),
-                work: known.work,
-                // One that is not ready, for whatever reason, keeps nobody waiting.
-                deadline: match self.unready.contains(key) {
-                    true => Time(i64::MAX),
-                    false => known.created.unwrap_or_default().after(settings.item_timeout),
-                },
-                nodes: None,
-            })
-            .collect();
-        let active: Vec<Active> = ours()
-            .filter(|(key, known)| match known.phase {
-                Phase::New => begins(key) || self.accepted.contains(key),
-                _ => !known.phase.is_terminal(),
-            })
-            .map(|(_, known)| Active {
-                work: known.work,
-                node: Some(known.node.clone()).filter(|node| !node.is_empty()),
-                nodes: None,
-            })
-            .collect();
-        let nodes = self.nodes().await;
-        admission::admit(&waiting, &active, &nodes, settings)
-    }
-
-    /// Nodes whose agent answers; none if nobody says.
-    async fn nodes(&mut self) -> BTreeSet<String> {
-        self.agents_within(Duration::from_secs(5)).await.unwrap_or_default()
-    }
-
-    /// The same, as it was not longer ago than that. `None`: nobody says.
-    async fn agents_within(&mut self, age: Duration) -> Option<BTreeSet<String>> {
-        if let Some((_, nodes)) = self.agents.as_ref().filter(|(since, _)| since.elapsed() < age) {
-            return Some(nodes.clone());
-        }
-        let pods: Result<Vec<Value>, ApiError> =
-            in_time(self.api.list(Kind::Pod, &self.options.namespace, &[(names::AGENT_LABEL, "true")])).await;
-        let nodes: BTreeSet<String> = match pods {
-            Ok(pods) => {
-                let (pods, _): (Vec<Pod>, _) = decode_all(Kind::Pod.word(), &pods);
-                let answers = |pod: &Pod| {
-                    let ready = pod.status.conditions.iter().find(|condition| condition.kind == "Ready");
-                    !pod.metadata.is_going() && ready.is_none_or(|ready| ready.status == "True")
-                };
-                pods.into_iter().filter(answers).map(|pod| pod.spec.node_name).filter(|node| !node.is_empty()).collect()
-            }
-            Err(e) => {
-                tracing::warn!("{e}");
-                return None;
-            }
-        };
-        self.figures.agents(&nodes);
-        self.agents = Some((Instant::now(), nodes.clone()));
-        Some(nodes)
-    }
 }
 
+#[path = "begin.rs"]
+mod begin;
 #[cfg(test)]
 #[path = "run_tests.rs"]
 mod tests;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::glance::Own;
 use serde_json::json;
 use wherry_api::client::{Access, Client, Token};
 
@@ -55,11 +56,13 @@ fn what_needs_no_look_gets_none() {
     assert_eq!(taken(&mut quiet), None);
     quiet.see(Seen::Listed(Kind::DataUpload, vec![Followed::of(Kind::DataUpload, object.clone())]));
     assert_eq!(taken(&mut quiet), None);
+    object["metadata"]["resourceVersion"] = json!("9");
     object["status"]["phase"] = json!("Completed");
     tell(&mut quiet, &object);
     assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
     quiet.queue.ended(&key, Ended::Settled, Instant::now());
     object["metadata"]["finalizers"] = json!([]);
+    object["metadata"]["resourceVersion"] = json!("10");
     tell(&mut quiet, &object);
     quiet.see(Seen::Listed(Kind::Pod, Vec::new()));
     quiet.know_all();
@@ -74,9 +77,11 @@ fn a_cancel_ends_a_back_off() {
     assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
     quiet.queue.ended(&key, Ended::Failed(Some(Duration::from_secs(60))), Instant::now());
     object["metadata"]["annotations"] = json!({ "a": "b" });
+    object["metadata"]["resourceVersion"] = json!("8");
     tell(&mut quiet, &object);
     assert_eq!(taken(&mut quiet), None);
     object["spec"]["cancel"] = json!(true);
+    object["metadata"]["resourceVersion"] = json!("9");
     tell(&mut quiet, &object);
     assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
 }
@@ -91,8 +96,9 @@ async fn one_that_was_accepted_counts_before_the_watch_tells_of_it() {
     let settings = quiet.settings.clone().unwrap();
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
     let (key, mut object) = upload("a", "New");
-    let task =
-        quiet.workers.spawn(async { Done { memory: Memory::default(), ended: Ended::Waits(None), accepted: true } });
+    let task = quiet.workers.spawn(async {
+        Done { memory: Memory::default(), own: Own::default(), ended: Ended::Waits(None), accepted: true }
+    });
     quiet.work.insert(task.id(), (key.clone(), true));
     let done = quiet.workers.join_next_with_id().await.unwrap();
     quiet.done(done);
@@ -103,4 +109,76 @@ async fn one_that_was_accepted_counts_before_the_watch_tells_of_it() {
     object["status"]["phase"] = json!("Failed");
     tell(&mut quiet, &object);
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["b".to_owned()]));
+}
+
+/// The watch tells of each of our own writes, too, mostly before its answer is here.
+#[tokio::test]
+async fn what_a_worker_wrote_itself_wakes_nobody() {
+    let mut quiet = quiet(&[]);
+    let (key, mut object) = upload("a", "InProgress");
+    tell(&mut quiet, &object);
+    for (version, own) in [("8", true), ("9000", false)] {
+        assert_eq!(taken(&mut quiet).as_deref(), Some("a"), "{version}");
+        object["metadata"]["resourceVersion"] = json!(version);
+        object["metadata"]["annotations"] = json!({ "a": version });
+        let wrote = Own::of(&[(key.clone(), if own { version } else { "none" })]);
+        let done = Done { memory: Memory::default(), own: wrote, ended: Ended::Settled, accepted: false };
+        let task = quiet.workers.spawn(async { done });
+        quiet.work.insert(task.id(), (key.clone(), false));
+        tell(&mut quiet, &object);
+        let done = quiet.workers.join_next_with_id().await.unwrap();
+        quiet.done(done);
+        if own {
+            assert_eq!(taken(&mut quiet), None);
+            // What was meant for somebody else.
+            object["metadata"]["annotations"] = json!({ "a": "others" });
+            object["metadata"]["resourceVersion"] = json!("8000");
+            tell(&mut quiet, &object);
+        }
+    }
+    assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+}
+
+#[tokio::test]
+async fn one_that_waits_for_a_place_is_looked_at_when_there_is_one() {
+    let mut quiet = quiet(&[("maxActive", "1"), ("hostingImage", "w")]);
+    let (first, mut object) = upload("a", "Accepted");
+    tell(&mut quiet, &object);
+    tell(&mut quiet, &upload("b", "New").1);
+    tell(&mut quiet, &upload("c", "New").1);
+    while let Some(name) = taken(&mut quiet) {
+        quiet.queue.ended(&Key::new(Kind::DataUpload, "velero", &name), Ended::Told(None), Instant::now());
+    }
+    quiet.let_begin().await;
+    assert_eq!(taken(&mut quiet), None);
+    object["metadata"]["resourceVersion"] = json!("8");
+    object["status"]["phase"] = json!("Completed");
+    tell(&mut quiet, &object);
+    assert_eq!(taken(&mut quiet), Some(first.name));
+    quiet.let_begin().await;
+    assert_eq!(taken(&mut quiet).as_deref(), Some("b"));
+    assert_eq!(taken(&mut quiet), None);
+}
+
+/// Its finalizer is our own write, of which nothing is to be heard; but with it, it is in the queue.
+#[test]
+fn one_that_enters_the_queue_by_our_own_write_is_looked_at() {
+    let mut quiet = quiet(&[]);
+    let (key, mut object) = upload("a", "New");
+    object["metadata"]["finalizers"] = json!([]);
+    tell(&mut quiet, &object);
+    assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+    object["metadata"]["finalizers"] = json!([names::FINALIZER]);
+    object["metadata"]["resourceVersion"] = json!("8");
+    quiet.mirror.changed(Kind::DataUpload, &object);
+    quiet.queue.ended(&key, Ended::Told(None), Instant::now());
+    tell(&mut quiet, &object);
+    assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+    // And nothing of it is kept once it is over.
+    assert!(quiet.mirror.get(&key).is_some());
+    object["metadata"]["finalizers"] = json!([]);
+    object["metadata"]["resourceVersion"] = json!("9");
+    object["status"]["phase"] = json!("Completed");
+    tell(&mut quiet, &object);
+    assert!(quiet.mirror.get(&key).is_none());
 }

@@ -65,7 +65,7 @@ pub(crate) async fn tell(api: KubeApi, mut due: UnboundedReceiver<Said>, held: R
         let of = Source { component: "wherry-controller", host: "" };
         let object = event(&name, about, uid, of, *reason, message, time());
         match in_time(api.create(&Key::new(Kind::Event, &about.namespace, &name), &object)).await {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(e) if e.refusal == Refusal::Exists => {}
             Err(e) => tracing::debug!("{e}"),
         }

@@ -1,11 +1,14 @@
 //! One CR: looked at and acted on, until it is somebody else's turn.
 
-use crate::apply::{Applied, apply};
-use crate::observe::{self, Memory, ObserveError, View};
+use crate::apply::Applied;
+use crate::glance::{Glance, Own};
+use crate::mirror::Mirror;
+use crate::observe::{Memory, ObserveError, View};
 use crate::queue::Ended;
 use crate::reconcile::{Action, Limits, Step, Write, unreadable};
 use crate::tell::Said;
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch::Receiver;
@@ -32,6 +35,7 @@ pub(crate) fn time() -> Time {
 #[derive(Debug, Clone)]
 pub(crate) struct Work {
     pub(crate) api: KubeApi,
+    pub(crate) mirror: Arc<Mirror>,
     pub(crate) limits: Limits,
     pub(crate) cr: Key,
     /// Its uid.
@@ -45,9 +49,11 @@ pub(crate) struct Work {
 }
 
 /// How work on a CR ended, for the loop.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) memory: Memory,
+    /// What was written.
+    pub(crate) own: Own,
     pub(crate) ended: Ended,
     /// It is Accepted now, whatever the watch still says.
     pub(crate) accepted: bool,
@@ -102,28 +108,31 @@ impl Work {
     /// Goes on with the CR as far as it can. What is remembered is for the next time.
     pub(crate) async fn go_on(&self, mut memory: Memory) -> Done {
         let mut accepted = false;
-        let ended = self.go_on_until(&mut memory, &mut accepted).await;
-        Done { memory, ended, accepted }
+        let glance = Glance::new(&self.api, &self.mirror, &self.cr);
+        let ended = self.go_on_until(&glance, &mut memory, &mut accepted).await;
+        Done { memory, own: glance.own(), ended, accepted }
     }
 
-    async fn go_on_until(&self, memory: &mut Memory, accepted: &mut bool) -> Ended {
+    async fn go_on_until(&self, glance: &Glance<'_, KubeApi>, memory: &mut Memory, accepted: &mut bool) -> Ended {
         let mut surprises = 0;
         for _ in 0..STEPS {
             if !self.may_act() {
                 return Ended::Waits(None);
             }
-            let mut view = match observe::look(&self.api, &self.cr, &self.limits, time(), *memory).await {
-                Ok(Some(view)) => view,
+            let (view, step) = match glance.decide(&self.cr, &self.limits, time(), memory).await {
+                Ok(Some(decided)) => decided,
                 Ok(None) => return Ended::Settled,
-                Err(ObserveError::UndecodableCr { object, reason }) => return self.give_up(&object, &reason).await,
+                Err(ObserveError::UndecodableCr { object, reason }) => {
+                    return self.give_up(glance, &object, &reason, memory).await;
+                }
                 Err(e) => return self.failed(&e),
             };
-            view.remember(memory);
-            let (action, write) = match view.next_step() {
+            let (action, write) = match step {
                 Step::Ignore | Step::Nothing => return Ended::Settled,
-                Step::Wait { why, until } => {
+                Step::Wait { why, until, told } => {
                     tracing::debug!("{}: waits: {why}", self.cr);
-                    return Ended::Waits(until.map(|until| until_then(until, time())));
+                    let until = until.map(|until| until_then(until, time()));
+                    return if told { Ended::Told(until) } else { Ended::Waits(until) };
                 }
                 Step::Do(action, write) => (action, write),
             };
@@ -135,13 +144,13 @@ impl Work {
             if !self.may_act() {
                 return Ended::Waits(None);
             }
-            match self.act(&view, action, &write, memory).await {
+            match self.act(glance, &view, action, &write, memory).await {
                 Answer::Done => {
                     surprises = 0;
                     *accepted |= action == Action::Accept;
                 }
                 Answer::Surprise if surprises < SURPRISES => surprises += 1,
-                Answer::Surprise => return self.blocked(&view, &write).await,
+                Answer::Surprise => return self.blocked(glance, &view, &write, memory).await,
                 Answer::Impossible(_) => return Ended::Failed(None),
                 Answer::Forbidden(e) | Answer::Failed(e) => return self.failed(&ObserveError::Api(e)),
             }
@@ -150,17 +159,29 @@ impl Work {
     }
 
     /// Writes; where that fails the CR, and stands, people are told.
-    async fn apply(&self, write: &Write) -> Result<Applied, ApiError> {
-        let applied = apply(&self.api, write).await;
+    async fn apply(
+        &self,
+        glance: &Glance<'_, KubeApi>,
+        write: &Write,
+        memory: &mut Memory,
+    ) -> Result<Applied, ApiError> {
+        let applied = glance.apply(write, memory).await;
         if let (Ok(Applied::Done), Some(said)) = (&applied, Said::of(write, &self.uid)) {
             let _ = self.told.send(said);
         }
         applied
     }
 
-    async fn act(&self, view: &View, action: Action, write: &Write, memory: &mut Memory) -> Answer {
+    async fn act(
+        &self,
+        glance: &Glance<'_, KubeApi>,
+        view: &View,
+        action: Action,
+        write: &Write,
+        memory: &mut Memory,
+    ) -> Answer {
         tracing::info!("{}: {action}", self.cr);
-        let applied = self.apply(write).await;
+        let applied = self.apply(glance, write, memory).await;
         match &applied {
             Ok(applied) => memory.note(write, *applied),
             Err(e) => memory.note_refusal(e),
@@ -179,7 +200,7 @@ impl Work {
             _ => {}
         }
         match instead(view, write, &answer) {
-            Some(Step::Do(_, write)) if self.may_act() => match self.apply(&write).await {
+            Some(Step::Do(_, write)) if self.may_act() => match self.apply(glance, &write, memory).await {
                 Ok(Applied::Done) => Answer::Done,
                 Ok(Applied::LookAgain) => Answer::Surprise,
                 Err(e) => Answer::Failed(e),
@@ -189,12 +210,12 @@ impl Work {
     }
 
     /// What was to be made is there again and again, and is not ours: it is not waited for longer than for anything else.
-    async fn blocked(&self, view: &View, write: &Write) -> Ended {
+    async fn blocked(&self, glance: &Glance<'_, KubeApi>, view: &View, write: &Write, memory: &mut Memory) -> Ended {
         let Write::Create { key, .. } = write else { return Ended::Failed(None) };
         let said = format!("{key} is there, and this object does not own it: remove it, so that it can be made anew");
         tracing::warn!("{}: {said}", self.cr);
         match view.forbidden(&said) {
-            Some(Step::Do(_, write)) if self.may_act() => match self.apply(&write).await {
+            Some(Step::Do(_, write)) if self.may_act() => match self.apply(glance, &write, memory).await {
                 Ok(_) => Ended::Waits(Some(Duration::ZERO)),
                 Err(e) => self.failed(&ObserveError::Api(e)),
             },
@@ -203,13 +224,13 @@ impl Work {
     }
 
     /// A CR of ours that nobody can read fails, saying so, rather than to wait until Velero's timeout.
-    async fn give_up(&self, object: &Value, reason: &str) -> Ended {
+    async fn give_up(&self, glance: &Glance<'_, KubeApi>, object: &Value, reason: &str, memory: &mut Memory) -> Ended {
         tracing::warn!("{}: {reason}", self.cr);
         let Some(write) = unreadable(&self.cr, object, &self.limits, reason, time()) else { return Ended::Settled };
         if !self.may_act() {
             return Ended::Waits(None);
         }
-        match self.apply(&write).await {
+        match self.apply(glance, &write, memory).await {
             Ok(_) => Ended::Waits(None),
             Err(e) => self.failed(&ObserveError::Api(e)),
         }
@@ -331,7 +352,7 @@ mod tests {
         let (hold, held) = tokio::sync::watch::channel(None);
         let cr = Key::new(Kind::DataUpload, "velero", "a");
         let (api, told) = (KubeApi::new(Client::new(access).unwrap()), tokio::sync::mpsc::unbounded_channel().0);
-        let work = Work { api, limits, cr, uid: String::new(), told, stop, held };
+        let work = Work { api, mirror: Arc::default(), limits, cr, uid: String::new(), told, stop, held };
         assert!(!work.may_act());
         hold.send(Some(Instant::now() + Duration::from_secs(3600))).unwrap();
         assert!(work.may_act());

@@ -28,6 +28,8 @@ mod jobs;
 mod local;
 #[path = "kube/located.rs"]
 mod located;
+#[path = "kube/many.rs"]
+mod many;
 #[path = "kube/metrics.rs"]
 mod metrics;
 #[path = "kube/providers.rs"]

@@ -253,7 +253,7 @@ impl Jobs {
                     tracing::info!("made Job {name} for {location}");
                     self.figures.made += 1;
                 }
-                made
+                made.map(drop)
             }
             Act::Remove { name, guard } => in_time(api.delete(&Key::new(Kind::Job, namespace, name), guard)).await,
         };

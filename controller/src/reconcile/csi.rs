@@ -113,7 +113,8 @@ impl UploadView {
         if !ready {
             let error = self.pair_content.as_ref().and_then(|content| content.status.error.as_ref());
             let said = error.map_or_else(String::new, |error| format!(": {}", error.message));
-            return Some(exposing.wait(format!("VolumeSnapshot {} is not ready{said}", names::object(self.uid()))));
+            let why = format!("VolumeSnapshot {} is not ready{said}", names::object(self.uid()));
+            return Some(exposing.wait(why).told());
         }
         self.drop_first(exposing)
     }

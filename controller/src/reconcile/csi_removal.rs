@@ -81,7 +81,7 @@ impl UploadView {
         }
         Some(match pair.metadata.is_going() {
             false => delete(Action::RemoveSnapshot, snapshot_key(pair), &pair.metadata),
-            true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)),
+            true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)).told(),
         })
     }
 
@@ -91,7 +91,7 @@ impl UploadView {
             return step;
         }
         if let Some(going) = self.pair.as_ref().filter(|pair| pair.metadata.is_going()) {
-            return Step::wait(format!("VolumeSnapshot {} is going", going.metadata.name));
+            return Step::wait(format!("VolumeSnapshot {} is going", going.metadata.name)).told();
         }
         if let Some(pair) = &self.pair_content {
             // Bound to a VolumeSnapshot that is gone, it is never bound to another one: it is made anew.
@@ -106,7 +106,7 @@ impl UploadView {
             }
         }
         self.make_pair(plan)
-            .unwrap_or_else(|| Step::wait(format!("VolumeSnapshot {} is not ready", names::object(self.uid()))))
+            .unwrap_or_else(|| Step::wait(format!("VolumeSnapshot {} is not ready", names::object(self.uid()))).told())
     }
 
     /// Our pair goes, and the storage snapshot with it. `None`: all is gone.
@@ -119,7 +119,7 @@ impl UploadView {
         if let Some(pair) = &self.pair {
             return Some(match pair.metadata.is_going() {
                 false => delete(Action::RemoveSnapshot, snapshot_key(pair), &pair.metadata),
-                true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)),
+                true => Step::wait(format!("VolumeSnapshot {} is going", pair.metadata.name)).told(),
             });
         }
         let content = self.pair_content.as_ref()?;

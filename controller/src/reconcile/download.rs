@@ -88,7 +88,7 @@ impl DownloadView {
             return self.fail(&refusal);
         }
         if !self.admitted {
-            return Step::wait("queued");
+            return Step::wait("queued").told();
         }
         let Some(target) = self.target.as_ref().filter(|target| !target.metadata.is_going()) else {
             let timeout = self.cr.metadata.creation_timestamp.unwrap_or(self.now).after(self.limits.prepare);
@@ -128,7 +128,7 @@ impl DownloadView {
                 Some(claim) if exposing.pod().is_some() => {
                     self.fail(&format!("PVC {} was deleted while a pod of ours used it", claim.metadata.name))
                 }
-                Some(claim) => exposing.wait(format!("PVC {} is going", claim.metadata.name)),
+                Some(claim) => exposing.wait(format!("PVC {} is going", claim.metadata.name)).told(),
                 None => self.give_volume(plan, &done, &exposing),
             },
             Err(e @ PlanError::Version { .. }) => Step::wait(e.to_string()),
@@ -230,7 +230,7 @@ impl DownloadView {
     fn let_go(&self, exposing: &Exposing<'_>, done: &DataDone) -> Option<Step> {
         match exposing.pod() {
             Some(pod) if !pod.metadata.is_going() => return Some(remove_pod(pod)),
-            Some(pod) => return Some(exposing.wait(format!("pod {} is going", pod.metadata.name))),
+            Some(pod) => return Some(exposing.wait(format!("pod {} is going", pod.metadata.name)).told()),
             None => {}
         }
         let attached = |name: &str| name == done.volume;

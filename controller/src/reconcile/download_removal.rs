@@ -19,7 +19,7 @@ impl DownloadView {
             return remove_pod(pod);
         }
         if let Some(pod) = self.pods.first() {
-            return Step::wait(format!("pod {} is going", pod.metadata.name));
+            return Step::wait(format!("pod {} is going", pod.metadata.name)).told();
         }
         // Given, and the restore failed all the same: its owner gets it as it was.
         let targets = |volume: &&Volume| self.is_marked(volume) && self.is_targets(volume);
@@ -34,7 +34,7 @@ impl DownloadView {
             return step;
         }
         if let Some(claim) = self.claims.first() {
-            return Step::wait(format!("PVC {} is going", claim.metadata.name));
+            return Step::wait(format!("PVC {} is going", claim.metadata.name)).told();
         }
         if let Some(step) = remove_any_made(ours(), cr) {
             return step;

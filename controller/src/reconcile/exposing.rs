@@ -55,13 +55,13 @@ impl Exposing<'_> {
             return fail(self.key(), cr, &message, self.now);
         }
         let over = deadline(self.phase, self.accepted, cr, self.now, limits).map(|(at, _)| at);
-        Step::Wait { why, until: over.into_iter().chain(self.lost_at()).min() }
+        Step::Wait { why, until: over.into_iter().chain(self.lost_at()).min(), told: false }
     }
 
     /// Waits for the agent of the node. One that answers keeps the deadline itself.
     pub(super) fn wait_for_agent(&self) -> Step {
         match self.host.agent {
-            Agent::Ready => Step::Wait { why: "the agent".to_owned(), until: self.lost_at() },
+            Agent::Ready => Step::Wait { why: "the agent".to_owned(), until: self.lost_at(), told: true },
             Agent::Silent | Agent::Gone(_) => self.wait(format!("the agent of node {} does not answer", self.node)),
         }
     }
@@ -106,7 +106,7 @@ impl Exposing<'_> {
             return ControlFlow::Break(create(Action::MakeClaim, key, claim(name)));
         };
         if found.metadata.is_going() {
-            return ControlFlow::Break(self.wait(format!("PVC {} is being deleted", found.metadata.name)));
+            return ControlFlow::Break(self.wait(format!("PVC {} is being deleted", found.metadata.name)).told());
         }
         let bound = !found.spec.volume_name.is_empty();
         let its = self.volume_of(found);
@@ -119,7 +119,7 @@ impl Exposing<'_> {
                 return ControlFlow::Break(self.wait(format!("PV {} is not there", found.spec.volume_name)));
             }
             None if !waits_for_consumer(self.class) => {
-                return ControlFlow::Break(self.wait(format!("PVC {} is not bound", found.metadata.name)));
+                return ControlFlow::Break(self.wait(format!("PVC {} is not bound", found.metadata.name)).told());
             }
             None => {}
         }
@@ -132,7 +132,7 @@ impl Exposing<'_> {
             return ControlFlow::Break(create(Action::MakePod, Key::new(Kind::Pod, &self.cr.namespace, &name), object));
         };
         if pod.metadata.is_going() {
-            return ControlFlow::Break(self.wait(format!("pod {} is going", pod.metadata.name)));
+            return ControlFlow::Break(self.wait(format!("pod {} is going", pod.metadata.name)).told());
         }
         // It is deleted with all the rest: one that was made again would come back the same.
         if let Some(what) = build::changes_volume(pod) {
@@ -150,7 +150,8 @@ impl Exposing<'_> {
             return ControlFlow::Break(remove_pod(pod));
         }
         if !bound || pod.spec.node_name.is_empty() || pod.status.phase != "Running" {
-            return ControlFlow::Break(self.wait(format!("pod {} does not run{}", pod.metadata.name, reason(pod))));
+            let why = format!("pod {} does not run{}", pod.metadata.name, reason(pod));
+            return ControlFlow::Break(self.wait(why).told());
         }
         ControlFlow::Continue(pod.spec.node_name.clone())
     }
@@ -286,7 +287,7 @@ pub(super) fn cancel_under_way(exposing: &Exposing<'_>, since: Option<Time>, sai
     if limit <= exposing.now {
         return cancel(exposing.key(), exposing.cr, said, exposing.now);
     }
-    Step::wait_until("the agent stops", limit)
+    Step::wait_until("the agent stops", limit).told()
 }
 
 #[cfg(test)]

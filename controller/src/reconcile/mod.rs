@@ -41,6 +41,8 @@ pub enum Step {
         why: String,
         /// When this decision may change although nothing else does.
         until: Option<Time>,
+        /// The watches tell of what is waited for.
+        told: bool,
     },
     /// One write.
     Do(Action, Write),
@@ -59,21 +61,29 @@ impl Step {
     }
 
     fn wait(why: impl Into<String>) -> Self {
-        Self::Wait { why: why.into(), until: None }
+        Self::Wait { why: why.into(), until: None, told: false }
+    }
+
+    /// The same, for something of which the watches tell: it need not be looked for again and again.
+    fn told(self) -> Self {
+        match self {
+            Self::Wait { why, until, .. } => Self::Wait { why, until, told: true },
+            step => step,
+        }
     }
 
     /// The same, but looked at again by then.
     fn no_later_than(self, time: Option<Time>) -> Self {
         match (self, time) {
-            (Self::Wait { why, until }, Some(time)) => {
-                Self::Wait { why, until: Some(until.map_or(time, |until| until.min(time))) }
+            (Self::Wait { why, until, told }, Some(time)) => {
+                Self::Wait { why, until: Some(until.map_or(time, |until| until.min(time))), told }
             }
             (step, _) => step,
         }
     }
 
     fn wait_until(why: impl Into<String>, until: Time) -> Self {
-        Self::Wait { why: why.into(), until: Some(until) }
+        Self::Wait { why: why.into(), until: Some(until), told: false }
     }
 }
 

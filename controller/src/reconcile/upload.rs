@@ -93,7 +93,7 @@ impl UploadView {
             ControlFlow::Break(step) => return step,
         };
         if !self.admitted {
-            return Step::wait("queued");
+            return Step::wait("queued").told();
         }
         let body = build::accepted(&self.cr.metadata, &plan.print(), self.now);
         patch(Action::Accept, self.key(), &self.cr.metadata, body)
@@ -124,7 +124,11 @@ impl UploadView {
         let claim = |name: String| exposer.claim(self, plan, &name);
         match exposing.published(claim, |claim, volume| exposer.volume(self, plan, &exposing, claim, volume)) {
             ControlFlow::Break(step) => step,
-            ControlFlow::Continue(node) => exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()),
+            ControlFlow::Continue(node) => match exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()) {
+                // No watch tells of the source PVC, whose volume is what is read.
+                Step::Wait { why, until, .. } if plan.local.is_some() => Step::Wait { why, until, told: false },
+                step => step,
+            },
         }
     }
 
@@ -139,7 +143,7 @@ impl UploadView {
             return remove_pod(pod);
         }
         if let Some(pod) = self.pods.first() {
-            return Step::wait(format!("pod {} is going", pod.metadata.name));
+            return Step::wait(format!("pod {} is going", pod.metadata.name)).told();
         }
         if let Some(step) = self.claims.iter().find_map(|claim| doom_claim(claim, &self.volumes, cr)) {
             return step;
@@ -148,7 +152,7 @@ impl UploadView {
             return step;
         }
         if let Some(claim) = self.claims.first() {
-            return Step::wait(format!("PVC {} is going", claim.metadata.name));
+            return Step::wait(format!("PVC {} is going", claim.metadata.name)).told();
         }
         if let Some(step) = remove_any_made(self.volumes.iter(), cr) {
             return step;

@@ -143,6 +143,8 @@ pub struct UploadView {
     pub closed: bool,
     /// The DataUpload.
     pub cr: DataUpload,
+    /// There is a plan, and the snapshots were looked at: what is not there of those that it names by uid is gone for good.
+    pub snapshots_seen: bool,
     /// The VolumeSnapshot that `spec` names; none if it is gone, or another one of that name than that of the plan.
     pub first: Option<VolumeSnapshot>,
     /// The content that the plan names, before there is a plan that of the VolumeSnapshot, also when that is gone.

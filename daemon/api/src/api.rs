@@ -249,12 +249,12 @@ pub trait Api {
         keep: impl Fn(&Value) -> bool + Send + Sync,
     ) -> impl Future<Output = Result<Vec<Value>, ApiError>> + Send;
 
-    /// Makes an object.
-    fn create(&self, key: &Key, object: &Value) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// Makes an object; gives it as it is then.
+    fn create(&self, key: &Key, object: &Value) -> impl Future<Output = Result<Value, ApiError>> + Send;
 
     /// A merge patch (RFC 7386). Its `metadata.uid` and `metadata.resourceVersion` are what it rests on: where the
-    /// object has others, the answer is [`Refusal::Conflict`].
-    fn patch(&self, key: &Key, patch: &Value) -> impl Future<Output = Result<(), ApiError>> + Send;
+    /// object has others, the answer is [`Refusal::Conflict`]. Gives the object as it is then.
+    fn patch(&self, key: &Key, patch: &Value) -> impl Future<Output = Result<Value, ApiError>> + Send;
 
     /// Deletes the object that the guard names and no other.
     fn delete(&self, key: &Key, guard: &Guard) -> impl Future<Output = Result<(), ApiError>> + Send;

@@ -65,11 +65,6 @@ impl KubeApi {
         self.client.send(&call, method, path, Some((media, body.to_string().into_bytes()))).await
     }
 
-    /// A merge patch as in [`Api::patch`], and what the object is then.
-    pub async fn patched(&self, key: &Key, patch: &Value) -> Result<Value, ApiError> {
-        self.write("patch", key, Method::PATCH, &path_of(key), (MERGE_PATCH, patch)).await
-    }
-
     /// All that a label selector fits; empty: all.
     pub async fn list_all(&self, kind: Kind, namespace: &str, selector: &str) -> Result<List, ApiError> {
         self.list_as(kind, namespace, selector, Some).await
@@ -181,13 +176,13 @@ impl Api for KubeApi {
         Ok(self.list_as(kind, namespace, "", |object| Some(object).filter(&keep)).await?.objects)
     }
 
-    async fn create(&self, key: &Key, object: &Value) -> Result<(), ApiError> {
+    async fn create(&self, key: &Key, object: &Value) -> Result<Value, ApiError> {
         let path = path(key.kind, &key.namespace);
-        self.write("create", key, Method::POST, &path, (JSON, object)).await.map(drop)
+        self.write("create", key, Method::POST, &path, (JSON, object)).await
     }
 
-    async fn patch(&self, key: &Key, patch: &Value) -> Result<(), ApiError> {
-        self.patched(key, patch).await.map(drop)
+    async fn patch(&self, key: &Key, patch: &Value) -> Result<Value, ApiError> {
+        self.write("patch", key, Method::PATCH, &path_of(key), (MERGE_PATCH, patch)).await
     }
 
     async fn delete(&self, key: &Key, guard: &Guard) -> Result<(), ApiError> {

@@ -98,7 +98,7 @@ impl<'a> Report<'a> {
     fn write(&self, cr: &Value, patch: &Value, briefly: bool) -> Result<(), ApiError> {
         let guard = guard_of(cr).map_err(|e| ApiError::new(Refusal::Unavailable, "read", e.to_string()))?;
         let (key, patch) = (self.key(), guarded(patch, &guard));
-        let patched = self.agent.around.api.patched(&key, &patch);
+        let patched = self.agent.around.api.patch(&key, &patch);
         let patched =
             if briefly { self.agent.around.wait_briefly("patch", patched) } else { self.agent.around.wait(patched) };
         *self.seen.lock() = patched?;

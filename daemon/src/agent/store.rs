@@ -269,7 +269,7 @@ impl Store {
             "stringData": { KEY.1: text },
         });
         match around.wait(around.api.create(&Key::new(Kind::Secret, &around.namespace, KEY.0), &secret)) {
-            Ok(()) => tracing::warn!(
+            Ok(_) => tracing::warn!(
                 "made the key of the repositories, Secret {}: keep a copy of it outside of the cluster; without it nobody can read a \
                  backup",
                 KEY.0
@@ -336,7 +336,7 @@ impl Store {
                 }
             };
             match done {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(e) if matches!(e.refusal, Refusal::Exists | Refusal::Conflict) => {}
                 Err(e) => return Err(e.into()),
             }

@@ -102,7 +102,7 @@ fn try_keep(around: &Surroundings, location: &str, result: &JobResult, key: &Key
         }
     };
     match written {
-        Ok(()) => Ok(Some(kept)),
+        Ok(_) => Ok(Some(kept)),
         Err(e) if matches!(e.refusal, Refusal::Exists | Refusal::Conflict | Refusal::NotFound) => Ok(None),
         Err(e) => Err(e.into()),
     }

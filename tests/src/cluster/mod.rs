@@ -3,8 +3,10 @@
 //! nothing runs by itself, so a run is the same every time.
 
 mod agent;
+mod behind;
 mod clock;
 pub mod invariants;
+pub mod many;
 pub mod real;
 mod rules;
 mod scene;

@@ -367,6 +367,10 @@ impl Server {
 pub struct Faults {
     /// Writes so far, of controller and agent together.
     pub writes: usize,
+    /// Reads of the controller so far.
+    pub reads: usize,
+    /// Of them, lists of all PVs.
+    pub lists_of_volumes: usize,
     /// Which of them fails, counted from 1, and how.
     pub fail: Option<(usize, How)>,
 }
@@ -383,6 +387,12 @@ impl Client {
     /// A client; `faults` counts its writes and makes one fail.
     pub fn new(server: &Arc<Server>, who: Who, faults: Option<&Arc<Mutex<Faults>>>) -> Self {
         Self { server: server.clone(), who, faults: faults.cloned() }
+    }
+
+    fn count(&self) {
+        if let Some(faults) = self.faults.as_ref().filter(|_| self.who == Who::Controller) {
+            faults.lock().reads += 1;
+        }
     }
 
     /// Does a write once, not at all or twice, and loses its answer or not.
@@ -405,6 +415,11 @@ impl Client {
         }
     }
 
+    /// The object as a write left it. One that its last finalizer held is gone.
+    fn answer(&self, key: &Key) -> Value {
+        self.server.get(key).map(|object| Value::clone(&object)).unwrap_or_default()
+    }
+
     fn once(&self, verb: &'static str, key: &Key, call: &Call<'_>) -> Result<(), ApiError> {
         let Some(real) = &self.server.real else {
             let mut state = self.server.state.lock();
@@ -416,8 +431,8 @@ impl Client {
         };
         let api = real.api(self.who);
         let answer = match call {
-            Call::Create(object) => real.wait(api.create(key, object)),
-            Call::Patch(patch) => real.wait(api.patch(key, patch)),
+            Call::Create(object) => real.wait(api.create(key, object)).map(drop),
+            Call::Patch(patch) => real.wait(api.patch(key, patch)).map(drop),
             Call::Delete(guard) => real.wait(api.delete(key, guard)),
         };
         let object = real.get(key);
@@ -435,6 +450,7 @@ enum Call<'a> {
 
 impl Api for Client {
     async fn get(&self, key: &Key) -> Result<Option<Value>, ApiError> {
+        self.count();
         match self.server.read(self.who) {
             Some(real) => real.wait(real.api(self.who).get(key)),
             None => Ok(self.server.get(key).map(|object| Value::clone(&object))),
@@ -442,6 +458,7 @@ impl Api for Client {
     }
 
     async fn list(&self, kind: Kind, namespace: &str, labels: &[(&str, &str)]) -> Result<Vec<Value>, ApiError> {
+        self.count();
         if let Some(real) = self.server.read(self.who) {
             return real.wait(real.api(self.who).list(kind, namespace, labels));
         }
@@ -459,7 +476,11 @@ impl Api for Client {
         namespace: &str,
         keep: impl Fn(&Value) -> bool + Send + Sync,
     ) -> Result<Vec<Value>, ApiError> {
+        if let Some(faults) = self.faults.as_ref().filter(|_| kind == Kind::Volume) {
+            faults.lock().lists_of_volumes += 1;
+        }
         if let Some(real) = self.server.read(self.who) {
+            self.count();
             return real.wait(real.api(self.who).list_where(kind, namespace, keep));
         }
         let mut all = self.list(kind, namespace, &[]).await?;
@@ -467,12 +488,12 @@ impl Api for Client {
         Ok(all)
     }
 
-    async fn create(&self, key: &Key, object: &Value) -> Result<(), ApiError> {
-        self.write("create", key, Call::Create(object))
+    async fn create(&self, key: &Key, object: &Value) -> Result<Value, ApiError> {
+        self.write("create", key, Call::Create(object)).map(|()| self.answer(key))
     }
 
-    async fn patch(&self, key: &Key, patch: &Value) -> Result<(), ApiError> {
-        self.write("patch", key, Call::Patch(patch))
+    async fn patch(&self, key: &Key, patch: &Value) -> Result<Value, ApiError> {
+        self.write("patch", key, Call::Patch(patch)).map(|()| self.answer(key))
     }
 
     async fn delete(&self, key: &Key, guard: &Guard) -> Result<(), ApiError> {

@@ -1,6 +1,7 @@
 //! A run: our processes, the others, one fault, and events at a write, until nothing changes any more.
 
 use super::agent::{AgentProcess, Turn};
+use super::behind::Behind;
 use super::clock::now;
 use super::invariants::Invariants;
 use super::scene::{LOCAL_VOLUME, Scene, before, others};
@@ -15,7 +16,8 @@ use std::time::Duration;
 use wherry_api::api::{Key, Kind, Refusal};
 use wherry_api::settings::Settings;
 use wherry_api::{SnapshotId, Time, names};
-use wherry_controller::apply::apply;
+use wherry_controller::apply::{Applied, apply};
+use wherry_controller::glance::Glance;
 use wherry_controller::leaks;
 use wherry_controller::observe::{self, Memory, View};
 use wherry_controller::reconcile::{Limits, Step, Write};
@@ -134,6 +136,8 @@ pub struct Outcome {
     pub last_phase: String,
     /// Writes of controller and agent.
     pub writes: usize,
+    /// Reads of the controller, where it is [behind](World::behind).
+    pub reads: usize,
     /// What was violated.
     pub violations: Vec<String>,
     /// Decisions, in order, without repetition.
@@ -161,6 +165,8 @@ pub struct World {
     second: Option<Step>,
     with_second: bool,
     slow: bool,
+    /// The controller reads a mirror, as its process does.
+    behind: Option<Behind>,
     tamper: Option<Tamper>,
     invariants: Invariants,
     now: Time,
@@ -195,6 +201,7 @@ impl World {
             second: None,
             with_second: false,
             slow: false,
+            behind: None,
             tamper: None,
             now: start,
             until: None,
@@ -313,6 +320,15 @@ impl World {
         self
     }
 
+    /// The controller reads what the watches told, as its process does, and they are so many events behind; they tell more only
+    /// when it has nothing to do.
+    pub fn behind(mut self, by: usize) -> Self {
+        let kinds = [Kind::DataUpload, Kind::DataDownload, Kind::Pod, Kind::Claim, Kind::VolumeSnapshot];
+        let all: Vec<_> = kinds.into_iter().flat_map(|kind| self.server.all(kind)).collect();
+        self.behind = Some(Behind::new(by, &all));
+        self
+    }
+
     /// Plants a fault.
     pub fn tampered(mut self, tamper: Tamper) -> Self {
         self.tamper = Some(tamper);
@@ -330,7 +346,7 @@ impl World {
     pub fn run(mut self) -> Outcome {
         self.look_at_others();
         let mut turns = 0;
-        while self.turn() || self.sleep() || self.gone() {
+        while self.turn() || self.sleep() || self.gone() || self.look_anew() {
             turns += 1;
             if turns == 1000 {
                 self.invariants.violations.push("I0: no end in sight".to_owned());
@@ -378,10 +394,15 @@ impl World {
         let phase = self.server.get(&self.cr).map_or_else(String::new, |cr| text(&cr, "/status/phase").to_owned());
         self.invariants.at_end(&self.server, &self.storage, &self.repository);
         self.invariants.violations.extend(self.server.forgotten());
+        let (writes, reads) = {
+            let faults = self.faults.lock();
+            (faults.writes, faults.reads)
+        };
         Outcome {
             last_phase: self.invariants.last_phase.clone(),
             violations: self.invariants.violations,
-            writes: self.faults.lock().writes,
+            writes,
+            reads,
             steps: self.steps,
             phase,
         }
@@ -471,6 +492,9 @@ impl World {
 
     fn check(&mut self) {
         let changes = self.server.take_changes();
+        if let Some(behind) = &mut self.behind {
+            behind.happened(&changes);
+        }
         self.invariants.after(&changes, &self.server, &self.storage, &self.repository, &self.agent);
     }
 
@@ -484,13 +508,88 @@ impl World {
         })
     }
 
-    fn controller(&mut self) -> bool {
-        self.until = None;
-        let Some(step) = self.decide() else { return false };
+    /// The controller looks so often again at what waits: gives its reads, and how many of them listed all PVs.
+    pub fn look_again(&mut self, times: usize) -> (usize, usize) {
+        let asked = |world: &Self| {
+            let faults = world.faults.lock();
+            (faults.reads, faults.lists_of_volumes)
+        };
+        let before = asked(self);
+        for _ in 0..times {
+            self.controller();
+        }
+        let after = asked(self);
+        (after.0 - before.0, after.1 - before.1)
+    }
+
+    /// What the process does after some minutes: a look at the server alone.
+    fn look_anew(&mut self) -> bool {
+        if self.behind.is_none() {
+            return false;
+        }
+        self.memory.doubt = true;
+        self.controller_behind()
+    }
+
+    /// As the process does it: several steps in a row rest on what was read at the first.
+    fn controller_behind(&mut self) -> bool {
+        let Some(mirror) = self.behind.as_ref().map(|behind| Arc::clone(&behind.mirror)) else { return false };
+        let api = Client::new(&self.server, Who::Controller, Some(&self.faults));
+        let cr = self.cr.clone();
+        let glance = Glance::new(&api, &mirror, &cr);
+        let mut acted = false;
+        for _ in 0..4 {
+            self.until = None;
+            self.memory.admitted = true;
+            let decided = now(glance.decide(&self.cr, &self.limits, self.now, &mut self.memory)).unwrap();
+            let Some((_, mut step)) = decided else { break };
+            if let Some(tamper) = self.tamper {
+                step = tamper(&self.server, step);
+            }
+            self.note_step(&step);
+            match step {
+                Step::Do(_, write) => {
+                    acted = true;
+                    match now(glance.apply(&write, &mut self.memory)) {
+                        Ok(applied) => {
+                            self.memory.note(&write, applied);
+                            // What is refused takes time, too.
+                            if applied == Applied::LookAgain {
+                                self.behind.as_mut().map(Behind::tell);
+                            }
+                        }
+                        Err(e) if e.refusal == Refusal::Forbidden => self.memory.note_refusal(&e),
+                        Err(_) => {
+                            self.memory = Memory::default();
+                            break;
+                        }
+                    }
+                    self.settle();
+                }
+                Step::Wait { until, .. } => {
+                    self.until = until;
+                    break;
+                }
+                Step::Ignore | Step::Nothing => break,
+            }
+        }
+        acted || self.behind.as_mut().is_some_and(Behind::tell)
+    }
+
+    fn note_step(&mut self, step: &Step) {
         let name = step.name();
         if self.steps.last() != Some(&name) {
             self.steps.push(name);
         }
+    }
+
+    fn controller(&mut self) -> bool {
+        if self.behind.is_some() {
+            return self.controller_behind();
+        }
+        self.until = None;
+        let Some(step) = self.decide() else { return false };
+        self.note_step(&step);
         match step {
             Step::Do(_, write) => {
                 self.write(&write);

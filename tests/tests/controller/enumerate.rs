@@ -1,7 +1,7 @@
 //! Points of death.
 
 use crate::{assert_clean, scenes};
-use wherry_tests::cluster::{Event, How, Scene, World};
+use wherry_tests::cluster::{Content, Event, How, Scene, World};
 
 /// Writes of one CR when nothing goes wrong.
 fn writes(scene: Scene) -> usize {
@@ -81,6 +81,101 @@ fn a_second_controller_one_write_behind_does_no_harm() {
             }
         }
     }
+}
+
+/// The watches are behind, by more than a step or by more than all there are: what rests on them does no harm, and nothing waits
+/// for ever.
+#[test]
+fn the_mirror_may_be_behind() {
+    for by in [0, 1, 7, 1000] {
+        for scene in all_scenes() {
+            let outcome = World::new(scene).behind(by).run();
+            assert_clean(&outcome, &format!("{scene:?}, {by} behind"));
+            assert_eq!(outcome.phase, "Completed", "{scene:?}, {by} behind: {:#?}", outcome.steps);
+        }
+    }
+    for by in [1, 1000] {
+        for scene in [scenes(false)[0], scenes(true)[3]] {
+            each_failure(scene, |of, world| {
+                let of = format!("{of}, {by} behind");
+                let outcome = world.behind(by).run();
+                assert_clean(&outcome, &of);
+                assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+            });
+        }
+    }
+}
+
+/// And whatever happens meanwhile.
+#[test]
+fn the_mirror_may_be_behind_whatever_happens() {
+    let events = [
+        Event::Cancel,
+        Event::Delete,
+        Event::SourceGone,
+        Event::NodeLost,
+        Event::NodeDrained,
+        Event::PodFails,
+        Event::ClaimGoing,
+        Event::LabelsGone,
+        Event::PlanBroken,
+    ];
+    for scene in [scenes(false)[0], scenes(true)[3]] {
+        let targets: &[Event] = if scene.download { &[Event::TargetGone, Event::TargetReplaced] } else { &[] };
+        for event in events.iter().chain(targets).filter(|event| !scene.download || **event != Event::SourceGone) {
+            // Once the target has the volume, what becomes of that is its owner's policy.
+            let last = if targets.contains(event) { 10 } else { writes(scene) };
+            for after in 0..=last {
+                for by in [1, 1000] {
+                    let outcome = World::new(scene).behind(by).at(after, *event).run();
+                    let of = format!("{scene:?}, {event:?} after {after}, {by} behind");
+                    assert_clean(&outcome, &of);
+                    // One without phase was deleted, and all of it is gone.
+                    let ended = ["Completed", "Failed", "Canceled", ""].contains(&outcome.phase.as_str());
+                    assert!(ended, "{of}: {} {:#?}", outcome.phase, outcome.steps);
+                }
+            }
+        }
+        for after in 0..=writes(scene) {
+            let outcome = World::new(scene).behind(3).with_second().at(after, Event::Cancel).run();
+            assert_clean(&outcome, &format!("{scene:?}, cancel after {after}, a second controller"));
+        }
+    }
+}
+
+/// What all of a CR takes of the API server, and that one that only waits takes nothing. Here it is looked at whenever anybody
+/// has acted, on a server whenever something of it changes: there it is less (suite `kube`).
+#[test]
+fn what_is_asked_of_the_server() {
+    for scene in all_scenes() {
+        let outcome = World::new(scene).behind(0).run();
+        assert_clean(&outcome, &format!("{scene:?}"));
+        let all = outcome.reads + writes(scene);
+        assert!(all <= 95, "{scene:?}: {} reads, {} writes", outcome.reads, writes(scene));
+    }
+    for download in [false, true] {
+        // Prepared: it waits for its agent.
+        let mut world = World::new(scenes(download)[0]).behind(0).run_to(if download { 4 } else { 11 });
+        world.look_again(1);
+        let (asked, _) = world.look_again(20);
+        // Of the target and of the PV nobody tells.
+        assert_eq!(asked, if download { 2 * 20 } else { 0 }, "download {download}");
+    }
+}
+
+/// The driver keeps the storage snapshot for a volume that somebody else made from it.
+#[test]
+fn one_that_waits_for_a_driver_has_all_volumes_listed_once() {
+    let mut world = World::new(scenes(false)[0]).behind(0);
+    world.storage.clones_hold = true;
+    world.storage.volumes.insert("others".to_owned(), Content::Clone("h1".to_owned()));
+    while world.turn() {}
+    let upload = world.server.get(&world.cr).unwrap();
+    assert_eq!(upload["status"]["phase"], "Completed", "{upload:#}");
+    assert!(upload["metadata"]["finalizers"].is_array(), "{upload:#}");
+    world.look_again(1);
+    let (asked, lists) = world.look_again(20);
+    assert_eq!(lists, 0, "{asked} reads");
 }
 
 /// What a cancel may come to. Before an upload is committed, and a restore PVC deleted, it is Canceled.

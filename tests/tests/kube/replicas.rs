@@ -3,6 +3,7 @@
 use crate::Stage;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -115,6 +116,16 @@ fn asked(real: &Real, namespace: &str, after: usize) -> Vec<Value> {
     events
 }
 
+/// How many there are of each verb and resource, for whoever reads the log.
+pub fn kinds_of(events: &[Value]) -> String {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for event in events {
+        let of = |field: &Value| field.as_str().unwrap_or_default().to_owned();
+        *kinds.entry(format!("{} {}", of(&event["verb"]), of(&event["objectRef"]["resource"]))).or_default() += 1;
+    }
+    kinds.into_iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
+}
+
 #[test]
 fn an_upload_and_a_download_from_new_to_the_end() {
     let stage = Stage::enter();
@@ -135,7 +146,7 @@ fn an_upload_and_a_download_from_new_to_the_end() {
             // The Lease is of no CR, and an Event, where the machine is slow, is no write that anything rests on.
             .filter(|event| !["leases", "events"].iter().any(|other| event["objectRef"]["resource"] == *other))
             .count();
-        eprintln!("{scene:?}: {} requests, of them {writes} writes", events.len());
+        eprintln!("{scene:?}: {} requests, of them {writes} writes: {}", events.len(), kinds_of(&events));
         // A conflict, as with the agent's write, costs one more each.
         let conflicts = events.iter().filter(|event| event["responseStatus"]["code"] == 409).count();
         let needed = if download { 12 } else { 17 };

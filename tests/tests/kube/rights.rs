@@ -205,14 +205,14 @@ fn requests_beyond_them_are_refused() {
         let error = answer.unwrap_err();
         assert_eq!(error.refusal, Refusal::Forbidden, "{error}");
     };
-    refused(kube.wait(api.create(&claim, &object)));
+    refused(kube.wait(api.create(&claim, &object)).map(drop));
     server.create(wherry_tests::cluster::Who::Velero, &claim, &object);
     let seen = kube.wait(api.get(&claim)).unwrap().unwrap();
     let guard = Guard {
         uid: seen["metadata"]["uid"].as_str().unwrap().to_owned(),
         resource_version: seen["metadata"]["resourceVersion"].as_str().unwrap().to_owned(),
     };
-    refused(kube.wait(api.patch(&claim, &json!({ "metadata": { "labels": { "a": "b" } } }))));
+    refused(kube.wait(api.patch(&claim, &json!({ "metadata": { "labels": { "a": "b" } } }))).map(drop));
     refused(kube.wait(api.delete(&claim, &guard)));
     // That is an addition, for local volumes: see `local`.
     let volume = Key::new(Kind::Volume, "", "wherry-x-1");

@@ -81,7 +81,7 @@ impl Side {
     }
 
     fn create(&mut self, what: &str, key: &Key, object: &Value) {
-        let answer = now(self.client.create(key, object));
+        let answer = now(self.client.create(key, object)).map(drop);
         self.note(what, key, answer);
     }
 
@@ -92,7 +92,7 @@ impl Side {
         }
         patch["metadata"]["uid"] = json!(guard.uid);
         patch["metadata"]["resourceVersion"] = json!(guard.resource_version);
-        let answer = now(self.client.patch(key, &patch));
+        let answer = now(self.client.patch(key, &patch)).map(drop);
         self.note(what, key, answer);
     }
 
