@@ -3,7 +3,8 @@
 
 use crate::cli::{
     BackupArgs, CheckArgs, Cli, Command, Compression, CopyArgs, CredentialFlags, Engine, ForgetArgs, GcArgs, Global,
-    InitArgs, KeepFlags, LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span, ToCredentialFlags,
+    InitArgs, KeepFlags, LogFormat, MountArgs, Percent, RepairArgs, RestoreArgs, S3Flags, Size, SourceArg, Span,
+    ToCredentialFlags,
 };
 use crate::credential::CredentialSource;
 use serde::Deserialize;
@@ -412,6 +413,12 @@ pub fn resolve(mut cli: Cli, env: &Environment<'_>) -> Result<(Settings, Command
     {
         credential.environment = env.var("WHERRY_TO_PASSWORD").is_some();
         credential.to_key_file = env.path("WHERRY_TO_KEY_FILE").filter(|_| !credential.environment);
+    }
+    if let Command::Repair(RepairArgs { from: Some(_), credential, .. }) = &mut cli.command
+        && !credential.is_given()
+    {
+        credential.environment = env.var("WHERRY_FROM_PASSWORD").is_some();
+        credential.from_key_file = env.path("WHERRY_FROM_KEY_FILE").filter(|_| !credential.environment);
     }
     let asked = part_of_data(&cli.command);
     for (path, file) in read_files(cli.global.config.take(), env, &mut warnings)? {
