@@ -121,30 +121,28 @@ impl<'a> From<'a> {
         let work = Work { from: self, repository, turn, readers: Readers::start(&self.source)?, listed };
         let (mut healed, mut packs, mut read) = (Amount::default(), 0, Vec::new());
         let first_nodes = wanted.nodes();
+        let again = || check::find_wanted(self.context, repository, Vec::new(), Some(self.read));
         if first_nodes > 0 && !self.dry_run {
-            healed.nodes = work.nodes(&wanted, &mut read)?;
-            let later = check::find_wanted(self.context, repository, Vec::new(), Some(self.read))?.1;
+            (healed.nodes, packs) = work.nodes(&wanted, &mut read)?;
+            let later = again()?.1;
             healed.chunks += wanted.found_since(&later);
             wanted = later;
         }
-        loop {
+        let (after, missing) = loop {
             let taken = work.chunks(&wanted, &mut read)?;
-            healed.chunks += taken.chunks;
             packs += taken.packs;
-            if !wanted.is_partial() || taken.chunks == 0 || self.dry_run {
-                break;
+            if self.dry_run {
+                healed.chunks = taken.chunks;
+                let chunks = wanted.chunks() - taken.chunks;
+                break (before.clone(), Amount { chunks, nodes: first_nodes });
             }
-            wanted = check::find_wanted(self.context, repository, Vec::new(), Some(self.read))?.1;
-        }
-        let (after, missing) = match self.dry_run {
-            true => {
-                let missing = Amount { chunks: wanted.chunks().saturating_sub(healed.chunks), nodes: wanted.nodes() };
-                (before.clone(), missing)
+            // What is there again is what is found, not what was sent.
+            let (after, later) = again()?;
+            healed.chunks += wanted.found_since(&later);
+            if !wanted.is_partial() || taken.chunks == 0 {
+                break (after, Amount { chunks: later.chunks(), nodes: later.nodes() });
             }
-            false => {
-                let (after, wanted) = check::find_wanted(self.context, repository, Vec::new(), Some(self.read))?;
-                (after, Amount { chunks: wanted.chunks(), nodes: wanted.nodes() })
-            }
+            wanted = later;
         };
         let view = View {
             repository: self.source.id().to_string(),
@@ -191,9 +189,10 @@ impl Work<'_> {
         }
     }
 
-    /// Makes lost nodes again, as far as there are snapshots that have the same; gives how many are there again.
-    fn nodes(&self, wanted: &Wanted, read: &mut Vec<ReadView>) -> Result<u64> {
-        let (from, mut missing) = (self.from, wanted.nodes());
+    /// Makes lost nodes again, as far as there are snapshots that have the same; gives how many are there again, and
+    /// the packs that were stored.
+    fn nodes(&self, wanted: &Wanted, read: &mut Vec<ReadView>) -> Result<(u64, u64)> {
+        let (from, mut missing, mut packs) = (self.from, wanted.nodes(), 0);
         let akin = if from.all { usize::MAX } else { AKIN };
         let options = self.options()?;
         let index = from.context.index_within(self.repository, from.context.budget.index / 2)?;
@@ -215,8 +214,10 @@ impl Work<'_> {
                     Err(e) if e.kind() == ErrorKind::Conflict && attempt < TRIES => {
                         tracing::warn!("{e}; starting over")
                     }
-                    lost => {
-                        if let Some(e) = lost? {
+                    done => {
+                        let (stored, lost) = done?;
+                        packs += stored;
+                        if let Some(e) = lost {
                             tracing::warn!("snapshot {} of {} cannot be read as a whole: {e}", snapshot.id, from.place);
                         }
                         break;
@@ -235,7 +236,7 @@ impl Work<'_> {
             }
         }
         index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
-        Ok(wanted.nodes() - missing)
+        Ok((wanted.nodes() - missing, packs))
     }
 
     /// `None`: it was forgotten for good since it was listed.
@@ -320,17 +321,23 @@ fn snapshots(before: &CheckReport, after: &CheckReport) -> Vec<SnapshotView> {
 impl View {
     /// What was taken, and from whom; what is left says the check behind it.
     pub(super) fn text(&self) -> String {
-        let amount = |of: &Amount| match of.nodes {
-            0 => format!("{} chunks", of.chunks),
-            nodes => format!("{} chunks and {nodes} parts of maps and trees", of.chunks),
+        let count = |n: u64, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        let amount = |of: &Amount| match (self.wanted.nodes, count(of.chunks, "chunk", "chunks")) {
+            (0, chunks) => chunks,
+            (_, chunks) => {
+                format!("{chunks} and {}", count(of.nodes, "part of a map or tree", "parts of maps and trees"))
+            }
         };
         let (wanted, healed, missing) = (amount(&self.wanted), amount(&self.healed), amount(&self.missing));
         let mut text = match self.dry_run {
             false => {
-                format!("from      {}: {wanted} were lost, {healed} are there again, {missing} are not\n", self.from)
+                format!(
+                    "from      {}: lost before: {wanted}; there again: {healed}; still lost: {missing}\n",
+                    self.from
+                )
             }
             true => format!(
-                "from      {}: {wanted} are lost, {healed} could be taken; nothing was stored{}\n",
+                "from      {}: lost: {wanted}; could be taken: {healed}; nothing was stored{}\n",
                 self.from,
                 if self.wanted.nodes > 0 {
                     ", and whether parts of maps and trees can be made again is seen by doing it"

@@ -109,6 +109,7 @@ impl<'a> Search<'a> {
         let total = objects.snapshots.len() as u64;
         for (n, snapshot) in objects.snapshots.iter().enumerate() {
             let mut found = BTreeMap::new();
+            self.wanted.borrow_mut().begin();
             if unreadable.contains(&n) {
                 let size = snapshot.record.size;
                 let lost: &mut Lost = found.entry(keys::snap(&snapshot.volume, &snapshot.id)).or_default();
@@ -120,13 +121,12 @@ impl<'a> Search<'a> {
             } else if !self.names.is_empty() {
                 self.at.set((n as u64, total));
                 self.watch()?;
-                self.wanted.borrow_mut().begin();
                 self.snapshot(snapshot, &mut found)?;
-                self.wanted.borrow_mut().end(snapshot);
             }
             if found.is_empty() || has_gone(run, snapshot)? {
                 continue;
             }
+            self.wanted.borrow_mut().end(snapshot);
             let is_tree = snapshot.record.tree.is_some();
             for (key, Lost { ranges, paths }) in found {
                 hits.entry(key).or_default().push(Hit {
@@ -222,7 +222,11 @@ impl<'a> Search<'a> {
             if self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&name) {
                 continue;
             }
-            if self.bad.packs.contains(&piece.at.pack) || data::opens(self.run, &copy.pack, &there)? {
+            if self.bad.packs.contains(&piece.at.pack) {
+                return Ok(true);
+            }
+            if data::opens(self.run, &copy.pack, &there)? {
+                self.packs.set_opened(&copy);
                 return Ok(true);
             }
             self.more.borrow_mut().insert(name);

@@ -22,9 +22,15 @@ pub struct Wanted {
     pub(crate) snapshots: BTreeMap<SnapshotId, Of>,
     /// There are more chunks than are named here.
     pub(crate) is_full: bool,
-    of: Vec<(u64, Name)>,
+    /// Of the snapshot that is being looked at.
+    now: Now,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    chunks: HashMap<Name, (u32, Option<u64>)>,
+    nodes: BTreeMap<Name, Location>,
     has_chunks: bool,
-    has_nodes: bool,
     in_image: bool,
 }
 
@@ -70,36 +76,45 @@ impl Wanted {
     }
 
     pub(super) fn begin(&mut self) {
-        self.of.clear();
-        (self.has_chunks, self.has_nodes, self.in_image) = (false, false, false);
+        self.now = Now::default();
     }
 
+    /// What was said since `begin` is of this snapshot. Not called of one that is forgotten for good: that needs nothing.
     pub(super) fn end(&mut self, snapshot: &Snapshot) {
-        if self.has_chunks || self.has_nodes {
-            let chunks = std::mem::take(&mut self.of);
-            let of = Of { snapshot: snapshot.clone(), chunks, nodes: self.has_nodes };
-            self.snapshots.insert(snapshot.id, of);
+        let Now { chunks, nodes, has_chunks, .. } = std::mem::take(&mut self.now);
+        if !has_chunks && nodes.is_empty() {
+            return;
         }
+        let mut of = Of { snapshot: snapshot.clone(), chunks: Vec::new(), nodes: !nodes.is_empty() };
+        for (name, (len, number)) in chunks {
+            self.chunks.insert(name, len);
+            of.chunks.extend(number.map(|number| (number, name)));
+        }
+        of.chunks.sort_unstable();
+        self.nodes.extend(nodes);
+        self.snapshots.insert(snapshot.id, of);
     }
 
     /// Whether what follows is of a disk image in a tree; what was so before.
     pub(super) fn inside(&mut self, image: bool) -> bool {
-        std::mem::replace(&mut self.in_image, image)
+        std::mem::replace(&mut self.now.in_image, image)
     }
 
     /// `number`: which chunk of a disk it is.
     pub(super) fn chunk(&mut self, piece: &Piece, number: Option<u64>) {
-        self.has_chunks = true;
-        let name = (piece.class, piece.id);
-        if self.chunks.len() >= MOST && !self.chunks.contains_key(&name) {
+        let (name, now) = ((piece.class, piece.id), &mut self.now);
+        now.has_chunks = true;
+        if self.chunks.contains_key(&name) || now.chunks.contains_key(&name) {
+            return;
+        }
+        if self.chunks.len() + now.chunks.len() >= MOST {
             self.is_full = true;
-        } else if self.chunks.insert(name, piece.plain).is_none() {
-            self.of.extend(number.filter(|_| !self.in_image).map(|number| (number, name)));
+        } else {
+            now.chunks.insert(name, (piece.plain, number.filter(|_| !now.in_image)));
         }
     }
 
     pub(super) fn node(&mut self, piece: &Piece) {
-        self.has_nodes = true;
-        self.nodes.insert((piece.class, piece.id), piece.at);
+        self.now.nodes.insert((piece.class, piece.id), piece.at);
     }
 }

@@ -28,12 +28,12 @@ impl NodeHeal {
     }
 
     /// Stores all nodes of the snapshot, and of its chunks those that no intact pack is known to have; reads that back; commits
-    /// nothing. Gives why it could not be read to the end, where the snapshot there is damaged itself.
+    /// nothing. Gives the packs that were stored, and why it could not be read to the end, where the snapshot there is damaged itself.
     ///
     /// # Errors
     /// `Corrupt`: what was stored does not come back; `Conflict`: a collector ended the run, it may be begun again. What was stored
     /// stays until a collector finds that nobody needs it.
-    pub fn run(self, watch: HealWatch<'_>) -> Result<Option<Error>> {
+    pub fn run(self, watch: HealWatch<'_>) -> Result<(u64, Option<Error>)> {
         let Self { repository, copy, began } = self;
         let id = copy.id();
         let (stored, lost) = match copy.store(watch) {
@@ -41,8 +41,7 @@ impl NodeHeal {
             stored => (stored, None),
         };
         let packs = packs_of(&repository, &id)?;
-        read_back(&repository, began, &packs, stored)?;
-        Ok(lost)
+        Ok((read_back(&repository, began, &packs, stored)?, lost))
     }
 }
 

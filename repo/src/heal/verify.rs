@@ -16,12 +16,13 @@ pub(super) fn read_back(
 ) -> Result<u64> {
     // What was looked for and not found may be in them.
     repository.elsewhere().forget();
-    let (mut intact, mut damaged, mut failed) = (Vec::new(), Vec::new(), None);
+    let (mut intact, mut damaged, mut failed, mut gone) = (Vec::new(), Vec::new(), None, 0);
     for pack in packs {
         match open_all(repository, pack) {
             Ok(()) => intact.push(*pack),
-            // It was never there: not a word came back of the request that was to store it.
-            Err(e) if e.kind() == ErrorKind::NotFound => failed = Some(e),
+            // It was never there, and `stored` says so; or it was swept: who needed it is forgotten for good since. Were it anything
+            // else, the next look would find that what was in it is lost.
+            Err(e) if e.kind() == ErrorKind::NotFound => gone += 1,
             Err(e) if repository.is_damage(&e) => {
                 damaged.push(*pack);
                 failed = Some(e);
@@ -40,7 +41,7 @@ pub(super) fn read_back(
     stored?;
     match failed {
         Some(e) => Err(e.context("what was taken from the other repository does not come back as it was stored")),
-        None => Ok(packs.len() as u64),
+        None => Ok(packs.len() as u64 - gone),
     }
 }
 
