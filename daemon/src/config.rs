@@ -37,7 +37,8 @@ and of these commands:
   gc       grace fence-after
 Not taken from a file, because they are about one run: force dry-run allow-partial delta changed-blocks parent offset
 length forgotten name recursive tag new-password-file new-key-file config force-read overwrite delete numeric-ids seconds
-size rewrite slot-password-file slot-key-file. A password is never written into one.
+size rewrite slot-password-file slot-key-file all from from-password-file from-password-command from-key-file
+from-s3-endpoint from-s3-region from-s3-profile from-s3-ca-file from-s3-skip-verify. A password is never written into one.
 
 Examples:
   wherry config check --config /etc/wherry/config.toml

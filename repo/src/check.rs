@@ -32,12 +32,12 @@ pub use report::{CheckReport, Damage, DamageKind, Hit, LostPath, NotRead, NotRea
 pub use wanted::Wanted;
 pub(crate) use wanted::{Name, Of};
 
-use crate::id::{ShortId, SnapshotId};
+use crate::id::{PackKind, ShortId, SnapshotId};
 use crate::storage::{Storage, keys};
 use crate::tree::TreeCache;
 use crate::{Error, ErrorKind, Repository, Result, Timestamp};
 use report::Findings;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 /// What is checked, and with what.
@@ -135,7 +135,16 @@ impl Repository {
         ledger.iter().for_each(|ledger| ledger.save());
         let data = data?;
         let bad = hits::Bad { packs: packs.gone(), parts: maps.bad.into_iter().chain(data.bad).collect() };
+        let known: HashSet<_> = bad.parts.iter().map(|(pack, _)| *pack).collect();
         let (hits, bad, wanted) = hits::find(&run, &packs, &objects, &maps.unreadable, bad)?;
+        if let Some(ledger) = &ledger {
+            // Copies of what is damaged, in packs that nobody refers to by place, which so far nobody read: a collector must not take
+            // them for intact (G5).
+            let new: BTreeSet<_> =
+                bad.parts.iter().map(|(pack, _)| *pack).filter(|pack| !known.contains(pack)).collect();
+            new.iter().filter(|pack| pack.kind == PackKind::Data).for_each(|pack| ledger.note(pack, false, false));
+            ledger.save();
+        }
         let totals = packs.totals();
         let mut report = CheckReport {
             snapshots: objects.snapshots.len() as u64,
