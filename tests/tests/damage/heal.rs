@@ -455,6 +455,26 @@ fn what_does_not_come_back_as_it_was_stored_heals_nothing() {
 }
 
 #[test]
+fn a_healing_pack_that_is_damaged_itself_is_healed_again_and_what_is_intact_in_it_stays() {
+    let [first, ..] = disks();
+    let (mut mine, theirs) = (World::new(UNIT), World::new(UNIT));
+    mine.backup("vm", &first);
+    mine.copy_into(&theirs);
+    let old = mine.packs(PackKind::Data);
+    old.iter().for_each(|key| mine.spoil(key, 70));
+    assert!(heal(&mine.open(), &theirs.open(), false).unwrap().1.is_empty());
+    let new: Vec<Key> = mine.packs(PackKind::Data).into_iter().filter(|key| !old.contains(key)).collect();
+    let chunks = |key: &Key| mine.storage.get(key).unwrap().len() / UNIT;
+    let several = new.iter().find(|key| chunks(key) > 1).expect("a pack with several chunks");
+    // The others in it are nowhere else, and nobody refers to them by place.
+    mine.spoil(several, 70);
+    let (chunks, after) = heal(&mine.open(), &theirs.open(), false).unwrap();
+    assert!(chunks == 1 && after.is_empty(), "{chunks} {after:?}");
+    (0..2).for_each(|_| mine.gc());
+    mine.is_whole("healed twice");
+}
+
+#[test]
 fn nothing_is_stored_where_the_damage_cannot_be_noted() {
     let [first, ..] = disks();
     let (mut mine, theirs) = (World::new(UNIT), World::new(UNIT));
