@@ -4,6 +4,7 @@
 mod args;
 mod cluster;
 mod copying;
+mod healing;
 mod keeping;
 mod looking;
 mod values;
@@ -11,6 +12,7 @@ mod values;
 pub use args::*;
 pub use cluster::*;
 pub use copying::*;
+pub use healing::*;
 pub use keeping::*;
 pub use looking::*;
 pub use values::*;

@@ -14,6 +14,7 @@ mod dump;
 pub(crate) mod find;
 pub(crate) mod forget;
 pub(crate) mod gc;
+pub(crate) mod heal;
 mod init;
 mod key;
 mod ls;

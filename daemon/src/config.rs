@@ -3,7 +3,8 @@
 
 use crate::cli::{
     BackupArgs, CheckArgs, Cli, Command, Compression, CopyArgs, CredentialFlags, Engine, ForgetArgs, GcArgs, Global,
-    InitArgs, KeepFlags, LogFormat, MountArgs, Percent, RestoreArgs, S3Flags, Size, SourceArg, Span, ToCredentialFlags,
+    InitArgs, KeepFlags, LogFormat, MountArgs, Percent, RepairArgs, RestoreArgs, S3Flags, Size, SourceArg, Span,
+    ToCredentialFlags,
 };
 use crate::credential::CredentialSource;
 use serde::Deserialize;
@@ -36,7 +37,8 @@ and of these commands:
   gc       grace fence-after
 Not taken from a file, because they are about one run: force dry-run allow-partial delta changed-blocks parent offset
 length forgotten name recursive tag new-password-file new-key-file config force-read overwrite delete numeric-ids seconds
-size rewrite slot-password-file slot-key-file. A password is never written into one.
+size rewrite slot-password-file slot-key-file all from from-password-file from-password-command from-key-file
+from-s3-endpoint from-s3-region from-s3-profile from-s3-ca-file from-s3-skip-verify. A password is never written into one.
 
 Examples:
   wherry config check --config /etc/wherry/config.toml
@@ -412,6 +414,12 @@ pub fn resolve(mut cli: Cli, env: &Environment<'_>) -> Result<(Settings, Command
     {
         credential.environment = env.var("WHERRY_TO_PASSWORD").is_some();
         credential.to_key_file = env.path("WHERRY_TO_KEY_FILE").filter(|_| !credential.environment);
+    }
+    if let Command::Repair(RepairArgs { from: Some(_), credential, .. }) = &mut cli.command
+        && !credential.is_given()
+    {
+        credential.environment = env.var("WHERRY_FROM_PASSWORD").is_some();
+        credential.from_key_file = env.path("WHERRY_FROM_KEY_FILE").filter(|_| !credential.environment);
     }
     let asked = part_of_data(&cli.command);
     for (path, file) in read_files(cli.global.config.take(), env, &mut warnings)? {

@@ -271,7 +271,8 @@ fn where_a_copy_goes_may_stand_in_a_file_and_the_environment_and_the_command_lin
 }
 
 /// What decides about a single run and has no place in a file.
-const NOT_IN_FILES: [&str; 24] = [
+const NOT_IN_FILES: [&str; 34] = [
+    "all",
     "allow-partial",
     "changed-blocks",
     "config",
@@ -281,6 +282,15 @@ const NOT_IN_FILES: [&str; 24] = [
     "force",
     "force-read",
     "forgotten",
+    "from",
+    "from-key-file",
+    "from-password-command",
+    "from-password-file",
+    "from-s3-ca-file",
+    "from-s3-endpoint",
+    "from-s3-profile",
+    "from-s3-region",
+    "from-s3-skip-verify",
     "length",
     "name",
     "new-key-file",

@@ -2,9 +2,9 @@
 
 use crate::agent::located;
 use crate::budget::{self, Budget};
-use crate::cli::{LogFormat, S3Flags, ToS3Flags};
+use crate::cli::{LogFormat, S3Flags};
 use crate::config::Settings;
-use crate::credential::{CredentialSource, can_ask};
+use crate::credential::{CredentialSource, Second, can_ask};
 use crate::output::Output;
 use crate::progress::{Progress, Screen};
 use crate::restore::Marker;
@@ -115,30 +115,34 @@ impl Context {
         self.open_at(settings.repo()?, &settings.s3, &settings.credential, upload)
     }
 
-    /// Opens the repository that is copied into, to write to it at most so many bytes per second. Others are not kept out yet.
-    /// Without a credential it is tried with that of the repository that is copied from.
+    /// Opens a second repository; `upload`: at most so many bytes per second are sent to it. Others are not kept out yet. Without a
+    /// credential it is tried with that of the first one.
     pub fn open_other(
         &self,
+        which: Second,
         place: &str,
-        s3: &ToS3Flags,
+        s3: &S3Flags,
         credential: Option<&CredentialSource>,
         upload: Option<u64>,
     ) -> Result<Repository> {
-        let s3 = s3.over(&self.settings.s3);
         let own = &self.settings.credential;
         match credential {
-            Some(credential) => self.open_at(place, &s3, credential, upload),
+            Some(credential) => self.open_at(place, s3, credential, upload),
             None if *own == CredentialSource::Prompt => {
-                self.open_at(place, &s3, &CredentialSource::PromptOfTarget, upload)
+                self.open_at(place, s3, &CredentialSource::PromptOf(which), upload)
             }
-            None => match self.open_at(place, &s3, own, upload) {
+            None => match self.open_at(place, s3, own, upload) {
                 Err(e) if e.kind() == ErrorKind::Denied && can_ask() => {
-                    self.open_at(place, &s3, &CredentialSource::PromptOfTarget, upload)
+                    self.open_at(place, s3, &CredentialSource::PromptOf(which), upload)
                 }
-                Err(e) if e.kind() == ErrorKind::Denied => Err(e.advise(
-                    "where the repository of --to has a password or key of its own, give --to-password-file, \
-                     --to-password-command or --to-key-file, or set WHERRY_TO_PASSWORD",
-                )),
+                Err(e) if e.kind() == ErrorKind::Denied => {
+                    let flags = which.flags();
+                    let (other, env) = (flags.trim_end_matches('-'), flags.to_uppercase().replace('-', "_"));
+                    Err(e.advise(&format!(
+                        "where the repository of --{other} has a password or key of its own, give --{flags}password-file, \
+                         --{flags}password-command or --{flags}key-file, or set WHERRY_{env}PASSWORD"
+                    )))
+                }
                 opened => opened,
             },
         }

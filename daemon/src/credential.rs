@@ -23,14 +23,50 @@ pub enum CredentialSource {
     PasswordCommand(String),
     /// The password is in `WHERRY_PASSWORD`.
     Environment,
-    /// The password of the repository that is copied into is in `WHERRY_TO_PASSWORD`.
-    EnvironmentOfTarget,
+    /// The password of a second repository is in `WHERRY_TO_PASSWORD` or `WHERRY_FROM_PASSWORD`.
+    EnvironmentOf(Second),
     /// This key file.
     KeyFile(PathBuf),
     /// Whoever sits at the terminal knows the password.
     Prompt,
-    /// Likewise, that of the repository that is copied into.
-    PromptOfTarget,
+    /// Likewise, that of a second repository.
+    PromptOf(Second),
+}
+
+/// A second repository, besides the one of `--repo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Second {
+    /// The one that is copied into.
+    To,
+    /// The one that lost data is taken from.
+    From,
+}
+
+impl Second {
+    /// What the names of its flags begin with.
+    pub fn flags(self) -> &'static str {
+        match self {
+            Self::To => "to-",
+            Self::From => "from-",
+        }
+    }
+
+    /// The variable that holds its password.
+    fn variable(self) -> &'static str {
+        match self {
+            Self::To => "WHERRY_TO_PASSWORD",
+            Self::From => "WHERRY_FROM_PASSWORD",
+        }
+    }
+
+    /// Where its password or key comes from; a prompt when nothing is named.
+    pub fn source(self, flags: CredentialFlags) -> Result<CredentialSource> {
+        Ok(match flags.source()? {
+            CredentialSource::Environment => CredentialSource::EnvironmentOf(self),
+            CredentialSource::Prompt => CredentialSource::PromptOf(self),
+            source => source,
+        })
+    }
 }
 
 /// Without the command, which may have more in it than it should.
@@ -46,9 +82,9 @@ impl fmt::Display for CredentialSource {
             Self::PasswordFile(path) => write!(f, "password file {}", path.display()),
             Self::PasswordCommand(_) => f.write_str("password command"),
             Self::Environment => f.write_str("WHERRY_PASSWORD"),
-            Self::EnvironmentOfTarget => f.write_str("WHERRY_TO_PASSWORD"),
+            Self::EnvironmentOf(second) => f.write_str(second.variable()),
             Self::KeyFile(path) => write!(f, "key file {}", path.display()),
-            Self::Prompt | Self::PromptOfTarget => f.write_str("prompt"),
+            Self::Prompt | Self::PromptOf(_) => f.write_str("prompt"),
         }
     }
 }
@@ -83,11 +119,7 @@ impl CredentialFlags {
 impl ToCredentialFlags {
     /// The one source; the prompt when none is named.
     pub fn source(self) -> Result<CredentialSource> {
-        Ok(match self.flags().source()? {
-            CredentialSource::Environment => CredentialSource::EnvironmentOfTarget,
-            CredentialSource::Prompt => CredentialSource::PromptOfTarget,
-            source => source,
-        })
+        Second::To.source(self.flags())
     }
 }
 
@@ -108,10 +140,10 @@ impl CredentialSource {
             Self::PasswordFile(path) => read_file(path, "password").and_then(password),
             Self::PasswordCommand(command) => run(command).and_then(password),
             Self::Environment => from_environment("WHERRY_PASSWORD").and_then(password),
-            Self::EnvironmentOfTarget => from_environment("WHERRY_TO_PASSWORD").and_then(password),
+            Self::EnvironmentOf(second) => from_environment(second.variable()).and_then(password),
             Self::KeyFile(path) => read_file(path, "key").and_then(|key| key_of(path, key)),
             Self::Prompt => ask(prompt, "").and_then(password),
-            Self::PromptOfTarget => ask(prompt, "to-").and_then(password),
+            Self::PromptOf(second) => ask(prompt, second.flags()).and_then(password),
         }
     }
 
@@ -200,6 +232,7 @@ fn run(command: &str) -> Result<Zeroizing<Vec<u8>>> {
         .args(["-c", command])
         .env_remove("WHERRY_PASSWORD")
         .env_remove("WHERRY_TO_PASSWORD")
+        .env_remove("WHERRY_FROM_PASSWORD")
         // What comes in there may be the disk.
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

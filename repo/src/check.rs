@@ -26,15 +26,18 @@ mod report;
 #[cfg(test)]
 mod tests;
 mod trees;
+mod wanted;
 
 pub use report::{CheckReport, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason};
+pub use wanted::Wanted;
+pub(crate) use wanted::{Name, Of};
 
-use crate::id::{ShortId, SnapshotId};
+use crate::id::{PackKind, ShortId, SnapshotId};
 use crate::storage::{Storage, keys};
 use crate::tree::TreeCache;
 use crate::{Error, ErrorKind, Repository, Result, Timestamp};
 use report::Findings;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 /// What is checked, and with what.
@@ -104,6 +107,15 @@ impl Repository {
     /// Damage is in the report, not an error. Errors: `NoSnapshot` for an unknown id; what the storage says when it
     /// cannot be reached. What was read until then stays noted.
     pub fn check(&self, options: &CheckOptions, watch: Watch<'_>) -> Result<CheckReport> {
+        self.find_wanted(options, watch).map(|(report, _)| report)
+    }
+
+    /// As [`check`](Self::check), and gives all that snapshots refer to and no pack has, as far as was looked: what [`Heal`](crate::Heal)
+    /// takes from another repository.
+    ///
+    /// # Errors
+    /// Those of `check`.
+    pub fn find_wanted(&self, options: &CheckOptions, watch: Watch<'_>) -> Result<(CheckReport, Wanted)> {
         let (findings, trees, began) = (Findings::default(), TreeCache::default(), self.clock().now());
         let run = Run { repository: self, options, watch, findings, trees, began };
         run.trees.set_limit((options.memory / 2).min(TREES) as usize);
@@ -123,7 +135,16 @@ impl Repository {
         ledger.iter().for_each(|ledger| ledger.save());
         let data = data?;
         let bad = hits::Bad { packs: packs.gone(), parts: maps.bad.into_iter().chain(data.bad).collect() };
-        let (hits, bad) = hits::find(&run, &packs, &objects, &maps.unreadable, bad)?;
+        let known: HashSet<_> = bad.parts.iter().map(|(pack, _)| *pack).collect();
+        let (hits, bad, wanted) = hits::find(&run, &packs, &objects, &maps.unreadable, bad)?;
+        if let Some(ledger) = &ledger {
+            // Copies of what is damaged, in packs that nobody refers to by place, which so far nobody read: a collector must not take
+            // them for intact (G5).
+            let new: BTreeSet<_> =
+                bad.parts.iter().map(|(pack, _)| *pack).filter(|pack| !known.contains(pack)).collect();
+            new.iter().filter(|pack| pack.kind == PackKind::Data).for_each(|pack| ledger.note(pack, false, false));
+            ledger.save();
+        }
         let totals = packs.totals();
         let mut report = CheckReport {
             snapshots: objects.snapshots.len() as u64,
@@ -157,7 +178,7 @@ impl Repository {
             }
         }
         report.damages = run.findings.into_damages(hits);
-        Ok(report)
+        Ok((report, wanted))
     }
 }
 

@@ -115,6 +115,16 @@ impl Elsewhere {
         self.left_out.load(Ordering::Relaxed)
     }
 
+    /// What is known is forgotten: packs came that nobody saw go.
+    pub(crate) fn forget(&self) {
+        for side in [&self.data, &self.meta] {
+            // In this order: whoever makes a table or walks holds the lock of it alone.
+            *side.table.lock() = Table::default();
+            side.walked.lock().clear();
+        }
+        self.recent.lock().clear();
+    }
+
     /// Notes that something which should be in `pack` was found, verified, in another place.
     pub(crate) fn note(&self, pack: &PackId, copy: &Copy) {
         self.found.fetch_add(1, Ordering::Relaxed);

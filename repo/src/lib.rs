@@ -22,6 +22,7 @@ mod error;
 mod features;
 pub mod forget;
 pub mod format;
+pub mod heal;
 pub mod id;
 pub mod index;
 mod index_sync;
@@ -34,6 +35,7 @@ mod process;
 mod reader;
 mod repair;
 mod repository;
+mod sealer;
 mod session;
 mod side;
 pub mod storage;
@@ -44,7 +46,8 @@ mod turn;
 mod writer;
 
 pub use check::{
-    CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason, ReadData, Watch,
+    CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason, ReadData, Wanted,
+    Watch,
 };
 pub use clock::{Clock, Rng, System, Timestamp};
 pub use codec::Compression;
@@ -53,6 +56,7 @@ pub use copy::{Base, CopyOptions, CopyPlan, CopyWatch, SnapshotCopy};
 pub use error::{Error, ErrorKind, Result};
 pub use format::checked::Checked;
 pub use format::records::{MissingPath, Origin, SnapshotRecord, Stats, TreeInfo};
+pub use heal::{Candidate, Heal, HealOptions, HealWatch, Healed, NodeHeal};
 pub use id::*;
 pub use index_sync::Synced;
 pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, Rotated, SlotInfo};

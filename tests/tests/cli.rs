@@ -23,6 +23,8 @@ mod files;
 mod gc;
 #[path = "cli/harness.rs"]
 mod harness;
+#[path = "cli/heal.rs"]
+mod heal;
 #[path = "cli/inherit.rs"]
 mod inherit;
 #[path = "cli/json.rs"]

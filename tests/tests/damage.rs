@@ -3,6 +3,8 @@
 
 #[path = "damage/fixture.rs"]
 mod fixture;
+#[path = "damage/heal.rs"]
+mod heal;
 
 use fixture::*;
 use std::fs;

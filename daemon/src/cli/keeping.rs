@@ -71,22 +71,6 @@ pub struct NewKeyArgs {
     pub new_key_file: Option<PathBuf>,
 }
 
-/// `wherry repair`
-#[derive(Args, Debug)]
-#[command(after_long_help = "\
-Makes the index of the repository again where it is lost or damaged, from the packs themselves, and then checks everything. \
-It never changes a snapshot: what is damaged stays so, and is named, with what of which snapshot it hits (exit 13). What a \
-pack has lost comes back when the next backup of a volume still finds it at its source.
-
-Examples:
-  wherry repair
-  wherry repair --read-data --json")]
-pub struct RepairArgs {
-    /// Reads and verifies the data of the disks too
-    #[arg(long)]
-    pub read_data: bool,
-}
-
 /// `wherry upgrade`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\

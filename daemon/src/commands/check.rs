@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::time::Instant;
 use wherry_repo::{
     CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, LostPath, NotReadReason, ReadData, Repository,
-    SnapshotId,
+    SnapshotId, Wanted,
 };
 
 /// Ranges of one snapshot that text shows; JSON shows those that the report has.
@@ -65,7 +65,7 @@ struct Unused {
 }
 
 #[derive(Serialize)]
-struct DamageView {
+pub(super) struct DamageView {
     object: String,
     kind: &'static str,
     missing: bool,
@@ -152,6 +152,16 @@ pub(super) fn examine(
     snapshots: Vec<SnapshotId>,
     read_data: Option<ReadData>,
 ) -> anyhow::Result<CheckReport> {
+    find_wanted(context, repository, snapshots, read_data).map(|(report, _)| report)
+}
+
+/// Likewise, and gives what no pack has.
+pub(super) fn find_wanted(
+    context: &Context,
+    repository: &Repository,
+    snapshots: Vec<SnapshotId>,
+    read_data: Option<ReadData>,
+) -> anyhow::Result<(CheckReport, Wanted)> {
     let budget = context.budget;
     let options = CheckOptions {
         snapshots,
@@ -163,7 +173,7 @@ pub(super) fn examine(
     };
     repository.limit_lookups(budget.index / 2);
     let progress: Mutex<Option<Progress>> = Mutex::default();
-    let report = repository.check(&options, &|step, done, total| {
+    let found = repository.find_wanted(&options, &|step, done, total| {
         if step == CheckStep::Data {
             let mut progress = progress.lock();
             let progress = progress.get_or_insert_with(|| context.progress("check", Some(total)));
@@ -174,7 +184,7 @@ pub(super) fn examine(
         context.cancel.check()
     })?;
     drop(progress);
-    Ok(report)
+    Ok(found)
 }
 
 impl View {
@@ -210,7 +220,7 @@ impl View {
 }
 
 impl DamageView {
-    fn new(damage: &Damage) -> Self {
+    pub(super) fn new(damage: &Damage) -> Self {
         Self {
             object: damage.object.to_string(),
             kind: kind(damage.kind),
@@ -324,7 +334,7 @@ fn summary(report: &CheckReport) -> String {
     }
 }
 
-fn describe(hit: &Hit) -> String {
+pub(super) fn describe(hit: &Hit) -> String {
     let volume = match &hit.name {
         Some(name) => shown(name),
         None => format!("a volume whose name is not known (id {})", hit.volume),

@@ -4,6 +4,7 @@ use crate::backup::{BEAT, Beating, TRIES, kind};
 use crate::budget::Budget;
 use crate::cli::CopyArgs;
 use crate::context::{Context, resolve};
+use crate::credential::Second;
 use crate::exit::Exit;
 use crate::output::{self, Side, Table};
 use crate::readers::Readers;
@@ -120,7 +121,8 @@ pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
         tracing::warn!("--to-s3-skip-verify: the server's certificate is not checked");
     }
     let source = context.open_repository()?;
-    let target = context.open_other(&to, &s3, credential.as_ref(), limit_upload.map(|limit| limit.0))?;
+    let (s3, upload) = (s3.over(&context.settings.s3), limit_upload.map(|limit| limit.0));
+    let target = context.open_other(Second::To, &to, &s3, credential.as_ref(), upload)?;
     if source.id() == target.id() {
         let text = format!("{to} is the repository that is copied from (uuid {}): name another one", source.id());
         return Err(Error::invalid(text).into());
@@ -196,7 +198,7 @@ fn threads(budget: &Budget, longest: u64) -> usize {
 }
 
 /// What memory there is, for two repositories; `longest`: bytes of the longest chunk of the disks.
-fn options(
+pub(super) fn options(
     context: &Context,
     trees: bool,
     longest: u64,

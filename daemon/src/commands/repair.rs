@@ -1,19 +1,22 @@
 //! `wherry repair`
 
-use super::check;
+use super::{check, heal};
 use crate::cli::RepairArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
 use serde::Serialize;
 use std::time::Instant;
-use wherry_repo::{Error, Key, LostSession, ReadData, Rebuilt};
+use wherry_repo::{CheckReport, Damage, DamageKind, Error, Key, LostSession, ReadData, Rebuilt};
 
 #[derive(Serialize)]
 struct Report {
     index: IndexView,
     /// Backups of which nobody can tell what they write.
     sessions: Vec<SessionView>,
+    /// What was taken from another repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<heal::View>,
     /// What is so after the repair.
     check: check::View,
 }
@@ -92,32 +95,55 @@ impl SessionView {
     }
 }
 
-/// Makes the index again where it is lacking, and says what is damaged for good.
+/// Makes the index again where it is lacking, takes what is lost from another repository, and says what is damaged for good.
 pub(crate) fn run(context: &Context, args: RepairArgs) -> anyhow::Result<Exit> {
     let start = Instant::now();
-    let RepairArgs { read_data } = args;
-    let (repository, turn) = context.open_to_write("repair")?;
+    let read_data = args.read_data.then(ReadData::default);
+    let from = heal::From::open(context, args)?;
+    let (repository, turn) = match from.as_ref().is_some_and(heal::From::is_dry) {
+        true => (context.open_repository()?, None),
+        false => context.open_to_write("repair").map(|(repository, turn)| (repository, Some(turn)))?,
+    };
     let _armed = context.cancel.arm("what was made again stays; run it again");
-    let done = repository.rebuild_index(&|_, _| turn.beat_when_due().and_then(|()| context.cancel.check()))?;
-    let sessions: Vec<_> = repository.end_lost_sessions()?.iter().map(SessionView::from).collect();
-    let found = check::examine(context, &repository, Vec::new(), read_data.then(ReadData::default))?;
-    let report =
-        Report { index: (&done).into(), sessions, check: check::View::new(&found, start.elapsed().as_secs_f64()) };
+    let (mut done, mut sessions) = (Rebuilt::default(), Vec::new());
+    if let Some(turn) = &turn {
+        done = repository.rebuild_index(&|_, _| turn.beat_when_due().and_then(|()| context.cancel.check()))?;
+        sessions = repository.end_lost_sessions()?.iter().map(SessionView::from).collect();
+    }
+    let (from, found) = match &from {
+        Some(from) => from.heal(&repository, turn.as_ref()).map(|(view, found)| (Some(view), found))?,
+        None => (None, check::examine(context, &repository, Vec::new(), read_data)?),
+    };
+    let check = check::View::new(&found, start.elapsed().as_secs_f64());
+    let report = Report { index: (&done).into(), sessions, from, check };
     context.output.result(&report, || {
-        let IndexView { segments, damaged, packs, rebuilt, chunks, .. } = &report.index;
-        let mut text = format!(
-            "index     {segments} segments read, {} damaged and replaced; {rebuilt} of {packs} packs named anew ({chunks} chunks)\n",
-            damaged.len(),
-        );
+        let mut text = String::new();
+        if turn.is_some() {
+            let IndexView { segments, damaged, packs, rebuilt, chunks, .. } = &report.index;
+            text += &format!(
+                "index     {segments} segments read, {} damaged and replaced; {rebuilt} of {packs} packs named anew ({chunks} chunks)\n",
+                damaged.len(),
+            );
+        }
         text.extend(report.sessions.iter().map(SessionView::describe));
+        text.extend(report.from.iter().map(heal::View::text));
         text += &check::text(&found);
-        if !found.is_clean() {
+        if !is_whole(&found) {
             text.push_str(
-                "\nWhat is lost comes back when the next backup of a volume still finds it at its source; a snapshot that is hit \
-                 stays damaged until then.",
+                "\nWhat is lost comes back when the next backup of a volume still finds it at its source, or with --from, from \
+                 another repository that has it; a snapshot that is hit stays damaged until then.",
             );
         }
         text
     })?;
-    Ok(if found.is_clean() { Exit::Done } else { Exit::Damage })
+    // Where lost data was to come back, what is damaged and hits nobody is no failure: what lies there was taken from elsewhere.
+    let done = if report.from.is_some() { is_whole(&found) } else { found.is_clean() };
+    Ok(if done { Exit::Done } else { Exit::Damage })
+}
+
+/// All that snapshots refer to is there, as far as was looked.
+fn is_whole(found: &CheckReport) -> bool {
+    let harmless =
+        |damage: &Damage| matches!(damage.kind, DamageKind::Pack | DamageKind::Map) && damage.hits.is_empty();
+    found.damages.iter().all(harmless)
 }

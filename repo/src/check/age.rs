@@ -227,7 +227,7 @@ impl Walk<'_> {
         // It is found there by whoever reads it.
         let copies = self.packs.elsewhere(piece)?;
         let intact = copies.iter().filter(|copy| !self.is_bad_in(&copy.pack, &Piece { at: copy.at, ..*piece }));
-        Ok(intact.map(|copy| self.packs.age(&copy.pack)).max().unwrap_or(Age::Damaged))
+        Ok(intact.map(|copy| self.packs.age_of_copy(copy)).max().unwrap_or(Age::Damaged))
     }
 
     fn is_bad(&self, piece: &Piece) -> bool {

@@ -36,7 +36,9 @@ pub(super) fn choose(run: &Run<'_>, packs: Vec<Used>, read: ReadData) -> Result<
             enough
         };
         let count = packs.iter().position(enough).unwrap_or(packs.len());
-        not_read.extend(left_out(&packs.split_off(count), NotReadReason::Sample));
+        // Who asks for a share of nothing wants to know of earlier damage alone.
+        let reason = if read.share > 0.0 { NotReadReason::Sample } else { NotReadReason::NotAsked };
+        not_read.extend(left_out(&packs.split_off(count), reason));
     }
     chosen.append(&mut packs);
     chosen.sort_unstable_by_key(|pack| pack.id);

@@ -5,6 +5,7 @@ use super::maps::{View, node_piece, open_nodes};
 use super::objects::Objects;
 use super::packs::Packs;
 use super::report::Lost;
+use super::wanted::Wanted;
 use super::{CheckStep, Hit, Piece, Run, data, paths, trees};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::id::PackId;
@@ -26,20 +27,20 @@ pub(super) struct Bad {
 /// Answers whether a chunk is elsewhere that are kept (about 100 bytes each).
 const ANSWERS: usize = 1 << 16;
 
-/// The hits of each damaged object, and all that is damaged by then.
+/// The hits of each damaged object, all that is damaged by then, and what of it is nowhere else.
 pub(super) fn find(
     run: &Run<'_>,
     packs: &Packs<'_>,
     objects: &Objects,
     unreadable: &HashSet<usize>,
     bad: Bad,
-) -> Result<(BTreeMap<Key, Vec<Hit>>, Bad)> {
+) -> Result<(BTreeMap<Key, Vec<Hit>>, Bad, Wanted)> {
     let mut search = Search::new(run, packs, bad);
     loop {
         let hits = search.all(objects, unreadable)?;
         let more = search.more.take();
         if more.is_empty() {
-            return Ok((hits, search.bad));
+            return Ok((hits, search.bad, search.wanted.into_inner()));
         }
         // Snapshots that were looked at before may refer to that.
         let Bad { packs: gone, mut parts } = search.bad;
@@ -68,6 +69,8 @@ pub(super) struct Search<'a> {
     pub(super) more: RefCell<HashSet<(PackId, u64)>>,
     /// Whether a damaged chunk is elsewhere: many snapshots refer to the same.
     answers: RefCell<HashMap<(PackId, u64), bool>>,
+    /// What is nowhere.
+    pub(super) wanted: RefCell<Wanted>,
     /// Snapshots done, and all.
     at: Cell<(u64, u64)>,
 }
@@ -75,7 +78,8 @@ pub(super) struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(run: &'a Run<'a>, packs: &'a Packs<'a>, bad: Bad) -> Self {
         let names = bad.parts.iter().map(|(pack, _)| *pack).chain(bad.packs.iter().copied()).collect();
-        Self { run, packs, bad, names, more: RefCell::default(), answers: RefCell::default(), at: Cell::default() }
+        let (more, answers, wanted) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self { run, packs, bad, names, more, answers, wanted, at: Cell::default() }
     }
 
     pub(super) fn watch(&self) -> Result<()> {
@@ -105,6 +109,7 @@ impl<'a> Search<'a> {
         let total = objects.snapshots.len() as u64;
         for (n, snapshot) in objects.snapshots.iter().enumerate() {
             let mut found = BTreeMap::new();
+            self.wanted.borrow_mut().begin();
             if unreadable.contains(&n) {
                 let size = snapshot.record.size;
                 let lost: &mut Lost = found.entry(keys::snap(&snapshot.volume, &snapshot.id)).or_default();
@@ -121,6 +126,7 @@ impl<'a> Search<'a> {
             if found.is_empty() || has_gone(run, snapshot)? {
                 continue;
             }
+            self.wanted.borrow_mut().end(snapshot);
             let is_tree = snapshot.record.tree.is_some();
             for (key, Lost { ranges, paths }) in found {
                 hits.entry(key).or_default().push(Hit {
@@ -158,13 +164,24 @@ impl<'a> Search<'a> {
         if self.packs.is_clean(&at.pack, at.ordinal) {
             return Ok(Vec::new());
         }
+        let none = self.wanted.borrow_mut().inside(true);
+        let found = self.of_image(image, &top);
+        self.wanted.borrow_mut().inside(none);
+        found
+    }
+
+    fn of_image(&self, image: &Image, top: &Piece) -> Result<Vec<(Key, u64)>> {
+        let at = &image.top.at;
         let view = View::of_image(self.run, image, &mut |_| {
-            if !self.is_bad(&top) {
+            if !self.is_bad(top) {
                 self.run.findings.part(&keys::pack(&at.pack), at.ordinal, top.class);
                 self.more.borrow_mut().insert((at.pack, top.print()));
             }
         })?;
-        let Some(view) = view else { return Ok(vec![(keys::pack(&at.pack), image.size)]) };
+        let Some(view) = view else {
+            self.wanted.borrow_mut().node(top);
+            return Ok(vec![(keys::pack(&at.pack), image.size)]);
+        };
         let mut found = BTreeMap::new();
         if let Some(top) = view.top()?
             && self.below(&view, top.level, 0, &top, &mut found)?
@@ -205,7 +222,11 @@ impl<'a> Search<'a> {
             if self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&name) {
                 continue;
             }
-            if self.bad.packs.contains(&piece.at.pack) || data::opens(self.run, &copy.pack, &there)? {
+            if self.bad.packs.contains(&piece.at.pack) {
+                return Ok(true);
+            }
+            if data::opens(self.run, &copy.pack, &there)? {
+                self.packs.set_opened(&copy);
                 return Ok(true);
             }
             self.more.borrow_mut().insert(name);
@@ -224,6 +245,7 @@ impl<'a> Search<'a> {
             for (n, slot, piece) in bad {
                 if !self.is_elsewhere(&piece)? {
                     hit(found, slot, view.bytes_of(child(n)));
+                    self.wanted.borrow_mut().chunk(&piece, Some(child(n)));
                     any = true;
                 }
             }
@@ -255,6 +277,7 @@ impl<'a> Search<'a> {
             match node {
                 None => {
                     hit(found, &slot, view.bytes_below(level - 1, n));
+                    self.wanted.borrow_mut().node(&node_piece(&slot, level - 1));
                     any = true;
                 }
                 Some(node) if self.below(view, level - 1, n, &node, found)? => any = true,

@@ -11,7 +11,7 @@ use crate::pack::read_index;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result, Timestamp};
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Packs whose indexes are read between two looks at the watch.
@@ -95,6 +95,8 @@ struct Table {
     prints: HashMap<usize, (Arc<[u64]>, bool)>,
     order: VecDeque<usize>,
     bytes: u64,
+    /// Chunks that were opened in place of damaged ones, by where they are: their packs may have nothing else that is read.
+    opened: HashSet<(PackId, u32)>,
 }
 
 /// In place of a sum: somebody walks the node.
@@ -368,6 +370,17 @@ impl<'a> Packs<'a> {
             pack.moved += 1;
             pack.moved_bytes += u64::from(piece.at.len);
         }
+    }
+
+    /// Notes that a copy of a damaged chunk was opened and is intact.
+    pub(super) fn set_opened(&self, copy: &Copy) {
+        self.table.lock().opened.insert((copy.pack, copy.place));
+    }
+
+    /// When a copy of a damaged chunk was read.
+    pub(super) fn age_of_copy(&self, copy: &Copy) -> Age {
+        let was_opened = self.table.lock().opened.contains(&(copy.pack, copy.place));
+        if was_opened { Age::Since(self.run.began) } else { self.age(&copy.pack) }
     }
 
     /// Notes that nothing below a node is damaged.

@@ -97,6 +97,7 @@ impl Finder<'_> {
                 let piece = piece(chunk);
                 if search.is_bad(&piece) && !search.is_elsewhere(&piece)? {
                     frame.any = true;
+                    search.wanted.borrow_mut().chunk(&piece, None);
                     found.entry(keys::pack(&chunk.at.pack)).or_default().paths.entry(path, bytes);
                 }
                 Ok(())
@@ -139,6 +140,7 @@ impl Finder<'_> {
 
     /// A node at the first `len` bytes of the path cannot be read.
     fn lost(&mut self, step: &Step, len: usize, is_all: bool) {
+        self.search.wanted.borrow_mut().node(&step.piece());
         let paths = &mut self.found.entry(keys::pack(&step.at.at.pack)).or_default().paths;
         let path = self.path.get(..len).unwrap_or_default();
         paths.whole |= is_all;

@@ -251,8 +251,23 @@ impl Mark<'_, '_> {
         }
         let Some((rank, n, copy)) = self.best(child)? else { return Ok(()) };
         if rank >= DAMAGED {
-            return Ok(());
+            return self.keep_all(child);
         }
+        self.keep(n, &copy)
+    }
+
+    /// All copies of a chunk that are only in packs in which a check has found damage: any of them may be the intact one.
+    fn keep_all(&mut self, child: &Child) -> Result<()> {
+        let repository = self.run.repository;
+        for copy in self.elsewhere.find(repository, &child.id, child.class, &child.at)? {
+            if let Some((_, n)) = rank(self.packs, repository, &copy)? {
+                self.keep(n, &copy)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, n: Number, copy: &Copy) -> Result<()> {
         if self.packs.is_condemned(n) {
             self.last_copies.insert(n);
         }
@@ -262,7 +277,10 @@ impl Mark<'_, '_> {
 
     /// A copy of what is not where its hint says, in a pack that is there.
     fn resolve(&mut self, child: &Child) -> Result<Option<(Number, Copy)>> {
-        if let Some((_, n, copy)) = self.best(child)? {
+        if let Some((rank, n, copy)) = self.best(child)? {
+            if rank >= DAMAGED && child.class < 128 {
+                self.keep_all(child)?;
+            }
             return Ok(Some((n, copy)));
         }
         // Those that were known are all gone: once more, with what came since.

@@ -8,20 +8,15 @@ use super::copy::bitmap;
 use super::packs::{Number, Packs};
 use super::report::Collected;
 use super::{CollectStep, Run};
-use crate::format::pack::{Entry, Index, TRAILER};
-use crate::format::records::{Kind, Moved};
-use crate::format::segment::{self, PackRows};
-use crate::id::{Location, PackId, PackKind, SessionId, VolumeId};
-use crate::pack::{OpenPack, PackPool, Piece, SealedPack, open_packed, read_index};
-use crate::session::fence;
+use crate::format::pack::Entry;
+use crate::format::records::Moved;
+use crate::id::{Location, PackId};
+use crate::pack::open_packed;
+use crate::sealer::Sealer;
 use crate::storage::keys;
-use crate::{Error, ErrorKind, Result, clock};
+use crate::{Error, ErrorKind, Result};
 use std::collections::HashSet;
 
-/// Packs of nodes are this long at most (bytes).
-const META_PACK: usize = 4 << 20;
-/// Packs whose rows go into one index segment.
-const SEGMENT: usize = 64;
 /// Bytes of memory for each chunk that is looked for by its id, as long as its table grows, of a quarter of what there is.
 const ROW: u64 = 4 * 16;
 
@@ -72,10 +67,8 @@ impl Run<'_> {
             return Ok(Vec::new());
         }
         let repository = self.repository;
-        let session = SessionId::new(clock::random(repository.rng())?);
         let reason = "a collector's, for the packs that it seals anew";
-        fence(repository, VolumeId::new([0; 16]), session, reason)?;
-        let mut sealer = Sealer { run: self, session, seq: 0, open: [None, None], rows: Vec::new(), segments: 0 };
+        let mut sealer = Sealer::start(repository, self.options.pack_size, reason)?;
         let mut moved = Vec::new();
         let total: u64 = old.iter().map(|n| packs.live(*n)).sum();
         for n in old.iter().copied() {
@@ -110,90 +103,5 @@ impl Run<'_> {
     /// What was sealed, as it was packed. It is what its id says.
     fn packed(&self, entry: &Entry, at: &Location, sealed: &[u8]) -> Result<Vec<u8>> {
         open_packed(self.repository.keys(), self.repository.pack_keys(), entry, at, sealed)
-    }
-}
-
-/// Fills packs of chunks and packs of nodes under the newest epoch.
-struct Sealer<'a> {
-    run: &'a Run<'a>,
-    /// Whose packs they are. As of a [`Copier`](super::copy::Copier).
-    session: SessionId,
-    seq: u32,
-    /// Of chunks and of nodes.
-    open: [Option<OpenPack>; 2],
-    rows: Vec<PackRows>,
-    segments: u32,
-}
-
-impl Sealer<'_> {
-    fn capacity(&self, kind: PackKind, piece: &Piece<'_>) -> usize {
-        let wanted = if kind == PackKind::Data { self.run.options.pack_size } else { META_PACK };
-        wanted.max(piece.packed.len() + Index::plain_len(1) + TRAILER + (4 << 10))
-    }
-
-    fn append(&mut self, kind: PackKind, entry: &Entry, packed: &[u8]) -> Result<()> {
-        let Entry { id, class, codec, plain, .. } = *entry;
-        let piece = Piece { id, class, codec, plain, packed };
-        let capacity = self.capacity(kind, &piece);
-        loop {
-            let pack = match self.open[kind as usize].take() {
-                Some(pack) => pack,
-                None => self.begin(kind)?,
-            };
-            let at = pack.reserve(&piece, capacity);
-            if let Some(at) = &at {
-                pack.fill(at, &piece, &mut Vec::with_capacity(at.len as usize))?;
-            }
-            self.open[kind as usize] = Some(pack);
-            if at.is_some() {
-                return Ok(());
-            }
-            self.store(kind)?;
-        }
-    }
-
-    fn begin(&mut self, kind: PackKind) -> Result<OpenPack> {
-        let repository = self.run.repository;
-        let pool = PackPool::new(1, crate::format::pack::MAX_PACK as usize);
-        self.seq += 1;
-        OpenPack::new(kind, self.session, self.seq - 1, repository.keys(), repository.rng(), &pool)
-    }
-
-    /// Stores the pack that is open and reads it back: only then may what was in other packs be condemned.
-    fn store(&mut self, kind: PackKind) -> Result<()> {
-        let Some(pack) = self.open[kind as usize].take() else { return Ok(()) };
-        let repository = self.run.repository;
-        pack.close();
-        let SealedPack { id, body, rows } = pack.finish(&PackPool::new(1, crate::format::pack::MAX_PACK as usize))?;
-        let key = keys::pack(&id);
-        repository.storage().create(&key, body.clone())?;
-        if repository.storage().get(&key)? != body {
-            let text = "what was sealed anew is not what was stored a moment ago; nothing was condemned";
-            return Err(Error::corrupt(text).with_object(&key));
-        }
-        read_index(repository.storage(), repository.keys(), &id)?;
-        if kind == PackKind::Data {
-            self.rows.push(rows);
-            self.segment(SEGMENT)?;
-        }
-        Ok(())
-    }
-
-    /// Rows of the packs that are stored, when there are at least so many.
-    fn segment(&mut self, least: usize) -> Result<()> {
-        if self.rows.len() < least {
-            return Ok(());
-        }
-        let repository = self.run.repository;
-        let key = keys::segment(&self.session, self.segments);
-        let rows = segment::encode(&std::mem::take(&mut self.rows));
-        self.segments += 1;
-        repository.storage().create(&key, repository.keys().seal_record(Kind::Segment, &key, &rows)?.into())
-    }
-
-    fn finish(mut self) -> Result<()> {
-        self.store(PackKind::Data)?;
-        self.store(PackKind::Meta)?;
-        self.segment(1)
     }
 }

@@ -6,6 +6,7 @@ mod map;
 mod plan;
 mod tree;
 
+pub(crate) use plan::origin;
 pub use plan::{Base, CopyPlan};
 
 use crate::format::records::Origin;
@@ -114,6 +115,30 @@ impl SnapshotCopy {
         match &self.kind {
             Kind::Disk(of) => of.writer.pulse(),
             Kind::Tree(of) => of.writer.pulse(),
+        }
+    }
+
+    /// Copies and commits nothing: all chunks and nodes of the snapshot are at the target then, the nodes stored by this run, the
+    /// chunks where the target did not have them in a pack that is there and not known to be damaged (M7). After an error some are.
+    pub(crate) fn store(self, watch: CopyWatch<'_>) -> Result<()> {
+        let Self { snapshot, options, kind, .. } = self;
+        match kind {
+            Kind::Disk(of) => {
+                let Sides { reader, base, writer } = *of;
+                let work = Work { options: &options, chunks: reader.chunks(), watch };
+                match map::disk(&work, &reader, base.as_ref(), &writer) {
+                    Ok(()) => writer.store(snapshot.record.size),
+                    Err(e) => Err(left(writer.abandon(), e)),
+                }
+            }
+            Kind::Tree(of) => {
+                let Sides { reader, base, writer } = *of;
+                let work = Work { options: &options, chunks: reader.chunks(), watch };
+                match tree::copy(&work, &reader, base.as_ref(), &writer) {
+                    Ok(_) => writer.store(),
+                    Err(e) => Err(left(writer.abandon(), e)),
+                }
+            }
         }
     }
 

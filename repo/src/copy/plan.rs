@@ -26,7 +26,7 @@ pub struct CopyPlan {
 }
 
 /// What a snapshot is a copy of; itself, when it is none.
-pub(super) fn origin(repository: &Repository, snapshot: &Snapshot) -> Origin {
+pub(crate) fn origin(repository: &Repository, snapshot: &Snapshot) -> Origin {
     let own = Origin { repository: repository.id(), snapshot: snapshot.id };
     snapshot.record.origin.unwrap_or(own)
 }

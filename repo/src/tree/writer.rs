@@ -442,6 +442,11 @@ impl TreeWriter {
         self.store.commit(content, CommitInfo { size: totals.bytes, partial: missing > 0, ..info }, refused)
     }
 
+    /// Stores all of the tree but its top node, commits nothing and ends the run.
+    pub(crate) fn store(self) -> Result<()> {
+        self.store.store_all()
+    }
+
     /// Gives the run up, storing what is complete, so that the next run of the volume does not send it again.
     pub fn abandon(self) -> Result<()> {
         self.store.abandon()

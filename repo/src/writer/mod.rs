@@ -235,6 +235,14 @@ impl SnapshotWriter {
         self.store.commit(content, info, refused)
     }
 
+    /// Stores all of the map but its top node, commits nothing and ends the run.
+    pub(crate) fn store(self, size: u64) -> Result<()> {
+        match self.map.finish(&self.store, size) {
+            Ok(_) => self.store.store_all(),
+            Err(e) => self.store.abandon().and(Err(e)),
+        }
+    }
+
     /// Gives the run up, storing what is complete, so that the next run of the volume does not send it again.
     pub fn abandon(self) -> Result<()> {
         self.store.abandon()

@@ -333,6 +333,11 @@ impl Store {
         self.session.commit(record)
     }
 
+    /// Stores all that was put, nodes too, and ends the run without a snapshot.
+    pub(crate) fn store_all(self) -> Result<()> {
+        self.check().and_then(|()| self.close(&self.meta)).and(self.abandon())
+    }
+
     /// Gives the run up, storing what is complete, so that the next run of the volume does not send it again.
     pub(crate) fn abandon(self) -> Result<()> {
         let stored = self.close(&self.data).and_then(|()| self.uploads.finish());

@@ -159,6 +159,15 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "cli/copy.rs::what_cannot_be_copied_is_refused_before_anything_is_written",
             "cli/copy.rs::a_damaged_snapshot_is_not_copied_and_all_others_are",
+            "cli/heal.rs::what_is_refused",
+        ],
+    ),
+    (
+        "a second repository that lost data is taken from, and that lacks some of it, is damaged itself, or has another content",
+        &[
+            "cli/heal.rs::what_is_in_neither_is_named_with_where_it_was",
+            "damage/heal.rs::where_both_are_damaged_what_is_intact_in_either_comes_together",
+            "damage/heal.rs::a_disk_of_the_same_name_and_size_with_another_content_gives_nothing",
         ],
     ),
     (

@@ -1,0 +1,60 @@
+//! What was stored is read back, opened and noted before it counts.
+
+use crate::format::checked::{ReadTogether, Readings};
+use crate::id::{PackId, PackKind, SessionId};
+use crate::pack::{open_packed, read_index};
+use crate::storage::keys;
+use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
+
+/// Opens all that is in these packs, and notes which were intact (V8). Gives their number. `stored`: whether they could be stored at
+/// all; what was until then is looked at all the same.
+pub(super) fn read_back(
+    repository: &Repository,
+    began: Timestamp,
+    packs: &[PackId],
+    stored: Result<()>,
+) -> Result<u64> {
+    // What was looked for and not found may be in them.
+    repository.elsewhere().forget();
+    let (mut intact, mut damaged, mut failed, mut gone) = (Vec::new(), Vec::new(), None, 0);
+    for pack in packs {
+        match open_all(repository, pack) {
+            Ok(()) => intact.push(*pack),
+            // It was never there, and `stored` says so; or it was swept: who needed it is forgotten for good since. Were it anything
+            // else, the next look would find that what was in it is lost.
+            Err(e) if e.kind() == ErrorKind::NotFound => gone += 1,
+            Err(e) if repository.is_damage(&e) => {
+                damaged.push(*pack);
+                failed = Some(e);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    for packs in [&mut intact, &mut damaged] {
+        packs.retain(|pack| pack.kind == PackKind::Data);
+    }
+    if !(intact.is_empty() && damaged.is_empty()) {
+        let key = keys::readings(&SessionId::new(clock::random(repository.rng())?), 0);
+        let group = ReadTogether { at: began, intact, damaged };
+        repository.create(&key, &Readings { groups: vec![group] })?;
+    }
+    stored?;
+    match failed {
+        Some(e) => Err(e.context("what was taken from the other repository does not come back as it was stored")),
+        None => Ok(packs.len() as u64 - gone),
+    }
+}
+
+fn open_all(repository: &Repository, pack: &PackId) -> Result<()> {
+    let key = keys::pack(pack);
+    let damaged = || Error::corrupt("its index makes no sense").with_object(&key);
+    let (index, epoch, _) = read_index(repository.storage(), repository.keys(), pack)?;
+    let body = repository.storage().get(&key)?;
+    for entry in &index.entries {
+        let at = index.location(entry, pack, epoch).ok_or_else(damaged)?;
+        let range = entry.offset as usize..(entry.offset as usize).saturating_add(entry.len as usize);
+        let sealed = body.get(range).ok_or_else(damaged)?;
+        open_packed(repository.keys(), repository.pack_keys(), entry, &at, sealed).map_err(|e| e.with_object(&key))?;
+    }
+    Ok(())
+}
