@@ -124,11 +124,13 @@ impl UploadView {
         let claim = |name: String| exposer.claim(self, plan, &name);
         match exposing.published(claim, |claim, volume| exposer.volume(self, plan, &exposing, claim, volume)) {
             ControlFlow::Break(step) => step,
-            ControlFlow::Continue(node) => match exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()) {
-                // No watch tells of the source PVC, whose volume is what is read.
-                Step::Wait { why, until, .. } if plan.local.is_some() => Step::Wait { why, until, told: false },
-                step => step,
-            },
+            ControlFlow::Continue(node) => {
+                match exposing.prepared(&node).unwrap_or_else(|| exposing.wait_for_agent()) {
+                    // No watch tells of the source PVC, whose volume is what is read.
+                    Step::Wait { why, until, .. } if plan.local.is_some() => Step::Wait { why, until, told: false },
+                    step => step,
+                }
+            }
         }
     }
 

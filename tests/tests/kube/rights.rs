@@ -216,7 +216,7 @@ fn requests_beyond_them_are_refused() {
     refused(kube.wait(api.delete(&claim, &guard)));
     // That is an addition, for local volumes: see `local`.
     let volume = Key::new(Kind::Volume, "", "wherry-x-1");
-    refused(kube.wait(api.create(&volume, &json!({ "metadata": { "name": volume.name } }))));
+    refused(kube.wait(api.create(&volume, &json!({ "metadata": { "name": volume.name } }))).map(drop));
     for kind in [Kind::Claim, Kind::Pod, Kind::VolumeSnapshot] {
         refused(kube.wait(api.list(kind, "", &[])).map(drop));
     }
