@@ -170,9 +170,17 @@ pub(super) fn local_claim(cr: &Meta, plan: &UploadPlan, name: &str) -> Value {
     })
 }
 
+/// A filesystem that no kernel has. The kubelet looks at it only where the path is a device, and then it mounts it: a journal would be
+/// replayed, read-only or not. So that fails before the device is touched; mkfs and fsck it runs for no read-only volume.
+const DIRECTORY_ONLY: &str = "wherry-directory-only";
+
 /// The PV of that PVC: of the same place on the same node as the source's. It is kept by Retain, so that nobody takes what lies
 /// there for theirs to wipe, and never without claimRef.
 pub(super) fn local_volume(cr: &Meta, plan: &UploadPlan, local: &LocalVolume, claim: &Claim) -> Value {
+    let mut source = json!({ "path": local.path });
+    if plan.source_volume_mode != "Block" {
+        source["fsType"] = json!(DIRECTORY_ONLY);
+    }
     json!({
         "apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": { "name": claim.metadata.name, "labels": labels(cr) },
@@ -182,7 +190,7 @@ pub(super) fn local_volume(cr: &Meta, plan: &UploadPlan, local: &LocalVolume, cl
             "storageClassName": "",
             "capacity": { "storage": plan.restore_size.unwrap_or_default().to_string() },
             "persistentVolumeReclaimPolicy": "Retain",
-            "local": { "path": local.path },
+            "local": source,
             "nodeAffinity": plan.topology,
             "claimRef": {
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim",

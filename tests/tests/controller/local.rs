@@ -214,6 +214,27 @@ fn the_pv_that_is_made_is_of_the_same_place_and_for_nobody_else() {
     assert_eq!(spec["claimRef"]["uid"], claim["metadata"]["uid"]);
 }
 
+/// What is read is of volumeMode Filesystem; nobody has acted.
+fn of_files() -> World {
+    let world = World::new(local_scenes()[0]);
+    let key = Key::new(Kind::Volume, "", "local-1");
+    world.server.patch(Who::Velero, &key, &json!({ "spec": { "volumeMode": "Filesystem" } }));
+    world
+}
+
+/// A device that nothing says to be one: the kubelet must not mount it a second time.
+#[test]
+fn a_pv_for_files_cannot_be_mounted_where_it_is_a_device() {
+    let world = of_files().run_to(5);
+    let all = world.server.all(Kind::Volume);
+    let (_, volume) = all.iter().find(|(key, _)| key.name != "local-1").unwrap();
+    let expected = json!({ "path": "/dev/disk/by-id/a", "fsType": "wherry-directory-only" });
+    assert_eq!((&volume["spec"]["volumeMode"], &volume["spec"]["local"]), (&json!("Filesystem"), &expected));
+    let outcome = world.run();
+    assert_clean(&outcome, "Filesystem");
+    assert_eq!(outcome.phase, "Completed", "{:#?}", outcome.steps);
+}
+
 #[test]
 fn the_invariants_see_a_fault_in_each_part() {
     let caught = |words: &str, tamper: Tamper| {
