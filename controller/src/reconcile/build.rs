@@ -1,10 +1,11 @@
 //! The objects that are made, and the larger patches.
 
+use super::exposing::Exposing;
 use super::view::{Limits, UploadView};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use wherry_api::api::Kind;
-use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, Pod, SELECTED_NODE};
+use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, Pod, PodVolume, SELECTED_NODE};
 use wherry_api::quantity::quantity;
 use wherry_api::{DownloadPlan, LocalVolume, Meta, Phase, Time, UploadPlan, VolumeSnapshotContent, names};
 
@@ -246,10 +247,15 @@ fn no_relabelling() -> Value {
     json!({ "type": "spc_t" })
 }
 
-/// What admission has made of a hosting pod, so that its kubelet would change the volume. `None`: nothing.
+/// What admission, or whoever made it, has made of a hosting pod, so that its kubelet would change the volume. `None`: nothing.
+/// `read_only`: nothing may be written to it, as it is no copy.
 ///
 /// Of `seLinuxOptions` those of the container count where it has any; the others of the pod have no effect then.
-pub(super) fn changes_volume(pod: &Pod) -> Option<String> {
+pub(super) fn changes_volume(pod: &Pod, read_only: bool) -> Option<String> {
+    let is_so = |one: &PodVolume| one.persistent_volume_claim.claim_name.is_empty() || one.persistent_volume_claim.read_only;
+    if read_only && !pod.spec.volumes.iter().all(is_so) {
+        return Some("a volume without readOnly, on which the kubelet runs fsck or mkfs".to_owned());
+    }
     if let Some(group) = pod.spec.security_context.fs_group {
         return Some(format!("fsGroup {group}, by which every file gets another group"));
     }
@@ -278,8 +284,9 @@ pub(crate) fn place(pod: &mut Value, secrets: &[String], tolerations: &[Value], 
 }
 
 /// The hosting pod: while it runs, the kubelet keeps the volume published. It changes nothing on it: no fsGroup, no
-/// relabelling.
-pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, claim: &Claim, node: Option<&str>) -> Value {
+/// relabelling, and of a local volume (`exposing.local`) no fsck and no mkfs, whatever the PVC says.
+pub(super) fn pod(exposing: &Exposing<'_>, name: &str, claim: &Claim, node: Option<&str>) -> Value {
+    let Exposing { cr, kind, limits, local, .. } = *exposing;
     let block = is_block(claim);
     let mut container = json!({
         "name": HOLD, "image": limits.hosting_image, "imagePullPolicy": "IfNotPresent",
@@ -306,7 +313,7 @@ pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, claim: &Cl
     }
     let mut source = json!({ "claimName": name });
     // Of an upload: the target of a restore may ask for the same.
-    if kind == Kind::DataUpload && claim.spec.access_modes == [READ_ONLY] {
+    if local || (kind == Kind::DataUpload && claim.spec.access_modes == [READ_ONLY]) {
         source["readOnly"] = json!(true);
     }
     let mut spec = json!({

@@ -24,6 +24,8 @@ pub(super) struct Exposing<'a> {
     pub(super) pods: &'a [Pod],
     pub(super) class: Option<&'a StorageClass>,
     pub(super) host: &'a Host,
+    /// What is exposed is the volume itself, and no copy: a local one.
+    pub(super) local: bool,
 }
 
 impl Exposing<'_> {
@@ -128,14 +130,14 @@ impl Exposing<'_> {
             // A PV says itself where it can be used; until there is one, it is to be where the target's pod will run.
             let node = found.metadata.annotation(wherry_api::cluster::SELECTED_NODE);
             let node = self.chosen(node).filter(|_| !bound && self.kind == Kind::DataDownload);
-            let object = build::pod(self.cr, self.kind, &name, self.limits, found, node);
+            let object = build::pod(self, &name, found, node);
             return ControlFlow::Break(create(Action::MakePod, Key::new(Kind::Pod, &self.cr.namespace, &name), object));
         };
         if pod.metadata.is_going() {
             return ControlFlow::Break(self.wait(format!("pod {} is going", pod.metadata.name)).told());
         }
         // It is deleted with all the rest: one that was made again would come back the same.
-        if let Some(what) = build::changes_volume(pod) {
+        if let Some(what) = build::changes_volume(pod, self.local) {
             let message = format!(
                 "admission gave pod {} {what}: it was refused, as nothing may change the volume. Let nothing set that for pods of \
                  this namespace; on OpenShift apply controller/deploy/openshift, whose SCC wherry-hosting is for them, and name it \

@@ -184,6 +184,7 @@ impl UploadView {
             pods: &self.pods,
             class: self.class.as_ref(),
             host: &self.host,
+            local: plan.local.is_some(),
         }
     }
 }

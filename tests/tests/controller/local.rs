@@ -235,6 +235,32 @@ fn a_pv_for_files_cannot_be_mounted_where_it_is_a_device() {
     assert_eq!(outcome.phase, "Completed", "{:#?}", outcome.steps);
 }
 
+/// The kubelet runs fsck and mkfs where its pod does not say readOnly.
+#[test]
+fn the_pod_is_read_only_whatever_its_pvc_says() {
+    let writable: Tamper = |_, mut step| {
+        if let Step::Do(Action::MakeClaim, Write::Create { object, .. }) = &mut step {
+            object["spec"]["accessModes"] = json!(["ReadWriteOnce"]);
+        }
+        step
+    };
+    let world = World::new(local_scenes()[0]).tampered(writable).run_to(5);
+    let (_, pod) = world.server.all(Kind::Pod).into_iter().find(|(key, _)| key.name.starts_with("wherry-")).unwrap();
+    assert_eq!(pod["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"], true);
+
+    let outcome = World::new(local_scenes()[0])
+        .tampered(|_, mut step| {
+            if let Step::Do(Action::MakePod, Write::Create { object, .. }) = &mut step {
+                object["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"] = json!(null);
+            }
+            step
+        })
+        .run();
+    assert_clean(&outcome, "a pod that may write");
+    assert_eq!(outcome.phase, "Failed", "{:#?}", outcome.steps);
+    assert!(!outcome.steps.iter().any(|step| step == "Prepare"), "{:#?}", outcome.steps);
+}
+
 #[test]
 fn the_invariants_see_a_fault_in_each_part() {
     let caught = |words: &str, tamper: Tamper| {
