@@ -178,19 +178,60 @@ fn a_type_that_is_changed_later_leaves_nothing_behind() {
     }
 }
 
-/// Whoever may write annotations gets no path read that no PV has.
+/// The DataUpload with that in its plan, and perhaps in another phase: so may whoever writes annotations have it.
+fn rewritten(world: &World, changes: &[(&str, &str)], phase: Option<&str>) {
+    let cr = world.server.get(&world.cr).unwrap();
+    let mut plan = cr["metadata"]["annotations"][names::PLAN].as_str().unwrap().to_owned();
+    for (from, to) in changes {
+        assert!(plan.contains(from), "{plan}");
+        plan = plan.replace(from, to);
+    }
+    world.server.patch(Who::Velero, &world.cr, &json!({ "metadata": { "annotations": { names::PLAN: plan } } }));
+    if let Some(phase) = phase {
+        world.server.patch(Who::Velero, &world.cr, &json!({ "status": { "phase": phase } }));
+    }
+}
+
+/// Whoever may write annotations gets no path read that no PV has, at no time, and by no other attempt.
 #[test]
 fn a_path_that_the_source_has_not_is_not_exposed() {
-    let world = World::new(local_scenes()[0]).run_to(2);
-    let cr = world.server.get(&world.cr).unwrap();
-    let plan = cr["metadata"]["annotations"][names::PLAN].as_str().unwrap().replace("/dev/disk/by-id/a", "/etc");
-    assert!(plan.contains("/etc"));
-    world.server.patch(Who::Velero, &world.cr, &json!({ "metadata": { "annotations": { names::PLAN: plan } } }));
-    let server = world.server.clone();
-    let outcome = world.run();
-    assert_eq!(outcome.phase, "Failed", "{:#?}", outcome.steps);
-    assert!(!outcome.steps.iter().any(|step| step == "MakeVolume"), "{:#?}", outcome.steps);
-    assert!(server.all(Kind::Volume).iter().all(|(key, _)| key.name == "local-1"));
+    let path = ("/dev/disk/by-id/a", "/etc");
+    let node = (r#""n1""#, r#""n2""#);
+    let mode = (r#""Block""#, r#""Filesystem""#);
+    let next = (r#""attempt":1"#, r#""attempt":2"#);
+    for change in [path, node, mode] {
+        for after in 2..COMPLETED {
+            for phase in [None, Some("Prepared"), Some("InProgress")] {
+                // Before the PV is made the same attempt does, too.
+                for changes in [&[change][..], &[change, next]].into_iter().skip(usize::from(after >= 4)) {
+                    // The phases that there were are not gone back to.
+                    let phase = phase.filter(|_| after < 6);
+                    let of = format!("{changes:?} after {after}, phase {phase:?}");
+                    let world = World::new(local_scenes()[0]).run_to(after);
+                    rewritten(&world, changes, phase);
+                    let outcome = world.run();
+                    assert_clean(&outcome, &of);
+                    assert_eq!(outcome.phase, "Failed", "{of}: {:#?}", outcome.steps);
+                    let made = outcome.steps.iter().filter(|step| *step == "MakeVolume").count();
+                    assert_eq!(made, usize::from(after >= 4), "{of}: {:#?}", outcome.steps);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_source_pv_that_was_made_anew_elsewhere_is_not_exposed() {
+    for (after, phase) in [(2, None), (3, None), (2, Some("InProgress")), (3, Some("Prepared"))] {
+        let world = World::new(local_scenes()[0]).run_to(after);
+        let key = Key::new(Kind::Volume, "", "local-1");
+        world.server.patch(Who::Velero, &key, &json!({ "spec": { "local": { "path": "/dev/disk/by-id/b" } } }));
+        rewritten(&world, &[], phase);
+        let outcome = world.run();
+        assert_clean(&outcome, &format!("after {after}, {phase:?}"));
+        assert_eq!(outcome.phase, "Failed", "after {after}, {phase:?}: {:#?}", outcome.steps);
+        assert!(!outcome.steps.iter().any(|step| step == "MakeVolume"), "{:#?}", outcome.steps);
+    }
 }
 
 /// Read-only, of the same place and node, kept by Retain, for one PVC by uid, and in no backup of Velero.
