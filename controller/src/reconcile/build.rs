@@ -27,7 +27,7 @@ fn owner(kind: Kind, cr: &Meta) -> Value {
 const READ_ONLY: &str = "ReadOnlyMany";
 
 /// Whether the PVC is a device.
-fn is_block(claim: &Claim) -> bool {
+pub(super) fn is_block(claim: &Claim) -> bool {
     claim.spec.volume_mode.as_deref() == Some("Block")
 }
 
@@ -252,7 +252,8 @@ fn no_relabelling() -> Value {
 ///
 /// Of `seLinuxOptions` those of the container count where it has any; the others of the pod have no effect then.
 pub(super) fn changes_volume(pod: &Pod, read_only: bool) -> Option<String> {
-    let is_so = |one: &PodVolume| one.persistent_volume_claim.claim_name.is_empty() || one.persistent_volume_claim.read_only;
+    let is_so =
+        |one: &PodVolume| one.persistent_volume_claim.claim_name.is_empty() || one.persistent_volume_claim.read_only;
     if read_only && !pod.spec.volumes.iter().all(is_so) {
         return Some("a volume without readOnly, on which the kubelet runs fsck or mkfs".to_owned());
     }

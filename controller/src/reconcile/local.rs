@@ -89,8 +89,9 @@ impl Exposer for Local {
         if is_its && !volume.metadata.is_going() {
             return None;
         }
-        // Of a PVC that somebody deleted: it binds to no other.
-        let wait = || exposing.wait(format!("PV {name}, of a PVC that is gone, is going"));
+        // One of a PVC that somebody deleted binds to no other.
+        let of = if is_its { "" } else { ", of a PVC that is gone," };
+        let wait = || exposing.wait(format!("PV {name}{of} is going"));
         Some(remove_made(volume).filter(|_| is_made(volume, cr)).unwrap_or_else(wait))
     }
 
@@ -124,7 +125,8 @@ impl UploadView {
             () => return None,
         };
         let name = names::PLAN;
-        let said = format!("PV {} has {what}, and not what annotation {name} says: make another DataUpload", found.volume);
+        let said =
+            format!("PV {} has {what}, and not what annotation {name} says: make another DataUpload", found.volume);
         Some(self.fail(&said))
     }
 
@@ -166,7 +168,8 @@ impl UploadView {
         }
         if mode(volume) != "Block" && local.fs_type.is_some() {
             return Err(format!(
-                "PV {pv} is a device that the kubelet mounts (spec.local.fsType): it would be mounted a second time, and that writes                  to it. Mount it on the node yourself and make it a local PV of that directory, or use volumeMode Block"
+                "PV {pv} is a device that the kubelet mounts (spec.local.fsType): it would be mounted a second time, and that writes \
+                 to it. Mount it on the node yourself and make it a local PV of that directory, or use volumeMode Block"
             ));
         }
         Ok((source, volume, LocalVolume { volume: pv.clone(), path: local.path.clone() }))

@@ -156,7 +156,62 @@ fn what_is_no_local_volume_is_refused_by_name() {
         (refused(|view| view.cr.spec.snapshot_type = "Tape".to_owned()), "\"Tape\" is not known; CSI and Local are"),
     ] {
         assert!(said.contains(expected), "{said:?} does not say {expected:?}");
+        assert!(!said.contains("  "), "{said:?}");
     }
+}
+
+/// The next step after so many writes, and so long after the DataUpload was made.
+fn later(world: &World, seconds: i64, change: impl FnOnce(&mut UploadView)) -> Step {
+    let Some(WorldView::Upload(mut view)) = world.look() else { panic!("no DataUpload") };
+    view.now = wherry_api::Time(view.cr.metadata.creation_timestamp.unwrap().0 + seconds);
+    change(&mut view);
+    view.next_step()
+}
+
+fn failed(step: Step) -> String {
+    match step {
+        Step::Do(Action::Fail, Write::Patch { patch, .. }) => patch["status"]["message"].as_str().unwrap().to_owned(),
+        step => panic!("{}", step.name()),
+    }
+}
+
+/// Nobody cancels one that was made by hand.
+#[test]
+fn an_agent_that_never_begins_is_not_waited_for_forever() {
+    let world = World::new(local_scenes()[0]).run_to(6);
+    assert!(matches!(later(&world, 4 * 3600 - 1, |_| {}), Step::Wait { .. }));
+    let said = failed(later(&world, 4 * 3600, |_| {}));
+    assert!(said.contains("item timeout of 14400 s: the agent of node n1 has not begun"), "{said}");
+    // Once it has begun it keeps the time itself.
+    let begun = |view: &mut UploadView| view.cr.status.phase = wherry_api::Phase::InProgress;
+    assert!(matches!(later(&world, 4 * 3600, begun), Step::Wait { .. }));
+}
+
+#[test]
+fn a_pod_that_does_not_run_says_that_its_volume_may_be_a_device() {
+    let pending = |view: &mut UploadView| view.pods[0].status.phase = "Pending".to_owned();
+    let said = failed(later(&of_files().run_to(5), 4 * 3600, pending));
+    assert!(said.contains("does not run") && said.contains("if the path of the local volume is a device"), "{said}");
+    assert!(!said.contains("  "), "{said}");
+    let said = failed(later(&World::new(local_scenes()[0]).run_to(5), 4 * 3600, pending));
+    assert!(said.contains("does not run") && !said.contains("is a device"), "{said}");
+}
+
+/// Whoever has deleted it reads why it is waited for.
+#[test]
+fn a_pv_that_goes_is_named_as_what_it_is() {
+    let world = World::new(local_scenes()[0]).run_to(4);
+    let waits = |change: &dyn Fn(&mut wherry_api::cluster::Volume)| {
+        later(&world, 0, |view| {
+            let volume = view.volumes.iter_mut().find(|volume| volume.metadata.name.starts_with("wherry-")).unwrap();
+            volume.metadata.deletion_timestamp = Some(view.now);
+            change(volume);
+        })
+        .name()
+    };
+    assert!(!waits(&|_| {}).contains("PVC that is gone"), "{}", waits(&|_| {}));
+    let other = waits(&|volume| volume.spec.claim_ref.as_mut().unwrap().uid = "another".to_owned());
+    assert!(other.contains(", of a PVC that is gone, is going"), "{other}");
 }
 
 /// The plan says what was begun: what is exposed, and what goes afterwards, also where somebody changes the type.
