@@ -454,7 +454,10 @@ async fn upload_within<A: Api>(
         if !ended {
             view.source = look.get(Kind::Claim, &cr.spec.source_namespace, &cr.spec.source_pvc).await?;
             let name = view.source.as_ref().map_or("", |source| source.spec.volume_name.as_str());
-            if matches!(cr.status.phase, Phase::New | Phase::Accepted) {
+            // Where the PV of the attempt is still to be made, that rests on what the source's says.
+            let current = plan.as_ref().ok().map(|plan| names::of_attempt(&cr.metadata.uid, plan.attempt));
+            let is_made = view.volumes.iter().any(|volume| Some(&volume.metadata.name) == current.as_ref());
+            if matches!(cr.status.phase, Phase::New | Phase::Accepted) || !is_made {
                 view.source_volume = look.get(Kind::Volume, "", name).await?;
             }
         }

@@ -1,10 +1,11 @@
 //! The objects that are made, and the larger patches.
 
+use super::exposing::Exposing;
 use super::view::{Limits, UploadView};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use wherry_api::api::Kind;
-use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, Pod, SELECTED_NODE};
+use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, Pod, PodVolume, SELECTED_NODE};
 use wherry_api::quantity::quantity;
 use wherry_api::{DownloadPlan, LocalVolume, Meta, Phase, Time, UploadPlan, VolumeSnapshotContent, names};
 
@@ -26,7 +27,7 @@ fn owner(kind: Kind, cr: &Meta) -> Value {
 const READ_ONLY: &str = "ReadOnlyMany";
 
 /// Whether the PVC is a device.
-fn is_block(claim: &Claim) -> bool {
+pub(super) fn is_block(claim: &Claim) -> bool {
     claim.spec.volume_mode.as_deref() == Some("Block")
 }
 
@@ -170,9 +171,17 @@ pub(super) fn local_claim(cr: &Meta, plan: &UploadPlan, name: &str) -> Value {
     })
 }
 
+/// A filesystem that no kernel has. The kubelet looks at it only where the path is a device, and then it mounts it: a journal would be
+/// replayed, read-only or not. So that fails before the device is touched; mkfs and fsck it runs for no read-only volume.
+const DIRECTORY_ONLY: &str = "wherry-directory-only";
+
 /// The PV of that PVC: of the same place on the same node as the source's. It is kept by Retain, so that nobody takes what lies
 /// there for theirs to wipe, and never without claimRef.
 pub(super) fn local_volume(cr: &Meta, plan: &UploadPlan, local: &LocalVolume, claim: &Claim) -> Value {
+    let mut source = json!({ "path": local.path });
+    if plan.source_volume_mode != "Block" {
+        source["fsType"] = json!(DIRECTORY_ONLY);
+    }
     json!({
         "apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": { "name": claim.metadata.name, "labels": labels(cr) },
@@ -182,7 +191,7 @@ pub(super) fn local_volume(cr: &Meta, plan: &UploadPlan, local: &LocalVolume, cl
             "storageClassName": "",
             "capacity": { "storage": plan.restore_size.unwrap_or_default().to_string() },
             "persistentVolumeReclaimPolicy": "Retain",
-            "local": { "path": local.path },
+            "local": source,
             "nodeAffinity": plan.topology,
             "claimRef": {
                 "apiVersion": "v1", "kind": "PersistentVolumeClaim",
@@ -238,10 +247,16 @@ fn no_relabelling() -> Value {
     json!({ "type": "spc_t" })
 }
 
-/// What admission has made of a hosting pod, so that its kubelet would change the volume. `None`: nothing.
+/// What admission, or whoever made it, has made of a hosting pod, so that its kubelet would change the volume. `None`: nothing.
+/// `read_only`: nothing may be written to it, as it is no copy.
 ///
 /// Of `seLinuxOptions` those of the container count where it has any; the others of the pod have no effect then.
-pub(super) fn changes_volume(pod: &Pod) -> Option<String> {
+pub(super) fn changes_volume(pod: &Pod, read_only: bool) -> Option<String> {
+    let is_so =
+        |one: &PodVolume| one.persistent_volume_claim.claim_name.is_empty() || one.persistent_volume_claim.read_only;
+    if read_only && !pod.spec.volumes.iter().all(is_so) {
+        return Some("a volume without readOnly, on which the kubelet runs fsck or mkfs".to_owned());
+    }
     if let Some(group) = pod.spec.security_context.fs_group {
         return Some(format!("fsGroup {group}, by which every file gets another group"));
     }
@@ -270,8 +285,9 @@ pub(crate) fn place(pod: &mut Value, secrets: &[String], tolerations: &[Value], 
 }
 
 /// The hosting pod: while it runs, the kubelet keeps the volume published. It changes nothing on it: no fsGroup, no
-/// relabelling.
-pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, claim: &Claim, node: Option<&str>) -> Value {
+/// relabelling, and of a local volume (`exposing.local`) no fsck and no mkfs, whatever the PVC says.
+pub(super) fn pod(exposing: &Exposing<'_>, name: &str, claim: &Claim, node: Option<&str>) -> Value {
+    let Exposing { cr, kind, limits, local, .. } = *exposing;
     let block = is_block(claim);
     let mut container = json!({
         "name": HOLD, "image": limits.hosting_image, "imagePullPolicy": "IfNotPresent",
@@ -298,7 +314,7 @@ pub(super) fn pod(cr: &Meta, kind: Kind, name: &str, limits: &Limits, claim: &Cl
     }
     let mut source = json!({ "claimName": name });
     // Of an upload: the target of a restore may ask for the same.
-    if kind == Kind::DataUpload && claim.spec.access_modes == [READ_ONLY] {
+    if local || (kind == Kind::DataUpload && claim.spec.access_modes == [READ_ONLY]) {
         source["readOnly"] = json!(true);
     }
     let mut spec = json!({

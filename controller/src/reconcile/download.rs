@@ -319,6 +319,7 @@ impl DownloadView {
             pods: &self.pods,
             class: self.class.as_ref(),
             host: &self.host,
+            local: false,
         }
     }
 }

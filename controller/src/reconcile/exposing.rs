@@ -24,6 +24,8 @@ pub(super) struct Exposing<'a> {
     pub(super) pods: &'a [Pod],
     pub(super) class: Option<&'a StorageClass>,
     pub(super) host: &'a Host,
+    /// What is exposed is the volume itself, and no copy: a local one.
+    pub(super) local: bool,
 }
 
 impl Exposing<'_> {
@@ -58,9 +60,13 @@ impl Exposing<'_> {
         Step::Wait { why, until: over.into_iter().chain(self.lost_at()).min(), told: false }
     }
 
-    /// Waits for the agent of the node. One that answers keeps the deadline itself.
+    /// Waits for the agent of the node. One that answers keeps the deadline itself once it has begun; until then Velero does, but not of a
+    /// CR that it has not made.
     pub(super) fn wait_for_agent(&self) -> Step {
         match self.host.agent {
+            Agent::Ready if self.local && *self.phase == Phase::Prepared => {
+                self.wait(format!("the agent of node {} has not begun", self.node))
+            }
             Agent::Ready => Step::Wait { why: "the agent".to_owned(), until: self.lost_at(), told: true },
             Agent::Silent | Agent::Gone(_) => self.wait(format!("the agent of node {} does not answer", self.node)),
         }
@@ -128,14 +134,14 @@ impl Exposing<'_> {
             // A PV says itself where it can be used; until there is one, it is to be where the target's pod will run.
             let node = found.metadata.annotation(wherry_api::cluster::SELECTED_NODE);
             let node = self.chosen(node).filter(|_| !bound && self.kind == Kind::DataDownload);
-            let object = build::pod(self.cr, self.kind, &name, self.limits, found, node);
+            let object = build::pod(self, &name, found, node);
             return ControlFlow::Break(create(Action::MakePod, Key::new(Kind::Pod, &self.cr.namespace, &name), object));
         };
         if pod.metadata.is_going() {
             return ControlFlow::Break(self.wait(format!("pod {} is going", pod.metadata.name)).told());
         }
         // It is deleted with all the rest: one that was made again would come back the same.
-        if let Some(what) = build::changes_volume(pod) {
+        if let Some(what) = build::changes_volume(pod, self.local) {
             let message = format!(
                 "admission gave pod {} {what}: it was refused, as nothing may change the volume. Let nothing set that for pods of \
                  this namespace; on OpenShift apply controller/deploy/openshift, whose SCC wherry-hosting is for them, and name it \
@@ -150,10 +156,21 @@ impl Exposing<'_> {
             return ControlFlow::Break(remove_pod(pod));
         }
         if !bound || pod.spec.node_name.is_empty() || pod.status.phase != "Running" {
-            let why = format!("pod {} does not run{}", pod.metadata.name, reason(pod));
+            let why = format!("pod {} does not run{}{}", pod.metadata.name, reason(pod), self.hint(found));
             return ControlFlow::Break(self.wait(why).told());
         }
         ControlFlow::Continue(pod.spec.node_name.clone())
+    }
+
+    /// What may keep the pod of a PVC from running, though nothing says so.
+    fn hint(&self, claim: &Claim) -> &'static str {
+        match self.local && !build::is_block(claim) {
+            true => {
+                "; if the path of the local volume is a device, it never will, as that must not be mounted a second time: mount the device \
+                 on the node yourself, and make the local PV one of that directory"
+            }
+            false => "",
+        }
     }
 
     /// The node that was chosen for the target's pod, where that is heeded: the next attempt does not go back to the

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use wherry_api::api::{Key, Kind};
 use wherry_api::cluster::{Claim, Volume};
 use wherry_api::quantity::quantity;
-use wherry_api::{LocalVolume, Phase, UploadPlan};
+use wherry_api::{LocalVolume, Phase, UploadPlan, names};
 
 /// Of `spec.snapshotType` [`LOCAL`](wherry_api::names::LOCAL).
 #[derive(Debug)]
@@ -54,15 +54,7 @@ impl Exposer for Local {
             let gone = "was deleted or made anew meanwhile: what lies at the path of its volume may be another's";
             return Some(view.fail(&format!("{} {gone}", view.source_name())));
         }
-        if view.cr.status.phase != Phase::Accepted {
-            return None;
-        }
-        // A plan is an annotation: what is exposed is what the source's PV says, not what anybody writes there.
-        match view.local_source() {
-            Ok((_, volume, found)) if found == *local && volume.spec.node_affinity == plan.topology => None,
-            Ok(_) => Some(view.fail(&format!("PV {} is of another place than it was meanwhile", local.volume))),
-            Err(why) => Some(view.fail(&why)),
-        }
+        (view.cr.status.phase == Phase::Accepted).then(|| view.is_elsewhere(plan, local)).flatten()
     }
 
     fn claim(&self, view: &UploadView, plan: &UploadPlan, name: &str) -> Value {
@@ -85,15 +77,21 @@ impl Exposer for Local {
             );
         }
         let Some(volume) = volume else {
-            let object = build::local_volume(cr, plan, plan.local.as_ref()?, claim);
-            return Some(create(Action::MakeVolume, Key::new(Kind::Volume, "", name), object));
+            let local = plan.local.as_ref()?;
+            // In every phase: also that of a later attempt, and where somebody wrote the attempt, or the phase.
+            let make = || {
+                let object = build::local_volume(cr, plan, local, claim);
+                create(Action::MakeVolume, Key::new(Kind::Volume, "", name), object)
+            };
+            return Some(view.is_elsewhere(plan, local).unwrap_or_else(make));
         };
         let is_its = volume.spec.claim_ref.as_ref().is_some_and(|of| of.uid == claim.metadata.uid);
         if is_its && !volume.metadata.is_going() {
             return None;
         }
-        // Of a PVC that somebody deleted: it binds to no other.
-        let wait = || exposing.wait(format!("PV {name}, of a PVC that is gone, is going"));
+        // One of a PVC that somebody deleted binds to no other.
+        let of = if is_its { "" } else { ", of a PVC that is gone," };
+        let wait = || exposing.wait(format!("PV {name}{of} is going"));
         Some(remove_made(volume).filter(|_| is_made(volume, cr)).unwrap_or_else(wait))
     }
 
@@ -111,6 +109,25 @@ fn mode(volume: &Volume) -> &str {
 impl UploadView {
     fn source_name(&self) -> String {
         format!("PVC {}/{}", self.cr.spec.source_namespace, self.cr.spec.source_pvc)
+    }
+
+    /// A plan is an annotation: what is exposed is what the source's PV says, not what anybody writes there. `None`: both say the
+    /// same, as the source is now.
+    fn is_elsewhere(&self, plan: &UploadPlan, local: &LocalVolume) -> Option<Step> {
+        let (volume, found) = match self.local_source() {
+            Ok((_, volume, found)) => (volume, found),
+            Err(why) => return Some(self.fail(&why)),
+        };
+        let what = match () {
+            () if found != *local => format!("path {}", found.path),
+            () if volume.spec.node_affinity != plan.topology => "another nodeAffinity".to_owned(),
+            () if mode(volume) != plan.source_volume_mode => format!("volumeMode {}", mode(volume)),
+            () => return None,
+        };
+        let name = names::PLAN;
+        let said =
+            format!("PV {} has {what}, and not what annotation {name} says: make another DataUpload", found.volume);
+        Some(self.fail(&said))
     }
 
     /// The source PVC, the PV that is bound to it, and the place on a node that this stands for; else why that cannot be read.
@@ -151,7 +168,8 @@ impl UploadView {
         }
         if mode(volume) != "Block" && local.fs_type.is_some() {
             return Err(format!(
-                "PV {pv} is a device that the kubelet mounts (spec.local.fsType): it would be mounted a second time, and that writes                  to it. Mount it on the node yourself and make it a local PV of that directory, or use volumeMode Block"
+                "PV {pv} is a device that the kubelet mounts (spec.local.fsType): it would be mounted a second time, and that writes \
+                 to it. Mount it on the node yourself and make it a local PV of that directory, or use volumeMode Block"
             ));
         }
         Ok((source, volume, LocalVolume { volume: pv.clone(), path: local.path.clone() }))

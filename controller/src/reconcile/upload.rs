@@ -61,9 +61,9 @@ impl UploadView {
     /// The server does not take it now, by a quota or an admission plugin. `None`: it is waited for.
     pub(crate) fn forbidden(&self, message: &str) -> Option<Step> {
         let (status, cr) = (&self.cr.status, &self.cr.metadata);
-        let advice = match self.cr.spec.snapshot_type == names::LOCAL
-            && message.contains("persistentvolumes is forbidden")
-        {
+        // The plan says what was begun, whatever the DataUpload says by now.
+        let is_local = self.plan().is_ok_and(|plan| plan.local.is_some());
+        let advice = match is_local && message.contains("persistentvolumes is forbidden") {
             true => "; give the controller the rights of controller/deploy/local-volumes (chart: localVolumes.enabled)",
             false => "",
         };
@@ -184,6 +184,7 @@ impl UploadView {
             pods: &self.pods,
             class: self.class.as_ref(),
             host: &self.host,
+            local: plan.local.is_some(),
         }
     }
 }

@@ -162,7 +162,8 @@ pub struct UploadView {
     /// The live PVC of the source's name; only looked at before there is a plan, and when the upload is Completed and its PVC gone;
     /// of a local volume until it has ended.
     pub source: Option<Claim>,
-    /// Its PV; only looked at before there is a plan, and of a local volume until it is Prepared.
+    /// Its PV; only looked at before there is a plan, and of a local volume until it is Prepared, and while the PV of
+    /// the attempt is not there.
     pub source_volume: Option<Volume>,
     /// The driver lists changed blocks; only looked at when the upload is Completed, and where the setting keepBase rests on it.
     pub changed_blocks: bool,

@@ -197,6 +197,30 @@ pub struct PodSpec {
     /// `containers`.
     #[serde(deserialize_with = "or_default")]
     pub containers: Vec<Container>,
+    /// `volumes`.
+    #[serde(deserialize_with = "or_default")]
+    pub volumes: Vec<PodVolume>,
+}
+
+/// `Volume` of a pod, as far as it is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodVolume {
+    /// `persistentVolumeClaim` (`PersistentVolumeClaimVolumeSource`).
+    #[serde(deserialize_with = "or_default")]
+    pub persistent_volume_claim: ClaimVolume,
+}
+
+/// `PersistentVolumeClaimVolumeSource`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ClaimVolume {
+    /// `claimName`; empty: the volume is none of a PVC.
+    #[serde(deserialize_with = "or_default")]
+    pub claim_name: String,
+    /// `readOnly`: the kubelet mounts it so, without mkfs and fsck, whatever the PVC's access modes are.
+    #[serde(deserialize_with = "or_default")]
+    pub read_only: bool,
 }
 
 /// `PodSecurityContext` and `SecurityContext`, as far as they change a volume.

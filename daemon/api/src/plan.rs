@@ -147,11 +147,24 @@ impl UploadPlan {
     /// Reads the annotation of the DataUpload with that uid.
     pub fn parse(text: Option<&str>, cr_uid: &str) -> Result<Self, PlanError> {
         let plan: Self = parse_to(LOCAL_VERSION, crate::names::PLAN, text, cr_uid)?;
-        if (plan.version == LOCAL_VERSION) == plan.local.is_some() {
+        let broken = |reason: String| Err(PlanError::Broken { name: crate::names::PLAN, reason });
+        if (plan.version == LOCAL_VERSION) != plan.local.is_some() {
+            return broken(format!("one of version {LOCAL_VERSION} is of a local volume, and no other is"));
+        }
+        if plan.local.is_some() {
             return Ok(plan);
         }
-        let reason = format!("one of version {LOCAL_VERSION} is of a local volume, and no other is");
-        Err(PlanError::Broken { name: crate::names::PLAN, reason })
+        let of_snapshot = [
+            ("snapshotUid", &plan.snapshot_uid),
+            ("content", &plan.content),
+            ("contentUid", &plan.content_uid),
+            ("snapshotHandle", &plan.snapshot_handle),
+            ("driver", &plan.driver),
+        ];
+        match of_snapshot.iter().find(|(_, value)| value.is_empty()) {
+            Some((field, _)) => broken(format!("it is of a storage snapshot and has no {field}")),
+            None => Ok(plan),
+        }
     }
 
     /// The `spec.snapshotType` that it was made for, whatever the DataUpload says by now.
@@ -233,7 +246,11 @@ mod tests {
             version: VERSION,
             cr_uid: "u1".to_owned(),
             attempt: 2,
+            snapshot_uid: "s".to_owned(),
+            content: "c".to_owned(),
+            content_uid: "cu".to_owned(),
             snapshot_handle: "h".to_owned(),
+            driver: "d".to_owned(),
             restore_size: Some(1 << 30),
             snapshot_time: Some(Time(1_800_000_000)),
             topology: Some(serde_json::json!({ "nodeSelectorTerms": [] })),
@@ -266,6 +283,24 @@ mod tests {
         let other = DownloadPlan { version: LOCAL_VERSION, cr_uid: "d".into(), attempt: 1, target_uid: "t".into() };
         let newer = DownloadPlan::parse(Some(&other.print()), "d");
         assert!(matches!(newer, Err(PlanError::Version { version: 2, newest: 1, .. })), "{newer:?}");
+    }
+
+    #[test]
+    fn a_plan_of_a_snapshot_says_of_which() {
+        for field in ["snapshotUid", "content", "contentUid", "snapshotHandle", "driver"] {
+            let mut value: Value = serde_json::from_str(&plan().print()).unwrap();
+            for without in [Some(serde_json::json!("")), None] {
+                let fields = value.as_object_mut().unwrap();
+                let _ = match without {
+                    Some(empty) => fields.insert(field.to_owned(), empty),
+                    None => fields.remove(field),
+                };
+                match UploadPlan::parse(Some(&value.to_string()), "u1") {
+                    Err(PlanError::Broken { reason, .. }) => assert!(reason.contains(field), "{reason}"),
+                    other => panic!("{field}: {other:?}"),
+                }
+            }
+        }
     }
 
     #[test]

@@ -270,7 +270,17 @@ mod tests {
     #[test]
     fn the_cr_of_another_attempt_is_not_kept() {
         let cr = |attempt: u32, node: &str, phase: &str| {
-            let plan = UploadPlan { version: 1, cr_uid: "u".into(), attempt, ..UploadPlan::default() };
+            let plan = UploadPlan {
+                version: 1,
+                cr_uid: "u".into(),
+                attempt,
+                snapshot_uid: "su".into(),
+                content: "c".into(),
+                content_uid: "cu".into(),
+                snapshot_handle: "h".into(),
+                driver: "d".into(),
+                ..UploadPlan::default()
+            };
             json!({
                 "metadata": {
                     "name": "b-1", "namespace": "velero", "uid": "u", "resourceVersion": "7",

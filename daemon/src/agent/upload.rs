@@ -15,6 +15,7 @@ use crate::tree::exclude::Exclude;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use wherry_api::api::Kind;
@@ -22,8 +23,8 @@ use wherry_api::cluster::Claim;
 use wherry_api::decode::decode;
 use wherry_api::metrics::{BY_BLOCKS, CHANGED, MOVED, READ, SKIPPED, STORED, UPLOAD};
 use wherry_api::quantity::quantity;
-use wherry_api::{DataUpload, SnapshotId, UploadPlan, labels, names};
-use wherry_repo::{Error, ParentChoice, Repository, Snapshot};
+use wherry_api::{DataUpload, LocalVolume, SnapshotId, UploadPlan, labels, names};
+use wherry_repo::{Error, ParentChoice, Repository, Snapshot, TreeInfo};
 
 /// How a snapshot came about that is not this process's.
 const BEFORE: &str = "it was committed before";
@@ -103,6 +104,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
         }
         None => None,
     };
+    let of = name.clone();
     let order = Order {
         name,
         parent: ParentChoice::Auto,
@@ -132,7 +134,14 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
             let (ignore_inode, force_read) = (false, false);
             let (context, index) = (&context, &index);
             let runs = TreeRuns { context, repository, index, order, exclude, scratch, ignore_inode, force_read };
-            let saved = runs.run(|| Ok(Root::open(&published()?.path(), false)?)).with_context(|| shown.clone())?;
+            let open = || {
+                let published = published()?;
+                if let Some(local) = &plan.local {
+                    not_emptied(repository, &of, local, &published.path())?;
+                }
+                Ok(Root::open(&published.path(), false)?)
+            };
+            let saved = runs.run(open).with_context(|| shown.clone())?;
             whole(saved)?
         }
     };
@@ -150,6 +159,29 @@ fn count(agent: &Agent, snapshot: &Snapshot) {
         agent.around.metrics.add(metric, &[], bytes as f64);
     }
     agent.around.metrics.add(&MOVED, &[UPLOAD, record.engine.as_str()], 1.0);
+}
+
+/// A disk that did not come back with its node leaves the empty directory that it is mounted at, which is as good a directory as any.
+/// An error where the volume's last snapshot has anything.
+fn not_emptied(repository: &Repository, name: &str, local: &LocalVolume, at: &Path) -> Result<()> {
+    let path = &local.path;
+    if std::fs::read_dir(at).with_context(|| format!("cannot list {path}"))?.next().is_some() {
+        return Ok(());
+    }
+    let all = repository.snapshots(Some(repository.volume_id(name)))?.snapshots;
+    let Some(last) = all.iter().max_by_key(|snapshot| snapshot.record.started) else { return Ok(()) };
+    let count = |tree: &TreeInfo| (tree.files + tree.folders + tree.others).saturating_sub(1);
+    let had = last.record.tree.as_ref().map_or(0, count);
+    if had == 0 {
+        return Ok(());
+    }
+    let text = format!(
+        "{path} is empty, and in snapshot {} of the same volume it has {had} files and directories: it looks as if its disk were \
+         not mounted",
+        last.id
+    );
+    let next = "see on the node whether it is, and mount it; where all was deleted on purpose, make a file in it: then it is taken";
+    Err(Error::invalid(text).advise(next).into())
 }
 
 /// An error unless all of the volume could be read.

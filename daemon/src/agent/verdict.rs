@@ -115,12 +115,26 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn plan(version: u32, uid: &str) -> String {
+        let plan = UploadPlan {
+            version,
+            cr_uid: uid.into(),
+            attempt: 2,
+            snapshot_uid: "su".into(),
+            content: "c".into(),
+            content_uid: "cu".into(),
+            snapshot_handle: "h".into(),
+            driver: "d".into(),
+            ..UploadPlan::default()
+        };
+        plan.print()
+    }
+
     fn upload(phase: &str) -> Value {
-        let plan = UploadPlan { version: 1, cr_uid: "u".into(), attempt: 2, ..UploadPlan::default() };
         json!({
             "metadata": {
                 "name": "b-1", "namespace": "velero", "uid": "u", "resourceVersion": "7",
-                "labels": { names::NODE: "n1" }, "annotations": { names::PLAN: plan.print() },
+                "labels": { names::NODE: "n1" }, "annotations": { names::PLAN: plan(1, "u") },
             },
             "spec": { "cancel": false }, "status": { "phase": phase, "node": "n1" },
         })
@@ -186,9 +200,6 @@ mod tests {
             let mut cr = upload("Prepared");
             *cr.pointer_mut(pointer).unwrap() = value;
             decide(&cr, Some(&running))
-        };
-        let plan = |version, uid: &str| {
-            json!(UploadPlan { version, cr_uid: uid.into(), attempt: 2, ..UploadPlan::default() }.print())
         };
         for left in [
             with("/status/node", json!("n2")),

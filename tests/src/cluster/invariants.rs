@@ -165,10 +165,10 @@ impl Invariants {
             self.found(format!("I3: {} may take along what it stands for", change.key));
         }
         if let (Some(before), None) = (&change.before, &change.after) {
-            // One that names a PV of another PVC of its own name, which is gone, does not have it.
+            // Of local volumes a PVC names its PV before that is made, and one of a PVC that is gone goes before.
+            let is_its = |claim: &Value| claim["metadata"]["uid"] == before["spec"]["claimRef"]["uid"];
             let names = |claim: &Value| {
-                text(claim, "/spec/volumeName") == change.key.name
-                    && claim["metadata"]["uid"] == before["spec"]["claimRef"]["uid"]
+                text(claim, "/spec/volumeName") == change.key.name && (!self.scene.local || is_its(claim))
             };
             if server.all(Kind::Claim).iter().any(|(_, claim)| names(claim)) {
                 self.found(format!("I3: {} was deleted while a PVC names it", change.key));

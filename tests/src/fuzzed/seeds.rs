@@ -179,7 +179,17 @@ fn clear() -> Vec<(&'static str, &'static str, Vec<u8>)> {
 fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let text = |target, name, text: &str| (target, name, text.as_bytes().to_vec());
     let id = "0".repeat(32);
-    let upload = UploadPlan { version: plan::VERSION, cr_uid: "uid".into(), attempt: 1, ..UploadPlan::default() };
+    let upload = UploadPlan {
+        version: plan::VERSION,
+        cr_uid: "uid".into(),
+        attempt: 1,
+        snapshot_uid: "su".into(),
+        content: "c".into(),
+        content_uid: "cu".into(),
+        snapshot_handle: "h".into(),
+        driver: "d".into(),
+        ..UploadPlan::default()
+    };
     let mut result =
         JobResult::new(JobKind::Forget, wherry_api::Time(1_800_000_000), State::OnHold, "many are missing".into());
     let missing = [("gone".to_owned(), wherry_api::Time(1_700_000_000))].into();

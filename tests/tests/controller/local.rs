@@ -156,7 +156,62 @@ fn what_is_no_local_volume_is_refused_by_name() {
         (refused(|view| view.cr.spec.snapshot_type = "Tape".to_owned()), "\"Tape\" is not known; CSI and Local are"),
     ] {
         assert!(said.contains(expected), "{said:?} does not say {expected:?}");
+        assert!(!said.contains("  "), "{said:?}");
     }
+}
+
+/// The next step after so many writes, and so long after the DataUpload was made.
+fn later(world: &World, seconds: i64, change: impl FnOnce(&mut UploadView)) -> Step {
+    let Some(WorldView::Upload(mut view)) = world.look() else { panic!("no DataUpload") };
+    view.now = wherry_api::Time(view.cr.metadata.creation_timestamp.unwrap().0 + seconds);
+    change(&mut view);
+    view.next_step()
+}
+
+fn failed(step: Step) -> String {
+    match step {
+        Step::Do(Action::Fail, Write::Patch { patch, .. }) => patch["status"]["message"].as_str().unwrap().to_owned(),
+        step => panic!("{}", step.name()),
+    }
+}
+
+/// Nobody cancels one that was made by hand.
+#[test]
+fn an_agent_that_never_begins_is_not_waited_for_forever() {
+    let world = World::new(local_scenes()[0]).run_to(6);
+    assert!(matches!(later(&world, 4 * 3600 - 1, |_| {}), Step::Wait { .. }));
+    let said = failed(later(&world, 4 * 3600, |_| {}));
+    assert!(said.contains("item timeout of 14400 s: the agent of node n1 has not begun"), "{said}");
+    // Once it has begun it keeps the time itself.
+    let begun = |view: &mut UploadView| view.cr.status.phase = wherry_api::Phase::InProgress;
+    assert!(matches!(later(&world, 4 * 3600, begun), Step::Wait { .. }));
+}
+
+#[test]
+fn a_pod_that_does_not_run_says_that_its_volume_may_be_a_device() {
+    let pending = |view: &mut UploadView| view.pods[0].status.phase = "Pending".to_owned();
+    let said = failed(later(&of_files().run_to(5), 4 * 3600, pending));
+    assert!(said.contains("does not run") && said.contains("if the path of the local volume is a device"), "{said}");
+    assert!(!said.contains("  "), "{said}");
+    let said = failed(later(&World::new(local_scenes()[0]).run_to(5), 4 * 3600, pending));
+    assert!(said.contains("does not run") && !said.contains("is a device"), "{said}");
+}
+
+/// Whoever has deleted it reads why it is waited for.
+#[test]
+fn a_pv_that_goes_is_named_as_what_it_is() {
+    let world = World::new(local_scenes()[0]).run_to(4);
+    let waits = |change: &dyn Fn(&mut wherry_api::cluster::Volume)| {
+        later(&world, 0, |view| {
+            let volume = view.volumes.iter_mut().find(|volume| volume.metadata.name.starts_with("wherry-")).unwrap();
+            volume.metadata.deletion_timestamp = Some(view.now);
+            change(volume);
+        })
+        .name()
+    };
+    assert!(!waits(&|_| {}).contains("PVC that is gone"), "{}", waits(&|_| {}));
+    let other = waits(&|volume| volume.spec.claim_ref.as_mut().unwrap().uid = "another".to_owned());
+    assert!(other.contains(", of a PVC that is gone, is going"), "{other}");
 }
 
 /// The plan says what was begun: what is exposed, and what goes afterwards, also where somebody changes the type.
@@ -178,19 +233,60 @@ fn a_type_that_is_changed_later_leaves_nothing_behind() {
     }
 }
 
-/// Whoever may write annotations gets no path read that no PV has.
+/// The DataUpload with that in its plan, and perhaps in another phase: so may whoever writes annotations have it.
+fn rewritten(world: &World, changes: &[(&str, &str)], phase: Option<&str>) {
+    let cr = world.server.get(&world.cr).unwrap();
+    let mut plan = cr["metadata"]["annotations"][names::PLAN].as_str().unwrap().to_owned();
+    for (from, to) in changes {
+        assert!(plan.contains(from), "{plan}");
+        plan = plan.replace(from, to);
+    }
+    world.server.patch(Who::Velero, &world.cr, &json!({ "metadata": { "annotations": { names::PLAN: plan } } }));
+    if let Some(phase) = phase {
+        world.server.patch(Who::Velero, &world.cr, &json!({ "status": { "phase": phase } }));
+    }
+}
+
+/// Whoever may write annotations gets no path read that no PV has, at no time, and by no other attempt.
 #[test]
 fn a_path_that_the_source_has_not_is_not_exposed() {
-    let world = World::new(local_scenes()[0]).run_to(2);
-    let cr = world.server.get(&world.cr).unwrap();
-    let plan = cr["metadata"]["annotations"][names::PLAN].as_str().unwrap().replace("/dev/disk/by-id/a", "/etc");
-    assert!(plan.contains("/etc"));
-    world.server.patch(Who::Velero, &world.cr, &json!({ "metadata": { "annotations": { names::PLAN: plan } } }));
-    let server = world.server.clone();
-    let outcome = world.run();
-    assert_eq!(outcome.phase, "Failed", "{:#?}", outcome.steps);
-    assert!(!outcome.steps.iter().any(|step| step == "MakeVolume"), "{:#?}", outcome.steps);
-    assert!(server.all(Kind::Volume).iter().all(|(key, _)| key.name == "local-1"));
+    let path = ("/dev/disk/by-id/a", "/etc");
+    let node = (r#""n1""#, r#""n2""#);
+    let mode = (r#""Block""#, r#""Filesystem""#);
+    let next = (r#""attempt":1"#, r#""attempt":2"#);
+    for change in [path, node, mode] {
+        for after in 2..COMPLETED {
+            for phase in [None, Some("Prepared"), Some("InProgress")] {
+                // Before the PV is made the same attempt does, too.
+                for changes in [&[change][..], &[change, next]].into_iter().skip(usize::from(after >= 4)) {
+                    // The phases that there were are not gone back to.
+                    let phase = phase.filter(|_| after < 6);
+                    let of = format!("{changes:?} after {after}, phase {phase:?}");
+                    let world = World::new(local_scenes()[0]).run_to(after);
+                    rewritten(&world, changes, phase);
+                    let outcome = world.run();
+                    assert_clean(&outcome, &of);
+                    assert_eq!(outcome.phase, "Failed", "{of}: {:#?}", outcome.steps);
+                    let made = outcome.steps.iter().filter(|step| *step == "MakeVolume").count();
+                    assert_eq!(made, usize::from(after >= 4), "{of}: {:#?}", outcome.steps);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_source_pv_that_was_made_anew_elsewhere_is_not_exposed() {
+    for (after, phase) in [(2, None), (3, None), (2, Some("InProgress")), (3, Some("Prepared"))] {
+        let world = World::new(local_scenes()[0]).run_to(after);
+        let key = Key::new(Kind::Volume, "", "local-1");
+        world.server.patch(Who::Velero, &key, &json!({ "spec": { "local": { "path": "/dev/disk/by-id/b" } } }));
+        rewritten(&world, &[], phase);
+        let outcome = world.run();
+        assert_clean(&outcome, &format!("after {after}, {phase:?}"));
+        assert_eq!(outcome.phase, "Failed", "after {after}, {phase:?}: {:#?}", outcome.steps);
+        assert!(!outcome.steps.iter().any(|step| step == "MakeVolume"), "{:#?}", outcome.steps);
+    }
 }
 
 /// Read-only, of the same place and node, kept by Retain, for one PVC by uid, and in no backup of Velero.
@@ -212,6 +308,53 @@ fn the_pv_that_is_made_is_of_the_same_place_and_for_nobody_else() {
     let claim = world.server.get(&Key::new(Kind::Claim, "velero", &key.name)).unwrap();
     assert_eq!(claim["spec"]["storageClassName"], "", "the default class would provision");
     assert_eq!(spec["claimRef"]["uid"], claim["metadata"]["uid"]);
+}
+
+/// What is read is of volumeMode Filesystem; nobody has acted.
+fn of_files() -> World {
+    let world = World::new(local_scenes()[0]);
+    let key = Key::new(Kind::Volume, "", "local-1");
+    world.server.patch(Who::Velero, &key, &json!({ "spec": { "volumeMode": "Filesystem" } }));
+    world
+}
+
+/// A device that nothing says to be one: the kubelet must not mount it a second time.
+#[test]
+fn a_pv_for_files_cannot_be_mounted_where_it_is_a_device() {
+    let world = of_files().run_to(5);
+    let all = world.server.all(Kind::Volume);
+    let (_, volume) = all.iter().find(|(key, _)| key.name != "local-1").unwrap();
+    let expected = json!({ "path": "/dev/disk/by-id/a", "fsType": "wherry-directory-only" });
+    assert_eq!((&volume["spec"]["volumeMode"], &volume["spec"]["local"]), (&json!("Filesystem"), &expected));
+    let outcome = world.run();
+    assert_clean(&outcome, "Filesystem");
+    assert_eq!(outcome.phase, "Completed", "{:#?}", outcome.steps);
+}
+
+/// The kubelet runs fsck and mkfs where its pod does not say readOnly.
+#[test]
+fn the_pod_is_read_only_whatever_its_pvc_says() {
+    let writable: Tamper = |_, mut step| {
+        if let Step::Do(Action::MakeClaim, Write::Create { object, .. }) = &mut step {
+            object["spec"]["accessModes"] = json!(["ReadWriteOnce"]);
+        }
+        step
+    };
+    let world = World::new(local_scenes()[0]).tampered(writable).run_to(5);
+    let (_, pod) = world.server.all(Kind::Pod).into_iter().find(|(key, _)| key.name.starts_with("wherry-")).unwrap();
+    assert_eq!(pod["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"], true);
+
+    let outcome = World::new(local_scenes()[0])
+        .tampered(|_, mut step| {
+            if let Step::Do(Action::MakePod, Write::Create { object, .. }) = &mut step {
+                object["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"] = json!(null);
+            }
+            step
+        })
+        .run();
+    assert_clean(&outcome, "a pod that may write");
+    assert_eq!(outcome.phase, "Failed", "{:#?}", outcome.steps);
+    assert!(!outcome.steps.iter().any(|step| step == "Prepare"), "{:#?}", outcome.steps);
 }
 
 #[test]

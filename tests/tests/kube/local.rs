@@ -177,6 +177,35 @@ fn a_directory_is_uploaded_while_it_is_used() {
     agent.end();
 }
 
+/// As when its disk did not come back with the node.
+#[test]
+fn a_directory_that_is_empty_all_at_once_fails() {
+    let stand = stand("local-unmounted");
+    let agent = stand.agent();
+    let source = stand.path("source");
+    fs::create_dir(&source).unwrap();
+    let run = |name: &str, phase: &str| {
+        let hosted = stand.local_upload(name, "Filesystem", 32 * MIB, &source);
+        stand.bind_local(&hosted, &source);
+        stand.prepared(&hosted);
+        stand.until(&hosted, &agent, &[phase])
+    };
+    // That of a volume of which nothing is known may be empty, and that of one that was.
+    run("first", "Completed");
+    fs::create_dir(source.join("a")).unwrap();
+    let full = snapshot_of(&run("full", "Completed")).session;
+    fs::remove_dir(source.join("a")).unwrap();
+    let cr = run("empty", "Failed");
+    let message = cr["status"]["message"].as_str().unwrap();
+    for part in [source.to_str().unwrap(), "is empty", &full, "1 files", "make a file in it"] {
+        assert!(message.contains(part), "{message:?} does not say {part:?}");
+    }
+    assert!(cr["status"]["snapshotID"].is_null(), "{cr}");
+    fs::write(source.join("empty-on-purpose"), "").unwrap();
+    run("on-purpose", "Completed");
+    agent.end();
+}
+
 #[test]
 fn what_is_not_the_local_volume_fails_before_the_first_byte() {
     let stand = stand("local-refusals");

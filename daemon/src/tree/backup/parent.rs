@@ -63,14 +63,16 @@ fn bearable<T>(read: Result<T>) -> Result<Option<T>> {
 
 /// Of a storage snapshot a ctime must be so much older than that, in nanoseconds. Not every driver freezes the filesystem:
 /// a ctime may have been in it while the data was still on its way, half a minute as a rule, and clocks of nodes and
-/// storage differ.
+/// storage differ. Likewise where the volume was read while it was in use: a page that is written through a mapping may follow
+/// its ctime by as long.
 const SETTLED: i64 = 600 * 1_000_000_000;
 
-/// The time before which all that a snapshot with these tags says of a file was so: when it began to read, or, of what was read from a
-/// storage snapshot, some time before that was taken. `None`: nobody knows, so nothing is built upon.
+/// The time before which all that a snapshot with these tags says of a file was so: when it began to read, some time before
+/// that where it was in use meanwhile, or, of what was read from a storage snapshot, some time before that was taken. `None`: nobody knows, so nothing is built upon.
 pub(super) fn as_of(started: Timestamp, tags: &BTreeMap<String, String>) -> Option<Timestamp> {
     if !tags.contains_key(labels::SNAPSHOT_HANDLE) {
-        return Some(started);
+        let live = tags.get(labels::CONSISTENCY).is_some_and(|is| is == labels::LIVE);
+        return started.0.checked_sub(if live { SETTLED } else { 0 }).map(Timestamp);
     }
     let taken: wherry_api::Time = tags.get(labels::SNAPSHOT_TIME)?.parse().ok()?;
     let taken = taken.0.checked_mul(1_000_000_000)?.checked_sub(SETTLED)?;
@@ -194,6 +196,9 @@ mod tests {
         assert_eq!(read(&[]), Some(20_000));
         assert_eq!(read(&[(labels::SNAPSHOT_HANDLE, "h")]), None, "nobody knows when it was taken");
         assert_eq!(read(&[(labels::SNAPSHOT_HANDLE, "h"), (labels::SNAPSHOT_TIME, "soon")]), None);
+        // In use while it was read.
+        assert_eq!(read(&[(labels::CONSISTENCY, labels::LIVE)]), Some(20_000 - 600));
+        assert_eq!(read(&[(labels::CONSISTENCY, "another")]), Some(20_000));
         let taken = |at: &str| read(&[(labels::SNAPSHOT_HANDLE, "h"), (labels::SNAPSHOT_TIME, at)]);
         assert_eq!(taken("1970-01-01T05:00:00Z"), Some(18_000 - 600));
         // By a clock that is ahead.
