@@ -29,6 +29,10 @@ const ANEW_ENDED: Duration = Duration::from_secs(600);
 /// What was read in this row of steps not longer ago is as good as read now, where a write of ours may follow it.
 const NOW: Duration = Duration::from_secs(2);
 
+fn is_cr(kind: Kind) -> bool {
+    matches!(kind, Kind::DataUpload | Kind::DataDownload)
+}
+
 /// What a look may take from the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Trust {
@@ -192,7 +196,12 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
                 (known.first_gone, known.first_content_gone) = (false, false);
             }
             let Some(mut view) = observe::look(self, cr, limits, now, known).await? else { return Ok(None) };
+            let gone = (memory.first_gone, memory.first_content_gone);
             view.remember(memory);
+            // Said for good only by the server.
+            if trust.snapshots {
+                (memory.first_gone, memory.first_content_gone) = gone;
+            }
             if !trust.made {
                 (memory.doubt, memory.seen_at) = (false, Some(now));
             }
@@ -261,7 +270,9 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
         };
         let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         read.own.written.insert((key.clone(), version));
-        if is_followed(key.kind) && key.namespace == self.namespace {
+        // No event would ever take the place of what is not followed.
+        let is_told = is_cr(key.kind) || object["metadata"]["labels"][names::CR_UID].is_string();
+        if is_told && is_followed(key.kind) && key.namespace == self.namespace {
             self.mirror.changed(key.kind, &object);
         }
         if key.kind == Kind::Volume {
@@ -312,7 +323,9 @@ impl<A: Api + Sync> Api for Glance<'_, A> {
             if let Some(object) = self.mirror.get(key) {
                 return Ok(Some(object));
             }
-            if self.trust().absent {
+            // Of what others have in this namespace (Velero's VolumeSnapshot, a source or target PVC) nothing is followed.
+            let is_followed = is_cr(key.kind) || names::is_made(&key.name);
+            if is_followed && self.trust().absent {
                 return Ok(None);
             }
         }

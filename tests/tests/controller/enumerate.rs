@@ -1,6 +1,6 @@
 //! Points of death.
 
-use crate::{assert_clean, scenes};
+use crate::{assert_clean, local_scenes, scenes};
 use wherry_tests::cluster::{Content, Event, How, Scene, World};
 
 /// Writes of one CR when nothing goes wrong.
@@ -102,6 +102,24 @@ fn the_mirror_may_be_behind() {
                 assert_clean(&outcome, &of);
                 assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
             });
+        }
+    }
+}
+
+/// Source and target in Velero's own namespace, of which the mirror has what is ours alone: that it lacks them says nothing.
+#[test]
+fn source_and_target_may_be_in_the_namespace_that_is_followed() {
+    for scene in [scenes(false)[0], scenes(false)[3], scenes(true)[0], scenes(true)[3], local_scenes()[0]] {
+        let scene = Scene { beside: true, ..scene };
+        for by in [0, 1000] {
+            let of = format!("{scene:?}, {by} behind");
+            let outcome = World::new(scene).behind(by).run();
+            assert_clean(&outcome, &of);
+            assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+            for after in 0..=writes(scene) {
+                let outcome = World::new(scene).behind(by).at(after, Event::Cancel).run();
+                assert_clean(&outcome, &format!("{of}, cancel after {after}"));
+            }
         }
     }
 }
