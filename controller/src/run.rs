@@ -11,7 +11,7 @@ use crate::queue::{Ended, Queue};
 use crate::reconcile::Limits;
 use crate::sweep;
 use crate::tell::{Said, tell};
-use crate::work::{Done, Work, time};
+use crate::work::{Done, Reached, Work, time};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -466,7 +466,7 @@ impl Loop {
         if !self.meanwhile.remove(&key).unwrap_or_default().iter().all(own) {
             self.queue.changed(&key, Instant::now());
         }
-        let accepted = result.as_ref().is_some_and(|done| done.accepted);
+        let Reached { accepted, canceled } = result.as_ref().map(|done| done.reached).unwrap_or_default();
         match result {
             Some(done) if self.known.contains_key(&key) && ended != Ended::Settled => {
                 self.memories.insert(key.clone(), done.memory);
@@ -492,6 +492,11 @@ impl Loop {
             self.unready.remove(&key);
         }
         self.queue.ended(&key, ended, Instant::now());
+        let is_to_end = |known: &Known| known.ours && known.ending && !known.phase.is_terminal();
+        // The watch may not have told yet that it has ended.
+        if !canceled && self.known.get(&key).is_some_and(is_to_end) {
+            self.queue.stays_first(&key);
+        }
     }
 
     async fn begin_work(&mut self) {

@@ -97,7 +97,7 @@ async fn one_that_was_accepted_counts_before_the_watch_tells_of_it() {
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
     let (key, mut object) = upload("a", "New");
     let task = quiet.workers.spawn(async {
-        Done { memory: Memory::default(), own: Own::default(), ended: Ended::Waits(None), accepted: true }
+        Done { memory: Memory::default(), own: Own::default(), ended: Ended::Waits(None), reached: Reached { accepted: true, canceled: false } }
     });
     quiet.work.insert(task.id(), (key.clone(), true));
     let done = quiet.workers.join_next_with_id().await.unwrap();
@@ -122,7 +122,7 @@ async fn what_a_worker_wrote_itself_wakes_nobody() {
         object["metadata"]["resourceVersion"] = json!(version);
         object["metadata"]["annotations"] = json!({ "a": version });
         let wrote = Own::of(&[(key.clone(), if own { version } else { "none" })]);
-        let done = Done { memory: Memory::default(), own: wrote, ended: Ended::Settled, accepted: false };
+        let done = Done { memory: Memory::default(), own: wrote, ended: Ended::Settled, reached: Reached::default() };
         let task = quiet.workers.spawn(async { done });
         quiet.work.insert(task.id(), (key.clone(), false));
         tell(&mut quiet, &object);
