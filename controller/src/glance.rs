@@ -24,6 +24,8 @@ const CLASSES: Duration = Duration::from_secs(60);
 const VOLUMES: Duration = Duration::from_secs(60);
 /// One that is under way is looked at anew after so long, whatever the watches say.
 const ANEW: Duration = Duration::from_secs(120);
+/// The CR itself, of one that has not ended: a cancel is not missed for long where a watch is silent.
+const CR: Duration = Duration::from_secs(15);
 /// And one that has ended, and waits for others to remove what they have.
 const ANEW_ENDED: Duration = Duration::from_secs(600);
 /// What was read in this row of steps not longer ago is as good as read now, where a write of ours may follow it.
@@ -185,6 +187,7 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
     ) -> Result<Option<(View, Step)>, ObserveError> {
         // What the mirror has of a new one is as good as a look; of one that the cluster was not as had been seen, nothing is.
         let seen = *memory.seen_at.get_or_insert(now);
+        let cr_seen = *memory.cr_seen_at.get_or_insert(now);
         let mut trust = if memory.doubt { Trust::NOTHING } else { Trust::GLANCE };
         if memory.by_name {
             trust = trust.and(Trust::BY_NAME);
@@ -205,10 +208,14 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
             if !trust.made {
                 (memory.doubt, memory.seen_at) = (false, Some(now));
             }
+            if !trust.cr {
+                memory.cr_seen_at = Some(now);
+            }
             let step = view.next_step();
             let needed = match &step {
                 Step::Do(action, _) => Trust::needed(*action, self.is_upload),
                 Step::Wait { .. } if seen.after(if view.has_ended() { ANEW_ENDED } else { ANEW }) <= now => Trust::ANEW,
+                Step::Wait { .. } if !view.has_ended() && cr_seen.after(CR) <= now => Trust::CR,
                 _ => Trust::GLANCE,
             };
             if trust.is_enough(needed) {

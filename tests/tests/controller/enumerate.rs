@@ -1,7 +1,9 @@
 //! Points of death.
 
 use crate::{assert_clean, local_scenes, scenes};
-use wherry_tests::cluster::{Content, Event, How, Scene, World};
+use serde_json::json;
+use std::time::Duration;
+use wherry_tests::cluster::{Content, Event, How, Scene, Who, World};
 
 /// Writes of one CR when nothing goes wrong.
 fn writes(scene: Scene) -> usize {
@@ -178,6 +180,27 @@ fn what_is_asked_of_the_server() {
         let (asked, _) = world.look_again(20);
         // Of the target and of the PV nobody tells.
         assert_eq!(asked, if download { 2 * 20 } else { 0 }, "download {download}");
+    }
+}
+
+/// Of the cancel the watch tells nothing: the CR itself is read at the looks of one that waits, and not each time.
+#[test]
+fn a_cancel_is_seen_though_the_watch_is_silent() {
+    for download in [false, true] {
+        let mut world = World::new(scenes(download)[0]).behind(0).run_to(if download { 4 } else { 11 });
+        world.pass(Duration::from_secs(15));
+        world.look_again(1);
+        world.server.patch(Who::Velero, &world.cr, &json!({ "spec": { "cancel": true } }));
+        world.pass(Duration::from_secs(14));
+        let (asked, _) = world.look_again(1);
+        // What is shared for 15 s is read anew.
+        assert!(asked <= 2, "download {download}: {asked}");
+        assert_eq!(world.server.get(&world.cr).unwrap()["status"]["phase"], "Prepared", "download {download}");
+        for _ in 0..2 {
+            world.pass(Duration::from_secs(10));
+            world.look_again(1);
+        }
+        assert_eq!(world.server.get(&world.cr).unwrap()["status"]["phase"], "Canceled", "download {download}");
     }
 }
 
