@@ -6,6 +6,7 @@
 //! anew from a look at the server.
 
 use crate::apply::{Applied, apply};
+use crate::known::Known;
 use crate::mirror::{Mirror, is_followed};
 use crate::observe::{self, Memory, ObserveError, View};
 use crate::reconcile::{Action, Limits, Step, Write};
@@ -59,7 +60,7 @@ impl Trust {
     const NOTHING: Self = Self { shared: false, ..Self::ANEW };
 
     /// What a write must not rest on less than.
-    fn needed(action: Action, is_upload: bool) -> Self {
+    fn needed(action: Action, is_upload: bool, ended: bool) -> Self {
         match action {
             // The CR is patched as it was seen.
             Action::Finalizer | Action::Accept | Action::Prepare | Action::MoveNode => Self::GLANCE,
@@ -67,10 +68,14 @@ impl Trust {
             Action::MarkVolume if is_upload => Self::GLANCE,
             // What is there already is refused. Of a CR that has ended meanwhile nothing may be made.
             Action::RetainContent | Action::MakeSnapshot | Action::MakeClaim | Action::MakePod => Self::CR,
-            // No phase that has ended, no annotation data-done, no attempt that was given up ever comes back.
-            Action::RemovePod => Self::GLANCE,
-            // It is a copy of what the storage snapshot has.
-            Action::RemoveClaim if is_upload => Self::GLANCE,
+            // The phase of a CR that has ended never comes back. Of one that has not, pods and PVCs may be known that are newer than
+            // the plan that is known, and so of the attempt that is under way.
+            Action::RemovePod if ended => Self::GLANCE,
+            Action::RemovePod => Self::CR,
+            // It is a copy of what the storage snapshot has; or, of a local volume, its PV is but another name of the place, which
+            // stays as it is when that PV goes.
+            Action::RemoveClaim if is_upload && ended => Self::GLANCE,
+            Action::RemoveClaim if is_upload => Self::CR,
             Action::RemoveSnapshot => Self::BY_NAME,
             Action::MakeContent | Action::DropSnapshot | Action::DropContent => Self::SNAPSHOTS,
             _ => Self::NOTHING,
@@ -213,7 +218,7 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
             }
             let step = view.next_step();
             let needed = match &step {
-                Step::Do(action, _) => Trust::needed(*action, self.is_upload),
+                Step::Do(action, _) => Trust::needed(*action, self.is_upload, view.has_ended()),
                 Step::Wait { .. } if seen.after(if view.has_ended() { ANEW_ENDED } else { ANEW }) <= now => Trust::ANEW,
                 Step::Wait { .. } if !view.has_ended() && cr_seen.after(CR) <= now => Trust::CR,
                 _ => Trust::GLANCE,
@@ -315,7 +320,8 @@ impl<A: Api + Sync> Api for Glance<'_, A> {
     async fn get(&self, key: &Key) -> Result<Option<Value>, ApiError> {
         let age = match key.kind {
             Kind::Node => Some(HOSTS),
-            // That of our PVC: once it has our label, nobody else changes what counts of it.
+            // That of our PVC: once it has our label, nobody else changes what counts of it. And that of a local source, of which
+            // place and node are fixed when it is made.
             Kind::Volume if self.is_upload => Some(VOLUMES),
             Kind::StorageClass | Kind::CustomResource | Kind::MetadataServiceAlpha | Kind::MetadataServiceBeta => {
                 Some(CLASSES)
@@ -340,6 +346,12 @@ impl<A: Api + Sync> Api for Glance<'_, A> {
             return Ok(known.clone());
         }
         let found = self.api.get(key).await?;
+        // For the next look, and for others. One that is over is not kept.
+        if let Some(object) = found.as_ref().filter(|object| is_cr(key.kind) && !Known::is_over(object))
+            && key.namespace == self.namespace
+        {
+            self.mirror.changed(key.kind, object);
+        }
         let mut read = self.read.lock();
         let when = read.now();
         read.objects.insert(key.clone(), (when, found.clone()));
