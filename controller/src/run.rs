@@ -486,7 +486,8 @@ impl Loop {
         if admitted {
             self.admission = None;
         }
-        if admitted && matches!(ended, Ended::Waits(_) | Ended::Told(_) | Ended::Failed(_)) {
+        // Settled, and not accepted, it would be let begin again at once, for ever.
+        if admitted && (ended != Ended::Settled || !accepted) && self.known.contains_key(&key) {
             self.unready.insert(key.clone());
         } else {
             self.unready.remove(&key);

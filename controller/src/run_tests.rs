@@ -39,6 +39,15 @@ fn tell(of: &mut Loop, object: &Value) {
     of.see(Seen::Changed(Kind::DataUpload, Followed::of(Kind::DataUpload, object.clone())));
 }
 
+/// A worker that had one is done.
+async fn end(of: &mut Loop, key: &Key, admitted: bool, ended: Ended) {
+    let (memory, own) = (Memory { by_name: true, ..Memory::default() }, Own::default());
+    let task = of.workers.spawn(async move { Done { memory, own, ended, reached: Reached::default() } });
+    of.work.insert(task.id(), (key.clone(), admitted));
+    let done = of.workers.join_next_with_id().await.unwrap();
+    of.done(done);
+}
+
 fn taken(of: &mut Loop) -> Option<String> {
     of.queue.take(Instant::now()).map(|key| key.name)
 }
@@ -181,4 +190,17 @@ fn one_that_enters_the_queue_by_our_own_write_is_looked_at() {
     object["status"]["phase"] = json!("Completed");
     tell(&mut quiet, &object);
     assert!(quiet.mirror.get(&key).is_none());
+}
+
+/// What the loop knows and what the worker saw are not always the same.
+#[tokio::test]
+async fn one_that_is_let_begin_and_does_not_is_not_let_begin_again_and_again() {
+    let mut quiet = quiet(&[("maxActive", "1"), ("hostingImage", "w")]);
+    let (key, object) = upload("a", "New");
+    tell(&mut quiet, &object);
+    quiet.let_begin().await;
+    assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+    end(&mut quiet, &key, true, Ended::Settled).await;
+    quiet.let_begin().await;
+    assert_eq!(taken(&mut quiet), None);
 }
