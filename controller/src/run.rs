@@ -356,6 +356,12 @@ impl Loop {
         if before.is_none() {
             self.looked.remove(key);
         }
+        // Another one of that name: of it nothing is remembered.
+        if before.is_none() && self.known.contains_key(key) {
+            self.memories.remove(key);
+            self.unready.remove(key);
+            self.accepted.remove(key);
+        }
         // Its finalizer was our own write, and only now it is in the queue.
         let news = news || known.queued && before.is_none_or(|before| !before.queued);
         if known.ours && known.ending && before.is_some_and(|before| !before.ending) {
@@ -467,10 +473,12 @@ impl Loop {
             self.queue.changed(&key, Instant::now());
         }
         let Reached { accepted, canceled } = result.as_ref().map(|done| done.reached).unwrap_or_default();
+        // Not one of that name that was made meanwhile.
+        let is_same = |done: &Done| self.known.get(&key).is_some_and(|known| known.uid == done.uid);
+        let same = result.as_ref().is_some_and(is_same);
+        let (accepted, admitted) = (accepted && same, admitted && (same || result.is_none()));
         match result {
-            Some(done) if self.known.contains_key(&key) && ended != Ended::Settled => {
-                self.memories.insert(key.clone(), done.memory);
-            }
+            Some(done) if same && ended != Ended::Settled => drop(self.memories.insert(key.clone(), done.memory)),
             _ => drop(self.memories.remove(&key)),
         }
         // Else nobody would count it until the watch tells of it, and another one would be admitted in its place.

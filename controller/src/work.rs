@@ -51,6 +51,8 @@ pub(crate) struct Work {
 /// How work on a CR ended, for the loop.
 #[derive(Debug)]
 pub(crate) struct Done {
+    /// uid of the CR.
+    pub(crate) uid: String,
     pub(crate) memory: Memory,
     /// What was written.
     pub(crate) own: Own,
@@ -118,7 +120,7 @@ impl Work {
         let mut reached = Reached::default();
         let glance = Glance::new(&self.api, &self.mirror, &self.cr);
         let ended = self.go_on_until(&glance, &mut memory, &mut reached).await;
-        Done { memory, own: glance.own(), ended, reached }
+        Done { uid: self.uid.clone(), memory, own: glance.own(), ended, reached }
     }
 
     async fn go_on_until(&self, glance: &Glance<'_, KubeApi>, memory: &mut Memory, reached: &mut Reached) -> Ended {
