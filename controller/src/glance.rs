@@ -6,6 +6,7 @@
 //! anew from a look at the server.
 
 use crate::apply::{Applied, apply};
+use crate::known::Known;
 use crate::mirror::{Mirror, is_followed};
 use crate::observe::{self, Memory, ObserveError, View};
 use crate::reconcile::{Action, Limits, Step, Write};
@@ -24,10 +25,16 @@ const CLASSES: Duration = Duration::from_secs(60);
 const VOLUMES: Duration = Duration::from_secs(60);
 /// One that is under way is looked at anew after so long, whatever the watches say.
 const ANEW: Duration = Duration::from_secs(120);
+/// The CR itself, of one that has not ended: a cancel is not missed for long where a watch is silent.
+const CR: Duration = Duration::from_secs(15);
 /// And one that has ended, and waits for others to remove what they have.
 const ANEW_ENDED: Duration = Duration::from_secs(600);
 /// What was read in this row of steps not longer ago is as good as read now, where a write of ours may follow it.
 const NOW: Duration = Duration::from_secs(2);
+
+fn is_cr(kind: Kind) -> bool {
+    matches!(kind, Kind::DataUpload | Kind::DataDownload)
+}
 
 /// What a look may take from the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +60,7 @@ impl Trust {
     const NOTHING: Self = Self { shared: false, ..Self::ANEW };
 
     /// What a write must not rest on less than.
-    fn needed(action: Action, is_upload: bool) -> Self {
+    fn needed(action: Action, is_upload: bool, ended: bool) -> Self {
         match action {
             // The CR is patched as it was seen.
             Action::Finalizer | Action::Accept | Action::Prepare | Action::MoveNode => Self::GLANCE,
@@ -61,10 +68,14 @@ impl Trust {
             Action::MarkVolume if is_upload => Self::GLANCE,
             // What is there already is refused. Of a CR that has ended meanwhile nothing may be made.
             Action::RetainContent | Action::MakeSnapshot | Action::MakeClaim | Action::MakePod => Self::CR,
-            // No phase that has ended, no annotation data-done, no attempt that was given up ever comes back.
-            Action::RemovePod => Self::GLANCE,
-            // It is a copy of what the storage snapshot has.
-            Action::RemoveClaim if is_upload => Self::GLANCE,
+            // The phase of a CR that has ended never comes back. Of one that has not, pods and PVCs may be known that are newer than
+            // the plan that is known, and so of the attempt that is under way.
+            Action::RemovePod if ended => Self::GLANCE,
+            Action::RemovePod => Self::CR,
+            // It is a copy of what the storage snapshot has; or, of a local volume, its PV is but another name of the place, which
+            // stays as it is when that PV goes.
+            Action::RemoveClaim if is_upload && ended => Self::GLANCE,
+            Action::RemoveClaim if is_upload => Self::CR,
             Action::RemoveSnapshot => Self::BY_NAME,
             Action::MakeContent | Action::DropSnapshot | Action::DropContent => Self::SNAPSHOTS,
             // MakeVolume among them: it rests on what the source's PV says now, and on the plan that the CR has now.
@@ -182,6 +193,7 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
     ) -> Result<Option<(View, Step)>, ObserveError> {
         // What the mirror has of a new one is as good as a look; of one that the cluster was not as had been seen, nothing is.
         let seen = *memory.seen_at.get_or_insert(now);
+        let cr_seen = *memory.cr_seen_at.get_or_insert(now);
         let mut trust = if memory.doubt { Trust::NOTHING } else { Trust::GLANCE };
         if memory.by_name {
             trust = trust.and(Trust::BY_NAME);
@@ -193,14 +205,23 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
                 (known.first_gone, known.first_content_gone) = (false, false);
             }
             let Some(mut view) = observe::look(self, cr, limits, now, known).await? else { return Ok(None) };
+            let gone = (memory.first_gone, memory.first_content_gone);
             view.remember(memory);
+            // Said for good only by the server.
+            if trust.snapshots {
+                (memory.first_gone, memory.first_content_gone) = gone;
+            }
             if !trust.made {
                 (memory.doubt, memory.seen_at) = (false, Some(now));
             }
+            if !trust.cr {
+                memory.cr_seen_at = Some(now);
+            }
             let step = view.next_step();
             let needed = match &step {
-                Step::Do(action, _) => Trust::needed(*action, self.is_upload),
+                Step::Do(action, _) => Trust::needed(*action, self.is_upload, view.has_ended()),
                 Step::Wait { .. } if seen.after(if view.has_ended() { ANEW_ENDED } else { ANEW }) <= now => Trust::ANEW,
+                Step::Wait { .. } if !view.has_ended() && cr_seen.after(CR) <= now => Trust::CR,
                 _ => Trust::GLANCE,
             };
             if trust.is_enough(needed) {
@@ -262,7 +283,9 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
         };
         let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         read.own.written.insert((key.clone(), version));
-        if is_followed(key.kind) && key.namespace == self.namespace {
+        // No event would ever take the place of what is not followed.
+        let is_told = is_cr(key.kind) || object["metadata"]["labels"][names::CR_UID].is_string();
+        if is_told && is_followed(key.kind) && key.namespace == self.namespace {
             self.mirror.changed(key.kind, &object);
         }
         if key.kind == Kind::Volume {
@@ -298,7 +321,8 @@ impl<A: Api + Sync> Api for Glance<'_, A> {
     async fn get(&self, key: &Key) -> Result<Option<Value>, ApiError> {
         let age = match key.kind {
             Kind::Node => Some(HOSTS),
-            // That of our PVC: once it has our label, nobody else changes what counts of it.
+            // That of our PVC: once it has our label, nobody else changes what counts of it. And that of a local source, of which
+            // place and node are fixed when it is made.
             Kind::Volume if self.is_upload => Some(VOLUMES),
             Kind::StorageClass | Kind::CustomResource | Kind::MetadataServiceAlpha | Kind::MetadataServiceBeta => {
                 Some(CLASSES)
@@ -313,7 +337,9 @@ impl<A: Api + Sync> Api for Glance<'_, A> {
             if let Some(object) = self.mirror.get(key) {
                 return Ok(Some(object));
             }
-            if self.trust().absent {
+            // Of what others have in this namespace (Velero's VolumeSnapshot, a source or target PVC) nothing is followed.
+            let is_followed = is_cr(key.kind) || names::is_made(&key.name);
+            if is_followed && self.trust().absent {
                 return Ok(None);
             }
         }
@@ -321,6 +347,12 @@ impl<A: Api + Sync> Api for Glance<'_, A> {
             return Ok(known.clone());
         }
         let found = self.api.get(key).await?;
+        // For the next look, and for others. One that is over is not kept.
+        if let Some(object) = found.as_ref().filter(|object| is_cr(key.kind) && !Known::is_over(object))
+            && key.namespace == self.namespace
+        {
+            self.mirror.changed(key.kind, object);
+        }
         let mut read = self.read.lock();
         let when = read.now();
         read.objects.insert(key.clone(), (when, found.clone()));

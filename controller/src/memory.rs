@@ -25,6 +25,8 @@ pub struct Memory {
     pub doubt: bool,
     /// When it was looked at the server for pods and PVCs, too, or first looked at all.
     pub seen_at: Option<Time>,
+    /// When the CR itself was read from the server, or it was first looked at.
+    pub cr_seen_at: Option<Time>,
     /// The server has said that the first VolumeSnapshot, of the uid that the plan names, is gone: that never changes.
     pub first_gone: bool,
     /// And likewise its content.

@@ -126,14 +126,16 @@ pub struct Mirror {
 
 impl Mirror {
     /// All objects of a kind. CRs that are over are left out by whoever tells of them.
+    ///
+    /// It is taken as it is: versions of a server that was put back (etcd restored) are smaller than those known, and what is
+    /// newer than the list is told by the events after it.
     pub fn listed(&self, kind: Kind, objects: &[Value]) {
         let mut state = self.state.lock();
-        let there: BTreeSet<Key> = objects.iter().map(|object| key_of(kind, object)).collect();
-        state.objects.retain(|key, _| key.kind != kind || there.contains(key));
+        state.objects.retain(|key, _| key.kind != kind);
+        state.gone.retain(|key, _| key.kind != kind);
+        state.gone_order.retain(|key| key.kind != kind);
         state.listed.insert(kind);
-        for (key, object) in there.iter().zip(sorted(kind, objects)) {
-            state.put(key.clone(), object);
-        }
+        state.objects.extend(objects.iter().map(|object| (key_of(kind, object), Kept::of(object))));
     }
 
     /// One is new or has changed, by an event or by the answer to a write of ours. `true`: in a way that a decision may rest on.
@@ -211,13 +213,6 @@ impl Mirror {
     }
 }
 
-/// In the order of their keys.
-fn sorted(kind: Kind, objects: &[Value]) -> Vec<&Value> {
-    let mut sorted: Vec<&Value> = objects.iter().collect();
-    sorted.sort_by_cached_key(|object| key_of(kind, object));
-    sorted
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,11 +239,24 @@ mod tests {
         // As numbers: a text of 9 is larger than one of 10.
         assert!(!mirror.changed(Kind::Pod, &pod("a", 9, "Pending")));
         assert_eq!(phase(&mirror, "a").as_deref(), Some("Running"));
+    }
+
+    /// etcd was restored: all versions are smaller, and what was deleted since is there again.
+    #[test]
+    fn a_list_takes_the_place_of_all_that_is_known_of_its_kind() {
+        let mirror = Mirror::default();
+        let claim = |mirror: &Mirror| mirror.get(&Key::new(Kind::Claim, "velero", "c"));
+        mirror.changed(Kind::Pod, &pod("a", 10, "Running"));
+        mirror.gone(Kind::Pod, &pod("b", 12, "Running"));
+        mirror.changed(Kind::Claim, &pod("c", 11, "Bound"));
         mirror.listed(Kind::Pod, &[pod("b", 4, "Pending"), pod("a", 8, "Pending")]);
-        assert_eq!(phase(&mirror, "a").as_deref(), Some("Running"));
+        assert_eq!(phase(&mirror, "a").as_deref(), Some("Pending"));
         assert_eq!(phase(&mirror, "b").as_deref(), Some("Pending"));
+        assert!(mirror.changed(Kind::Pod, &pod("b", 5, "Running")));
         mirror.listed(Kind::Pod, &[]);
         assert_eq!(phase(&mirror, "a"), None);
+        assert!(mirror.changed(Kind::Pod, &pod("b", 5, "Running")));
+        assert!(claim(&mirror).is_some());
     }
 
     /// The answer to a write comes after the event that says that the object is gone.

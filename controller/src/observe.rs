@@ -86,8 +86,9 @@ impl View {
         if let Self::Upload(view) = self
             && view.snapshots_seen
         {
-            memory.first_gone |= view.first.is_none();
-            memory.first_content_gone |= view.first_content.is_none();
+            // Of one that is remembered as gone nobody is asked, so that it stays so; else this is what a look at it said.
+            memory.first_gone = view.first.is_none();
+            memory.first_content_gone = view.first_content.is_none();
         }
         memory.agent_gone_since = match agent {
             Agent::Gone(since) => Some(since),

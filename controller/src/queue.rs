@@ -44,6 +44,8 @@ struct State {
     failures: u32,
     /// It is to be looked at whatever the look under way comes to.
     urgent: bool,
+    /// It goes before all others, until a look at it has ended.
+    first: bool,
 }
 
 /// The queue.
@@ -71,13 +73,20 @@ impl Queue {
     pub fn urgent(&mut self, key: &Key, now: Instant) {
         let state = self.states.entry(key.clone()).or_default();
         (state.waits, state.failures, state.urgent) = (0, 0, state.taken);
-        state.due = Some(now);
+        (state.first, state.due) = (true, Some(now));
     }
 
-    /// One that is due and that no worker has; the longest due first.
+    /// The look at one has ended, and it has not: it still goes before all others.
+    pub fn stays_first(&mut self, key: &Key) {
+        if let Some(state) = self.states.get_mut(key) {
+            state.first = true;
+        }
+    }
+
+    /// One that is due and that no worker has: first those that are to end, of both the longest due.
     pub fn take(&mut self, now: Instant) -> Option<Key> {
         let free = self.states.iter_mut().filter(|(_, state)| !state.taken && state.due.is_some_and(|due| due <= now));
-        let (key, state) = free.min_by_key(|(_, state)| state.due)?;
+        let (key, state) = free.min_by_key(|(_, state)| (!state.first, state.due))?;
         (state.taken, state.due) = (true, None);
         Some(key.clone())
     }
@@ -87,6 +96,8 @@ impl Queue {
         let Some(state) = self.states.get_mut(key) else { return };
         state.taken = false;
         let urgent = std::mem::take(&mut state.urgent);
+        // What was asked for meanwhile is still to be looked at.
+        state.first &= urgent;
         let next = match how {
             Ended::Settled => {
                 (state.waits, state.failures) = (0, 0);
@@ -166,6 +177,30 @@ mod tests {
         assert_eq!(queue.take(now), None);
         assert_eq!(queue.next_due(), Some(now + seconds(1)));
         assert_eq!(queue.take(now + seconds(1)), Some(key("a")));
+    }
+
+    /// However many are due before.
+    #[test]
+    fn one_that_is_to_end_goes_before_all_others() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for n in 0..20 {
+            queue.changed(&key(&format!("a{n}")), now);
+        }
+        let later = now + seconds(9);
+        queue.urgent(&key("z"), later);
+        queue.urgent(&key("y"), later + seconds(1));
+        assert_eq!(queue.take(later), Some(key("z")));
+        // What it leads to is looked at after the others that are to end, unless somebody asked meanwhile.
+        queue.ended(&key("z"), Ended::Waits(Some(Duration::ZERO)), later);
+        assert_eq!(queue.take(later + seconds(1)), Some(key("y")));
+        queue.urgent(&key("y"), later + seconds(1));
+        queue.ended(&key("y"), Ended::Settled, later + seconds(1));
+        assert_eq!(queue.take(later + seconds(1)), Some(key("y")));
+        queue.ended(&key("y"), Ended::Waits(Some(Duration::ZERO)), later + seconds(1));
+        assert_eq!(queue.take(later + seconds(1)), Some(key("a0")));
+        // One that waits for its agent, and has not ended.
+        queue.stays_first(&key("y"));
+        assert_eq!(queue.take(later + seconds(1)), Some(key("y")));
     }
 
     /// How long each of several looks in a row waits.

@@ -11,7 +11,7 @@ use crate::queue::{Ended, Queue};
 use crate::reconcile::Limits;
 use crate::sweep;
 use crate::tell::{Said, tell};
-use crate::work::{Done, Work, time};
+use crate::work::{Done, Reached, Work, time};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -356,6 +356,12 @@ impl Loop {
         if before.is_none() {
             self.looked.remove(key);
         }
+        // Another one of that name: of it nothing is remembered.
+        if before.is_none() && self.known.contains_key(key) {
+            self.memories.remove(key);
+            self.unready.remove(key);
+            self.accepted.remove(key);
+        }
         // Its finalizer was our own write, and only now it is in the queue.
         let news = news || known.queued && before.is_none_or(|before| !before.queued);
         if known.ours && known.ending && before.is_some_and(|before| !before.ending) {
@@ -466,11 +472,13 @@ impl Loop {
         if !self.meanwhile.remove(&key).unwrap_or_default().iter().all(own) {
             self.queue.changed(&key, Instant::now());
         }
-        let accepted = result.as_ref().is_some_and(|done| done.accepted);
+        let Reached { accepted, canceled } = result.as_ref().map(|done| done.reached).unwrap_or_default();
+        // Not one of that name that was made meanwhile.
+        let is_same = |done: &Done| self.known.get(&key).is_some_and(|known| known.uid == done.uid);
+        let same = result.as_ref().is_some_and(is_same);
+        let (accepted, admitted) = (accepted && same, admitted && (same || result.is_none()));
         match result {
-            Some(done) if self.known.contains_key(&key) && ended != Ended::Settled => {
-                self.memories.insert(key.clone(), done.memory);
-            }
+            Some(done) if same && ended != Ended::Settled => drop(self.memories.insert(key.clone(), done.memory)),
             _ => drop(self.memories.remove(&key)),
         }
         // Else nobody would count it until the watch tells of it, and another one would be admitted in its place.
@@ -486,12 +494,18 @@ impl Loop {
         if admitted {
             self.admission = None;
         }
-        if admitted && matches!(ended, Ended::Waits(_) | Ended::Told(_) | Ended::Failed(_)) {
+        // Settled, and not accepted, it would be let begin again at once, for ever.
+        if admitted && (ended != Ended::Settled || !accepted) && self.known.contains_key(&key) {
             self.unready.insert(key.clone());
         } else {
             self.unready.remove(&key);
         }
         self.queue.ended(&key, ended, Instant::now());
+        let is_to_end = |known: &Known| known.ours && known.ending && !known.phase.is_terminal();
+        // The watch may not have told yet that it has ended.
+        if !canceled && self.known.get(&key).is_some_and(is_to_end) {
+            self.queue.stays_first(&key);
+        }
     }
 
     async fn begin_work(&mut self) {

@@ -39,6 +39,16 @@ fn tell(of: &mut Loop, object: &Value) {
     of.see(Seen::Changed(Kind::DataUpload, Followed::of(Kind::DataUpload, object.clone())));
 }
 
+/// A worker that had one is done.
+async fn end(of: &mut Loop, key: &Key, admitted: bool, ended: Ended) {
+    let (memory, own) = (Memory { by_name: true, ..Memory::default() }, Own::default());
+    let uid = key.name.clone();
+    let task = of.workers.spawn(async move { Done { uid, memory, own, ended, reached: Reached::default() } });
+    of.work.insert(task.id(), (key.clone(), admitted));
+    let done = of.workers.join_next_with_id().await.unwrap();
+    of.done(done);
+}
+
 fn taken(of: &mut Loop) -> Option<String> {
     of.queue.take(Instant::now()).map(|key| key.name)
 }
@@ -97,7 +107,9 @@ async fn one_that_was_accepted_counts_before_the_watch_tells_of_it() {
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
     let (key, mut object) = upload("a", "New");
     let task = quiet.workers.spawn(async {
-        Done { memory: Memory::default(), own: Own::default(), ended: Ended::Waits(None), accepted: true }
+        let reached = Reached { accepted: true, canceled: false };
+        let (uid, ended) = ("a".to_owned(), Ended::Waits(None));
+        Done { uid, memory: Memory::default(), own: Own::default(), ended, reached }
     });
     quiet.work.insert(task.id(), (key.clone(), true));
     let done = quiet.workers.join_next_with_id().await.unwrap();
@@ -122,7 +134,8 @@ async fn what_a_worker_wrote_itself_wakes_nobody() {
         object["metadata"]["resourceVersion"] = json!(version);
         object["metadata"]["annotations"] = json!({ "a": version });
         let wrote = Own::of(&[(key.clone(), if own { version } else { "none" })]);
-        let done = Done { memory: Memory::default(), own: wrote, ended: Ended::Settled, accepted: false };
+        let (uid, memory, ended) = ("a".to_owned(), Memory::default(), Ended::Settled);
+        let done = Done { uid, memory, own: wrote, ended, reached: Reached::default() };
         let task = quiet.workers.spawn(async { done });
         quiet.work.insert(task.id(), (key.clone(), false));
         tell(&mut quiet, &object);
@@ -181,4 +194,37 @@ fn one_that_enters_the_queue_by_our_own_write_is_looked_at() {
     object["status"]["phase"] = json!("Completed");
     tell(&mut quiet, &object);
     assert!(quiet.mirror.get(&key).is_none());
+}
+
+/// What the loop knows and what the worker saw are not always the same.
+#[tokio::test]
+async fn one_that_is_let_begin_and_does_not_is_not_let_begin_again_and_again() {
+    let mut quiet = quiet(&[("maxActive", "1"), ("hostingImage", "w")]);
+    let (key, object) = upload("a", "New");
+    tell(&mut quiet, &object);
+    quiet.let_begin().await;
+    assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+    end(&mut quiet, &key, true, Ended::Settled).await;
+    quiet.let_begin().await;
+    assert_eq!(taken(&mut quiet), None);
+}
+
+/// A name is not a CR.
+#[tokio::test]
+async fn what_is_remembered_is_not_of_another_one_of_that_name() {
+    let mut quiet = quiet(&[]);
+    let (key, mut object) = upload("a", "InProgress");
+    tell(&mut quiet, &object);
+    end(&mut quiet, &key, false, Ended::Told(None)).await;
+    assert!(quiet.memories[&key].by_name);
+    // The same, as settings change: it stays.
+    quiet.know_all();
+    assert!(quiet.memories[&key].by_name);
+    object["metadata"]["uid"] = json!("another");
+    object["metadata"]["resourceVersion"] = json!("8");
+    tell(&mut quiet, &object);
+    assert!(!quiet.memories.contains_key(&key));
+    // And what a worker still had of the one before comes late.
+    end(&mut quiet, &key, false, Ended::Told(None)).await;
+    assert!(!quiet.memories.contains_key(&key));
 }

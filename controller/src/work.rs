@@ -51,12 +51,22 @@ pub(crate) struct Work {
 /// How work on a CR ended, for the loop.
 #[derive(Debug)]
 pub(crate) struct Done {
+    /// uid of the CR.
+    pub(crate) uid: String,
     pub(crate) memory: Memory,
     /// What was written.
     pub(crate) own: Own,
     pub(crate) ended: Ended,
-    /// It is Accepted now, whatever the watch still says.
+    pub(crate) reached: Reached,
+}
+
+/// What the CR came to, whatever the watch still says.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Reached {
+    /// It is Accepted now.
     pub(crate) accepted: bool,
+    /// It is Canceled now.
+    pub(crate) canceled: bool,
 }
 
 /// What an answer means for the CR.
@@ -107,13 +117,13 @@ impl Work {
 
     /// Goes on with the CR as far as it can. What is remembered is for the next time.
     pub(crate) async fn go_on(&self, mut memory: Memory) -> Done {
-        let mut accepted = false;
+        let mut reached = Reached::default();
         let glance = Glance::new(&self.api, &self.mirror, &self.cr);
-        let ended = self.go_on_until(&glance, &mut memory, &mut accepted).await;
-        Done { memory, own: glance.own(), ended, accepted }
+        let ended = self.go_on_until(&glance, &mut memory, &mut reached).await;
+        Done { uid: self.uid.clone(), memory, own: glance.own(), ended, reached }
     }
 
-    async fn go_on_until(&self, glance: &Glance<'_, KubeApi>, memory: &mut Memory, accepted: &mut bool) -> Ended {
+    async fn go_on_until(&self, glance: &Glance<'_, KubeApi>, memory: &mut Memory, reached: &mut Reached) -> Ended {
         let mut surprises = 0;
         for _ in 0..STEPS {
             if !self.may_act() {
@@ -147,7 +157,12 @@ impl Work {
             match self.act(glance, &view, action, &write, memory).await {
                 Answer::Done => {
                     surprises = 0;
-                    *accepted |= action == Action::Accept;
+                    reached.accepted |= action == Action::Accept;
+                    // What is to be removed has time: others may wait to be Canceled.
+                    if action == Action::Cancel {
+                        reached.canceled = true;
+                        return Ended::Waits(Some(Duration::ZERO));
+                    }
                 }
                 Answer::Surprise if surprises < SURPRISES => surprises += 1,
                 Answer::Surprise => return self.blocked(glance, &view, &write, memory).await,

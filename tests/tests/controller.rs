@@ -24,12 +24,14 @@ use wherry_tests::cluster::{Outcome, Scene};
 /// DataUpload or DataDownload, in each kind of storage class.
 fn scenes(download: bool) -> Vec<Scene> {
     let kinds = [(false, false), (true, false), (false, true), (true, true)];
-    kinds.map(|(retain, wait_for_consumer)| Scene { download, retain, wait_for_consumer, local: false }).to_vec()
+    kinds
+        .map(|(retain, wait_for_consumer)| Scene { download, retain, wait_for_consumer, local: false, beside: false })
+        .to_vec()
 }
 
 /// An upload of a local volume, whose PV is of policy Delete, and of Retain.
 fn local_scenes() -> [Scene; 2] {
-    [false, true].map(|retain| Scene { download: false, retain, wait_for_consumer: false, local: true })
+    [false, true].map(|retain| Scene { download: false, retain, wait_for_consumer: false, local: true, beside: false })
 }
 
 /// Fails with all that one needs to understand a run.

@@ -82,6 +82,13 @@ pub fn cr_of_attempt(name: &str) -> Option<&str> {
     (is_number && is_uuid(uid)).then_some(uid)
 }
 
+/// Whether an object of that name may be one that was made for a CR: VolumeSnapshot, VolumeSnapshotContent, pod or PVC. What others
+/// made has no such name, but for the uid in it, as the API server makes it.
+#[must_use]
+pub fn is_made(name: &str) -> bool {
+    name.strip_prefix("wherry-").is_some_and(is_uuid) || cr_of_attempt(name).is_some()
+}
+
 fn is_uuid(text: &str) -> bool {
     let is_right = |(at, byte): (usize, u8)| match at {
         8 | 13 | 18 | 23 => byte == b'-',

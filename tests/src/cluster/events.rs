@@ -5,7 +5,8 @@ use super::*;
 impl World {
     pub(super) fn happen(&mut self, event: Event) {
         let server = &self.server;
-        let target = Key::new(Kind::Claim, "app", "data");
+        let namespace = self.invariants.scene.namespace();
+        let target = Key::new(Kind::Claim, namespace, "data");
         match event {
             Event::Cancel => {
                 if server.get(&self.cr).is_some() {
@@ -15,7 +16,7 @@ impl World {
             }
             Event::Delete => server.delete(Who::Velero, &self.cr),
             Event::SourceGone => {
-                server.delete(Who::Velero, &Key::new(Kind::VolumeSnapshot, "app", "velero-data-x"));
+                server.delete(Who::Velero, &Key::new(Kind::VolumeSnapshot, namespace, "velero-data-x"));
                 if server.get(&Key::new(Kind::Volume, "", LOCAL_VOLUME)).is_some() {
                     server.delete(Who::Velero, &target);
                 }

@@ -13,7 +13,7 @@ use wherry_api::{Phase, names};
 /// What has been seen of one run.
 #[derive(Debug)]
 pub struct Invariants {
-    scene: Scene,
+    pub(super) scene: Scene,
     cr: Key,
     uid: String,
     others: Vec<Option<Arc<Value>>>,
@@ -259,7 +259,7 @@ impl Invariants {
         if !self.scene.download {
             return;
         }
-        let target = server.get(&Key::new(Kind::Claim, "app", "data")).unwrap_or_default();
+        let target = server.get(&Key::new(Kind::Claim, self.scene.namespace(), "data")).unwrap_or_default();
         let volume = text(&target, "/spec/volumeName");
         if volume.is_empty() {
             return;
@@ -293,7 +293,7 @@ impl Invariants {
         }
         if !self.scene.download && self.seen && !keeps {
             let named = server.all(Kind::VolumeSnapshotContent).iter().any(|(_, object)| handle(object) == "h1");
-            let first = server.get(&Key::new(Kind::VolumeSnapshot, "app", "velero-data-x")).is_some();
+            let first = server.get(&Key::new(Kind::VolumeSnapshot, self.scene.namespace(), "velero-data-x")).is_some();
             if named || first || storage.snapshots.contains("h1") {
                 self.found(format!("I1: at the end: content {named}, VolumeSnapshot {first}, {:?}", storage.snapshots));
             }
@@ -305,7 +305,7 @@ impl Invariants {
     }
 
     fn left(&mut self, server: &Server, storage: &Storage) {
-        let target = server.get(&Key::new(Kind::Claim, "app", "data")).unwrap_or_default();
+        let target = server.get(&Key::new(Kind::Claim, self.scene.namespace(), "data")).unwrap_or_default();
         let given = text(&target, "/spec/volumeName").to_owned();
         let marked = |key: &Key| {
             let pair = Key::new(Kind::VolumeSnapshot, "velero", &key.name);

@@ -34,6 +34,8 @@ pub struct Scene {
     pub wait_for_consumer: bool,
     /// The DataUpload is of a local volume, of which there is no snapshot; `retain` is the policy of its PV.
     pub local: bool,
+    /// Source or target is in Velero's own namespace.
+    pub beside: bool,
 }
 
 /// The PV of the source that is a local volume, on node n1.
@@ -99,6 +101,11 @@ pub(super) fn before(server: &Server, storage: &mut Storage) {
 }
 
 impl Scene {
+    /// Namespace of source and target.
+    pub(super) fn namespace(self) -> &'static str {
+        if self.beside { "velero" } else { "app" }
+    }
+
     pub(super) fn set(self, server: &Server, storage: &mut Storage) -> Key {
         let policy = if self.retain { "Retain" } else { "Delete" };
         let mode = if self.wait_for_consumer { "WaitForFirstConsumer" } else { "Immediate" };
@@ -143,7 +150,7 @@ impl Scene {
         }
         match (self.download, self.local) {
             (true, _) => self.download(put),
-            (false, true) => Self::local(server, put, policy),
+            (false, true) => self.local(server, put, policy),
             (false, false) => self.upload(put, policy, storage),
         }
     }
@@ -157,13 +164,13 @@ impl Scene {
                 "spec": {
                     "deletionPolicy": policy, "driver": "lab.csi", "volumeSnapshotClassName": "lab",
                     "sourceVolumeMode": "Block", "source": { "volumeHandle": "v1" },
-                    "volumeSnapshotRef": { "namespace": "app", "name": "velero-data-x" },
+                    "volumeSnapshotRef": { "namespace": self.namespace(), "name": "velero-data-x" },
                 },
                 "status": { "snapshotHandle": "h1", "readyToUse": true, "restoreSize": 4096 },
             }),
         );
         put(
-            Key::new(Kind::VolumeSnapshot, "app", "velero-data-x"),
+            Key::new(Kind::VolumeSnapshot, self.namespace(), "velero-data-x"),
             json!({
                 "spec": { "volumeSnapshotClassName": "lab", "source": { "persistentVolumeClaimName": "data" } },
                 "status": { "boundVolumeSnapshotContentName": "snapcontent-1", "readyToUse": true },
@@ -177,7 +184,7 @@ impl Scene {
             json!({
                 "metadata": { "labels": { "velero.io/backup-name": "b" } },
                 "spec": {
-                    "datamover": "wherry", "snapshotType": "CSI", "sourceNamespace": "app", "sourcePVC": "data",
+                    "datamover": "wherry", "snapshotType": "CSI", "sourceNamespace": self.namespace(), "sourcePVC": "data",
                     "csiSnapshot": csi, "backupStorageLocation": "default", "operationTimeout": "10m0s",
                 },
                 "status": { "progress": {} },
@@ -185,7 +192,7 @@ impl Scene {
         )
     }
 
-    fn local(server: &Server, put: impl Fn(Key, serde_json::Value) -> Key, policy: &str) -> Key {
+    fn local(self, server: &Server, put: impl Fn(Key, serde_json::Value) -> Key, policy: &str) -> Key {
         let of_both = |more: serde_json::Value| {
             let mut spec =
                 json!({ "accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": "none" });
@@ -194,17 +201,17 @@ impl Scene {
         };
         let requests = json!({ "requests": { "storage": "4096" } });
         let spec = of_both(json!({ "volumeName": LOCAL_VOLUME, "resources": requests }));
-        let claim = put(Key::new(Kind::Claim, "app", "data"), json!({ "spec": spec }));
+        let claim = put(Key::new(Kind::Claim, self.namespace(), "data"), json!({ "spec": spec }));
         let uid = server.get(&claim).unwrap()["metadata"]["uid"].clone();
         let there = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"] });
         let spec = of_both(json!({
             "capacity": { "storage": "4096" }, "persistentVolumeReclaimPolicy": policy,
-            "local": { "path": "/dev/disk/by-id/a" }, "claimRef": { "namespace": "app", "name": "data", "uid": uid },
+            "local": { "path": "/dev/disk/by-id/a" }, "claimRef": { "namespace": self.namespace(), "name": "data", "uid": uid },
             "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [there] }] } },
         }));
         put(Key::new(Kind::Volume, "", LOCAL_VOLUME), json!({ "spec": spec }));
         let spec = json!({
-            "datamover": "wherry", "snapshotType": names::LOCAL, "sourceNamespace": "app", "sourcePVC": "data",
+            "datamover": "wherry", "snapshotType": names::LOCAL, "sourceNamespace": self.namespace(), "sourcePVC": "data",
             "backupStorageLocation": "default", "operationTimeout": "10m0s",
         });
         put(Key::new(Kind::DataUpload, "velero", UPLOAD), json!({ "spec": spec, "status": { "progress": {} } }))
@@ -213,7 +220,7 @@ impl Scene {
     fn download(self, put: impl Fn(Key, serde_json::Value) -> Key) -> Key {
         let node = json!({ "volume.kubernetes.io/selected-node": "n1" });
         put(
-            Key::new(Kind::Claim, "app", "data"),
+            Key::new(Kind::Claim, self.namespace(), "data"),
             json!({
                 "metadata": { "annotations": if self.wait_for_consumer { node } else { json!({}) } },
                 "spec": {
@@ -229,7 +236,7 @@ impl Scene {
                 "metadata": { "labels": { "velero.io/restore-name": "r" } },
                 "spec": {
                     "datamover": "wherry", "snapshotID": "wherry1/ab/6831/c1.app.data.u-1", "sourceNamespace": "app",
-                    "targetVolume": { "pvc": "data", "namespace": "app", "pv": "" }, "snapshotSize": 4096,
+                    "targetVolume": { "pvc": "data", "namespace": self.namespace(), "pv": "" }, "snapshotSize": 4096,
                     "backupStorageLocation": "default", "operationTimeout": "10m0s",
                 },
                 "status": { "progress": {} },

@@ -522,6 +522,12 @@ impl World {
         (after.0 - before.0, after.1 - before.1)
     }
 
+    /// Time passes, and nobody does anything.
+    pub fn pass(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+        self.server.set_now(self.now);
+    }
+
     /// What the process does after some minutes: a look at the server alone.
     fn look_anew(&mut self) -> bool {
         if self.behind.is_none() {

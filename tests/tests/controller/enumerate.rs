@@ -1,7 +1,9 @@
 //! Points of death.
 
-use crate::{assert_clean, scenes};
-use wherry_tests::cluster::{Content, Event, How, Scene, World};
+use crate::{assert_clean, local_scenes, scenes};
+use serde_json::json;
+use std::time::Duration;
+use wherry_tests::cluster::{Content, Event, How, Scene, Who, World};
 
 /// Writes of one CR when nothing goes wrong.
 fn writes(scene: Scene) -> usize {
@@ -106,6 +108,24 @@ fn the_mirror_may_be_behind() {
     }
 }
 
+/// Source and target in Velero's own namespace, of which the mirror has what is ours alone: that it lacks them says nothing.
+#[test]
+fn source_and_target_may_be_in_the_namespace_that_is_followed() {
+    for scene in [scenes(false)[0], scenes(false)[3], scenes(true)[0], scenes(true)[3], local_scenes()[0]] {
+        let scene = Scene { beside: true, ..scene };
+        for by in [0, 1000] {
+            let of = format!("{scene:?}, {by} behind");
+            let outcome = World::new(scene).behind(by).run();
+            assert_clean(&outcome, &of);
+            assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+            for after in 0..=writes(scene) {
+                let outcome = World::new(scene).behind(by).at(after, Event::Cancel).run();
+                assert_clean(&outcome, &format!("{of}, cancel after {after}"));
+            }
+        }
+    }
+}
+
 /// And whatever happens meanwhile.
 #[test]
 fn the_mirror_may_be_behind_whatever_happens() {
@@ -160,6 +180,27 @@ fn what_is_asked_of_the_server() {
         let (asked, _) = world.look_again(20);
         // Of the target and of the PV nobody tells.
         assert_eq!(asked, if download { 2 * 20 } else { 0 }, "download {download}");
+    }
+}
+
+/// Of the cancel the watch tells nothing: the CR itself is read at the looks of one that waits, and not each time.
+#[test]
+fn a_cancel_is_seen_though_the_watch_is_silent() {
+    for download in [false, true] {
+        let mut world = World::new(scenes(download)[0]).behind(0).run_to(if download { 4 } else { 11 });
+        world.pass(Duration::from_secs(15));
+        world.look_again(1);
+        world.server.patch(Who::Velero, &world.cr, &json!({ "spec": { "cancel": true } }));
+        world.pass(Duration::from_secs(14));
+        let (asked, _) = world.look_again(1);
+        // What is shared for 15 s is read anew.
+        assert!(asked <= 2, "download {download}: {asked}");
+        assert_eq!(world.server.get(&world.cr).unwrap()["status"]["phase"], "Prepared", "download {download}");
+        for _ in 0..2 {
+            world.pass(Duration::from_secs(10));
+            world.look_again(1);
+        }
+        assert_eq!(world.server.get(&world.cr).unwrap()["status"]["phase"], "Canceled", "download {download}");
     }
 }
 

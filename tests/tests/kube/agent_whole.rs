@@ -115,7 +115,7 @@ fn uploads_and_a_download_by_both_executables() {
     let mut id = String::new();
     let _rights = Rights::given(&stage);
     for (download, local) in [(false, false), (true, false), (false, true)] {
-        let scene = Scene { download, retain: false, wait_for_consumer: false, local };
+        let scene = Scene { download, retain: false, wait_for_consumer: false, local, beside: false };
         let world = World::on(stage.empty(), scene);
         if download {
             // Not accepted before the played PV controller acts, so the agent sees this one.

@@ -49,7 +49,7 @@ impl Drop for Rights {
 }
 
 fn scene(retain: bool) -> Scene {
-    Scene { download: false, retain, wait_for_consumer: false, local: true }
+    Scene { download: false, retain, wait_for_consumer: false, local: true, beside: false }
 }
 
 #[test]

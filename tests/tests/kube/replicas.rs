@@ -134,7 +134,7 @@ fn an_upload_and_a_download_from_new_to_the_end() {
     replica.wait_for("acts in namespace velero");
     for download in [false, true] {
         let before = real.kube.audited();
-        let scene = Scene { download, retain: false, wait_for_consumer: download, local: false };
+        let scene = Scene { download, retain: false, wait_for_consumer: download, local: false, beside: false };
         // CRs of other movers keep their resourceVersion: I8.
         let outcome = World::on(stage.empty(), scene).play();
         assert!(outcome.violations.is_empty(), "{scene:?}: {}", outcome.violations.join("\n"));

@@ -258,12 +258,12 @@ const OF_OTHERS: [&str; 25] = [
 fn what_is_granted_is_used() {
     let stage = Stage::enter();
     for (download, event) in [(false, None), (true, None), (false, Some(Event::PlanBroken))] {
-        let scene = Scene { download, retain: true, wait_for_consumer: true, local: false };
+        let scene = Scene { download, retain: true, wait_for_consumer: true, local: false, beside: false };
         let world = World::on(stage.empty(), scene);
         let outcome = event.into_iter().fold(world, |world, event| world.at(5, event)).run();
         assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     }
-    let scene = Scene { download: false, retain: false, wait_for_consumer: false, local: false };
+    let scene = Scene { download: false, retain: false, wait_for_consumer: false, local: false, beside: false };
     let outcome = World::on(stage.empty(), scene).keeping("always").run();
     assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     let kube = &stage.real.kube;

@@ -10,7 +10,7 @@ use wherry_tests::cluster::{Event, How, Outcome, Scene, World};
 const KINDS: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
 
 pub fn scene(download: bool, (retain, wait_for_consumer): (bool, bool)) -> Scene {
-    Scene { download, retain, wait_for_consumer, local: false }
+    Scene { download, retain, wait_for_consumer, local: false, beside: false }
 }
 
 fn writes(scene: Scene) -> usize {
