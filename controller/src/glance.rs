@@ -426,6 +426,8 @@ mod tests {
 
     #[test]
     fn a_pv_of_a_path_rests_on_nothing_but_the_server() {
-        assert_eq!(Trust::needed(Action::MakeVolume, true), Trust::NOTHING);
+        for ended in [false, true] {
+            assert_eq!(Trust::needed(Action::MakeVolume, true, ended), Trust::NOTHING);
+        }
     }
 }
