@@ -197,8 +197,8 @@ impl<'a> Search<'a> {
         self.names.contains(pack) && (self.bad.packs.contains(pack) || self.bad.parts.contains(&(*pack, piece.print())))
     }
 
-    /// True when another pack holds a chunk. Of one whose pack is gone that is believed as far as it was looked at; one that
-    /// is damaged is read there.
+    /// True when another pack holds a chunk. Of one whose pack is gone that is believed of the first copy as far as it was looked at;
+    /// one that is damaged is read there, and so is what stands behind a copy that is.
     pub(super) fn is_elsewhere(&self, piece: &Piece) -> Result<bool> {
         let name = (piece.at.pack, piece.print());
         if let Some(answer) = self.answers.borrow().get(&name) {
@@ -216,13 +216,17 @@ impl<'a> Search<'a> {
     }
 
     fn look_elsewhere(&self, piece: &Piece) -> Result<bool> {
+        // The only thing that is known of a pack nobody has read is that it is not known to be damaged; where one copy is, another may
+        // well be.
+        let (gone, mut doubt) = (self.bad.packs.contains(&piece.at.pack), false);
         for copy in self.packs.elsewhere(piece)? {
             let there = Piece { at: copy.at, ..*piece };
             let name = (copy.pack, there.print());
             if self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&name) {
+                doubt = true;
                 continue;
             }
-            if self.bad.packs.contains(&piece.at.pack) {
+            if gone && !doubt {
                 return Ok(true);
             }
             if data::opens(self.run, &copy.pack, &there)? {
