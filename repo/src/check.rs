@@ -134,12 +134,12 @@ impl Repository {
         let ledger = ledger.filter(|_| options.keep);
         ledger.iter().for_each(|ledger| ledger.save());
         let data = data?;
+        let known: HashSet<_> = data.bad.iter().map(|(pack, _)| *pack).collect();
         let bad = hits::Bad { packs: packs.gone(), parts: maps.bad.into_iter().chain(data.bad).collect() };
-        let known: HashSet<_> = bad.parts.iter().map(|(pack, _)| *pack).collect();
         let (hits, bad, wanted) = hits::find(&run, &packs, &objects, &maps.unreadable, bad)?;
         if let Some(ledger) = &ledger {
-            // Copies of what is damaged, in packs that nobody refers to by place, which so far nobody read: a collector must not take
-            // them for intact (G5).
+            // Copies of what is damaged, in packs that nobody refers to by place, which so far nobody read, and packs of so many
+            // doubtful chunks that not all were read: a collector must not take them for intact (G5).
             let new: BTreeSet<_> =
                 bad.parts.iter().map(|(pack, _)| *pack).filter(|pack| !known.contains(pack)).collect();
             new.iter().filter(|pack| pack.kind == PackKind::Data).for_each(|pack| ledger.note(pack, false, false));

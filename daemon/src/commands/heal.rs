@@ -113,7 +113,9 @@ impl<'a> From<'a> {
             return Err(Error::invalid(text).into());
         }
         let (before, mut wanted) = check::find_wanted(self.context, repository, Vec::new(), Some(self.read))?;
-        heal::admit(&before)?;
+        if !self.dry_run {
+            heal::admit(repository, &before)?;
+        }
         let listed = self.source.snapshots(None)?;
         for (key, error) in &listed.damaged {
             tracing::warn!("{key} of {} cannot be read: {error}", self.place);
@@ -124,7 +126,9 @@ impl<'a> From<'a> {
         let again = || check::find_wanted(self.context, repository, Vec::new(), Some(self.read));
         if first_nodes > 0 && !self.dry_run {
             (healed.nodes, packs) = work.nodes(&wanted, &mut read)?;
-            let later = again()?.1;
+            let (report, later) = again()?;
+            // It may have found more damage.
+            heal::admit(repository, &report)?;
             healed.chunks += wanted.found_since(&later);
             wanted = later;
         }
@@ -142,6 +146,7 @@ impl<'a> From<'a> {
             if !wanted.is_partial() || taken.chunks == 0 {
                 break (after, Amount { chunks: later.chunks(), nodes: later.nodes() });
             }
+            heal::admit(repository, &after)?;
             wanted = later;
         };
         let view = View {

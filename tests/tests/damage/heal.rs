@@ -135,7 +135,7 @@ fn check(repository: &Repository) -> CheckReport {
 /// What `wherry repair --from` does, but for what it says. Gives the chunks that were taken, and what is wanted then.
 fn heal(mine: &Repository, theirs: &Repository, all: bool) -> Result<(u64, Wanted)> {
     let (report, mut wanted) = look(mine, 1.0)?;
-    admit(&report)?;
+    admit(mine, &report)?;
     let listed = theirs.snapshots(None)?;
     if wanted.nodes() > 0 {
         for candidate in node_candidates(mine, &wanted, theirs, &listed, 3) {
