@@ -3,12 +3,14 @@
 
 use super::over_time::{DAY, again, check, checked, noted, options, packs, share, sharing, spoil, verified};
 use crate::check::{CheckOptions, CheckStep, DamageKind};
+use crate::format::records::Sweep;
 use crate::id::PackId;
 use crate::index::ChunkIndex;
 use crate::storage::{Storage, keys};
 use crate::testing::{UNIT, backup, chunk, repository};
 use crate::{
-    CollectOptions, CommitInfo, ErrorKind, Key, ParentChoice, Repository, Snapshot, SnapshotReader, SnapshotWriter, WriterOptions,
+    CollectOptions, CommitInfo, ErrorKind, Key, ParentChoice, Repository, Snapshot, SnapshotReader, SnapshotWriter,
+    WriterOptions,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -241,6 +243,26 @@ fn a_copy_that_nobody_read_is_not_believed_where_another_one_is_damaged() {
     let bytes: u64 = report.damages.iter().flat_map(|damage| &damage.hits).map(|hit| hit.bytes).sum();
     assert!(!unread.is_empty(), "nothing was lost");
     assert_eq!(bytes, (unread.len() * UNIT) as u64, "{report:?}");
+}
+
+#[test]
+fn a_copy_that_a_collector_is_about_to_delete_is_none() {
+    let (storage, clock, repository) = repository();
+    let [first, second] = ["a", "b"].map(|name| backup(&repository, name, CHUNKS));
+    clock.advance(DAY);
+    repository.forget(&second.id, Duration::ZERO, "test").unwrap();
+    repository.settle(&second.id).unwrap();
+    let all: Vec<PackId> = packs(&repository).iter().filter_map(keys::parse_pack).collect();
+    let (own, copies): (Vec<PackId>, Vec<PackId>) = all.into_iter().partition(|pack| pack.session == first.id);
+    own.iter().for_each(|pack| storage.delete(&keys::pack(pack)).unwrap());
+    let hits = || {
+        let report = check(&again(storage.clone(), clock.clone()), share(1.0));
+        report.damages.iter().flat_map(|damage| &damage.hits).map(|hit| hit.bytes).sum::<u64>()
+    };
+    assert_eq!(hits(), 0);
+    let sweep = Sweep { packs: copies, nonce: repository.nonce().unwrap() };
+    repository.create(&keys::sealed(1), &sweep).unwrap();
+    assert_eq!(hits(), CHUNKS * UNIT as u64);
 }
 
 #[test]
