@@ -237,12 +237,13 @@ impl<'a> Heal<'a> {
     /// Stores what is open, reads all of it back, and notes that. Only now anything is healed.
     ///
     /// # Errors
-    /// `Corrupt` when the storage does not give what was stored: the pack is noted as damaged, and nothing of it counts.
-    pub fn finish(self) -> Result<Healed> {
+    /// `Corrupt` when the storage does not give what was stored: the pack is noted as damaged, and nothing of it counts. What `watch`
+    /// says, which is asked for each pack that is read.
+    pub fn finish(self, watch: HealWatch<'_>) -> Result<Healed> {
         let State { sealer, mut healed, .. } = self.state.into_inner();
         if let Some(mut sealer) = sealer {
             let stored = sealer.finish();
-            let packs = verify::read_back(self.repository, self.began, sealer.stored(), stored)?;
+            let packs = verify::read_back(self.repository, self.began, sealer.stored(), stored, watch)?;
             healed.packs = packs;
         }
         Ok(healed)
