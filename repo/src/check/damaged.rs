@@ -89,7 +89,8 @@ impl Repository {
     }
 
     fn for_certain(&self, asked: &BTreeSet<PackId>) -> Result<Noted> {
-        let busy = "checks are at work, so which packs they have found damaged is not known: run it again when they are done";
+        let busy =
+            "checks are at work, so which packs they have found damaged is not known: run it again when they are done";
         self.damaged_within(Spoiled::Refused, asked)?.ok_or_else(|| Error::new(ErrorKind::Busy, busy))
     }
 
@@ -141,12 +142,7 @@ impl Repository {
     }
 
     /// False when a record was gone by the time it was read.
-    fn each_reading(
-        &self,
-        found: &[Key],
-        spoiled: Spoiled,
-        mut take: impl FnMut(&Key, &ReadTogether),
-    ) -> Result<bool> {
+    fn each_reading(&self, found: &[Key], spoiled: Spoiled, mut take: impl FnMut(&Key, &ReadTogether)) -> Result<bool> {
         for part in found.chunks(AT_ONCE) {
             let part: Vec<_> = part.iter().map(|key| ((), key.clone())).collect();
             for (((), key), record) in part.iter().zip(self.read_many::<_, Readings>(&part)) {
@@ -154,7 +150,8 @@ impl Repository {
                     Ok((record, _)) => record.groups.iter().for_each(|group| take(key, group)),
                     Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
                     Err(e) if self.is_damage(&e) && spoiled == Spoiled::Refused => {
-                        let what = format!("{key} cannot be read, so which packs checks have found damaged is not known");
+                        let what =
+                            format!("{key} cannot be read, so which packs checks have found damaged is not known");
                         return Err(e.context(what).with_object(key).advise(
                             "who goes on might delete the only intact copy of something: run `wherry check --read-data`, which \
                              reads all packs, notes them anew and removes this object",

@@ -236,7 +236,7 @@ fn a_copy_that_nobody_read_is_not_believed_where_another_one_is_damaged() {
     };
     of(&made[0]).iter().for_each(|key| storage.delete(key).unwrap());
     assert!(check(&again(storage.clone(), clock.clone()), share(1.0)).is_clean(), "both copies are intact");
-    made[1..].iter().flat_map(|snapshot| of(snapshot)).for_each(|key| spoil(&*storage, &key));
+    made[1..].iter().flat_map(of).for_each(|key| spoil(&*storage, &key));
     let fresh = again(storage.clone(), clock.clone());
     let unread = lost(&fresh, &made[0]);
     let report = check(&fresh, share(1.0));
