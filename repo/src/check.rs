@@ -107,7 +107,7 @@ impl Repository {
     /// Damage is in the report, not an error. Errors: `NoSnapshot` for an unknown id; what the storage says when it
     /// cannot be reached. What was read until then stays noted.
     pub fn check(&self, options: &CheckOptions, watch: Watch<'_>) -> Result<CheckReport> {
-        self.find_wanted(options, watch).map(|(report, _)| report)
+        self.examine(options, watch, 0).map(|(report, _)| report)
     }
 
     /// As [`check`](Self::check), and gives all that snapshots refer to and no pack has, as far as was looked: what [`Heal`](crate::Heal)
@@ -116,6 +116,11 @@ impl Repository {
     /// # Errors
     /// Those of `check`.
     pub fn find_wanted(&self, options: &CheckOptions, watch: Watch<'_>) -> Result<(CheckReport, Wanted)> {
+        self.examine(options, watch, Wanted::most(options.memory / 2))
+    }
+
+    /// `most`: things that are wanted and named.
+    fn examine(&self, options: &CheckOptions, watch: Watch<'_>, most: usize) -> Result<(CheckReport, Wanted)> {
         let (findings, trees, began) = (Findings::default(), TreeCache::default(), self.clock().now());
         let run = Run { repository: self, options, watch, findings, trees, began };
         run.trees.set_limit((options.memory / 2).min(TREES) as usize);
@@ -134,12 +139,12 @@ impl Repository {
         let ledger = ledger.filter(|_| options.keep);
         ledger.iter().for_each(|ledger| ledger.save());
         let data = data?;
+        let known: HashSet<_> = data.bad.iter().map(|(pack, _)| *pack).collect();
         let bad = hits::Bad { packs: packs.gone(), parts: maps.bad.into_iter().chain(data.bad).collect() };
-        let known: HashSet<_> = bad.parts.iter().map(|(pack, _)| *pack).collect();
-        let (hits, bad, wanted) = hits::find(&run, &packs, &objects, &maps.unreadable, bad)?;
+        let (hits, bad, wanted) = hits::find(&run, &packs, &objects, &maps.unreadable, bad, most)?;
         if let Some(ledger) = &ledger {
-            // Copies of what is damaged, in packs that nobody refers to by place, which so far nobody read: a collector must not take
-            // them for intact (G5).
+            // Copies of what is damaged, in packs that nobody refers to by place, which so far nobody read, and packs of so many
+            // doubtful chunks that not all were read: a collector must not take them for intact (G5).
             let new: BTreeSet<_> =
                 bad.parts.iter().map(|(pack, _)| *pack).filter(|pack| !known.contains(pack)).collect();
             new.iter().filter(|pack| pack.kind == PackKind::Data).for_each(|pack| ledger.note(pack, false, false));

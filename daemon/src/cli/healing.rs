@@ -16,7 +16,8 @@ With --from, what snapshots refer to and no pack has is looked for there: in cop
 a copy, in other backups of the same volumes. It is taken only if its content is what is missing here, bit for bit. Parts of \
 maps and trees are made again from a snapshot that has the same content. Records of snapshots are not. Damage in the chunks \
 themselves is known after `wherry check --read-data`, or with --read-data here. What is stored is read back before it counts. \
-Nothing is written to the other repository but the note that it is being read. Exit 0: all that snapshots refer to is there, \
+Nothing is written to the other repository but the note that it is being read. A mirror of this repository, with the same uuid, is \
+refused: copy the damaged objects from there, by their names. Exit 0: all that snapshots refer to is there, \
 as far as was looked; 13: something is still lost, or, with --dry-run, is lost now.
 
 Examples:

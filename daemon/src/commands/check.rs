@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::time::Instant;
 use wherry_repo::{
     CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, LostPath, NotReadReason, ReadData, Repository,
-    SnapshotId, Wanted,
+    SnapshotId, Turn, Wanted, Watch,
 };
 
 /// Ranges of one snapshot that text shows; JSON shows those that the report has.
@@ -152,28 +152,42 @@ pub(super) fn examine(
     snapshots: Vec<SnapshotId>,
     read_data: Option<ReadData>,
 ) -> anyhow::Result<CheckReport> {
-    find_wanted(context, repository, snapshots, read_data).map(|(report, _)| report)
+    let options = options(context, snapshots, read_data);
+    watched(context, repository, None, |watch| repository.check(&options, watch))
 }
 
-/// Likewise, and gives what no pack has.
+/// Likewise of everything, and gives what no pack has; meanwhile the turn gives signs of life.
 pub(super) fn find_wanted(
     context: &Context,
     repository: &Repository,
-    snapshots: Vec<SnapshotId>,
     read_data: Option<ReadData>,
+    turn: Option<&Turn>,
 ) -> anyhow::Result<(CheckReport, Wanted)> {
+    let options = options(context, Vec::new(), read_data);
+    watched(context, repository, turn, |watch| repository.find_wanted(&options, watch))
+}
+
+fn options(context: &Context, snapshots: Vec<SnapshotId>, read_data: Option<ReadData>) -> CheckOptions {
     let budget = context.budget;
-    let options = CheckOptions {
+    CheckOptions {
         snapshots,
         read_data,
         threads: (budget.chunk_cache >> 23).clamp(2, if context.is_remote() { 32 } else { 2 * budget.workers as u64 })
             as usize,
         memory: budget.index / 2,
         keep: true,
-    };
-    repository.limit_lookups(budget.index / 2);
+    }
+}
+
+fn watched<T>(
+    context: &Context,
+    repository: &Repository,
+    turn: Option<&Turn>,
+    work: impl FnOnce(Watch<'_>) -> wherry_repo::Result<T>,
+) -> anyhow::Result<T> {
+    repository.limit_lookups(context.budget.index / 2);
     let progress: Mutex<Option<Progress>> = Mutex::default();
-    let found = repository.find_wanted(&options, &|step, done, total| {
+    let found = work(&|step, done, total| {
         if step == CheckStep::Data {
             let mut progress = progress.lock();
             let progress = progress.get_or_insert_with(|| context.progress("check", Some(total)));
@@ -181,6 +195,7 @@ pub(super) fn find_wanted(
         } else {
             tracing::debug!(?step, done, total, "checking");
         }
+        turn.map_or(Ok(()), Turn::beat_when_due)?;
         context.cancel.check()
     })?;
     drop(progress);

@@ -9,7 +9,7 @@ use crate::output::{self, size};
 use crate::readers::Readers;
 use anyhow::Result;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use wherry_repo::heal::{self, Candidate};
 use wherry_repo::{
@@ -32,6 +32,8 @@ pub(super) struct View {
     /// What is there again, and was read back; with `dry_run`, what could be.
     healed: Amount,
     missing: Amount,
+    /// `wanted` and `missing` are more than that: `--memory` did not suffice to name all of it.
+    is_partial: bool,
     /// Packs that were stored.
     packs: u64,
     /// The damage that hit snapshots before.
@@ -53,7 +55,7 @@ struct Amount {
 struct SnapshotView {
     snapshot: String,
     volume: Option<String>,
-    /// `healed`, `partly` or `damaged`; with `dry_run` always `damaged`.
+    /// `healed`, `partly`, `damaged`, or `forgotten`: it was so for good meanwhile; with `dry_run` always `damaged`.
     state: &'static str,
     /// Bytes that could not be read.
     before: u64,
@@ -102,18 +104,26 @@ impl<'a> From<'a> {
         self.dry_run
     }
 
+    /// Refuses the repository that is repaired itself; to be asked before anything is written there.
+    pub(super) fn check_other(&self, repository: &Repository) -> Result<()> {
+        if self.source.id() != repository.id() {
+            return Ok(());
+        }
+        let text = format!(
+            "{} is the repository that is repaired, or a mirror of it (uuid {}): name another one; from a mirror, copy the objects \
+             that are damaged, under the names that `wherry check` says",
+            self.place,
+            repository.id()
+        );
+        Err(Error::invalid(text).into())
+    }
+
     /// Takes from it what is lost, and gives what is so after that.
     pub(super) fn heal(&self, repository: &Repository, turn: Option<&Turn>) -> Result<(View, CheckReport)> {
-        if self.source.id() == repository.id() {
-            let text = format!(
-                "{} is the repository that is repaired (uuid {}): name another one",
-                self.place,
-                repository.id()
-            );
-            return Err(Error::invalid(text).into());
+        let (before, mut wanted) = check::find_wanted(self.context, repository, Some(self.read), turn)?;
+        if !self.dry_run {
+            heal::admit(repository, &before)?;
         }
-        let (before, mut wanted) = check::find_wanted(self.context, repository, Vec::new(), Some(self.read))?;
-        heal::admit(&before)?;
         let listed = self.source.snapshots(None)?;
         for (key, error) in &listed.damaged {
             tracing::warn!("{key} of {} cannot be read: {error}", self.place);
@@ -121,29 +131,35 @@ impl<'a> From<'a> {
         let work = Work { from: self, repository, turn, readers: Readers::start(&self.source)?, listed };
         let (mut healed, mut packs, mut read) = (Amount::default(), 0, Vec::new());
         let first_nodes = wanted.nodes();
-        let again = || check::find_wanted(self.context, repository, Vec::new(), Some(self.read));
+        let again = || check::find_wanted(self.context, repository, Some(self.read), turn);
         if first_nodes > 0 && !self.dry_run {
             (healed.nodes, packs) = work.nodes(&wanted, &mut read)?;
-            let later = again()?.1;
+            let (report, later) = again()?;
+            // It may have found more damage.
+            heal::admit(repository, &report)?;
             healed.chunks += wanted.found_since(&later);
             wanted = later;
         }
-        let (after, missing) = loop {
+        let (after, missing, is_partial) = loop {
             let taken = work.chunks(&wanted, &mut read)?;
             packs += taken.packs;
             if self.dry_run {
                 healed.chunks = taken.chunks;
                 let chunks = wanted.chunks() - taken.chunks;
-                break (before.clone(), Amount { chunks, nodes: first_nodes });
+                break (before.clone(), Amount { chunks, nodes: first_nodes }, wanted.is_partial());
             }
             // What is there again is what is found, not what was sent.
             let (after, later) = again()?;
             healed.chunks += wanted.found_since(&later);
             if !wanted.is_partial() || taken.chunks == 0 {
-                break (after, Amount { chunks: later.chunks(), nodes: later.nodes() });
+                let missing = Amount { chunks: later.chunks(), nodes: later.nodes() };
+                break (after, missing, later.is_partial());
             }
+            heal::admit(repository, &after)?;
             wanted = later;
         };
+        let listed = if self.dry_run { SnapshotList::default() } else { repository.snapshots(None)? };
+        let there = listed.snapshots.iter().map(|snapshot| snapshot.id).collect();
         let view = View {
             repository: self.source.id().to_string(),
             from: self.place.clone(),
@@ -151,9 +167,10 @@ impl<'a> From<'a> {
             wanted: Amount { chunks: healed.chunks + missing.chunks, nodes: first_nodes.max(missing.nodes) },
             healed,
             missing,
+            is_partial,
             packs,
             lost: before.damages.iter().filter(|d| !d.hits.is_empty()).map(DamageView::new).collect(),
-            snapshots: snapshots(&before, &after),
+            snapshots: snapshots(&before, &after, &there),
             read,
         };
         Ok((view, after))
@@ -256,7 +273,12 @@ impl Work<'_> {
         let healing = Heal::start(self.repository, wanted, &options)?;
         let candidates = heal::candidates(self.repository, wanted, &self.from.source, &self.listed, self.from.all);
         let taken = self.each(&healing, &candidates, read);
-        let healed = healing.finish();
+        let beat = |_| {
+            self.turn.map_or(Ok(()), Turn::beat_when_due)?;
+            // Who was asked to stop while it took reads back what was stored all the same; a second time it does not.
+            if taken.is_err() { Ok(()) } else { self.from.context.cancel.check() }
+        };
+        let healed = healing.finish(&beat);
         taken?;
         Ok(healed?)
     }
@@ -285,8 +307,8 @@ impl Work<'_> {
     }
 }
 
-/// Each snapshot that was hit before or is hit now.
-fn snapshots(before: &CheckReport, after: &CheckReport) -> Vec<SnapshotView> {
+/// Each snapshot that was hit before or is hit now. `there`: those that are not forgotten for good.
+fn snapshots(before: &CheckReport, after: &CheckReport, there: &BTreeSet<SnapshotId>) -> Vec<SnapshotView> {
     let sum = |report: &CheckReport| {
         let mut all: BTreeMap<SnapshotId, (Hit, u64)> = BTreeMap::new();
         for hit in report.damages.iter().flat_map(|damage| &damage.hits) {
@@ -302,6 +324,7 @@ fn snapshots(before: &CheckReport, after: &CheckReport) -> Vec<SnapshotView> {
         let (hit, _) = place(&id)?;
         let (then, now) = (before.get(&id), after.get(&id));
         let state = match (then, now) {
+            (_, None) if !there.contains(&id) => "forgotten",
             (_, None) => "healed",
             (Some((_, then)), Some((_, now))) if now < then => "partly",
             _ => "damaged",
@@ -329,6 +352,7 @@ impl View {
             }
         };
         let (wanted, healed, missing) = (amount(&self.wanted), amount(&self.healed), amount(&self.missing));
+        let more = "more is lost than --memory allows to name at once: run it again with more, or with --from another repository\n";
         let mut text = match self.dry_run {
             false => {
                 format!(
@@ -346,10 +370,17 @@ impl View {
                 }
             ),
         };
+        if self.is_partial {
+            text += "          ";
+            text += more;
+        }
         for view in self.snapshots.iter().filter(|_| !self.dry_run) {
             let SnapshotView { snapshot, volume, state, before, after, .. } = view;
             let volume = volume.as_deref().map_or_else(|| "a volume whose name is not known".to_owned(), output::shown);
             text += &match *state {
+                "forgotten" => {
+                    format!("  gone    {volume}, snapshot {snapshot}: it was forgotten for good meanwhile\n")
+                }
                 "healed" => format!("  healed  {volume}, snapshot {snapshot}: {} can be read again\n", size(*before)),
                 "partly" => format!(
                     "  partly  {volume}, snapshot {snapshot}: {} can be read again, {} cannot\n",

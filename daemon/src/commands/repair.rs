@@ -104,6 +104,9 @@ pub(crate) fn run(context: &Context, args: RepairArgs) -> anyhow::Result<Exit> {
         true => (context.open_repository()?, None),
         false => context.open_to_write("repair").map(|(repository, turn)| (repository, Some(turn)))?,
     };
+    if let Some(from) = &from {
+        from.check_other(&repository)?;
+    }
     let _armed = context.cancel.arm("what was made again stays; run it again");
     let (mut done, mut sessions) = (Rebuilt::default(), Vec::new());
     if let Some(turn) = &turn {

@@ -1,15 +1,33 @@
-//! Which packs checks have found damaged: for writers, which refer to none of them (W8), and for collectors, which keep what
-//! is intact elsewhere (G5).
+//! Which packs checks have found damaged: for writers, which refer to none of them (W8), for collectors, which keep what
+//! is intact elsewhere (G5), and for who heals, of which collectors would take what they do not know to be needed (M7).
 
 use super::ledger::{TRIES, latest};
 use crate::format::checked::{ReadTogether, Readings};
-use crate::id::PackId;
+use crate::id::{PackId, SessionId};
 use crate::storage::{Key, keys};
-use crate::{ErrorKind, Repository, Result, Timestamp};
-use std::collections::{HashMap, HashSet};
+use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Records that are in memory at once; each may take 2 MiB.
 const AT_ONCE: usize = 8;
+
+/// What is to become of a record that cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spoiled {
+    /// It is left out.
+    Passed,
+    /// It is an error: who cannot read does not delete.
+    Refused,
+}
+
+/// What the records say.
+#[derive(Default)]
+struct Noted {
+    /// When a pack was found damaged, where it was not found intact later.
+    damaged: HashMap<PackId, Timestamp>,
+    /// When it was found intact after that.
+    intact: HashMap<PackId, Timestamp>,
+}
 
 impl Repository {
     /// The packs that were damaged when a check last read them, as `checked/packs` says. A reading that is dated further ahead
@@ -21,27 +39,85 @@ impl Repository {
     /// # Errors
     /// What the storage says when it does not answer.
     pub(crate) fn damaged_packs(&self) -> Result<HashSet<PackId>> {
-        for _ in 0..TRIES {
-            if let Some(damaged) = self.damaged_now()? {
-                return Ok(damaged);
-            }
-        }
-        // Checks put records together faster than they are read here; nobody waits for that.
-        let damaged = self.damaged_now()?;
+        let damaged = self.damaged_within(Spoiled::Passed, &BTreeSet::new())?;
         if damaged.is_none() {
+            // Nobody waits for that.
             tracing::warn!("checks are at work, so which packs they have found damaged is not known");
         }
-        Ok(damaged.unwrap_or_default())
+        Ok(damaged.map(|noted| noted.damaged.into_keys().collect()).unwrap_or_default())
     }
 
-    /// `None`: a record went while it was read. What it said is in another one, which may not have been listed.
-    fn damaged_now(&self) -> Result<Option<HashSet<PackId>>> {
+    /// Likewise, for who deletes what is not needed.
+    ///
+    /// # Errors
+    /// `Corrupt`, or what a local disk says, when a record cannot be read: it may have named a pack of which something is needed that
+    /// nobody refers to by place. `Busy` when checks put records together faster than they are read here. What the storage says when
+    /// it does not answer.
+    pub(crate) fn damaged_packs_for_certain(&self) -> Result<HashSet<PackId>> {
+        self.for_certain(&BTreeSet::new()).map(|noted| noted.damaged.into_keys().collect())
+    }
+
+    /// Sees to it that collectors take all of these data packs for damaged, whatever somebody notes who began, or whose clock says
+    /// that he began, later than the check that found them so.
+    ///
+    /// # Errors
+    /// Those of `damaged_packs_for_certain`, and what the storage says when nothing can be noted.
+    pub(crate) fn hold_damaged(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        let left = |noted: &Noted| -> Vec<PackId> {
+            packs.iter().filter(|id| !noted.damaged.contains_key(*id)).copied().collect()
+        };
+        let noted = self.for_certain(packs)?;
+        let open = left(&noted);
+        if open.is_empty() {
+            return Ok(());
+        }
+        self.check_writable()?;
+        let newest = open.iter().filter_map(|id| noted.intact.get(id)).max().copied().unwrap_or(self.clock().now());
+        let check = SessionId::new(clock::random(self.rng())?);
+        for (k, part) in (0..).zip(open.chunks(Readings::MOST)) {
+            let (at, intact) = (Timestamp(newest.0.saturating_add(1)), Vec::new());
+            let group = ReadTogether { at, intact, damaged: part.to_vec() };
+            self.create(&keys::readings(&check, k), &Readings { groups: vec![group] })?;
+        }
+        match left(&self.for_certain(packs)?).first() {
+            None => Ok(()),
+            Some(id) => Err(Error::new(
+                ErrorKind::Busy,
+                format!("{} was damaged, and another check has just noted that it is intact", keys::pack(id)),
+            )),
+        }
+    }
+
+    fn for_certain(&self, asked: &BTreeSet<PackId>) -> Result<Noted> {
+        let busy =
+            "checks are at work, so which packs they have found damaged is not known: run it again when they are done";
+        self.damaged_within(Spoiled::Refused, asked)?.ok_or_else(|| Error::new(ErrorKind::Busy, busy))
+    }
+
+    /// `None`: checks put records together faster than they are read here.
+    fn damaged_within(&self, spoiled: Spoiled, asked: &BTreeSet<PackId>) -> Result<Option<Noted>> {
+        for _ in 0..=TRIES {
+            if let Some(noted) = self.damaged_now(spoiled, asked)? {
+                return Ok(Some(noted));
+            }
+        }
+        Ok(None)
+    }
+
+    /// `None`: a record went while it was read. What it said is in another one, which may not have been listed. `asked`: packs of
+    /// which it is said when they were found intact although nobody found them damaged.
+    fn damaged_now(&self, spoiled: Spoiled, asked: &BTreeSet<PackId>) -> Result<Option<Noted>> {
+        let latest = latest(self);
         let mut found = self.list(keys::READ)?;
         found.retain(|key| keys::parse_readings(key).is_some());
-        let mut damaged: HashMap<PackId, Timestamp> = HashMap::new();
+        let Noted { mut damaged, mut intact } = Noted::default();
         // When the newest reading of each record was.
         let mut times: HashMap<Key, Timestamp> = HashMap::new();
-        let whole = self.each_reading(&found, |key, group| {
+        let whole = self.each_reading(&found, spoiled, |key, group| {
+            for id in group.intact.iter().filter(|id| group.at <= latest && asked.contains(*id)) {
+                let at = intact.entry(*id).or_insert(group.at);
+                *at = group.at.max(*at);
+            }
             let time = times.entry(key.clone()).or_insert(group.at);
             *time = group.at.max(*time);
             for id in &group.damaged {
@@ -52,28 +128,35 @@ impl Repository {
         if !whole {
             return Ok(None);
         }
-        let Some(first) = damaged.values().min().copied() else { return Ok(Some(HashSet::new())) };
+        let Some(first) = damaged.values().min().copied() else { return Ok(Some(Noted { damaged, intact })) };
         // What was brought back from a copy of the repository, and read since.
         found.retain(|key| times.get(key).is_some_and(|newest| *newest > first));
-        let latest = latest(self);
-        let whole = self.each_reading(&found, |_, group| {
+        let whole = self.each_reading(&found, spoiled, |_, group| {
             for id in group.intact.iter().filter(|_| group.at <= latest) {
                 if damaged.get(id).is_some_and(|at| *at < group.at) {
                     damaged.remove(id);
                 }
             }
         })?;
-        Ok(whole.then(|| damaged.into_keys().collect()))
+        Ok(whole.then_some(Noted { damaged, intact }))
     }
 
     /// False when a record was gone by the time it was read.
-    fn each_reading(&self, found: &[Key], mut take: impl FnMut(&Key, &ReadTogether)) -> Result<bool> {
+    fn each_reading(&self, found: &[Key], spoiled: Spoiled, mut take: impl FnMut(&Key, &ReadTogether)) -> Result<bool> {
         for part in found.chunks(AT_ONCE) {
             let part: Vec<_> = part.iter().map(|key| ((), key.clone())).collect();
             for (((), key), record) in part.iter().zip(self.read_many::<_, Readings>(&part)) {
                 match record {
                     Ok((record, _)) => record.groups.iter().for_each(|group| take(key, group)),
                     Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+                    Err(e) if self.is_damage(&e) && spoiled == Spoiled::Refused => {
+                        let what =
+                            format!("{key} cannot be read, so which packs checks have found damaged is not known");
+                        return Err(e.context(what).with_object(key).advise(
+                            "who goes on might delete the only intact copy of something: run `wherry check --read-data`, which \
+                             reads all packs, notes them anew and removes this object",
+                        ));
+                    }
                     Err(e) if self.is_damage(&e) => {
                         tracing::warn!(
                             "{key} cannot be read, so which packs are damaged may not be known: {e}; run \

@@ -8,6 +8,7 @@ use super::report::Lost;
 use super::wanted::Wanted;
 use super::{CheckStep, Hit, Piece, Run, data, paths, trees};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
+use crate::format::records::Sweep;
 use crate::id::PackId;
 use crate::map::Image;
 use crate::storage::{Key, keys};
@@ -27,15 +28,17 @@ pub(super) struct Bad {
 /// Answers whether a chunk is elsewhere that are kept (about 100 bytes each).
 const ANSWERS: usize = 1 << 16;
 
-/// The hits of each damaged object, all that is damaged by then, and what of it is nowhere else.
+/// The hits of each damaged object, all that is damaged by then, and what of it is nowhere else, of which no more is named than
+/// `most` allows.
 pub(super) fn find(
     run: &Run<'_>,
     packs: &Packs<'_>,
     objects: &Objects,
     unreadable: &HashSet<usize>,
     bad: Bad,
+    most: usize,
 ) -> Result<(BTreeMap<Key, Vec<Hit>>, Bad, Wanted)> {
-    let mut search = Search::new(run, packs, bad);
+    let mut search = Search::new(run, packs, bad, most);
     loop {
         let hits = search.all(objects, unreadable)?;
         let more = search.more.take();
@@ -46,7 +49,7 @@ pub(super) fn find(
         let Bad { packs: gone, mut parts } = search.bad;
         parts.extend(more);
         packs.forget_clean();
-        search = Search::new(run, packs, Bad { packs: gone, parts });
+        search = Search::new(run, packs, Bad { packs: gone, parts }, most);
     }
 }
 
@@ -69,6 +72,8 @@ pub(super) struct Search<'a> {
     pub(super) more: RefCell<HashSet<(PackId, u64)>>,
     /// Whether a damaged chunk is elsewhere: many snapshots refer to the same.
     answers: RefCell<HashMap<(PackId, u64), bool>>,
+    /// The random parts of the names of all packs that may go at any moment: those in sealed delete sets.
+    condemned: RefCell<Option<HashSet<u64>>>,
     /// What is nowhere.
     pub(super) wanted: RefCell<Wanted>,
     /// Snapshots done, and all.
@@ -76,10 +81,11 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(run: &'a Run<'a>, packs: &'a Packs<'a>, bad: Bad) -> Self {
+    fn new(run: &'a Run<'a>, packs: &'a Packs<'a>, bad: Bad, most: usize) -> Self {
         let names = bad.parts.iter().map(|(pack, _)| *pack).chain(bad.packs.iter().copied()).collect();
-        let (more, answers, wanted) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Self { run, packs, bad, names, more, answers, wanted, at: Cell::default() }
+        let (more, answers, condemned) = (RefCell::default(), RefCell::default(), RefCell::default());
+        let wanted = RefCell::new(Wanted::new(most));
+        Self { run, packs, bad, names, more, answers, condemned, wanted, at: Cell::default() }
     }
 
     pub(super) fn watch(&self) -> Result<()> {
@@ -197,8 +203,8 @@ impl<'a> Search<'a> {
         self.names.contains(pack) && (self.bad.packs.contains(pack) || self.bad.parts.contains(&(*pack, piece.print())))
     }
 
-    /// True when another pack holds a chunk. Of one whose pack is gone that is believed as far as it was looked at; one that
-    /// is damaged is read there.
+    /// True when another pack holds a chunk. Of one whose pack is gone that is believed of the first copy as far as it was looked at;
+    /// one that is damaged is read there, and so is what stands behind a copy that is.
     pub(super) fn is_elsewhere(&self, piece: &Piece) -> Result<bool> {
         let name = (piece.at.pack, piece.print());
         if let Some(answer) = self.answers.borrow().get(&name) {
@@ -216,13 +222,21 @@ impl<'a> Search<'a> {
     }
 
     fn look_elsewhere(&self, piece: &Piece) -> Result<bool> {
+        // The only thing that is known of a pack nobody has read is that it is not known to be damaged; where one copy is, another may
+        // well be.
+        let (gone, mut doubt) = (self.bad.packs.contains(&piece.at.pack), false);
         for copy in self.packs.elsewhere(piece)? {
             let there = Piece { at: copy.at, ..*piece };
             let name = (copy.pack, there.print());
             if self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&name) {
+                doubt = true;
                 continue;
             }
-            if self.bad.packs.contains(&piece.at.pack) {
+            // A collector that has sealed its list asks nobody any more.
+            if self.is_condemned(&copy.pack)? {
+                continue;
+            }
+            if gone && !doubt {
                 return Ok(true);
             }
             if data::opens(self.run, &copy.pack, &there)? {
@@ -232,6 +246,28 @@ impl<'a> Search<'a> {
             self.more.borrow_mut().insert(name);
         }
         Ok(false)
+    }
+
+    fn is_condemned(&self, pack: &PackId) -> Result<bool> {
+        if let Some(condemned) = &*self.condemned.borrow() {
+            return Ok(condemned.contains(&pack.random));
+        }
+        let (repository, mut condemned) = (self.run.repository, HashSet::new());
+        for key in repository.list(keys::GEN)? {
+            if !matches!(keys::parse_generation(&key), Some((_, true))) {
+                continue;
+            }
+            self.watch()?;
+            match repository.read::<Sweep>(&key) {
+                Ok(sweep) => condemned.extend(sweep.packs.iter().map(|pack| pack.random)),
+                // No collector takes anything by it, and it is told with the records.
+                Err(e) if self.run.is_damage(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let is = condemned.contains(&pack.random);
+        *self.condemned.borrow_mut() = Some(condemned);
+        Ok(is)
     }
 
     /// True when something below the node is damaged.

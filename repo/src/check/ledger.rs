@@ -62,7 +62,7 @@ impl<'a> Ledger<'a> {
         let found = Found::<Readings>::read(run.repository, keys::READ, |key| keys::parse_readings(key).is_some());
         let (found, unread) = match found {
             Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
-            Err(e) => (Found { records: Vec::new(), read: Vec::new(), spoiled: Vec::new() }, Some(e.to_string())),
+            Err(e) => (Found::none(), Some(e.to_string())),
             Ok(found) => (found, None),
         };
         let latest = latest(run.repository);
@@ -80,7 +80,8 @@ impl<'a> Ledger<'a> {
                 }
             }
         }
-        Ok(Self { unread, before, spoiled: found.spoiled, others, damage_only: false, ..Self::of_damage(run, packs)? })
+        let spoiled = found.spoiled.into_iter().chain(found.refused).collect();
+        Ok(Self { unread, before, spoiled, others, damage_only: false, ..Self::of_damage(run, packs)? })
     }
 
     /// For a check that reads no data: what it finds damaged all the same is worth a note.
@@ -172,7 +173,7 @@ impl<'a> Ledger<'a> {
 
     fn say(&self, found: &[(SnapshotId, Option<Age>)], walked: Option<&HashSet<SnapshotId>>) -> Result<()> {
         let (repository, began) = (self.run.repository, self.run.began);
-        let Found { records, read, spoiled } = Found::states(repository)?;
+        let Found { records, read, spoiled, .. } = Found::states(repository)?;
         let latest = latest(repository);
         let is_taken = |record: &States| record.snapshots.iter().all(|state| state.said <= latest);
         let taken = records.iter().zip(&read).filter(|(record, _)| is_taken(record));
@@ -219,7 +220,10 @@ impl<'a> Ledger<'a> {
         if !self.is_whole() {
             return Ok(());
         }
-        self.remove(self.spoiled.iter());
+        // They may have said what is damaged. Who has read all knows that again, and has noted it.
+        if self.packs.all_noted() {
+            self.remove(self.spoiled.iter());
+        }
         let old: Vec<Key> = self.before.iter().chain(&self.state.lock().written).cloned().collect();
         let mut readings = self.packs.readings();
         if old.len() <= MANY + readings.len() / Readings::MOST {
@@ -276,6 +280,8 @@ struct Found<T> {
     read: Vec<Key>,
     /// Those that do not open.
     spoiled: Vec<Key>,
+    /// Those that a local disk does not give.
+    refused: Vec<Key>,
 }
 
 impl Found<States> {
@@ -285,6 +291,10 @@ impl Found<States> {
 }
 
 impl<T: Record + Send> Found<T> {
+    fn none() -> Self {
+        Self { records: Vec::new(), read: Vec::new(), spoiled: Vec::new(), refused: Vec::new() }
+    }
+
     /// All that can be read. When one is gone that was listed, a check has put it together with others: they are listed again.
     fn read(repository: &Repository, prefix: &str, is_ours: impl Fn(&Key) -> bool) -> Result<Self> {
         let mut tries = 0;
@@ -292,7 +302,7 @@ impl<T: Record + Send> Found<T> {
             tries += 1;
             let found: Vec<_> =
                 repository.list(prefix)?.into_iter().filter(|key| is_ours(key)).map(|key| ((), key)).collect();
-            let mut all = Self { records: Vec::new(), read: Vec::new(), spoiled: Vec::new() };
+            let mut all = Self::none();
             let mut gone = false;
             for part in found.chunks(BATCH) {
                 for (((), key), record) in part.iter().zip(repository.read_many::<_, T>(part)) {
@@ -303,7 +313,10 @@ impl<T: Record + Send> Found<T> {
                         }
                         Err(e) if e.kind() == ErrorKind::NotFound => gone = true,
                         Err(e) if e.kind() == ErrorKind::Corrupt => all.spoiled.push(key.clone()),
-                        Err(e) if repository.is_damage(&e) => tracing::warn!("{key} cannot be read: {e}"),
+                        Err(e) if repository.is_damage(&e) => {
+                            tracing::warn!("{key} cannot be read: {e}");
+                            all.refused.push(key.clone());
+                        }
                         Err(e) => return Err(e),
                     }
                 }

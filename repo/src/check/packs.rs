@@ -477,6 +477,17 @@ impl<'a> Packs<'a> {
         }
     }
 
+    /// True when this check knows of each data pack that snapshots refer to whether it is damaged, and relies on no earlier one.
+    pub(super) fn all_noted(&self) -> bool {
+        let began = self.run.began;
+        let is_known = |pack: &Pack| match pack.state {
+            // Of a damaged one all that is referred to was opened.
+            State::Missing | State::Damaged => true,
+            State::Good | State::Unread => pack.reading.is_some_and(|reading| reading.at == began),
+        };
+        self.table.lock().packs.iter().filter(|p| p.id.kind == PackKind::Data && p.count > 0).all(is_known)
+    }
+
     /// True when this check has read each data pack that snapshots refer to, and all were intact.
     pub(super) fn all_read(&self) -> bool {
         let read = |pack: &Pack| pack.fresh && pack.state == State::Good && pack.reading.is_some_and(|r| !r.damaged);

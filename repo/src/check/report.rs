@@ -134,7 +134,9 @@ impl Damage {
             DamageKind::Index => "nothing is lost: backups read the packs' own indexes in its place",
             DamageKind::Forget => "nothing is lost: the snapshot is kept",
             DamageKind::Checked => {
-                "nothing is lost but when some packs were read last: the next `wherry check --read-data` removes the object"
+                "nothing is lost but when some packs or snapshots were checked last, and what was found damaged then: until all is \
+                 read anew `wherry gc` may refuse to delete; `wherry check --read-data` of everything does that, and removes the \
+                 object"
             }
             DamageKind::Generation => {
                 "nothing is lost, but backups refuse to work: bring the object back from a copy of the repository"

@@ -3,10 +3,12 @@
 use super::Piece;
 use crate::Snapshot;
 use crate::id::{Location, ShortId, SnapshotId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Chunks that are named at once (about 100 bytes each); what is more is found by the next look, when these are there.
-const MOST: usize = 1 << 20;
+/// Bytes that something named here takes at most: a chunk, one place of it, or a node.
+const EACH: u64 = 160;
+/// So many are named in any case.
+const LEAST: usize = 1 << 12;
 
 /// A chunk or node by class and short id.
 pub(crate) type Name = (u8, ShortId);
@@ -20,17 +22,23 @@ pub struct Wanted {
     pub(crate) nodes: BTreeMap<Name, Location>,
     /// Who refers to them.
     pub(crate) snapshots: BTreeMap<SnapshotId, Of>,
-    /// There are more chunks than are named here.
+    /// Which chunks of disks they are, by number: each of these is in the list of one snapshot.
+    places: HashSet<(u64, Name)>,
+    /// There is more than is named here.
     pub(crate) is_full: bool,
+    /// So much is named; what is more is found by the next look, when this is there.
+    most: usize,
     /// Of the snapshot that is being looked at.
     now: Now,
 }
 
 #[derive(Debug, Default)]
 struct Now {
-    chunks: HashMap<Name, (u32, Option<u64>)>,
+    chunks: HashMap<Name, u32>,
+    places: HashSet<(u64, Name)>,
     nodes: BTreeMap<Name, Location>,
     has_chunks: bool,
+    has_nodes: bool,
     in_image: bool,
 }
 
@@ -38,13 +46,23 @@ struct Now {
 #[derive(Debug)]
 pub(crate) struct Of {
     pub(crate) snapshot: Snapshot,
-    /// Of a volume: chunks, by their numbers, that no snapshot before this one named.
+    /// Of a volume: chunks by their numbers, where no snapshot before this one has the same in the same place.
     pub(crate) chunks: Vec<(u64, Name)>,
     /// A part of its map or tree is lost.
     pub(crate) nodes: bool,
 }
 
 impl Wanted {
+    /// What names no more than `most` things.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, ..Self::default() }
+    }
+
+    /// How much may be named within so many bytes.
+    pub(super) fn most(memory: u64) -> usize {
+        ((memory / EACH) as usize).max(LEAST)
+    }
+
     /// Chunks.
     pub fn chunks(&self) -> u64 {
         self.chunks.len() as u64
@@ -81,16 +99,14 @@ impl Wanted {
 
     /// What was said since `begin` is of this snapshot. Not called of one that is forgotten for good: that needs nothing.
     pub(super) fn end(&mut self, snapshot: &Snapshot) {
-        let Now { chunks, nodes, has_chunks, .. } = std::mem::take(&mut self.now);
-        if !has_chunks && nodes.is_empty() {
+        let Now { chunks, places, nodes, has_chunks, has_nodes, .. } = std::mem::take(&mut self.now);
+        if self.most == 0 || !(has_chunks || has_nodes) {
             return;
         }
-        let mut of = Of { snapshot: snapshot.clone(), chunks: Vec::new(), nodes: !nodes.is_empty() };
-        for (name, (len, number)) in chunks {
-            self.chunks.insert(name, len);
-            of.chunks.extend(number.map(|number| (number, name)));
-        }
+        let mut of = Of { snapshot: snapshot.clone(), chunks: places.iter().copied().collect(), nodes: has_nodes };
         of.chunks.sort_unstable();
+        self.chunks.extend(chunks);
+        self.places.extend(places);
         self.nodes.extend(nodes);
         self.snapshots.insert(snapshot.id, of);
     }
@@ -104,17 +120,35 @@ impl Wanted {
     pub(super) fn chunk(&mut self, piece: &Piece, number: Option<u64>) {
         let (name, now) = ((piece.class, piece.id), &mut self.now);
         now.has_chunks = true;
-        if self.chunks.contains_key(&name) || now.chunks.contains_key(&name) {
-            return;
+        if !(self.chunks.contains_key(&name) || now.chunks.contains_key(&name)) {
+            if !self.has_room() {
+                return;
+            }
+            self.now.chunks.insert(name, piece.plain);
         }
-        if self.chunks.len() + now.chunks.len() >= MOST {
-            self.is_full = true;
-        } else {
-            now.chunks.insert(name, (piece.plain, number.filter(|_| !now.in_image)));
+        // Another volume may have the same in another place, and only that one have a copy.
+        let place = number.filter(|_| !self.now.in_image).map(|number| (number, name));
+        if let Some(place) = place
+            && !(self.places.contains(&place) || self.now.places.contains(&place))
+            && self.has_room()
+        {
+            self.now.places.insert(place);
         }
     }
 
     pub(super) fn node(&mut self, piece: &Piece) {
-        self.now.nodes.insert((piece.class, piece.id), piece.at);
+        let name = (piece.class, piece.id);
+        self.now.has_nodes = true;
+        if self.nodes.contains_key(&name) || self.now.nodes.contains_key(&name) || self.has_room() {
+            self.now.nodes.insert(name, piece.at);
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        let Now { chunks, places, nodes, .. } = &self.now;
+        let now = chunks.len() + places.len() + nodes.len();
+        let has_room = self.chunks.len() + self.places.len() + self.nodes.len() + now < self.most;
+        self.is_full |= !has_room;
+        has_room
     }
 }

@@ -124,7 +124,7 @@ impl Run<'_> {
         // What of a chunk is left when it is packed, so that most packs need room only once.
         let chunk = u64::from(self.repository.chunk_size()) / 2;
         let mut packs = Packs::new(found, swept, chunk, self.options.memory / 2)?;
-        packs.set_damaged(&self.repository.damaged_packs()?);
+        packs.set_damaged(&self.repository.damaged_packs_for_certain()?);
         Ok(packs)
     }
 

@@ -21,7 +21,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// How a snapshot is copied.
 #[derive(Clone, Debug)]
@@ -125,17 +125,28 @@ impl SnapshotCopy {
         match kind {
             Kind::Disk(of) => {
                 let Sides { reader, base, writer } = *of;
-                let work = Work { options: &options, chunks: reader.chunks(), watch };
+                let lost = AtomicU64::new(0);
+                let work = Work { options: &options, chunks: reader.chunks(), watch, lost: Some(&lost) };
                 match map::disk(&work, &reader, base.as_ref(), &writer) {
-                    Ok(()) => writer.store(snapshot.record.size),
-                    Err(e) => Err(left(writer.abandon(), e)),
+                    Ok(()) => writer.store(snapshot.record.size)?,
+                    // Nodes of what was read until then may be the ones that are needed.
+                    Err(e) if e.kind() == ErrorKind::Corrupt => return writer.store_as_it_is().and(Err(e)),
+                    Err(e) => return Err(left(writer.abandon(), e)),
+                }
+                match lost.into_inner() {
+                    0 => Ok(()),
+                    n => Err(Error::corrupt(format!(
+                        "{n} of the chunks of snapshot {} do not verify there",
+                        snapshot.id
+                    ))),
                 }
             }
             Kind::Tree(of) => {
                 let Sides { reader, base, writer } = *of;
-                let work = Work { options: &options, chunks: reader.chunks(), watch };
+                let work = Work { options: &options, chunks: reader.chunks(), watch, lost: None };
                 match tree::copy(&work, &reader, base.as_ref(), &writer) {
                     Ok(_) => writer.store(),
+                    Err(e) if e.kind() == ErrorKind::Corrupt => writer.store().and(Err(e)),
                     Err(e) => Err(left(writer.abandon(), e)),
                 }
             }
@@ -173,7 +184,7 @@ impl SnapshotCopy {
             Kind::Disk(of) => {
                 let Sides { reader, base, writer } = *of;
                 match map::disk(
-                    &Work { options: &options, chunks: reader.chunks(), watch },
+                    &Work { options: &options, chunks: reader.chunks(), watch, lost: None },
                     &reader,
                     base.as_ref(),
                     &writer,
@@ -184,7 +195,7 @@ impl SnapshotCopy {
             }
             Kind::Tree(of) => {
                 let Sides { reader, base, writer } = *of;
-                let work = Work { options: &options, chunks: reader.chunks(), watch };
+                let work = Work { options: &options, chunks: reader.chunks(), watch, lost: None };
                 match tree::copy(&work, &reader, base.as_ref(), &writer) {
                     Ok((root, described)) => writer.commit_unless(root, info, described, refused),
                     Err(e) => Err(left(writer.abandon(), e)),
@@ -236,6 +247,8 @@ struct Work<'a> {
     /// Reads chunks at the source.
     chunks: &'a ChunkReader,
     watch: CopyWatch<'a>,
+    /// Counts chunks that do not verify at the source, which are left out: for what is not committed. `None`: the first one ends it.
+    lost: Option<&'a AtomicU64>,
 }
 
 impl Work<'_> {
@@ -268,7 +281,14 @@ impl Work<'_> {
                     &mut sealed,
                     |chunk| vec![0; chunk.len],
                     |chunk, opened| {
-                        let plain = self.of_source(opened)?.into_inner();
+                        let plain = match (self.of_source(opened), self.lost) {
+                            (Err(e), Some(lost)) if e.kind() == ErrorKind::Corrupt => {
+                                tracing::debug!("a chunk of the other repository is of no use: {e}");
+                                lost.fetch_add(1, Ordering::Relaxed);
+                                return Ok(());
+                            }
+                            (opened, _) => opened?.into_inner(),
+                        };
                         (self.watch)(plain.len() as u64)?;
                         take(&mut state, chunk, &plain)
                     },

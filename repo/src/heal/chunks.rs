@@ -3,7 +3,7 @@
 use super::{Heal, HealWatch};
 use crate::check::{Name, Of};
 use crate::format::tree::{Entry, Placed, TreeNode};
-use crate::map::{Tree, chunk_count};
+use crate::map::{Tree, chunk_count, chunk_len};
 use crate::reader::{ChunkReader, ChunkRef};
 use crate::tree::{Leads, Node};
 use crate::{ErrorKind, ReadSession, Result, SnapshotReader, TreeReader};
@@ -87,7 +87,12 @@ impl<'a, 'b> Reading<'a, 'b> {
         while leaf < end {
             (self.watch)(0)?;
             self.chunks.admit()?;
-            match map.next_leaf(leaf) {
+            let next = match map.next_leaf(leaf) {
+                // One of those that are read together; this one may be readable.
+                Err(e) if self.is_damage(&e) => map.node(0, leaf).map(|node| node.map(|node| (leaf, node))).or(Err(e)),
+                next => next,
+            };
+            match next {
                 Ok(None) => break,
                 Ok(Some((number, node))) => {
                     for (n, slot) in node.present() {
@@ -112,7 +117,10 @@ fn disk(heal: &Heal<'_>, reader: &SnapshotReader, scan: bool, watch: HealWatch<'
     let class = reader.chunk_size().trailing_zeros() as u8;
     for Of { chunks, .. } in heal.wanted.snapshots.values() {
         for (number, name) in chunks.iter().filter(|(_, name)| heal.is_open(name)) {
-            if name.0 != class {
+            // Also of the last chunk of a disk that has grown since, or was longer.
+            let len = heal.wanted.chunks.get(name).copied();
+            let has_len = || len.map(|len| len as usize) == Some(chunk_len(reader.size(), class, *number));
+            if name.0 != class || (*number < reader.chunk_count() && !has_len()) {
                 range(&reading, reader, *number, name)?;
                 continue;
             }

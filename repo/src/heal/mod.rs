@@ -18,6 +18,7 @@ use crate::copy::origin;
 use crate::id::{PackKind, ShortId};
 use crate::pack::Piece;
 use crate::sealer::Sealer;
+use crate::storage::keys;
 use crate::{CopyOptions, Error, ErrorKind, ReadSession, Repository, Result, Snapshot, SnapshotList, Timestamp};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -236,12 +237,13 @@ impl<'a> Heal<'a> {
     /// Stores what is open, reads all of it back, and notes that. Only now anything is healed.
     ///
     /// # Errors
-    /// `Corrupt` when the storage does not give what was stored: the pack is noted as damaged, and nothing of it counts.
-    pub fn finish(self) -> Result<Healed> {
+    /// `Corrupt` when the storage does not give what was stored: the pack is noted as damaged, and nothing of it counts. What `watch`
+    /// says, which is asked for each pack that is read.
+    pub fn finish(self, watch: HealWatch<'_>) -> Result<Healed> {
         let State { sealer, mut healed, .. } = self.state.into_inner();
         if let Some(mut sealer) = sealer {
             let stored = sealer.finish();
-            let packs = verify::read_back(self.repository, self.began, sealer.stored(), stored)?;
+            let packs = verify::read_back(self.repository, self.began, sealer.stored(), stored, watch)?;
             healed.packs = packs;
         }
         Ok(healed)
@@ -249,15 +251,24 @@ impl<'a> Heal<'a> {
 }
 
 /// What was found damaged must be noted before anything is stored: a collector keeps what was healed of a damaged pack because of
-/// that note alone (G5).
-pub fn admit(report: &crate::CheckReport) -> Result<()> {
-    match &report.not_kept {
-        None => Ok(()),
-        Some(why) => {
-            let text = format!("what is damaged could not be noted in the repository ({why})");
-            Err(Error::new(ErrorKind::Invalid, text)
-                .advise("nothing was healed: it would not last; run it again when that works"))
-        }
+/// that note alone (G5). It counts what the notes of all checks say together, and so does this; where the note of one that began
+/// later says that such a pack is intact, the damage is noted once more (M7).
+///
+/// # Errors
+/// The damage could not be noted, or what is noted cannot be read.
+pub fn admit(repository: &Repository, report: &crate::CheckReport) -> Result<()> {
+    let refused = |why: String, kind| {
+        let text = format!("what is damaged could not be noted in the repository ({why})");
+        Error::new(kind, text).advise("nothing more was healed: it would not last; run it again when that works")
+    };
+    if let Some(why) = &report.not_kept {
+        return Err(refused(why.clone(), ErrorKind::Invalid));
+    }
+    let hit = report.damages.iter().filter(|damage| !damage.missing && !damage.hits.is_empty());
+    let packs = hit.filter_map(|damage| keys::parse_pack(&damage.object)).filter(|pack| pack.kind == PackKind::Data);
+    match repository.hold_damaged(&packs.collect()) {
+        Err(e) if e.kind() == ErrorKind::Cancelled => Err(e),
+        held => held.map_err(|e| refused(e.to_string(), e.kind())),
     }
 }
 

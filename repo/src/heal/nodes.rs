@@ -4,7 +4,10 @@
 use super::HealWatch;
 use super::verify::read_back;
 use crate::check::Wanted;
+use crate::elsewhere::Copy;
+use crate::format::tree::{FOLDER, Ref};
 use crate::id::PackId;
+use crate::pack::{open_node, open_tree_node};
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Pulse, Repository, Result, SessionId, SnapshotCopy, Timestamp};
 
@@ -41,7 +44,7 @@ impl NodeHeal {
             stored => (stored, None),
         };
         let packs = packs_of(&repository, &id)?;
-        Ok((read_back(&repository, began, &packs, stored)?, lost))
+        Ok((read_back(&repository, began, &packs, stored, watch)?, lost))
     }
 }
 
@@ -57,14 +60,32 @@ fn packs_of(repository: &Repository, session: &SessionId) -> Result<Vec<PackId>>
 }
 
 impl Wanted {
-    /// How many of the nodes no pack has now.
+    /// How many of the nodes no pack has now: a copy counts if its bytes are those that were sealed for it.
     ///
     /// # Errors
     /// What the storage says when it does not answer.
     pub fn missing_nodes(&self, repository: &Repository) -> Result<u64> {
         let mut missing = 0;
         for ((class, id), at) in &self.nodes {
-            missing += u64::from(repository.elsewhere().find(repository, id, *class, at)?.is_empty());
+            let open = |copy: &Copy| {
+                let start = u64::from(copy.at.offset);
+                let range = start..start.saturating_add(u64::from(copy.at.len));
+                let opened = repository.storage().get_range(&keys::pack(&copy.pack), range).and_then(|sealed| {
+                    let (keys, cache, mut sealed) = (repository.keys(), repository.pack_keys(), sealed.to_vec());
+                    match class.checked_sub(128).filter(|level| *level < FOLDER - 128) {
+                        Some(level) => open_node(keys, cache, id, level, &copy.at, &mut sealed).map(drop),
+                        None => {
+                            let to = Ref { id: *id, class: *class, plain: copy.plain };
+                            open_tree_node(keys, cache, &to, &copy.at, &mut sealed).map(drop)
+                        }
+                    }
+                });
+                match opened {
+                    Err(e) if repository.is_damage(&e) => Ok(None),
+                    opened => opened.map(Some),
+                }
+            };
+            missing += u64::from(repository.elsewhere().first(repository, id, *class, at, open)?.is_none());
         }
         Ok(missing)
     }

@@ -13,11 +13,14 @@ pub(super) fn read_back(
     began: Timestamp,
     packs: &[PackId],
     stored: Result<()>,
+    watch: super::HealWatch<'_>,
 ) -> Result<u64> {
     // What was looked for and not found may be in them.
     repository.elsewhere().forget();
     let (mut intact, mut damaged, mut failed, mut gone) = (Vec::new(), Vec::new(), None, 0);
     for pack in packs {
+        // What was not read is not noted, and not said to be healed; the next look finds it.
+        watch(0)?;
         match open_all(repository, pack) {
             Ok(()) => intact.push(*pack),
             // It was never there, and `stored` says so; or it was swept: who needed it is forgotten for good since. Were it anything
@@ -33,10 +36,13 @@ pub(super) fn read_back(
     for packs in [&mut intact, &mut damaged] {
         packs.retain(|pack| pack.kind == PackKind::Data);
     }
-    if !(intact.is_empty() && damaged.is_empty()) {
-        let key = keys::readings(&SessionId::new(clock::random(repository.rng())?), 0);
-        let group = ReadTogether { at: began, intact, damaged };
-        repository.create(&key, &Readings { groups: vec![group] })?;
+    let check = SessionId::new(clock::random(repository.rng())?);
+    let all: Vec<_> =
+        intact.iter().map(|pack| (*pack, true)).chain(damaged.iter().map(|pack| (*pack, false))).collect();
+    for (k, part) in (0..).zip(all.chunks(Readings::MOST)) {
+        let of = |intact: bool| part.iter().filter(|(_, is)| *is == intact).map(|(id, _)| *id).collect();
+        let group = ReadTogether { at: began, intact: of(true), damaged: of(false) };
+        repository.create(&keys::readings(&check, k), &Readings { groups: vec![group] })?;
     }
     stored?;
     match failed {

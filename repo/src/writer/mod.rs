@@ -243,6 +243,11 @@ impl SnapshotWriter {
         }
     }
 
+    /// Likewise, as far as the map is known.
+    pub(crate) fn store_as_it_is(self) -> Result<()> {
+        self.store.store_all()
+    }
+
     /// Gives the run up, storing what is complete, so that the next run of the volume does not send it again.
     pub fn abandon(self) -> Result<()> {
         self.store.abandon()

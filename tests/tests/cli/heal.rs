@@ -96,7 +96,7 @@ fn a_lost_pack_comes_back_and_what_is_said_of_it_has_a_shape() {
     (whole["snapshots"], whole["read"], whole["lost"]) = Default::default();
     let amount = json!({ "chunks": "int", "nodes": "int" });
     let expected = json!({
-        "repository": "string", "from": "string", "dry_run": "bool", "wanted": amount, "healed": amount, "missing": amount,
+        "repository": "string", "from": "string", "dry_run": "bool", "wanted": amount, "healed": amount, "missing": amount, "is_partial": "bool",
         "packs": "int", "lost": null, "snapshots": null, "read": null,
     });
     assert_eq!(whole, expected);

@@ -135,7 +135,7 @@ fn check(repository: &Repository) -> CheckReport {
 /// What `wherry repair --from` does, but for what it says. Gives the chunks that were taken, and what is wanted then.
 fn heal(mine: &Repository, theirs: &Repository, all: bool) -> Result<(u64, Wanted)> {
     let (report, mut wanted) = look(mine, 1.0)?;
-    admit(&report)?;
+    admit(mine, &report)?;
     let listed = theirs.snapshots(None)?;
     if wanted.nodes() > 0 {
         for candidate in node_candidates(mine, &wanted, theirs, &listed, 3) {
@@ -158,7 +158,7 @@ fn heal(mine: &Repository, theirs: &Repository, all: bool) -> Result<(u64, Wante
         let session = Arc::new(ReadSession::open(theirs, &candidate.snapshot)?);
         healing.take_from(session, all, &|_| Ok(())).map(drop)
     });
-    let healed = healing.finish();
+    let healed = healing.finish(&|_| Ok(()));
     taken?;
     Ok((healed?.chunks, look(mine, 1.0)?.1))
 }
@@ -492,4 +492,56 @@ fn nothing_is_stored_where_the_damage_cannot_be_noted() {
     let error = heal(&mine.over(meddling), &theirs.open(), false).unwrap_err();
     assert!(error.to_string().contains("could not be noted") && error.to_string().contains("no right"), "{error}");
     assert_eq!(mine.packs(PackKind::Data), before);
+}
+
+#[test]
+fn a_chunk_is_asked_for_wherever_a_damaged_volume_has_it() {
+    let (mut mine, mut theirs) = (World::new(UNIT), World::new(UNIT));
+    let chunk = noise(1, UNIT);
+    mine.backup("a", &chunk);
+    let disk = [noise(2, UNIT), noise(3, UNIT), chunk].concat();
+    mine.backup("b", &disk);
+    // Of the volume that is looked at first there is nothing.
+    theirs.backup("b", &disk);
+    mine.packs(PackKind::Data).iter().for_each(|key| mine.storage.delete(key).unwrap());
+    let (chunks, after) = heal(&mine.open(), &theirs.open(), false).unwrap();
+    assert!(chunks == 3 && after.is_empty(), "{chunks} {after:?}");
+    mine.is_whole("in another place");
+}
+
+#[test]
+fn the_last_chunk_of_a_disk_that_has_grown_since_is_healed() {
+    let (mut mine, mut theirs) = (World::new(UNIT), World::new(UNIT));
+    let disk = noise(1, 2 * UNIT + UNIT / 2);
+    mine.backup("vm", &disk);
+    theirs.backup("vm", &[&disk[..], &noise(2, 2 * UNIT)].concat());
+    mine.packs(PackKind::Data).iter().for_each(|key| mine.storage.delete(key).unwrap());
+    let (chunks, after) = heal(&mine.open(), &theirs.open(), false).unwrap();
+    assert!(chunks == 3 && after.is_empty(), "{chunks} {after:?}");
+    mine.is_whole("grown");
+}
+
+#[test]
+fn a_chunk_that_is_damaged_there_too_keeps_only_the_nodes_above_it_lost() {
+    let [first, ..] = disks();
+    let (mut mine, theirs) = (World::new(UNIT), World::new(UNIT));
+    mine.backup("vm", &first);
+    mine.copy_into(&theirs);
+    mine.packs(PackKind::Meta).iter().for_each(|key| mine.storage.delete(key).unwrap());
+    let before = look(&mine.open(), 1.0).unwrap().1;
+    theirs.spoil(&theirs.packs(PackKind::Data)[0], 70);
+    let (_, after) = heal(&mine.open(), &theirs.open(), false).unwrap();
+    assert_eq!((before.nodes(), after.nodes()), (2, 1));
+}
+
+#[test]
+fn a_node_of_which_each_copy_is_damaged_is_missing_whatever_indexes_say() {
+    let [first, ..] = disks();
+    let mut mine = World::new(UNIT);
+    mine.backup("a", &first);
+    mine.backup("b", &first);
+    mine.packs(PackKind::Meta).iter().for_each(|key| mine.spoil(key, 70));
+    let wanted = look(&mine.open(), 1.0).unwrap().1;
+    assert!(wanted.nodes() > 0, "{wanted:?}");
+    assert_eq!(wanted.missing_nodes(&mine.open()).unwrap(), wanted.nodes());
 }

@@ -2,13 +2,15 @@
 //! elsewhere is kept (G5).
 
 use super::over_time::{DAY, again, check, checked, noted, options, packs, share, sharing, spoil, verified};
-use crate::check::{CheckOptions, CheckStep};
+use crate::check::{CheckOptions, CheckStep, DamageKind};
+use crate::format::records::Sweep;
 use crate::id::PackId;
 use crate::index::ChunkIndex;
 use crate::storage::{Storage, keys};
 use crate::testing::{UNIT, backup, chunk, repository};
 use crate::{
-    CollectOptions, CommitInfo, ParentChoice, Repository, Snapshot, SnapshotReader, SnapshotWriter, WriterOptions,
+    CollectOptions, CommitInfo, ErrorKind, Key, ParentChoice, Repository, Snapshot, SnapshotReader, SnapshotWriter,
+    WriterOptions,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,9 +119,13 @@ fn what_checks_have_read_costs_a_backup_a_listing_and_is_never_why_there_is_none
 
 /// Without any delay.
 fn gc(repository: &Repository) -> crate::Collected {
+    try_gc(repository).unwrap()
+}
+
+fn try_gc(repository: &Repository) -> crate::Result<crate::Collected> {
     let (grace, fence_after, patience) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let options = CollectOptions { grace, fence_after, patience, pack_size: 512 << 10, ..CollectOptions::default() };
-    repository.collect(&options, &|_, _, _| Ok(())).unwrap()
+    repository.collect(&options, &|_, _, _| Ok(()))
 }
 
 #[test]
@@ -152,6 +158,111 @@ fn a_collector_keeps_the_intact_copy_of_what_is_damaged_in_its_own_place() {
     clock.advance(DAY);
     gc(&fresh());
     assert!(packs(&repository).is_empty());
+}
+
+#[test]
+fn a_collector_that_cannot_read_what_is_damaged_deletes_nothing_until_all_is_read_anew() {
+    let (storage, clock, repository) = repository();
+    let first = backup(&repository, "vm", CHUNKS);
+    spoil(&*storage, &packs(&repository)[0]);
+    let fresh = || again(storage.clone(), clock.clone());
+    check(&fresh(), share(1.0));
+    let second = more(&fresh(), "vm", ParentChoice::Auto);
+    repository.forget(&second.id, Duration::ZERO, "test").unwrap();
+    clock.advance(DAY);
+    let notes = repository.list(keys::READ).unwrap();
+    notes.iter().for_each(|key| spoil(&*storage, key));
+    let refused = || {
+        let before = packs(&repository);
+        let error = try_gc(&fresh()).unwrap_err();
+        let text = error.to_string();
+        assert!(error.kind() == ErrorKind::Corrupt && text.contains("wherry check --read-data"), "{text}");
+        assert!(text.contains(notes[0].as_str()) && packs(&repository) == before, "{text}");
+    };
+    refused();
+    // Writers go on.
+    assert!(fresh().damaged_packs().unwrap().is_empty());
+    // A check that reads little, or some snapshots, does not know what the note said.
+    check(&fresh(), share(0.0));
+    refused();
+    fresh().check(&options(share(1.0), &[first.id]), &|_, _, _| Ok(())).unwrap();
+    refused();
+    // One that reads all does.
+    let report = check(&fresh(), share(1.0));
+    assert!(report.damages.iter().any(|d| d.kind == DamageKind::Checked && d.advice().contains("--read-data")));
+    gc(&fresh());
+    gc(&fresh());
+    assert_eq!(lost(&fresh(), &first), NONE);
+    assert!(check(&fresh(), share(1.0)).damages.iter().all(|damage| damage.kind == DamageKind::Pack));
+}
+
+#[test]
+fn who_heals_makes_sure_that_collectors_take_for_damaged_what_is() {
+    let (storage, clock, repository) = repository();
+    backup(&repository, "vm", CHUNKS);
+    // By a clock that is an hour ahead all was well a moment ago.
+    let ahead = Arc::new(crate::testing::StillClock::default());
+    ahead.advance(DAY / 24);
+    assert!(check(&again(storage.clone(), ahead), share(1.0)).is_clean());
+    let key = packs(&repository).remove(0);
+    spoil(&*storage, &key);
+    let report = check(&repository, share(1.0));
+    assert!(!report.damages[0].hits.is_empty() && repository.damaged_packs().unwrap().is_empty(), "{report:?}");
+    crate::heal::admit(&repository, &report).unwrap();
+    let damaged: Vec<PackId> = keys::parse_pack(&key).into_iter().collect();
+    assert_eq!(again(storage.clone(), clock.clone()).damaged_packs().unwrap().into_iter().collect::<Vec<_>>(), damaged);
+    // What is so is not noted again.
+    let notes = repository.list(keys::READ).unwrap();
+    crate::heal::admit(&repository, &report).unwrap();
+    assert_eq!(repository.list(keys::READ).unwrap(), notes);
+    // What cannot be read may say that it is intact.
+    spoil(&*storage, &notes[0]);
+    let error = crate::heal::admit(&repository, &report).unwrap_err().to_string();
+    assert!(error.contains("could not be noted") && error.contains("check --read-data"), "{error}");
+}
+
+#[test]
+fn a_copy_that_nobody_read_is_not_believed_where_another_one_is_damaged() {
+    let (storage, clock, repository) = repository();
+    let made = ["a", "b", "c"].map(|name| backup(&repository, name, CHUNKS));
+    clock.advance(DAY);
+    for forgotten in &made[1..] {
+        repository.forget(&forgotten.id, Duration::ZERO, "test").unwrap();
+        repository.settle(&forgotten.id).unwrap();
+    }
+    let of = |snapshot: &Snapshot| {
+        let mine = |key: &Key| keys::parse_pack(key).is_some_and(|pack| pack.session == snapshot.id);
+        packs(&repository).into_iter().filter(mine).collect::<Vec<_>>()
+    };
+    of(&made[0]).iter().for_each(|key| storage.delete(key).unwrap());
+    assert!(check(&again(storage.clone(), clock.clone()), share(1.0)).is_clean(), "both copies are intact");
+    made[1..].iter().flat_map(of).for_each(|key| spoil(&*storage, &key));
+    let fresh = again(storage.clone(), clock.clone());
+    let unread = lost(&fresh, &made[0]);
+    let report = check(&fresh, share(1.0));
+    let bytes: u64 = report.damages.iter().flat_map(|damage| &damage.hits).map(|hit| hit.bytes).sum();
+    assert!(!unread.is_empty(), "nothing was lost");
+    assert_eq!(bytes, (unread.len() * UNIT) as u64, "{report:?}");
+}
+
+#[test]
+fn a_copy_that_a_collector_is_about_to_delete_is_none() {
+    let (storage, clock, repository) = repository();
+    let [first, second] = ["a", "b"].map(|name| backup(&repository, name, CHUNKS));
+    clock.advance(DAY);
+    repository.forget(&second.id, Duration::ZERO, "test").unwrap();
+    repository.settle(&second.id).unwrap();
+    let all: Vec<PackId> = packs(&repository).iter().filter_map(keys::parse_pack).collect();
+    let (own, copies): (Vec<PackId>, Vec<PackId>) = all.into_iter().partition(|pack| pack.session == first.id);
+    own.iter().for_each(|pack| storage.delete(&keys::pack(pack)).unwrap());
+    let hits = || {
+        let report = check(&again(storage.clone(), clock.clone()), share(1.0));
+        report.damages.iter().flat_map(|damage| &damage.hits).map(|hit| hit.bytes).sum::<u64>()
+    };
+    assert_eq!(hits(), 0);
+    let sweep = Sweep { packs: copies, nonce: repository.nonce().unwrap() };
+    repository.create(&keys::sealed(1), &sweep).unwrap();
+    assert_eq!(hits(), CHUNKS * UNIT as u64);
 }
 
 #[test]
