@@ -33,7 +33,7 @@ pub use wanted::Wanted;
 pub(crate) use wanted::{Name, Of};
 
 use crate::id::{PackKind, ShortId, SnapshotId};
-use crate::storage::{Storage, keys};
+use crate::storage::{Key, Storage, keys};
 use crate::tree::TreeCache;
 use crate::{Error, ErrorKind, Repository, Result, Timestamp};
 use report::Findings;
@@ -175,11 +175,13 @@ impl Repository {
                 (true, None) => Ok(walked.intersection(&hit).map(|id| (*id, None)).collect()),
                 (false, _) => Ok(Vec::new()),
             };
+            let is_data = |key: &Key| keys::parse_pack(key).is_some_and(|pack| pack.kind == PackKind::Data);
+            let saw_all = objects.lost.is_empty() && maps.unreadable.is_empty() && hits.keys().all(is_data);
             // A pack that is gone and hits nobody was moved.
             let is_shared = !bad.parts.is_empty() || hits.keys().any(|key| keys::parse_pack(key).is_some());
             match ages {
                 Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
-                ages => ledger.finish(ages, Some(&walked).filter(|_| is_shared), &mut report),
+                ages => ledger.finish(ages, Some(&walked).filter(|_| is_shared), saw_all, &mut report),
             }
         }
         report.damages = run.findings.into_damages(hits);

@@ -63,8 +63,10 @@ impl Repository {
     /// # Errors
     /// Those of `damaged_packs_for_certain`, and what the storage says when nothing can be noted.
     pub(crate) fn hold_damaged(&self, packs: &BTreeSet<PackId>) -> Result<()> {
+        // A check that is under way may have read one of them before it was damaged, and note that yet.
+        let now = self.clock().now();
         let left = |noted: &Noted| -> Vec<PackId> {
-            packs.iter().filter(|id| !noted.damaged.contains_key(*id)).copied().collect()
+            packs.iter().filter(|id| noted.damaged.get(*id).is_none_or(|at| *at < now)).copied().collect()
         };
         let noted = self.for_certain(packs)?;
         let open = left(&noted);
@@ -72,7 +74,7 @@ impl Repository {
             return Ok(());
         }
         self.check_writable()?;
-        let newest = open.iter().filter_map(|id| noted.intact.get(id)).max().copied().unwrap_or(self.clock().now());
+        let newest = open.iter().filter_map(|id| noted.intact.get(id)).max().copied().unwrap_or(now).max(now);
         let check = SessionId::new(clock::random(self.rng())?);
         for (k, part) in (0..).zip(open.chunks(Readings::MOST)) {
             let (at, intact) = (Timestamp(newest.0.saturating_add(1)), Vec::new());
@@ -153,8 +155,8 @@ impl Repository {
                         let what =
                             format!("{key} cannot be read, so which packs checks have found damaged is not known");
                         return Err(e.context(what).with_object(key).advise(
-                            "who goes on might delete the only intact copy of something: run `wherry check --read-data`, which \
-                             reads all packs, notes them anew and removes this object",
+                            "who goes on might delete the only intact copy of something: run `wherry check --read-data --sample 100% \
+                             --max-age 0s`; where that has read everything in one run it notes it anew and removes this object",
                         ));
                     }
                     Err(e) if self.is_damage(&e) => {

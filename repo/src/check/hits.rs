@@ -7,6 +7,7 @@ use super::packs::Packs;
 use super::report::Lost;
 use super::wanted::Wanted;
 use super::{CheckStep, Hit, Piece, Run, data, paths, trees};
+use crate::elsewhere::Copy;
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::format::records::Sweep;
 use crate::id::PackId;
@@ -76,6 +77,8 @@ pub(super) struct Search<'a> {
     condemned: RefCell<Option<HashSet<u64>>>,
     /// What is nowhere.
     pub(super) wanted: RefCell<Wanted>,
+    /// Somebody wants to know what is nowhere, to bring it back.
+    heals: bool,
     /// Snapshots done, and all.
     at: Cell<(u64, u64)>,
 }
@@ -85,7 +88,7 @@ impl<'a> Search<'a> {
         let names = bad.parts.iter().map(|(pack, _)| *pack).chain(bad.packs.iter().copied()).collect();
         let (more, answers, condemned) = (RefCell::default(), RefCell::default(), RefCell::default());
         let wanted = RefCell::new(Wanted::new(most));
-        Self { run, packs, bad, names, more, answers, condemned, wanted, at: Cell::default() }
+        Self { run, packs, bad, names, more, answers, condemned, wanted, heals: most > 0, at: Cell::default() }
     }
 
     pub(super) fn watch(&self) -> Result<()> {
@@ -222,28 +225,27 @@ impl<'a> Search<'a> {
     }
 
     fn look_elsewhere(&self, piece: &Piece) -> Result<bool> {
+        let copies = self.packs.elsewhere(piece)?;
+        let named = |copy: &Copy| (copy.pack, Piece { at: copy.at, ..*piece }.print());
+        let is_bad = |copy: &Copy| self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&named(copy));
         // The only thing that is known of a pack nobody has read is that it is not known to be damaged; where one copy is, another may
         // well be.
-        let (gone, mut doubt) = (self.bad.packs.contains(&piece.at.pack), false);
-        for copy in self.packs.elsewhere(piece)? {
+        let believed = self.bad.packs.contains(&piece.at.pack) && !copies.iter().any(is_bad);
+        for copy in copies.iter().filter(|copy| !is_bad(copy)) {
             let there = Piece { at: copy.at, ..*piece };
-            let name = (copy.pack, there.print());
-            if self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&name) {
-                doubt = true;
+            // A collector that has sealed its list asks nobody any more. For who heals that is none; others are told when it is gone:
+            // what came in its place may not be in the table yet.
+            if self.heals && self.is_condemned(&copy.pack)? {
                 continue;
             }
-            // A collector that has sealed its list asks nobody any more.
-            if self.is_condemned(&copy.pack)? {
-                continue;
-            }
-            if gone && !doubt {
+            if believed {
                 return Ok(true);
             }
             if data::opens(self.run, &copy.pack, &there)? {
-                self.packs.set_opened(&copy);
+                self.packs.set_opened(copy);
                 return Ok(true);
             }
-            self.more.borrow_mut().insert(name);
+            self.more.borrow_mut().insert(named(copy));
         }
         Ok(false)
     }

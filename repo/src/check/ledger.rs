@@ -144,11 +144,13 @@ impl<'a> Ledger<'a> {
     }
 
     /// Says of these snapshots how it stands with them, `None`: damage hits it; and puts records together where there are many.
-    /// `walked`: the snapshots that were looked at, if anything was damaged that others may need too.
+    /// `walked`: the snapshots that were looked at, if anything was damaged that others may need too. `saw_all`: nothing was lost that
+    /// refers to data packs.
     pub(super) fn finish(
         &self,
         found: Result<Vec<(SnapshotId, Option<Age>)>>,
         walked: Option<&HashSet<SnapshotId>>,
+        saw_all: bool,
         report: &mut CheckReport,
     ) {
         // Nobody asked for more.
@@ -158,7 +160,7 @@ impl<'a> Ledger<'a> {
         let said = match self.works() {
             true => {
                 let said = found.and_then(|found| self.say(&found, walked));
-                said.and_then(|()| self.put_together()).map_err(|e| e.to_string())
+                said.and_then(|()| self.put_together(saw_all)).map_err(|e| e.to_string())
             }
             false => Err(self.unread.clone().or_else(|| self.state.lock().failed.clone()).unwrap_or_default()),
         };
@@ -216,13 +218,16 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
-    fn put_together(&self) -> Result<()> {
+    fn put_together(&self, saw_all: bool) -> Result<()> {
         if !self.is_whole() {
             return Ok(());
         }
-        // They may have said what is damaged. Who has read all knows that again, and has noted it.
-        if self.packs.all_noted() {
-            self.remove(self.spoiled.iter());
+        // They may have said what is damaged. Who has read all knows that again, and has noted it. What could not be read for a
+        // moment, and can be now, stays.
+        if saw_all && self.packs.all_noted() {
+            let read = |key: &&Key| self.run.repository.read::<Readings>(key);
+            let still = |key: &&Key| read(key).is_err_and(|e| self.run.is_damage(&e));
+            self.remove(self.spoiled.iter().filter(still));
         }
         let old: Vec<Key> = self.before.iter().chain(&self.state.lock().written).cloned().collect();
         let mut readings = self.packs.readings();
@@ -247,7 +252,7 @@ impl<'a> Ledger<'a> {
     fn remove<'k>(&self, keys: impl Iterator<Item = &'k Key>) {
         for key in keys {
             if let Err(e) = self.run.storage().delete(key) {
-                tracing::debug!("{key} is of no use any more and was not removed: {e}");
+                tracing::warn!("{key} is of no use any more and could not be removed: {e}");
             }
         }
     }

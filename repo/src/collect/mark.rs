@@ -107,8 +107,10 @@ impl Run<'_> {
         let Lists { mut packs, roots } = self.lists_again(n)?;
         packs.condemn(&list.condemned);
         let known: HashSet<SnapshotId> = list.roots.iter().copied().collect();
+        // A pack that was damaged since the list was made may leave a condemned one with the only intact copy of what an old root needs.
+        let damaged = packs.all().any(|pack| packs.is_damaged(pack));
         let mut new = roots.all()?;
-        new.retain(|root| !known.contains(&root.made.id));
+        new.retain(|root| damaged || !known.contains(&root.made.id));
         let last_copies = self.mark(&mut packs, &new)?;
         // Of all that are there: what the listing left out and a mark found is rescued, too.
         let rescued: HashSet<PackId> = packs

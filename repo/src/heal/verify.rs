@@ -17,10 +17,13 @@ pub(super) fn read_back(
 ) -> Result<u64> {
     // What was looked for and not found may be in them.
     repository.elsewhere().forget();
-    let (mut intact, mut damaged, mut failed, mut gone) = (Vec::new(), Vec::new(), None, 0);
+    let (mut intact, mut damaged, mut failed, mut gone, mut ended) = (Vec::new(), Vec::new(), None, 0, Ok(()));
     for pack in packs {
-        // What was not read is not noted, and not said to be healed; the next look finds it.
-        watch(0)?;
+        // What was not read is not noted, and not said to be healed; the next look finds it. What was read is noted all the same.
+        ended = watch(0);
+        if ended.is_err() {
+            break;
+        }
         match open_all(repository, pack) {
             Ok(()) => intact.push(*pack),
             // It was never there, and `stored` says so; or it was swept: who needed it is forgotten for good since. Were it anything
@@ -44,7 +47,7 @@ pub(super) fn read_back(
         let group = ReadTogether { at: began, intact: of(true), damaged: of(false) };
         repository.create(&keys::readings(&check, k), &Readings { groups: vec![group] })?;
     }
-    stored?;
+    ended.and(stored)?;
     match failed {
         Some(e) => Err(e.context("what was taken from the other repository does not come back as it was stored")),
         None => Ok(packs.len() as u64 - gone),
