@@ -364,7 +364,7 @@ impl Loop {
         }
         // Its finalizer was our own write, and only now it is in the queue.
         let news = news || known.queued && before.is_none_or(|before| !before.queued);
-        if known.ours && known.ending && before.is_some_and(|before| !before.ending) {
+        if known.ours && known.ending && !known.phase.is_terminal() && before.is_none_or(|before| !before.ending) {
             self.queue.urgent(key, Instant::now());
         } else if known.ours && !known.over && !same && news {
             self.happened(key, (key.clone(), known.version.clone(), false));
@@ -502,8 +502,9 @@ impl Loop {
         }
         self.queue.ended(&key, ended, Instant::now());
         let is_to_end = |known: &Known| known.ours && known.ending && !known.phase.is_terminal();
-        // The watch may not have told yet that it has ended.
-        if !canceled && self.known.get(&key).is_some_and(is_to_end) {
+        // The watch may not have told yet that it has ended. One that fails leaves a turn to the others.
+        let failed = matches!(ended, Ended::Failed(_));
+        if !canceled && !failed && self.known.get(&key).is_some_and(is_to_end) {
             self.queue.stays_first(&key);
         }
     }

@@ -53,7 +53,7 @@ impl DownloadView {
     /// The server does not take it now, by a quota or an admission plugin. `None`: it is waited for.
     pub(crate) fn forbidden(&self, message: &str) -> Option<Step> {
         let (status, cr) = (&self.cr.status, &self.cr.metadata);
-        overdue(&status.phase, status.accepted_timestamp, cr, self.now, &self.limits, message)
+        overdue(&status.phase, status.accepted_timestamp, cr.creation_timestamp, self.now, &self.limits, message)
             .map(|said| self.fail(&said))
     }
 

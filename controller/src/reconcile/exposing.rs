@@ -53,10 +53,10 @@ impl Exposing<'_> {
     /// does. Then the reason is why it failed: nobody else would ever say that it ended.
     pub(super) fn wait(&self, why: String) -> Step {
         let (limits, cr) = (self.limits, self.cr);
-        if let Some(message) = overdue(self.phase, self.accepted, cr, self.now, limits, &why) {
+        if let Some(message) = overdue(self.phase, self.accepted, self.since(), self.now, limits, &why) {
             return fail(self.key(), cr, &message, self.now);
         }
-        let over = deadline(self.phase, self.accepted, cr, self.now, limits).map(|(at, _)| at);
+        let over = deadline(self.phase, self.accepted, self.since(), self.now, limits).map(|(at, _)| at);
         Step::Wait { why, until: over.into_iter().chain(self.lost_at()).min(), told: false }
     }
 
@@ -70,6 +70,12 @@ impl Exposing<'_> {
             Agent::Ready => Step::Wait { why: "the agent".to_owned(), until: self.lost_at(), told: true },
             Agent::Silent | Agent::Gone(_) => self.wait(format!("the agent of node {} does not answer", self.node)),
         }
+    }
+
+    /// Since when the item timeout counts: as Velero has it, or for those that it has not made without their time in the queue.
+    fn since(&self) -> Option<Time> {
+        let created = self.cr.creation_timestamp;
+        if self.local { created.max(self.accepted) } else { created }
     }
 
     fn lost_at(&self) -> Option<Time> {
@@ -195,19 +201,18 @@ impl Exposing<'_> {
     }
 }
 
-/// Until when one may wait for others than an agent that works on it, and what is said then. `None`: no limit is known.
+/// Until when one may wait for others than an agent that works on it, and what is said then. `None`: no limit is known. `since`: when
+/// the item timeout began.
 fn deadline(
     phase: &Phase,
     accepted: Option<Time>,
-    cr: &Meta,
+    since: Option<Time>,
     now: Time,
     limits: &Limits,
 ) -> Option<(Time, &'static str)> {
     match phase {
         Phase::Accepted => Some((accepted.unwrap_or(now).after(limits.prepare), "not prepared within")),
-        Phase::Prepared | Phase::InProgress => {
-            Some((cr.creation_timestamp?.after(limits.item), "not done within the item timeout of"))
-        }
+        Phase::Prepared | Phase::InProgress => Some((since?.after(limits.item), "not done within the item timeout of")),
         _ => None,
     }
 }
@@ -216,12 +221,12 @@ fn deadline(
 pub(super) fn overdue(
     phase: &Phase,
     accepted: Option<Time>,
-    cr: &Meta,
+    since: Option<Time>,
     now: Time,
     limits: &Limits,
     why: &str,
 ) -> Option<String> {
-    let (_, said) = deadline(phase, accepted, cr, now, limits).filter(|(at, _)| *at <= now)?;
+    let (_, said) = deadline(phase, accepted, since, now, limits).filter(|(at, _)| *at <= now)?;
     let limit = if *phase == Phase::Accepted { limits.prepare } else { limits.item };
     Some(format!("{said} {} s: {why}", limit.as_secs()))
 }
@@ -320,7 +325,14 @@ mod tests {
         let at = |phase: Phase, accepted: Option<i64>, later: i64| {
             let prepare = i64::try_from(limits.prepare.as_secs()).unwrap();
             let cr = Meta { creation_timestamp: Some(Time(90)), ..Meta::default() };
-            overdue(&phase, accepted.map(Time), &cr, Time(100 + prepare + later), &limits, "exceeded quota")
+            overdue(
+                &phase,
+                accepted.map(Time),
+                cr.creation_timestamp,
+                Time(100 + prepare + later),
+                &limits,
+                "exceeded quota",
+            )
         };
         assert_eq!(at(Phase::Accepted, Some(100), -1), None);
         let said = at(Phase::Accepted, Some(100), 0).unwrap();

@@ -166,7 +166,7 @@ impl UploadView {
         if spec.node_affinity.is_none() {
             return Err(format!("PV {pv} has no nodeAffinity: nobody knows on which node it is"));
         }
-        if mode(volume) != "Block" && local.fs_type.is_some() {
+        if mode(volume) != "Block" && local.fs_type.as_deref().is_some_and(|of| !of.is_empty()) {
             return Err(format!(
                 "PV {pv} is a device that the kubelet mounts (spec.local.fsType): it would be mounted a second time, and that writes \
                  to it. Mount it on the node yourself and make it a local PV of that directory, or use volumeMode Block"

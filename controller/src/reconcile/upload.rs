@@ -68,7 +68,7 @@ impl UploadView {
             false => "",
         };
         let message = format!("{message}{advice}");
-        overdue(&status.phase, status.accepted_timestamp, cr, self.now, &self.limits, &message)
+        overdue(&status.phase, status.accepted_timestamp, cr.creation_timestamp, self.now, &self.limits, &message)
             .map(|said| self.fail(&said))
     }
 

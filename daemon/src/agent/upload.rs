@@ -162,14 +162,17 @@ fn count(agent: &Agent, snapshot: &Snapshot) {
 }
 
 /// A disk that did not come back with its node leaves the empty directory that it is mounted at, which is as good a directory as any.
-/// An error where the volume's last snapshot has anything.
+/// An error where the volume's last whole snapshot has anything.
 fn not_emptied(repository: &Repository, name: &str, local: &LocalVolume, at: &Path) -> Result<()> {
     let path = &local.path;
-    if std::fs::read_dir(at).with_context(|| format!("cannot list {path}"))?.next().is_some() {
+    let listed = || format!("cannot list {path}");
+    if std::fs::read_dir(at).with_context(listed)?.next().transpose().with_context(listed)?.is_some() {
         return Ok(());
     }
     let all = repository.snapshots(Some(repository.volume_id(name)))?.snapshots;
-    let Some(last) = all.iter().max_by_key(|snapshot| snapshot.record.started) else { return Ok(()) };
+    // One of a disk that could not be read any more says nothing of what was on it.
+    let whole = all.iter().filter(|snapshot| !snapshot.record.partial);
+    let Some(last) = whole.max_by_key(|snapshot| snapshot.record.started) else { return Ok(()) };
     let count = |tree: &TreeInfo| (tree.files + tree.folders + tree.others).saturating_sub(1);
     let had = last.record.tree.as_ref().map_or(0, count);
     if had == 0 {

@@ -160,6 +160,17 @@ fn what_is_no_local_volume_is_refused_by_name() {
     }
 }
 
+/// Some make PVs of directories with an empty type.
+#[test]
+fn an_empty_type_of_filesystem_is_none() {
+    let Some(WorldView::Upload(mut view)) = World::new(local_scenes()[0]).run_to(1).look() else {
+        panic!("no DataUpload")
+    };
+    let spec = &mut view.source_volume.as_mut().unwrap().spec;
+    (spec.volume_mode, spec.local.as_mut().unwrap().fs_type) = (None, Some(String::new()));
+    assert!(matches!(view.next_step(), Step::Do(Action::Accept, _)), "{}", view.next_step().name());
+}
+
 /// The next step after so many writes, and so long after the DataUpload was made.
 fn later(world: &World, seconds: i64, change: impl FnOnce(&mut UploadView)) -> Step {
     let Some(WorldView::Upload(mut view)) = world.look() else { panic!("no DataUpload") };
@@ -182,6 +193,9 @@ fn an_agent_that_never_begins_is_not_waited_for_forever() {
     assert!(matches!(later(&world, 4 * 3600 - 1, |_| {}), Step::Wait { .. }));
     let said = failed(later(&world, 4 * 3600, |_| {}));
     assert!(said.contains("item timeout of 14400 s: the agent of node n1 has not begun"), "{said}");
+    // Nor does its time in the queue count, for which nobody else waits.
+    let queued = |view: &mut UploadView| view.cr.status.accepted_timestamp = Some(view.now);
+    assert!(matches!(later(&world, 9 * 3600, queued), Step::Wait { .. }));
     // Once it has begun it keeps the time itself.
     let begun = |view: &mut UploadView| view.cr.status.phase = wherry_api::Phase::InProgress;
     assert!(matches!(later(&world, 4 * 3600, begun), Step::Wait { .. }));

@@ -168,14 +168,14 @@ fn whatever_comes_the_segments_come_to_rest() {
         place.clock.advance(6 * HOUR);
         place.run(MEMORY, gone.len() as u64);
     }
-    for _ in 0..8 {
+    // How soon depends on names, which are drawn. What was replaced goes within a day, two runs: after four nothing is left to do.
+    let (mut at_rest, mut runs) = (0, 0);
+    while at_rest < 4 {
         place.sweep(&[]);
         place.clock.advance(12 * HOUR);
-        place.run(MEMORY, 1);
-    }
-    for _ in 0..4 {
-        place.clock.advance(12 * HOUR);
-        assert_eq!(place.run(MEMORY, 1), (0, 0), "it does not come to rest");
+        at_rest = if place.run(MEMORY, 1) == (0, 0) { at_rest + 1 } else { 0 };
+        runs += 1;
+        assert!(runs < 40, "it does not come to rest");
     }
     let rows = place.rows();
     assert!(live.iter().all(|r| rows.get(&r.pack) == Some(r)), "rows of live packs are lost");
