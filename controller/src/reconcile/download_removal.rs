@@ -1,7 +1,7 @@
 //! What a DataDownload that Failed or was Canceled leaves behind goes: pods, PVCs with their PVs, finalizer.
 
 use super::download::unmark;
-use super::exposing::{doom_claim, doom_volume, release, remove_any_made, remove_pod};
+use super::exposing::{doom_claim, doom_volume, release, remove_any_made, remove_pods};
 use super::view::DownloadView;
 use super::{Action, Step};
 use wherry_api::cluster::Volume;
@@ -15,11 +15,8 @@ impl DownloadView {
         if let Err(e @ PlanError::Version { .. }) = self.plan() {
             return Step::wait(e.to_string());
         }
-        if let Some(pod) = self.pods.iter().find(|pod| !pod.metadata.is_going()) {
-            return remove_pod(pod);
-        }
-        if let Some(pod) = self.pods.first() {
-            return Step::wait(format!("pod {} is going", pod.metadata.name)).told();
+        if let Some(step) = remove_pods(&self.pods) {
+            return step;
         }
         // Given, and the restore failed all the same: its owner gets it as it was.
         let targets = |volume: &&Volume| self.is_marked(volume) && self.is_targets(volume);

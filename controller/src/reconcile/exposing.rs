@@ -236,6 +236,14 @@ fn reason(pod: &Pod) -> String {
     wrong.map_or_else(String::new, |condition| format!(": {}: {}", condition.reason, condition.message))
 }
 
+/// Hosting pods go before all else, and are awaited. `None`: there is none any more.
+pub(super) fn remove_pods(pods: &[Pod]) -> Option<Step> {
+    if let Some(pod) = pods.iter().find(|pod| !pod.metadata.is_going()) {
+        return Some(remove_pod(pod));
+    }
+    pods.first().map(|pod| Step::wait(format!("pod {} is going", pod.metadata.name)).told())
+}
+
 pub(super) fn remove_pod(pod: &Pod) -> Step {
     delete(Action::RemovePod, Key::new(Kind::Pod, &pod.metadata.namespace, &pod.metadata.name), &pod.metadata)
 }

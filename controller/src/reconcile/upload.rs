@@ -3,7 +3,7 @@
 
 use super::exposer::{KNOWN, exposer, known};
 use super::exposing::{
-    Exposing, cancel, cancel_under_way, doom_claim, doom_volume, fail, overdue, release, remove_any_made, remove_pod,
+    Exposing, cancel, cancel_under_way, doom_claim, doom_volume, fail, overdue, release, remove_any_made, remove_pods,
 };
 use super::view::UploadView;
 use super::{Action, Step, build, patch};
@@ -141,11 +141,8 @@ impl UploadView {
         if let Err(e @ PlanError::Version { .. }) = self.plan() {
             return Step::wait(e.to_string());
         }
-        if let Some(pod) = self.pods.iter().find(|pod| !pod.metadata.is_going()) {
-            return remove_pod(pod);
-        }
-        if let Some(pod) = self.pods.first() {
-            return Step::wait(format!("pod {} is going", pod.metadata.name)).told();
+        if let Some(step) = remove_pods(&self.pods) {
+            return step;
         }
         if let Some(step) = self.claims.iter().find_map(|claim| doom_claim(claim, &self.volumes, cr)) {
             return step;

@@ -4,8 +4,7 @@
 use super::clock::now;
 use super::server::{Client, Server, Who};
 use super::snapshots::{is_going, text};
-use super::world::Storage;
-use super::{snapshots, volumes};
+use super::world::{OTHERS, Storage};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -125,18 +124,8 @@ impl Many {
     }
 
     fn others_act(&mut self) -> bool {
-        let actors: [fn(&Server, &mut Storage) -> bool; 8] = [
-            |server, _| snapshots::controller(server),
-            snapshots::sidecar,
-            volumes::provisioner,
-            volumes::pv_controller,
-            |server, _| volumes::kubelet(server),
-            |server, _| volumes::detach(server),
-            |server, _| volumes::protection(server),
-            |server, _| volumes::garbage(server),
-        ];
         let mut acted = false;
-        for actor in actors {
+        for actor in OTHERS {
             acted |= actor(&self.server, &mut self.storage);
         }
         acted
