@@ -34,8 +34,9 @@ memory_of() {
 # measured WHAT KIND SELECTOR PATTERN COMMAND...: runs it, and writes what it took: seconds of the CR of the disk from start to
 # completion and from creation, CPU of all pods, memory of the mover.
 measured() {
-  local what=$1 kind=$2 selector=$3 pattern=$4 created started ended watcher from computed
+  local what=$1 kind=$2 selector=$3 pattern=$4 disk=.spec.sourcePVC created started ended watcher from computed
   shift 4
+  [ "$kind" = datauploads ] || disk=.spec.targetVolume.pvc
   cold
   : >"$log/peak"
   memory_of "$pattern" &
@@ -44,7 +45,7 @@ measured() {
   "$@"
   computed=$(($(cpu) - from))
   kill $watcher
-  read -r created started ended <<<"$(kubectl --namespace velero get "$kind" --selector "$selector" --sort-by=.spec.sourcePVC --output \
+  read -r created started ended <<<"$(kubectl --namespace velero get "$kind" --selector "$selector" --sort-by=$disk --output \
     'jsonpath={range .items[?(@.metadata.labels.velero\.io/async-operation-id)]}{.metadata.creationTimestamp} {.status.startTimestamp} {.status.completionTimestamp}{"\n"}{end}' | head -n 1)"
   printf '   %-28s data path %4d s, in all %4d s, CPU %6.1f s, memory %5d MiB\n' "$what" $(($(date -d "$ended" +%s) - $(date -d "$started" +%s))) \
     $(($(date -d "$ended" +%s) - $(date -d "$created" +%s))) "$computed"e-3 $(($(cat "$log/peak") >> 10)) | tee -a "$log/figures-table"
@@ -67,7 +68,6 @@ at_rest() {
 
 : >"$log/figures-table"
 printf 'load of the machine before: %s\n' "$(cat /proc/loadavg)" | tee -a "$log/figures-table"
-at_rest
 for mover in wherry wherry-threads velero; do
   arguments=(--snapshot-move-data) pattern='^/velero data-mover'
   case $mover in
@@ -95,6 +95,7 @@ for mover in wherry wherry-threads velero; do
   kubectl delete namespace figures --wait --timeout=300s >/dev/null
 done
 engine auto
+at_rest
 printf 'load of the machine after: %s\n' "$(cat /proc/loadavg)" | tee -a "$log/figures-table"
 headline "one Block volume of $figures MiB"
 cat "$log/figures-table"
