@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# What the test cluster is built from, beside kube.sh's etcd and kube-apiserver: three groups, each built once into a folder
+# What the test cluster is built from, beside kube.sh's etcd and kube-apiserver: four groups, each built once into a folder
 # of its own in the cache, named by what it is made of. Go modules are pinned by tests/modules and their sums checked.
 #   node    kubelet, controller manager, scheduler, kubectl; containerd, runc, CNI plugins and busybox of Debian, unpacked
 #           and not installed: nothing of the machine changes, and no service is started
 #   csi     provisioner, snapshotter, snapshot controller, snapshot metadata, and the custom resource of the last
 #   velero  Velero's server, which is its command line too, and its plugin for S3
+#   s3      a second S3 server, versitygw, for figures: it computes a third of what SeaweedFS does for each byte
 # Sourced (after common.sh, setup.sh and kube.sh) it gives `setup_cluster GROUP...`; run by itself it builds those named.
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   set -euo pipefail
@@ -21,6 +22,7 @@ node_packages=(containerd runc containernetworking-plugins busybox-static)
 cluster_hash() { { cat "${@/#/$top/tests/modules/}" && echo "$kube_version $velero_version ${node_packages[*]}"; } | sha256sum | cut -c1-12; }
 cluster_node=$cache/cluster-node-$(cluster_hash kube/go.mod kube/go.sum)
 cluster_csi=$cache/cluster-csi-$(cluster_hash csi/go.mod csi/go.sum)
+cluster_s3=$cache/cluster-s3-$(cluster_hash versitygw/go.mod versitygw/go.sum)
 cluster_velero=$cache/cluster-velero-$(cluster_hash velero/go.mod velero/go.sum velero-plugin-for-aws/go.mod velero-plugin-for-aws/go.sum)
 
 setup_cluster() {
@@ -73,6 +75,8 @@ build_csi() {
   dir=$(go list -m -f '{{.Dir}}' $kubernetes_csi/external-snapshot-metadata/client)
   install -m 644 -t "$to/crds" "$dir"/config/crd/cbt.storage.k8s.io_*.yaml
 }
+
+build_s3() { go_build "$1" versitygw "" github.com/versity/versitygw/cmd/versitygw; }
 
 build_velero() {
   local to=$1 vmware=github.com/vmware-tanzu

@@ -131,14 +131,24 @@ s3_users() {
   echo '{"identities": [{"name": "test", "actions": ["Admin"], "credentials": [{"accessKey": "'"$s3_key"'", "secretKey": "'"$s3_secret"'"}]}]}' >"$state/s3-users.json"
 }
 
-# SeaweedFS, with the bucket that Velero has.
+# The S3 server, with the bucket that Velero has.
 s3_up() {
   mkdir -p "$state/s3"
+  "s3_up_$s3"
+  wait_for "S3 server" 60 s3_bucket
+}
+
+s3_up_seaweedfs() {
   s3_users
   daemon s3 "$WHERRY_TEST_SEAWEED" server -ip=127.0.0.1 -ip.bind=0.0.0.0 -s3 -s3.port=8333 -s3.port.iceberg=0 -s3.port.lance=0 \
     -dir="$state/s3" -s3.config="$state/s3-users.json" -master.telemetry=false -master.volumeSizeLimitMB=1024 -volume.max=100 \
     -filer.localSocket="$state/filer.sock" -s3.localSocket="$state/s3.sock"
-  wait_for "S3 server" 60 s3_bucket
+}
+
+# A folder is the bucket, a file each object.
+s3_up_versitygw() {
+  mkdir -p "$state/s3/$bucket"
+  daemon s3 env ROOT_ACCESS_KEY=$s3_key ROOT_SECRET_KEY=$s3_secret "$cluster_s3/bin/versitygw" --port=:8333 --quiet --keep-alive posix "$state/s3"
 }
 
 s3_bucket() {

@@ -47,6 +47,7 @@ measured() {
   kill $watcher
   read -r created started ended <<<"$(kubectl --namespace velero get "$kind" --selector "$selector" --sort-by=$disk --output \
     'jsonpath={range .items[?(@.metadata.labels.velero\.io/async-operation-id)]}{.metadata.creationTimestamp} {.status.startTimestamp} {.status.completionTimestamp}{"\n"}{end}' | head -n 1)"
+  [ -n "$ended" ] || die "$what: there is no CR that has ended"
   printf '   %-28s data path %4d s, in all %4d s, CPU %6.1f s, memory %5d MiB\n' "$what" $(($(date -d "$ended" +%s) - $(date -d "$started" +%s))) \
     $(($(date -d "$ended" +%s) - $(date -d "$created" +%s))) "$computed"e-3 $(($(cat "$log/peak") >> 10)) | tee -a "$log/figures-table"
 }
@@ -66,18 +67,64 @@ at_rest() {
   done | tee -a "$log/figures-table"
 }
 
+# limit: the S3 server alone takes as many bytes as a first backup sends, in objects of 64 MiB by four clients of curl.
+limit() {
+  local count=$((figures * 51 / 120 / 64)) from
+  head -c $((64 << 20)) /dev/urandom >"$state/object"
+  cold
+  from=$(date +%s%N)
+  seq $count | inside xargs --max-procs=4 -I{} curl --silent --fail --aws-sigv4 aws:amz:us-east-1:s3 --user "$s3_key:$s3_secret" \
+    --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' --upload-file "$state/object" "$s3_url/$bucket/limit/{}"
+  line "S3 server alone, $((count * 64)) MiB" "$(($(date +%s%N) - from))"
+  seq $count | inside xargs --max-procs=4 -I{} curl --silent --fail --aws-sigv4 aws:amz:us-east-1:s3 --user "$s3_key:$s3_secret" \
+    --request DELETE "$s3_url/$bucket/limit/{}"
+  rm "$state/object"
+}
+line() { printf '   %-28s data path %6.1f s\n' "$1" "$2"e-9 | tee -a "$log/figures-table"; }
+
+# by_hand WHAT ARGUMENT...: the command line, with as much memory as the agent has for one volume and a repository of its own.
+by_hand() {
+  local what=$1 from
+  shift
+  cold
+  from=$(date +%s%N)
+  inside env WHERRY_PASSWORD=figures WHERRY_REPOSITORY="s3://$bucket/by-hand" AWS_ACCESS_KEY_ID=$s3_key AWS_SECRET_ACCESS_KEY=$s3_secret \
+    AWS_ENDPOINT_URL=$s3_url AWS_REGION=us-east-1 WHERRY_CACHE_DIR="$state/by-hand" "$binaries/wherry" --quiet "$@" || die "wherry $* failed"
+  line "command line, $what" "$(($(date +%s%N) - from))"
+}
+# The loop device of the volume, which the application has and does not write to.
+device_of_figures() {
+  losetup --list --noheadings --output NAME,BACK-FILE | awk -v folder="$driver_data/volumes/" 'index($2, folder) == 1 { print $1 }' | while read -r device; do
+    [ "$(blockdev --getsize64 "$device")" != $((figures << 20)) ] || echo "$device"
+  done | head -n 1
+}
+command_line() {
+  local device
+  device=$(device_of_figures)
+  [ -n "$device" ] || die "the volume has no loop device"
+  by_hand "init" init
+  by_hand "first" backup "$device" --name figures
+  by_hand "unchanged" backup "$device" --name figures
+  by_hand "restore" restore latest "$driver_data/by-hand.img"
+  rm "$driver_data/by-hand.img"
+  rm -rf "${state:?}/by-hand"
+}
+
 : >"$log/figures-table"
-printf 'load of the machine before: %s\n' "$(cat /proc/loadavg)" | tee -a "$log/figures-table"
+printf 'load of the machine before: %s; S3 server: %s\n' "$(cat /proc/loadavg)" "$(grep -o -m1 -E "weed|versitygw" "$daemons/s3")" | tee -a "$log/figures-table"
+limit
 for mover in wherry wherry-threads velero; do
-  arguments=(--snapshot-move-data) pattern='^/velero data-mover'
+  arguments=(--snapshot-move-data) pattern='^/velero data-mover' rounds='first unchanged'
   case $mover in
   wherry*)
-    arguments+=(--data-mover wherry) pattern=$agent_command
+    arguments+=(--data-mover wherry) pattern=$agent_command rounds='first unchanged all-read'
     engine $([ $mover = wherry ] && echo auto || echo threads)
     ;;
   esac
   application_of_figures figures
-  for round in first unchanged; do
+  for round in $rounds; do
+    # No changed blocks: all that is allocated is read and compared.
+    [ $round != all-read ] || settings readAll=true
     name=$(fresh $mover-$round)
     measured "$mover, $round" datauploads "velero.io/backup-name=$name" "$pattern" \
       velero backup create "$name" --include-namespaces figures "${arguments[@]}" --wait >"$log/figures-out"
@@ -85,6 +132,8 @@ for mover in wherry wherry-threads velero; do
     is "backup/$name" .status.phase Completed || die "backup $name is not Completed"
     of_uploads "$name" '{.status.message}{"\n"}' | head -n 1
   done
+  settings_default
+  [ $mover != wherry ] || command_line
   kubectl delete namespace figures --wait --timeout=300s >/dev/null
   measured "$mover, restore" datadownloads "velero.io/restore-name=$name-back" "$pattern" \
     velero restore create "$name-back" --from-backup "$name" --wait >"$log/figures-out"
