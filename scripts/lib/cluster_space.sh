@@ -124,6 +124,13 @@ space_down() {
   for folder in $made; do rmdir "$folder" 2>/dev/null || true; done
 }
 
+# What is left of a space that was taken away, each on a line of its own.
+space_leftovers() {
+  local folder
+  run_dir_leftovers
+  for folder in "$cluster" /sys/fs/cgroup/*/"$cgroup" "/sys/fs/cgroup/$cgroup"; do [ ! -d "$folder" ] || echo "folder $folder"; done
+}
+
 # A cgroup goes once its last process has been buried, which takes a moment.
 cgroup_remove() {
   for _ in $(seq 50); do
