@@ -47,7 +47,8 @@ refused "$keyless" 'bring the Secret back; no new key was made'
 [ -z "$(field secret/wherry-repository .metadata.name)" ] || die "a key was made, although there is a repository"
 
 headline "below a prefix of its own"
-prefix=$(fresh other)
+# In a folder that Velero knows: any other at the top would make location default Unavailable.
+prefix=plugins/$(fresh other)
 velero backup-location create other --provider aws --bucket $bucket --prefix "$prefix" --config "region=us-east-1,s3ForcePathStyle=true,s3Url=$s3_url" >/dev/null
 until_true 120 "the location is Available" is backupstoragelocation/other .status.phase Available
 own=$(fresh own)
