@@ -52,5 +52,8 @@ headline "no volume can be made, for ever"
 fault set create-volume-fails
 unmade=$(fresh unmade)
 backup_begun "$unmade" app
-not_prepared "$unmade" 'PVC .*create-volume-fails'
+not_prepared "$unmade" 'pod .* does not run.*; PVC wherry-.* is not bound: no volume has been made for it'
+# What the message leads to: the command that it names, as it is there.
+events=$(of_uploads "$unmade" '{.status.message}{"\n"}' | sed -n 's/.*(\(kubectl .*\))$/\1/p;q')
+kubectl ${events#kubectl} | grep -F create-volume-fails | head -n 1 || die "$events does not say why no volume was made"
 fault clear --all
