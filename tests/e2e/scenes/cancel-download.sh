@@ -21,10 +21,11 @@ until_true 300 "both DataDownloads are there" has_two "$new"
 cancelled_while "$new" new
 settings pause=false downloadRate=400000
 
-headline "Accepted: no pod uses the PVC"
+headline "no pod uses the PVC"
 waits=$(fresh waits)
 restore_begun "$waits" waits --exclude-resources pods
-until_true 300 "both wait" reached "$waits" Accepted
+until_true 300 "both DataDownloads are there" has_two "$waits"
+until_true 120 "Velero waits for them" given_over "restore/$waits"
 cancelled_while "$waits" waits
 
 headline "Accepted: no volume can be made"
