@@ -116,6 +116,8 @@ diagnose() {
   kubectl --namespace velero logs deployment/velero --tail=30 | cut -c 1-400
   tail -n 30 "$log/csi.log"
   fault list
+  # How far was seen that what was looked at last is.
+  uniq --skip-fields=1 "$log/moves" 2>/dev/null | tail -n 20
 }
 
 # agent SIGNAL: to the agent's process. Stopped, it holds what is under way where it is: nothing rests on how fast a test is.

@@ -28,6 +28,8 @@ held_exposed() {
 moves() {
   local said
   said=$(of_crs "$1" '{.status.phase} {.status.progress.bytesDone} ')
+  # For `diagnose`, where it does not come true.
+  printf '%s %s: %s\n' "$(date +%T)" "$1" "$said" >>"$log/moves"
   [[ $said =~ ^(InProgress [0-9]* ){2}$ && $said =~ [1-9] ]]
 }
 
