@@ -4,8 +4,8 @@ application app
 fault set delta-needs-base
 
 # said, disk_id BACKUP: what the DataUpload of the disk says; the snapshot of the disk, as messages name it.
-said() { of_uploads "$1" '{.status.message}{"\n"}' | head -n 1; }
-disk_id() { of_uploads "$1" '{.status.snapshotID}{"\n"}' | cut -d / -f 3 | head -n 1; }
+said() { of_uploads "$1" '{.status.message}{"\n"}' | sed -n 1p; }
+disk_id() { of_uploads "$1" '{.status.snapshotID}{"\n"}' | cut -d / -f 3 | sed -n 1p; }
 change() { in_app app 'dd if=/dev/urandom of=/disk bs=1M seek=96 count=20 conv=notrunc 2>/dev/null && sync'; }
 # kept_are BACKUP: the kept bases are those of its two uploads, and the driver has no other snapshot.
 kept_are() {

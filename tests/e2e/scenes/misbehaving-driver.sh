@@ -55,5 +55,5 @@ backup_begun "$unmade" app
 not_prepared "$unmade" 'pod .* does not run.*; PVC wherry-.* is not bound: no volume has been made for it'
 # What the message leads to: the command that it names, as it is there.
 events=$(of_uploads "$unmade" '{.status.message}{"\n"}' | sed -n 's/.*(\(kubectl .*\))$/\1/p;q')
-kubectl ${events#kubectl} | grep -F create-volume-fails | head -n 1 || die "$events does not say why no volume was made"
+kubectl ${events#kubectl} | grep -F create-volume-fails | sed -n '1s/^/   /p' || die "$events does not say why no volume was made"
 fault clear --all

@@ -23,5 +23,5 @@ moved threads | tee "$log/moved" | sed 's/^/   /'
 # Two uploads of both volumes; a download of both.
 [ "$(grep -cE ' [1-9][0-9]*$' "$log/moved")" = 2 ] || die "the metric does not say that uploads and downloads were moved by threads"
 [ "$(moved ring | grep -c ' 0$')" = 2 ] || die "the metric does not say that io_uring moved nothing: $(moved ring)"
-kubectl --namespace velero logs daemonset/wherry-agent --container agent | grep -F threads | head -n 2 | sed 's/^/   /'
+kubectl --namespace velero logs daemonset/wherry-agent --container agent | grep -F threads | sed -n '1,2s/^/   /p'
 until_true 120 "nothing is left" nothing_is_left 2

@@ -27,7 +27,7 @@ refused() {
   until_true 600 "backup $1 has ended" backup_ended "$1"
   phases_are "$1" "Failed Failed " || die "they have not both failed: $(phases "$1")"
   [ "$(of_uploads "$1" '{.status.message}{"\n"}' | grep -cF "$2")" = 2 ] || die "the messages do not say why: $(of_uploads "$1" '{.status.message}{"\n"}')"
-  of_uploads "$1" '{.status.message}{"\n"}' | head -n 1 | sed 's/^/   /'
+  of_uploads "$1" '{.status.message}{"\n"}' | sed -n '1s/^/   /p'
   is "backup/$1" .status.phase PartiallyFailed || die "backup $1 is $(field "backup/$1" .status.phase)"
   [ "$(packs)" = "$stored" ] || die "packs were stored in a repository of others"
 }
