@@ -116,12 +116,23 @@ space_detach() {
 space_down() {
   local folder made
   made=$(tac "$cluster/made-folders" 2>/dev/null) || true
-  ! space_is_up || space_detach
+  if space_is_up; then
+    # What it lets go of here it would take again.
+    [ ! -e "$daemons/kubelet" ] || daemon_stop kubelet KILL
+    space_detach
+  fi
   run_dir_clean
   for folder in /sys/fs/cgroup/*/"$cgroup" "/sys/fs/cgroup/$cgroup"; do
     [ ! -d "$folder" ] || cgroup_remove "$folder" || printf 'warning: %s stays\n' "$folder" >&2
   done
   for folder in $made; do rmdir "$folder" 2>/dev/null || true; done
+}
+
+# What is left of a space that was taken away, each on a line of its own.
+space_leftovers() {
+  local folder
+  run_dir_leftovers
+  for folder in "$cluster" /sys/fs/cgroup/*/"$cgroup" "/sys/fs/cgroup/$cgroup"; do [ ! -d "$folder" ] || echo "folder $folder"; done
 }
 
 # A cgroup goes once its last process has been buried, which takes a moment.

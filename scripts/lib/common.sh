@@ -103,6 +103,12 @@ run_dir_clean() {
   done
   run_dir_detach
   run_dir_detach --lazy
+  # A filesystem that was mounted in a mount namespace goes some time after the last process in it, and only then its loop device.
+  for _ in $(seq 100); do
+    [ -n "$(run_dir_loops)" ] || break
+    sleep 0.2
+    run_dir_detach
+  done
   if [ -n "$(run_dir_mounts)$(run_dir_loops)" ]; then
     printf 'warning: %s stays, for this could not be taken away:\n%s\n' "$run_dir" "$(run_dir_leftovers)" >&2
     return 0

@@ -80,7 +80,7 @@ nothing_is_there() {
   kubectl uncordon "$node" >/dev/null
   kubectl --namespace velero delete resourcequota/full pod/wherry-inspect --ignore-not-found >/dev/null
   controllers 2
-  engine auto
+  agents_with
   settings_default
   for name in $(namespaces); do kubectl delete "$name" --wait --timeout=180s >/dev/null; done
   until_true 120 "nothing is left" nothing_is_left 0
@@ -116,6 +116,8 @@ diagnose() {
   kubectl --namespace velero logs deployment/velero --tail=30 | cut -c 1-400
   tail -n 30 "$log/csi.log"
   fault list
+  # How far was seen that what was looked at last is.
+  uniq --skip-fields=1 "$log/moves" 2>/dev/null | tail -n 20
 }
 
 # agent SIGNAL: to the agent's process. Stopped, it holds what is under way where it is: nothing rests on how fast a test is.
@@ -143,18 +145,26 @@ ours_anew() {
   kubectl --namespace velero rollout restart deployment/wherry-controller daemonset/wherry-agent >/dev/null
   ours_is_there
 }
-# engine NAME: of the agents; the first argument that is removed is the one that was added here.
-engine() {
-  [ "$1" != auto ] || kubectl --namespace velero get daemonset wherry-agent --output yaml | grep -q -e --engine=threads || return 0
+# agents_with [MEMORY [ARGUMENT...]]: they have that much memory (1G, 2G), with room for the rest as in agent.yaml, and these arguments;
+# without any as they are deployed.
+agents_with() {
   kubectl --namespace velero get daemonset wherry-agent --output json |
     python3 -c 'import json, sys
-agents = json.load(sys.stdin)
-container = agents["spec"]["template"]["spec"]["containers"][0]
-container["args"] = [word for word in container["args"] if not word.startswith("--engine=")] + ["--engine=" + sys.argv[1]]
-print(json.dumps([{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": container["args"]}]))' "$1" >"$log/engine"
-  kubectl --namespace velero patch daemonset wherry-agent --type=json --patch-file "$log/engine" >/dev/null
+memory, more = sys.argv[1], sys.argv[2:]
+container = json.load(sys.stdin)["spec"]["template"]["spec"]["containers"][0]
+more += ["--memory=" + memory] if memory != "1G" else []
+args = [word for word in container["args"] if not word.startswith(("--engine=", "--memory="))] + more
+limit = "%dMi" % (int(memory[:-1]) * 1024 + 256)
+if args != container["args"] or limit != container["resources"]["limits"]["memory"]:
+    path = "/spec/template/spec/containers/0/"
+    print(json.dumps([{"op": "replace", "path": path + "args", "value": args}, {"op": "replace", "path": path + "resources/limits/memory", "value": limit}]))' \
+      "${1:-1G}" "${@:2}" >"$log/agents"
+  [ -s "$log/agents" ] || return 0
+  kubectl --namespace velero patch daemonset wherry-agent --type=json --patch-file "$log/agents" >/dev/null
   ours_is_there
 }
+# engine NAME: of the agents; auto is as they are deployed.
+engine() { if [ "$1" = auto ]; then agents_with; else agents_with 1G "--engine=$1"; fi; }
 ours_is_there() {
   kubectl --namespace velero rollout status deployment/wherry-controller --timeout=300s >/dev/null
   kubectl --namespace velero rollout status daemonset/wherry-agent --timeout=300s >/dev/null

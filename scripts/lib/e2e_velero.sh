@@ -1,7 +1,7 @@
 # Backups and restores by Velero's command line, and what is asked of its objects. Source e2e.sh first.
 
 # velero ARGUMENT...: its command line. Fifteen minutes only end a run that hangs.
-velero() { printf '   $ velero %s\n' "$*" >&2 && timeout 900 nsenter --target "$(space_pid)" --net --mount --pid -- velero "$@"; }
+velero() { printf '   $ velero %s\n' "$*" >&2 && unless_closed timeout 900 nsenter --target "$(space_pid)" --net --mount --pid -- velero "$@"; }
 
 # of_uploads BACKUP TEMPLATE: the template of each of its DataUploads, that of the disk first.
 of_uploads() {

@@ -131,7 +131,7 @@ impl Exposing<'_> {
                 return ControlFlow::Break(self.wait(format!("PV {} is not there", found.spec.volume_name)));
             }
             None if !waits_for_consumer(self.class) => {
-                return ControlFlow::Break(self.wait(format!("PVC {} is not bound", found.metadata.name)).told());
+                return ControlFlow::Break(self.wait(unbound(found)).told());
             }
             None => {}
         }
@@ -162,7 +162,8 @@ impl Exposing<'_> {
             return ControlFlow::Break(remove_pod(pod));
         }
         if !bound || pod.spec.node_name.is_empty() || pod.status.phase != "Running" {
-            let why = format!("pod {} does not run{}{}", pod.metadata.name, reason(pod), self.hint(found));
+            let waits = if bound { String::new() } else { format!("; {}", unbound(found)) };
+            let why = format!("pod {} does not run{}{waits}{}", pod.metadata.name, reason(pod), self.hint(found));
             return ControlFlow::Break(self.wait(why).told());
         }
         ControlFlow::Continue(pod.spec.node_name.clone())
@@ -229,6 +230,16 @@ pub(super) fn overdue(
     let (_, said) = deadline(phase, accepted, since, now, limits).filter(|(at, _)| *at <= now)?;
     let limit = if *phase == Phase::Accepted { limits.prepare } else { limits.item };
     Some(format!("{said} {} s: {why}", limit.as_secs()))
+}
+
+/// What is said of a PVC of ours that has no volume yet. Who makes volumes says in Events alone why there is none, and they stay for
+/// an hour when the PVC is gone.
+fn unbound(claim: &Claim) -> String {
+    let Meta { name, namespace, .. } = &claim.metadata;
+    format!(
+        "PVC {name} is not bound: no volume has been made for it, and its Events say why \
+         (kubectl -n {namespace} get events --field-selector involvedObject.name={name})"
+    )
 }
 
 fn reason(pod: &Pod) -> String {

@@ -3,9 +3,9 @@
 application app
 
 # said BACKUP: what the DataUpload of the disk says.
-said() { of_uploads "$1" '{.status.message}{"\n"}' | head -n 1; }
+said() { of_uploads "$1" '{.status.message}{"\n"}' | sed -n 1p; }
 # disk_id BACKUP: the snapshot of the disk, as messages name it.
-disk_id() { of_uploads "$1" '{.status.snapshotID}{"\n"}' | cut -d / -f 3 | head -n 1; }
+disk_id() { of_uploads "$1" '{.status.snapshotID}{"\n"}' | cut -d / -f 3 | sed -n 1p; }
 # change: 20 MiB of the disk are others, more ranges than one message of the driver has.
 change() { in_app app 'dd if=/dev/urandom of=/disk bs=1M seek=96 count=20 conv=notrunc 2>/dev/null && sync'; }
 # backup_says NAME WORDS [FAULT...]: a backup whose disk was read so, while the driver misbehaves so.

@@ -15,27 +15,12 @@ trap put_back EXIT
 put_back
 location '"5s"'
 
-# packed: bytes of all packs. looked KIND STATE SINCE: the newest Job of that kind ended so, and was made after that (seconds).
+# packed: bytes of all packs.
 packed() {
   inside curl --silent --fail --max-time 20 --aws-sigv4 aws:amz:us-east-1:s3 --user "$s3_key:$s3_secret" \
     "$s3_url/$bucket/?list-type=2&prefix=plugins%2Fwherry%2Fpacks" | grep -o '<Size>[0-9]*' | cut -c 7- | awk '{ n += $1 } END { print n + 0 }'
 }
-result() { field configmap/wherry-jobs "{.data.$1\.default}"; }
-looked() {
-  local made
-  made=$(kubectl --namespace velero get jobs --selector "wherry.io/job=$1" --sort-by=.metadata.creationTimestamp \
-    --output 'jsonpath={.items[-1:].metadata.creationTimestamp} {.items[-1:].status.succeeded}')
-  [[ $made == *' 1' ]] && [ "$(date -d "${made% 1}" +%s)" -gt "$3" ] && [[ $(result "$1") == *"\"state\":\"$2\""* ]]
-}
-# snapshots [TAG...]: so many are listed, those that are forgotten not.
-snapshots() {
-  local found
-  found=$(kubectl --namespace velero exec ds/wherry-agent --container agent -- wherry --memory 128M snapshots "$@" --json) || die "wherry snapshots"
-  python3 -c 'import json, sys; print(len(json.loads(sys.argv[1])))' "$found"
-}
 has_shrunk() { [ $(($1 - $(packed))) -ge $((24 << 20)) ]; }
-forgotten() { [ "$(snapshots --tag "backup=$1")" = 0 ]; }
-there_is_no() { [ -z "$(field "$1" .metadata.name)" ]; }
 no_job_runs() { ! kubectl --namespace velero get jobs --output 'jsonpath={range .items[*]}{.status.active}{end}' | grep -q .; }
 said_on_hold() { kubectl --namespace velero get events --field-selector reason=ForgettingOnHold --output 'jsonpath={.items[*].message}' | grep -q 'missing-accepted'; }
 there_are() { [ "$(kubectl --namespace velero get backups --output name | wc -l)" = "$1" ]; }
@@ -51,7 +36,7 @@ until_true 120 "nothing is left of the backups" nothing_is_left 2
 kubectl delete namespace app --wait --timeout=180s >/dev/null
 
 headline "velero backup delete: forgotten, and collected"
-settings forgetInterval=1m gcInterval=1m forgetDelay=0s gcGrace=0s missingFor=0s
+forget_soon
 before=$(packed)
 velero backup delete "$first" --confirm >/dev/null
 until_true 300 "Velero has deleted backup $first" there_is_no "backup/$first"

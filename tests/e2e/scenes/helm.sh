@@ -1,4 +1,4 @@
-# the chart: installed, a backup, an upgrade, uninstalled with work under way; what the README says stays, and nothing else
+# the chart: installed, a backup, upgraded and rolled back with work under way, which goes on; uninstalled with work under way; what stays
 
 . "$top/scripts/lib/helm.sh"
 setup_helm
@@ -44,11 +44,37 @@ is configmap/wherry .data.uploadRate 400000 || die "the setting is $(field confi
 helm upgrade wherry "$chart" --reuse-values --set settings.downloadRate=104857600 --wait --timeout 3m >"$log/helm" 2>&1 ||
   die "helm upgrade: $(tail -n 3 "$log/helm")"
 is configmap/wherry .data.uploadRate 400000 || die "the setting is $(field configmap/wherry .data.uploadRate)"
-kubectl --namespace velero rollout restart deployment/wherry-controller daemonset/wherry-agent >/dev/null
+ours_anew
+
+headline "helm upgrade and helm rollback, with a backup under way"
+# noise: 32 MiB on each volume that no backup has; at the rate that is set they take minutes.
+noise() { in_app app 'dd if=/dev/urandom of=/disk bs=1M seek=16 count=32 conv=notrunc 2>/dev/null; dd if=/dev/urandom of=/files/more bs=1M count=32 2>/dev/null; sync'; }
+noise
+moving=$(fresh moving) before=$(packs)
+backup_begun "$moving" app
+until_true 300 "both are under way" moves "$moving"
+until_true 120 "a pack of them is stored" has_more_packs "$before"
+has_label() { [ -n "$(kubectl --namespace velero get pods --selector app.kubernetes.io/component=agent,a=b --output name)" ]; }
+helm upgrade wherry "$chart" --reuse-values --set agent.podLabels.a=b --wait --timeout 5m >"$log/helm" 2>&1 || die "helm upgrade: $(tail -n 3 "$log/helm")"
+kubectl --namespace velero rollout restart deployment/wherry-controller >/dev/null
 ours_is_there
+has_label || die "the agent is not the one of the upgrade"
+reached "$moving" InProgress Completed || die "the upgrade did not let the work be: $(phases "$moving")"
+helm rollback wherry --wait --timeout 5m >"$log/helm" 2>&1 || die "helm rollback: $(tail -n 3 "$log/helm")"
+ours_is_there
+! has_label || die "the agent is not the one from before the upgrade"
+reached "$moving" InProgress Completed || die "the rollback did not let the work be: $(phases "$moving")"
+settings_live uploadRate=0
+until_true 600 "backup $moving has ended" backup_ended "$moving"
+backup_is_complete "$moving"
+went_on "$moving"
+of_uploads "$moving" '{.status.message}{"\n"}' | sed 's/^/   /'
+until_true 120 "nothing is left of backup $moving" nothing_is_left 2
+contents app >"$log/app"
+settings uploadRate=400000
 
 headline "helm uninstall, with a backup under way"
-in_app app 'dd if=/dev/urandom of=/disk bs=1M seek=16 count=32 conv=notrunc 2>/dev/null; dd if=/dev/urandom of=/files/more bs=1M count=32 2>/dev/null; sync'
+noise
 last=$(fresh last)
 backup_begun "$last" app
 until_true 300 "both are under way" moves "$last"
@@ -66,6 +92,6 @@ until_true 300 "what stays is what the README says" nothing_else_stays
 headline "installed again, it restores"
 as_before
 ours_is_there
-velero restore create "$name-back" --from-backup "$name" --namespace-mappings app:back --wait >/dev/null
-restore_is_complete "$name-back"
+velero restore create "$moving-back" --from-backup "$moving" --namespace-mappings app:back --wait >/dev/null
+restore_is_complete "$moving-back"
 expected=$log/app is_equal back

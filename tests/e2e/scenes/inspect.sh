@@ -3,6 +3,9 @@
 need_packages sfdisk:fdisk mkfs.ext4:e2fsprogs
 application app
 scratch=$cluster/inspect
+finish_scene() { ! inside mountpoint --quiet "$scratch/mount" || inside umount --lazy "$scratch/mount"; }
+trap finish_scene EXIT
+finish_scene
 rm -rf "$scratch"
 mkdir -p "$scratch/disk/etc" "$scratch/dumped/some"
 # A disk with a partition, so that there is something to look into.
@@ -53,6 +56,10 @@ alone() {
     AWS_SECRET_ACCESS_KEY=$s3_secret AWS_ENDPOINT_URL=$s3_url AWS_REGION=us-east-1 WHERRY_CACHE_DIR="$scratch/cache" "$binaries/wherry" "$@"
 }
 [ "$(alone snapshots --tag "backup=$name" --tag pvc=disk --json | json snapshot)" = "$disk" ] || die "the snapshot is not listed"
+mkdir "$scratch/mount"
+alone mount "$scratch/mount" | sed 's/^/   /'
+inside cmp "$scratch/image" "$scratch/mount/by-volume/$(volume disk)/latest/disk.raw" || die "the mounted disk is not what was backed up"
+inside umount "$scratch/mount"
 alone restore "$disk" "$scratch/restored" >/dev/null
 cmp "$scratch/image" "$scratch/restored" || die "the disk that was restored is not what was backed up"
 mkdir "$scratch/tree"

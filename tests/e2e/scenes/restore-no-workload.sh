@@ -1,14 +1,32 @@
-# a restore whose workload never starts waits for it, keeps no other from going on, and goes on when it starts
+# restores of six volumes whose workload never starts wait for it, keep no other from going on, and go on when it starts
 
+# More volumes than a node has slots.
 kept_backup
-waits=$(fresh waits)
-restore_begun "$waits" waits --exclude-resources pods
-until_true 300 "both DataDownloads wait for a pod" reached "$waits" Accepted
+waiting=()
+for n in 1 2 3; do
+  waiting+=("$(fresh "waits-$n")")
+  restore_begun "${waiting[-1]}" "waits-$n" --exclude-resources pods
+done
+for name in "${waiting[@]}"; do
+  until_true 300 "both DataDownloads of $name are there" has_two "$name"
+  until_true 120 "Velero waits for them" given_over "restore/$name"
+done
 other=$(fresh other)
 restore "$other" other
-reached "$waits" Accepted || die "the first restore did not wait for its workload: $(phases "$waits")"
+# wait_still: none of them has gone on.
+wait_still() {
+  local name phase
+  for name in "${waiting[@]}"; do
+    has_two "$name" || die "restore $name has not both its DataDownloads"
+    for phase in $(phases "$name"); do [[ $phase == New || $phase == Accepted ]] || die "restore $name did not wait for its workload: $(phases "$name")"; done
+  done
+}
+wait_still
 [ "$(kubectl --namespace velero get persistentvolumeclaims --output name | wc -l)" = 0 ] || die "something is exposed for a workload that is not there"
-kubectl --namespace waits apply --filename "$top/tests/e2e/app.yaml" >/dev/null
-until_true 600 "the first restore has ended" restore_ended "$waits"
-restore_is_complete "$waits"
-is_equal waits
+for n in 1 2 3; do kubectl --namespace "waits-$n" apply --filename "$top/tests/e2e/app.yaml" >/dev/null; done
+for n in 1 2 3; do
+  name=${waiting[n - 1]}
+  until_true 600 "restore $name has ended" restore_ended "$name"
+  restore_is_complete "$name"
+  is_equal "waits-$n"
+done

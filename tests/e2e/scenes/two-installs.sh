@@ -27,7 +27,7 @@ refused() {
   until_true 600 "backup $1 has ended" backup_ended "$1"
   phases_are "$1" "Failed Failed " || die "they have not both failed: $(phases "$1")"
   [ "$(of_uploads "$1" '{.status.message}{"\n"}' | grep -cF "$2")" = 2 ] || die "the messages do not say why: $(of_uploads "$1" '{.status.message}{"\n"}')"
-  of_uploads "$1" '{.status.message}{"\n"}' | head -n 1 | sed 's/^/   /'
+  of_uploads "$1" '{.status.message}{"\n"}' | sed -n '1s/^/   /p'
   is "backup/$1" .status.phase PartiallyFailed || die "backup $1 is $(field "backup/$1" .status.phase)"
   [ "$(packs)" = "$stored" ] || die "packs were stored in a repository of others"
 }
@@ -47,7 +47,8 @@ refused "$keyless" 'bring the Secret back; no new key was made'
 [ -z "$(field secret/wherry-repository .metadata.name)" ] || die "a key was made, although there is a repository"
 
 headline "below a prefix of its own"
-prefix=$(fresh other)
+# In a folder that Velero knows: any other at the top would make location default Unavailable.
+prefix=plugins/$(fresh other)
 velero backup-location create other --provider aws --bucket $bucket --prefix "$prefix" --config "region=us-east-1,s3ForcePathStyle=true,s3Url=$s3_url" >/dev/null
 until_true 120 "the location is Available" is backupstoragelocation/other .status.phase Available
 own=$(fresh own)

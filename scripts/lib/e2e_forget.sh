@@ -1,0 +1,20 @@
+# Jobs that forget and collect. Source e2e_velero.sh first.
+
+# forget_soon: both Jobs as often as they may be, without delays.
+forget_soon() { settings forgetInterval=1m gcInterval=1m forgetDelay=0s gcGrace=0s missingFor=0s; }
+# result KIND: of the newest Job. looked KIND STATE SINCE: the newest one ended so, and was made after that (seconds).
+result() { field configmap/wherry-jobs "{.data.$1\.default}"; }
+looked() {
+  local made
+  made=$(kubectl --namespace velero get jobs --selector "wherry.io/job=$1" --sort-by=.metadata.creationTimestamp \
+    --output 'jsonpath={.items[-1:].metadata.creationTimestamp} {.items[-1:].status.succeeded}')
+  [[ $made == *' 1' ]] && [ "$(date -d "${made% 1}" +%s)" -gt "$3" ] && [[ $(result "$1") == *"\"state\":\"$2\""* ]]
+}
+# snapshots [TAG...]: so many are listed, those that are forgotten not.
+snapshots() {
+  local found
+  found=$(kubectl --namespace velero exec ds/wherry-agent --container agent -- wherry --memory 128M snapshots "$@" --json) || die "wherry snapshots"
+  python3 -c 'import json, sys; print(len(json.loads(sys.argv[1])))' "$found"
+}
+forgotten() { [ "$(snapshots --tag "backup=$1")" = 0 ]; }
+there_is_no() { [ -z "$(field "$1" .metadata.name)" ]; }

@@ -1,0 +1,58 @@
+# the real Velero expires a backup: forgotten; a name is used again: the new one stays; a backup is deleted while it is restored
+
+# snapshots_are N BACKUP: so many of that name, those that are forgotten not.
+snapshots_are() { [ "$(snapshots --tag "backup=$2")" = "$1" ]; }
+# has_looked: from now on a Job has looked and said that it is done.
+has_looked() {
+  local from
+  from=$(date +%s)
+  until_true 600 "a Job has looked" looked forget done "$from"
+}
+application app
+expiring=$(fresh expiring) reused=$(fresh reused) other=$(fresh other)
+backup "$expiring" app --ttl 1m
+backup "$reused" app
+backup "$other" app
+until_true 120 "nothing is left of the backups" nothing_is_left 2
+forget_soon
+
+headline "expired"
+is_expired() { [ "$(date +%s)" -gt "$(date -d "$(field "backup/$expiring" .status.expiration)" +%s)" ]; }
+until_true 120 "backup $expiring has expired" is_expired
+# Velero looks once an hour, and when it starts.
+kubectl --namespace velero rollout restart deployment/velero >/dev/null
+kubectl --namespace velero rollout status deployment/velero --timeout=300s >/dev/null
+until_true 300 "Velero has deleted backup $expiring" there_is_no "backup/$expiring"
+until_true 600 "its snapshots are forgotten" forgotten "$expiring"
+snapshots_are 2 "$reused" && snapshots_are 2 "$other" || die "snapshots of other backups are gone, too"
+
+headline "a name is used again before anybody has looked"
+settings pause=true
+uid=$(field "backup/$reused" .metadata.uid)
+velero backup delete "$reused" --confirm >/dev/null
+until_true 300 "Velero has deleted backup $reused" there_is_no "backup/$reused"
+settings pause=false
+in_app app 'dd if=/dev/urandom of=/disk bs=1M seek=60 count=2 conv=notrunc 2>/dev/null && sync'
+contents app >"$log/app"
+backup "$reused" app
+[ "$(field "backup/$reused" .metadata.uid)" != "$uid" ] || die "backup $reused is the one from before"
+until_true 600 "those of the deleted one are forgotten, and those of the new one stay" snapshots_are 2 "$reused"
+has_looked
+snapshots_are 2 "$reused" || die "snapshots of the new backup of that name are forgotten"
+until_true 120 "nothing is left of the backup" nothing_is_left 2
+velero restore create "$reused-back" --from-backup "$reused" --namespace-mappings app:back --wait >/dev/null
+restore_is_complete "$reused-back"
+expected=$log/app is_equal back
+kubectl delete namespace back --wait --timeout=180s >/dev/null
+
+headline "a backup is deleted while it is restored"
+held_exposed "$other-back" velero restore create "$other-back" --from-backup "$other" --namespace-mappings app:back >/dev/null
+velero backup delete "$other" --confirm >/dev/null
+until_true 300 "Velero has deleted backup $other" there_is_no "backup/$other"
+# With it go its restores, and so their DataDownloads, which ends them.
+until_true 300 "Velero has deleted restore $other-back" there_is_no "restore/$other-back"
+until_true 300 "nothing is left of the restore" nothing_is_left 2
+agent CONT
+ours_is_there
+until_true 600 "its snapshots are forgotten" forgotten "$other"
+snapshots_are 2 "$reused" || die "snapshots of $reused are gone, too"
