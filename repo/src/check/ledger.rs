@@ -38,7 +38,7 @@ pub(super) struct Ledger<'a> {
     before: Vec<Key>,
     /// Records that do not open.
     spoiled: Vec<Key>,
-    /// Readings of packs that were not listed, by checks that began later than this one.
+    /// Readings of packs that were not listed: by checks that began later than this one, and all that say damaged.
     others: Vec<(Reading, PackId)>,
     state: Mutex<State>,
 }
@@ -75,7 +75,8 @@ impl<'a> Ledger<'a> {
             let ids = intact.into_iter().map(|id| (id, false)).chain(damaged.into_iter().map(|id| (id, true)));
             for (id, damaged) in ids.filter(|_| at <= latest) {
                 let reading = Reading { at, damaged };
-                if !packs.note(&id, reading) && at >= run.began {
+                // A repair dates what it has found in its packs from its own start, which may be long before they came.
+                if !packs.note(&id, reading) && (damaged || at >= run.began) {
                     others.push((reading, id));
                 }
             }
@@ -234,7 +235,7 @@ impl<'a> Ledger<'a> {
         if old.len() <= MANY + readings.len() / Readings::MOST {
             return Ok(());
         }
-        readings.extend_from_slice(&self.others);
+        readings.extend(self.others.iter().filter(|(reading, id)| reading.at >= self.run.began || self.may_be(id)));
         readings.sort_unstable();
         for part in readings.chunks(Readings::MOST) {
             let group = |same: &[(Reading, PackId)]| {
@@ -246,6 +247,11 @@ impl<'a> Ledger<'a> {
         }
         self.remove(old.iter());
         Ok(())
+    }
+
+    /// Whether a pack that was not listed has come since, or nobody can say.
+    fn may_be(&self, id: &PackId) -> bool {
+        !self.run.storage().head(&keys::pack(id)).is_err_and(|e| e.kind() == ErrorKind::NotFound)
     }
 
     /// What stays is merged once more by a later check.

@@ -3,7 +3,7 @@
 use super::stored::{self, Thing, noise};
 use crate::check::{CheckOptions, CheckReport, CheckStep, DamageKind, NotReadReason, ReadData};
 use crate::format::checked::{Checked, ReadTogether, Readings};
-use crate::id::{PackId, PackKind};
+use crate::id::{PackId, PackKind, SessionId};
 use crate::index::ChunkIndex;
 use crate::storage::{Memory, Storage, keys};
 use crate::testing::{StillClock, UNIT, Watched, backup, chunk, password, repository};
@@ -11,6 +11,7 @@ use crate::{
     Clock, CollectOptions, CommitInfo, Components, Error, ErrorKind, Key, ParentChoice, Repository, Result, Snapshot,
     SnapshotId, SnapshotWriter, System, Timestamp, WriterOptions,
 };
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -297,6 +298,40 @@ fn records_are_put_together_and_what_a_collector_took_is_left_out() {
     assert_eq!(noted(&repository), there, "packs that were never read");
     assert!(verified(&repository, &stays) > at);
     drop(storage);
+}
+
+/// A repair that began before a check stores a pack after the check has listed them, reads it back, and finds it damaged.
+#[test]
+fn what_was_found_damaged_in_a_pack_that_came_since_the_listing_stays_noted() {
+    let (storage, clock, repository) = repository();
+    backup(&repository, "a", 40);
+    for _ in 0..16 {
+        clock.advance(DAY);
+        check(&repository, share(0.1));
+    }
+    let began = clock.now();
+    clock.advance(DAY);
+    let other = again(storage.clone(), clock.clone());
+    let new = Mutex::new(None);
+    let report = repository.check(&options(share(1.0), &[]), &|step, _, _| {
+        let mut new = new.lock();
+        if step == CheckStep::Maps && new.is_none() {
+            let snapshot = sharing(&other, "b", 100..101);
+            let pack =
+                packs(&other).iter().filter_map(keys::parse_pack).find(|pack| pack.session == snapshot.id).unwrap();
+            let swept = PackId { seq: 99, ..pack };
+            let group = ReadTogether { at: began, intact: Vec::new(), damaged: vec![pack, swept] };
+            let key = keys::readings(&SessionId::new([7; 16]), 0);
+            other.create(&key, &Readings { groups: vec![group] }).unwrap();
+            *new = Some((pack, swept));
+        }
+        Ok(())
+    });
+    assert!(report.unwrap().kept);
+    let (pack, swept) = new.into_inner().unwrap();
+    assert!(repository.list(keys::READ).unwrap().len() <= 2, "they were put together");
+    assert!(noted(&repository).contains(&pack), "nobody would know that it is damaged");
+    assert!(!noted(&repository).contains(&swept), "of what is gone nobody needs to know");
 }
 
 /// Another check comes at each moment of one, and both have their say.
