@@ -346,11 +346,22 @@ impl<'a> Packs<'a> {
     pub(super) fn elsewhere(&self, piece: &Piece) -> Result<Vec<Copy>> {
         let (repository, elsewhere) = (self.run.repository, self.run.repository.elsewhere());
         let known = self.intact(piece, elsewhere.find(repository, &piece.id, piece.class, &piece.at)?)?;
+        let known = if known.is_empty() { self.all_elsewhere(piece)? } else { known };
         if !known.is_empty() {
             return Ok(known);
         }
         // A collector may have moved it since somebody looked.
         self.intact(piece, elsewhere.find_moved(repository, &piece.id, piece.class, &piece.at)?)
+    }
+
+    /// Likewise, also in packs of which nothing was known as memory is short: for who found that what [`elsewhere`](Self::elsewhere)
+    /// names is damaged. Nothing where that knew of all.
+    pub(super) fn all_elsewhere(&self, piece: &Piece) -> Result<Vec<Copy>> {
+        let (repository, elsewhere) = (self.run.repository, self.run.repository.elsewhere());
+        if !elsewhere.may_know_more(piece.class) {
+            return Ok(Vec::new());
+        }
+        self.intact(piece, elsewhere.find_all(repository, &piece.id, piece.class, &piece.at)?)
     }
 
     /// Those of these copies whose packs are there and whole.
