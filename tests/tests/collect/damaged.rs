@@ -73,17 +73,43 @@ fn a_session_whose_note_is_damaged_or_gone_is_ended_by_a_repair_when_it_is_silen
             assert!(world.repository().end_lost_sessions().unwrap().is_empty());
             // Had it lived, it would be told.
             let commit = writer.commit(CommitInfo { size: 3 * UNIT as u64, ..CommitInfo::default() });
-            if volume == "vm" {
-                assert_eq!(commit.unwrap_err().kind(), ErrorKind::Conflict);
-                gc(&world.repository(), &now()).unwrap();
-            } else {
-                world.disks.insert(commit.unwrap().id, disk(&[1, 2, 3]));
-            }
+            assert_eq!(commit.unwrap_err().kind(), ErrorKind::Conflict, "also of a volume nobody has heard of");
+            gc(&world.repository(), &now()).unwrap();
             world.gc();
             world.verify("its note was lost");
             world.verify_lean("its note was lost");
         }
     }
+}
+
+/// The Fence stands where it would commit, and nowhere else. Who has not come to `seen` has no packs and needs none.
+#[test]
+fn a_repair_fences_a_lost_session_where_it_writes_and_nowhere_else() {
+    let mut world = World::new();
+    let other = world.backup("other", &disk(&[900]));
+    let writer = SnapshotWriter::start(&world.repository(), index(), &wide("new")).unwrap();
+    spoil(&world, &keys::session(&writer.id(), "open"));
+    let early = other.id;
+    let early = wherry_repo::SessionId::new(std::array::from_fn(|n| early.bytes()[n] ^ 1));
+    world.storage.create(&keys::session(&early, "open"), vec![7; 100].into()).unwrap();
+    let error = gc(&world.repository(), &patient()).unwrap_err().to_string();
+    assert!(error.contains("wherry repair"), "{error}");
+    world.clock.advance(Duration::from_secs(7200));
+    let ended: Vec<_> =
+        world.repository().end_lost_sessions().unwrap().iter().map(|lost| (lost.id, lost.ended)).collect();
+    assert!(ended.len() == 2 && ended.contains(&(writer.id(), true)) && ended.contains(&(early, true)), "{ended:?}");
+    let fences = |id: wherry_repo::SessionId| -> Vec<Key> {
+        let own = id.to_string();
+        keys_of(&*world.storage)
+            .into_iter()
+            .filter(|key| key.as_str().starts_with("snap/") && key.as_str().contains(&own))
+            .collect()
+    };
+    assert_eq!((fences(writer.id()).len(), fences(early)), (1, Vec::new()));
+    assert!(!fences(writer.id())[0].as_str().contains(&other.volume.to_string()), "that is the other volume");
+    drop(writer);
+    gc(&world.repository(), &patient()).unwrap();
+    world.verify("one of them had no packs");
 }
 
 #[test]
