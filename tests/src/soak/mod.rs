@@ -56,8 +56,16 @@ const NEEDED: [&str; 14] = [
 ];
 
 /// What must have happened besides in one of half an hour.
-const NEEDED_OF_LONG: [&str; 6] =
-    ["unforgotten", "packs repacked", "kills of gc", "kills of forget", "kills of restore", "runs fenced"];
+const NEEDED_OF_LONG: [&str; 8] = [
+    "unforgotten",
+    "packs repacked",
+    "kills of gc",
+    "kills of forget",
+    "kills of restore",
+    "runs fenced",
+    "fault stall",
+    "fault stall-reply",
+];
 
 /// What a soak showed.
 #[derive(Debug)]
@@ -187,7 +195,7 @@ pub fn soak(seed: u64, length: Length, say: &(dyn Fn(String) + Sync)) -> Outcome
     soak.outcome()
 }
 
-/// Those that a client can get over. One that stalls is not among them: it takes as long as the client's patience.
+/// Those that a client can get over. One that stalls takes as long as the client's patience, a sixth of `--retry-for`.
 fn faults() -> Vec<Fault> {
     use Fault::*;
     vec![
@@ -200,5 +208,7 @@ fn faults() -> Vec<Fault> {
         DropRequest,
         CutRequest,
         CutReply,
+        Stall,
+        StallReply,
     ]
 }
