@@ -111,6 +111,11 @@ impl<'a> Ledger<'a> {
         self.save();
     }
 
+    /// Some record of readings cannot be read.
+    pub(super) fn has_lost(&self) -> bool {
+        !self.spoiled.is_empty()
+    }
+
     /// Writes down what was read and is not noted yet.
     pub(super) fn save(&self) {
         let unsaved = std::mem::take(&mut self.state.lock().unsaved);
@@ -289,7 +294,7 @@ struct Found<T> {
     records: Vec<T>,
     /// Their keys.
     read: Vec<Key>,
-    /// Those that do not open.
+    /// Those that do not open, or that each listing names and the storage does not give.
     spoiled: Vec<Key>,
     /// Those that a local disk does not give.
     refused: Vec<Key>,
@@ -308,7 +313,7 @@ impl<T: Record + Send> Found<T> {
 
     /// All that can be read. When one is gone that was listed, a check has put it together with others: they are listed again.
     fn read(repository: &Repository, prefix: &str, is_ours: impl Fn(&Key) -> bool) -> Result<Self> {
-        let mut tries = 0;
+        let (mut tries, mut not_given) = (0, BTreeMap::<Key, usize>::new());
         loop {
             tries += 1;
             let found: Vec<_> =
@@ -322,7 +327,10 @@ impl<T: Record + Send> Found<T> {
                             all.records.push(record);
                             all.read.push(key.clone());
                         }
-                        Err(e) if e.kind() == ErrorKind::NotFound => gone = true,
+                        Err(e) if e.kind() == ErrorKind::NotFound => {
+                            gone = true;
+                            *not_given.entry(key.clone()).or_default() += 1;
+                        }
                         Err(e) if e.kind() == ErrorKind::Corrupt => all.spoiled.push(key.clone()),
                         Err(e) if repository.is_damage(&e) => {
                             tracing::warn!("{key} cannot be read: {e}");
@@ -333,6 +341,8 @@ impl<T: Record + Send> Found<T> {
                 }
             }
             if !gone || tries == TRIES {
+                // No other check removes one record for as long as that.
+                all.spoiled.extend(not_given.into_iter().filter(|(_, times)| *times == TRIES).map(|(key, _)| key));
                 return Ok(all);
             }
         }

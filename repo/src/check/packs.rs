@@ -427,10 +427,10 @@ impl<'a> Packs<'a> {
         self.table.lock().packs.iter().filter(|p| p.state == State::Missing).map(|p| p.id).collect()
     }
 
-    /// The data packs that snapshots refer to, by name.
-    pub(super) fn used(&self) -> Vec<Used> {
+    /// The data packs that snapshots refer to, by name; `all`: and those that nobody refers to by place.
+    pub(super) fn used(&self, all: bool) -> Vec<Used> {
         let table = self.table.lock();
-        let used = table.packs.iter().filter(|p| p.id.kind == PackKind::Data && p.count > 0);
+        let used = table.packs.iter().filter(|p| p.id.kind == PackKind::Data && (all || p.count > 0));
         let used = used.map(|p| Used {
             id: p.id,
             state: p.state,
@@ -488,7 +488,8 @@ impl<'a> Packs<'a> {
         }
     }
 
-    /// True when this check knows of each data pack that snapshots refer to whether it is damaged, and relies on no earlier one.
+    /// True when this check knows of each data pack there is whether it is damaged, and relies on no earlier one. Also of those that nobody
+    /// refers to by place: what refers to them may be a node that was healed, or will be.
     pub(super) fn all_noted(&self) -> bool {
         let began = self.run.began;
         let is_known = |pack: &Pack| match pack.state {
@@ -496,7 +497,7 @@ impl<'a> Packs<'a> {
             State::Missing | State::Damaged => true,
             State::Good | State::Unread => pack.reading.is_some_and(|reading| reading.at == began),
         };
-        self.table.lock().packs.iter().filter(|p| p.id.kind == PackKind::Data && p.count > 0).all(is_known)
+        self.table.lock().packs.iter().filter(|p| p.id.kind == PackKind::Data).all(is_known)
     }
 
     /// True when this check has read each data pack that snapshots refer to, and all were intact.

@@ -461,6 +461,37 @@ fn a_damaged_record_is_named_costs_a_reading_and_goes() {
     }
 }
 
+/// What a lost note said of it may be all that keeps a collector from taking it for intact, when something refers to it again.
+#[test]
+fn before_a_damaged_record_goes_also_what_nobody_refers_to_is_read() {
+    for is_ghost in [false, true] {
+        let (storage, clock, repository) = repository();
+        let snapshot = backup(&repository, "vm", 40);
+        let gone = backup(&repository, "gone", 40);
+        let of_gone = |key: &Key| keys::parse_pack(key).filter(|pack| pack.session == gone.id);
+        let pack = packs(&repository).iter().find_map(of_gone).unwrap();
+        storage.delete(&keys::snap(&gone.volume, &gone.id)).unwrap();
+        spoil(&*storage, &keys::pack(&pack));
+        clock.advance(DAY * 40);
+        check(&repository, share(1.0));
+        assert!(!noted(&repository).contains(&pack), "nobody refers to it, so it is not read for nothing");
+        let key = repository.list(keys::READ).unwrap().remove(0);
+        match is_ghost {
+            true => *storage.ghost.lock() = Some(key.clone()),
+            false => spoil(&*storage, &key),
+        }
+        assert!(repository.damaged_packs_for_certain().is_err());
+        // A part of it does not do.
+        check(&repository, share(0.5));
+        assert!(repository.list(keys::READ).unwrap().contains(&key));
+        let report = check(&repository, share(1.0));
+        assert!(!report.is_clean() && report.damages.iter().all(|damage| damage.hits.is_empty()), "{report:?}");
+        assert!(!repository.list(keys::READ).unwrap().contains(&key));
+        assert!(repository.damaged_packs_for_certain().unwrap().contains(&pack), "is a ghost: {is_ghost}");
+        assert!(verified(&repository, &snapshot).is_some());
+    }
+}
+
 #[test]
 fn what_a_clock_says_that_was_a_year_ahead_counts_for_nothing() {
     let (storage, clock, repository) = repository();
