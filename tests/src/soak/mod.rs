@@ -38,7 +38,7 @@ impl Length {
 }
 
 /// What must have happened for a soak to mean something.
-const NEEDED: [&str; 14] = [
+const NEEDED: [&str; 16] = [
     "snapshots",
     "forgotten",
     "packs deleted",
@@ -53,19 +53,13 @@ const NEEDED: [&str; 14] = [
     "fault drop-request",
     "fault cut-request",
     "fault cut-reply",
-];
-
-/// What must have happened besides in one of half an hour.
-const NEEDED_OF_LONG: [&str; 8] = [
-    "unforgotten",
-    "packs repacked",
-    "kills of gc",
-    "kills of forget",
-    "kills of restore",
-    "runs fenced",
     "fault stall",
     "fault stall-reply",
 ];
+
+/// What must have happened besides in one of half an hour.
+const NEEDED_OF_LONG: [&str; 6] =
+    ["unforgotten", "packs repacked", "kills of gc", "kills of forget", "kills of restore", "runs fenced"];
 
 /// What a soak showed.
 #[derive(Debug)]
