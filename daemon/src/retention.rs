@@ -269,14 +269,23 @@ fn day(time: &Zoned) -> i64 {
 const HARMLESS: usize = 10;
 
 /// Refuses decisions of one run that would drop more than `HARMLESS` snapshots and more than half of all that were
-/// considered: a policy or a clock may be wrong.
+/// considered, or of those of one volume: a policy or a clock may be wrong, also for one volume among many.
 pub fn guard(decisions: &[Decision]) -> Result<()> {
-    let (dropped, all) = (decisions.iter().filter(|d| !d.keep()).count(), decisions.len());
-    if dropped <= HARMLESS || dropped * 2 <= all {
-        return Ok(());
+    let mut volumes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for decision in decisions {
+        let (dropped, all) = volumes.entry(&decision.volume).or_default();
+        *dropped += usize::from(!decision.keep());
+        *all += 1;
     }
+    let sum = volumes.values().fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+    let is_much = |(dropped, all): (usize, usize)| dropped > HARMLESS && dropped * 2 > all;
+    let (what, (dropped, all)) = match volumes.iter().find(|(_, of)| is_much(**of)) {
+        _ if is_much(sum) => (String::from("it is about"), sum),
+        Some((volume, of)) => (format!("of volume {volume:?}"), *of),
+        None => return Ok(()),
+    };
     Err(Error::invalid(format!(
-        "this would forget {dropped} of the {all} snapshots it is about, more than {HARMLESS} and more than half; nothing \
+        "this would forget {dropped} of the {all} snapshots {what}, more than {HARMLESS} and more than half; nothing \
          was changed: look at it with --dry-run, and add --force if it is right"
     )))
 }

@@ -125,8 +125,8 @@ fn all_reasons_are_said() {
 fn many_and_most_go_only_by_force() {
     let decision = |n: usize, keep: bool| Decision {
         id: SnapshotId::default(),
-        // Of all the run is about, whatever their volumes.
-        volume: (n % 3).to_string(),
+        // Of all the run is about: no volume loses more than others.
+        volume: (n % 2).to_string(),
         time: Timestamp(0),
         reasons: if keep { vec![Reason::Last] } else { vec![] },
         dropped: Dropped::Unmatched,
@@ -141,6 +141,27 @@ fn many_and_most_go_only_by_force() {
         let error = error.to_string();
         assert!(error.contains(&format!("{drop} of the {} snapshots", keep + drop)), "{error}");
         assert!(error.contains("--force"), "{error}");
+    }
+}
+
+#[test]
+fn many_and_most_of_one_volume_go_only_by_force() {
+    let of = |volume: &'static str, keep: usize, drop: usize| {
+        (0..keep + drop).map(move |n| Decision {
+            id: SnapshotId::default(),
+            volume: volume.to_owned(),
+            time: Timestamp(0),
+            reasons: if n < keep { vec![Reason::Last] } else { vec![] },
+            dropped: Dropped::Unmatched,
+        })
+    };
+    let both = |keep, drop| guard(&of("a", 100, 5).chain(of("b", keep, drop)).collect::<Vec<_>>());
+    for (keep, drop) in [(0, 10), (1, 10), (11, 11), (40, 11)] {
+        assert!(both(keep, drop).is_ok(), "{drop} of {}", keep + drop);
+    }
+    for (keep, drop) in [(0, 11), (1, 11), (10, 11), (1, 40)] {
+        let error = both(keep, drop).unwrap_err().to_string();
+        assert!(error.contains(&format!("{drop} of the {} snapshots of volume \"b\"", keep + drop)), "{error}");
     }
 }
 

@@ -135,10 +135,35 @@ impl Elsewhere {
         }
     }
 
-    /// Every copy of a chunk or node of `class` that an intact pack says it holds, but the one at `not`.
+    /// Copies of a chunk or node of `class` that intact packs say they hold, but the one at `not`: all of them, but where the
+    /// table has no room for all packs. There it is some of them if the table knows any, which costs no walk; see
+    /// [`find_all`](Self::find_all).
     pub(crate) fn find(&self, repository: &Repository, id: &ShortId, class: u8, not: &Location) -> Result<Vec<Copy>> {
         let known = self.known(repository, id, class, not)?;
         if known.is_empty() { self.again(repository, id, class, not) } else { Ok(known) }
+    }
+
+    /// Whether [`find`](Self::find) may have left out copies that [`find_all`](Self::find_all) has.
+    pub(crate) fn may_know_more(&self, class: u8) -> bool {
+        self.side(class).0.table.lock().is_full
+    }
+
+    /// Every copy, also of packs that the table has no room for: for whoever needs an intact one and knows only of damaged ones, or
+    /// must leave none out. A walk answers for all that was [expected](Self::expect).
+    pub(crate) fn find_all(
+        &self,
+        repository: &Repository,
+        id: &ShortId,
+        class: u8,
+        not: &Location,
+    ) -> Result<Vec<Copy>> {
+        let mut copies = self.find(repository, id, class, not)?;
+        if self.may_know_more(class) {
+            let more = self.again(repository, id, class, not)?;
+            let new: Vec<Copy> = more.into_iter().filter(|copy| !copies.contains(copy)).collect();
+            copies.extend(new);
+        }
+        Ok(copies)
     }
 
     /// Likewise, for whoever found that all of these are gone: what came since, where a pack is gone that was there when was looked

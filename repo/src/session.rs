@@ -203,7 +203,8 @@ impl Session {
 
     /// W4, R5. Nobody else writes this key: when it exists, an earlier try that failed has written it.
     fn put_seen(&self, generation: u32) -> Result<u64> {
-        let (key, seen) = (keys::seen(&self.id, generation), Seen { generation });
+        let seen = Seen { generation, volume: Some(self.volume) };
+        let key = keys::seen(&self.id, generation);
         let written = match self.repository.create(&key, &seen) {
             Err(e) if e.kind() == ErrorKind::Conflict && self.repository.read::<Seen>(&key)? == seen => 0,
             created => created?,

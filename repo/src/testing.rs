@@ -50,6 +50,8 @@ pub(crate) struct Watched {
     pub(crate) refuses: Mutex<Option<ErrorKind>>,
     /// Nothing below this prefix answers.
     pub(crate) silent: Mutex<Option<&'static str>>,
+    /// It is listed and is not given.
+    pub(crate) ghost: Mutex<Option<Key>>,
     /// Requests that had no answer.
     pub(crate) unanswered: AtomicUsize,
     pub(crate) on_open: Mutex<Option<Hook>>,
@@ -96,6 +98,9 @@ impl Storage for Watched {
     }
     fn get(&self, key: &Key) -> Result<Bytes> {
         self.answer(key.as_str())?;
+        if self.ghost.lock().as_ref() == Some(key) {
+            return Err(Error::new(ErrorKind::NotFound, "it is listed and not given"));
+        }
         self.inner.get(key)
     }
     fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
@@ -146,6 +151,7 @@ pub(crate) fn repository() -> (Arc<Watched>, Arc<StillClock>, Repository) {
         inner: Memory::new(clock.clone()),
         refuses: Mutex::default(),
         silent: Mutex::default(),
+        ghost: Mutex::default(),
         unanswered: AtomicUsize::new(0),
         on_open: Mutex::default(),
         before: Mutex::default(),

@@ -37,6 +37,8 @@ mod memory;
 mod options;
 #[path = "cli/pins.rs"]
 mod pins;
+#[path = "cli/policy.rs"]
+mod policy;
 #[path = "cli/readers.rs"]
 mod readers;
 #[path = "cli/rewrite.rs"]

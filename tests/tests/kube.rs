@@ -42,6 +42,8 @@ mod rights;
 mod scenes;
 #[path = "kube/slim.rs"]
 mod slim;
+#[path = "kube/two_clusters.rs"]
+mod two_clusters;
 #[path = "kube/verbs.rs"]
 mod verbs;
 

@@ -215,14 +215,29 @@ fn tell(view: &View, plan: &mut Plan) {
     }
 }
 
-/// Whether no gc has succeeded for too long: since the last success, or since this process looks.
+/// Since when no gc of the repository of a location has succeeded, if that is too long ago. Where none ever has: since the first Job that is
+/// known of, as a process may not live as long as that.
 #[must_use]
 pub fn overdue_since(view: &View, settings: &Settings, location: &Location) -> Option<Time> {
     if settings.gc_interval.is_zero() || settings.gc_overdue.is_zero() {
         return None;
     }
-    let last = location.results.get(&JobKind::Gc).and_then(|result| result.last_done).unwrap_or(view.since);
+    let same = || view.locations.iter().filter(|other| other.repository == location.repository);
+    let results = || same().flat_map(|other| &other.results);
+    let done = results().filter(|(kind, _)| **kind == JobKind::Gc).filter_map(|(_, result)| result.last_done).max();
+    let ended = results().map(|(_, result)| result.first.unwrap_or(result.at).min(result.at));
+    let jobs = view.jobs.iter().filter(|job| Some(&job.repository) == location.repository.as_ref());
+    let first = ended.chain(jobs.map(|job| job.created)).min();
+    // A location that is only read from has neither: others collect there.
+    let never = || if location.usable { first.or(Some(view.since)) } else { first };
+    let last = done.or_else(never)?;
     (view.now >= last.after(settings.gc_overdue)).then_some(last)
+}
+
+/// The locations whose repository has had no gc that succeeded for too long: one of each repository.
+pub(super) fn all_overdue<'a>(view: &'a View, settings: &Settings) -> BTreeSet<&'a str> {
+    let overdue = |location: &&Location| overdue_since(view, settings, location).is_some();
+    chosen(&view.locations).into_values().filter(overdue).map(|location| location.name.as_str()).collect()
 }
 
 fn overdue(view: &View, settings: &Settings, location: &Location) -> Option<Said> {

@@ -185,6 +185,46 @@ fn a_gc_that_does_not_succeed_is_said_once_a_day() {
     known.locations[0].results.insert(JobKind::Gc, failed);
     let told = plan(&known, &usual).said;
     assert!(told.len() == 1 && told[0].message.ends_with(": full"), "{told:?}");
+    assert_eq!(said(&known), ["GcOverdue"]);
+    // None ever has: what counts is the first Job, not when this process began.
+    let mut never = view(vec![job("g9", JobKind::Gc, hours_ago(97), Some((hours_ago(96), false)))]);
+    assert_eq!(all_overdue(&never, &usual), BTreeSet::from(["default"]));
+    never.jobs.clear();
+    assert_eq!(all_overdue(&never, &usual), BTreeSet::new());
+    let forgot = JobResult::new(JobKind::Forget, hours_ago(1), State::Done, String::new());
+    never.locations[0].results.insert(JobKind::Forget, JobResult { first: Some(hours_ago(99)), ..forgot.clone() });
+    assert_eq!(all_overdue(&never, &usual), BTreeSet::from(["default"]));
+    // Of two locations of one repository one is counted, and what a gc by either did is done.
+    never.locations.push(Location { name: "second".into(), results: BTreeMap::new(), ..never.locations[0].clone() });
+    assert_eq!(all_overdue(&never, &usual).len(), 1);
+    let done = JobResult {
+        last_done: Some(hours_ago(2)),
+        ..JobResult::new(JobKind::Gc, hours_ago(2), State::Done, String::new())
+    };
+    never.locations[1].results.insert(JobKind::Gc, done);
+    assert_eq!(all_overdue(&never, &usual), BTreeSet::new());
+    // One that is only read from, for as long as this process looks.
+    let mut reads = view(vec![]);
+    (reads.since, reads.locations[0].usable) = (hours_ago(500), false);
+    assert_eq!(all_overdue(&reads, &usual), BTreeSet::new());
+    reads.locations[0].usable = true;
+    assert_eq!(all_overdue(&reads, &usual), BTreeSet::from(["default"]));
     assert_eq!(plan(&known, &settings(&[("gcOverdue", "0")])).said, []);
     assert_eq!(plan(&known, &settings(&[("gcInterval", "0")])).said, []);
+}
+
+#[test]
+fn repositories_without_a_gc_for_too_long_are_counted_where_none_ever_succeeded() {
+    use super::super::figures::Figures;
+    let registry = wherry_api::metrics::Registry::new(wherry_api::metrics::By::Controller);
+    let served = |view: &View| {
+        let mut figures = Figures::default();
+        figures.take(view, &settings(&[]));
+        figures.tell(&registry);
+        registry.print().lines().find_map(|line| line.strip_prefix("wherry_gc_overdue ")?.parse::<f64>().ok())
+    };
+    let failed = |at: i64| view(vec![job("g", JobKind::Gc, hours_ago(at), Some((hours_ago(at), false)))]);
+    assert_eq!(served(&failed(3)), Some(0.0));
+    assert_eq!(served(&failed(97)), Some(1.0));
+    assert_eq!(served(&view(vec![])), Some(0.0));
 }

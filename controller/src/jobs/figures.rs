@@ -1,9 +1,9 @@
 //! What Jobs came to, as plain numbers: for metrics.
 
-use super::decide::{View, overdue_since};
+use super::decide::{View, all_overdue};
 use std::collections::BTreeMap;
 use wherry_api::job::{JobKind, State};
-use wherry_api::metrics::{FORGETTING_HELD, LAST_GC, Registry};
+use wherry_api::metrics::{FORGETTING_HELD, GC_OVERDUE, LAST_GC, Registry};
 use wherry_api::{Settings, Time};
 
 /// All of them. Counters are of this process.
@@ -32,7 +32,7 @@ pub struct OfLocation {
     pub forgot: Option<Time>,
     /// When a gc succeeded last.
     pub collected: Option<Time>,
-    /// No gc has succeeded for too long.
+    /// No gc of its repository has succeeded for too long. Of several locations of one repository that is said of one.
     pub gc_overdue: bool,
     /// Size of the packs that the newest gc left, in bytes.
     pub live_bytes: u64,
@@ -43,6 +43,7 @@ pub struct OfLocation {
 impl Figures {
     /// Takes over what is seen.
     pub(super) fn take(&mut self, view: &View, settings: &Settings) {
+        let overdue = all_overdue(view, settings);
         let of = |location: &super::decide::Location| {
             let result = |kind| location.results.get(&kind);
             let forget = result(JobKind::Forget);
@@ -55,7 +56,7 @@ impl Figures {
                 waiting: forgetting.waiting,
                 forgot: forget.and_then(|result| result.last_done),
                 collected: result(JobKind::Gc).and_then(|result| result.last_done),
-                gc_overdue: overdue_since(view, settings, location).is_some(),
+                gc_overdue: overdue.contains(location.name.as_str()),
                 live_bytes: collecting.live_bytes,
                 deleted_bytes: collecting.deleted_bytes,
             }
@@ -71,5 +72,7 @@ impl Figures {
         // A location that is only read from never has one.
         let last = self.locations.values().filter_map(|of| of.collected).map(|time| time.0).min().unwrap_or(0);
         registry.set(&LAST_GC, &[], last as f64);
+        let overdue = self.locations.values().filter(|of| of.gc_overdue).count();
+        registry.set(&GC_OVERDUE, &[], overdue as f64);
     }
 }

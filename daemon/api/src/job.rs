@@ -96,6 +96,9 @@ pub struct JobResult {
     /// When the last one of this kind ended in state `Done`, this one or one before.
     #[serde(default)]
     pub last_done: Option<Time>,
+    /// When the first one of this kind and repository ended, whatever came of it; what earlier builds wrote does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<Time>,
     /// Of a Job that forgets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgetting: Option<Forgetting>,
@@ -154,8 +157,8 @@ impl JobResult {
     /// One that came to nothing so far.
     #[must_use]
     pub fn new(job: JobKind, at: Time, state: State, message: String) -> Self {
-        let (version, repository, last_done, forgetting, collecting) = (VERSION, None, None, None, None);
-        Self { version, job, at, state, message, repository, last_done, forgetting, collecting }
+        let (repository, last_done, first, forgetting, collecting) = (None, None, None, None, None);
+        Self { version: VERSION, job, at, state, message, repository, last_done, first, forgetting, collecting }
     }
 
     /// Reads one line.
@@ -187,6 +190,7 @@ mod tests {
         JobResult {
             repository: Some("ab".into()),
             last_done: Some(Time(1_000_000)),
+            first: Some(Time(900_000)),
             forgetting: Some(Forgetting { kept: 3, missing, ..Forgetting::default() }),
             ..JobResult::new(JobKind::Forget, Time(2_000_000), State::OnHold, "why".into())
         }

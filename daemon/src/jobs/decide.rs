@@ -122,6 +122,9 @@ pub(super) enum Verdict {
     Undo,
     /// It has one, and that stays.
     Gone,
+    /// Likewise, and it may become final if a Job made it and its delay is over. Of another cluster's only what F2 would take: that cluster
+    /// alone sees whether its backup is in its API, or a restore of it runs there.
+    Settle,
 }
 
 /// Why a snapshot stays.
@@ -240,6 +243,7 @@ pub(super) fn decide(snaps: &[Snap], evidence: &Evidence) -> Decided {
             let restoring = evidence.restoring.contains(&snap.id);
             let verdict = match snap.tombstone {
                 true if alive || restoring => Verdict::Undo,
+                true if due || evidence.is_own(backup) => Verdict::Settle,
                 true => Verdict::Gone,
                 false if alive => Verdict::Keep(Why::Alive),
                 false if restoring => Verdict::Keep(Why::Restoring),

@@ -84,6 +84,7 @@ fn rows() -> Vec<Row> {
     let long = "n".repeat(CUT);
     let cut = snap_of("b", Backup { name: format!("{long}123abc"), ..backup("b") });
     let by_hand = Snap { backup: None, ..b() };
+    let far_tombstone = |snap: &Snap| Snap { tombstone: true, ..snap.clone() };
     vec![
         ("F1", "in progress: in the API alone", b(), in_api("b"), ALIVE),
         ("F1", "and expired", expired("b"), in_api("b"), ALIVE),
@@ -144,7 +145,19 @@ fn rows() -> Vec<Row> {
         ("F10", "without a uid, in the API", without_uid, Evidence { api: in_api("b").api, ..evidence() }, ALIVE),
         ("F11", "back in the bucket", tombstone(), in_store(&["b"]), Verdict::Undo),
         ("F11", "back in the API", tombstone(), in_api("b"), Verdict::Undo),
-        ("F11", "not back", tombstone(), gone(20, &b()), Verdict::Gone),
+        ("F11", "not back", tombstone(), gone(20, &b()), Verdict::Settle),
+        ("F2", "another cluster's tombstone, just seen", far_tombstone(&far()), evidence(), Verdict::Gone),
+        (
+            "F2",
+            "another cluster's tombstone, missing for long",
+            far_tombstone(&far()),
+            gone(100, &far()),
+            Verdict::Gone,
+        ),
+        ("F2", "and expired a day ago", far_tombstone(&far_expired), gone(13, &far_expired), Verdict::Gone),
+        ("F2", "and for 14 days", far_tombstone(&far_expired), gone(14, &far_expired), Verdict::Settle),
+        ("F2", "and in the bucket", far_tombstone(&far_expired), in_store(&["b"]), Verdict::Undo),
+        ("F2", "of a cluster that knows no expiry", far_tombstone(&never), gone(100, &never), Verdict::Gone),
         ("F12", "being restored", b(), restored(gone(20, &b())), Verdict::Keep(Why::Restoring)),
         (
             "F12",
@@ -156,6 +169,7 @@ fn rows() -> Vec<Row> {
         ("F12", "restored from a tombstone", tombstone(), restored(gone(20, &b())), Verdict::Undo),
         ("F13", "of a DataUpload that is gone", b(), in_store(&["b"]), ALIVE),
         ("F15", "first absence lost", b(), evidence(), Verdict::Wait),
+        ("-", "made by hand, and forgotten", Snap { tombstone: true, ..by_hand.clone() }, evidence(), Verdict::Gone),
         ("-", "made by hand", by_hand, evidence(), Verdict::Keep(Why::NoBackup)),
         (
             "-",
@@ -296,7 +310,7 @@ fn the_second_of_two_comes_to_the_same() {
     let second = decide(&half, &in_store(&["c"]));
     assert_eq!(
         [second.verdicts["a"], second.verdicts["b"], second.verdicts["c"]],
-        [Verdict::Gone, Verdict::Forget, ALIVE]
+        [Verdict::Settle, Verdict::Forget, ALIVE]
     );
     assert_eq!(second.missing, first.missing);
 }

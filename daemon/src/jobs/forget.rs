@@ -181,7 +181,8 @@ fn act(
     match verdict {
         Verdict::Keep(_) => done.kept += 1,
         Verdict::Wait => done.waiting += 1,
-        Verdict::Gone => {
+        Verdict::Gone => {}
+        Verdict::Settle => {
             let due = repository.forget_due(&id)?.is_some_and(|due| due <= repository.components().clock.now());
             if is_final && due && is_own()? && repository.settle(&id)? {
                 tracing::info!(snapshot = %id, "gone for good: its backup did not come back");

@@ -39,9 +39,11 @@ fn merged(before: Option<&JobResult>, result: &JobResult) -> JobResult {
     let before = before.filter(|before| result.repository.is_none() || result.repository == before.repository);
     let Some(before) = before else {
         merged.last_done = (result.state == State::Done).then_some(result.at);
+        merged.first = Some(result.at);
         return merged;
     };
     merged.last_done = if result.state == State::Done { Some(result.at) } else { before.last_done };
+    merged.first = Some(before.first.unwrap_or(before.at).min(result.at));
     merged.repository = result.repository.clone().or_else(|| before.repository.clone());
     match (&mut merged.forgetting, &before.forgetting) {
         // The other one of two at once may have seen it earlier.
@@ -141,6 +143,10 @@ mod tests {
         }
         let hold = merged(Some(&done), &of(Some("r"), State::OnHold, 20, Some(&[("a", 10), ("c", 20)])));
         assert_eq!((missing(&hold), hold.last_done), (vec![("a", 10), ("c", 20)], Some(Time(10))));
+        assert_eq!((done.first, hold.first), (Some(Time(10)), Some(Time(10))), "of the first one");
+        // An earlier build did not say it.
+        let old = JobResult { first: None, ..done.clone() };
+        assert_eq!(merged(Some(&old), &of(None, State::Failed, 20, None)).first, Some(Time(10)));
         // Two at once: the other one saw it earlier, and this one sees that another is back.
         let late = merged(Some(&done), &of(Some("r"), State::Done, 21, Some(&[("a", 12)])));
         assert_eq!((missing(&late), late.last_done), (vec![("a", 10)], Some(Time(21))));
@@ -150,6 +156,6 @@ mod tests {
     fn another_repository_begins_anew() {
         let done = merged(None, &of(Some("r"), State::Done, 10, Some(&[("a", 10)])));
         let other = merged(Some(&done), &of(Some("s"), State::OnHold, 20, Some(&[("a", 20)])));
-        assert_eq!((missing(&other), other.last_done), (vec![("a", 20)], None));
+        assert_eq!((missing(&other), other.last_done, other.first), (vec![("a", 20)], None, Some(Time(20))));
     }
 }

@@ -91,8 +91,9 @@ impl Repository {
     }
 
     fn for_certain(&self, asked: &BTreeSet<PackId>) -> Result<Noted> {
-        let busy =
-            "checks are at work, so which packs they have found damaged is not known: run it again when they are done";
+        let busy = "checks are at work, so which packs they have found damaged is not known: run it again when they are done; if that \
+             does not help, the storage lists a record below checked/ that it does not give, and `wherry check --read-data` that reads \
+             everything in one run removes it";
         self.damaged_within(Spoiled::Refused, asked)?.ok_or_else(|| Error::new(ErrorKind::Busy, busy))
     }
 

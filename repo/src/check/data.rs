@@ -52,7 +52,10 @@ pub(super) fn examine(
         let size = pieces.iter().map(|p| u64::from(p.at.len)).sum();
         jobs.push(Job { id, pieces: Some(pieces), size, wanted: 0 });
     }
-    let good: Vec<Used> = packs.used().into_iter().filter(|pack| pack.state == State::Good).collect();
+    // What a record that cannot be read may have said of packs that nobody refers to, only a look into them can say.
+    let reads_all = run.options.read_data.is_some_and(|read| read.share >= 1.0);
+    let all = reads_all && ledger.is_some_and(Ledger::has_lost);
+    let good: Vec<Used> = packs.used(all).into_iter().filter(|pack| pack.state == State::Good).collect();
     let (wanted, mut not_read) = match run.options.read_data {
         None => (Vec::new(), left_out(&good, NotReadReason::NotAsked).into_iter().collect()),
         Some(read) => choose(run, good, read)?,

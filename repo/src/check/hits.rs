@@ -225,7 +225,17 @@ impl<'a> Search<'a> {
     }
 
     fn look_elsewhere(&self, piece: &Piece) -> Result<bool> {
-        let copies = self.packs.elsewhere(piece)?;
+        let known = self.packs.elsewhere(piece)?;
+        if self.is_among(piece, &known)? {
+            return Ok(true);
+        }
+        let mut others = self.packs.all_elsewhere(piece)?;
+        others.retain(|copy| !known.contains(copy));
+        self.is_among(piece, &others)
+    }
+
+    /// Whether one of these copies is intact.
+    fn is_among(&self, piece: &Piece, copies: &[Copy]) -> Result<bool> {
         let named = |copy: &Copy| (copy.pack, Piece { at: copy.at, ..*piece }.print());
         let is_bad = |copy: &Copy| self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&named(copy));
         // The only thing that is known of a pack nobody has read is that it is not known to be damaged; where one copy is, another may

@@ -38,7 +38,7 @@ pub(super) struct Ledger<'a> {
     before: Vec<Key>,
     /// Records that do not open.
     spoiled: Vec<Key>,
-    /// Readings of packs that were not listed, by checks that began later than this one.
+    /// Readings of packs that were not listed: by checks that began later than this one, and all that say damaged.
     others: Vec<(Reading, PackId)>,
     state: Mutex<State>,
 }
@@ -75,7 +75,8 @@ impl<'a> Ledger<'a> {
             let ids = intact.into_iter().map(|id| (id, false)).chain(damaged.into_iter().map(|id| (id, true)));
             for (id, damaged) in ids.filter(|_| at <= latest) {
                 let reading = Reading { at, damaged };
-                if !packs.note(&id, reading) && at >= run.began {
+                // A repair dates what it has found in its packs from its own start, which may be long before they came.
+                if !packs.note(&id, reading) && (damaged || at >= run.began) {
                     others.push((reading, id));
                 }
             }
@@ -108,6 +109,11 @@ impl<'a> Ledger<'a> {
             state.saved = now;
         }
         self.save();
+    }
+
+    /// Some record of readings cannot be read.
+    pub(super) fn has_lost(&self) -> bool {
+        !self.spoiled.is_empty()
     }
 
     /// Writes down what was read and is not noted yet.
@@ -234,7 +240,7 @@ impl<'a> Ledger<'a> {
         if old.len() <= MANY + readings.len() / Readings::MOST {
             return Ok(());
         }
-        readings.extend_from_slice(&self.others);
+        readings.extend(self.others.iter().filter(|(reading, id)| reading.at >= self.run.began || self.may_be(id)));
         readings.sort_unstable();
         for part in readings.chunks(Readings::MOST) {
             let group = |same: &[(Reading, PackId)]| {
@@ -246,6 +252,11 @@ impl<'a> Ledger<'a> {
         }
         self.remove(old.iter());
         Ok(())
+    }
+
+    /// Whether a pack that was not listed has come since, or nobody can say.
+    fn may_be(&self, id: &PackId) -> bool {
+        !self.run.storage().head(&keys::pack(id)).is_err_and(|e| e.kind() == ErrorKind::NotFound)
     }
 
     /// What stays is merged once more by a later check.
@@ -283,7 +294,7 @@ struct Found<T> {
     records: Vec<T>,
     /// Their keys.
     read: Vec<Key>,
-    /// Those that do not open.
+    /// Those that do not open, or that each listing names and the storage does not give.
     spoiled: Vec<Key>,
     /// Those that a local disk does not give.
     refused: Vec<Key>,
@@ -302,7 +313,7 @@ impl<T: Record + Send> Found<T> {
 
     /// All that can be read. When one is gone that was listed, a check has put it together with others: they are listed again.
     fn read(repository: &Repository, prefix: &str, is_ours: impl Fn(&Key) -> bool) -> Result<Self> {
-        let mut tries = 0;
+        let (mut tries, mut not_given) = (0, BTreeMap::<Key, usize>::new());
         loop {
             tries += 1;
             let found: Vec<_> =
@@ -316,7 +327,10 @@ impl<T: Record + Send> Found<T> {
                             all.records.push(record);
                             all.read.push(key.clone());
                         }
-                        Err(e) if e.kind() == ErrorKind::NotFound => gone = true,
+                        Err(e) if e.kind() == ErrorKind::NotFound => {
+                            gone = true;
+                            *not_given.entry(key.clone()).or_default() += 1;
+                        }
                         Err(e) if e.kind() == ErrorKind::Corrupt => all.spoiled.push(key.clone()),
                         Err(e) if repository.is_damage(&e) => {
                             tracing::warn!("{key} cannot be read: {e}");
@@ -327,6 +341,8 @@ impl<T: Record + Send> Found<T> {
                 }
             }
             if !gone || tries == TRIES {
+                // No other check removes one record for as long as that.
+                all.spoiled.extend(not_given.into_iter().filter(|(_, times)| *times == TRIES).map(|(key, _)| key));
                 return Ok(all);
             }
         }

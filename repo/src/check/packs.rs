@@ -346,11 +346,22 @@ impl<'a> Packs<'a> {
     pub(super) fn elsewhere(&self, piece: &Piece) -> Result<Vec<Copy>> {
         let (repository, elsewhere) = (self.run.repository, self.run.repository.elsewhere());
         let known = self.intact(piece, elsewhere.find(repository, &piece.id, piece.class, &piece.at)?)?;
+        let known = if known.is_empty() { self.all_elsewhere(piece)? } else { known };
         if !known.is_empty() {
             return Ok(known);
         }
         // A collector may have moved it since somebody looked.
         self.intact(piece, elsewhere.find_moved(repository, &piece.id, piece.class, &piece.at)?)
+    }
+
+    /// Likewise, also in packs of which nothing was known as memory is short: for who found that what [`elsewhere`](Self::elsewhere)
+    /// names is damaged. Nothing where that knew of all.
+    pub(super) fn all_elsewhere(&self, piece: &Piece) -> Result<Vec<Copy>> {
+        let (repository, elsewhere) = (self.run.repository, self.run.repository.elsewhere());
+        if !elsewhere.may_know_more(piece.class) {
+            return Ok(Vec::new());
+        }
+        self.intact(piece, elsewhere.find_all(repository, &piece.id, piece.class, &piece.at)?)
     }
 
     /// Those of these copies whose packs are there and whole.
@@ -416,10 +427,10 @@ impl<'a> Packs<'a> {
         self.table.lock().packs.iter().filter(|p| p.state == State::Missing).map(|p| p.id).collect()
     }
 
-    /// The data packs that snapshots refer to, by name.
-    pub(super) fn used(&self) -> Vec<Used> {
+    /// The data packs that snapshots refer to, by name; `all`: and those that nobody refers to by place.
+    pub(super) fn used(&self, all: bool) -> Vec<Used> {
         let table = self.table.lock();
-        let used = table.packs.iter().filter(|p| p.id.kind == PackKind::Data && p.count > 0);
+        let used = table.packs.iter().filter(|p| p.id.kind == PackKind::Data && (all || p.count > 0));
         let used = used.map(|p| Used {
             id: p.id,
             state: p.state,
@@ -477,7 +488,8 @@ impl<'a> Packs<'a> {
         }
     }
 
-    /// True when this check knows of each data pack that snapshots refer to whether it is damaged, and relies on no earlier one.
+    /// True when this check knows of each data pack there is whether it is damaged, and relies on no earlier one. Also of those that nobody
+    /// refers to by place: what refers to them may be a node that was healed, or will be.
     pub(super) fn all_noted(&self) -> bool {
         let began = self.run.began;
         let is_known = |pack: &Pack| match pack.state {
@@ -485,7 +497,7 @@ impl<'a> Packs<'a> {
             State::Missing | State::Damaged => true,
             State::Good | State::Unread => pack.reading.is_some_and(|reading| reading.at == began),
         };
-        self.table.lock().packs.iter().filter(|p| p.id.kind == PackKind::Data && p.count > 0).all(is_known)
+        self.table.lock().packs.iter().filter(|p| p.id.kind == PackKind::Data).all(is_known)
     }
 
     /// True when this check has read each data pack that snapshots refer to, and all were intact.

@@ -200,7 +200,7 @@ impl Run<'_> {
         entries.iter().for_each(|entry| elsewhere.expect(entry.class, [entry.id.short()]));
         for entry in entries {
             let Some(at) = index.location(entry, pack, epoch) else { continue };
-            let copies = elsewhere.find(repository, &entry.id.short(), entry.class, &at)?;
+            let copies = elsewhere.find_all(repository, &entry.id.short(), entry.class, &at)?;
             kept.extend(copies.into_iter().map(|copy| copy.pack));
         }
         Ok(())

@@ -261,7 +261,7 @@ impl Mark<'_, '_> {
     /// All copies of a chunk that are only in packs in which a check has found damage: any of them may be the intact one.
     fn keep_all(&mut self, child: &Child) -> Result<()> {
         let repository = self.run.repository;
-        for copy in self.elsewhere.find(repository, &child.id, child.class, &child.at)? {
+        for copy in self.elsewhere.find_all(repository, &child.id, child.class, &child.at)? {
             if let Some((_, n)) = rank(self.packs, repository, &copy)? {
                 self.keep(n, &copy)?;
             }
@@ -292,15 +292,26 @@ impl Mark<'_, '_> {
         })
     }
 
-    /// Of the copies that are known the one to keep, and its rank.
+    /// The copy to keep, and its rank: of those that are known; of all there are where none of these is in a pack that is there and
+    /// that no check has found damaged.
     fn best(&mut self, child: &Child) -> Result<Option<(u8, Number, Copy)>> {
         let repository = self.run.repository;
+        let known = self.elsewhere.find(repository, &child.id, child.class, &child.at)?;
+        let best = self.best_of(&known)?;
+        if best.is_some_and(|(rank, ..)| rank < DAMAGED) || !self.elsewhere.may_know_more(child.class) {
+            return Ok(best);
+        }
+        let all = self.elsewhere.find_all(repository, &child.id, child.class, &child.at)?;
+        self.best_of(&all)
+    }
+
+    fn best_of(&mut self, copies: &[Copy]) -> Result<Option<(u8, Number, Copy)>> {
         let mut best: Option<(u8, Number, Copy)> = None;
-        for copy in self.elsewhere.find(repository, &child.id, child.class, &child.at)? {
-            if let Some((rank, n)) = rank(self.packs, repository, &copy)?
+        for copy in copies {
+            if let Some((rank, n)) = rank(self.packs, self.run.repository, copy)?
                 && best.as_ref().is_none_or(|(known, ..)| rank < *known)
             {
-                best = Some((rank, n, copy));
+                best = Some((rank, n, *copy));
             }
         }
         Ok(best)

@@ -80,6 +80,8 @@ impl Packs {
     pub(super) fn new(mut packs: Vec<Pack>, mut swept: Vec<u64>, chunk: u64, memory: u64) -> Result<Self> {
         packs.sort_unstable_by_key(|pack| pack.id);
         packs.dedup_by_key(|pack| pack.id);
+        packs.shrink_to_fit();
+        swept.shrink_to_fit();
         swept.sort_unstable();
         packs.iter_mut().for_each(|pack| pack.swept = swept.binary_search(&pack.id.random).is_ok());
         let total = packs.iter().filter(|pack| !pack.swept).map(|pack| pack.size).sum();
@@ -95,11 +97,13 @@ impl Packs {
         if packs as u64 * PACK <= memory { Ok(()) } else { Err(no_room(packs, memory)) }
     }
 
-    /// An error when so many words more do not fit.
+    /// An error when so many words more do not fit. What counts is what is taken, and not what is in use: a vector has room for more than
+    /// is in it, and a map for a byte and a pair in each of its places.
     fn fits(&self, words: usize) -> Result<()> {
-        let late = self.late.len() as u64 * 3 * size_of::<(PackId, Option<Number>)>() as u64;
-        let bits = (self.words.len() + words) as u64 * 8;
-        let need = self.packs.len() as u64 * PACK + self.swept.len() as u64 * 8 + late + bits;
+        let late = self.late.capacity() as u64 * (size_of::<(PackId, Option<Number>)>() as u64 + 1);
+        let absent = self.absent.capacity() as u64 * (size_of::<PackId>() as u64 + 1);
+        let bits = self.words.capacity().max(self.words.len() + words) as u64 * 8;
+        let need = self.packs.capacity() as u64 * PACK + self.swept.capacity() as u64 * 8 + late + absent + bits;
         if need <= self.memory { Ok(()) } else { Err(no_room(self.packs.len(), self.memory)) }
     }
 
@@ -176,7 +180,11 @@ impl Packs {
         let guess = (size / self.chunk.max(1)).div_ceil(64).min(u64::from(MOST_ORDINALS / 64)) as u32;
         let wanted = least.max(2 * words).max(if words == 0 { guess } else { 0 });
         self.fits(wanted as usize)?;
+        // A vector that doubles takes as much again as it has: by an eighth at a time it is a few more copies in all.
         let start = self.words.len();
+        if self.words.capacity() - start < wanted as usize {
+            self.words.reserve_exact((wanted as usize).max(start / 8));
+        }
         let many = || Error::invalid("there are more chunks than marks can be kept of: give more with --memory");
         let new = u32::try_from(start).ok().filter(|new| new.checked_add(wanted).is_some()).ok_or_else(many)?;
         self.words.extend_from_within(first as usize..(first + words) as usize);

@@ -343,6 +343,39 @@ fn what_comes_when_the_table_has_no_room_left_is_found() {
 }
 
 #[test]
+fn all_copies_are_found_where_the_table_has_room_for_one() {
+    let (storage, _, repository) = repository();
+    let mut all = ["vm", "a", "b"].map(|name| {
+        let snapshot = backup(&repository, name, 2);
+        of(&repository, &snapshot, PackKind::Data)[0]
+    });
+    // Segments, and so the rows of the table, are read in the order of their names.
+    all.sort_unstable_by_key(|pack| pack.session);
+    let (index, ..) = read_index(&*storage, repository.keys(), &all[0]).unwrap();
+    let id = index.entries[0].id.short();
+    let pack = PackId { seq: 9, ..all[0] };
+    let not = Location { pack, epoch: 0, ordinal: 0, offset: 0, len: 0, codec: Codec::Raw };
+    let room = 2 * ROW * (2 + 6);
+    let elsewhere = Elsewhere::new(room);
+    let packs = |copies: Vec<Copy>| copies.iter().map(|copy| copy.pack).collect::<Vec<_>>();
+    assert_eq!(packs(elsewhere.find(&repository, &id, 16, &not).unwrap()), all[..1]);
+    assert!(elsewhere.may_know_more(16));
+    let mut found = packs(elsewhere.find_all(&repository, &id, 16, &not).unwrap());
+    found.sort_unstable_by_key(|pack| pack.session);
+    assert_eq!(found, all);
+    // What is intact in the third one alone is damage that hits nobody.
+    for pack in &all[..2] {
+        let mut bytes = storage.get(&keys::pack(pack)).unwrap().to_vec();
+        bytes[100] ^= 1;
+        storage.overwrite(&keys::pack(pack), bytes.into()).unwrap();
+    }
+    let repository = anew(&repository);
+    repository.limit_lookups(room);
+    let report = check(&repository, true);
+    assert_eq!(report.damages.iter().map(|damage| damage.hits.len()).collect::<Vec<_>>(), [0, 0]);
+}
+
+#[test]
 fn where_there_is_no_room_for_all_there_is_for_what_collectors_copied() {
     let (storage, _, first) = repository();
     let snapshot = backup(&first, "vm", CHUNKS);

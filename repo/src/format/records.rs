@@ -110,6 +110,10 @@ pub struct Seen {
     /// The newest generation read.
     #[n(0)]
     pub generation: u32,
+    /// The volume that is written: where a repair creates the Fence of a session whose `open` nobody can read (M6 of
+    /// `docs/concurrency.md`). Earlier builds did not say it.
+    #[n(1)]
+    pub volume: Option<VolumeId>,
 }
 
 /// `sess/<sid>/beat`: overwritten now and then; only its age matters.

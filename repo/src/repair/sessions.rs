@@ -1,7 +1,7 @@
 //! Sessions whose `open` is damaged or gone: M6 of `docs/concurrency.md`. Nobody can tell what such a one leans on, so that no
-//! collector runs beside it, nor which volume it writes, so that nobody else ends it.
+//! collector runs beside it. Which volume it writes its `seen` says.
 
-use crate::format::records::SessionOpen;
+use crate::format::records::{Seen, SessionOpen};
 use crate::id::{SessionId, VolumeId};
 use crate::session::{SILENT, fence};
 use crate::storage::{Key, Listed, keys};
@@ -9,7 +9,7 @@ use crate::{ErrorKind, Repository, Result, Timestamp};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-/// A session that nobody can tell the volume of.
+/// A session of which nobody can tell what it leans on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostSession {
     /// Its id.
@@ -30,7 +30,8 @@ struct Notes {
 
 impl Repository {
     /// M6: ends the sessions without outcome whose `open` is damaged or gone, as soon as they were silent for two hours, and removes
-    /// their notes. Whichever volume of the repository one writes, a Fence stands where it would commit.
+    /// their notes. A Fence stands where it would commit. One that has not come to its `seen` gets none: it has no packs, and reads the lists
+    /// and looks at its parent only behind that.
     ///
     /// # Errors
     /// What the storage says when it does not answer; a feature that this build must not write beside.
@@ -68,8 +69,11 @@ impl Repository {
             let silent = Duration::from_nanos(u64::try_from(now.0.saturating_sub(notes.last.0)).unwrap_or(0));
             let is_over = silent >= SILENT;
             if is_over {
-                for volume in &volumes {
-                    fence(self, *volume, id, "its note is damaged or gone, and it gave no sign of life")?;
+                if notes.has_seen {
+                    let theirs = self.volume_of(&notes)?.map(|volume| BTreeSet::from([volume]));
+                    for volume in theirs.as_ref().unwrap_or(&volumes) {
+                        fence(self, *volume, id, "its note is damaged or gone, and it gave no sign of life")?;
+                    }
                 }
                 // `open` last: without it the rest means nothing.
                 let open = keys::session(&id, "open");
@@ -79,6 +83,20 @@ impl Repository {
             lost.push(LostSession { id, silent, ended: is_over });
         }
         Ok(lost)
+    }
+
+    /// The volume that one of its `seen` names; `None`: it is of an earlier build, or none of them can be read.
+    fn volume_of(&self, notes: &Notes) -> Result<Option<VolumeId>> {
+        let is_seen = |key: &&Key| keys::parse_session(key).is_some_and(|(_, part)| !matches!(part, "open" | "beat"));
+        for key in notes.keys.iter().filter(is_seen) {
+            match self.read::<Seen>(key) {
+                Ok(Seen { volume: None, .. }) => {}
+                Ok(seen) => return Ok(seen.volume),
+                Err(e) if self.is_damage(&e) => tracing::warn!("{key} cannot be read: {e}"),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
     }
 
     /// All that have notes, by id.

@@ -146,7 +146,7 @@ fn sealed() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let state = Checked { snapshot: SESSION, said: at, verified: Some(at), damaged: false };
     vec![
         ("records", "open", body(0, &open)),
-        ("records", "seen", body(1, &Seen { generation: 3 })),
+        ("records", "seen", body(1, &Seen { generation: 3, volume: Some(VolumeId::new([4; 16])) })),
         ("records", "beat", body(2, &Beat { at })),
         ("records", "asked", body(3, &Asked { reason: "old".into(), at, not_before: at, nonce })),
         ("records", "settled", body(4, &Settled { verdict: Verdict::Final, at, nonce })),

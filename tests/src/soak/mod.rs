@@ -38,7 +38,7 @@ impl Length {
 }
 
 /// What must have happened for a soak to mean something.
-const NEEDED: [&str; 14] = [
+const NEEDED: [&str; 16] = [
     "snapshots",
     "forgotten",
     "packs deleted",
@@ -53,6 +53,8 @@ const NEEDED: [&str; 14] = [
     "fault drop-request",
     "fault cut-request",
     "fault cut-reply",
+    "fault stall",
+    "fault stall-reply",
 ];
 
 /// What must have happened besides in one of half an hour.
@@ -187,7 +189,7 @@ pub fn soak(seed: u64, length: Length, say: &(dyn Fn(String) + Sync)) -> Outcome
     soak.outcome()
 }
 
-/// Those that a client can get over. One that stalls is not among them: it takes as long as the client's patience.
+/// Those that a client can get over. One that stalls takes as long as the client's patience, a sixth of `--retry-for`.
 fn faults() -> Vec<Fault> {
     use Fault::*;
     vec![
@@ -200,5 +202,7 @@ fn faults() -> Vec<Fault> {
         DropRequest,
         CutRequest,
         CutReply,
+        Stall,
+        StallReply,
     ]
 }

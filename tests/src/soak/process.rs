@@ -34,13 +34,16 @@ pub(super) struct Ended {
 /// Codes that nothing here explains: no repository, no access, damage, a version that is too new; a panic has 101.
 const NEVER: [i32; 5] = [10, 12, 13, 15, 101];
 
+/// What a server that answers nothing costs is a sixth of this.
+const RETRY: [&str; 2] = ["--retry-for", "60s"];
+
 impl Soak {
     /// Runs a command; `what` is its name for the killer, `cache` its folder for the index.
     pub(super) fn run(&self, what: &'static str, cache: &str, args: &[&str]) -> Ended {
         let out = self.home.path(&format!("out-{:?}", std::thread::current().id()));
         let (stdout, stderr) = (out.with_extension("stdout"), out.with_extension("stderr"));
         let mut command = self.home.command();
-        command.args(args).env("WHERRY_CACHE_DIR", self.home.path(cache));
+        command.args(args).args(RETRY).env("WHERRY_CACHE_DIR", self.home.path(cache));
         command.stdout(File::create(&stdout).expect("a file")).stderr(File::create(&stderr).expect("a file"));
         let mut child = {
             // With the lock, so that nobody misses it.

@@ -1,7 +1,7 @@
 //! Damage has a way out: what nobody needs any more, or what is intact elsewhere, keeps no collector from its work.
 
 use super::*;
-use wherry_repo::{CommitInfo, ErrorKind, Key, PackKind, ReadSession, SnapshotWriter};
+use wherry_repo::{CommitInfo, ErrorKind, Key, PackKind, ReadData, ReadSession, SnapshotWriter};
 
 /// One bit of the middle of an object is another one.
 fn spoil(world: &World, key: &Key) {
@@ -73,17 +73,43 @@ fn a_session_whose_note_is_damaged_or_gone_is_ended_by_a_repair_when_it_is_silen
             assert!(world.repository().end_lost_sessions().unwrap().is_empty());
             // Had it lived, it would be told.
             let commit = writer.commit(CommitInfo { size: 3 * UNIT as u64, ..CommitInfo::default() });
-            if volume == "vm" {
-                assert_eq!(commit.unwrap_err().kind(), ErrorKind::Conflict);
-                gc(&world.repository(), &now()).unwrap();
-            } else {
-                world.disks.insert(commit.unwrap().id, disk(&[1, 2, 3]));
-            }
+            assert_eq!(commit.unwrap_err().kind(), ErrorKind::Conflict, "also of a volume nobody has heard of");
+            gc(&world.repository(), &now()).unwrap();
             world.gc();
             world.verify("its note was lost");
             world.verify_lean("its note was lost");
         }
     }
+}
+
+/// The Fence stands where it would commit, and nowhere else. Who has not come to `seen` has no packs and needs none.
+#[test]
+fn a_repair_fences_a_lost_session_where_it_writes_and_nowhere_else() {
+    let mut world = World::new();
+    let other = world.backup("other", &disk(&[900]));
+    let writer = SnapshotWriter::start(&world.repository(), index(), &wide("new")).unwrap();
+    spoil(&world, &keys::session(&writer.id(), "open"));
+    let early = other.id;
+    let early = wherry_repo::SessionId::new(std::array::from_fn(|n| early.bytes()[n] ^ 1));
+    world.storage.create(&keys::session(&early, "open"), vec![7; 100].into()).unwrap();
+    let error = gc(&world.repository(), &patient()).unwrap_err().to_string();
+    assert!(error.contains("wherry repair"), "{error}");
+    world.clock.advance(Duration::from_secs(7200));
+    let ended: Vec<_> =
+        world.repository().end_lost_sessions().unwrap().iter().map(|lost| (lost.id, lost.ended)).collect();
+    assert!(ended.len() == 2 && ended.contains(&(writer.id(), true)) && ended.contains(&(early, true)), "{ended:?}");
+    let fences = |id: wherry_repo::SessionId| -> Vec<Key> {
+        let own = id.to_string();
+        keys_of(&*world.storage)
+            .into_iter()
+            .filter(|key| key.as_str().starts_with("snap/") && key.as_str().contains(&own))
+            .collect()
+    };
+    assert_eq!((fences(writer.id()).len(), fences(early)), (1, Vec::new()));
+    assert!(!fences(writer.id())[0].as_str().contains(&other.volume.to_string()), "that is the other volume");
+    drop(writer);
+    gc(&world.repository(), &patient()).unwrap();
+    world.verify("one of them had no packs");
 }
 
 #[test]
@@ -145,4 +171,51 @@ fn a_thin_pack_that_does_not_open_stays_with_all_that_may_have_the_same() {
         gc(&world.repository(), &patient()).unwrap();
         assert!(restore(&world.repository(), &second).unwrap() == bytes);
     }
+}
+
+/// Of three copies of a chunk two are damaged, and the intact one is in a pack that nobody refers to and that the table by id has
+/// no room for.
+#[test]
+fn the_only_intact_copy_stays_also_where_memory_is_too_little_to_know_of_it() {
+    const CHUNKS: u64 = 24;
+    let mut world = World::new();
+    let bytes = disk(&(0..CHUNKS).collect::<Vec<_>>());
+    let big = |name: &str| WriterOptions { pack_size: 32 * UNIT, ..options(name) };
+    let mut made: Vec<Snapshot> = ["a", "b", "c"]
+        .map(|name| {
+            world.clock.advance(Duration::from_secs(60));
+            backup_with(&world.repository(), index(), &big(name), &bytes).unwrap()
+        })
+        .into();
+    // Segments, and so the rows of the table, are read in the order of their names.
+    made.sort_unstable_by_key(|snapshot| snapshot.id);
+    let (known, intact) = (made.remove(0), made.pop().unwrap());
+    let kept = made.remove(0);
+    world.disks.insert(kept.id, bytes);
+    let pack_of = |snapshot: &Snapshot| {
+        let packs: Vec<_> = world.packs().into_iter().filter(|pack| pack.session == snapshot.id).collect();
+        assert_eq!(packs.len(), 1, "all in one");
+        keys::pack(&packs[0])
+    };
+    for snapshot in [&known, &kept] {
+        let key = pack_of(snapshot);
+        let mut body = world.storage.get(&key).unwrap().to_vec();
+        body[64 + 7 * UNIT] ^= 1;
+        world.storage.overwrite(&key, body.into()).unwrap();
+    }
+    let options = CheckOptions { read_data: Some(ReadData::default()), keep: true, ..CheckOptions::default() };
+    let report = world.repository().check(&options, &|_, _, _| Ok(())).unwrap();
+    assert!(report.damages.len() == 2 && report.damages.iter().all(|damage| damage.hits.is_empty()), "{report:?}");
+    let there = pack_of(&intact);
+    for snapshot in [&known, &intact] {
+        world.forget(&snapshot.id);
+    }
+    // A pack takes as much as six rows of 16 bytes, in half of the half of the memory: room for one.
+    let options = CollectOptions { memory: 64 * (CHUNKS + 6), ..now() };
+    for _ in 0..2 {
+        gc(&world.repository(), &options).unwrap();
+        assert!(world.storage.get(&there).is_ok(), "the intact copy was swept");
+    }
+    let restored = restore(&world.repository(), &kept).unwrap();
+    assert!(restored == world.disks[&kept.id]);
 }

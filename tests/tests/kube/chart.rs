@@ -364,7 +364,7 @@ fn alerts_and_dashboard_name_what_there_is() {
         "wherry_crs_deadline_at_risk",
         "wherry_key_missing",
         "wherry_last_completed_timestamp_seconds",
-        "wherry_gc_last_success_timestamp_seconds",
+        "wherry_gc_overdue",
     ] {
         assert!(alerted.contains(wanted), "no alert is about {wanted}");
     }

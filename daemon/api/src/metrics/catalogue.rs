@@ -151,4 +151,6 @@ catalogue! {
         "Backups that are missing and whose snapshots stay all the same, as they are more than may go without a word of a human.";
     LAST_GC = Controller Type::Gauge, "wherry_gc_last_success_timestamp_seconds", "Unix time", [],
         "When gc last succeeded, of the repositories in which it did the one where that is longest ago; 0: in none.";
+    GC_OVERDUE = Controller Type::Gauge, "wherry_gc_overdue", "repositories", [],
+        "Repositories in which no gc has succeeded for longer than the setting gcOverdue; where none ever has, since the first Job.";
 }

@@ -3,7 +3,7 @@
 use super::stored::{self, Thing, noise};
 use crate::check::{CheckOptions, CheckReport, CheckStep, DamageKind, NotReadReason, ReadData};
 use crate::format::checked::{Checked, ReadTogether, Readings};
-use crate::id::{PackId, PackKind};
+use crate::id::{PackId, PackKind, SessionId};
 use crate::index::ChunkIndex;
 use crate::storage::{Memory, Storage, keys};
 use crate::testing::{StillClock, UNIT, Watched, backup, chunk, password, repository};
@@ -11,6 +11,7 @@ use crate::{
     Clock, CollectOptions, CommitInfo, Components, Error, ErrorKind, Key, ParentChoice, Repository, Result, Snapshot,
     SnapshotId, SnapshotWriter, System, Timestamp, WriterOptions,
 };
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -299,6 +300,40 @@ fn records_are_put_together_and_what_a_collector_took_is_left_out() {
     drop(storage);
 }
 
+/// A repair that began before a check stores a pack after the check has listed them, reads it back, and finds it damaged.
+#[test]
+fn what_was_found_damaged_in_a_pack_that_came_since_the_listing_stays_noted() {
+    let (storage, clock, repository) = repository();
+    backup(&repository, "a", 40);
+    for _ in 0..16 {
+        clock.advance(DAY);
+        check(&repository, share(0.1));
+    }
+    let began = clock.now();
+    clock.advance(DAY);
+    let other = again(storage.clone(), clock.clone());
+    let new = Mutex::new(None);
+    let report = repository.check(&options(share(1.0), &[]), &|step, _, _| {
+        let mut new = new.lock();
+        if step == CheckStep::Maps && new.is_none() {
+            let snapshot = sharing(&other, "b", 100..101);
+            let pack =
+                packs(&other).iter().filter_map(keys::parse_pack).find(|pack| pack.session == snapshot.id).unwrap();
+            let swept = PackId { seq: 99, ..pack };
+            let group = ReadTogether { at: began, intact: Vec::new(), damaged: vec![pack, swept] };
+            let key = keys::readings(&SessionId::new([7; 16]), 0);
+            other.create(&key, &Readings { groups: vec![group] }).unwrap();
+            *new = Some((pack, swept));
+        }
+        Ok(())
+    });
+    assert!(report.unwrap().kept);
+    let (pack, swept) = new.into_inner().unwrap();
+    assert!(repository.list(keys::READ).unwrap().len() <= 2, "they were put together");
+    assert!(noted(&repository).contains(&pack), "nobody would know that it is damaged");
+    assert!(!noted(&repository).contains(&swept), "of what is gone nobody needs to know");
+}
+
 /// Another check comes at each moment of one, and both have their say.
 #[test]
 fn two_checks_at_once_lose_nothing() {
@@ -422,6 +457,37 @@ fn a_damaged_record_is_named_costs_a_reading_and_goes() {
         assert_eq!((&damage.object, damage.kind, damage.hits.len()), (&key, DamageKind::Checked, 0));
         assert!(!repository.list(keys::CHECKED).unwrap().contains(&key), "{key}");
         assert!(check(&repository, older(30)).is_clean());
+        assert!(verified(&repository, &snapshot).is_some());
+    }
+}
+
+/// What a lost note said of it may be all that keeps a collector from taking it for intact, when something refers to it again.
+#[test]
+fn before_a_damaged_record_goes_also_what_nobody_refers_to_is_read() {
+    for is_ghost in [false, true] {
+        let (storage, clock, repository) = repository();
+        let snapshot = backup(&repository, "vm", 40);
+        let gone = backup(&repository, "gone", 40);
+        let of_gone = |key: &Key| keys::parse_pack(key).filter(|pack| pack.session == gone.id);
+        let pack = packs(&repository).iter().find_map(of_gone).unwrap();
+        storage.delete(&keys::snap(&gone.volume, &gone.id)).unwrap();
+        spoil(&*storage, &keys::pack(&pack));
+        clock.advance(DAY * 40);
+        check(&repository, share(1.0));
+        assert!(!noted(&repository).contains(&pack), "nobody refers to it, so it is not read for nothing");
+        let key = repository.list(keys::READ).unwrap().remove(0);
+        match is_ghost {
+            true => *storage.ghost.lock() = Some(key.clone()),
+            false => spoil(&*storage, &key),
+        }
+        assert!(repository.damaged_packs_for_certain().is_err());
+        // A part of it does not do.
+        check(&repository, share(0.5));
+        assert!(repository.list(keys::READ).unwrap().contains(&key));
+        let report = check(&repository, share(1.0));
+        assert!(!report.is_clean() && report.damages.iter().all(|damage| damage.hits.is_empty()), "{report:?}");
+        assert!(!repository.list(keys::READ).unwrap().contains(&key));
+        assert!(repository.damaged_packs_for_certain().unwrap().contains(&pack), "is a ghost: {is_ghost}");
         assert!(verified(&repository, &snapshot).is_some());
     }
 }

@@ -152,6 +152,11 @@ fn readings() -> impl Strategy<Value = Readings> {
     proptest::collection::vec(group, 0..3).prop_map(|groups| Readings { groups })
 }
 
+fn seen() -> impl Strategy<Value = Seen> {
+    let volume = proptest::option::of(any::<[u8; 16]>().prop_map(VolumeId::new));
+    (any::<u32>(), volume).prop_map(|(generation, volume)| Seen { generation, volume })
+}
+
 fn states() -> impl Strategy<Value = States> {
     let one = (session(), time(), proptest::option::of(time()), any::<bool>());
     let one = one.prop_map(|(snapshot, said, verified, damaged)| Checked {
@@ -189,7 +194,7 @@ fn come_back<T: Record + PartialEq + Debug + Clone>(strategy: impl Strategy<Valu
 #[test]
 fn records_come_back() {
     come_back(open());
-    come_back(any::<u32>().prop_map(|generation| Seen { generation }));
+    come_back(seen());
     come_back(time().prop_map(|at| Beat { at }));
     come_back(outcome());
     come_back(asked());
@@ -210,7 +215,7 @@ fn changes_are_found<T: Record + Debug>(strategy: impl Strategy<Value = T>) {
 #[test]
 fn every_change_of_a_sealed_record_is_found() {
     changes_are_found(open());
-    changes_are_found(any::<u32>().prop_map(|generation| Seen { generation }));
+    changes_are_found(seen());
     changes_are_found(time().prop_map(|at| Beat { at }));
     changes_are_found(outcome());
     changes_are_found(asked());
@@ -249,7 +254,12 @@ fn unknown_fields_are_skipped_and_missing_ones_are_damage() {
     let mut body = vec![0xa3, 0x00, 0x07, 0x18, 99];
     body.extend(std::iter::repeat_n(0x81, depth));
     body.extend_from_slice(&[0x00, 0x18, 100, 0x61, b'x']);
-    assert_eq!(decode::<Seen>(&body).unwrap(), Seen { generation: 7 });
+    assert_eq!(decode::<Seen>(&body).unwrap(), Seen { generation: 7, volume: None });
+    // What earlier builds wrote, and what this one writes.
+    assert_eq!(decode::<Seen>(&[0xa1, 0x00, 0x07]).unwrap(), Seen { generation: 7, volume: None });
+    let mut now = vec![0xa2, 0x00, 0x07, 0x01, 0x50];
+    now.extend([9; 16]);
+    assert_eq!(encode(&Seen { generation: 7, volume: Some(VolumeId::new([9; 16])) }).unwrap(), now);
     assert_eq!(decode::<Seen>(&[0xa0]).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(decode::<Seen>(&[]).unwrap_err().kind(), ErrorKind::Corrupt);
     body.push(0);
@@ -286,7 +296,7 @@ fn bodies_survive<T: Record>(strategy: impl Strategy<Value = T>) {
 #[test]
 fn garbage_is_survived() {
     bodies_survive(open());
-    bodies_survive(any::<u32>().prop_map(|generation| Seen { generation }));
+    bodies_survive(seen());
     bodies_survive(time().prop_map(|at| Beat { at }));
     bodies_survive(outcome());
     bodies_survive(asked());

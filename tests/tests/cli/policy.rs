@@ -1,0 +1,67 @@
+//! A policy of some volumes or tags decides about those alone, and what is much for one volume is refused.
+
+use super::harness::Home;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// How many snapshots each volume has that nobody asked to forget.
+fn left(home: &Home) -> BTreeMap<String, usize> {
+    let list = home.run(&["snapshots", "--json"]).ok().json();
+    let mut left = BTreeMap::new();
+    for snapshot in list.as_array().unwrap() {
+        *left.entry(snapshot["volume"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    left
+}
+
+fn backup(home: &Home, volume: &str, tag: &str, version: u32) -> String {
+    let image = home.write("disk.raw", format!("{volume} {tag} {version}").as_bytes());
+    let ran = home.run(&["backup", &image, "--name", volume, "--tag", tag, "--json"]).ok();
+    ran.json()["snapshot"].as_str().unwrap().to_owned()
+}
+
+fn of(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    pairs.iter().map(|(volume, count)| ((*volume).to_owned(), *count)).collect()
+}
+
+#[test]
+fn a_policy_with_a_name_or_a_tag_decides_about_those_alone() {
+    let home = Home::with_repository();
+    let mut tagged = Vec::new();
+    for version in 0..3 {
+        for volume in ["a", "b"] {
+            tagged.push(backup(&home, volume, "kind=daily", version));
+        }
+    }
+    let by_hand = backup(&home, "a", "kind=hand", 9);
+    assert_eq!(left(&home), of(&[("a", 4), ("b", 3)]));
+    let ids = |json: &Value, goes: bool| -> Vec<String> {
+        let of_it = json.as_array().unwrap().iter().filter(|view| view["keep"] == !goes);
+        of_it.map(|view| view["snapshot"].as_str().unwrap().to_owned()).collect()
+    };
+
+    // A dry run says what goes, changes nothing, and speaks of no other volume.
+    let json = home.run(&["forget", "--keep-last", "1", "--name", "b", "--dry-run", "--json"]).ok().json();
+    assert_eq!(ids(&json, false), [&tagged[5][..]]);
+    assert_eq!(ids(&json, true).len(), 2);
+    assert_eq!(left(&home), of(&[("a", 4), ("b", 3)]));
+
+    // The newest with the tag stays, although there is a newer one without it, and that one is left alone.
+    let json = home.run(&["forget", "--keep-last", "1", "--name", "a", "--tag", "kind=daily", "--json"]).ok().json();
+    assert_eq!((ids(&json, false), ids(&json, true).len()), (vec![tagged[4].clone()], 2));
+    assert!(!json.to_string().contains(&by_hand), "it has another tag: {json}");
+    assert_eq!(left(&home), of(&[("a", 2), ("b", 3)]));
+
+    // Per volume: each keeps its own newest.
+    let json = home.run(&["forget", "--keep-last", "1", "--tag", "kind=daily", "--json"]).ok().json();
+    let mut kept = ids(&json, false);
+    kept.sort();
+    let mut newest = vec![tagged[4].clone(), tagged[5].clone()];
+    newest.sort();
+    assert_eq!((kept, ids(&json, true).len()), (newest, 2));
+    assert_eq!(left(&home), of(&[("a", 2), ("b", 1)]));
+
+    // What fits nothing is no error and drops nothing.
+    home.run(&["forget", "--keep-last", "1", "--tag", "kind=weekly"]).ok();
+    assert_eq!(left(&home), of(&[("a", 2), ("b", 1)]));
+}
