@@ -246,7 +246,7 @@ impl DownloadView {
             && !volume.metadata.is_going()
     }
 
-    /// D9 to D12: our PVC is gone. It is too late to cancel: the volume is given to the target, or it goes.
+    /// D9 to D12: our PVC is gone. It is too late to cancel, if the target is bound: the volume is given to it, or it goes.
     fn give_volume(&self, plan: &DownloadPlan, done: &DataDone, exposing: &Exposing<'_>) -> Step {
         let target = match self.target_of(plan) {
             Ok(target) => target,
@@ -271,7 +271,8 @@ impl DownloadView {
                 ));
             }
             if let Some(step) = self.let_go(exposing, done) {
-                return step;
+                // It is nobody's yet, so that it may still go.
+                return if self.is_canceled() { self.cancel() } else { step };
             }
             return patch(Action::GiveVolume, volume_key(volume), &volume.metadata, build::given(target));
         }
@@ -280,7 +281,7 @@ impl DownloadView {
             return self.fail(&format!("PV {} was deleted by somebody else", done.volume));
         }
         if !bound || target.status.phase != "Bound" || volume.status.phase != "Bound" {
-            return Step::wait(format!("PV {} and {} are not bound yet", done.volume, self.target_name()));
+            return self.wait_for_binding(volume, target, exposing);
         }
         if self.is_marked(volume) {
             return unmark(volume);
@@ -294,6 +295,28 @@ impl DownloadView {
         let mut body = if left { serde_json::json!({}) } else { build::released(&self.cr.metadata) };
         body["status"] = serde_json::json!({ "phase": Phase::Completed, "completionTimestamp": self.now });
         patch(Action::Complete, self.key(), &self.cr.metadata, body)
+    }
+
+    /// D10. The PV is never taken back: the target may be bound to it at this very moment, by a write that ours would not meet. One who
+    /// waits no longer leaves it to the target, as it was; the removal takes our marks off.
+    fn wait_for_binding(&self, volume: &Volume, target: &Claim, exposing: &Exposing<'_>) -> Step {
+        let why = format!(
+            "PV {} holds the whole snapshot and is given to {}, but they are not bound to each other (PV {:?}, PVC {:?}): the PV stays that \
+             PVC's; its Events say what is in the way, and with the PVC both go",
+            volume.metadata.name,
+            self.target_name(),
+            volume.status.phase,
+            target.status.phase
+        );
+        if !self.is_canceled() {
+            return exposing.wait(why);
+        }
+        // As a rule it takes a moment, and the restore is done.
+        let limit = self.cancel_since.unwrap_or(self.now).after(self.limits.cancel);
+        if limit <= self.now {
+            return cancel(self.key(), &self.cr.metadata, &format!("{}; {why}", self.why_canceled()), self.now);
+        }
+        Step::wait_until(why, limit)
     }
 
     fn volume(&self, done: &DataDone) -> Option<&Volume> {

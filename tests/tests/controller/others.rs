@@ -102,6 +102,36 @@ fn a_volume_that_the_target_is_bound_to_loses_our_marks_when_the_restore_fails()
     }
 }
 
+/// A target that is never bound to the volume that it was given: whoever waits no longer leaves it to the target.
+#[test]
+fn a_restore_whose_target_never_binds_ends_all_the_same() {
+    for scene in scenes(true) {
+        for (event, phase) in [(None, "Failed"), (Some(Event::Cancel), "Canceled"), (Some(Event::Delete), "")] {
+            let world = World::new(scene).at(9, Event::TargetMisfits);
+            let server = world.server.clone();
+            let target = Key::new(Kind::Claim, "app", "data");
+            let outcome = match event {
+                Some(event) => world.at(10, event).run(),
+                None => world.run(),
+            };
+            let of = format!("{scene:?}, {event:?}");
+            assert_clean(&outcome, &of);
+            assert_eq!(outcome.phase, phase, "{of}: {:#?}", outcome.steps);
+            // Kept for the target, in all it is.
+            let (claim, volume) = (server.get(&target).unwrap(), server.all(Kind::Volume).remove(0).1);
+            assert_eq!(volume["spec"]["claimRef"]["uid"], claim["metadata"]["uid"], "{of}: {volume}");
+            assert_eq!(claim["spec"]["volumeName"], serde_json::Value::Null, "{of}: {claim}");
+            let policy = if scene.retain { "Retain" } else { "Delete" };
+            assert_eq!(volume["spec"]["persistentVolumeReclaimPolicy"], policy, "{of}: {volume}");
+            assert!(!volume["metadata"].to_string().contains("wherry.io/"), "{of}: {volume}");
+            let Some(cr) = server.get(&Key::new(Kind::DataDownload, "velero", DOWNLOAD)) else { continue };
+            let said = cr["status"]["message"].as_str().unwrap();
+            assert!(said.contains("is given to PVC app/data, but they are not bound"), "{of}: {said}");
+            assert!(said.starts_with(if event.is_some() { "timed out; PV " } else { "not done within " }), "{of}: {said}");
+        }
+    }
+}
+
 #[test]
 fn cancel_and_then_the_source_goes_at_every_pair_of_points() {
     for scene in scenes(false) {
