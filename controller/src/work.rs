@@ -22,7 +22,7 @@ const STEPS: u32 = 60;
 /// So often is looked again at once when the cluster was not as it had been.
 const SURPRISES: u32 = 3;
 /// The server ends what it does for a request after 60 s: later, nothing appears that a lost one was to make.
-const UNSURE: Duration = Duration::from_secs(65);
+pub(crate) const UNSURE: Duration = Duration::from_secs(65);
 
 /// The time of day.
 #[expect(clippy::disallowed_methods, reason = "this is the one place of the controller that asks the operating system")]
