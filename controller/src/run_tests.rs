@@ -268,3 +268,39 @@ async fn a_restore_that_could_not_begin_is_looked_for_and_gets_its_place_back() 
     assert!(!quiet.may_be_ready(&key));
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
 }
+
+/// In any ten minutes, the sweep of the hour among them: `controller/docs/plan.md` has the table. The suite `kube` counts on a server what
+/// one sweep asks.
+#[test]
+fn at_rest_it_asks_no_more_than_once_in_ten_seconds() {
+    let most = |every: Duration| usize::try_from(600_u64.div_ceil(every.as_secs())).unwrap();
+    let watches = (FOLLOWED.len() + jobs::FOLLOWED.len()) * most(wherry_api::watch::WATCH);
+    let hourly = jobs::AT_REST * most(jobs::LONGEST) + sweep::AT_REST * most(sweep::EVERY);
+    let all = [most(RENEW), most(RELOAD), watches, hourly];
+    assert_eq!(all, [30, 10, 8, 8], "the table in controller/docs/plan.md says something else");
+    assert!(all.iter().sum::<usize>() <= 60, "{all:?}");
+}
+
+/// A DataUpload whose VolumeSnapshot is not ready has been let begin, and cannot: the one behind it may, and it comes last.
+#[tokio::test]
+async fn an_upload_without_a_snapshot_keeps_nobody_waiting() {
+    let mut quiet = quiet(&[("maxActive", "1"), ("hostingImage", "w")]);
+    let (first, object) = upload("a", "New");
+    tell(&mut quiet, &object);
+    let (second, mut object) = upload("b", "New");
+    object["metadata"]["creationTimestamp"] = json!("2026-01-02T00:00:00Z");
+    tell(&mut quiet, &object);
+    quiet.let_begin().await;
+    assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+    end(&mut quiet, &first, true, Ended::Waits(None)).await;
+    let settings = quiet.settings.clone().unwrap();
+    assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["b".to_owned()]));
+    // In its turn it is looked at; not while others can begin.
+    assert_eq!(quiet.admitted(Some(&first), &settings).await, BTreeSet::from(["b".to_owned()]));
+    assert_eq!(quiet.admitted(Some(&second), &settings).await, BTreeSet::from(["b".to_owned()]));
+    object["metadata"]["resourceVersion"] = json!("8");
+    object["status"]["phase"] = json!("Completed");
+    tell(&mut quiet, &object);
+    assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::new());
+    assert_eq!(quiet.admitted(Some(&first), &settings).await, BTreeSet::from(["a".to_owned()]));
+}
