@@ -42,6 +42,12 @@ impl UploadView {
             Phase::New => self.accept(),
             _ => match self.plan() {
                 Ok(plan) => self.under_way(&plan),
+                // No agent has begun; what was made is left to whoever can read the plan.
+                Err(PlanError::Version { .. })
+                    if self.is_canceled() && matches!(phase, Phase::Accepted | Phase::Prepared) =>
+                {
+                    self.cancel()
+                }
                 Err(e @ PlanError::Version { .. }) => Step::wait(e.to_string()),
                 Err(e) if self.is_canceled() => self.cancel_saying(&e.to_string()),
                 Err(e) => self.fail(&e.to_string()),
