@@ -60,6 +60,18 @@ fn the_claim_of_an_upload_is_as_the_class_of_its_source_has_it() {
     assert!(made(&world, Kind::Pod, BACKUP)["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"].is_null());
 }
 
+/// Who makes room on a node takes neither the pod that keeps a volume published for one of less weight, nor to save a node.
+#[test]
+fn a_hosting_pod_has_its_priority_and_is_not_moved_to_save_a_node() {
+    for (scene, writes, cr) in [(scenes(false)[0], 10, BACKUP), (scenes(true)[0], 3, RESTORE)] {
+        for (settings, class) in [(&[][..], Value::Null), (&[("hostingPriorityClass", "high")][..], json!("high"))] {
+            let pod = made(&World::new(scene).set(settings).run_to(writes), Kind::Pod, cr);
+            let annotation = &pod["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"];
+            assert_eq!((&pod["spec"]["priorityClassName"], annotation), (&class, &json!("false")), "{scene:?}: {pod}");
+        }
+    }
+}
+
 /// A restore whose target nobody uses yet.
 fn unused() -> World {
     let world = World::new(scenes(true)[2]);
