@@ -271,12 +271,12 @@ fn the_controller_counts_what_there_is_and_says_what_is_wrong() {
     requests_are_those_of_the_audit_log(kube, "figures:wherry-controller", &address);
     // The scheduler finds no node for a pod of a CR that waits.
     let waits = kube.wait(kube.admin().get(&Key::new(Kind::DataDownload, "figures", "waits"))).unwrap().unwrap();
-    let container = json!({ "name": "c", "image": "wherry:test" });
+    let spec = json!({
+        "serviceAccountName": "wherry-controller", "automountServiceAccountToken": false,
+        "containers": [{ "name": "c", "image": "wherry:test" }],
+    });
     let labels = json!({ wherry_api::names::CR_UID: waits["metadata"]["uid"] });
-    create(
-        Kind::Pod,
-        json!({ "metadata": { "name": "hosts", "labels": labels }, "spec": { "containers": [container] } }),
-    );
+    create(Kind::Pod, json!({ "metadata": { "name": "hosts", "labels": labels }, "spec": spec }));
     let condition = json!({
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "exceed max volume count",
     });
