@@ -499,7 +499,9 @@ impl Loop {
         // Settled, and not accepted, it would be let begin again at once, for ever.
         if admitted && (ended != Ended::Settled || !accepted) && self.known.contains_key(&key) {
             self.unready.insert(key.clone());
-        } else if (admitted || ready) && self.unready.remove(&key) {
+        } else if (admitted || ready || !self.known.get(&key).is_some_and(|known| known.queued))
+            && self.unready.remove(&key)
+        {
             // It has its place by its deadline again, before those that came later.
             self.admission = None;
         }
