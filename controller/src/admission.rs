@@ -65,7 +65,7 @@ pub fn admit(
         let others = *waits.entry(other(next.work)).or_insert_with(|| {
             let of_it = queue.iter().filter(|w| w.work != next.work && !admitted.contains(&w.uid));
             // More than all places make no difference to a share.
-            of_it.filter(|w| room.has_node(w)).take(settings.max_active).count()
+            of_it.filter(|w| room.has_node(w)).take(room.places).count()
         });
         if room.has_share(next.work, others) && room.take_node(next.nodes.as_ref()) {
             *room.taken.entry(next.work).or_default() += 1;
@@ -85,6 +85,9 @@ fn other(work: Work) -> Work {
 
 struct Room<'a> {
     settings: &'a Settings,
+    /// So many may be active at once: the limit of the cluster, or those that are and all free slots, where that is fewer. Shares are
+    /// of this.
+    places: usize,
     taken: BTreeMap<Work, usize>,
     free: BTreeMap<&'a str, usize>,
 }
@@ -92,7 +95,7 @@ struct Room<'a> {
 impl<'a> Room<'a> {
     fn new(active: &'a [Active], nodes: &'a BTreeSet<String>, settings: &'a Settings) -> Self {
         let free = nodes.iter().map(|node| (node.as_str(), settings.slots_per_node)).collect();
-        let mut room = Self { settings, taken: BTreeMap::new(), free };
+        let mut room = Self { settings, places: 0, taken: BTreeMap::new(), free };
         let (placed, unplaced): (Vec<&Active>, Vec<&Active>) = active.iter().partition(|one| one.node.is_some());
         for one in placed.iter().chain(&unplaced) {
             *room.taken.entry(one.work).or_default() += 1;
@@ -107,6 +110,9 @@ impl<'a> Room<'a> {
                 }
             }
         }
+        // One whose node has no agent any more is active, and takes no slot that there is.
+        let free: usize = room.free.values().sum();
+        room.places = settings.max_active.min(active.len().saturating_add(free));
         room
     }
 
@@ -122,15 +128,15 @@ impl<'a> Room<'a> {
             Work::Restore => self.settings.restore_share,
         };
         // Rounded up: a share that is not zero is at least one place, unless there is only one in all.
-        let share = (self.settings.max_active * percent).div_ceil(100).min(self.settings.max_active.saturating_sub(1));
+        let share = (self.places * percent).div_ceil(100).min(self.places.saturating_sub(1));
         let reserved = share.saturating_sub(self.taken(other(work))).min(others_waiting);
-        all + reserved < self.settings.max_active
+        all + reserved < self.places
     }
 
     /// Nobody can begin, whoever it is.
     fn is_full(&self) -> bool {
         let all = self.taken(Work::Backup) + self.taken(Work::Restore);
-        all >= self.settings.max_active || self.free.values().all(|free| *free == 0)
+        all >= self.places || self.free.values().all(|free| *free == 0)
     }
 
     fn has_node(&self, waiting: &Waiting) -> bool {
@@ -240,5 +246,20 @@ mod tests {
         assert_eq!(admitted(&queue, &active, &["n1"], &limits), ["b00", "b01"]);
         // A single place is not kept free for anybody.
         assert_eq!(admitted(&queue, &[], &["n1"], &[("maxActive", "1")]), ["b00"]);
+    }
+    /// With the defaults (`maxActive` 10, `slotsPerNode` 4) one node has fewer places than the cluster may have: shares are of those.
+    #[test]
+    fn where_slots_are_fewer_than_the_limit_the_shares_are_of_the_slots() {
+        let mut queue: Vec<Waiting> = (0..4).map(|n| waiting(&format!("r{n}"), Restore, n)).collect();
+        queue.extend((0..4).map(|n| waiting(&format!("b{n}"), Backup, 100 + n)));
+        // Of four a backup has one (25 %), of three restores, which are older.
+        assert_eq!(admitted(&queue, &[], &["n1"], &[]), ["b0", "r0", "r1", "r2"]);
+        // And the other way round a restore has two (50 %).
+        let mut queue: Vec<Waiting> = (0..4).map(|n| waiting(&format!("b{n}"), Backup, n)).collect();
+        queue.extend((0..4).map(|n| waiting(&format!("r{n}"), Restore, 100 + n)));
+        assert_eq!(admitted(&queue, &[], &["n1"], &[]), ["b0", "b1", "r0", "r1"]);
+        // What is active where no agent is any more has none of these slots, and keeps nobody from one.
+        let lost = vec![busy(Backup, Some("gone")); 4];
+        assert_eq!(admitted(&queue, &lost, &["n1"], &[]).len(), 4);
     }
 }

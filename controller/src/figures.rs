@@ -62,6 +62,8 @@ pub(crate) struct Figures {
     made: BTreeMap<Key, Made>,
     left: Lasting,
     lonely: Lasting,
+    /// When the newest CR of each kind that was Completed ended: it stays so when that CR has expired and is gone.
+    completed: BTreeMap<&'static str, Time>,
     /// Contents and PVs that the sweep found to be nobody's, and could not remove.
     in_cluster: Arc<AtomicUsize>,
 }
@@ -79,7 +81,8 @@ impl Figures {
     pub(crate) fn new(registry: Arc<Registry>) -> Self {
         let (stages, made) = (BTreeMap::new(), BTreeMap::new());
         let in_cluster = Arc::default();
-        Self { registry, stages, made, left: Lasting::default(), lonely: Lasting::default(), in_cluster }
+        let (left, lonely, completed) = (Lasting::default(), Lasting::default(), BTreeMap::new());
+        Self { registry, stages, made, left, lonely, completed, in_cluster }
     }
 
     /// Where the sweep says what is left of the cluster's.
@@ -230,14 +233,13 @@ impl Figures {
         due
     }
 
-    fn count_ends(&self, ours: &BTreeMap<&Key, &Known>) {
-        let mut last: BTreeMap<&str, Time> = BTreeMap::new();
+    fn count_ends(&mut self, ours: &BTreeMap<&Key, &Known>) {
         // Of each PVC the newest DataUpload that ended.
         let mut newest: BTreeMap<(&str, &str), (Time, bool)> = BTreeMap::new();
         for known in ours.values().filter(|known| known.phase.is_terminal()) {
             let Some(ended) = known.ended else { continue };
             if known.phase == Phase::Completed {
-                let last = last.entry(word(known.work)).or_insert(ended);
+                let last = self.completed.entry(word(known.work)).or_insert(ended);
                 *last = (*last).max(ended);
             }
             if known.work == Work::Backup && known.phase != Phase::Canceled {
@@ -250,7 +252,7 @@ impl Figures {
             }
         }
         for kind in [UPLOAD, DOWNLOAD] {
-            let last = last.get(kind).map_or(0, |time| time.0);
+            let last = self.completed.get(kind).map_or(0, |time| time.0);
             self.registry.set(&metrics::LAST_COMPLETED, &[kind], last as f64);
         }
         let failing = newest.values().filter(|(_, failed)| *failed).count();
@@ -481,5 +483,10 @@ mod tests {
         stand.has("wherry_volumes_failing 1");
         stand.has("wherry_last_completed_timestamp_seconds{kind=\"upload\"} 30");
         stand.has("wherry_last_completed_timestamp_seconds{kind=\"download\"} 0");
+        // Their backups have expired, and they with them: what is too old does not get young by that.
+        stand.known.clear();
+        stand.due(&["n1"], 2);
+        stand.has("wherry_volumes_failing 0");
+        stand.has("wherry_last_completed_timestamp_seconds{kind=\"upload\"} 30");
     }
 }

@@ -38,7 +38,11 @@ pub async fn leaks<A: Api>(
     may_write: impl Fn() -> Result<(), ApiError>,
 ) -> Result<Found, ObserveError> {
     let mut found = Found::default();
-    for (uid, objects) in orphans(api, namespace).await? {
+    let orphaned = orphans(api, namespace).await?;
+    if orphaned.is_empty() {
+        return Ok(found);
+    }
+    for (uid, objects) in orphaned {
         tracing::info!(
             "{uid}: its DataUpload or DataDownload is gone, or has ended, and {} objects are left",
             objects.len()

@@ -12,11 +12,11 @@ use wherry_api::api::{Guard, Key, Kind};
 /// Name of the Lease, in the namespace of Velero.
 pub const NAME: &str = "wherry-controller";
 /// One that was not renewed for so long is free.
-pub const DURATION: Duration = Duration::from_secs(50);
+pub const DURATION: Duration = Duration::from_secs(60);
 /// The holder renews it this often, and the others look at it.
-pub const RENEW: Duration = Duration::from_secs(15);
+pub const RENEW: Duration = Duration::from_secs(20);
 /// A holder that could not renew it for so long acts no more: before others may.
-pub const GIVE_UP: Duration = Duration::from_secs(40);
+pub const GIVE_UP: Duration = Duration::from_secs(45);
 
 /// One replica's view of the Lease.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ mod tests {
     fn lease(holder: &str, version: &str) -> Value {
         json!({
             "metadata": { "uid": "u", "resourceVersion": version },
-            "spec": { "holderIdentity": holder, "leaseDurationSeconds": 50, "leaseTransitions": 3 },
+            "spec": { "holderIdentity": holder, "leaseDurationSeconds": DURATION.as_secs(), "leaseTransitions": 3 },
         })
     }
 
@@ -144,10 +144,10 @@ mod tests {
         let theirs = Turn::Theirs("a".to_owned());
         // However old it says it is: clocks differ.
         assert_eq!(elector.turn(Some(&lease("a", "1")), at(0), Time(1 << 40)), theirs);
-        assert_eq!(elector.turn(Some(&lease("a", "1")), at(49), Time(0)), theirs);
-        assert_eq!(elector.turn(Some(&lease("a", "2")), at(50), Time(0)), theirs);
-        assert_eq!(elector.turn(Some(&lease("a", "2")), at(99), Time(0)), theirs);
-        let taken = written(elector.turn(Some(&lease("a", "2")), at(100), Time(0)));
+        assert_eq!(elector.turn(Some(&lease("a", "1")), at(59), Time(0)), theirs);
+        assert_eq!(elector.turn(Some(&lease("a", "2")), at(60), Time(0)), theirs);
+        assert_eq!(elector.turn(Some(&lease("a", "2")), at(119), Time(0)), theirs);
+        let taken = written(elector.turn(Some(&lease("a", "2")), at(120), Time(0)));
         assert_eq!((&taken["holderIdentity"], &taken["leaseTransitions"]), (&json!("b"), &json!(4)));
     }
 

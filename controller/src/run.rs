@@ -50,6 +50,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const RETRY: Duration = Duration::from_secs(5);
 /// Of those that only wait in the queue so many are passed over before the loop looks at other things.
 const PASSED_OVER: usize = 500;
+/// A restore that could not begin yet is looked at this often while there is no place for it: what it waits for, no watch tells.
+const UNREADY: Duration = Duration::from_secs(120);
 /// At its end it waits so long for work under way; killed later, nothing is lost.
 const LAST_WORK: Duration = Duration::from_secs(20);
 
@@ -472,7 +474,7 @@ impl Loop {
         if !self.meanwhile.remove(&key).unwrap_or_default().iter().all(own) {
             self.queue.changed(&key, Instant::now());
         }
-        let Reached { accepted, canceled } = result.as_ref().map(|done| done.reached).unwrap_or_default();
+        let Reached { accepted, ready, canceled } = result.as_ref().map(|done| done.reached).unwrap_or_default();
         // Not one of that name that was made meanwhile.
         let is_same = |done: &Done| self.known.get(&key).is_some_and(|known| known.uid == done.uid);
         let same = result.as_ref().is_some_and(is_same);
@@ -497,8 +499,11 @@ impl Loop {
         // Settled, and not accepted, it would be let begin again at once, for ever.
         if admitted && (ended != Ended::Settled || !accepted) && self.known.contains_key(&key) {
             self.unready.insert(key.clone());
-        } else {
-            self.unready.remove(&key);
+        } else if (admitted || ready || !self.known.get(&key).is_some_and(|known| known.queued))
+            && self.unready.remove(&key)
+        {
+            // It has its place by its deadline again, before those that came later.
+            self.admission = None;
         }
         self.queue.ended(&key, ended, Instant::now());
         let is_to_end = |known: &Known| known.ours && known.ending && !known.phase.is_terminal();
@@ -507,6 +512,14 @@ impl Loop {
         if !canceled && !failed && self.known.get(&key).is_some_and(is_to_end) {
             self.queue.stays_first(&key);
         }
+    }
+
+    /// One that others went before, as it could not begin, and that has not been looked at for a while.
+    fn may_be_ready(&self, key: &Key) -> bool {
+        let seen = self.memories.get(key).and_then(|memory| memory.cr_seen_at);
+        key.kind == Kind::DataDownload
+            && self.unready.contains(key)
+            && seen.is_none_or(|seen| seen.after(UNREADY) <= time())
     }
 
     async fn begin_work(&mut self) {
@@ -528,7 +541,7 @@ impl Loop {
                     self.admission.as_ref().is_some_and(|(_, uids)| uids.contains(&known.uid))
                 };
             // One that only waits in the queue is looked at once before its turn: many may wait for hours.
-            if queued && !admitted && self.looked.contains(&key) {
+            if queued && !admitted && self.looked.contains(&key) && !self.may_be_ready(&key) {
                 self.queue.ended(&key, Ended::Waits(None), Instant::now());
                 passed_over += 1;
                 continue;

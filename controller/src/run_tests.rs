@@ -1,6 +1,7 @@
 use super::*;
 use crate::glance::Own;
 use serde_json::json;
+use wherry_api::Time;
 use wherry_api::client::{Access, Client, Token};
 
 /// A loop that has seen nothing yet, and asks nobody: its agents are known.
@@ -107,7 +108,7 @@ async fn one_that_was_accepted_counts_before_the_watch_tells_of_it() {
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
     let (key, mut object) = upload("a", "New");
     let task = quiet.workers.spawn(async {
-        let reached = Reached { accepted: true, canceled: false };
+        let reached = Reached { accepted: true, ..Reached::default() };
         let (uid, ended) = ("a".to_owned(), Ended::Waits(None));
         Done { uid, memory: Memory::default(), own: Own::default(), ended, reached }
     });
@@ -227,4 +228,79 @@ async fn what_is_remembered_is_not_of_another_one_of_that_name() {
     // And what a worker still had of the one before comes late.
     end(&mut quiet, &key, false, Ended::Told(None)).await;
     assert!(!quiet.memories.contains_key(&key));
+}
+
+/// What keeps one from beginning is looked for by looks alone, of a restore also while there is no place for it: what was ready meanwhile
+/// begins by its deadline, and not after all that came later.
+#[tokio::test]
+async fn a_restore_that_could_not_begin_is_looked_for_and_gets_its_place_back() {
+    let mut quiet = quiet(&[("maxActive", "1"), ("hostingImage", "w")]);
+    let (_, mut object) = upload("a", "New");
+    object["kind"] = json!("DataDownload");
+    let key = Key::new(Kind::DataDownload, "velero", "a");
+    quiet.see(Seen::Changed(Kind::DataDownload, Followed::of(Kind::DataDownload, object)));
+    let (_, mut later) = upload("b", "New");
+    later["metadata"]["creationTimestamp"] = json!("2026-01-02T00:00:00Z");
+    tell(&mut quiet, &later);
+    let settings = quiet.settings.clone().unwrap();
+    assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
+    // It could not begin: the one behind it may.
+    let done = |ready: bool, seen: Time| {
+        let reached = Reached { ready, ..Reached::default() };
+        let memory = Memory { cr_seen_at: Some(seen), ..Memory::default() };
+        Done { uid: "a".to_owned(), memory, own: Own::default(), ended: Ended::Told(None), reached }
+    };
+    let end = async |quiet: &mut Loop, admitted: bool, done: Done| {
+        let task = quiet.workers.spawn(async { done });
+        quiet.work.insert(task.id(), (key.clone(), admitted));
+        let done = quiet.workers.join_next_with_id().await.unwrap();
+        quiet.done(done);
+    };
+    end(&mut quiet, true, done(false, time())).await;
+    assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["b".to_owned()]));
+    // Just looked at; then it is its turn again, and nothing has changed.
+    assert!(!quiet.may_be_ready(&key));
+    let before = Time(time().0 - 121);
+    end(&mut quiet, false, done(false, before)).await;
+    assert!(quiet.may_be_ready(&key));
+    assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["b".to_owned()]));
+    end(&mut quiet, false, done(true, before)).await;
+    assert!(!quiet.may_be_ready(&key));
+    assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
+}
+
+/// In any ten minutes, the sweep of the hour among them: `controller/docs/plan.md` has the table. The suite `kube` counts on a server what
+/// one sweep asks.
+#[test]
+fn at_rest_it_asks_no_more_than_once_in_ten_seconds() {
+    let most = |every: Duration| usize::try_from(600_u64.div_ceil(every.as_secs())).unwrap();
+    let watches = (FOLLOWED.len() + jobs::FOLLOWED.len()) * most(wherry_api::watch::WATCH);
+    let hourly = jobs::AT_REST * most(jobs::LONGEST) + sweep::AT_REST * most(sweep::EVERY);
+    let all = [most(RENEW), most(RELOAD), watches, hourly];
+    assert_eq!(all, [30, 10, 8, 8], "the table in controller/docs/plan.md says something else");
+    assert!(all.iter().sum::<usize>() <= 60, "{all:?}");
+}
+
+/// A DataUpload whose VolumeSnapshot is not ready has been let begin, and cannot: the one behind it may, and it comes last.
+#[tokio::test]
+async fn an_upload_without_a_snapshot_keeps_nobody_waiting() {
+    let mut quiet = quiet(&[("maxActive", "1"), ("hostingImage", "w")]);
+    let (first, object) = upload("a", "New");
+    tell(&mut quiet, &object);
+    let (second, mut object) = upload("b", "New");
+    object["metadata"]["creationTimestamp"] = json!("2026-01-02T00:00:00Z");
+    tell(&mut quiet, &object);
+    quiet.let_begin().await;
+    assert_eq!(taken(&mut quiet).as_deref(), Some("a"));
+    end(&mut quiet, &first, true, Ended::Waits(None)).await;
+    let settings = quiet.settings.clone().unwrap();
+    assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["b".to_owned()]));
+    // In its turn it is looked at; not while others can begin.
+    assert_eq!(quiet.admitted(Some(&first), &settings).await, BTreeSet::from(["b".to_owned()]));
+    assert_eq!(quiet.admitted(Some(&second), &settings).await, BTreeSet::from(["b".to_owned()]));
+    object["metadata"]["resourceVersion"] = json!("8");
+    object["status"]["phase"] = json!("Completed");
+    tell(&mut quiet, &object);
+    assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::new());
+    assert_eq!(quiet.admitted(Some(&first), &settings).await, BTreeSet::from(["a".to_owned()]));
 }

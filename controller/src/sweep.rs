@@ -16,8 +16,12 @@ use wherry_api::cluster::Claim;
 use wherry_api::decode::{decode, decode_all};
 use wherry_api::{Base, DataUpload, KeepBase, Settings, VolumeSnapshot, names};
 
+/// Requests of one where nothing is left over, without the two for each kept base; a list of more than 500 objects is more than one.
+pub const AT_REST: usize = 6;
 /// Between two sweeps.
-const EVERY: Duration = Duration::from_secs(3600);
+pub(crate) const EVERY: Duration = Duration::from_secs(3600);
+/// The second one after the start: by then what the process before had asked for without an answer is there, if it ever will be.
+const SECOND: Duration = Duration::from_secs(70);
 /// After an error, and where something is left; then later and later.
 const RETRY: Duration = Duration::from_secs(60);
 /// Of what is left so many are named.
@@ -112,10 +116,19 @@ pub async fn bases<A: Api>(
     failed.map_or(Ok(dropped), Err)
 }
 
-/// Sweeps until the loop ends: at once, every hour, and when settings change. `left`: of the cluster, what nobody owns.
+/// Until the next one, by whether anything was wrong or left, and whether it was the first one.
+fn pause(clean: bool, first: bool, again: Duration) -> Duration {
+    match (clean, first) {
+        (false, _) => again,
+        (true, true) => SECOND,
+        (true, false) => EVERY,
+    }
+}
+
+/// Sweeps until the loop ends: at once, a little later, every hour, and when settings change. `left`: of the cluster, what nobody owns.
 pub(crate) async fn run(around: Around, left: Arc<AtomicUsize>) {
     let mut settings = around.settings.clone();
-    let (mut next, mut again) = (Instant::now(), RETRY);
+    let (mut next, mut again, mut first) = (Instant::now(), RETRY, true);
     loop {
         let ready = settings.borrow().is_some();
         tokio::select! {
@@ -126,20 +139,21 @@ pub(crate) async fn run(around: Around, left: Arc<AtomicUsize>) {
             () = tokio::time::sleep_until(next.into()), if ready => {
                 let in_force = settings.borrow().clone();
                 let Some(in_force) = in_force else { continue };
-                let pause = match sweep(&around, &in_force).await {
+                let clean = match sweep(&around, &in_force).await {
                     Ok(found) => {
                         let of_cluster = |key: &&Key| !key.kind.is_namespaced();
                         left.store(found.left.iter().filter(of_cluster).count(), Ordering::Relaxed);
-                        if found.left.is_empty() { EVERY } else { again }
+                        found.left.is_empty()
                     }
                     Err(e) => {
                         tracing::warn!("sweep: {e}");
-                        again
+                        false
                     }
                 };
+                next = Instant::now() + pause(clean, first, again);
                 // What waits for a driver may wait for long.
-                again = if pause == EVERY { RETRY } else { EVERY.min(again.saturating_mul(2)) };
-                next = Instant::now() + pause;
+                again = if clean { RETRY } else { EVERY.min(again.saturating_mul(2)) };
+                first &= !clean;
             }
         }
     }
@@ -176,6 +190,16 @@ mod tests {
         cr.metadata.uid = "u".into();
         claim.metadata.uid = "p".into();
         Kept { base: Some(base), cr: Some(cr), claim: Some(claim), wanted: true, superseded: false }
+    }
+
+    /// A create whose answer got lost with the process that had asked may be done after the first sweep of the next one, and after
+    /// the CR was let go: nobody else would remove what it made.
+    #[test]
+    fn a_second_sweep_comes_when_nothing_can_appear_any_more() {
+        let (second, unsure) = (pause(true, true, RETRY), crate::work::UNSURE);
+        assert!(second > unsure && second < unsure * 2, "{second:?}");
+        assert_eq!(pause(true, false, RETRY), EVERY);
+        assert_eq!((pause(false, true, RETRY), pause(false, false, EVERY)), (RETRY, EVERY));
     }
 
     #[test]

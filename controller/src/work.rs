@@ -5,7 +5,7 @@ use crate::glance::{Glance, Own};
 use crate::mirror::Mirror;
 use crate::observe::{Memory, ObserveError, View};
 use crate::queue::Ended;
-use crate::reconcile::{Action, Limits, Step, Write, unreadable};
+use crate::reconcile::{Action, Limits, QUEUED, Step, Write, unreadable};
 use crate::tell::Said;
 use serde_json::Value;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const STEPS: u32 = 60;
 /// So often is looked again at once when the cluster was not as it had been.
 const SURPRISES: u32 = 3;
 /// The server ends what it does for a request after 60 s: later, nothing appears that a lost one was to make.
-const UNSURE: Duration = Duration::from_secs(65);
+pub(crate) const UNSURE: Duration = Duration::from_secs(65);
 
 /// The time of day.
 #[expect(clippy::disallowed_methods, reason = "this is the one place of the controller that asks the operating system")]
@@ -65,6 +65,8 @@ pub(crate) struct Done {
 pub(crate) struct Reached {
     /// It is Accepted now.
     pub(crate) accepted: bool,
+    /// It waits for admission alone.
+    pub(crate) ready: bool,
     /// It is Canceled now.
     pub(crate) canceled: bool,
 }
@@ -141,6 +143,7 @@ impl Work {
                 Step::Ignore | Step::Nothing => return Ended::Settled,
                 Step::Wait { why, until, told } => {
                     tracing::debug!("{}: waits: {why}", self.cr);
+                    reached.ready = why == QUEUED;
                     let until = until.map(|until| until_then(until, time()));
                     return if told { Ended::Told(until) } else { Ended::Waits(until) };
                 }

@@ -25,13 +25,16 @@ use wherry_api::watch::{Seen, Selection, follow_as};
 use wherry_api::{BackupStorageLocation, Settings, Time, decode};
 
 /// In the namespace of Velero. Of Backups only the phase is looked at, and nothing is kept.
-const FOLLOWED: [(Kind, &str); 3] = [(Kind::Location, ""), (Kind::Job, job::JOB), (Kind::Backup, "")];
+pub(crate) const FOLLOWED: [(Kind, &str); 3] = [(Kind::Location, ""), (Kind::Job, job::JOB), (Kind::Backup, "")];
+/// Requests of a look where there is nothing to do.
+#[cfg(test)]
+pub(crate) const AT_REST: usize = 2;
 /// After a write the watches have so long to tell of it before all is looked at again.
 const SETTLE: Duration = Duration::from_secs(5);
 /// After an error.
 const RETRY: Duration = Duration::from_secs(30);
 /// At the latest: a first backup may have made a repository, of which no watch tells.
-const LONGEST: Duration = Duration::from_secs(3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What it works with.
 #[derive(Debug, Clone)]

@@ -2,12 +2,16 @@
 
 use super::exposing::{Exposing, cancel, cancel_under_way, fail, overdue, remove_pod};
 use super::view::{DownloadView, waits_for_consumer};
-use super::{Action, Step, build, delete, patch};
+use super::{Action, QUEUED, Step, build, delete, patch};
 use std::ops::ControlFlow;
+use std::time::Duration;
 use wherry_api::api::{Key, Kind};
 use wherry_api::cluster::{Claim, SELECTED_NODE, Volume};
 use wherry_api::plan::PlanError;
-use wherry_api::{DataDone, DownloadPlan, Phase, SnapshotId, WaitForNode, names};
+use wherry_api::{DataDone, DownloadPlan, Phase, SnapshotId, Time, WaitForNode, names};
+
+/// A target so young may get its pod any moment.
+const OFTEN: Duration = Duration::from_secs(30);
 
 impl DownloadView {
     /// What is done next.
@@ -34,6 +38,12 @@ impl DownloadView {
             Phase::New => self.accept(),
             _ => match self.plan() {
                 Ok(plan) => self.under_way(&plan),
+                // No agent has begun; what was made is left to whoever can read the plan.
+                Err(PlanError::Version { .. })
+                    if self.is_canceled() && matches!(phase, Phase::Accepted | Phase::Prepared) =>
+                {
+                    self.cancel()
+                }
                 Err(e @ PlanError::Version { .. }) => Step::wait(e.to_string()),
                 Err(e) if self.is_canceled() => cancel(self.key(), &cr.metadata, &e.to_string(), self.now),
                 Err(e) => self.fail(&e.to_string()),
@@ -87,8 +97,12 @@ impl DownloadView {
         if let Some(refusal) = self.refusal() {
             return self.fail(&refusal);
         }
+        // Before admission: it may wait for hours, and is to keep no place meanwhile.
+        if let Some(step) = self.target.as_ref().and_then(|target| self.wait_unadmitted(target)) {
+            return step;
+        }
         if !self.admitted {
-            return Step::wait("queued").told();
+            return Step::wait(QUEUED).told();
         }
         let Some(target) = self.target.as_ref().filter(|target| !target.metadata.is_going()) else {
             let timeout = self.cr.metadata.creation_timestamp.unwrap_or(self.now).after(self.limits.prepare);
@@ -111,6 +125,46 @@ impl DownloadView {
         };
         let body = build::accepted(&self.cr.metadata, &plan.print(), self.now);
         patch(Action::Accept, self.key(), &self.cr.metadata, body)
+    }
+
+    /// Nobody has said yet where the volume is to be, and it is not to be made anywhere. It is looked for at first often, as a pod
+    /// mostly comes with its PVC, and later seldom: of a VM that is stopped none may ever come. As long as Velero waits, so does this.
+    fn wait_unadmitted(&self, target: &Claim) -> Option<Step> {
+        if target.metadata.is_going() || is_bound(target).is_some() {
+            return None;
+        }
+        let until = self.waits_for_node(target)?;
+        let why = self.without_node();
+        let created = self.cr.metadata.creation_timestamp.unwrap_or(self.now);
+        let over = created.after(self.limits.item);
+        if over <= self.now {
+            let limit = self.limits.item.as_secs();
+            return Some(self.fail(&format!("not done within the item timeout of {limit} s: {why}")));
+        }
+        let step = Step::wait_until(why, over).no_later_than(until);
+        let is_new = target.metadata.creation_timestamp.is_some_and(|at| at.after(OFTEN) > self.now);
+        Some(if is_new { step } else { step.told() })
+    }
+
+    fn without_node(&self) -> String {
+        format!("no pod that uses {} has a node yet", self.target_name())
+    }
+
+    /// The class waits for the first consumer, there is none yet, and by the setting that is waited for: until when, if not for
+    /// ever. `None`: it need not wait.
+    fn waits_for_node(&self, target: &Claim) -> Option<Option<Time>> {
+        if target.metadata.annotation(SELECTED_NODE).is_some() || !waits_for_consumer(self.class.as_ref()) {
+            return None;
+        }
+        let class = target.spec.storage_class_name.as_deref().unwrap_or_default();
+        // Both are there since then.
+        let since = self.cr.metadata.creation_timestamp.max(target.metadata.creation_timestamp).unwrap_or(self.now);
+        let until = match self.limits.wait_for_node.of(class) {
+            WaitForNode::Always => None,
+            WaitForNode::Never => return None,
+            WaitForNode::For(wait) => Some(since.after(*wait)),
+        };
+        until.is_none_or(|until| until > self.now).then_some(until)
     }
 
     fn without_size(&self) -> String {
@@ -171,21 +225,11 @@ impl DownloadView {
         let Some(size) = build::download_size(target, self.cr.spec.snapshot_size) else {
             return self.fail(&self.without_size());
         };
-        let node = target.metadata.annotation(SELECTED_NODE);
-        if exposing.claim().is_none() && node.is_none() && waits_for_consumer(self.class.as_ref()) {
-            let class = target.spec.storage_class_name.as_deref().unwrap_or_default();
-            let until = match self.limits.wait_for_node.of(class) {
-                WaitForNode::Always => Some(None),
-                WaitForNode::Never => None,
-                WaitForNode::For(wait) => {
-                    Some(Some(self.cr.status.accepted_timestamp.unwrap_or(self.now).after(*wait)))
-                }
-            };
-            if let Some(until) = until.filter(|until| until.is_none_or(|until| until > self.now)) {
-                let step = exposing.wait(format!("no pod that uses {} has a node yet", self.target_name()));
-                return step.no_later_than(until);
-            }
+        // It had one when it was accepted, which the scheduler has taken back.
+        if let Some(until) = self.waits_for_node(target).filter(|_| exposing.claim().is_none()) {
+            return exposing.wait(self.without_node()).no_later_than(until);
         }
+        let node = target.metadata.annotation(SELECTED_NODE);
         let node = exposing.chosen(node);
         let claim = |name: String| build::download_claim(&self.cr.metadata, target, &size, node, &name);
         match exposing.published(claim, |_, _| None) {
@@ -246,7 +290,7 @@ impl DownloadView {
             && !volume.metadata.is_going()
     }
 
-    /// D9 to D12: our PVC is gone. It is too late to cancel: the volume is given to the target, or it goes.
+    /// D9 to D12: our PVC is gone. It is too late to cancel, if the target is bound: the volume is given to it, or it goes.
     fn give_volume(&self, plan: &DownloadPlan, done: &DataDone, exposing: &Exposing<'_>) -> Step {
         let target = match self.target_of(plan) {
             Ok(target) => target,
@@ -271,7 +315,8 @@ impl DownloadView {
                 ));
             }
             if let Some(step) = self.let_go(exposing, done) {
-                return step;
+                // It is nobody's yet, so that it may still go.
+                return if self.is_canceled() { self.cancel() } else { step };
             }
             return patch(Action::GiveVolume, volume_key(volume), &volume.metadata, build::given(target));
         }
@@ -280,7 +325,7 @@ impl DownloadView {
             return self.fail(&format!("PV {} was deleted by somebody else", done.volume));
         }
         if !bound || target.status.phase != "Bound" || volume.status.phase != "Bound" {
-            return Step::wait(format!("PV {} and {} are not bound yet", done.volume, self.target_name()));
+            return self.wait_for_binding(volume, target, exposing);
         }
         if self.is_marked(volume) {
             return unmark(volume);
@@ -294,6 +339,28 @@ impl DownloadView {
         let mut body = if left { serde_json::json!({}) } else { build::released(&self.cr.metadata) };
         body["status"] = serde_json::json!({ "phase": Phase::Completed, "completionTimestamp": self.now });
         patch(Action::Complete, self.key(), &self.cr.metadata, body)
+    }
+
+    /// D10. The PV is never taken back: the target may be bound to it at this very moment, by a write that ours would not meet. One who
+    /// waits no longer leaves it to the target, as it was; the removal takes our marks off.
+    fn wait_for_binding(&self, volume: &Volume, target: &Claim, exposing: &Exposing<'_>) -> Step {
+        let why = format!(
+            "PV {} holds the whole snapshot and is given to {}, but they are not bound to each other (PV {:?}, PVC {:?}): the PV stays that \
+             PVC's; its Events say what is in the way, and with the PVC both go",
+            volume.metadata.name,
+            self.target_name(),
+            volume.status.phase,
+            target.status.phase
+        );
+        if !self.is_canceled() {
+            return exposing.wait(why);
+        }
+        // As a rule it takes a moment, and the restore is done.
+        let limit = self.cancel_since.unwrap_or(self.now).after(self.limits.cancel);
+        if limit <= self.now {
+            return cancel(self.key(), &self.cr.metadata, &format!("{}; {why}", self.why_canceled()), self.now);
+        }
+        Step::wait_until(why, limit)
     }
 
     fn volume(&self, done: &DataDone) -> Option<&Volume> {

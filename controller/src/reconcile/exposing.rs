@@ -60,13 +60,13 @@ impl Exposing<'_> {
         Step::Wait { why, until: over.into_iter().chain(self.lost_at()).min(), told: false }
     }
 
-    /// Waits for the agent of the node. One that answers keeps the deadline itself once it has begun; until then Velero does, but not of a
-    /// CR that it has not made.
+    /// Waits for the agent of the node. One that answers keeps the deadline itself once it has begun; until then, as it may have no place
+    /// for this one, it is kept here.
     pub(super) fn wait_for_agent(&self) -> Step {
         match self.host.agent {
-            Agent::Ready if self.local && *self.phase == Phase::Prepared => {
-                self.wait(format!("the agent of node {} has not begun", self.node))
-            }
+            Agent::Ready if *self.phase == Phase::Prepared => self
+                .wait(format!("the agent of node {} has not begun, it may have no place (slotsPerNode)", self.node))
+                .told(),
             Agent::Ready => Step::Wait { why: "the agent".to_owned(), until: self.lost_at(), told: true },
             Agent::Silent | Agent::Gone(_) => self.wait(format!("the agent of node {} does not answer", self.node)),
         }

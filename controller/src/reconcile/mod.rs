@@ -28,6 +28,9 @@ use std::fmt;
 use wherry_api::api::{Guard, Key};
 use wherry_api::{Meta, Time};
 
+/// What one waits for that could begin, if admission let it.
+pub(crate) const QUEUED: &str = "queued";
+
 /// What is done next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {

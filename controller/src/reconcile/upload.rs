@@ -6,7 +6,7 @@ use super::exposing::{
     Exposing, cancel, cancel_under_way, doom_claim, doom_volume, fail, overdue, release, remove_any_made, remove_pods,
 };
 use super::view::UploadView;
-use super::{Action, Step, build, patch};
+use super::{Action, QUEUED, Step, build, patch};
 use serde_json::json;
 use std::ops::ControlFlow;
 use wherry_api::api::{Key, Kind};
@@ -42,6 +42,12 @@ impl UploadView {
             Phase::New => self.accept(),
             _ => match self.plan() {
                 Ok(plan) => self.under_way(&plan),
+                // No agent has begun; what was made is left to whoever can read the plan.
+                Err(PlanError::Version { .. })
+                    if self.is_canceled() && matches!(phase, Phase::Accepted | Phase::Prepared) =>
+                {
+                    self.cancel()
+                }
                 Err(e @ PlanError::Version { .. }) => Step::wait(e.to_string()),
                 Err(e) if self.is_canceled() => self.cancel_saying(&e.to_string()),
                 Err(e) => self.fail(&e.to_string()),
@@ -93,7 +99,7 @@ impl UploadView {
             ControlFlow::Break(step) => return step,
         };
         if !self.admitted {
-            return Step::wait("queued").told();
+            return Step::wait(QUEUED).told();
         }
         let body = build::accepted(&self.cr.metadata, &plan.print(), self.now);
         patch(Action::Accept, self.key(), &self.cr.metadata, body)

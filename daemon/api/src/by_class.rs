@@ -63,12 +63,12 @@ pub(crate) fn keep_base(text: &str) -> Result<KeepBase, String> {
 /// node. Where it does not wait, the volume is made wherever the scheduler wants it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WaitForNode {
-    /// It waits, until the prepare timeout.
+    /// It waits, as long as Velero does.
     #[default]
     Always,
     /// It does not.
     Never,
-    /// It waits so long, from Accepted on.
+    /// It waits so long, once DataDownload and target are there.
     For(Duration),
 }
 

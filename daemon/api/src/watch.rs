@@ -7,10 +7,10 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
-/// The server ends a watch after so long, and it is begun anew: seldom, as that is a request.
-const WATCH: Duration = Duration::from_secs(590);
+/// The server ends a watch after so long, and it is begun anew: once in ten minutes at most, as that is a request.
+pub const WATCH: Duration = Duration::from_secs(610);
 /// And if it does not.
-const SILENT: Duration = Duration::from_secs(620);
+const SILENT: Duration = Duration::from_secs(640);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A watch that is cut off after more than this worked: it goes on from where it was, however often that happens.
 const RAN_WELL: Duration = Duration::from_secs(60);

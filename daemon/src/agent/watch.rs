@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use wherry_api::names;
 use wherry_repo::as_here;
 
-/// The work goes on for so long after each turn of the watch. A process that was stopped for longer (SIGSTOP, a machine that
-/// slept) does not go on when it wakes: others may have taken over. It looks anew.
-const LEASE: Duration = Duration::from_secs(30);
+/// The work goes on for so long after each turn of the watch, at least. A process that was stopped for longer (SIGSTOP, a machine that
+/// slept) does not go on when it wakes: others may have taken over. It looks anew. Not less: a machine may be that busy.
+const SHORTEST: Duration = Duration::from_secs(3);
+/// And at most, however long the controller waits.
+const LONGEST: Duration = Duration::from_secs(30);
 /// The threads turn so often.
 const TURN: Duration = Duration::from_secs(1);
 /// Progress is told this often at most.
@@ -22,11 +24,19 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// Credentials are looked at this often.
 const REFRESH: Duration = Duration::from_secs(60);
 
+/// How long the work goes on without a turn: not as long as the controller waits for this agent after a cancel (`cancelTimeout`), by three
+/// quarters; then it writes Canceled in its place, and nothing may be written for the CR any more.
+fn lease(cancel_timeout: Duration) -> Duration {
+    (cancel_timeout * 3 / 4).clamp(SHORTEST, LONGEST)
+}
+
 /// Works with both beside it.
 pub(super) fn watched<T>(job: &Job<'_>, work: impl FnOnce() -> T) -> T {
-    job.cancel.go_on_for(LEASE);
+    // Settings are live, and known by the time that anything is worked on.
+    let lease = || job.agent.settings.lock().as_ref().map_or(SHORTEST, |settings| lease(settings.cancel_timeout));
+    job.cancel.go_on_for(lease());
     let goes_on = || {
-        let goes_on = job.cancel.go_on_for(LEASE);
+        let goes_on = job.cancel.go_on_for(lease());
         if !goes_on {
             tracing::warn!("this process was stopped for too long: looks anew");
         }
@@ -134,6 +144,20 @@ mod tests {
             turns.load(Ordering::Relaxed) - before
         };
         assert!(beside(Duration::from_millis(1), goes_on, tells, work) >= 3, "nobody keeps it going");
+    }
+
+    /// Else one that was stopped and woken goes on with a CR that is Canceled by then.
+    #[test]
+    fn the_work_ends_before_the_controller_cancels_in_its_place() {
+        let settings = wherry_api::Settings::parse(&std::collections::BTreeMap::new()).unwrap();
+        assert_eq!(lease(settings.cancel_timeout), Duration::from_secs(6));
+        for seconds in [4, 5, 8, 20, 40, 3600] {
+            let timeout = Duration::from_secs(seconds);
+            // The turn before the stop may be so old.
+            assert!(lease(timeout) + TURN <= timeout, "{seconds}");
+            assert!(lease(timeout) > TURN * 2, "{seconds}");
+        }
+        assert_eq!((lease(Duration::ZERO), lease(Duration::from_secs(3600))), (SHORTEST, LONGEST));
     }
 
     #[test]

@@ -32,6 +32,12 @@ impl World {
                 object["status"] = json!({});
                 server.create(Who::Velero, &target, &object);
             }
+            Event::TargetMisfits => {
+                if server.get(&target).is_some() {
+                    let patch = json!({ "spec": { "volumeAttributesClassName": "of no volume" } });
+                    server.patch(Who::Velero, &target, &patch);
+                }
+            }
             Event::AgentStops => {
                 self.agent.silent = true;
                 let agent = Key::new(Kind::Pod, "velero", &format!("agent-{}", self.agent.node));

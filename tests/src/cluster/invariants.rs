@@ -306,7 +306,13 @@ impl Invariants {
 
     fn left(&mut self, server: &Server, storage: &Storage) {
         let target = server.get(&Key::new(Kind::Claim, self.scene.namespace(), "data")).unwrap_or_default();
-        let given = text(&target, "/spec/volumeName").to_owned();
+        let mut given = text(&target, "/spec/volumeName").to_owned();
+        // One that the target was given stays its own, whether they are bound yet or not.
+        let is_for = |object: &Value| object["spec"]["claimRef"]["uid"] == target["metadata"]["uid"];
+        if given.is_empty() && !target.is_null() {
+            let its = server.all(Kind::Volume).into_iter().find(|(_, object)| is_for(object));
+            given = its.map_or_else(String::new, |(key, _)| key.name);
+        }
         let marked = |key: &Key| {
             let pair = Key::new(Kind::VolumeSnapshot, "velero", &key.name);
             matches!(key.kind, Kind::VolumeSnapshot | Kind::VolumeSnapshotContent)

@@ -108,7 +108,8 @@ pub(super) fn pv_controller(server: &Server, storage: &mut Storage) -> bool {
             continue;
         };
         let named = text(&claim, "/spec/volumeName");
-        if named.is_empty() && !is_going(&claim) {
+        let fits = claim["spec"]["volumeAttributesClassName"] == volume["spec"]["volumeAttributesClassName"];
+        if named.is_empty() && !is_going(&claim) && fits {
             let patch = json!({ "spec": { "volumeName": key.name }, "status": { "phase": "Bound" } });
             server.patch(Who::System, &claim_key, &patch);
             return true;

@@ -104,6 +104,8 @@ pub enum Event {
     TargetGone,
     /// The target PVC is deleted and made anew.
     TargetReplaced,
+    /// The target PVC gets another attributes class than any volume has: it is never bound.
+    TargetMisfits,
     /// The agent is stopped, and its pod is not ready any more.
     AgentStops,
     /// Node n1 is not ready any more; its pods stay as they are. An hour later it is declared gone.

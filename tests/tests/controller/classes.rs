@@ -60,6 +60,18 @@ fn the_claim_of_an_upload_is_as_the_class_of_its_source_has_it() {
     assert!(made(&world, Kind::Pod, BACKUP)["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"].is_null());
 }
 
+/// Who makes room on a node takes neither the pod that keeps a volume published for one of less weight, nor to save a node.
+#[test]
+fn a_hosting_pod_has_its_priority_and_is_not_moved_to_save_a_node() {
+    for (scene, writes, cr) in [(scenes(false)[0], 10, BACKUP), (scenes(true)[0], 3, RESTORE)] {
+        for (settings, class) in [(&[][..], Value::Null), (&[("hostingPriorityClass", "high")][..], json!("high"))] {
+            let pod = made(&World::new(scene).set(settings).run_to(writes), Kind::Pod, cr);
+            let annotation = &pod["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"];
+            assert_eq!((&pod["spec"]["priorityClassName"], annotation), (&class, &json!("false")), "{scene:?}: {pod}");
+        }
+    }
+}
+
 /// A restore whose target nobody uses yet.
 fn unused() -> World {
     let world = World::new(scenes(true)[2]);
@@ -81,22 +93,66 @@ fn a_restore_waits_for_a_node_as_long_as_its_class_says() {
     assert_eq!(run(&[("waitForNode.lab", "never")]), ("Completed".to_owned(), false));
     assert_eq!(run(&[("waitForNode.other", "never")]), ("Failed".to_owned(), true));
     assert_eq!(run(&[("waitForNode", "10m")]), ("Completed".to_owned(), true));
-    // Longer than the prepare timeout.
-    assert_eq!(run(&[("waitForNode", "31m")]), ("Failed".to_owned(), true));
+    // Nothing is prepared meanwhile, so it may be longer than the prepare timeout.
+    assert_eq!(run(&[("waitForNode", "31m")]), ("Completed".to_owned(), true));
+    assert_eq!(run(&[("waitForNode", "5h")]), ("Failed".to_owned(), true));
     // To the second, and the pod that comes in time is heeded.
-    let Some(WorldView::Download(mut view)) = unused().set(&[("waitForNode", "10m")]).run_to(1).look() else {
+    let Some(WorldView::Download(mut view)) = unused().set(&[("waitForNode", "10m")]).run_to(0).look() else {
         panic!()
     };
-    let accepted = view.cr.status.accepted_timestamp.unwrap();
+    let begin = view.cr.metadata.creation_timestamp.max(view.target.as_ref().unwrap().metadata.creation_timestamp);
+    let begin = begin.unwrap();
     assert_eq!(*view.limits.wait_for_node.of("lab"), WaitForNode::For(std::time::Duration::from_secs(600)));
-    view.now = wherry_api::Time(accepted.0 + 599);
+    view.now = wherry_api::Time(begin.0 + 599);
     let Step::Wait { until, .. } = view.next_step() else { panic!("{:?}", view.next_step()) };
-    assert_eq!(until, Some(wherry_api::Time(accepted.0 + 600)));
-    view.now = wherry_api::Time(accepted.0 + 600);
-    assert!(matches!(view.next_step(), Step::Do(Action::MakeClaim, _)), "{:?}", view.next_step());
+    assert_eq!(until, Some(wherry_api::Time(begin.0 + 600)));
+    view.now = wherry_api::Time(begin.0 + 600);
+    assert!(matches!(view.next_step(), Step::Do(Action::Accept, _)), "{:?}", view.next_step());
     let world = World::new(scenes(true)[2]).set(&[("waitForNode", "never")]).run_to(2);
     let claim = made(&world, Kind::Claim, RESTORE);
     assert_eq!(claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"], "n1");
+}
+
+/// It is not accepted, and so has no place: workloads that are never started keep nobody waiting. It ends when Velero has given up, by a
+/// cancel, and not before.
+#[test]
+fn a_restore_that_waits_for_a_node_takes_no_place() {
+    let Some(WorldView::Download(view)) = unused().run_to(0).look() else { panic!("no view") };
+    let of = |change: &dyn Fn(&mut wherry_controller::reconcile::DownloadView)| {
+        let mut view = (*view).clone();
+        change(&mut view);
+        view.next_step()
+    };
+    let waits = |step: Step| match step {
+        Step::Wait { why, told, .. } => (why, told),
+        other => panic!("{other:?}"),
+    };
+    let why = "no pod that uses PVC app/data has a node yet".to_owned();
+    for admitted in [true, false] {
+        assert_eq!(waits(of(&|view| view.admitted = admitted)).0, why);
+    }
+    // At first it is looked for often; no watch tells of it.
+    let created = view.cr.metadata.creation_timestamp.unwrap();
+    let later = |seconds: i64| wherry_api::Time(created.0 + seconds);
+    assert_eq!(waits(of(&|view| view.now = later(1))), (why.clone(), false));
+    assert_eq!(waits(of(&|view| view.now = later(31 * 60))), (why.clone(), true));
+    let cancel = of(&|view| (view.now, view.cr.spec.cancel) = (later(60), true));
+    assert!(matches!(cancel, Step::Do(Action::Cancel, _)), "{cancel:?}");
+    assert_eq!(waits(of(&|view| view.now = later(14_399))), (why, true));
+    let Step::Do(Action::Fail, Write::Patch { patch, .. }) = of(&|view| view.now = later(14_400)) else { panic!() };
+    let said = "not done within the item timeout of 14400 s: no pod that uses PVC app/data has a node yet";
+    assert_eq!(patch["status"]["message"], said);
+    // Once it has one, it waits for admission, and is accepted with it.
+    let placed = |view: &mut wherry_controller::reconcile::DownloadView| {
+        let annotations = &mut view.target.as_mut().unwrap().metadata.annotations;
+        annotations.insert("volume.kubernetes.io/selected-node".to_owned(), "n1".to_owned());
+    };
+    let step = of(&|view| {
+        placed(view);
+        view.admitted = false;
+    });
+    assert_eq!(waits(step), ("queued".to_owned(), true));
+    assert!(matches!(of(&placed), Step::Do(Action::Accept, _)));
 }
 
 /// As an admission plugin does it, to what is made.

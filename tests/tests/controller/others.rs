@@ -1,11 +1,15 @@
 //! What others do to what is ours: other hands, drains, evictions, later versions, unreadable plans.
 
 use crate::{assert_clean, scenes};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use wherry_api::api::{Key, Kind};
-use wherry_api::{DownloadPlan, Phase, Time, UploadPlan, names};
+use wherry_api::{DownloadPlan, Phase, Settings, Time, UploadPlan, names};
+use wherry_controller::glance::Glance;
+use wherry_controller::mirror::Mirror;
+use wherry_controller::observe::Memory;
 use wherry_controller::reconcile::{Action, Step, Write};
-use wherry_tests::cluster::{Content, DOWNLOAD, Event, Outcome, Scene, UPLOAD, Who, World, WorldView};
+use wherry_tests::cluster::{Client, Content, DOWNLOAD, Event, Outcome, Scene, UPLOAD, Who, World, WorldView};
 
 fn all_scenes() -> Vec<Scene> {
     [scenes(false), scenes(true)].concat()
@@ -102,6 +106,39 @@ fn a_volume_that_the_target_is_bound_to_loses_our_marks_when_the_restore_fails()
     }
 }
 
+/// A target that is never bound to the volume that it was given: whoever waits no longer leaves it to the target.
+#[test]
+fn a_restore_whose_target_never_binds_ends_all_the_same() {
+    for scene in scenes(true) {
+        for (event, phase) in [(None, "Failed"), (Some(Event::Cancel), "Canceled"), (Some(Event::Delete), "")] {
+            let world = World::new(scene).at(9, Event::TargetMisfits);
+            let server = world.server.clone();
+            let target = Key::new(Kind::Claim, "app", "data");
+            let outcome = match event {
+                Some(event) => world.at(10, event).run(),
+                None => world.run(),
+            };
+            let of = format!("{scene:?}, {event:?}");
+            assert_clean(&outcome, &of);
+            assert_eq!(outcome.phase, phase, "{of}: {:#?}", outcome.steps);
+            // Kept for the target, in all it is.
+            let (claim, volume) = (server.get(&target).unwrap(), server.all(Kind::Volume).remove(0).1);
+            assert_eq!(volume["spec"]["claimRef"]["uid"], claim["metadata"]["uid"], "{of}: {volume}");
+            assert_eq!(claim["spec"]["volumeName"], serde_json::Value::Null, "{of}: {claim}");
+            let policy = if scene.retain { "Retain" } else { "Delete" };
+            assert_eq!(volume["spec"]["persistentVolumeReclaimPolicy"], policy, "{of}: {volume}");
+            assert!(!volume["metadata"].to_string().contains("wherry.io/"), "{of}: {volume}");
+            let Some(cr) = server.get(&Key::new(Kind::DataDownload, "velero", DOWNLOAD)) else { continue };
+            let said = cr["status"]["message"].as_str().unwrap();
+            assert!(said.contains("is given to PVC app/data, but they are not bound"), "{of}: {said}");
+            assert!(
+                said.starts_with(if event.is_some() { "timed out; PV " } else { "not done within " }),
+                "{of}: {said}"
+            );
+        }
+    }
+}
+
 #[test]
 fn cancel_and_then_the_source_goes_at_every_pair_of_points() {
     for scene in scenes(false) {
@@ -150,11 +187,106 @@ fn what_a_later_version_has_begun_is_left_to_it() {
                     }
                     world.server.patch(Who::Velero, &key, &json!({ "status": { "phase": phase } }));
                     let step = world.look().unwrap().next_step();
-                    let waits = matches!(&step, Step::Wait { why, .. } if why.contains("version 9"));
-                    assert!(waits, "{scene:?}, {annotation} after {after}, {phase:?}: {step:?}");
+                    let waits = |step: &Step| matches!(step, Step::Wait { why, .. } if why.contains("version 9"));
+                    let of = format!("{scene:?}, {annotation} after {after}, {phase:?}");
+                    assert!(waits(&step), "{of}: {step:?}");
+                    // A cancel needs no plan as long as no agent has begun; what was made is that version's to remove.
+                    let mut view = world.look().unwrap();
+                    match &mut view {
+                        WorldView::Upload(view) => view.cr.spec.cancel = true,
+                        WorldView::Download(view) => view.cr.spec.cancel = true,
+                    }
+                    let step = view.next_step();
+                    match phase {
+                        Phase::Accepted | Phase::Prepared if annotation == names::PLAN => {
+                            assert!(matches!(step, Step::Do(Action::Cancel, _)), "{of}: {step:?}");
+                        }
+                        Phase::Accepted | Phase::Prepared => {}
+                        _ => assert!(waits(&step), "{of}: {step:?}"),
+                    }
                 }
                 world.server.patch(Who::Velero, &key, &body(text));
             }
+        }
+    }
+}
+
+/// An agent that answers and has no place for it, or is stuck, is not waited for longer than Velero waits.
+#[test]
+fn an_agent_that_never_begins_is_not_waited_for_forever() {
+    for download in [false, true] {
+        let world = World::new(scenes(download)[0]).run_to(if download { 4 } else { 11 });
+        let later = |seconds: i64, begun: bool| {
+            let mut view = world.look().unwrap();
+            let phase = if begun { Phase::InProgress } else { Phase::Prepared };
+            match &mut view {
+                WorldView::Upload(view) => {
+                    (view.now, view.cr.status.phase) =
+                        (Time(view.cr.metadata.creation_timestamp.unwrap().0 + seconds), phase);
+                }
+                WorldView::Download(view) => {
+                    (view.now, view.cr.status.phase) =
+                        (Time(view.cr.metadata.creation_timestamp.unwrap().0 + seconds), phase);
+                }
+            }
+            view.next_step()
+        };
+        let Step::Wait { until: Some(_), told: true, .. } = later(14_399, false) else {
+            panic!("{:?}", later(14_399, false))
+        };
+        let Step::Do(Action::Fail, Write::Patch { patch, .. }) = later(14_400, false) else { panic!("it waits") };
+        let said = patch["status"]["message"].as_str().unwrap();
+        assert!(
+            said.starts_with("not done within the item timeout of 14400 s: the agent of node n1 has not begun"),
+            "{said}"
+        );
+        // Once it has begun it keeps the time itself.
+        assert!(matches!(later(14_400, true), Step::Wait { .. }));
+    }
+}
+
+/// The answer of a future that never waits.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("the model answers at once"),
+    }
+}
+
+/// The watch of pods may be ahead of that of CRs: what is known of the newest attempt is not taken for what an earlier one left.
+#[test]
+fn an_old_plan_does_not_hit_a_newer_attempt() {
+    for (download, writes) in [(false, 11), (false, 12), (true, 4), (true, 5)] {
+        let of = format!("download {download}, {writes} writes");
+        let mut world = World::new(scenes(download)[0]).run_to(writes);
+        let (server, key) = (world.server.clone(), world.cr.clone());
+        let old = server.get(&key).unwrap();
+        let uid = old["metadata"]["uid"].as_str().unwrap().to_owned();
+        server.delete(Who::System, &Key::new(Kind::Node, "", "n1"));
+        let newest = Key::new(Kind::Pod, "velero", &names::of_attempt(&uid, 2));
+        let (mut turns, earlier) = (0, Key::new(Kind::Pod, "velero", &names::of_attempt(&uid, 1)));
+        while server.get(&newest).is_none() || server.get(&earlier).is_some() {
+            assert!(world.turn() && turns < 100, "{of}: no second attempt");
+            turns += 1;
+        }
+        let mirror = Mirror::default();
+        mirror.listed(key.kind, &[Value::clone(&old)]);
+        for kind in [Kind::Pod, Kind::Claim, Kind::VolumeSnapshot] {
+            let made: Vec<Value> = server
+                .all(kind)
+                .into_iter()
+                .filter(|(key, _)| key.name.contains(&uid))
+                .map(|(_, object)| Value::clone(&object))
+                .collect();
+            mirror.listed(kind, &made);
+        }
+        let (api, mut memory) = (Client::new(&server, Who::Controller, None), Memory::default());
+        let glance = Glance::new(&api, &mirror, &key);
+        let limits = wherry_controller::reconcile::Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
+        let time = Time(old["metadata"]["creationTimestamp"].as_str().unwrap().parse::<Time>().unwrap().0 + 60);
+        let (_, step) = now(glance.decide(&key, &limits, time, &mut memory)).unwrap().unwrap();
+        if let Step::Do(_, Write::Delete { key, .. }) = &step {
+            assert!(!key.name.ends_with("-2"), "{of}: {step:?}");
         }
     }
 }

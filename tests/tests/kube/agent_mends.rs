@@ -4,11 +4,12 @@ use crate::agent::{MIB, disk, noise, snapshot_of, uploaded};
 use crate::{stand, stand_on};
 use rustix::process::Signal;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wherry_api::api::Kind;
-use wherry_api::names;
+use wherry_api::{Settings, names};
 use wherry_tests::hosted::{Agent, PATIENCE, Stand};
 use wherry_tests::seaweed::Seaweed;
 
@@ -146,7 +147,7 @@ fn a_volume_is_let_go_while_the_storage_says_nothing() {
     agent.end();
 }
 
-/// Stopped for longer than its work may go on without a word, it takes none of it up when it wakes: it writes nothing to a volume
+/// Stopped for as long as a controller waits for it after a cancel, it takes nothing up when it wakes: it writes nothing to a volume
 /// that others have by then, and looks at what is left anew.
 #[test]
 fn one_that_slept_for_long_takes_nothing_up() {
@@ -182,7 +183,7 @@ fn one_that_slept_for_long_takes_nothing_up() {
     let ended = stand.patch(&down.key, &ended);
     stand.delete(&stand.key(Kind::Pod, &down.object), false);
     // What was on its way to the disk has come there.
-    std::thread::sleep(Duration::from_secs(32));
+    std::thread::sleep(Settings::parse(&BTreeMap::new()).unwrap().cancel_timeout);
     let before = fs::read(&target).unwrap();
     agent.send(Signal::CONT);
     until(&agent, "the target is open still", || !agent.has_open(device.node()));

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 use wherry_api::metrics::{CATALOGUE, Type};
 use wherry_api::settings::{ENTRIES, Settings};
 
@@ -88,6 +89,11 @@ fn the_chart_makes_what_the_base_makes() {
     let mut chart = objects(kube.rehearse(&renamed(&rendered("velero", &[]))));
     let drain = chart.remove(&("Job".to_owned(), "chart-drain".to_owned())).expect("the hook");
     assert_eq!(drain["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
+    // Helm gives up after five minutes: the hook says before that what is left.
+    let arguments = drain["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+    let timeout = arguments.iter().find_map(|argument| argument.as_str().unwrap().strip_prefix("--timeout=")).unwrap();
+    let timeout = wherry_api::time::parse_duration(timeout).unwrap();
+    assert!(timeout > Duration::ZERO && timeout < Duration::from_secs(300), "{timeout:?}");
     assert_eq!(chart.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
     for (key, object) in &base {
         assert_eq!(&chart[key], object, "{key:?}");
@@ -214,6 +220,9 @@ fn values_do_what_they_say() {
     assert_eq!(agents["metadata"]["annotations"]["openshift.io/required-scc"], "privileged");
     let controller = &get(&made, "Deployment", "chart-controller")["spec"];
     assert_eq!(controller["replicas"], 1);
+    // That one pod may be evicted: else the drain of its node never ends.
+    let budget = &get(&made, "PodDisruptionBudget", "chart-controller")["spec"];
+    assert_eq!((&budget["maxUnavailable"], &budget["minAvailable"]), (&json!(1), &Value::Null), "{budget}");
     let account = get(&made, "ServiceAccount", "chart-controller");
     assert_eq!(account["metadata"]["annotations"]["a"], "b");
     let drain = &get(&made, "Job", "chart-drain")["spec"]["template"]["spec"];
@@ -368,6 +377,10 @@ fn alerts_and_dashboard_name_what_there_is() {
     ] {
         assert!(alerted.contains(wanted), "no alert is about {wanted}");
     }
+    // It stays when the last DataUploads have expired: a restart of the controller, which has seen none since, ends it no sooner.
+    let too_old: Vec<&&str> = expressions.iter().filter(|one| one.contains("wherry_last_completed")).collect();
+    let held = "max(max_over_time(wherry_last_completed_timestamp_seconds{kind=\"upload\"}[14d]))";
+    assert_eq!(too_old, [&format!("{held} > 0 and time() - {held} > 129600").as_str()]);
     let dashboard = fs::read_to_string(Path::new(FOLDER).join("monitoring/dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
     let mut shown = BTreeSet::new();

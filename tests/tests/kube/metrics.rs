@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use wherry_api::api::{Api, Kind};
+use wherry_api::api::{Api, Key, Kind};
 use wherry_api::kube_api::path;
 use wherry_api::metrics::{By, Type, of};
 use wherry_tests::cluster::real::deployed;
@@ -265,13 +265,44 @@ fn the_controller_counts_what_there_is_and_says_what_is_wrong() {
         std::thread::sleep(Duration::from_millis(100));
     };
     assert!(late["DeadlineAtRisk"].contains("item timeout (1 s)"), "{late:?}");
-    let key = wherry_api::api::Key::new(Kind::DataUpload, "figures", "fails");
+    let key = Key::new(Kind::DataUpload, "figures", "fails");
     let cr = kube.wait(kube.admin().get(&key)).unwrap().unwrap();
     assert_eq!(failed["Failed"], cr["status"]["message"].as_str().unwrap());
     requests_are_those_of_the_audit_log(kube, "figures:wherry-controller", &address);
-    // What cannot be used is seen within the minute.
+    // The scheduler finds no node for a pod of a CR that waits.
+    let waits = kube.wait(kube.admin().get(&Key::new(Kind::DataDownload, "figures", "waits"))).unwrap().unwrap();
+    let spec = json!({
+        "serviceAccountName": "wherry-controller", "automountServiceAccountToken": false,
+        "containers": [{ "name": "c", "image": "wherry:test" }],
+    });
+    let labels = json!({ wherry_api::names::CR_UID: waits["metadata"]["uid"] });
+    create(Kind::Pod, json!({ "metadata": { "name": "hosts", "labels": labels }, "spec": spec }));
+    let condition = json!({
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "exceed max volume count",
+    });
+    let body = json!({ "status": { "conditions": [condition] } }).to_string().into_bytes();
+    let status = format!("{}/hosts/status", path(Kind::Pod, "figures"));
+    kube.ask(reqwest::Method::PATCH, &status, Some(("application/merge-patch+json", body))).unwrap();
+    let until_said = |reason: &str| {
+        let begin = Instant::now();
+        loop {
+            let said = events(kube, "figures", "waits");
+            if let Some(said) = said.get(reason) {
+                return said.clone();
+            }
+            assert!(begin.elapsed() < PATIENCE, "no {reason}: {said:?}\n{}", replica.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    assert_eq!(until_said("Unschedulable"), "no node takes pod hosts: exceed max volume count");
+    // What changes in the settings is seen within the minute, and so is what cannot be used.
+    settings(json!({ "pause": "false" }));
+    until("wherry_paused", 0.0);
     settings(json!({ "maxActive": "many" }));
     until("wherry_settings_good", 0.0);
+    // There is none in this namespace, and two minutes are over by now, or soon.
+    until("wherry_crs_without_agent{kind=\"download\"}", 1.0);
+    assert!(until_said("NoAgent").starts_with("no agent answers on any node: "));
     let (output, log) = replica.end();
     assert!(output.status.success(), "{output:?}\n{log}");
 }

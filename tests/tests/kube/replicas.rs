@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::watch::{Seen, Selection, follow};
+use wherry_controller::sweep;
 use wherry_tests::binary::controller_bin;
 use wherry_tests::cluster::real::{Real, deployed};
 use wherry_tests::cluster::{Scene, Who, World};
@@ -102,10 +103,18 @@ impl Drop for Replica {
     }
 }
 
-fn holder(real: &Real, namespace: &str) -> String {
+fn lease(real: &Real, namespace: &str) -> Value {
     let lease = Key::new(Kind::Lease, namespace, "wherry-controller");
-    let lease = real.kube.wait(real.kube.admin().get(&lease)).unwrap().unwrap_or_default();
-    lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+    real.kube.wait(real.kube.admin().get(&lease)).unwrap().unwrap_or_default()
+}
+
+fn holder(real: &Real, namespace: &str) -> String {
+    lease(real, namespace)["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+}
+
+/// When the Lease was renewed last.
+fn renewal(real: &Real, namespace: &str) -> String {
+    lease(real, namespace)["spec"]["renewTime"].as_str().unwrap().to_owned()
 }
 
 /// Requests of the controller's account in a namespace, after so many of all.
@@ -196,8 +205,20 @@ fn two_replicas_rest_and_one_takes_over() {
         std::thread::sleep(Duration::from_millis(50));
     }
     first.wait_for("swept: ");
+    // Of what is listed all but what is followed is of the sweep. It asks for no other object, as there is no base.
+    let events = asked(real, "rest", 0);
+    let lists: Vec<&Value> = events.iter().filter(|event| event["verb"] == "list").collect();
+    let swept = lists.len() - 8;
+    assert!(swept <= sweep::AT_REST && swept > 0, "{swept} of the sweep: {}", kinds_of(&events));
     let (before, begin) = (real.kube.audited(), Instant::now());
+    let renewed = renewal(real, "rest");
     std::thread::sleep(Duration::from_secs(11));
+    // It holds the Lease all the time.
+    while renewal(real, "rest") == renewed {
+        assert!(begin.elapsed() < PATIENCE, "the Lease is not renewed:\n{}", first.log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(holder(real, "rest").starts_with("first_"), "{}", holder(real, "rest"));
     let (requests, seconds) = (asked(real, "rest", before), begin.elapsed().as_secs_f32());
     let most = 2.0 * (seconds / 10.0).ceil();
     assert!(requests.len() as f32 <= most, "{} requests in {seconds} s: {requests:#?}", requests.len());

@@ -146,7 +146,7 @@ catalogue! {
     FAILING = Controller Type::Gauge, "wherry_volumes_failing", "volumes", [],
         "PVCs whose newest DataUpload that ended Failed.";
     LAST_COMPLETED = Controller Type::Gauge, "wherry_last_completed_timestamp_seconds", "Unix time", [KIND],
-        "When the newest CR that is Completed ended; 0: there is none.";
+        "When the newest CR that was Completed ended, as this process has seen, gone or not; 0: it has seen none.";
     FORGETTING_HELD = Controller Type::Gauge, "wherry_forgetting_on_hold", "backups", [],
         "Backups that are missing and whose snapshots stay all the same, as they are more than may go without a word of a human.";
     LAST_GC = Controller Type::Gauge, "wherry_gc_last_success_timestamp_seconds", "Unix time", [],
