@@ -2,7 +2,7 @@
 //! played by a folder: real loop devices and mounts at the places where the kubelet publishes them. Root is needed.
 
 use crate::binary::wherry_bin;
-use crate::cluster::real::deployed;
+use crate::cluster::real::{Real, deployed};
 use crate::home::Home;
 use crate::kube::Kube;
 use crate::seaweed::{ACCESS_KEY, SECRET_KEY, Seaweed};
@@ -44,6 +44,8 @@ pub struct Stand {
     pub namespace: String,
     folder: TempDir,
     mounts: Mutex<Vec<PathBuf>>,
+    /// Whoever asks for the server meanwhile gets this one, and starts no other.
+    _real: Arc<Real>,
 }
 
 /// When a storage took its snapshot whose clock is an hour ahead: else files that a test makes were too new to be taken over.
@@ -94,8 +96,8 @@ fn run(program: &str, args: &[&str]) {
 
 impl Stand {
     /// A new namespace with accounts, rights, settings, credentials and a BackupStorageLocation `default`.
-    pub fn new(kube: Arc<Kube>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
-        let this = Self::bare(kube, seaweed, namespace);
+    pub fn new(real: Arc<Real>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
+        let this = Self::bare(real, seaweed, namespace);
         let kube = &this.kube;
         kube.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n"));
         let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: default\n  namespace: ";
@@ -108,15 +110,16 @@ impl Stand {
         this
     }
 
-    fn bare(kube: Arc<Kube>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
+    fn bare(real: Arc<Real>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("wherry-stand-").tempdir().unwrap();
-        Self { kube, seaweed, namespace: namespace.to_owned(), folder, mounts: Mutex::default() }
+        let (kube, namespace) = (Arc::clone(&real.kube), namespace.to_owned());
+        Self { kube, seaweed, namespace, folder, mounts: Mutex::default(), _real: real }
     }
 
     /// In the namespace of the scenes, which has the accounts and their rights; ConfigMaps go with each scene, so agents are
     /// told of the kubelet by their command.
-    pub fn in_scenes(kube: Arc<Kube>, seaweed: Arc<Seaweed>) -> Self {
-        let this = Self::bare(kube, seaweed, "velero");
+    pub fn in_scenes(real: Arc<Real>, seaweed: Arc<Seaweed>) -> Self {
+        let this = Self::bare(real, seaweed, "velero");
         this.furnish();
         this
     }

@@ -77,7 +77,7 @@ fn stand(namespace: &str) -> Stand {
 
 /// The same with a storage of its own.
 fn stand_on(seaweed: Arc<Seaweed>, namespace: &str) -> Stand {
-    Stand::new(real().kube.clone(), seaweed, namespace)
+    Stand::new(real(), seaweed, namespace)
 }
 
 fn seaweed() -> Arc<Seaweed> {

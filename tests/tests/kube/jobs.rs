@@ -266,7 +266,6 @@ fn a_location_that_is_not_as_it_was_is_refused() {
 /// The controller makes the Jobs, one after the other; what they find is said of the location.
 #[test]
 fn the_controller_has_jobs_made_and_says_what_they_find() {
-    // Held: else the next one who asks for the server gets another.
     let real = &crate::real();
     let stand = stand("jobs-made");
     stand.kube.apply(&deployed("wherry-controller", &stand.namespace));

@@ -13,13 +13,15 @@ use wherry_tests::cluster::real::Real;
 use wherry_tests::hosted::PATIENCE;
 use wherry_tests::kube::Kube;
 
-/// So many unless `WHERRY_TEST_MANY` says another number: the figure of the design is of 200, which the limit of requests makes a
-/// matter of ten minutes.
-const MANY: usize = 40;
+/// So many unless `WHERRY_TEST_MANY` says another number, more than may be active at once: the figure of the design is
+/// of 200, which the limit of requests makes a matter of ten minutes.
+const MANY: usize = 18;
 /// The most requests for one of them, on whatever machine; alone it takes about 60.
 const EACH: usize = 90;
 /// The figure: less than so many requests a second, on average.
 const A_SECOND: f64 = 20.0;
+/// After a pause so many may come at once; of the average of a long run they are nothing.
+const BURST: f64 = 40.0;
 /// Phases in their order.
 const PHASES: [&str; 5] = ["", "Accepted", "Prepared", "InProgress", "Completed"];
 
@@ -46,7 +48,8 @@ fn many_uploads_at_once_all_end() {
             progress = (Instant::now(), uploads.ended());
         }
         assert!(progress.0.elapsed() < PATIENCE, "{} of {many} have ended:\n{}", progress.1, replica.log());
-        std::thread::sleep(Duration::from_millis(100));
+        // Each look lists all there is, on the two cores that the controller has, too.
+        std::thread::sleep(Duration::from_millis(250));
     }
     let took = begin.elapsed().as_secs_f64();
     uploads.turn();
@@ -54,7 +57,7 @@ fn many_uploads_at_once_all_end() {
     let mut events = kube.audit(0);
     events.retain(|event| event["user"]["username"] == user);
     let refused = events.iter().filter(|event| event["responseStatus"]["code"] == 409).count();
-    let (a_second, each) = (events.len() as f64 / took, events.len() / many);
+    let (a_second, each) = ((events.len() as f64 - BURST) / took, events.len() / many);
     eprintln!(
         "{many} DataUploads in {took:.0} s: {each} requests each, {a_second:.1} a second, {refused} of the controller's and {} of \
          the agent's writes refused: {}",
