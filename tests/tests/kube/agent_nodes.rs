@@ -80,7 +80,9 @@ fn the_session_of_a_lost_node_is_fenced() {
 fn first_uploads_of_two_nodes_make_one_key_and_one_repository() {
     let stand = stand_on(seaweed(), "agent-two");
     let proxy = by_proxy(&stand);
-    proxy.inject(Rule { method: "GET", path: "/repo.json", skip: 0, times: 2, fault: Fault::Hold });
+    for method in ["GET", "PUT"] {
+        proxy.inject(Rule { method, path: "/repo.json", skip: 0, times: 2, fault: Fault::Hold });
+    }
     let agents = [stand.agent(), stand.agent_of("n2", &[], &[])];
     let mut files = Vec::new();
     let mut all = Vec::new();
@@ -93,8 +95,10 @@ fn first_uploads_of_two_nodes_make_one_key_and_one_repository() {
         files.push(file);
         all.push((hosted, device));
     }
-    until(&agents[0], "both look for a repository", || proxy.open("GET", "/repo.json") == 2);
-    proxy.release();
+    for (method, what) in [("GET", "both look for a repository"), ("PUT", "both make one")] {
+        until(&agents[0], what, || proxy.open(method, "/repo.json") == 2);
+        proxy.release();
+    }
     let ids: Vec<_> = all
         .iter()
         .zip(&agents)
