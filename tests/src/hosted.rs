@@ -1,8 +1,7 @@
 //! A node with an agent on a real API server: CRs as the controller leaves them when a volume is prepared, and a kubelet that is
 //! played by a folder: real loop devices and mounts at the places where the kubelet publishes them. Root is needed.
 
-use crate::binary::wherry_bin;
-use crate::cluster::real::deployed;
+use crate::cluster::real::{Real, deployed};
 use crate::home::Home;
 use crate::kube::Kube;
 use crate::seaweed::{ACCESS_KEY, SECRET_KEY, Seaweed};
@@ -24,6 +23,8 @@ use wherry_repo::{Clock, Storage, System};
 
 #[path = "hosted_local.rs"]
 mod local;
+#[path = "hosted_nodes.rs"]
+mod nodes;
 
 pub use local::LocalDevice;
 
@@ -44,6 +45,8 @@ pub struct Stand {
     pub namespace: String,
     folder: TempDir,
     mounts: Mutex<Vec<PathBuf>>,
+    /// Whoever asks for the server meanwhile gets this one, and starts no other.
+    _real: Arc<Real>,
 }
 
 /// When a storage took its snapshot whose clock is an hour ahead: else files that a test makes were too new to be taken over.
@@ -94,8 +97,8 @@ fn run(program: &str, args: &[&str]) {
 
 impl Stand {
     /// A new namespace with accounts, rights, settings, credentials and a BackupStorageLocation `default`.
-    pub fn new(kube: Arc<Kube>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
-        let this = Self::bare(kube, seaweed, namespace);
+    pub fn new(real: Arc<Real>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
+        let this = Self::bare(real, seaweed, namespace);
         let kube = &this.kube;
         kube.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n"));
         let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: default\n  namespace: ";
@@ -108,15 +111,16 @@ impl Stand {
         this
     }
 
-    fn bare(kube: Arc<Kube>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
+    fn bare(real: Arc<Real>, seaweed: Arc<Seaweed>, namespace: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("wherry-stand-").tempdir().unwrap();
-        Self { kube, seaweed, namespace: namespace.to_owned(), folder, mounts: Mutex::default() }
+        let (kube, namespace) = (Arc::clone(&real.kube), namespace.to_owned());
+        Self { kube, seaweed, namespace, folder, mounts: Mutex::default(), _real: real }
     }
 
     /// In the namespace of the scenes, which has the accounts and their rights; ConfigMaps go with each scene, so agents are
     /// told of the kubelet by their command.
-    pub fn in_scenes(kube: Arc<Kube>, seaweed: Arc<Seaweed>) -> Self {
-        let this = Self::bare(kube, seaweed, "velero");
+    pub fn in_scenes(real: Arc<Real>, seaweed: Arc<Seaweed>) -> Self {
+        let this = Self::bare(real, seaweed, "velero");
         this.furnish();
         this
     }
@@ -290,17 +294,12 @@ impl Stand {
 
     /// Makes the hosting pod, which runs; gives its uid.
     pub fn pod(&self, hosted: &Hosted) -> String {
-        let container = json!({ "name": "hold", "image": "wherry:test" });
-        let spec = json!({ "nodeName": NODE, "containers": [container], "automountServiceAccountToken": false });
-        let metadata = json!({ "name": hosted.object, "labels": { names::CR_UID: hosted.uid } });
-        let pod = self.create(Kind::Pod, json!({ "metadata": metadata, "spec": spec }));
-        self.status(&self.key(Kind::Pod, &hosted.object), &json!({ "phase": "Running" }));
-        pod["metadata"]["uid"].as_str().unwrap().to_owned()
+        self.pod_on(NODE, hosted)
     }
 
     /// The controller says that the volume is prepared.
     pub fn prepared(&self, hosted: &Hosted) {
-        self.patch(&hosted.key, &json!({ "status": { "phase": "Prepared", "node": NODE } }));
+        self.prepared_on(NODE, hosted);
     }
 
     /// Where the kubelet has the device of a pod, and where it links to it.
@@ -397,35 +396,7 @@ impl Stand {
 
     /// The same with more flags.
     pub fn agent_with(&self, by: &[&str], more: &[&str]) -> Agent {
-        let token = self.path("token");
-        fs::write(&token, self.kube.token(&self.namespace, "wherry-agent")).unwrap();
-        let file = self.path("agent.log");
-        let log = fs::File::options().create(true).append(true).open(&file).unwrap();
-        // Whatever ends this process ends it.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .args(by)
-            .arg(wherry_bin())
-            .args(["agent", "--node", NODE, "--namespace", &self.namespace])
-            .args(["--server", &self.kube.url(), "--ca-file"])
-            .arg(self.kube.authorities())
-            .arg("--token-file")
-            .arg(token)
-            .arg("--state-dir")
-            .arg(self.path("state"))
-            .arg("--cache-dir")
-            .arg(self.path("cache"))
-            .args(more)
-            .args((self.namespace == "velero").then(|| format!("--kubelet-root={}", self.root().display())))
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("TMPDIR", self.folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Agent { child, log: file }
+        self.agent_of(NODE, by, more)
     }
 }
 

@@ -10,6 +10,8 @@ mod agent_blocks;
 mod agent_ends;
 #[path = "kube/agent_mends.rs"]
 mod agent_mends;
+#[path = "kube/agent_nodes.rs"]
+mod agent_nodes;
 #[path = "kube/agent_refusals.rs"]
 mod agent_refusals;
 #[path = "kube/agent_whole.rs"]
@@ -24,6 +26,8 @@ mod deploy;
 mod drain;
 #[path = "kube/jobs.rs"]
 mod jobs;
+#[path = "kube/lease.rs"]
+mod lease;
 #[path = "kube/local.rs"]
 mod local;
 #[path = "kube/located.rs"]
@@ -79,7 +83,7 @@ fn stand(namespace: &str) -> Stand {
 
 /// The same with a storage of its own.
 fn stand_on(seaweed: Arc<Seaweed>, namespace: &str) -> Stand {
-    Stand::new(real().kube.clone(), seaweed, namespace)
+    Stand::new(real(), seaweed, namespace)
 }
 
 fn seaweed() -> Arc<Seaweed> {

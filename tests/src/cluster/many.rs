@@ -30,6 +30,11 @@ pub struct Many {
 impl Many {
     /// So many, all made before anybody acts.
     pub fn on(server: Server, n: usize) -> Self {
+        Self::of(server, 0..n, |_| {})
+    }
+
+    /// These numbers, in that order; `made` is called after each.
+    pub fn of(server: Server, numbers: impl Iterator<Item = usize>, made: impl Fn(&Key)) -> Self {
         let server = Arc::new(server);
         server.set_now(server.start());
         let put = |kind: Kind, namespace: &str, name: &str, mut object: Value| {
@@ -72,9 +77,11 @@ impl Many {
                 "sourcePVC": format!("data-{n}"), "csiSnapshot": csi, "backupStorageLocation": "default",
                 "operationTimeout": "10m0s",
             });
-            put(Kind::DataUpload, "velero", &format!("b-{n}"), json!({ "metadata": {}, "spec": spec }))
+            let key = put(Kind::DataUpload, "velero", &format!("b-{n}"), json!({ "metadata": {}, "spec": spec }));
+            made(&key);
+            key
         };
-        let uploads = (0..n).map(upload).collect();
+        let uploads = numbers.map(upload).collect();
         Self { server, storage, uploads, written: BTreeMap::new(), conflicts: 0 }
     }
 
@@ -129,6 +136,12 @@ impl Many {
             acted |= actor(&self.server, &mut self.storage);
         }
         acted
+    }
+
+    /// Each with its phase, as it was seen last.
+    pub fn phases(&self) -> Vec<(String, String)> {
+        let phase = |key: &Key| text(&self.server.get(key).unwrap_or_default(), "/status/phase").to_owned();
+        self.uploads.iter().map(|key| (key.name.clone(), phase(key))).collect()
     }
 
     /// How many have ended, and are let go.

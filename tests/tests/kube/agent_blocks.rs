@@ -3,7 +3,7 @@
 
 use crate::agent::{noise, snapshot_of};
 use crate::stand;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::fs;
@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wherry_api::api::Kind;
-use wherry_api::{UploadPlan, labels};
+use wherry_api::{UploadPlan, labels, names};
 use wherry_tests::block_service::{BLOCK, BlockService, Call, Fault};
 use wherry_tests::home::Home;
 use wherry_tests::hosted::{Agent, Stand};
@@ -80,6 +80,17 @@ fn serve(kube: &Kube, served: &[&str]) {
 
 fn answers(kube: &Kube, version: &str) -> bool {
     kube.ask(Method::GET, &format!("/apis/cbt.storage.k8s.io/{version}/snapshotmetadataservices"), None).is_ok()
+}
+
+/// Nobody serves any as long as this is held, but who holds it; what others left is gone.
+pub fn none_served(kube: &Kube) -> RwLockWriteGuard<'static, ()> {
+    let alone = SERVED.write();
+    let one = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}", names::METADATA_SERVICES);
+    let _ = kube.ask(Method::DELETE, &one, None);
+    while kube.ask(Method::GET, &one, None).is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    alone
 }
 
 /// A node whose driver offers the service, and one disk.

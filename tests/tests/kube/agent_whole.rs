@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use wherry_api::api::Kind;
 use wherry_api::{SnapshotId, names};
 use wherry_tests::cluster::{Content, Scene, Who, World};
@@ -105,10 +106,9 @@ impl Kubelet<'_> {
 #[test]
 fn uploads_and_a_download_by_both_executables() {
     let stage = Stage::enter();
-    let kube = &stage.real.kube;
     // First of all: the objects of scenes go away with them, and these are made for both.
     drop(stage.empty());
-    let stand = Stand::in_scenes(kube.clone(), seaweed());
+    let stand = Stand::in_scenes(Arc::clone(&stage.real), seaweed());
     let replica = Replica::start(&stage.real, "velero", "both");
     replica.wait_for("acts in namespace velero");
     let agent = stand.agent();

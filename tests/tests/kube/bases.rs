@@ -1,6 +1,7 @@
 //! Kept bases on the real server: the mark, the drop, the owner, and which drivers list changed blocks.
 
 use crate::Stage;
+use crate::agent_blocks::none_served;
 use crate::scenes::{assert_clean, scene};
 use serde_json::{Value, json};
 use wherry_api::api::{Api, Key, Kind};
@@ -70,6 +71,7 @@ fn definition(versions: &[(&str, bool)]) -> Value {
 fn whichever_version_is_served_is_asked() {
     let stage = Stage::enter();
     let kube = &stage.real.kube;
+    let _alone = none_served(kube);
     let api = kube.account("velero", "wherry-controller");
     let lists = |driver: &str| kube.wait(lists_changed_blocks(&api, driver)).unwrap();
     let send = |method: reqwest::Method, path: &str, media: &str, body: &Value| {

@@ -2,6 +2,7 @@
 //! and the controller that makes them.
 
 use crate::agent::{disk, snapshot_of, uploaded};
+use crate::agent_nodes::by_proxy;
 use crate::replicas::Replica;
 use crate::stand;
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use wherry_api::api::Kind;
 use wherry_api::job::{Forgetting, JobResult, State};
 use wherry_repo::storage::Key as ObjectKey;
 use wherry_tests::cluster::real::deployed;
+use wherry_tests::faulty_s3::{Fault, Rule};
 use wherry_tests::home::Home;
 use wherry_tests::hosted::PATIENCE;
 use wherry_tests::jobs::{FUTURE, PAST};
@@ -263,10 +265,43 @@ fn a_location_that_is_not_as_it_was_is_refused() {
     assert_eq!((found(&stand.job("forget", &[]).ok()).forgotten, visible(&home)), (1, BTreeSet::new()));
 }
 
+/// F8: a listing that breaks off is asked for again, and one that cannot be had is none: nothing goes by what is missing in it, and
+/// when the absence of a backup began stays known.
+#[test]
+fn a_listing_that_breaks_off_says_nothing() {
+    let stand = stand("jobs-cut");
+    let (_, home) = stand.repository();
+    stand.store("there", "uid-there");
+    let there = stand.snapshot_of(&home, "there", "uid-there", FUTURE);
+    let gone = stand.snapshot_of(&home, "gone", "uid-gone", FUTURE);
+    let absent = found(&stand.job("forget", &[]).ok());
+    assert_eq!((absent.kept, absent.waiting, absent.missing.len()), (1, 1, 1), "{absent:?}");
+
+    let proxy = by_proxy(&stand);
+    let listing = Rule { method: "GET", path: "backups", skip: 0, times: 2, fault: Fault::CutReply };
+    proxy.inject(listing);
+    let again = found(&stand.job("forget", &[]).ok());
+    assert_eq!(proxy.hits()["cut-reply"], 2);
+    assert_eq!((again.kept, again.waiting, again.forgotten, &again.missing), (1, 1, 0, &absent.missing), "{again:?}");
+
+    // Whatever is missing would go at once.
+    let at_once = ["--missing-for", "0s"];
+    proxy.inject(Rule { times: u32::MAX, fault: Fault::Refuse(403), ..listing });
+    let failed = stand.job("forget", &at_once);
+    let result = failed.result.unwrap();
+    assert!(failed.code != Some(0) && result.state == State::Failed, "{result:?}");
+    assert!(result.message.contains("backups"), "{result:?}");
+    assert_eq!(visible(&home), set([&there, &gone]));
+
+    proxy.heal();
+    let waits = found(&stand.job("forget", &[]).ok());
+    assert_eq!((waits.waiting, &waits.missing), (1, &absent.missing), "the first absence counts");
+    assert_eq!((found(&stand.job("forget", &at_once).ok()).forgotten, visible(&home)), (1, set([&there])));
+}
+
 /// The controller makes the Jobs, one after the other; what they find is said of the location.
 #[test]
 fn the_controller_has_jobs_made_and_says_what_they_find() {
-    // Held: else the next one who asks for the server gets another.
     let real = &crate::real();
     let stand = stand("jobs-made");
     stand.kube.apply(&deployed("wherry-controller", &stand.namespace));

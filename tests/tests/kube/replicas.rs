@@ -80,7 +80,7 @@ impl Replica {
     }
 
     /// How it ended by itself.
-    fn wait(mut self) -> (Output, String) {
+    pub fn wait(mut self) -> (Output, String) {
         let child = self.child.as_mut().unwrap();
         let begin = Instant::now();
         while child.try_wait().unwrap().is_none() {

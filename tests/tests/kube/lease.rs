@@ -1,0 +1,85 @@
+//! The Lease of the controllers, where one of them stands still.
+
+use crate::replicas::Replica;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use wherry_api::api::{Api, Key, Kind};
+use wherry_api::kube_api::{path, path_of};
+use wherry_controller::lease::GIVE_UP;
+use wherry_tests::cluster::real::deployed;
+use wherry_tests::hosted::PATIENCE;
+
+const NAMESPACE: &str = "slept";
+
+/// Which token a request was made with: each process has one of its own.
+fn token(event: &Value) -> String {
+    event["user"]["extra"]["authentication.kubernetes.io/credential-id"][0].as_str().unwrap_or_default().to_owned()
+}
+
+/// Stopped until others took its Lease for free, and woken: it ends, and writes nothing more.
+#[test]
+fn a_controller_that_slept_through_its_lease_writes_nothing_more() {
+    let real = &crate::real();
+    let kube = &real.kube;
+    kube.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n"));
+    kube.apply(&deployed("wherry-controller", NAMESPACE));
+    let requests = |after: usize| {
+        let user = format!("system:serviceaccount:{NAMESPACE}:wherry-controller");
+        kube.audit(after).into_iter().filter(move |event| event["user"]["username"] == user.as_str())
+    };
+    let send = |method: reqwest::Method, media: &str, path: &str, body: &Value| {
+        kube.ask(method, path, Some((media, body.to_string().into_bytes()))).unwrap()
+    };
+    // There is no such VolumeSnapshot: whoever acts says so.
+    let upload = |name: &str| {
+        let csi =
+            json!({ "volumeSnapshot": "none", "storageClass": "lab", "snapshotClass": "lab", "driver": "lab.csi" });
+        let spec = json!({
+            "datamover": "wherry", "snapshotType": "CSI", "sourceNamespace": NAMESPACE, "sourcePVC": name,
+            "csiSnapshot": csi, "backupStorageLocation": "default", "operationTimeout": "10m0s",
+        });
+        let object = json!({
+            "apiVersion": Kind::DataUpload.api_version(), "kind": "DataUpload", "metadata": { "name": name }, "spec": spec,
+        });
+        send(reqwest::Method::POST, "application/json", &path(Kind::DataUpload, NAMESPACE), &object);
+    };
+    let failed = |name: &str, by: &Replica| {
+        let (key, begin) = (Key::new(Kind::DataUpload, NAMESPACE, name), Instant::now());
+        while kube.wait(kube.admin().get(&key)).unwrap().unwrap_or_default()["status"]["phase"] != "Failed" {
+            assert!(begin.elapsed() < PATIENCE, "{name}: {}", by.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+
+    let first = Replica::start(real, NAMESPACE, "first");
+    upload("before");
+    failed("before", &first);
+    let sleeper = requests(0).map(|event| token(&event)).find(|id| !id.is_empty()).expect("each token has an id");
+    let second = Replica::start(real, NAMESPACE, "second");
+    second.wait_for("first_");
+    let pid = Pid::from_raw(i32::try_from(first.pid()).unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let asleep = Instant::now();
+    // So that the other one need not be waited for as long: it holds for a second.
+    let lease = path_of(&Key::new(Kind::Lease, NAMESPACE, "wherry-controller"));
+    let short = json!({ "spec": { "leaseDurationSeconds": 1 } });
+    send(reqwest::Method::PATCH, "application/merge-patch+json", &lease, &short);
+    second.wait_for("acts in namespace slept");
+    upload("meanwhile");
+    failed("meanwhile", &second);
+    // By its own clock it may act no more: before that it would have to ask first.
+    std::thread::sleep((GIVE_UP + Duration::from_secs(1)).saturating_sub(asleep.elapsed()));
+    let before = kube.audited();
+    kill_process(pid, Signal::CONT).unwrap();
+    let (output, log) = first.wait();
+    assert!(!output.status.success() && log.contains("Lease"), "{output:?}\n{log}");
+    upload("after");
+    failed("after", &second);
+    let written: Vec<Value> = requests(before)
+        .filter(|event| token(event) == sleeper && !["get", "list", "watch"].iter().any(|verb| event["verb"] == *verb))
+        .collect();
+    assert!(written.is_empty(), "{written:#?}");
+    let (output, log) = second.end();
+    assert!(output.status.success(), "{output:?}\n{log}");
+}
