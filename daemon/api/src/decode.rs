@@ -20,7 +20,7 @@ pub struct Undecodable {
 
 /// Reads one object. Unknown fields are passed over, missing ones and `null` have their default.
 pub fn decode<T: DeserializeOwned>(kind: &str, object: &Value) -> Result<T, Undecodable> {
-    T::deserialize(object).map_err(|e| {
+    serde_path_to_error::deserialize(object).map_err(|e| {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
         Undecodable { kind: kind.to_owned(), namespace: text("namespace"), name: text("name"), reason: e.to_string() }
     })
@@ -118,6 +118,11 @@ mod tests {
         let (read, wrong) = decode_all::<DataUpload>("DataUpload", &list);
         assert_eq!((read.len(), wrong.len()), (2, 4));
         let said = wrong[0].to_string();
-        assert!(said.starts_with("DataUpload velero/b-1 cannot be read: ") && said.contains("perhaps"), "{said}");
+        assert!(
+            said.starts_with("DataUpload velero/b-1 cannot be read: ")
+                && said.contains("spec.cancel: ")
+                && said.contains("perhaps"),
+            "{said}"
+        );
     }
 }

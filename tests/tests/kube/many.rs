@@ -143,7 +143,10 @@ fn many_uploads_at_once_all_end() {
     assert_eq!(get(&known)["spec"]["later"], json!({ "field": [1] }));
     let status = get(&odd)["status"].clone();
     let message = status["message"].as_str().unwrap_or_default();
-    assert!(status["phase"] == "Failed" && message.contains("perhaps"), "{status}");
+    assert!(
+        status["phase"] == "Failed" && message.contains("spec.cancel: ") && message.contains("perhaps"),
+        "{status}"
+    );
     let wrong = uploads.wrong();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(a_second < A_SECOND, "{a_second:.1} requests a second");
