@@ -2,6 +2,7 @@
 # Needs common.sh, `run_dir_make`, jq.
 
 suites_at_once=3
+declare -A suite_threads=([kube]=4) # its tests wait for an API server and for leases
 suite_seconds=1800 # one that takes longer hangs; it must not take the whole run with it
 
 # suites_run [FILTER...]: builds every test executable of the workspace and runs them, those first that took longest the
@@ -48,7 +49,7 @@ suites_list() {
 suite_run() {
   local name=$1 exe=$2 manifest=$3 log="$suites_dir/$1.log" start=$SECONDS result
   shift 3
-  if (cd "$(dirname "$manifest")" && CARGO_MANIFEST_DIR=$PWD timeout --kill-after=30 "$suite_seconds" "$exe" "$@") >"$log" 2>&1; then
+  if (cd "$(dirname "$manifest")" && CARGO_MANIFEST_DIR=$PWD RUST_TEST_THREADS=${suite_threads[$name]:-$(nproc)} timeout --kill-after=30 "$suite_seconds" "$exe" "$@") >"$log" 2>&1; then
     printf '%s\n' "$name" >>"$suites_dir/passed"
     result=$(sed -n 's/^test result: //p' "$log" | sed 's/ 0 measured;//')
   else

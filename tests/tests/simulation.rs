@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wherry_tests::sim::{CASES, Plant, scene, simulate};
 
 /// Simulations of an ordinary run.
-const COUNT: u64 = 300;
+const COUNT: u64 = 2000;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
