@@ -267,9 +267,12 @@ fn day(time: &Zoned) -> i64 {
 
 /// So many snapshots a policy may always drop in one run.
 const HARMLESS: usize = 10;
+/// A volume that is left with fewer has lost nearly everything. What a policy leaves with more passes, however much goes: an hourly
+/// volume under `--keep-daily` loses most of what it has each night.
+const FEW: usize = 3;
 
-/// Refuses decisions of one run that would drop more than `HARMLESS` snapshots and more than half of all that were
-/// considered, or of those of one volume: a policy or a clock may be wrong, also for one volume among many.
+/// Refuses decisions of one run by which a volume would be left with fewer than `FEW` snapshots and lose more than `HARMLESS` and
+/// more than half, or all such volumes together: a policy or a clock may be wrong, also for one volume among many.
 pub fn guard(decisions: &[Decision]) -> Result<()> {
     let mut volumes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for decision in decisions {
@@ -277,16 +280,17 @@ pub fn guard(decisions: &[Decision]) -> Result<()> {
         *dropped += usize::from(!decision.keep());
         *all += 1;
     }
+    volumes.retain(|_, (dropped, all)| *dropped > 0 && *all - *dropped < FEW);
     let sum = volumes.values().fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
     let is_much = |(dropped, all): (usize, usize)| dropped > HARMLESS && dropped * 2 > all;
     let (what, (dropped, all)) = match volumes.iter().find(|(_, of)| is_much(**of)) {
-        _ if is_much(sum) => (String::from("it is about"), sum),
         Some((volume, of)) => (format!("of volume {volume:?}"), *of),
+        None if is_much(sum) => (format!("of {} volumes", volumes.len()), sum),
         None => return Ok(()),
     };
     Err(Error::invalid(format!(
-        "this would forget {dropped} of the {all} snapshots {what}, more than {HARMLESS} and more than half; nothing \
-         was changed: look at it with --dry-run, and add --force if it is right"
+        "this would forget {dropped} of the {all} snapshots {what}, more than {HARMLESS} and more than half, and leave fewer than \
+         {FEW} of a volume; nothing was changed: look at it with --dry-run, and add --force if it is right"
     )))
 }
 

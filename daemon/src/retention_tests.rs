@@ -121,48 +121,60 @@ fn all_reasons_are_said() {
     assert_eq!(decisions[0].reasons, [Reason::Last, Reason::Daily, Reason::Yearly, Reason::Within]);
 }
 
-#[test]
-fn many_and_most_go_only_by_force() {
-    let decision = |n: usize, keep: bool| Decision {
+/// So many of a volume stay, and so many go.
+fn of(volume: &str, keep: usize, drop: usize) -> Vec<Decision> {
+    let decision = |n: usize| Decision {
         id: SnapshotId::default(),
-        // Of all the run is about: no volume loses more than others.
-        volume: (n % 2).to_string(),
+        volume: volume.to_owned(),
         time: Timestamp(0),
-        reasons: if keep { vec![Reason::Last] } else { vec![] },
+        reasons: if n < keep { vec![Reason::Last] } else { vec![] },
         dropped: Dropped::Unmatched,
     };
-    let of = |keep: usize, drop: usize| -> Vec<_> { (0..keep + drop).map(|n| decision(n, n < keep)).collect() };
-    for (keep, drop) in [(0, 0), (1, 9), (0, 10), (1, 10), (11, 11), (12, 11), (500, 500)] {
-        assert!(guard(&of(keep, drop)).is_ok(), "{drop} of {}", keep + drop);
+    (0..keep + drop).map(decision).collect()
+}
+
+#[test]
+fn nearly_all_of_one_volume_goes_only_by_force() {
+    let both = |keep, drop| guard(&[of("a", 100, 5), of("b", keep, drop)].concat());
+    for (keep, drop) in [(0, 0), (1, 9), (0, 10), (1, 10), (3, 11), (3, 500), (10, 11), (40, 11)] {
+        assert!(both(keep, drop).is_ok(), "{drop} of {}", keep + drop);
     }
-    for (keep, drop) in [(0, 11), (1, 11), (10, 11), (499, 500)] {
-        let error = guard(&of(keep, drop)).unwrap_err();
+    for (keep, drop) in [(0, 11), (1, 11), (2, 11), (1, 40), (2, 500)] {
+        let error = both(keep, drop).unwrap_err();
         assert_eq!(error.kind(), wherry_repo::ErrorKind::Invalid);
         let error = error.to_string();
-        assert!(error.contains(&format!("{drop} of the {} snapshots", keep + drop)), "{error}");
+        assert!(error.contains(&format!("{drop} of the {} snapshots of volume \"b\"", keep + drop)), "{error}");
         assert!(error.contains("--force"), "{error}");
     }
 }
 
 #[test]
-fn many_and_most_of_one_volume_go_only_by_force() {
-    let of = |volume: &'static str, keep: usize, drop: usize| {
-        (0..keep + drop).map(move |n| Decision {
-            id: SnapshotId::default(),
-            volume: volume.to_owned(),
-            time: Timestamp(0),
-            reasons: if n < keep { vec![Reason::Last] } else { vec![] },
-            dropped: Dropped::Unmatched,
-        })
+fn nearly_all_of_many_volumes_goes_only_by_force() {
+    let many = |keep: usize, drop: usize| {
+        let each = (0..6).flat_map(|n| of(&n.to_string(), keep, drop));
+        guard(&each.chain(of("large", 100, 5)).collect::<Vec<_>>())
     };
-    let both = |keep, drop| guard(&of("a", 100, 5).chain(of("b", keep, drop)).collect::<Vec<_>>());
-    for (keep, drop) in [(0, 10), (1, 10), (11, 11), (40, 11)] {
-        assert!(both(keep, drop).is_ok(), "{drop} of {}", keep + drop);
+    for (keep, drop) in [(1, 1), (2, 1), (2, 2), (3, 9)] {
+        assert!(many(keep, drop).is_ok(), "{drop} of {}", keep + drop);
     }
-    for (keep, drop) in [(0, 11), (1, 11), (10, 11), (1, 40)] {
-        let error = both(keep, drop).unwrap_err().to_string();
-        assert!(error.contains(&format!("{drop} of the {} snapshots of volume \"b\"", keep + drop)), "{error}");
+    for (keep, drop) in [(0, 2), (1, 2), (2, 9)] {
+        let error = many(keep, drop).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{} of the {} snapshots of 6 volumes", 6 * drop, 6 * (keep + drop))),
+            "{error}"
+        );
     }
+}
+
+/// An hourly volume among daily ones, each night.
+#[test]
+fn what_goes_on_night_after_night_needs_no_force() {
+    let day = |day: i64| Timestamp((1_700_000_000 / DAY + day) * DAY * 1_000_000_000);
+    let hours = (0..8 * 24).map(|n| snapshot(n as u8, "hourly", Timestamp(day(0).0 + n * HOUR * 1_000_000_000)));
+    let days = (0..8).map(|n| snapshot(n as u8, "daily", day(n)));
+    let all: Vec<_> = hours.chain(days).collect();
+    let policy = Policy { daily: 7, ..Policy::default() };
+    guard(&decide(&all, &BTreeSet::new(), &policy, day(8), &TimeZone::UTC)).unwrap();
 }
 
 fn any_policy() -> impl Strategy<Value = Policy> {

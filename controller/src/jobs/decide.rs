@@ -27,6 +27,13 @@ pub struct Location {
     pub results: BTreeMap<JobKind, JobResult>,
 }
 
+impl Location {
+    /// The newest result of a kind; none where it is known to be of another repository, which the location led to before.
+    fn result(&self, kind: JobKind) -> Option<&JobResult> {
+        self.results.get(&kind).filter(|result| result.repository.is_none() || result.repository == self.repository)
+    }
+}
+
 /// A Job of ours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -158,7 +165,7 @@ fn make(view: &View, settings: &Settings, location: &Location, repository: &str,
             Some(Job { ended: Some((ended, false)), .. }) => ended.after(interval.min(AGAIN)),
             Some(job) => job.created.after(interval),
             // The Jobs of before are gone, and what they said is there.
-            None => location.results.get(&kind).map_or(view.now, |result| result.at.after(interval)),
+            None => location.result(kind).map_or(view.now, |result| result.at.after(interval)),
         };
         if due > view.now {
             later(due);
@@ -215,19 +222,19 @@ fn tell(view: &View, plan: &mut Plan) {
     }
 }
 
-/// Since when no gc of the repository of a location has succeeded, if that is too long ago. Where none ever has: since the first Job that is
-/// known of, as a process may not live as long as that.
+/// Since when no gc of the repository of a location has succeeded, if that is too long ago. Where none ever has: since the first Job of
+/// that kind that is known of, as a process may not live as long as that.
 #[must_use]
 pub fn overdue_since(view: &View, settings: &Settings, location: &Location) -> Option<Time> {
     if settings.gc_interval.is_zero() || settings.gc_overdue.is_zero() {
         return None;
     }
-    let same = || view.locations.iter().filter(|other| other.repository == location.repository);
-    let results = || same().flat_map(|other| &other.results);
-    let done = results().filter(|(kind, _)| **kind == JobKind::Gc).filter_map(|(_, result)| result.last_done).max();
-    let ended = results().map(|(_, result)| result.first.unwrap_or(result.at).min(result.at));
-    let jobs = view.jobs.iter().filter(|job| Some(&job.repository) == location.repository.as_ref());
-    let first = ended.chain(jobs.map(|job| job.created)).min();
+    let same = view.locations.iter().filter(|other| other.repository == location.repository);
+    let results: Vec<&JobResult> = same.filter_map(|other| other.result(JobKind::Gc)).collect();
+    let done = results.iter().filter_map(|result| result.last_done).max();
+    let ended = results.iter().map(|result| result.first.unwrap_or(result.at).min(result.at));
+    let ours = |job: &&Job| job.kind == JobKind::Gc && Some(&job.repository) == location.repository.as_ref();
+    let first = ended.chain(view.jobs.iter().filter(ours).map(|job| job.created)).min();
     // A location that is only read from has neither: others collect there.
     let never = || if location.usable { first.or(Some(view.since)) } else { first };
     let last = done.or_else(never)?;
@@ -246,7 +253,7 @@ fn overdue(view: &View, settings: &Settings, location: &Location) -> Option<Said
     if view.said.get(&of).is_some_and(|at| view.now < at.after(REMIND)) {
         return None;
     }
-    let result = location.results.get(&JobKind::Gc);
+    let result = location.result(JobKind::Gc);
     let last = result.map_or_else(|| "no gc has ended".to_owned(), |result| result.message.clone());
     let message = format!("no gc of the repository of {} has succeeded since {since}: {last}", location.name);
     Some(Said { of, location: location.name.clone(), reason: "GcOverdue", message })

@@ -75,6 +75,11 @@ fn what_was_done_by_jobs_that_are_gone_counts() {
     }
     assert_eq!(made(&known, &settings(&[("forgetInterval", "3h")])), None);
     assert_eq!(made(&known, &settings(&[])), Some((JobKind::Forget, None)));
+    // Not in another repository, which the location led to before.
+    for result in known.locations[0].results.values_mut() {
+        result.repository = Some("other".into());
+    }
+    assert_eq!(made(&known, &settings(&[("forgetInterval", "3h")])), Some((JobKind::Forget, None)));
 }
 
 #[test]
@@ -191,8 +196,17 @@ fn a_gc_that_does_not_succeed_is_said_once_a_day() {
     assert_eq!(all_overdue(&never, &usual), BTreeSet::from(["default"]));
     never.jobs.clear();
     assert_eq!(all_overdue(&never, &usual), BTreeSet::new());
+    // Those that forget say nothing of it: gc may not have been wanted so far.
     let forgot = JobResult::new(JobKind::Forget, hours_ago(1), State::Done, String::new());
-    never.locations[0].results.insert(JobKind::Forget, JobResult { first: Some(hours_ago(99)), ..forgot.clone() });
+    never.locations[0].results.insert(JobKind::Forget, JobResult { first: Some(hours_ago(99)), ..forgot });
+    never.jobs.push(job("f9", JobKind::Forget, hours_ago(97), Some((hours_ago(96), true))));
+    assert_eq!(all_overdue(&never, &usual), BTreeSet::new());
+    // Nor do those of another repository, which the location led to before.
+    let failed = JobResult::new(JobKind::Gc, hours_ago(1), State::Failed, String::new());
+    let failed = |of: &str| JobResult { first: Some(hours_ago(99)), repository: Some(of.into()), ..failed.clone() };
+    never.locations[0].results.insert(JobKind::Gc, failed("other"));
+    assert_eq!(all_overdue(&never, &usual), BTreeSet::new());
+    never.locations[0].results.insert(JobKind::Gc, failed("r"));
     assert_eq!(all_overdue(&never, &usual), BTreeSet::from(["default"]));
     // Of two locations of one repository one is counted, and what a gc by either did is done.
     never.locations.push(Location { name: "second".into(), results: BTreeMap::new(), ..never.locations[0].clone() });

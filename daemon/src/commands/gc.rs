@@ -251,7 +251,7 @@ pub(crate) fn text(report: &Collected, options: &CollectOptions) -> String {
     }
     if report.left_forgets > 0 {
         let what = snapshots(report.left_forgets);
-        let by_hand = "`wherry unforget ID` and then `wherry forget ID` does it by hand";
+        let by_hand = "where none does it any more, `wherry unforget ID` and then `wherry forget ID` do it by hand";
         say(
             "left",
             format!("{what}, whose delay is over, to the Jobs of the cluster, which look once more first; {by_hand}"),

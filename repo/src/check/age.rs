@@ -6,6 +6,7 @@ use super::maps::{View, open_nodes};
 use super::packs::Packs;
 use super::trees::{each_chunk, image, len, open, piece, step, top};
 use super::{CheckStep, Piece, Run};
+use crate::elsewhere::Copy;
 use crate::format::node::{FANOUT_BITS, Node as MapNode, Slot};
 use crate::format::tree::{PIECE, Placed};
 use crate::id::{PackId, SnapshotId};
@@ -225,9 +226,14 @@ impl Walk<'_> {
             return Ok(self.packs.age(&piece.at.pack));
         }
         // It is found there by whoever reads it.
-        let copies = self.packs.elsewhere(piece)?;
-        let intact = copies.iter().filter(|copy| !self.is_bad_in(&copy.pack, &Piece { at: copy.at, ..*piece }));
-        Ok(intact.map(|copy| self.packs.age_of_copy(copy)).max().unwrap_or(Age::Damaged))
+        let mut copies = self.packs.elsewhere(piece)?;
+        let is_intact = |copy: &Copy| !self.is_bad_in(&copy.pack, &Piece { at: copy.at, ..*piece });
+        copies.retain(is_intact);
+        if copies.is_empty() {
+            copies = self.packs.all_elsewhere(piece)?;
+            copies.retain(is_intact);
+        }
+        Ok(copies.iter().map(|copy| self.packs.age_of_copy(copy)).max().unwrap_or(Age::Damaged))
     }
 
     fn is_bad(&self, piece: &Piece) -> bool {

@@ -58,7 +58,9 @@ fn last(run: &Run<'_>, pack: &Used) -> Result<Timestamp> {
     Ok(pack.reading.map_or(written, |reading| written.max(reading.at)))
 }
 
+/// What snapshots refer to of these packs; those of which that is nothing are no loss.
 pub(super) fn left_out(packs: &[Used], reason: NotReadReason) -> Option<NotRead> {
-    let bytes = packs.iter().map(|pack| pack.bytes).sum();
-    (!packs.is_empty()).then_some(NotRead { reason, packs: packs.len() as u64, bytes })
+    let used = packs.iter().filter(|pack| pack.bytes > 0);
+    let (packs, bytes) = used.fold((0, 0), |(packs, bytes), pack| (packs + 1, bytes + pack.bytes));
+    (packs > 0).then_some(NotRead { reason, packs, bytes })
 }

@@ -54,8 +54,13 @@ pub(super) fn examine(
     }
     // What a record that cannot be read may have said of packs that nobody refers to, only a look into them can say.
     let reads_all = run.options.read_data.is_some_and(|read| read.share >= 1.0);
-    let all = reads_all && ledger.is_some_and(Ledger::has_lost);
-    let good: Vec<Used> = packs.used(all).into_iter().filter(|pack| pack.state == State::Good).collect();
+    // Who notes nothing, or looks at a part, removes no record: then nothing hangs on it.
+    let is_whole = run.options.keep && run.options.snapshots.is_empty();
+    let all = reads_all && is_whole && ledger.is_some_and(Ledger::has_lost);
+    let (good, rest): (Vec<Used>, Vec<Used>) = packs.used(all).into_iter().partition(|p| p.state == State::Good);
+    // Of a pack with a damaged index only what is referred to is read. Where that is nothing, nobody else would note it.
+    let unread = rest.iter().filter(|pack| all && pack.state == State::Damaged && pack.bytes == 0);
+    unread.for_each(|pack| ledger.into_iter().for_each(|ledger| ledger.note(&pack.id, false, false)));
     let (wanted, mut not_read) = match run.options.read_data {
         None => (Vec::new(), left_out(&good, NotReadReason::NotAsked).into_iter().collect()),
         Some(read) => choose(run, good, read)?,

@@ -97,14 +97,15 @@ impl Packs {
         if packs as u64 * PACK <= memory { Ok(()) } else { Err(no_room(packs, memory)) }
     }
 
-    /// An error when so many words more do not fit. What counts is what is taken, and not what is in use: a vector has room for more than
-    /// is in it, and a map for a byte and a pair in each of its places.
-    fn fits(&self, words: usize) -> Result<()> {
-        let late = self.late.capacity() as u64 * (size_of::<(PackId, Option<Number>)>() as u64 + 1);
-        let absent = self.absent.capacity() as u64 * (size_of::<PackId>() as u64 + 1);
+    /// How many bytes are left beside so many words more; an error when those do not fit. What counts is what is taken, and not what is in
+    /// use: a vector has room for more than is in it, and a map for a byte and a pair in each of its places, of which it fills seven of eight.
+    fn fits(&self, words: usize) -> Result<u64> {
+        let map = |capacity: usize, pair: usize| (capacity as u64 * 8).div_ceil(7) * (pair as u64 + 1);
+        let late = map(self.late.capacity(), size_of::<(PackId, Option<Number>)>());
+        let absent = map(self.absent.capacity(), size_of::<PackId>());
         let bits = self.words.capacity().max(self.words.len() + words) as u64 * 8;
         let need = self.packs.capacity() as u64 * PACK + self.swept.capacity() as u64 * 8 + late + absent + bits;
-        if need <= self.memory { Ok(()) } else { Err(no_room(self.packs.len(), self.memory)) }
+        self.memory.checked_sub(need).ok_or_else(|| no_room(self.packs.len(), self.memory))
     }
 
     fn search(&self, id: &PackId) -> Option<Number> {
@@ -130,15 +131,29 @@ impl Packs {
         if let Some(known) = self.late.get(id) {
             return Ok(*known);
         }
-        let known = match repository.storage().head(&keys::pack(id)) {
-            Ok(object) => {
-                let condemned = self.absent.contains(id);
-                self.packs.push(Pack { condemned, ..Pack::new(*id, object.size) });
-                Some(self.packs.len() - 1)
-            }
+        let size = match repository.storage().head(&keys::pack(id)) {
+            Ok(object) => Some(object.size),
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
+        self.add_late(id, size)
+    }
+
+    /// Takes one that was not listed; `None`: it is gone.
+    fn add_late(&mut self, id: &PackId, size: Option<u64>) -> Result<Option<Number>> {
+        self.late.reserve(1);
+        let mut known = None;
+        if let Some(size) = size {
+            if self.packs.len() == self.packs.capacity() {
+                // The list has no room to spare, and a vector that doubles would take as much again for one pack. What is left is for the
+                // bits too.
+                let left = usize::try_from(self.fits(0)? / PACK / 2).unwrap_or(usize::MAX);
+                self.packs.reserve_exact((self.packs.len() / 64).max(16).min(left).max(1));
+            }
+            let condemned = self.absent.contains(id);
+            self.packs.push(Pack { condemned, ..Pack::new(*id, size) });
+            known = Some(self.packs.len() - 1);
+        }
         self.late.insert(*id, known);
         self.fits(0)?;
         Ok(known)
@@ -179,11 +194,13 @@ impl Packs {
         let Pack { size, first, words, .. } = self.packs[n];
         let guess = (size / self.chunk.max(1)).div_ceil(64).min(u64::from(MOST_ORDINALS / 64)) as u32;
         let wanted = least.max(2 * words).max(if words == 0 { guess } else { 0 });
-        self.fits(wanted as usize)?;
-        // A vector that doubles takes as much again as it has: by an eighth at a time it is a few more copies in all.
+        let left = usize::try_from(self.fits(wanted as usize)? / 8).unwrap_or(usize::MAX);
+        // A vector that doubles takes as much again as it has: by an eighth at a time it is a few more copies in all. Half of what is
+        // left stays for packs that come late.
         let start = self.words.len();
         if self.words.capacity() - start < wanted as usize {
-            self.words.reserve_exact((wanted as usize).max(start / 8));
+            let spare = (start / 8).saturating_sub(wanted as usize).min(left / 2);
+            self.words.reserve_exact(wanted as usize + spare);
         }
         let many = || Error::invalid("there are more chunks than marks can be kept of: give more with --memory");
         let new = u32::try_from(start).ok().filter(|new| new.checked_add(wanted).is_some()).ok_or_else(many)?;
@@ -299,5 +316,37 @@ mod tests {
         let few = Packs::new((0..PACKS).map(|n| Pack::new(pack(n), 1)).collect(), Vec::new(), 1, 64 << 10);
         assert_eq!(few.unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(table.mark(0, MOST_ORDINALS, 1).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn one_pack_that_comes_late_takes_no_second_table() {
+        const PACKS: u64 = 4000;
+        // One pack more, the four places of the map that names it, and two words of bits.
+        let memory = (PACKS + 1) * PACK + 4 * 49 + 2 * 8;
+        let of = |memory| {
+            let found = (0..PACKS).map(|n| Pack::new(pack(n), 1 << 20)).collect();
+            Packs::new(found, Vec::new(), 1 << 20, memory).unwrap()
+        };
+        assert!(of(memory - 17).add_late(&pack(PACKS), Some(1)).is_err());
+        let mut table = of(memory);
+        let late = table.add_late(&pack(PACKS), Some(1 << 20)).unwrap().unwrap();
+        assert!(table.mark(late, 0, 10).unwrap());
+        assert!(table.mark(0, 63, 10).unwrap());
+        assert!(table.packs.capacity() as u64 * PACK <= memory, "{} packs", table.packs.capacity());
+        assert!(table.mark(1, 0, 10).is_err());
+    }
+
+    #[test]
+    fn bits_use_all_that_is_there_for_them() {
+        const PACKS: u64 = 4000;
+        let words = |n: u64| if n.is_multiple_of(3) { 3 } else { 1 };
+        let memory = PACKS * PACK + 8 * (0..PACKS).map(words).sum::<u64>();
+        let of = |memory| {
+            let found = (0..PACKS).map(|n| Pack::new(pack(n), words(n) * 64 << 10)).collect();
+            let mut table = Packs::new(found, Vec::new(), 1 << 10, memory).unwrap();
+            (0..PACKS).try_for_each(|n| table.mark(n as usize, 0, 10).map(drop))
+        };
+        of(memory).unwrap();
+        assert_eq!(of(memory - 1).unwrap_err().kind(), ErrorKind::Invalid);
     }
 }

@@ -345,10 +345,8 @@ fn what_comes_when_the_table_has_no_room_left_is_found() {
 #[test]
 fn all_copies_are_found_where_the_table_has_room_for_one() {
     let (storage, _, repository) = repository();
-    let mut all = ["vm", "a", "b"].map(|name| {
-        let snapshot = backup(&repository, name, 2);
-        of(&repository, &snapshot, PackKind::Data)[0]
-    });
+    let snapshots = ["vm", "a", "b"].map(|name| backup(&repository, name, 2));
+    let mut all = snapshots.each_ref().map(|snapshot| of(&repository, snapshot, PackKind::Data)[0]);
     // Segments, and so the rows of the table, are read in the order of their names.
     all.sort_unstable_by_key(|pack| pack.session);
     let (index, ..) = read_index(&*storage, repository.keys(), &all[0]).unwrap();
@@ -371,8 +369,14 @@ fn all_copies_are_found_where_the_table_has_room_for_one() {
     }
     let repository = anew(&repository);
     repository.limit_lookups(room);
-    let report = check(&repository, true);
+    let options = CheckOptions { read_data: Some(ReadData::default()), keep: true, ..CheckOptions::default() };
+    let report = repository.check(&options, &|_, _, _| Ok(())).unwrap();
     assert_eq!(report.damages.iter().map(|damage| damage.hits.len()).collect::<Vec<_>>(), [0, 0]);
+    let checked = repository.checked().unwrap();
+    for snapshot in &snapshots {
+        let state = checked[&snapshot.id];
+        assert!(!state.damaged && state.verified.is_some(), "{state:?}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::stored::{self, Thing, noise};
 use crate::check::{CheckOptions, CheckReport, CheckStep, DamageKind, NotReadReason, ReadData};
 use crate::format::checked::{Checked, ReadTogether, Readings};
+use crate::format::pack::TRAILER;
 use crate::id::{PackId, PackKind, SessionId};
 use crate::index::ChunkIndex;
 use crate::storage::{Memory, Storage, keys};
@@ -69,6 +70,14 @@ pub(super) fn spoil(storage: &dyn Storage, key: &Key) {
     let mut body = storage.get(key).unwrap().to_vec();
     let middle = body.len() / 2;
     body[middle] ^= 1;
+    storage.overwrite(key, body.into()).unwrap();
+}
+
+/// One bit of the index of a pack is another one.
+fn spoil_index(storage: &dyn Storage, key: &Key) {
+    let mut body = storage.get(key).unwrap().to_vec();
+    let at = body.len() - TRAILER - 1;
+    body[at] ^= 1;
     storage.overwrite(key, body.into()).unwrap();
 }
 
@@ -464,14 +473,17 @@ fn a_damaged_record_is_named_costs_a_reading_and_goes() {
 /// What a lost note said of it may be all that keeps a collector from taking it for intact, when something refers to it again.
 #[test]
 fn before_a_damaged_record_goes_also_what_nobody_refers_to_is_read() {
-    for is_ghost in [false, true] {
+    for (is_ghost, is_index) in [(false, false), (true, false), (false, true)] {
         let (storage, clock, repository) = repository();
         let snapshot = backup(&repository, "vm", 40);
         let gone = backup(&repository, "gone", 40);
         let of_gone = |key: &Key| keys::parse_pack(key).filter(|pack| pack.session == gone.id);
         let pack = packs(&repository).iter().find_map(of_gone).unwrap();
         storage.delete(&keys::snap(&gone.volume, &gone.id)).unwrap();
-        spoil(&*storage, &keys::pack(&pack));
+        match is_index {
+            true => spoil_index(&*storage, &keys::pack(&pack)),
+            false => spoil(&*storage, &keys::pack(&pack)),
+        }
         clock.advance(DAY * 40);
         check(&repository, share(1.0));
         assert!(!noted(&repository).contains(&pack), "nobody refers to it, so it is not read for nothing");
@@ -481,13 +493,24 @@ fn before_a_damaged_record_goes_also_what_nobody_refers_to_is_read() {
             false => spoil(&*storage, &key),
         }
         assert!(repository.damaged_packs_for_certain().is_err());
+        // Who notes nothing reads its index alone, and who looks at one snapshot nothing of it; nobody misses it.
+        let finds_it = |options: &CheckOptions| {
+            let report = repository.check(options, &|_, _, _| Ok(())).unwrap();
+            report.damages.iter().any(|damage| damage.object == keys::pack(&pack))
+        };
+        let all = options(share(1.0), &[]);
+        assert_eq!(finds_it(&CheckOptions { keep: false, ..all }), is_index);
+        assert!(!finds_it(&options(share(1.0), &[snapshot.id])));
+        let there = packs(&repository);
+        let of_vm = there.iter().filter_map(keys::parse_pack).filter(|pack| pack.session == snapshot.id);
+        assert_eq!(left(&check(&repository, older(50)), NotReadReason::Younger).0, of_vm.count() as u64);
         // A part of it does not do.
         check(&repository, share(0.5));
         assert!(repository.list(keys::READ).unwrap().contains(&key));
         let report = check(&repository, share(1.0));
         assert!(!report.is_clean() && report.damages.iter().all(|damage| damage.hits.is_empty()), "{report:?}");
         assert!(!repository.list(keys::READ).unwrap().contains(&key));
-        assert!(repository.damaged_packs_for_certain().unwrap().contains(&pack), "is a ghost: {is_ghost}");
+        assert!(repository.damaged_packs_for_certain().unwrap().contains(&pack), "{is_ghost} {is_index}");
         assert!(verified(&repository, &snapshot).is_some());
     }
 }
