@@ -123,14 +123,20 @@ impl<'a> Room<'a> {
     /// Whether one more of the kind fits, when so many of the other kind wait.
     fn has_share(&self, work: Work, others_waiting: usize) -> bool {
         let all = self.taken(Work::Backup) + self.taken(Work::Restore);
-        let percent = match other(work) {
-            Work::Backup => self.settings.backup_share,
-            Work::Restore => self.settings.restore_share,
-        };
-        // Rounded up: a share that is not zero is at least one place, unless there is only one in all.
-        let share = (self.places * percent).div_ceil(100).min(self.places.saturating_sub(1));
-        let reserved = share.saturating_sub(self.taken(other(work))).min(others_waiting);
+        let reserved = self.share(other(work)).saturating_sub(self.taken(other(work))).min(others_waiting);
         all + reserved < self.places
+    }
+
+    /// Places that the kind gets while the other one waits, too. Both together are never more than there are: else one stayed
+    /// empty, kept by each for the other.
+    fn share(&self, work: Work) -> usize {
+        // Rounded up: a share that is not zero is at least one place, unless there is only one in all.
+        let rounded = |percent: usize| (self.places * percent).div_ceil(100).min(self.places.saturating_sub(1));
+        let restores = rounded(self.settings.restore_share);
+        match work {
+            Work::Restore => restores,
+            Work::Backup => rounded(self.settings.backup_share).min(self.places - restores),
+        }
     }
 
     /// Nobody can begin, whoever it is.
@@ -247,6 +253,35 @@ mod tests {
         // A single place is not kept free for anybody.
         assert_eq!(admitted(&queue, &[], &["n1"], &[("maxActive", "1")]), ["b00"]);
     }
+
+    /// Shares are rounded up, and two of them may be more than all.
+    #[test]
+    fn no_place_is_kept_by_each_kind_for_the_other() {
+        let mixed: Vec<Waiting> =
+            (0..40).map(|n| waiting(&format!("u{n:02}"), if n % 2 == 0 { Backup } else { Restore }, n)).collect();
+        let one_first = |first: Work| -> Vec<Waiting> {
+            let deadline = |w: &Waiting| Time(w.deadline.0 + if w.work == first { 0 } else { 100 });
+            mixed.iter().map(|w| Waiting { deadline: deadline(w), ..w.clone() }).collect()
+        };
+        for places in 1..=10 {
+            for (restores, backups) in
+                [("50", "50"), ("60", "40"), ("40", "60"), ("50", "25"), ("100", "0"), ("99", "1")]
+            {
+                let places_text = places.to_string();
+                let limits = [
+                    ("maxActive", places_text.as_str()),
+                    ("slotsPerNode", "20"),
+                    ("restoreShare", restores),
+                    ("backupShare", backups),
+                ];
+                for queue in [mixed.clone(), one_first(Backup), one_first(Restore)] {
+                    let all = admitted(&queue, &[], &["n1"], &limits).len();
+                    assert_eq!(all, places, "{restores}/{backups}");
+                }
+            }
+        }
+    }
+
     /// With the defaults (`maxActive` 10, `slotsPerNode` 4) one node has fewer places than the cluster may have: shares are of those.
     #[test]
     fn where_slots_are_fewer_than_the_limit_the_shares_are_of_the_slots() {

@@ -14,6 +14,8 @@ use wherry_api::{Phase, Time, names};
 
 /// It is reckoned anew after so long, if nothing changes before: agents come and go.
 const RECKON: Duration = Duration::from_secs(15);
+/// Agents that nobody told of are asked for again after so long; those that are known count so long for who may begin.
+const ASK: Duration = Duration::from_secs(5);
 
 impl Loop {
     /// Where a place may have become free: who may begin is reckoned anew, and looked at at once.
@@ -69,13 +71,17 @@ impl Loop {
 
     /// Nodes whose agent answers; none if nobody says.
     async fn nodes(&mut self) -> BTreeSet<String> {
-        self.agents_within(Duration::from_secs(5)).await.unwrap_or_default()
+        self.agents_within(ASK).await.unwrap_or_default()
     }
 
     /// The same, as it was not longer ago than that. `None`: nobody says.
     pub(super) async fn agents_within(&mut self, age: Duration) -> Option<BTreeSet<String>> {
         if let Some((_, nodes)) = self.agents.as_ref().filter(|(since, _)| since.elapsed() < age) {
             return Some(nodes.clone());
+        }
+        // Each of hundreds that could not begin would wait for its own.
+        if self.agents_unsaid.is_some_and(|since| since.elapsed() < ASK) {
+            return None;
         }
         let pods: Result<Vec<Value>, ApiError> =
             in_time(self.api.list(Kind::Pod, &self.options.namespace, &[(names::AGENT_LABEL, "true")])).await;
@@ -90,6 +96,7 @@ impl Loop {
             }
             Err(e) => {
                 tracing::warn!("{e}");
+                self.agents_unsaid = Some(Instant::now());
                 return None;
             }
         };

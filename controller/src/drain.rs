@@ -15,6 +15,8 @@ use wherry_api::names;
 use wherry_api::settings::{CONFIG_MAP, Settings};
 use wherry_api::watch::key_of;
 
+/// Exit code of the process for [`DrainError::Left`]: of all others the next try may help. The chart's Job knows it.
+pub const LEFT: u8 = 3;
 /// It looks again after so long.
 const AGAIN: Duration = Duration::from_secs(2);
 /// What is left is said again after so long.

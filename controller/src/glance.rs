@@ -220,6 +220,9 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
             let step = view.next_step();
             let needed = match &step {
                 Step::Do(action, _) => Trust::needed(*action, self.is_upload, view.has_ended()),
+                // Nothing was made for it yet, and hundreds may so wait for hours. What it waits for, each look asks the server anew.
+                Step::Wait { .. } if view.is_new() && cr_seen.after(CR) <= now => Trust::CR,
+                Step::Wait { .. } if view.is_new() => Trust::GLANCE,
                 Step::Wait { .. } if seen.after(if view.has_ended() { ANEW_ENDED } else { ANEW }) <= now => Trust::ANEW,
                 Step::Wait { .. } if !view.has_ended() && cr_seen.after(CR) <= now => Trust::CR,
                 _ => Trust::GLANCE,
@@ -423,11 +426,101 @@ impl<A: Api + Sync> Api for Glance<'_, A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+    use wherry_api::Settings;
 
     #[test]
     fn a_pv_of_a_path_rests_on_nothing_but_the_server() {
         for ended in [false, true] {
             assert_eq!(Trust::needed(Action::MakeVolume, true, ended), Trust::NOTHING);
+        }
+    }
+
+    /// A server of a few objects, which counts what it is asked.
+    #[derive(Debug, Default)]
+    struct Counting {
+        objects: BTreeMap<Key, Value>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl Api for Counting {
+        async fn get(&self, key: &Key) -> Result<Option<Value>, ApiError> {
+            self.asked.lock().push(key.to_string());
+            Ok(self.objects.get(key).cloned())
+        }
+
+        async fn list(&self, kind: Kind, _: &str, _: &[(&str, &str)]) -> Result<Vec<Value>, ApiError> {
+            self.asked.lock().push(format!("all of {}", kind.word()));
+            Ok(Vec::new())
+        }
+
+        async fn list_where(
+            &self,
+            kind: Kind,
+            namespace: &str,
+            _: impl Fn(&Value) -> bool + Send + Sync,
+        ) -> Result<Vec<Value>, ApiError> {
+            self.list(kind, namespace, &[]).await
+        }
+
+        async fn create(&self, key: &Key, _: &Value) -> Result<Value, ApiError> {
+            panic!("{key} was made")
+        }
+
+        async fn patch(&self, key: &Key, _: &Value) -> Result<Value, ApiError> {
+            panic!("{key} was changed")
+        }
+
+        async fn delete(&self, key: &Key, _: &Guard) -> Result<(), ApiError> {
+            panic!("{key} was deleted")
+        }
+    }
+
+    /// Once in two minutes (`run.rs`, `UNREADY`), for hours, of hundreds: `controller/docs/plan.md` reckons with two.
+    #[tokio::test]
+    async fn a_restore_that_waits_for_a_node_asks_for_two_objects_a_look() {
+        let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
+        let cr = Key::new(Kind::DataDownload, "velero", "d");
+        let download = json!({
+            "metadata": {
+                "name": "d", "namespace": "velero", "uid": "u", "resourceVersion": "7",
+                "finalizers": [names::FINALIZER], "creationTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "spec": {
+                "datamover": limits.datamovers[0], "sourceNamespace": "app",
+                "snapshotID": "wherry1/ab/cd/c1.app.data.t",
+                "targetVolume": { "namespace": "app", "pvc": "data", "pv": "" },
+            },
+            "status": { "phase": "New" },
+        });
+        let target = json!({
+            "metadata": { "name": "data", "namespace": "app", "uid": "t", "creationTimestamp": "2026-01-01T00:00:00Z" },
+            "spec": { "storageClassName": "late", "resources": { "requests": { "storage": "1Gi" } } },
+        });
+        let class = json!({ "metadata": { "name": "late" }, "volumeBindingMode": "WaitForFirstConsumer" });
+        let objects = [
+            (cr.clone(), download.clone()),
+            (Key::new(Kind::Claim, "app", "data"), target),
+            (Key::new(Kind::StorageClass, "", "late"), class),
+        ];
+        let api = Counting { objects: objects.into(), ..Counting::default() };
+        let mirror = Mirror::default();
+        for kind in [Kind::DataUpload, Kind::Pod, Kind::Claim, Kind::VolumeSnapshot] {
+            mirror.listed(kind, &[]);
+        }
+        mirror.listed(Kind::DataDownload, &[download]);
+        let created: Time = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        let mut memory = Memory::default();
+        for look in 0..5 {
+            let now = Time(created.0 + 120 * (look + 1));
+            let decided = Glance::new(&api, &mirror, &cr).decide(&cr, &limits, now, &mut memory).await.unwrap();
+            let (_, Step::Wait { why, .. }) = decided.unwrap() else { panic!("it does not wait") };
+            assert!(why.contains("has a node yet"), "{why}");
+            let asked = std::mem::take(&mut *api.asked.lock());
+            // The class is asked for by the first of all.
+            if look > 0 {
+                assert_eq!(asked.len(), 2, "look {look}: {asked:?}");
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use wherry_api::kube_api::KubeApi;
 use wherry_api::metrics::{By, Registry};
 use wherry_api::settings::{ENTRIES, Settings};
 use wherry_api::time::parse_duration;
-use wherry_controller::drain::{Times, drain};
+use wherry_controller::drain::{DrainError, LEFT, Times, drain};
 use wherry_controller::run::Options;
 
 /// The controller of wherry in a cluster: exposes the volumes of DataUploads and DataDownloads, gives restored ones to
@@ -38,6 +38,7 @@ enum Command {
     Run(RunArgs),
     /// Ends all work and waits until nothing of it is left: before wherry is removed. Pauses, cancels what is under way, and says
     /// what keeps it; the controller has to run meanwhile, as it is what removes things. Secret wherry-repository stays.
+    /// Exit code 3: its time is over, and something is left; 1: it could not go on.
     Drain(DrainArgs),
     /// Lists the settings of ConfigMap `wherry`: key, default, unit, what it does.
     Settings,
@@ -100,7 +101,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let _ = writeln!(std::io::stderr().lock(), "wherry-controller: {e:#}");
-            ExitCode::FAILURE
+            match e.downcast_ref::<DrainError>() {
+                Some(DrainError::Left { .. }) => ExitCode::from(LEFT),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

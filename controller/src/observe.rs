@@ -107,6 +107,14 @@ enum Reach {
 }
 
 impl View {
+    /// It is New: not accepted yet.
+    pub(crate) fn is_new(&self) -> bool {
+        match self {
+            Self::Upload(view) => view.cr.status.phase == Phase::New,
+            Self::Download(view) => view.cr.status.phase == Phase::New,
+        }
+    }
+
     /// It is Completed, Failed or Canceled.
     pub(crate) fn has_ended(&self) -> bool {
         match self {

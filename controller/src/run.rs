@@ -164,6 +164,8 @@ struct Loop {
     accepted: BTreeSet<Key>,
     /// Nodes with an agent, as long as that is fresh.
     agents: Option<(Instant, BTreeSet<String>)>,
+    /// When it was last asked for them in vain: each time may take as long as the loop waits at most.
+    agents_unsaid: Option<Instant>,
     figures: Figures,
     /// To whoever sends Events.
     told: UnboundedSender<Said>,
@@ -198,6 +200,7 @@ impl Loop {
             admission: None,
             accepted: BTreeSet::new(),
             agents: None,
+            agents_unsaid: None,
         }
     }
 
@@ -230,7 +233,7 @@ impl Loop {
                 self.workers.abort_all();
                 return Err(RunError::LeaseLost);
             }
-            self.begin_work().await;
+            self.begin_work(renew).await;
             let due = self.queue.next_due().filter(|_| self.workers.len() < WORKERS && self.settings.is_some());
             let due = due.map_or(renew, |due| renew.min(due.into()));
             tokio::select! {
@@ -522,10 +525,14 @@ impl Loop {
             && seen.is_none_or(|seen| seen.after(UNREADY) <= time())
     }
 
-    async fn begin_work(&mut self) {
+    /// No later than `renew`: who may begin is asked of the server, and the Lease is renewed by nobody meanwhile.
+    async fn begin_work(&mut self, renew: tokio::time::Instant) {
         let mut passed_over = 0;
-        self.let_begin().await;
-        while self.workers.len() < WORKERS && passed_over < PASSED_OVER {
+        let is_due = || tokio::time::Instant::now() >= renew;
+        if !is_due() {
+            self.let_begin().await;
+        }
+        while !is_due() && self.workers.len() < WORKERS && passed_over < PASSED_OVER {
             let Some(settings) = self.settings.clone() else { return };
             let Some(key) = self.queue.take(Instant::now()) else { return };
             let Some(known) = self.known.get(&key).cloned() else {

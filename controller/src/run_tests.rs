@@ -1,6 +1,7 @@
 use super::*;
 use crate::glance::Own;
 use serde_json::json;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use wherry_api::Time;
 use wherry_api::client::{Access, Client, Token};
 
@@ -303,4 +304,39 @@ async fn an_upload_without_a_snapshot_keeps_nobody_waiting() {
     tell(&mut quiet, &object);
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::new());
     assert_eq!(quiet.admitted(Some(&first), &settings).await, BTreeSet::from(["a".to_owned()]));
+}
+
+/// Many restores that could not begin, and a server that does not say where agents are: it is asked once, not once for each, as
+/// the Lease is renewed by nobody meanwhile; and where that is due, nothing is begun first.
+#[tokio::test]
+async fn a_server_that_does_not_tell_of_agents_keeps_no_lease_from_being_renewed() {
+    let mut quiet = quiet(&[("hostingImage", "w")]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("https://{}", listener.local_addr().unwrap());
+    let access = Access { server, authorities: Vec::new(), token: Token::Fixed(String::new()) };
+    quiet.api = KubeApi::new(Client::new(access).unwrap());
+    quiet.agents = None;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    // Each is closed at once. Nobody waits for this thread: it ends with the process.
+    std::thread::spawn(move || {
+        for _ in listener.incoming() {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    for name in ["a", "b", "c", "d"] {
+        let (key, object) = upload(name, "New");
+        tell(&mut quiet, &object);
+        quiet.unready.insert(key);
+    }
+    let now = tokio::time::Instant::now();
+    quiet.begin_work(now).await;
+    assert_eq!((quiet.workers.len(), quiet.queue.next_due().is_some()), (0, true));
+    assert!(quiet.agents_within(Duration::ZERO).await.is_none());
+    let once = asked.load(Ordering::SeqCst);
+    assert!(once > 0, "nobody was asked");
+    quiet.begin_work(now + RENEW).await;
+    // All were looked at, as nobody had before.
+    assert_eq!(quiet.workers.len(), 4);
+    assert_eq!(asked.load(Ordering::SeqCst), once);
 }

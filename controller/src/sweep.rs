@@ -16,11 +16,12 @@ use wherry_api::cluster::Claim;
 use wherry_api::decode::{decode, decode_all};
 use wherry_api::{Base, DataUpload, KeepBase, Settings, VolumeSnapshot, names};
 
-/// Requests of one where nothing is left over, without the two for each kept base; a list of more than 500 objects is more than one.
+/// Requests of one where nothing is left over. Not among them: of each kept base its DataUpload and its PVC, and where `keepBase` is
+/// auto two more for each driver. A list of more than 500 objects is more than one.
 pub const AT_REST: usize = 6;
 /// Between two sweeps.
 pub(crate) const EVERY: Duration = Duration::from_secs(3600);
-/// The second one after the start: by then what the process before had asked for without an answer is there, if it ever will be.
+/// The second one, so long after the start: by then what the process before had asked for without an answer is there, if it ever will be.
 const SECOND: Duration = Duration::from_secs(70);
 /// After an error, and where something is left; then later and later.
 const RETRY: Duration = Duration::from_secs(60);
@@ -116,19 +117,21 @@ pub async fn bases<A: Api>(
     failed.map_or(Ok(dropped), Err)
 }
 
-/// Until the next one, by whether anything was wrong or left, and whether it was the first one.
-fn pause(clean: bool, first: bool, again: Duration) -> Duration {
-    match (clean, first) {
-        (false, _) => again,
-        (true, true) => SECOND,
-        (true, false) => EVERY,
+/// When the next one is, by whether anything was wrong or left. `second`: when the second one is due at the latest, whatever led to
+/// sweeps before it.
+fn next_after(now: Instant, clean: bool, second: Instant, again: Duration) -> Instant {
+    match clean {
+        false => now + again,
+        true if now < second => second,
+        true => now + EVERY,
     }
 }
 
 /// Sweeps until the loop ends: at once, a little later, every hour, and when settings change. `left`: of the cluster, what nobody owns.
 pub(crate) async fn run(around: Around, left: Arc<AtomicUsize>) {
     let mut settings = around.settings.clone();
-    let (mut next, mut again, mut first) = (Instant::now(), RETRY, true);
+    let (mut next, mut again) = (Instant::now(), RETRY);
+    let second = next + SECOND;
     loop {
         let ready = settings.borrow().is_some();
         tokio::select! {
@@ -150,10 +153,9 @@ pub(crate) async fn run(around: Around, left: Arc<AtomicUsize>) {
                         false
                     }
                 };
-                next = Instant::now() + pause(clean, first, again);
+                next = next_after(Instant::now(), clean, second, again);
                 // What waits for a driver may wait for long.
                 again = if clean { RETRY } else { EVERY.min(again.saturating_mul(2)) };
-                first &= !clean;
             }
         }
     }
@@ -196,10 +198,16 @@ mod tests {
     /// the CR was let go: nobody else would remove what it made.
     #[test]
     fn a_second_sweep_comes_when_nothing_can_appear_any_more() {
-        let (second, unsure) = (pause(true, true, RETRY), crate::work::UNSURE);
-        assert!(second > unsure && second < unsure * 2, "{second:?}");
-        assert_eq!(pause(true, false, RETRY), EVERY);
-        assert_eq!((pause(false, true, RETRY), pause(false, false, EVERY)), (RETRY, EVERY));
+        let unsure = crate::work::UNSURE;
+        assert!(SECOND > unsure && SECOND < unsure * 2, "{SECOND:?}");
+        let (start, short) = (Instant::now(), Duration::from_secs(1));
+        let second = start + SECOND;
+        // However many there were before, as settings changed.
+        assert_eq!(next_after(start, true, second, RETRY), second);
+        assert_eq!(next_after(second - short, true, second, RETRY), second);
+        assert_eq!(next_after(second, true, second, RETRY), second + EVERY);
+        assert_eq!(next_after(start, false, second, RETRY), start + RETRY);
+        assert_eq!(next_after(second, false, second, EVERY), second + EVERY);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The loops turn every few seconds, one that waits for the Lease every 15; one that has not for so long hangs.
+/// The loops turn every few seconds, one that waits for the Lease every 20; one that has not for so long hangs.
 const SILENT: Duration = Duration::from_secs(120);
 /// A probe that says nothing is not waited for any longer.
 const PATIENCE: Duration = Duration::from_secs(2);

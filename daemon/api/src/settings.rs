@@ -45,8 +45,18 @@ pub const ENTRIES: &[Entry] = &[
         "count",
         "the same on one node, as far as the agent's --memory goes; more than before when nothing runs there",
     ),
-    entry("restoreShare", "50", "percent", "of maxActive that restores get while backups wait too"),
-    entry("backupShare", "25", "percent", "of maxActive that backups get while restores wait too"),
+    entry(
+        "restoreShare",
+        "50",
+        "percent",
+        "of the places (maxActive, or all slots where those are fewer) that restores get while backups wait too",
+    ),
+    entry(
+        "backupShare",
+        "25",
+        "percent",
+        "of the same places, that backups get while restores wait too; no more than restores leave",
+    ),
     entry(
         "itemTimeout",
         "4h0m0s",
@@ -54,7 +64,7 @@ pub const ENTRIES: &[Entry] = &[
         "Velero's default-item-operation-timeout, from creation; orders the queue",
     ),
     entry("prepareTimeout", "30m0s", "duration", "Accepted for longer is Failed"),
-    entry("cancelTimeout", "8s", "duration", "a silent agent is not waited for any longer after a cancel"),
+    entry("cancelTimeout", "8s", "duration", "from 4s on; a silent agent is not waited for any longer after a cancel"),
     entry("nodeLostTimeout", "5m0s", "duration", "not ready for longer, a node is taken for lost"),
     entry("uploadRate", "0", "bytes per second and node", "0: no limit"),
     entry("downloadRate", "0", "bytes per second and node", "0: no limit"),
@@ -147,7 +157,7 @@ pub struct Settings {
     pub item_timeout: Duration,
     /// `prepareTimeout`.
     pub prepare_timeout: Duration,
-    /// `cancelTimeout`.
+    /// `cancelTimeout`, 4 s at least.
     pub cancel_timeout: Duration,
     /// `nodeLostTimeout`.
     pub node_lost_timeout: Duration,
@@ -239,7 +249,7 @@ impl Settings {
             backup_share: read.get("backupShare", percent),
             item_timeout: read.get("itemTimeout", duration),
             prepare_timeout: read.get("prepareTimeout", duration),
-            cancel_timeout: read.get("cancelTimeout", duration),
+            cancel_timeout: read.get("cancelTimeout", cancel),
             node_lost_timeout: read.get("nodeLostTimeout", duration),
             upload_rate: read.get("uploadRate", number),
             download_rate: read.get("downloadRate", number),
@@ -374,6 +384,17 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|e| e.to_string())
 }
 
+/// An agent that was stopped and woken ends its work three quarters of it later, and no sooner than in 3 s: that is to be over
+/// when Canceled is written in its place.
+fn cancel(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        short if short < Duration::from_secs(4) => {
+            Err(format!("{text:?} is less than 4s: an agent that answers may need as long to end its work"))
+        }
+        timeout => Ok(timeout),
+    }
+}
+
 /// Of something that would otherwise be done again and again.
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
@@ -461,6 +482,7 @@ mod tests {
             ("maxActive", "0"),
             ("pause", "yes"),
             ("prepareTimeout", "30"),
+            ("cancelTimeout", "3999ms"),
             ("restoreShare", "101"),
             ("kubeletRoot", "var"),
             ("datamovers", "wherry,velero"),
@@ -474,6 +496,7 @@ mod tests {
         let mut expected: Vec<&String> = bad.keys().collect();
         expected.sort();
         assert_eq!(keys.iter().collect::<Vec<_>>(), expected);
+        assert!(Settings::parse(&data(&[("cancelTimeout", "4s")])).is_ok());
         let both = Settings::parse(&data(&[("restoreShare", "60"), ("backupShare", "60")])).unwrap_err();
         assert_eq!(both[0].key, "restoreShare");
     }

@@ -276,7 +276,11 @@ fn told(repository: String, snapshot: &Snapshot, total: u64, how: &str) -> Saved
     let stats = record.stats;
     let on = record.parent.map_or_else(|| "first snapshot of the volume".to_owned(), |id| format!("based on {id}"));
     let new = stats.known + stats.new;
-    let resumed = if record.resumed { ", went on after an interruption" } else { "" };
+    // What the session before had stored is there already: its bytes are in none of these but what has changed.
+    let resumed = match record.resumed {
+        true => ", went on after an interruption (stored: since then)",
+        false => "",
+    };
     // Also of one that was committed before: its tags say it.
     let live = match record.tags.get(labels::CONSISTENCY).is_some_and(|is| is == labels::LIVE) {
         true => "; read live, without a snapshot: crash-consistent at best, and only if nothing was written meanwhile",

@@ -307,9 +307,10 @@ impl Invariants {
     fn left(&mut self, server: &Server, storage: &Storage) {
         let target = server.get(&Key::new(Kind::Claim, self.scene.namespace(), "data")).unwrap_or_default();
         let mut given = text(&target, "/spec/volumeName").to_owned();
-        // One that the target was given stays its own, whether they are bound yet or not.
+        // One that the target was given stays its own also where it could not be bound to it; else it is to be bound by now.
+        let misfits = target["spec"]["volumeAttributesClassName"].is_string();
         let is_for = |object: &Value| object["spec"]["claimRef"]["uid"] == target["metadata"]["uid"];
-        if given.is_empty() && !target.is_null() {
+        if given.is_empty() && misfits {
             let its = server.all(Kind::Volume).into_iter().find(|(_, object)| is_for(object));
             given = its.map_or_else(String::new, |(key, _)| key.name);
         }

@@ -201,7 +201,8 @@ fn what_a_later_version_has_begun_is_left_to_it() {
                         Phase::Accepted | Phase::Prepared if annotation == names::PLAN => {
                             assert!(matches!(step, Step::Do(Action::Cancel, _)), "{of}: {step:?}");
                         }
-                        Phase::Accepted | Phase::Prepared => {}
+                        // Its volume is written: it is that version's to be given away.
+                        Phase::Accepted | Phase::Prepared => assert!(waits(&step), "{of}: {step:?}"),
                         _ => assert!(waits(&step), "{of}: {step:?}"),
                     }
                 }

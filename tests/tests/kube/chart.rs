@@ -94,6 +94,11 @@ fn the_chart_makes_what_the_base_makes() {
     let timeout = arguments.iter().find_map(|argument| argument.as_str().unwrap().strip_prefix("--timeout=")).unwrap();
     let timeout = wherry_api::time::parse_duration(timeout).unwrap();
     assert!(timeout > Duration::ZERO && timeout < Duration::from_secs(300), "{timeout:?}");
+    // Only if it is not tried again: helm waits for the Job, not for its first pod.
+    let rule = &drain["spec"]["podFailurePolicy"]["rules"][0];
+    let codes = json!({ "containerName": "drain", "operator": "In", "values": [wherry_controller::drain::LEFT] });
+    assert_eq!((&rule["action"], &rule["onExitCodes"]), (&json!("FailJob"), &codes), "{drain}");
+    assert_eq!(drain["spec"]["template"]["spec"]["restartPolicy"], "Never");
     assert_eq!(chart.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
     for (key, object) in &base {
         assert_eq!(&chart[key], object, "{key:?}");
