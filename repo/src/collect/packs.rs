@@ -342,7 +342,7 @@ mod tests {
         let words = |n: u64| if n.is_multiple_of(3) { 3 } else { 1 };
         let memory = PACKS * PACK + 8 * (0..PACKS).map(words).sum::<u64>();
         let of = |memory| {
-            let found = (0..PACKS).map(|n| Pack::new(pack(n), words(n) * 64 << 10)).collect();
+            let found = (0..PACKS).map(|n| Pack::new(pack(n), (words(n) * 64) << 10)).collect();
             let mut table = Packs::new(found, Vec::new(), 1 << 10, memory).unwrap();
             (0..PACKS).try_for_each(|n| table.mark(n as usize, 0, 10).map(drop))
         };
