@@ -244,11 +244,12 @@ impl Loop {
                 }
                 event = seen.recv() => if let Some(event) = event { self.see(event) },
                 Some(done) = self.workers.join_next_with_id() => self.done(done),
-                () = tokio::time::sleep_until(count) => {
+                // A renewal that is due comes before what may wait for a server.
+                () = tokio::time::sleep_until(count), if tokio::time::Instant::now() < renew => {
                     count = tokio::time::Instant::now() + COUNT;
                     self.count().await;
                 }
-                () = tokio::time::sleep_until(reload) => {
+                () = tokio::time::sleep_until(reload), if tokio::time::Instant::now() < renew => {
                     reload = tokio::time::Instant::now() + RELOAD;
                     self.reload().await;
                 }

@@ -267,30 +267,57 @@ fn day(time: &Zoned) -> i64 {
 
 /// So many snapshots a policy may always drop in one run.
 const HARMLESS: usize = 10;
-/// A volume that is left with fewer has lost nearly everything. What a policy leaves with more passes, however much goes: an hourly
-/// volume under `--keep-daily` loses most of what it has each night.
+/// A volume that is left with fewer whole snapshots has lost nearly everything.
 const FEW: usize = 3;
+/// Nanoseconds that the snapshots of a volume must be apart for that: a new one that is backed up each hour has few days yet.
+const YOUNG: i64 = 3 * 86_400 * 1_000_000_000;
 
-/// Refuses decisions of one run by which a volume would be left with fewer than `FEW` snapshots and lose more than `HARMLESS` and
-/// more than half, or all such volumes together: a policy or a clock may be wrong, also for one volume among many.
-pub fn guard(decisions: &[Decision]) -> Result<()> {
-    let mut volumes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for decision in decisions {
-        let (dropped, all) = volumes.entry(&decision.volume).or_default();
-        *dropped += usize::from(!decision.keep());
-        *all += 1;
+/// What becomes of the snapshots of a volume.
+#[derive(Default)]
+struct Fate {
+    dropped: usize,
+    all: usize,
+    /// Those that stay and of which more is known than that they are partial, or of a time to come.
+    whole: usize,
+    times: Vec<Timestamp>,
+}
+
+impl Fate {
+    fn loses_nearly_all(&self) -> bool {
+        let span = self.times.iter().max().map_or(0, |t| t.0).saturating_sub(self.times.iter().min().map_or(0, |t| t.0));
+        is_much(self.dropped, self.all) && self.whole < FEW && span >= YOUNG
     }
-    volumes.retain(|_, (dropped, all)| *dropped > 0 && *all - *dropped < FEW);
-    let sum = volumes.values().fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
-    let is_much = |(dropped, all): (usize, usize)| dropped > HARMLESS && dropped * 2 > all;
-    let (what, (dropped, all)) = match volumes.iter().find(|(_, of)| is_much(**of)) {
-        Some((volume, of)) => (format!("of volume {volume:?}"), *of),
-        None if is_much(sum) => (format!("of {} volumes", volumes.len()), sum),
+}
+
+fn is_much(dropped: usize, all: usize) -> bool {
+    dropped > HARMLESS && dropped * 2 > all
+}
+
+/// Refuses decisions of one run that would drop more than `HARMLESS` snapshots and more than half of all that were considered,
+/// or of one volume and leave fewer than `FEW` of it: a policy or a clock may be wrong, also for one volume among many.
+pub fn guard(decisions: &[Decision]) -> Result<()> {
+    let mut volumes: BTreeMap<&str, Fate> = BTreeMap::new();
+    for decision in decisions {
+        let fate = volumes.entry(&decision.volume).or_default();
+        let is_whole = decision.dropped != Dropped::Partial && !decision.reasons.contains(&Reason::Future);
+        fate.all += 1;
+        fate.dropped += usize::from(!decision.keep());
+        fate.whole += usize::from(decision.keep() && is_whole);
+        fate.times.push(decision.time);
+    }
+    let dropped = volumes.values().map(|fate| fate.dropped).sum();
+    let what = match volumes.iter().find(|(_, fate)| fate.loses_nearly_all()) {
+        _ if is_much(dropped, decisions.len()) => {
+            format!("{dropped} of the {} snapshots it is about, more than {HARMLESS} and more than half", decisions.len())
+        }
+        Some((volume, fate)) => format!(
+            "{} of the {} snapshots of volume {volume:?}, more than {HARMLESS} and more than half, and leave {} whole ones",
+            fate.dropped, fate.all, fate.whole
+        ),
         None => return Ok(()),
     };
     Err(Error::invalid(format!(
-        "this would forget {dropped} of the {all} snapshots {what}, more than {HARMLESS} and more than half, and leave fewer than \
-         {FEW} of a volume; nothing was changed: look at it with --dry-run, and add --force if it is right"
+        "this would forget {what}; nothing was changed: look at it with --dry-run, and add --force if it is right"
     )))
 }
 

@@ -121,60 +121,74 @@ fn all_reasons_are_said() {
     assert_eq!(decisions[0].reasons, [Reason::Last, Reason::Daily, Reason::Yearly, Reason::Within]);
 }
 
-/// So many of a volume stay, and so many go.
+/// So many of a volume stay, and so many go, a day apart.
 fn of(volume: &str, keep: usize, drop: usize) -> Vec<Decision> {
     let decision = |n: usize| Decision {
         id: SnapshotId::default(),
         volume: volume.to_owned(),
-        time: Timestamp(0),
+        time: Timestamp(n as i64 * DAY * 1_000_000_000),
         reasons: if n < keep { vec![Reason::Last] } else { vec![] },
         dropped: Dropped::Unmatched,
     };
     (0..keep + drop).map(decision).collect()
 }
 
+fn refused(decisions: &[Decision]) -> String {
+    let error = guard(decisions).unwrap_err();
+    assert_eq!(error.kind(), wherry_repo::ErrorKind::Invalid);
+    assert!(error.to_string().contains("--force"), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn most_of_all_goes_only_by_force() {
+    for (keep, drop) in [(0, 0), (1, 9), (0, 10), (11, 11), (40, 11)] {
+        assert!(guard(&of("a", keep, drop)).is_ok(), "{drop} of {}", keep + drop);
+    }
+    for (keep, drop) in [(0, 11), (1, 11), (3, 17), (10, 11), (40, 41)] {
+        let error = refused(&of("a", keep, drop));
+        assert!(error.contains(&format!("{drop} of the {} snapshots it is about", keep + drop)), "{error}");
+    }
+    // A few of each of many volumes.
+    refused(&(0..6).flat_map(|n| of(&n.to_string(), 1, 2)).collect::<Vec<_>>());
+}
+
 #[test]
 fn nearly_all_of_one_volume_goes_only_by_force() {
-    let both = |keep, drop| guard(&[of("a", 100, 5), of("b", keep, drop)].concat());
-    for (keep, drop) in [(0, 0), (1, 9), (0, 10), (1, 10), (3, 11), (3, 500), (10, 11), (40, 11)] {
-        assert!(both(keep, drop).is_ok(), "{drop} of {}", keep + drop);
+    let both = |keep, drop| [of("a", 500, 0), of("b", keep, drop)].concat();
+    for (keep, drop) in [(0, 0), (1, 9), (0, 10), (1, 10), (3, 11), (3, 400), (10, 11), (40, 11)] {
+        assert!(guard(&both(keep, drop)).is_ok(), "{drop} of {}", keep + drop);
     }
-    for (keep, drop) in [(0, 11), (1, 11), (2, 11), (1, 40), (2, 500)] {
-        let error = both(keep, drop).unwrap_err();
-        assert_eq!(error.kind(), wherry_repo::ErrorKind::Invalid);
-        let error = error.to_string();
+    for (keep, drop) in [(0, 11), (1, 11), (2, 11), (1, 40), (2, 400)] {
+        let error = refused(&both(keep, drop));
         assert!(error.contains(&format!("{drop} of the {} snapshots of volume \"b\"", keep + drop)), "{error}");
-        assert!(error.contains("--force"), "{error}");
     }
 }
 
+/// Partial ones, and those of a time to come, stay by no rule and save nobody.
 #[test]
-fn nearly_all_of_many_volumes_goes_only_by_force() {
-    let many = |keep: usize, drop: usize| {
-        let each = (0..6).flat_map(|n| of(&n.to_string(), keep, drop));
-        guard(&each.chain(of("large", 100, 5)).collect::<Vec<_>>())
-    };
-    for (keep, drop) in [(1, 1), (2, 1), (2, 2), (3, 9)] {
-        assert!(many(keep, drop).is_ok(), "{drop} of {}", keep + drop);
-    }
-    for (keep, drop) in [(0, 2), (1, 2), (2, 9)] {
-        let error = many(keep, drop).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("{} of the {} snapshots of 6 volumes", 6 * drop, 6 * (keep + drop))),
-            "{error}"
-        );
+fn what_is_left_is_whole() {
+    for (reason, dropped) in [(Reason::Partial, Dropped::Partial), (Reason::Future, Dropped::Unmatched)] {
+        let mut decisions = [of("a", 500, 0), of("b", 4, 37)].concat();
+        assert!(guard(&decisions).is_ok());
+        let few = decisions.iter_mut().filter(|d| d.volume == "b" && d.keep()).take(2);
+        few.for_each(|d| (d.reasons, d.dropped) = (vec![reason], dropped));
+        assert!(refused(&decisions).contains("leave 2 whole ones"));
     }
 }
 
-/// An hourly volume among daily ones, each night.
+/// An hourly volume among daily ones, each night, the first one after its first backup too.
 #[test]
 fn what_goes_on_night_after_night_needs_no_force() {
     let day = |day: i64| Timestamp((1_700_000_000 / DAY + day) * DAY * 1_000_000_000);
-    let hours = (0..8 * 24).map(|n| snapshot(n as u8, "hourly", Timestamp(day(0).0 + n * HOUR * 1_000_000_000)));
-    let days = (0..8).map(|n| snapshot(n as u8, "daily", day(n)));
-    let all: Vec<_> = hours.chain(days).collect();
     let policy = Policy { daily: 7, ..Policy::default() };
-    guard(&decide(&all, &BTreeSet::new(), &policy, day(8), &TimeZone::UTC)).unwrap();
+    for nights in 1..9 {
+        let hours = (1..nights * 24).map(|n| snapshot(n as u8, "hourly", Timestamp(day(0).0 + n * HOUR * 1_000_000_000)));
+        let days = (0..30).flat_map(|volume| (0..7).map(move |n| (format!("daily {volume}"), n)));
+        let days = days.map(|(volume, n)| snapshot(n as u8, &volume, day(n)));
+        let all: Vec<_> = hours.chain(days).collect();
+        guard(&decide(&all, &BTreeSet::new(), &policy, day(9), &TimeZone::UTC)).unwrap();
+    }
 }
 
 fn any_policy() -> impl Strategy<Value = Policy> {

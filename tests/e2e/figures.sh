@@ -107,7 +107,8 @@ command_line() {
   by_hand "unchanged" backup "$device" --name figures
   by_hand "restore" restore latest "$driver_data/by-hand.img"
   rm "$driver_data/by-hand.img"
-  rm -rf "${state:?}/by-hand"
+  # Where the S3 server keeps an object in a file, its room is wanted for what comes.
+  rm -rf "${state:?}/by-hand" "$state/s3/$bucket/by-hand"
 }
 
 : >"$log/figures-table"

@@ -390,8 +390,8 @@ pub struct KeepFlags {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 A forgotten snapshot can be had back with `wherry unforget` until the delay is over. A policy works on each volume by \
-itself. Partial snapshots and those dated in the future never count. Pinned ones stay (see `wherry pin`). A policy that would leave \
-fewer than 3 snapshots of a volume and drop more than 10 and more than half of it, or of all such volumes together, in one run, is \
+itself. Partial snapshots and those dated in the future never count. Pinned ones stay (see `wherry pin`). A policy that would drop more \
+than 10 snapshots and more than half of those it is about in one run, or of one volume so that fewer than 3 whole ones are left, is \
 refused (exit 2) without --force.
 
 Examples:
@@ -414,7 +414,7 @@ pub struct ForgetArgs {
     /// Says which snapshots would stay and go, and why
     #[arg(long)]
     pub dry_run: bool,
-    /// Lets a policy drop nearly all of a volume
+    /// Lets a policy drop more than half of all, or nearly all of a volume
     #[arg(long)]
     pub force: bool,
 }

@@ -58,8 +58,8 @@ pub(super) fn examine(
     let is_whole = run.options.keep && run.options.snapshots.is_empty();
     let all = reads_all && is_whole && ledger.is_some_and(Ledger::has_lost);
     let (good, rest): (Vec<Used>, Vec<Used>) = packs.used(all).into_iter().partition(|p| p.state == State::Good);
-    // Of a pack with a damaged index only what is referred to is read. Where that is nothing, nobody else would note it.
-    let unread = rest.iter().filter(|pack| all && pack.state == State::Damaged && pack.bytes == 0);
+    // Of a pack with a damaged index only what is referred to is read: where that is intact, or nothing, nobody else would note it.
+    let unread = rest.iter().filter(|pack| all && pack.state == State::Damaged);
     unread.for_each(|pack| ledger.into_iter().for_each(|ledger| ledger.note(&pack.id, false, false)));
     let (wanted, mut not_read) = match run.options.read_data {
         None => (Vec::new(), left_out(&good, NotReadReason::NotAsked).into_iter().collect()),
