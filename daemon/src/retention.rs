@@ -284,7 +284,8 @@ struct Fate {
 
 impl Fate {
     fn loses_nearly_all(&self) -> bool {
-        let span = self.times.iter().max().map_or(0, |t| t.0).saturating_sub(self.times.iter().min().map_or(0, |t| t.0));
+        let span =
+            self.times.iter().max().map_or(0, |t| t.0).saturating_sub(self.times.iter().min().map_or(0, |t| t.0));
         is_much(self.dropped, self.all) && self.whole < FEW && span >= YOUNG
     }
 }
@@ -308,7 +309,10 @@ pub fn guard(decisions: &[Decision]) -> Result<()> {
     let dropped = volumes.values().map(|fate| fate.dropped).sum();
     let what = match volumes.iter().find(|(_, fate)| fate.loses_nearly_all()) {
         _ if is_much(dropped, decisions.len()) => {
-            format!("{dropped} of the {} snapshots it is about, more than {HARMLESS} and more than half", decisions.len())
+            format!(
+                "{dropped} of the {} snapshots it is about, more than {HARMLESS} and more than half",
+                decisions.len()
+            )
         }
         Some((volume, fate)) => format!(
             "{} of the {} snapshots of volume {volume:?}, more than {HARMLESS} and more than half, and leave {} whole ones",

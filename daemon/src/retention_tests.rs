@@ -183,7 +183,8 @@ fn what_goes_on_night_after_night_needs_no_force() {
     let day = |day: i64| Timestamp((1_700_000_000 / DAY + day) * DAY * 1_000_000_000);
     let policy = Policy { daily: 7, ..Policy::default() };
     for nights in 1..9 {
-        let hours = (1..nights * 24).map(|n| snapshot(n as u8, "hourly", Timestamp(day(0).0 + n * HOUR * 1_000_000_000)));
+        let hours =
+            (1..nights * 24).map(|n| snapshot(n as u8, "hourly", Timestamp(day(0).0 + n * HOUR * 1_000_000_000)));
         let days = (0..30).flat_map(|volume| (0..7).map(move |n| (format!("daily {volume}"), n)));
         let days = days.map(|(volume, n)| snapshot(n as u8, &volume, day(n)));
         let all: Vec<_> = hours.chain(days).collect();

@@ -60,6 +60,9 @@ pub(crate) fn open(url: &str, flags: &S3Flags) -> Result<Arc<dyn Storage>> {
     }
 }
 
+/// Bytes that are paid for at once of what was read.
+const SLICE: u64 = 64 << 10;
+
 /// A storage that is sent, or gives, no more than so many bytes per second, until the run is asked to end: what is under way then
 /// goes out as fast as it can, so that the run ends soon and nothing of it has to be sent again.
 #[derive(Debug)]
@@ -83,10 +86,15 @@ impl Limited {
         Self { inner, up, down: Some(down), cancel }
     }
 
-    /// What was read is paid for before the next request.
+    /// What was read is paid for before the next request, in slices: the small reads by which a volume begins do not stand in line
+    /// behind all that dozens of fetchers of another one have asked for.
     fn read(&self, bytes: u64) {
-        if let Some(down) = &self.down {
-            down.take(bytes, || self.cancel.is_cancelled());
+        let Some(down) = &self.down else { return };
+        let mut left = bytes;
+        while left > 0 {
+            let slice = left.min(SLICE);
+            down.take(slice, || self.cancel.is_cancelled());
+            left -= slice;
         }
     }
 }

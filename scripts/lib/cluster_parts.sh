@@ -136,6 +136,8 @@ s3_users() {
 # The S3 server, with the bucket that Velero has.
 s3_up() {
   mkdir -p "$state/s3"
+  [ "$(cat "$state/s3-server" 2>/dev/null || echo "$s3")" = "$s3" ] || die "the cluster that is up has $(cat "$state/s3-server"): scripts/cluster down first, or --s3"
+  echo "$s3" >"$state/s3-server"
   "s3_up_$s3"
   wait_for "S3 server" 60 s3_bucket
 }

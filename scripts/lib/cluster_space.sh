@@ -37,8 +37,15 @@ daemon() {
 daemon_start() {
   [ -e "$daemons/$1" ] || die "there is no $1 here; there are: $(daemon_names)"
   ! daemon_is_up "$1" || return 0
+  # Its number is written by itself: before that it would be taken for one that does not run.
+  rm -f "$daemons/$1.pid"
   (cd "$cluster" && HOME=$state exec setsid nsenter --target "$(space_pid)" --net --mount --pid --wd="$cluster" -- \
     bash "$daemons/$1") >>"$log/$1.log" 2>&1 </dev/null &
+  for _ in $(seq 100); do
+    [ ! -s "$daemons/$1.pid" ] || return 0
+    sleep 0.1
+  done
+  die "$1 does not start: see $log/$1.log"
 }
 
 daemon_names() { (cd "$daemons" 2>/dev/null && ls | grep -v '\.pid$' | tr '\n' ' ') || true; }

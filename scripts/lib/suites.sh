@@ -49,7 +49,7 @@ suites_list() {
 suite_run() {
   local name=$1 exe=$2 manifest=$3 log="$suites_dir/$1.log" start=$SECONDS result
   shift 3
-  if (cd "$(dirname "$manifest")" && CARGO_MANIFEST_DIR=$PWD RUST_TEST_THREADS=${suite_threads[$name]:-$(nproc)} timeout --kill-after=30 "$suite_seconds" "$exe" "$@") >"$log" 2>&1; then
+  if (cd "$(dirname "$manifest")" && CARGO_MANIFEST_DIR=$PWD RUST_TEST_THREADS=${suite_threads[$name]:-${RUST_TEST_THREADS:-$(nproc)}} timeout --kill-after=30 "$suite_seconds" "$exe" "$@") >"$log" 2>&1; then
     printf '%s\n' "$name" >>"$suites_dir/passed"
     result=$(sed -n 's/^test result: //p' "$log" | sed 's/ 0 measured;//')
   else

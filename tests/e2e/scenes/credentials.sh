@@ -12,15 +12,17 @@ with_secret() {
   kubectl --namespace velero create secret generic cloud-credentials --from-file=cloud="$state/s3-credentials" --dry-run=client --output yaml |
     kubectl apply --filename - >/dev/null 2>&1
 }
-trap 'with_secret "$first_secret"' EXIT
 replace_secret() {
-  with_secret "$(fresh another-secret)"
-  # Velero looks once a minute: it has to have the new ones before the backup ends.
+  with_secret "$1"
+  # Velero looks once a minute: it has to have the new ones before a backup ends, or begins.
   local since
   since=$(date +%s)
   until_true 240 "Velero has looked with the new ones" available_since "$since"
 }
+trap '[ "$s3_secret" = "$first_secret" ] || with_secret "$first_secret"' EXIT
 available_since() {
   [ "$(date -d "$(field backupstoragelocation/default .status.lastValidationTime)" +%s)" -gt "$1" ] && is backupstoragelocation/default .status.phase Available
 }
-killed_under_way replace_secret
+[ "$(cat "$state/s3-server")" = seaweedfs ] || die "this scene is about the S3 server seaweedfs"
+killed_under_way replace_secret "$(fresh another-secret)"
+replace_secret "$first_secret"

@@ -27,15 +27,17 @@ until_true 600 "its snapshots are forgotten" forgotten "$expiring"
 snapshots_are 2 "$reused" && snapshots_are 2 "$other" || die "snapshots of other backups are gone, too"
 
 headline "a name is used again before anybody has looked"
-settings pause=true
+settings forgetInterval=0 gcInterval=0
+until_true 300 "no Job is at work" no_job_works
 uid=$(field "backup/$reused" .metadata.uid)
 velero backup delete "$reused" --confirm >/dev/null
 until_true 300 "Velero has deleted backup $reused" there_is_no "backup/$reused"
-settings pause=false
 in_app app 'dd if=/dev/urandom of=/disk bs=1M seek=60 count=2 conv=notrunc 2>/dev/null && sync'
 contents app >"$log/app"
 backup "$reused" app
 [ "$(field "backup/$reused" .metadata.uid)" != "$uid" ] || die "backup $reused is the one from before"
+snapshots_are 4 "$reused" || die "those of the deleted one of that name are forgotten already"
+forget_soon
 until_true 600 "those of the deleted one are forgotten, and those of the new one stay" snapshots_are 2 "$reused"
 has_looked
 snapshots_are 2 "$reused" || die "snapshots of the new backup of that name are forgotten"

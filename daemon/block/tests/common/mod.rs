@@ -68,7 +68,14 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        // A process that another test has begun just now has our open files until it is another program: then it is busy.
+        for _ in 0..100 {
+            let _ = Command::new("umount").arg("--quiet").arg(&self.0).output();
+            if std::fs::read_to_string("/proc/mounts").is_ok_and(|mounts| !mounts.contains(text(&self.0))) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 }
 
