@@ -12,8 +12,7 @@ given_over() { [[ $(field "$1" .status.phase) == WaitingForPluginOperations* ]];
 
 # packs: so many are in the repository, none on a new cluster; a listing has a thousand at most, and all scenes make some hundreds.
 packs() {
-  inside curl --silent --fail --max-time 20 --aws-sigv4 aws:amz:us-east-1:s3 --user "$s3_key:$s3_secret" \
-    "$s3_url/$bucket/?list-type=2&prefix=plugins%2Fwherry%2Fpacks" | { grep -o '<Key>' || true; } | wc -l
+  s3_ask "$s3_url/$bucket/?list-type=2&prefix=plugins%2Fwherry%2Fpacks" | { grep -o '<Key>' || true; } | wc -l
 }
 has_more_packs() { [ "$(packs)" -gt "$1" ]; }
 # went_on OF: that the work that was begun was gone on with, and what had been stored was used.

@@ -80,7 +80,7 @@ limit() {
     --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' --upload-file "$state/object" "$s3_url/$bucket/plugins/limit/{}"
   line "S3 server alone, $((count * 64)) MiB" "$(($(date +%s%N) - from))"
   seq $count | inside xargs --max-procs=4 -I{} curl --silent --fail --aws-sigv4 aws:amz:us-east-1:s3 --user "$s3_key:$s3_secret" \
-    --request DELETE "$s3_url/$bucket/plugins/limit/{}"
+    --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' --request DELETE "$s3_url/$bucket/plugins/limit/{}"
   rm "$state/object"
 }
 line() { printf '   %-28s data path %6.1f s\n' "$1" "$2"e-9 | tee -a "$log/figures-table"; }
