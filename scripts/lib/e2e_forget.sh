@@ -18,4 +18,4 @@ snapshots() {
 }
 forgotten() { [ "$(snapshots --tag "backup=$1")" = 0 ]; }
 there_is_no() { [ -z "$(field "$1" .metadata.name)" ]; }
-no_job_works() { [ -z "$(kubectl --namespace velero get jobs --output 'jsonpath={range .items[?(@.status.active)]}{.metadata.name}{end}')" ]; }
+no_job_runs() { ! kubectl --namespace velero get jobs --output 'jsonpath={range .items[*]}{.status.active}{end}' | grep -q .; }

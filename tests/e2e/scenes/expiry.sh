@@ -28,7 +28,7 @@ snapshots_are 2 "$reused" && snapshots_are 2 "$other" || die "snapshots of other
 
 headline "a name is used again before anybody has looked"
 settings forgetInterval=0 gcInterval=0
-until_true 300 "no Job is at work" no_job_works
+until_true 300 "no Job is at work" no_job_runs
 uid=$(field "backup/$reused" .metadata.uid)
 velero backup delete "$reused" --confirm >/dev/null
 until_true 300 "Velero has deleted backup $reused" there_is_no "backup/$reused"

@@ -17,11 +17,9 @@ location '"5s"'
 
 # packed: bytes of all packs.
 packed() {
-  inside curl --silent --fail --max-time 20 --aws-sigv4 aws:amz:us-east-1:s3 --user "$s3_key:$s3_secret" \
-    "$s3_url/$bucket/?list-type=2&prefix=plugins%2Fwherry%2Fpacks" | grep -o '<Size>[0-9]*' | cut -c 7- | awk '{ n += $1 } END { print n + 0 }'
+  s3_ask "$s3_url/$bucket/?list-type=2&prefix=plugins%2Fwherry%2Fpacks" | grep -o '<Size>[0-9]*' | cut -c 7- | awk '{ n += $1 } END { print n + 0 }'
 }
 has_shrunk() { [ $(($1 - $(packed))) -ge $((24 << 20)) ]; }
-no_job_runs() { ! kubectl --namespace velero get jobs --output 'jsonpath={range .items[*]}{.status.active}{end}' | grep -q .; }
 said_on_hold() { kubectl --namespace velero get events --field-selector reason=ForgettingOnHold --output 'jsonpath={.items[*].message}' | grep -q 'missing-accepted'; }
 there_are() { [ "$(kubectl --namespace velero get backups --output name | wc -l)" = "$1" ]; }
 

@@ -1,9 +1,8 @@
 //! What checks note of what they have read: V8 of `docs/concurrency.md`.
 
 use super::stored::{self, Thing, noise};
-use crate::check::{CheckOptions, CheckReport, CheckStep, DamageKind, NotReadReason, ReadData};
+use crate::check::{CheckOptions, CheckReport, CheckStep, NotReadReason, ReadData};
 use crate::format::checked::{Checked, ReadTogether, Readings};
-use crate::format::pack::TRAILER;
 use crate::id::{PackId, PackKind, SessionId};
 use crate::index::ChunkIndex;
 use crate::storage::{Memory, Storage, keys};
@@ -24,7 +23,7 @@ pub(super) fn share(share: f64) -> ReadData {
     ReadData { share, max_age: None }
 }
 
-fn older(days: u32) -> ReadData {
+pub(super) fn older(days: u32) -> ReadData {
     ReadData { share: 1.0, max_age: Some(DAY * days) }
 }
 
@@ -49,7 +48,7 @@ pub(super) fn verified(repository: &Repository, snapshot: &Snapshot) -> Option<T
 }
 
 /// What was left out for this reason, in packs and bytes.
-fn left(report: &CheckReport, reason: NotReadReason) -> (u64, u64) {
+pub(super) fn left(report: &CheckReport, reason: NotReadReason) -> (u64, u64) {
     let left: Vec<_> = report.not_read.iter().filter(|left| left.reason == reason).collect();
     (left.iter().map(|left| left.packs).sum(), left.iter().map(|left| left.bytes).sum())
 }
@@ -70,14 +69,6 @@ pub(super) fn spoil(storage: &dyn Storage, key: &Key) {
     let mut body = storage.get(key).unwrap().to_vec();
     let middle = body.len() / 2;
     body[middle] ^= 1;
-    storage.overwrite(key, body.into()).unwrap();
-}
-
-/// One bit of the index of a pack is another one.
-fn spoil_index(storage: &dyn Storage, key: &Key) {
-    let mut body = storage.get(key).unwrap().to_vec();
-    let at = body.len() - TRAILER - 1;
-    body[at] ^= 1;
     storage.overwrite(key, body.into()).unwrap();
 }
 
@@ -452,70 +443,6 @@ fn where_nothing_may_be_written_a_check_is_as_good_and_says_so() {
 }
 
 #[test]
-fn a_damaged_record_is_named_costs_a_reading_and_goes() {
-    let (storage, clock, repository) = repository();
-    let snapshot = backup(&repository, "vm", 40);
-    clock.advance(DAY * 40);
-    for prefix in [keys::READ, keys::STATES] {
-        check(&repository, share(1.0));
-        let key = repository.list(prefix).unwrap().remove(0);
-        spoil(&*storage, &key);
-        repository.checked().unwrap();
-        let report = check(&repository, older(30));
-        let [damage] = &report.damages[..] else { panic!("{:?}", report.damages) };
-        assert_eq!((&damage.object, damage.kind, damage.hits.len()), (&key, DamageKind::Checked, 0));
-        assert!(!repository.list(keys::CHECKED).unwrap().contains(&key), "{key}");
-        assert!(check(&repository, older(30)).is_clean());
-        assert!(verified(&repository, &snapshot).is_some());
-    }
-}
-
-/// What a lost note said of it may be all that keeps a collector from taking it for intact, when something refers to it again.
-#[test]
-fn before_a_damaged_record_goes_also_what_nobody_refers_to_is_read() {
-    for (is_ghost, is_index) in [(false, false), (true, false), (false, true)] {
-        let (storage, clock, repository) = repository();
-        let snapshot = backup(&repository, "vm", 40);
-        let gone = backup(&repository, "gone", 40);
-        let of_gone = |key: &Key| keys::parse_pack(key).filter(|pack| pack.session == gone.id);
-        let pack = packs(&repository).iter().find_map(of_gone).unwrap();
-        storage.delete(&keys::snap(&gone.volume, &gone.id)).unwrap();
-        match is_index {
-            true => spoil_index(&*storage, &keys::pack(&pack)),
-            false => spoil(&*storage, &keys::pack(&pack)),
-        }
-        clock.advance(DAY * 40);
-        check(&repository, share(1.0));
-        assert!(!noted(&repository).contains(&pack), "nobody refers to it, so it is not read for nothing");
-        let key = repository.list(keys::READ).unwrap().remove(0);
-        match is_ghost {
-            true => *storage.ghost.lock() = Some(key.clone()),
-            false => spoil(&*storage, &key),
-        }
-        assert!(repository.damaged_packs_for_certain().is_err());
-        // Who notes nothing reads its index alone, and who looks at one snapshot nothing of it; nobody misses it.
-        let finds_it = |options: &CheckOptions| {
-            let report = repository.check(options, &|_, _, _| Ok(())).unwrap();
-            report.damages.iter().any(|damage| damage.object == keys::pack(&pack))
-        };
-        let all = options(share(1.0), &[]);
-        assert_eq!(finds_it(&CheckOptions { keep: false, ..all }), is_index);
-        assert!(!finds_it(&options(share(1.0), &[snapshot.id])));
-        let there = packs(&repository);
-        let of_vm = there.iter().filter_map(keys::parse_pack).filter(|pack| pack.session == snapshot.id);
-        assert_eq!(left(&check(&repository, older(50)), NotReadReason::Younger).0, of_vm.count() as u64);
-        // A part of it does not do.
-        check(&repository, share(0.5));
-        assert!(repository.list(keys::READ).unwrap().contains(&key));
-        let report = check(&repository, share(1.0));
-        assert!(!report.is_clean() && report.damages.iter().all(|damage| damage.hits.is_empty()), "{report:?}");
-        assert!(!repository.list(keys::READ).unwrap().contains(&key));
-        assert!(repository.damaged_packs_for_certain().unwrap().contains(&pack), "{is_ghost} {is_index}");
-        assert!(verified(&repository, &snapshot).is_some());
-    }
-}
-
-#[test]
 fn what_a_clock_says_that_was_a_year_ahead_counts_for_nothing() {
     let (storage, clock, repository) = repository();
     let snapshot = backup(&repository, "vm", 40);
@@ -601,14 +528,4 @@ fn who_has_a_clock_that_is_days_behind_leaves_what_others_have_noted() {
     let report = again(storage, behind).check(&options(share(1.0), &[second.id]), &|_, _, _| Ok(())).unwrap();
     assert!(report.is_clean() && report.kept);
     assert!(checked(&repository, &first).unwrap().damaged);
-}
-
-#[test]
-fn notes_that_cannot_be_read_keep_nobody_from_checking() {
-    let (storage, _, repository) = repository();
-    let snapshot = backup(&repository, "vm", 40);
-    *storage.silent.lock() = Some(keys::CHECKED);
-    let report = repository.check(&options(share(1.0), &[snapshot.id]), &|_, _, _| Ok(())).unwrap();
-    assert!(report.is_clean() && report.read_bytes == report.data_bytes && !report.kept, "{report:?}");
-    assert!(report.not_kept.is_some_and(|why| why.contains("no answer")));
 }
