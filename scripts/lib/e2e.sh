@@ -77,6 +77,7 @@ nothing_is_there() {
   local name
   fault clear --all
   inside pkill -CONT -f "$agent_command" || true
+  inside pkill -CONT -f "$velero_command" || true
   kubectl uncordon "$node" >/dev/null
   kubectl --namespace velero delete resourcequota/full pod/wherry-inspect --ignore-not-found >/dev/null
   controllers 2
@@ -123,6 +124,10 @@ diagnose() {
 # agent SIGNAL: to the agent's process. Stopped, it holds what is under way where it is: nothing rests on how fast a test is.
 agent_command='^/usr/bin/wherry agent'
 agent() { inside pkill "-$1" -f "$agent_command" || die "no agent runs"; }
+# velero_server SIGNAL: all of Velero's server at once. An end that it is told of is none: it ends its plugins first, and an operation whose plugin
+# gives no answer is over for it, whatever becomes of the CR.
+velero_command='^/velero server'
+velero_server() { inside pkill "-$1" -f "$velero_command" || die "no Velero runs"; }
 
 # settings KEY=VALUE...: of ConfigMap wherry, at once: who reads them is started anew. settings_default: as they are deployed.
 settings() {

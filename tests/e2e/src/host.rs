@@ -57,7 +57,13 @@ pub(crate) fn attach(image: &Path, read_only: bool) -> anyhow::Result<PathBuf> {
     let mut args = vec!["--find", "--show"];
     args.extend(read_only.then_some("--read-only"));
     args.push(&image);
-    run("losetup", &args).map(PathBuf::from)
+    let device = run("losetup", &args)?;
+    // As a disk is: a cache below those of the device would have all of it written a second time at each flush. Where the
+    // filesystem of the image cannot do that, it stays as it is.
+    if let Err(e) = run("losetup", &["--direct-io=on", &device]) {
+        eprintln!("{device} over {image} goes through the cache: {e:#}");
+    }
+    Ok(PathBuf::from(device))
 }
 
 /// Takes all loop devices off an image; an error as long as somebody holds one open.
