@@ -16,7 +16,7 @@ packs() {
 }
 has_more_packs() { [ "$(packs)" -gt "$1" ]; }
 # went_on OF: that the work that was begun was gone on with, and what had been stored was used.
-went_on() { of_uploads "$1" '{.status.message}; ' | grep -q 'went on after an interruption' || die "no upload of $1 says that it went on"; }
+went_on() { of_crs "$1" '{.status.message}; ' | grep -q 'went on after an interruption' || die "no volume of $1 says that it went on"; }
 
 # As its users look at it; what it prints is that of its last look at the DataUploads.
 describes_progress() { velero backup describe "$1" --details 2>/dev/null | grep -qE '^ +Progress: +[1-9][0-9]* of [1-9][0-9]* complete \(Bytes\)'; }
@@ -53,6 +53,7 @@ killed_under_way() {
   settings_live downloadRate=0
   until_true 600 "restore $name has ended" restore_ended "$name-back"
   restore_is_complete "$name-back"
+  [ -z "${goes_on:-}" ] || went_on "$name-back"
   is_equal back
   until_true 120 "nothing is left of restore $name" nothing_is_left 4
   kubectl delete namespace back --wait --timeout=180s >/dev/null

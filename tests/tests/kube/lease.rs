@@ -58,8 +58,10 @@ fn a_controller_that_slept_through_its_lease_writes_nothing_more() {
     let sleeper = requests(0).map(|event| token(&event)).find(|id| !id.is_empty()).expect("each token has an id");
     let second = Replica::start(real, NAMESPACE, "second");
     second.wait_for("first_");
-    let pid = Pid::from_raw(i32::try_from(first.pid()).unwrap()).unwrap();
-    kill_process(pid, Signal::STOP).unwrap();
+    let signal = |to: &Replica, signal: Signal| {
+        kill_process(Pid::from_raw(i32::try_from(to.pid()).unwrap()).unwrap(), signal).unwrap();
+    };
+    signal(&first, Signal::STOP);
     let asleep = Instant::now();
     // So that the other one need not be waited for as long: it holds for a second.
     let lease = path_of(&Key::new(Kind::Lease, NAMESPACE, "wherry-controller"));
@@ -70,11 +72,14 @@ fn a_controller_that_slept_through_its_lease_writes_nothing_more() {
     failed("meanwhile", &second);
     // By its own clock it may act no more: before that it would have to ask first.
     std::thread::sleep((GIVE_UP + Duration::from_secs(1)).saturating_sub(asleep.elapsed()));
+    // There is work to do when it wakes, and nobody else does it.
+    signal(&second, Signal::STOP);
+    upload("after");
     let before = kube.audited();
-    kill_process(pid, Signal::CONT).unwrap();
+    signal(&first, Signal::CONT);
     let (output, log) = first.wait();
     assert!(!output.status.success() && log.contains("Lease"), "{output:?}\n{log}");
-    upload("after");
+    signal(&second, Signal::CONT);
     failed("after", &second);
     let written: Vec<Value> = requests(before)
         .filter(|event| token(event) == sleeper && !["get", "list", "watch"].iter().any(|verb| event["verb"] == *verb))
