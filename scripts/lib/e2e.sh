@@ -21,8 +21,11 @@ is() { [ "$(field "$1" "$2" "${4:-velero}")" = "$3" ]; }
 
 # application NAMESPACE [CLASS]: a pod with a Filesystem and a Block volume, and something in both.
 application() {
+  local size=256Mi
+  # mkfs.xfs makes none below 300 MiB.
+  [[ ${2:-} != *xfs* ]] || size=320Mi
   kubectl create namespace "$1" >/dev/null
-  sed "s/storageClassName: .*/storageClassName: ${2:-wherry-test}/" "$top/tests/e2e/app.yaml" |
+  sed "s/storageClassName: .*/storageClassName: ${2:-wherry-test}/; s/storage: 256Mi/storage: $size/" "$top/tests/e2e/app.yaml" |
     kubectl --namespace "$1" apply --filename - >/dev/null
   app_runs "$1"
   in_app "$1" '
@@ -146,6 +149,14 @@ settings_default() {
   said=$(sed 's/^  keepBase: auto/  keepBase: never/' "$top/controller/deploy/config.yaml" | kubectl --namespace velero apply --filename -)
   [[ $said == *unchanged* ]] || ours_anew
 }
+# bases_go VOLUMES: of each volume of the application a base is kept, as by default; they go, and with them all that backups have left;
+# so many volumes stay.
+bases_go() {
+  until_true 120 "a base of each volume is kept" bases_are 2
+  settings_live keepBase=never
+  until_true 300 "no base is there, and nothing else of backups" nothing_is_left "$1"
+}
+bases_are() { [ "$(kubectl --namespace velero get volumesnapshots --selector wherry.io/base --output name | wc -l)" = "$1" ]; }
 ours_anew() {
   kubectl --namespace velero rollout restart deployment/wherry-controller daemonset/wherry-agent >/dev/null
   ours_is_there

@@ -23,11 +23,11 @@ describes_progress() { velero backup describe "$1" --details 2>/dev/null | grep 
 
 # killed_under_way COMMAND...: does that to an upload of both volumes of an application when a pack has been stored, and to a
 # download of them when bytes have been moved; both end Completed, and what came back is equal. At the rate
-# that is set each would last for minutes: once that is done to it, it is taken off.
+# that is set each would last for minutes: once that is done to it, it is taken off. Bases are kept, as by default.
 killed_under_way() {
   local name before
   local expected=$log/app
-  settings uploadRate=400000 downloadRate=400000
+  settings uploadRate=400000 downloadRate=400000 keepBase=auto
   application app
   contents app >"$log/app"
   name=$(fresh killed) before=$(packs)
@@ -43,7 +43,7 @@ killed_under_way() {
   backup_is_complete "$name"
   [ -z "${goes_on:-}" ] || went_on "$name"
   printf '   %s\n' "$(of_uploads "$name" '{.status.message}{"\n"}')"
-  until_true 120 "nothing is left of backup $name" nothing_is_left 2
+  bases_go 2
 
   velero restore create "$name-back" --from-backup "$name" --namespace-mappings app:back >/dev/null
   until_true 300 "both are under way" moves "$name-back"

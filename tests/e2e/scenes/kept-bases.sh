@@ -31,11 +31,17 @@ headline "never: they go, although the PVCs are there"
 settings_live keepBase=never
 until_true 300 "no base is there" nothing_is_left 2
 
-headline "auto again, and the PVCs are deleted"
+headline "auto again, and the backup is deleted"
 settings keepBase=auto
-third=$(fresh kept-third)
+third=$(fresh kept-third) fourth=$(fresh kept-fourth)
 backup "$third" app
 until_true 120 "one snapshot of each volume is kept, of the third backup" kept_are "$third"
+velero backup delete "$third" --confirm >/dev/null
+until_true 300 "no base is there" nothing_is_left 2
+
+headline "the PVCs are deleted"
+backup "$fourth" app
+until_true 120 "one snapshot of each volume is kept, of the fourth backup" kept_are "$fourth"
 kubectl delete namespace app --wait --timeout=180s >/dev/null
 # What an hour would do: a setting that changes has the controller look.
 settings_live prepareTimeout=29m
