@@ -180,7 +180,7 @@ fn trimmed(mut secret: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     secret
 }
 
-fn password(secret: Zeroizing<Vec<u8>>) -> Result<Credential> {
+pub(crate) fn password(secret: Zeroizing<Vec<u8>>) -> Result<Credential> {
     let secret = trimmed(secret);
     let text = std::str::from_utf8(&secret).map_err(|_| denied("the password is not UTF-8"))?;
     if text.is_empty() {

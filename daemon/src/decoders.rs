@@ -46,3 +46,27 @@ pub fn changed(messages: &[&[u8]], size: u64) -> std::result::Result<Vec<Range<u
 pub fn matches(glob: &[u8], name: &[u8]) -> bool {
     crate::commands::find::matches(glob, name)
 }
+
+/// The note of a restore that is under way, written again.
+pub fn restore_note(bytes: &[u8]) -> Option<Vec<u8>> {
+    crate::restore::again(bytes)
+}
+
+/// Whether a password, or else a key, is taken from what a file or a variable holds.
+///
+/// # Errors
+/// Why it is none.
+pub fn secret(is_password: bool, bytes: &[u8]) -> Result<wherry_repo::Credential> {
+    let bytes = bytes.to_vec().into();
+    if is_password { crate::credential::password(bytes) } else { crate::credential::key_in("a file", bytes) }
+}
+
+/// The uid of a backup, by its `velero-backup.json`.
+pub fn backup_uid(bytes: &[u8]) -> Option<String> {
+    crate::jobs::forget::uid_in(bytes)
+}
+
+/// Key and value by which an extended attribute is told in an archive.
+pub fn attribute(name: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    crate::tree::pax::attribute(name, value)
+}

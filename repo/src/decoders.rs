@@ -4,9 +4,10 @@
 use crate::crypto::{self, Secret};
 use crate::format::clear::{self, KeySlot};
 use crate::format::records::{self, Kind};
+use crate::id::PackKind;
 use crate::keys::{self, Bundle, Keys};
 use crate::storage::object;
-use crate::{Codec, Credential, Key, PasswordCost, RepositoryId, Result, Rng, Timestamp};
+use crate::{Codec, Credential, Key, PackId, PasswordCost, RepositoryId, Result, Rng, SessionId, Timestamp};
 use std::collections::HashMap;
 
 const REPOSITORY: RepositoryId = RepositoryId::new([4; 16]);
@@ -72,6 +73,46 @@ pub fn section(text: &str, name: &str) -> HashMap<String, String> {
 /// Who holds a repository, by the line in a lock file.
 pub fn holder(line: &str, now: Timestamp) -> String {
     crate::turn::held_by(line, now)
+}
+
+/// The pack that values of the chunk index are about.
+fn pack_of_index() -> PackId {
+    PackId { kind: PackKind::Data, session: SessionId::new([8; 16]), seq: 1, random: 9 }
+}
+
+/// What a value, or the last key, of the database of the chunk index is read as, and how that would be written; `None` where the
+/// index says that it is damaged. Of which kind it is `which` says, as in [`index_seeds`]; `mend` sets its check.
+pub fn index_value(which: u8, bytes: &[u8], mend: bool) -> Option<(Vec<u8>, Vec<u8>)> {
+    crate::index::again(which, bytes, pack_of_index(), mend)
+}
+
+/// One of each kind that is in the database of the chunk index, each with the number of its kind.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn index_seeds() -> Result<Vec<(u8, Vec<u8>)>> {
+    crate::index::seeds(pack_of_index())
+}
+
+/// What `/proc/<pid>/stat` says of a process: when it started, in clock ticks since boot.
+pub fn started(stat: &str) -> Option<u64> {
+    crate::process::started(stat)
+}
+
+/// The place that a URL names, without its scheme, as it is shown and as bucket and prefix.
+///
+/// # Errors
+/// Why it is none.
+pub fn place(scheme: &str, place: &str) -> Result<(String, String, String)> {
+    object::place(scheme, place)
+}
+
+/// The server that an endpoint names.
+///
+/// # Errors
+/// Why it names none.
+pub fn endpoint(text: &str) -> Result<String> {
+    object::endpoint(text)
 }
 
 /// The same bytes each time.

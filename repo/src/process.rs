@@ -61,10 +61,21 @@ fn boot() -> String {
     read().unwrap_or_default()
 }
 
+fn start_time(pid: u32) -> Seen {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(Seen::Nothing, |stat| seen(&stat))
+}
+
+/// For the fuzz target `local_texts`: when a process started, in clock ticks since boot.
+pub(crate) fn started(stat: &str) -> Option<u64> {
+    match seen(stat) {
+        Seen::Started(ticks) => Some(ticks),
+        Seen::Ended | Seen::Nothing => None,
+    }
+}
+
 /// Field 22 of `/proc/<pid>/stat`: clock ticks since boot. The name in field 2 may hold anything but ends at the last
 /// parenthesis.
-fn start_time(pid: u32) -> Seen {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return Seen::Nothing };
+fn seen(stat: &str) -> Seen {
     let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     // A zombie holds its number but does nothing any more.
     if matches!(fields.next(), Some("Z" | "X")) {

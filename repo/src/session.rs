@@ -6,7 +6,7 @@ mod read;
 pub use read::ReadSession;
 
 use crate::format::records::{
-    Beat, Fence, Generation, Outcome, Process, Seen, SessionKind, SessionOpen, SnapshotRecord,
+    Beat, Fence, Generation, Outcome, Process, Seen, SessionKind, SessionOpen, SnapshotRecord, Sweep,
 };
 use crate::id::{PackId, PackKind, SessionId, SnapshotId, VolumeId};
 use crate::repository::{Snapshot, SnapshotList};
@@ -352,6 +352,14 @@ impl Repository {
     /// G8: publishes a condemned list. `Conflict` when the number is taken.
     pub fn publish_generation(&self, n: u32, list: &Generation) -> Result<()> {
         self.create(&keys::generation(n), list).map(drop)
+    }
+
+    /// Publishes a delete set (G12). For collectors and tests.
+    ///
+    /// # Errors
+    /// `Conflict` when there is one of this number.
+    pub fn publish_sweep(&self, n: u32, sweep: &Sweep) -> Result<()> {
+        self.create(&keys::sealed(n), sweep).map(drop)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod crate_seeds;
 mod crates;
+mod local;
 pub mod seeds;
 
 use std::ffi::OsString;
@@ -19,7 +20,7 @@ use wherry::tree::inside::{DiskView, Whose, partitions};
 use wherry::tree::path::TreePath;
 use wherry::tree::view::View;
 use wherry_api::decode::decode;
-use wherry_api::{DataDone, DownloadPlan, UploadPlan, job::JobResult};
+use wherry_api::{Base, DataDone, DownloadPlan, UploadPlan, job::JobResult};
 use wherry_repo::format::checked::{Readings, States};
 use wherry_repo::format::clear::{self, Config, Epoch, Identity, KeySlot};
 use wherry_repo::format::node::Node;
@@ -36,7 +37,8 @@ use wherry_repo::{ErrorKind, Result, Timestamp};
 pub type Target = fn(&[u8]) -> bool;
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 31] = [
+pub const TARGETS: [(&str, Target); 35] = [
+    ("archived", local::archived),
     ("attributes", attributes),
     ("block_answers", crates::block_answers),
     ("changed_blocks", changed_blocks),
@@ -45,6 +47,7 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("disk", disk),
     ("exclude", exclude),
     ("glob", crates::glob),
+    ("index_values", local::index_values),
     ("job_result", job_result),
     ("key_bundle", crates::key_bundle),
     ("key_slot", crates::key_slot),
@@ -52,6 +55,7 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("kubernetes_answers", crates::kubernetes_answers),
     ("kubernetes_objects", objects),
     ("list_node", list_node),
+    ("local_texts", local::local_texts),
     ("location", crates::location),
     ("map_node", map_node),
     ("mounts", crates::mounts),
@@ -67,6 +71,7 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("storage_texts", crates::storage_texts),
     ("tree_node", tree_node),
     ("tree_root", tree_root),
+    ("urls", local::urls),
     ("values", values),
 ];
 
@@ -241,7 +246,11 @@ fn plans(bytes: &[u8]) -> bool {
     let json = |value: serde_json::Result<String>| value.expect("what was read can be written");
     let (upload, download, done) =
         (UploadPlan::parse(Some(text), uid), DownloadPlan::parse(Some(text), uid), DataDone::parse(Some(text), uid));
-    let found = upload.is_ok() || download.is_ok() || done.is_ok();
+    let base = Base::parse(Some(text), uid);
+    let found = upload.is_ok() || download.is_ok() || done.is_ok() || base.is_ok();
+    if let Ok(base) = base {
+        assert_eq!(Base::parse(Some(&base.print()), uid), Ok(base));
+    }
     if let Ok(plan) = upload {
         assert_eq!(UploadPlan::parse(Some(&json(serde_json::to_string(&plan))), uid), Ok(plan));
     }

@@ -76,3 +76,55 @@ fn every_target_has_a_corpus_and_every_corpus_a_target() {
     let corpora: BTreeSet<String> = dirs.map(|name| name.into_string().unwrap()).collect();
     assert!(corpora.iter().map(String::as_str).eq(known), "a corpus without a target, or the reverse");
 }
+
+/// What a line holds that reads bytes from outside. Others do so too, and are in the table all the same.
+const SIGNS: [&str; 5] = ["fn decode", "fn parse", "FromStr for", "serde_json::from_", "toml::from_str"];
+
+/// The files of source beneath a folder, but for tests.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+        match path.is_dir() {
+            true if name != "tests" => sources(&path, found),
+            true => {}
+            false if name != "tests.rs" && !name.ends_with("_tests.rs") && name.ends_with(".rs") => found.push(path),
+            false => {}
+        }
+    }
+}
+
+/// `fuzz/README.md`: files, and the targets that read what they read.
+fn table() -> Vec<(String, BTreeSet<String>)> {
+    let text = std::fs::read_to_string(fuzz().join("README.md")).unwrap();
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| `")?.split('|');
+        let file = cells.next()?.trim().trim_end_matches('`').to_owned();
+        let targets = cells.nth(1)?.split('`').skip(1).step_by(2).map(ToOwned::to_owned);
+        Some((file, targets.collect()))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+#[test]
+fn no_decoder_is_without_a_target() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = Vec::new();
+    for folder in ["repo/src", "daemon/src", "daemon/block/src", "daemon/api/src", "controller/src"] {
+        sources(&top.join(folder), &mut found);
+    }
+    let table = table();
+    let is_known = |path: &Path| table.iter().any(|(file, _)| top.join(file) == path);
+    let decodes = |path: &Path| {
+        let text = std::fs::read_to_string(path).unwrap();
+        // Modules with tests stand last.
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        SIGNS.iter().any(|sign| text.contains(sign))
+    };
+    let missing: Vec<_> = found.iter().filter(|path| decodes(path) && !is_known(path)).collect();
+    assert!(missing.is_empty(), "these read bytes from outside and are not in fuzz/README.md: {missing:?}");
+    let gone: Vec<_> = table.iter().filter(|(file, _)| !found.contains(&top.join(file))).collect();
+    assert!(gone.is_empty(), "fuzz/README.md names files that are not there: {gone:?}");
+    let named: BTreeSet<&str> = table.iter().flat_map(|(_, targets)| targets).map(String::as_str).collect();
+    let known: BTreeSet<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(named, known, "the targets that fuzz/README.md names, and those that there are");
+}

@@ -2,6 +2,8 @@
 
 #[path = "golden/collected.rs"]
 mod collected;
+#[path = "golden/later.rs"]
+mod later;
 #[path = "golden/trees.rs"]
 mod trees;
 

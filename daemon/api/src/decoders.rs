@@ -44,3 +44,8 @@ pub fn served(groups: &Value) -> Result<&'static str, String> {
 pub fn service(object: &Value) -> Result<Service, String> {
     snapshot_metadata::service("driver", object)
 }
+
+/// What a request over HTTP asks for.
+pub fn asked(request: &[u8]) -> String {
+    crate::health::path(request)
+}

@@ -66,15 +66,20 @@ impl Beat {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let request = Self::request(&mut stream)?;
-        let request = String::from_utf8_lossy(&request);
-        let path = request.split_whitespace().nth(1).unwrap_or_default();
-        let path = path.split('?').next().unwrap_or_default();
+        let path = &path(&request);
         let status = self.answer(path);
         let body = if path == "/metrics" { self.registry.print() } else { String::new() };
         let (media, length) = ("text/plain; version=0.0.4; charset=utf-8", body.len());
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: {media}\r\nContent-Length: {length}");
         stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n{body}").as_bytes())
     }
+}
+
+/// What a request asks for, without its query.
+pub(crate) fn path(request: &[u8]) -> String {
+    let request = String::from_utf8_lossy(request);
+    let path = request.split_whitespace().nth(1).unwrap_or_default();
+    path.split('?').next().unwrap_or_default().to_owned()
 }
 
 /// Answers at an address such as `:8081` or `127.0.0.1:8081`, as long as the process lives.

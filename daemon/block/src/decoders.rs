@@ -7,3 +7,8 @@ use std::path::PathBuf;
 pub fn mount(line: &str) -> Option<(PathBuf, PathBuf)> {
     crate::mounts::parse(line).map(|mount| (mount.mount_point, mount.source))
 }
+
+/// Major and minor number of a device, as sysfs says it.
+pub fn device_number(text: &str) -> Option<(u32, u32)> {
+    crate::sysfs::parse_number(text)
+}

@@ -163,8 +163,13 @@ fn uid(bucket: &dyn Storage, name: &str) -> Result<Option<String>> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         bytes => bytes?,
     };
-    let object: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    Ok(object["metadata"]["uid"].as_str().filter(|uid| !uid.is_empty()).map(ToOwned::to_owned))
+    Ok(uid_in(&bytes))
+}
+
+/// The uid in a `velero-backup.json`.
+pub(crate) fn uid_in(bytes: &[u8]) -> Option<String> {
+    let object: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    object["metadata"]["uid"].as_str().filter(|uid| !uid.is_empty()).map(ToOwned::to_owned)
 }
 
 /// `is_final`: what was forgotten, and whose delay is over, goes for good now that its backup was seen to be gone once more.

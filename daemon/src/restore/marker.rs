@@ -28,6 +28,21 @@ struct Note {
     identity: Option<String>,
 }
 
+impl Note {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    fn encode(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+}
+
+/// For the fuzz target `local_texts`: the note that these bytes are, written again.
+pub(crate) fn again(bytes: &[u8]) -> Option<Vec<u8>> {
+    Note::decode(bytes)?.encode().ok()
+}
+
 impl Marker {
     /// For a target that exists, or for a file that is going to be made.
     ///
@@ -59,7 +74,7 @@ impl Marker {
     }
 
     fn read(&self) -> Option<Note> {
-        serde_json::from_slice(&fs::read(&self.path).ok()?).ok()
+        Note::decode(&fs::read(&self.path).ok()?)
     }
 
     /// True when the same restore to the same target was begun and did not end.
@@ -95,7 +110,7 @@ impl Marker {
             _ => {}
         }
         let mut file = File::create_new(&fresh)?;
-        file.write_all(&serde_json::to_vec(&self.note)?)?;
+        file.write_all(&self.note.encode()?)?;
         file.sync_all()?;
         // At any moment there is the old note or the new one, whole.
         fs::rename(&fresh, &self.path)?;

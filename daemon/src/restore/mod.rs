@@ -9,6 +9,7 @@ pub use compare::{Chunks, Compare};
 pub use disk::DiskRestore;
 pub(crate) use disk::{FETCH, fetchers};
 pub use marker::Marker;
+pub(crate) use marker::again;
 
 use crate::exit::caught;
 use crate::progress::Progress;

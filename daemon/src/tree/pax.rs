@@ -147,7 +147,7 @@ fn extensions(extra: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// An extended attribute as GNU tar and star write it. ACLs are text with numbers, so that they mean the same everywhere.
-fn attribute(name: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn attribute(name: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let acl = |key: &str| acl(value).map(|text| (key.as_bytes().to_vec(), text.into_bytes()));
     let special = match name {
         b"system.posix_acl_access" => acl("SCHILY.acl.access"),

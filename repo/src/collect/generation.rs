@@ -143,9 +143,9 @@ impl Run<'_> {
     pub(super) fn seal(&self, n: u32, packs: Vec<PackId>) -> Result<()> {
         self.repository.check_collectable()?;
         let sweep = Sweep { packs, nonce: self.repository.nonce()? };
-        match self.repository.create(&keys::sealed(n), &sweep) {
+        match self.repository.publish_sweep(n, &sweep) {
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(()),
-            created => created.map(drop),
+            created => created,
         }
     }
 }

@@ -38,6 +38,7 @@ mod rocks;
 mod row;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use crate::{Error, ErrorKind, Location, PackId, RepositoryId, Result, ShortId};
 use memory::Memory;
@@ -47,6 +48,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 pub use row::Row;
+pub(crate) use values::{again, seeds};
 
 /// Where an index lives and what it may use.
 #[derive(Clone, Debug)]

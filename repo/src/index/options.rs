@@ -142,7 +142,7 @@ impl CompactionFilterFactory for SamplingFactory {
 impl CompactionFilter for SamplingFilter {
     fn filter(&mut self, _: u32, key: &[u8], _: &[u8]) -> Decision {
         match key.split_first() {
-            Some((&super::rocks::ROW, id)) => match <&[u8; 16]>::try_from(id) {
+            Some((&super::values::ROW, id)) => match <&[u8; 16]>::try_from(id) {
                 Ok(id) if !sampled(id, self.sampling) => Decision::Remove,
                 _ => Decision::Keep,
             },

@@ -2,7 +2,11 @@
 
 use super::options::{self, max_disk, sampled};
 use super::place::{Lock, Place};
-use super::row::{self, COPY_LEN, Copy, MAX_COPIES, Pack, Row};
+use super::row::{self, Copy, Pack, Row};
+use super::values::{
+    MAX_SAMPLING, SAMPLING, STAMP, Sampling, VERSION, covered_key, merge, next_after, number_in, number_key,
+    number_value, pack_in, pack_key, pack_value, row_key, stamp, stamp_in,
+};
 use super::{IndexOptions, IndexStats, Opened};
 use crate::{Error, ErrorKind, Location, PackId, RepositoryId, Result, ShortId};
 use parking_lot::{Mutex, RwLock};
@@ -14,22 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
-/// First byte of the keys of chunks.
-pub(super) const ROW: u8 = b'r';
-const PACK: u8 = b'p';
-const NUMBER: u8 = b'P';
-const COVERED: u8 = b'c';
-const STAMP: &[u8] = b"m-stamp";
-const SAMPLING: &[u8] = b"m-sampling";
-
-/// Of the database's keys and values; another version is dropped.
-pub(super) const VERSION: u32 = 1;
-
 /// Packs that [`Rocks::lookup`] remembers, so that a hit is one read of the database.
 const PACKS_REMEMBERED: usize = 4096;
-
-/// At most so many zero bits: beyond, the index is of no use, and the hard bound does the rest.
-const MAX_SAMPLING: u32 = 16;
 
 #[derive(Debug)]
 pub(super) struct Rocks {
@@ -75,7 +65,7 @@ impl Rocks {
         let mut db_options = options::database(options, Arc::clone(&sampling));
 
         let mut opened = Opened::Fresh;
-        if let Ok(why) = fs::read_to_string(place.damaged()) {
+        if let Ok(why) = fs::read(place.damaged()).map(|why| String::from_utf8_lossy(&why).into_owned()) {
             opened = Opened::Dropped(format!("damage was found while it was in use: {}", why.trim()));
         } else if !place.is_empty()? {
             match Self::open_existing(&db_options, &place, &options.repository) {
@@ -96,7 +86,7 @@ impl Rocks {
         place.remove_database()?;
         db_options.create_if_missing(true);
         let db = DB::open(&db_options, place.database()).map_err(|e| place.db_error(&e))?;
-        db.put_opt(STAMP, row::checked(STAMP, &stamp(&options.repository)), &write_options())
+        db.put_opt(STAMP, stamp(&options.repository), &write_options())
             .and_then(|()| db.flush())
             .map_err(|e| place.db_error(&e))?;
         Ok((Self::new(db, 0, sampling, options, place, lock), opened))
@@ -107,11 +97,9 @@ impl Rocks {
         let failed = |e: rocksdb::Error| place.db_error(&e);
         let db = DB::open(options, place.database()).map_err(failed)?;
         let stored = db.get(STAMP).map_err(failed)?;
-        let stored = stored.as_deref().and_then(|v| row::unchecked(STAMP, v));
-        match stored.and_then(|v| v.split_first_chunk::<4>()) {
+        match stored.as_deref().and_then(stamp_in) {
             None => return Err(Error::corrupt("it does not say what it is")),
-            Some((version, _)) if u32::from_le_bytes(*version) != VERSION => {
-                let version = u32::from_le_bytes(*version);
+            Some((version, _)) if version != VERSION => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     format!("it has version {version}, this wherry uses {VERSION}"),
@@ -125,7 +113,7 @@ impl Rocks {
         }
         let sampling = match db.get(SAMPLING).map_err(failed)? {
             None => Some(Sampling { bits: 0, trimmed: true }),
-            Some(value) => row::unchecked(SAMPLING, &value).and_then(Sampling::decode),
+            Some(value) => Sampling::decode(&value),
         };
         let kept = sampling.ok_or_else(|| Error::corrupt("its note on sampling is damaged"))?;
         Ok(Existing { next_pack: next_pack(&db).map_err(failed)?, db, kept })
@@ -177,9 +165,8 @@ impl Rocks {
         }
         if known.is_none() {
             let (key, number_key) = (pack_key(pack.number), number_key(id));
-            let body = [&id.to_bytes()[..], &epoch.to_le_bytes()].concat();
-            batch.put(key, row::checked(&key, &body));
-            batch.put(number_key, row::checked(&number_key, &pack.number.to_le_bytes()));
+            batch.put(key, pack_value(&key, &pack));
+            batch.put(number_key, number_value(&number_key, pack.number));
         }
         self.add_rows(&mut batch, &pack, rows)?;
         if !batch.is_empty() {
@@ -285,10 +272,8 @@ impl Rocks {
     fn number(&self, id: &PackId) -> Result<Option<u32>> {
         let key = number_key(id);
         let Some(value) = self.db.get_pinned(key).map_err(|e| self.error(&e))? else { return Ok(None) };
-        match row::unchecked(&key, &value).and_then(|body| <[u8; 4]>::try_from(body).ok()) {
-            Some(number) => Ok(Some(u32::from_le_bytes(number))),
-            None => Err(self.damaged("a pack's number does not pass its check")),
-        }
+        let number = number_in(&key, &value);
+        number.map(Some).ok_or_else(|| self.damaged("a pack's number does not pass its check"))
     }
 
     fn pack(&self, number: u32) -> Result<Pack> {
@@ -298,10 +283,7 @@ impl Rocks {
         let key = pack_key(number);
         let value = self.db.get_pinned(key).map_err(|e| self.error(&e))?;
         let value = value.ok_or_else(|| self.damaged("a row names a pack that is not there"))?;
-        let pack = row::unchecked(&key, &value).and_then(|body| {
-            let (id, epoch) = body.split_first_chunk::<{ PackId::LEN }>()?;
-            Some(Pack { number, id: PackId::from_bytes(id)?, epoch: u32::from_le_bytes(epoch.try_into().ok()?) })
-        });
+        let pack = pack_in(number, &key, &value);
         let pack = pack.ok_or_else(|| self.damaged("a pack's name does not pass its check"))?;
         let mut packs = self.packs.write();
         if packs.len() >= PACKS_REMEMBERED {
@@ -404,77 +386,13 @@ impl Drop for Rocks {
     }
 }
 
-/// How many rows are kept, as stored.
-#[derive(Clone, Copy, Debug)]
-struct Sampling {
-    bits: u32,
-    /// Whether the rows to be left out are gone.
-    trimmed: bool,
-}
-
-impl Sampling {
-    fn decode(raw: &[u8]) -> Option<Self> {
-        match *raw {
-            [bits, trimmed] => Some(Self { bits: bits.into(), trimmed: trimmed == 1 }),
-            _ => None,
-        }
-    }
-}
-
 fn note_sampling(db: &DB, sampling: Sampling) -> Result<(), rocksdb::Error> {
-    let body = [sampling.bits as u8, sampling.trimmed.into()];
-    db.put_opt(SAMPLING, row::checked(SAMPLING, &body), &write_options())
-}
-
-/// The copies of a chunk with one more; `None` when it is there already. Numbers grow, so the newest has the highest.
-fn merge(old: &[[u8; COPY_LEN]], copy: [u8; COPY_LEN]) -> Option<Vec<[u8; COPY_LEN]>> {
-    let number = |raw: &[u8; COPY_LEN]| Copy::decode(raw).0.pack;
-    if old.contains(&copy) {
-        return None;
-    }
-    let mut new: Vec<_> = old.iter().filter(|o| number(o) != number(&copy)).copied().collect();
-    let at = new.partition_point(|o| number(o) > number(&copy));
-    new.insert(at, copy);
-    new.truncate(MAX_COPIES);
-    Some(new)
+    db.put_opt(SAMPLING, sampling.encode(), &write_options())
 }
 
 fn next_pack(db: &DB) -> Result<u32, rocksdb::Error> {
-    match db.iterator(IteratorMode::From(&pack_key(u32::MAX), Direction::Reverse)).next().transpose()? {
-        Some((key, _)) => match *key {
-            [PACK, a, b, c, d] => Ok(u32::from_be_bytes([a, b, c, d]).saturating_add(1)),
-            _ => Ok(0),
-        },
-        None => Ok(0),
-    }
-}
-
-fn stamp(repository: &RepositoryId) -> Vec<u8> {
-    [&VERSION.to_le_bytes()[..], repository.bytes()].concat()
-}
-
-fn row_key(id: &ShortId) -> [u8; 17] {
-    let mut key = [ROW; 17];
-    key[1..].copy_from_slice(id.bytes());
-    key
-}
-
-fn pack_key(number: u32) -> [u8; 5] {
-    let mut key = [PACK; 5];
-    key[1..].copy_from_slice(&number.to_be_bytes());
-    key
-}
-
-fn number_key(id: &PackId) -> [u8; 1 + PackId::LEN] {
-    let mut key = [NUMBER; 1 + PackId::LEN];
-    key[1..].copy_from_slice(&id.to_bytes());
-    key
-}
-
-fn covered_key(segment: &str) -> Vec<u8> {
-    let mut key = vec![COVERED];
-    key.extend_from_slice(segment.as_bytes());
-    key
+    let last = db.iterator(IteratorMode::From(&pack_key(u32::MAX), Direction::Reverse)).next().transpose()?;
+    Ok(last.map_or(0, |(key, _)| next_after(&key)))
 }
 
 /// How long to wait between two looks at a database that is busy with itself.

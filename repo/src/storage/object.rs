@@ -14,6 +14,7 @@ mod service;
 
 pub(crate) use credentials::values_in;
 pub(crate) use http::{is_listing, refusal};
+pub(crate) use place::{endpoint, place};
 
 use super::retry::{LAST, LOOK, Over, Policy};
 use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict};

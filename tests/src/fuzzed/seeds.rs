@@ -4,7 +4,7 @@ use crate::small::{in_memory, keys_of};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use wherry_api::job::{Forgetting, JobKind, JobResult, State};
-use wherry_api::{UploadPlan, plan};
+use wherry_api::{Base, UploadPlan, plan};
 use wherry_repo::format::checked::{Checked, ReadTogether, Readings, States};
 use wherry_repo::format::node::{Node, Slot};
 use wherry_repo::format::pack::{self, Header, Index, Trailer};
@@ -190,6 +190,9 @@ fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         driver: "d".into(),
         ..UploadPlan::default()
     };
+    let completed = wherry_api::Time(1_800_000_000);
+    let (cr, pvc) = ("a".to_owned(), "p".to_owned());
+    let base = Base { version: plan::VERSION, cr_uid: "uid".into(), completed, cr, pvc, ..Base::default() };
     let mut result =
         JobResult::new(JobKind::Forget, wherry_api::Time(1_800_000_000), State::OnHold, "many are missing".into());
     let missing = [("gone".to_owned(), wherry_api::Time(1_700_000_000))].into();
@@ -203,6 +206,7 @@ fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("keys", "states", &format!("checked/snaps/{id}")),
         text("keys", "pack", wherry_repo::storage::keys::pack(&data(1)).as_str()),
         text("plans", "upload", &["uid", &upload.print()].join("\n")),
+        text("plans", "base", &["uid", &base.print()].join("\n")),
         text("job_result", "forgetting", &result.print()),
         text(
             "kubernetes_objects",
@@ -245,5 +249,5 @@ fn mbr() -> Vec<u8> {
 /// When one is not what its target reads.
 pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let disks = vec![("partitions", "mbr", mbr()), ("disk", "mbr", mbr())];
-    [trees(), packs(), sealed(), clear(), texts(), disks, super::crate_seeds::seeds()].concat()
+    [trees(), packs(), sealed(), clear(), texts(), disks, super::crate_seeds::seeds(), super::local::seeds()].concat()
 }

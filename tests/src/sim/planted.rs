@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use wherry_repo::format::records::Generation;
+use wherry_repo::format::records::{Generation, Sweep};
 use wherry_repo::storage::{Key, Listed, Memory, Storage, keys};
 use wherry_repo::{Components, Repository, Result, SessionId, Timestamp, VolumeId};
 
@@ -20,12 +20,16 @@ use wherry_repo::{Components, Repository, Result, SessionId, Timestamp, VolumeId
 pub enum Plant {
     /// W3: lists are read before `open` is created.
     ListsBeforeOpen,
+    /// W3: lists before the newest one bar nothing.
+    OlderListsBarNothing,
     /// W3, D2, R3: no list bars anything.
     NothingIsBarred,
     /// R3, R4: a raise replaces nothing.
     RaiseReplacesNothing,
     /// W5: whether the parent is forgotten is not looked at.
     ParentUnchecked,
+    /// D3, C1: packs count before they are stored, and whoever was to store them died after the commit.
+    PacksCountUnstored,
     /// C2: a commit overwrites.
     CommitOverwrites,
     /// A2: an adopted session gets no Fence.
@@ -44,6 +48,10 @@ pub enum Plant {
     SilentArePassedOver,
     /// G9: a Fence overwrites.
     FenceOverwrites,
+    /// N1: a Fence is deleted when the generation that waited for its session is sealed.
+    FencesGo,
+    /// G1: packs of delete sets that are still there count as there.
+    SweptIsThere,
     /// G9: a Fence that found a Snapshot is told as one that took.
     CommitIsTakenForFence,
     /// G10, G11: what was committed since the list is no root of the second mark: nothing is rescued.
@@ -58,11 +66,13 @@ pub enum Plant {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::ListsBeforeOpen,
+        Self::OlderListsBarNothing,
         Self::NothingIsBarred,
         Self::RaiseReplacesNothing,
         Self::ParentUnchecked,
+        Self::PacksCountUnstored,
         Self::CommitOverwrites,
         Self::AdoptionUnfenced,
         Self::SettledTwice,
@@ -72,6 +82,8 @@ impl Plant {
         Self::NobodyIsWaitedFor,
         Self::SilentArePassedOver,
         Self::FenceOverwrites,
+        Self::FencesGo,
+        Self::SweptIsThere,
         Self::CommitIsTakenForFence,
         Self::NothingIsRescued,
         Self::SecondMarkWithoutParents,
@@ -101,6 +113,8 @@ pub(super) struct Planted {
     memory: Arc<Memory>,
     /// Sessions that a collector passed over.
     passed: Mutex<HashSet<SessionId>>,
+    /// Fences that collectors have created.
+    fences: Mutex<Vec<Key>>,
     /// Sessions of readers.
     readers: Mutex<HashSet<SessionId>>,
     /// Sessions of writers.
@@ -124,6 +138,8 @@ pub(super) struct Memories {
     listed: String,
     /// It was listed for a mark.
     marks: bool,
+    /// A collector has published its list.
+    has_published: bool,
 }
 
 /// The newest generation, and when it was published if it has no delete set.
@@ -165,8 +181,8 @@ impl Planted {
     /// `components` are of a copy of the repository.
     pub(super) fn new(plants: &[Plant], components: Components, memory: Arc<Memory>) -> Result<Self> {
         let twin = Repository::open(components, &password())?;
-        let (passed, readers, writers) = Default::default();
-        Ok(Self { plants: plants.to_vec(), twin, memory, passed, readers, writers })
+        let (passed, fences, readers, writers) = Default::default();
+        Ok(Self { plants: plants.to_vec(), twin, memory, passed, fences, readers, writers })
     }
 
     fn has(&self, plant: Plant) -> bool {
@@ -188,7 +204,13 @@ impl Planted {
                 _ => memories.has_seen |= part.starts_with("seen-"),
             }
         }
+        if keys::parse_pack(key).is_some() && seen.role == Role::Writes && self.has(Plant::PacksCountUnstored) {
+            return How::Nothing;
+        }
         if let Some((_, id)) = keys::parse_snap(key) {
+            if seen.role == Role::Collects && self.has(Plant::FencesGo) && seen.memory.head(key).is_err() {
+                self.fences.lock().push(key.clone());
+            }
             let own = memories.own == Some(id);
             return match seen.role {
                 Role::Writes if own && self.has(Plant::CommitOverwrites) => How::Overwrite,
@@ -203,7 +225,13 @@ impl Planted {
             };
         }
         let is_settled = keys::parse_forget(key).is_some_and(|(_, _, settled)| settled);
-        let is_list = keys::parse_generation(key).is_some();
+        let list = keys::parse_generation(key);
+        memories.has_published |= matches!(list, Some((_, false)));
+        if matches!(list, Some((_, true))) {
+            // By whom is all one: nobody should.
+            self.fences.lock().drain(..).for_each(|fence| drop(seen.memory.delete(&fence)));
+        }
+        let is_list = list.is_some();
         let overwrites = is_settled && self.has(Plant::SettledTwice) || is_list && self.has(Plant::ListOverwritten);
         if overwrites { How::Overwrite } else { How::Create }
     }
@@ -214,8 +242,19 @@ impl Planted {
             && seen.role == Role::Writes
         {
             let has_seen = seen.memories.lock().has_seen;
-            let is_empty = self.has(Plant::NothingIsBarred) || has_seen && self.has(Plant::RaiseReplacesNothing);
+            let is_old = self.has(Plant::OlderListsBarNothing) && n < newest(&seen.memory).0;
+            let is_late = has_seen && self.has(Plant::RaiseReplacesNothing);
+            let is_empty = self.has(Plant::NothingIsBarred) || is_old || is_late;
             return is_empty.then(|| self.empty_list(n)).flatten();
+        }
+        if let Some((n, true)) = keys::parse_generation(key)
+            && seen.role == Role::Collects
+            && self.has(Plant::SweptIsThere)
+            && !seen.memories.lock().has_published
+        {
+            // It may have been made before.
+            let _ = self.twin.publish_sweep(n, &Sweep { packs: Vec::new(), nonce: [0; 16] });
+            return self.memory.get(&keys::sealed(n)).ok();
         }
         let is_open = seen.role == Role::Collects && self.has(Plant::OpenIsCondemned) && seen.memory.head(key).is_err();
         (is_open && keys::parse_snap(key).is_some()).then(|| self.memory.get(key).ok()).flatten()

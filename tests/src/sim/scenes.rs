@@ -8,7 +8,7 @@ use super::planted::Plant;
 use super::schedule::Gate;
 use super::storage::Role;
 use super::{Ledger, Sim};
-use crate::small::{index, options};
+use crate::small::{UNIT, index, options};
 use std::sync::Arc;
 use std::time::Duration;
 use wherry_repo::index::ChunkIndex;
@@ -30,6 +30,9 @@ pub(super) fn cast(of: Plant) -> Option<Vec<Play>> {
         Plant::SettledTwice => vec![undo::forgetter, undo::collector],
         Plant::FirstMarkWithoutParents => vec![first::writer, first::forgetter, first::collector],
         Plant::OpenIsCondemned => vec![own::first, own::second, own::collector],
+        Plant::OlderListsBarNothing => vec![older::writer, older::forgetter, older::one, older::other],
+        Plant::FencesGo => vec![fences::writer, fences::forgetter, fences::collector],
+        Plant::SweptIsThere => vec![swept::writer, swept::forgetter, swept::one, swept::other],
         Plant::ListOverwritten => vec![twice::writer, twice::forgetter, twice::one, twice::other],
         Plant::NothingIsRescued => vec![rescue::writer, rescue::forgetter, rescue::collector],
         Plant::SecondMarkWithoutParents => {
@@ -43,6 +46,9 @@ pub(super) fn cast(of: Plant) -> Option<Vec<Play>> {
 /// Chunks of two disks that have none in common.
 const A: [u64; 4] = [0, 1, 2, 3];
 const B: [u64; 4] = [4, 5, 6, 7];
+
+/// Bytes of a pack that has room for all of a disk of eight chunks.
+const WIDE: usize = 8 * UNIT + (16 << 10);
 
 /// One actor, as a scene wants it.
 struct Actor<'a>(Process<'a>);
@@ -84,7 +90,8 @@ impl<'a> Actor<'a> {
     fn begin(&mut self, known: &Arc<ChunkIndex>, parent: ParentChoice, chunks: &[u64]) -> Option<SnapshotWriter> {
         let begun = (|| {
             let options = options(self.0.volume.as_deref().unwrap_or_default());
-            let options = wherry_repo::WriterOptions { parent, ..options };
+            let pack_size = if chunks.len() > A.len() { WIDE } else { options.pack_size };
+            let options = wherry_repo::WriterOptions { parent, pack_size, ..options };
             let writer = SnapshotWriter::start(&self.0.open()?, known.clone(), &options)?;
             let mut scratch = writer.scratch()?;
             for (n, chunk) in disk(chunks).chunks(writer.chunk_size()).enumerate() {
@@ -118,11 +125,18 @@ impl<'a> Actor<'a> {
     }
 
     fn collect(&mut self, patience: Duration) {
-        let options =
-            CollectOptions { grace: Duration::ZERO, fence_after: LONG, patience, threads: 1, ..Default::default() };
+        self.collect_with(CollectOptions { patience, ..scenic() });
+    }
+
+    fn collect_with(&mut self, options: CollectOptions) {
         let collected = self.0.open().and_then(|repository| repository.collect(&options, &|_, _, _| Ok(())));
         self.done("gc", collected);
     }
+}
+
+/// A collector that deletes at once, and fences nobody.
+fn scenic() -> CollectOptions {
+    CollectOptions { grace: Duration::ZERO, fence_after: LONG, patience: PATIENCE, threads: 1, ..Default::default() }
 }
 
 /// Whoever plays only when the first backup is there.
@@ -445,5 +459,107 @@ mod own {
         actor.hold("get gc/gen/00000001", "", "published", "");
         actor.collect(PATIENCE);
         actor.tell("published");
+    }
+}
+
+/// `OlderListsBarNothing` (W3): a pack of a delete set is still there, and the list that condemned it is not the newest one.
+mod older {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        let known = index();
+        actor.backup(&known, ParentChoice::None, &A);
+        actor.backup(&known, ParentChoice::None, &B);
+        actor.tell("stored");
+        actor.until("both sealed");
+        actor.backup(&known, ParentChoice::None, &A);
+        actor.tell("committed");
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "stored");
+        let mut actor = Actor::new(sim, number, seed, Role::Forgets);
+        actor.until("one sealed");
+        actor.forget(1);
+        actor.tell("forgotten again");
+    }
+
+    pub(super) fn one(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.hold("delete packs/", "", "one sealed", "committed");
+        actor.collect(PATIENCE);
+    }
+
+    pub(super) fn other(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten again");
+        actor.collect_with(CollectOptions { grace: LONG, ..scenic() });
+        actor.tell("both sealed");
+    }
+}
+
+/// `FencesGo` (N1): a session with a hit in what is condemned is stalled just before its commit, gets a Fence, and wakes up when
+/// all is swept.
+mod fences {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        let known = index();
+        actor.backup(&known, ParentChoice::None, &A);
+        let writer = actor.begin(&known, ParentChoice::None, &A);
+        actor.hold("create snap/", "", "deciding", "swept");
+        actor.commit(writer, &A);
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "deciding");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.collect_with(CollectOptions { fence_after: Duration::ZERO, ..scenic() });
+        actor.tell("swept");
+    }
+}
+
+/// `SweptIsThere` (G1): a chunk was moved, and the pack that it was in is in a delete set and still there. A mark that believes its
+/// place sees no need for the copy.
+mod swept {
+    use super::*;
+
+    /// All in one pack.
+    const FIRST: [u64; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+    /// One chunk of it, and another pack.
+    const SECOND: [u64; 8] = [0, 8, 9, 10, 11, 12, 13, 14];
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        let known = index();
+        actor.backup(&known, ParentChoice::None, &FIRST);
+        actor.backup(&known, ParentChoice::None, &SECOND);
+        actor.tell("stored");
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "stored");
+    }
+
+    pub(super) fn one(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.hold("delete packs/", "", "sealed", "swept");
+        actor.collect(PATIENCE);
+    }
+
+    pub(super) fn other(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("sealed");
+        // Nothing is moved once more.
+        actor.collect_with(CollectOptions { copy_most: 0, ..scenic() });
+        actor.tell("swept");
     }
 }

@@ -23,7 +23,7 @@ fn disks() -> [(&'static str, Vec<u8>); 3] {
 }
 
 /// A collector that waits for nobody.
-fn gc(repository: &Repository, grace: Duration) -> Collected {
+pub fn gc(repository: &Repository, grace: Duration) -> Collected {
     let options = CollectOptions {
         grace,
         fence_after: Duration::ZERO,

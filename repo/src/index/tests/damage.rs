@@ -231,3 +231,32 @@ fn deleting_the_folder_while_it_is_used_harms_nothing() {
     drop(index);
     assert_eq!(open(dir.path()).1, Opened::Fresh);
 }
+
+#[test]
+fn a_note_on_sampling_that_nobody_writes_is_damage() {
+    let sound = tempfile::tempdir().expect("tempdir");
+    make(sound.path());
+    for (body, want) in [
+        (&[2, 1][..], Fate::Unnoticed),
+        // With so many no row would ever be kept.
+        (&[17, 1], Fate::DroppedAtOpen),
+        (&[2, 7], Fate::DroppedAtOpen),
+        (&[2], Fate::DroppedAtOpen),
+    ] {
+        let put = |db: &rocksdb::DB| db.put(b"m-sampling", checked(b"m-sampling", body)).expect("put");
+        assert_eq!(damaged(sound.path(), |dir| rewrite(dir, put)), want, "{body:?}");
+    }
+}
+
+#[test]
+fn a_note_of_damage_counts_whatever_it_says() {
+    let sound = tempfile::tempdir().expect("tempdir");
+    make(sound.path());
+    for note in [&b"why"[..], b"\xff\xfe"] {
+        let fate = damaged(sound.path(), |dir| {
+            let beside = database(dir).with_file_name("index.damaged");
+            fs::write(beside, note).expect("write");
+        });
+        assert_eq!(fate, Fate::DroppedAtOpen, "{note:?}");
+    }
+}

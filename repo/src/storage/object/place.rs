@@ -59,3 +59,13 @@ pub(super) fn check_endpoint(text: &str, instead: &str) -> Result<String> {
     }
     Ok(format!("{scheme}://{host}"))
 }
+
+/// For the fuzz target `urls`: the place as it is shown, bucket and prefix.
+pub(crate) fn place(scheme: &str, place: &str) -> Result<(String, String, String)> {
+    Place::parse(scheme, place, "bucket", "a profile").map(|found| (found.location, found.bucket, found.prefix))
+}
+
+/// Likewise, the URL of a server.
+pub(crate) fn endpoint(text: &str) -> Result<String> {
+    check_endpoint(text, "a profile")
+}
