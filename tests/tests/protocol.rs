@@ -59,7 +59,17 @@ fn one_writer_with_repack_undo_readers_and_crashes() {
 #[test]
 fn one_writer_and_a_reader() {
     let bounds = Bounds { generations: 2, copies: 1, undo: true, reader: true, ..ONE };
-    let cases = ["relocated", "rescued", "reader refused", "reader pinned", "undo won", "final won", "parent refused"];
+    let cases = [
+        "relocated",
+        "rescued",
+        "reader refused",
+        "reader pinned",
+        "reader cleared",
+        "late pack",
+        "undo won",
+        "final won",
+        "parent refused",
+    ];
     holds("1 writer, 1 collector, 2 generations, reader", bounds, &cases);
 }
 
@@ -226,6 +236,7 @@ fn mutants() -> Vec<Mutant> {
         mutant(&["parents_keep_records"], two_generations, 34),
         mutant(&["fences_stay"], ONE, 20),
         mutant(&["reader_checks"], with_reader, 15),
+        mutant(&["cleared_reader_checks"], with_reader, 16),
     ]
 }
 

@@ -34,6 +34,8 @@ pub enum Action {
     UseDeadSlot(u8, u8),
     OpenRead(u8),
     CheckRead,
+    ClearRead,
+    OpenReadAgain,
     CloseRead,
     AskForget(u8),
     Undo(u8),
@@ -71,6 +73,8 @@ impl Action {
             Self::GiveUp(_) => ("writer/store.rs", "abandon"),
             Self::OpenRead(_) => ("session/read.rs", "enter"),
             Self::CheckRead => ("session/read.rs", "admit"),
+            Self::ClearRead => ("collect/sessions.rs", "clear_readers"),
+            Self::OpenReadAgain => ("session/read.rs", "look"),
             Self::CloseRead => ("session/read.rs", "close"),
             Self::AskForget(_) => ("forget.rs", "forget"),
             Self::Undo(_) => ("forget.rs", "unforget"),
@@ -123,8 +127,13 @@ impl Action {
             | Self::Wait(j)
             | Self::Seal(j)
             | Self::Crash(j) => 4 + u32::from(j),
-            Self::OpenRead(_) | Self::CheckRead | Self::CloseRead | Self::AskForget(_) | Self::Undo(_) => 6,
-            Self::Settle(_) | Self::Sweep(_) | Self::RemoveRecord(_) | Self::RemoveFence(_) => 7,
+            Self::OpenRead(_)
+            | Self::CheckRead
+            | Self::OpenReadAgain
+            | Self::CloseRead
+            | Self::AskForget(_)
+            | Self::Undo(_) => 6,
+            Self::ClearRead | Self::Settle(_) | Self::Sweep(_) | Self::RemoveRecord(_) | Self::RemoveFence(_) => 7,
         }
     }
 }
@@ -281,8 +290,9 @@ impl Protocol {
             }
         }
         match st.reader {
-            Reader::Opened(_) => out.push(Action::CheckRead),
-            Reader::Reading(_) => out.push(Action::CloseRead),
+            Reader::Opened(_) => out.extend([Action::CheckRead, Action::ClearRead]),
+            Reader::Reading(_) => out.extend([Action::CloseRead, Action::ClearRead]),
+            Reader::Cleared(_) => out.push(Action::OpenReadAgain),
             Reader::Idle | Reader::Closed => {}
         }
     }
@@ -323,6 +333,16 @@ impl Protocol {
                     Reader::Reading(x)
                 };
             }
+            Action::ClearRead => {
+                let Some(x) = st.reader.pinned() else { return };
+                st.event = Some(Event::ReaderCleared);
+                st.reader = Reader::Cleared(x);
+            }
+            Action::OpenReadAgain => {
+                let Reader::Cleared(x) = st.reader else { return };
+                let again = self.rules.cleared_reader_checks;
+                st.reader = if again { Reader::Opened(x) } else { Reader::Reading(x) };
+            }
             _ => st.reader = Reader::Closed,
         }
     }
@@ -359,7 +379,7 @@ impl Model for Protocol {
             s @ 1..=3 => self.writer_step(&mut st, s as u8, action),
             4 | 5 => self.collector_step(&mut st, action),
             6 => self.user_step(&mut st, action),
-            _ if matches!(action, Action::Settle(_)) => self.user_step(&mut st, action),
+            _ if matches!(action, Action::Settle(_) | Action::ClearRead) => self.user_step(&mut st, action),
             _ => self.sweep_step(&mut st, action),
         }
         st.collectors[..usize::from(self.bounds.collectors)].sort_unstable();

@@ -51,6 +51,10 @@ pub enum Event {
     ReaderRefused,
     /// A pack was spared since a reader needs it.
     ReaderPinned,
+    /// The `open` of a reader that was silent was removed.
+    ReaderCleared,
+    /// A mark came to a pack that was stored after it had listed packs.
+    LatePack,
     /// A collector stopped before this step.
     Crashed(Step),
 }
@@ -93,6 +97,8 @@ cases! {
     "sealed before" = Event::SealedBefore,
     "reader refused" = Event::ReaderRefused,
     "reader pinned" = Event::ReaderPinned,
+    "reader cleared" = Event::ReaderCleared,
+    "late pack" = Event::LatePack,
     "crash before second list" = Event::Crashed(Step::Second),
     "crash before third list" = Event::Crashed(Step::Third),
     "crash before snapshots" = Event::Crashed(Step::Snapshots),

@@ -186,13 +186,14 @@ impl Protocol {
         if self.bounds.last_copy { copies.last() } else { copies.next() }
     }
 
-    /// The places of the chunks of snapshot `x` among `packs`; `None` when a chunk is not to be found.
-    fn places(&self, st: &State, packs: Packs, x: u8) -> Option<Places> {
+    /// The places of the chunks of snapshot `x` among `packs`, or in `late` ones, which are asked for; `None` when a chunk is not to
+    /// be found.
+    fn places(&self, st: &State, packs: Packs, late: Packs, x: u8) -> Option<Places> {
         let hints = st.storage.snapshot(x)?;
         let mut places = 0;
         for c in (0..CHUNKS as u8).filter(|c| hints[usize::from(*c)] != NONE) {
             let hint = hints[usize::from(c)];
-            if packs & bit(hint) != 0 {
+            if (packs | late) & bit(hint) != 0 {
                 places |= place(hint, c);
             } else if self.rules.stale_hints_by_id {
                 places |= place(self.copy(st, packs, c)?, c);
@@ -208,9 +209,15 @@ impl Protocol {
             walked &= !session_bit(READER);
         }
         let roots = self.roots(st, k, walked)?;
+        // Stored since, or not listed for another reason; in no delete set that this collector knows.
+        let swept = if self.rules.swept_is_absent { st.storage.swept(k.generation) } else { 0 };
+        let late = st.storage.packs & !k.packs & !swept;
         let mut marks = 0;
         for x in bits(roots.into()) {
-            marks |= self.places(st, k.packs, x)?;
+            marks |= self.places(st, k.packs, late, x)?;
+        }
+        if bits(late).any(|p| chunks_at(marks, p) != 0) {
+            st.event = Some(Event::LatePack);
         }
         if pinned_by_reader(st, k, walked) {
             st.event = Some(Event::ReaderPinned);

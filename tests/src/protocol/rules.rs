@@ -106,4 +106,6 @@ rules! {
     fences_stay,
     /// V1: a reader looks whether its snapshot is Final, after `open` is there.
     reader_checks,
+    /// V4: a reader whose `open` was removed begins with V1 again; without: it makes it anew and reads on.
+    cleared_reader_checks,
 }

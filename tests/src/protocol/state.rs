@@ -190,6 +190,8 @@ pub enum Reader {
     Opened(u8),
     /// It reads.
     Reading(u8),
+    /// It was silent for so long that its `open` was removed, and has not looked since.
+    Cleared(u8),
     /// Over.
     Closed,
 }
@@ -199,7 +201,7 @@ impl Reader {
     pub fn pinned(self) -> Option<u8> {
         match self {
             Self::Opened(x) | Self::Reading(x) => Some(x),
-            Self::Idle | Self::Closed => None,
+            Self::Idle | Self::Cleared(_) | Self::Closed => None,
         }
     }
 }
