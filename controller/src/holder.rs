@@ -1,17 +1,19 @@
 //! Keeps the Lease: waits for it, renews it, and says until when it is ours.
 
 use crate::apply::{Applied, apply};
-use crate::lease::{Elector, GIVE_UP, RENEW, Turn};
+use crate::lease::{Elector, GIVE_UP, RENEW, Turn, is_given_back};
 use crate::reconcile::Write;
 use crate::run::{RunError, in_time};
 use crate::work::time;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch::{Receiver, Sender, channel};
 use wherry_api::api::{Api, ApiError, guarded};
 use wherry_api::health::Beat;
 use wherry_api::kube_api::KubeApi;
+use wherry_api::watch::{Seen, Selection, follow_as};
 
 /// One that waits for the Lease and gets no answer for so long ends: it may have been started with what the server does
 /// not take any more, and only a start reads that anew.
@@ -44,6 +46,7 @@ impl Holder {
 
     /// Until it is ours; `false`: it is to end.
     pub(crate) async fn wait(&mut self, mut stop: Receiver<bool>) -> Result<bool, RunError> {
+        let mut seen = None;
         loop {
             if *stop.borrow() {
                 return Ok(false);
@@ -57,11 +60,34 @@ impl Holder {
             if self.answered.elapsed() > NO_ANSWER {
                 return Err(RunError::NoAnswer);
             }
+            // One that was given back is taken at once: meanwhile nobody acts, and a cancel would wait.
+            let seen = seen.get_or_insert_with(|| self.follow());
+            let free = async {
+                loop {
+                    match seen.recv().await {
+                        Some(Seen::Changed(_, true) | Seen::Gone(..)) => break,
+                        // Given back, or gone, before the watch began.
+                        Some(Seen::Listed(_, leases)) if leases.iter().all(|free| *free) => break,
+                        Some(_) => {}
+                        None => std::future::pending().await,
+                    }
+                }
+            };
             tokio::select! {
                 () = tokio::time::sleep(RENEW) => {}
+                () = free => {}
                 _ = stop.changed() => {}
             }
         }
+    }
+
+    /// Tells of each change of it whether it was given back, until nobody listens any more.
+    fn follow(&self) -> UnboundedReceiver<Seen<bool>> {
+        let key = self.elector.key();
+        let of = Selection { kind: key.kind, namespace: key.namespace, label: String::new(), name: key.name };
+        let (to, seen) = unbounded_channel();
+        tokio::spawn(follow_as(self.api.clone(), of, None, to, |_, lease| is_given_back(&lease)));
+        seen
     }
 
     /// Makes, takes or renews it. `false`: it is not ours, or nobody knows.

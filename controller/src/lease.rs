@@ -13,7 +13,7 @@ use wherry_api::api::{Guard, Key, Kind};
 pub const NAME: &str = "wherry-controller";
 /// One that was not renewed for so long is free.
 pub const DURATION: Duration = Duration::from_secs(60);
-/// The holder renews it this often, and the others look at it.
+/// The holder renews it this often, and the others look at it, beside the watch that tells them when it is given back.
 pub const RENEW: Duration = Duration::from_secs(20);
 /// A holder that could not renew it for so long acts no more: before others may.
 pub const GIVE_UP: Duration = Duration::from_secs(45);
@@ -32,7 +32,7 @@ pub struct Elector {
 pub enum Turn {
     /// This write; if it succeeds, it is ours.
     Write(Write),
-    /// Somebody else's; look again after [`RENEW`].
+    /// Somebody else's; look again after [`RENEW`], or when it is given back.
     Theirs(String),
 }
 
@@ -45,6 +45,12 @@ fn guard(lease: &Value) -> Guard {
         uid: text(lease, "/metadata/uid").to_owned(),
         resource_version: text(lease, "/metadata/resourceVersion").to_owned(),
     }
+}
+
+/// Whether its holder has given it back: it need not be waited for until it has run out.
+#[must_use]
+pub fn is_given_back(lease: &Value) -> bool {
+    text(lease, "/spec/holderIdentity").is_empty()
 }
 
 /// `metav1.MicroTime`.

@@ -209,7 +209,12 @@ impl Loop {
         let (to, mut seen) = unbounded_channel();
         let mut watches = JoinSet::new();
         for (kind, label) in FOLLOWED {
-            let of = Selection { kind, namespace: self.options.namespace.clone(), label: label.to_owned() };
+            let of = Selection {
+                kind,
+                namespace: self.options.namespace.clone(),
+                label: label.to_owned(),
+                name: String::new(),
+            };
             watches.spawn(follow_as(self.api.clone(), of, None, to.clone(), Followed::of));
         }
         // Jobs go on by themselves: what they wait for keeps no CR waiting.

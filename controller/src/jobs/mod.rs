@@ -75,7 +75,12 @@ pub(crate) async fn run(around: Around) {
     let (to, mut seen) = unbounded_channel();
     let mut watches = JoinSet::new();
     for (kind, label) in FOLLOWED {
-        let of = Selection { kind, namespace: around.options.namespace.clone(), label: label.to_owned() };
+        let of = Selection {
+            kind,
+            namespace: around.options.namespace.clone(),
+            label: label.to_owned(),
+            name: String::new(),
+        };
         watches.spawn(follow_as(around.api.clone(), of, None, to.clone(), kept));
     }
     let mut settings = around.settings.clone();

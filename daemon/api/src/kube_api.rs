@@ -77,13 +77,25 @@ impl KubeApi {
         kind: Kind,
         namespace: &str,
         selector: &str,
+        read: impl FnMut(Value) -> Option<T>,
+    ) -> Result<List<T>, ApiError> {
+        let query = match selector {
+            "" => String::new(),
+            selector => format!("&labelSelector={}", escape(selector)),
+        };
+        self.list_by(kind, namespace, &query, read).await
+    }
+
+    /// The same, of what a query says: each of its parts after an `&`.
+    pub(crate) async fn list_by<T>(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        query: &str,
         mut read: impl FnMut(Value) -> Option<T>,
     ) -> Result<List<T>, ApiError> {
         let call = format!("list {}", kind.word());
-        let mut base = format!("{}?limit={}", path(kind, namespace), self.page);
-        if !selector.is_empty() {
-            base = format!("{base}&labelSelector={}", escape(selector));
-        }
+        let base = format!("{}?limit={}{query}", path(kind, namespace), self.page);
         let mut list = List { objects: Vec::new(), version: String::new() };
         let mut next = String::new();
         let mut again = true;

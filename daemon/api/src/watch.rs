@@ -35,6 +35,22 @@ pub struct Selection {
     pub namespace: String,
     /// That this label selector fits; empty: all.
     pub label: String,
+    /// Of this name; empty: all. A right to follow an object may then name it (RBAC's `resourceNames`).
+    pub name: String,
+}
+
+impl Selection {
+    /// As a query has it, each part after an `&`.
+    fn query(&self) -> String {
+        let mut query = String::new();
+        if !self.label.is_empty() {
+            query += &format!("&labelSelector={}", escape(&self.label));
+        }
+        if !self.name.is_empty() {
+            query += &format!("&fieldSelector={}", escape(&format!("metadata.name={}", self.name)));
+        }
+        query
+    }
 }
 
 /// A line of a watch.
@@ -162,7 +178,7 @@ async fn begin_anew<T>(
     from: &mut Option<String>,
     keep: fn(Kind, Value) -> T,
 ) -> Result<(), ApiError> {
-    let list = api.list_as(of.kind, &of.namespace, &of.label, |object| Some(keep(of.kind, object))).await?;
+    let list = api.list_by(of.kind, &of.namespace, &of.query(), |object| Some(keep(of.kind, object))).await?;
     *from = Some(list.version);
     // Nobody listens: the caller sees it.
     let _ = to.send(Seen::Listed(of.kind, list.objects));
@@ -178,10 +194,10 @@ async fn go_on<T>(
 ) -> Result<(), ApiError> {
     let call = format!("watch {}", of.kind.word());
     let (base, seconds) = (path(of.kind, &of.namespace), WATCH.as_secs());
-    let mut path = format!("{base}?watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={from}");
-    if !of.label.is_empty() {
-        path = format!("{path}&labelSelector={}", escape(&of.label));
-    }
+    let path = format!(
+        "{base}?watch=1&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={from}{}",
+        of.query()
+    );
     let broken = |refusal, message| ApiError::new(refusal, &call, message);
     let mut answer = api.client().stream(&call, &path).await?;
     let mut lines = Lines::default();

@@ -57,7 +57,7 @@ pub(super) async fn run(agent: Arc<Agent>, beat: Option<Arc<Beat>>, stop: Cancel
             Kind::Pod => names::CR_UID.to_owned(),
             _ => format!("{}={}", names::NODE, names::node_label(&agent.node)),
         };
-        let of = Selection { kind, namespace: agent.around.namespace.clone(), label };
+        let of = Selection { kind, namespace: agent.around.namespace.clone(), label, name: String::new() };
         watches.spawn(follow(agent.around.api.clone(), of, None, to.clone()));
     }
     let mut this = Loop {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::kube_api::{path, path_of};
-use wherry_controller::lease::GIVE_UP;
+use wherry_controller::lease::{GIVE_UP, RENEW};
 use wherry_tests::cluster::real::deployed;
 use wherry_tests::hosted::PATIENCE;
 
@@ -15,6 +15,26 @@ const NAMESPACE: &str = "slept";
 /// Which token a request was made with: each process has one of its own.
 fn token(event: &Value) -> String {
     event["user"]["extra"]["authentication.kubernetes.io/credential-id"][0].as_str().unwrap_or_default().to_owned()
+}
+
+/// Given back right after another one has looked at it, it is taken before that would look again: whoever cancels meanwhile waits for
+/// it.
+#[test]
+fn a_lease_that_is_given_back_is_taken_at_once() {
+    let (real, namespace) = (&crate::real(), "given-back");
+    real.kube.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n"));
+    real.kube.apply(&deployed("wherry-controller", namespace));
+    let first = Replica::start(real, namespace, "first");
+    first.wait_for("acts in namespace given-back");
+    let second = Replica::start(real, namespace, "second");
+    second.wait_for("first_");
+    let looked = Instant::now();
+    let (output, log) = first.end();
+    assert!(output.status.success(), "{output:?}\n{log}");
+    second.wait_for("acts in namespace given-back");
+    assert!(looked.elapsed() < RENEW, "taken after {:?}: {}", looked.elapsed(), second.log());
+    let (output, log) = second.end();
+    assert!(output.status.success(), "{output:?}\n{log}");
 }
 
 /// Stopped until others took its Lease for free, and woken: it ends, and writes nothing more.

@@ -105,7 +105,8 @@ fn many_uploads_at_once_all_end() {
     object["metadata"] = json!({ "name": "odd", "namespace": "velero" });
     object["spec"]["cancel"] = json!("perhaps");
     ask(&kube, Method::POST, &path(Kind::DataUpload, "velero"), &object);
-    let of = Selection { kind: Kind::DataUpload, namespace: "velero".to_owned(), label: String::new() };
+    let of =
+        Selection { kind: Kind::DataUpload, namespace: "velero".to_owned(), label: String::new(), name: String::new() };
     let (to, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let api = kube.admin().clone();
     kube.wait(async {

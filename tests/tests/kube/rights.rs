@@ -111,7 +111,7 @@ fn the_controller_may_do_what_it_does_and_nothing_else() {
         (("", "configmaps"), "wherry-jobs", &["get", "create"]),
         (("", "configmaps"), "wherry-repositories", &["get", "create"]),
         (("", "configmaps"), "wherry-deleting", &["get", "create", "patch"]),
-        (("coordination.k8s.io", "leases"), "wherry-controller", &["create", "get", "patch"]),
+        (("coordination.k8s.io", "leases"), "wherry-controller", &["create", "get", "list", "watch", "patch"]),
         (("", "secrets"), "wherry-repository", &[]),
         (
             ("apiextensions.k8s.io", "customresourcedefinitions"),
