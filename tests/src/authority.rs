@@ -13,11 +13,11 @@ pub const DOMAIN: &str = "wherry.test";
 pub struct Authority(TempDir);
 
 impl Authority {
-    /// Makes it.
+    /// Makes one, and the certificate of a server.
     ///
     /// # Panics
     /// When openssl cannot be run.
-    pub fn new() -> Self {
+    pub fn make() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Of two that have the same name the wrong one would be looked up for the right one.
         let name = folder.path().file_name().unwrap().to_str().unwrap().to_owned();

@@ -12,7 +12,7 @@ use wherry_tests::small::noise;
 
 #[test]
 fn a_certificate_is_trusted_by_its_authority_or_not_at_all() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (authority, stranger) = (Authority::make(), Authority::make());
     let server = Seaweed::start_with(&Extras {
         tls: Some((authority.path("server.pem"), authority.path("server.key"))),
         domain: Some(DOMAIN.to_owned()),
@@ -72,7 +72,7 @@ fn a_certificate_is_trusted_by_its_authority_or_not_at_all() {
 #[test]
 fn a_file_of_authorities_that_is_none_is_2_and_named() {
     let home = Home::new().at("s3://tls/x", &variables_for(1));
-    let authority = Authority::new();
+    let authority = Authority::make();
     let pem = fs::read_to_string(authority.path("ca.pem")).unwrap();
     let body = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
     for (name, bytes) in [

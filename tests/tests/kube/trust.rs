@@ -16,7 +16,7 @@ use wherry_tests::seaweed::{Extras, Seaweed};
 
 #[test]
 fn the_authority_of_a_location_is_trusted_or_nothing_is_sent() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (authority, stranger) = (Authority::make(), Authority::make());
     let server = Seaweed::start_with(&Extras {
         tls: Some((authority.path("server.pem"), authority.path("server.key"))),
         ..Extras::default()
