@@ -182,7 +182,8 @@ fn certify(folder: &Path) {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// Base64 (RFC 4648 section 4).
+pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for group in bytes.chunks(3) {

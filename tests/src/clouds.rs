@@ -6,8 +6,11 @@ use crate::server::{Process, free_ports};
 use std::ffi::OsString;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use wherry_repo::Storage;
+use wherry_repo::storage::{Environment, Options, open};
 
 /// Environment variable with the path of azurite's executable.
 pub const WHERRY_TEST_AZURITE: &str = "WHERRY_TEST_AZURITE";
@@ -69,6 +72,11 @@ fn succeed(what: &str, command: &mut Command) {
     assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+fn opened(url: &str, variables: &[(&'static str, String)]) -> Arc<dyn Storage> {
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    open(url, &Options { env: Environment::of(&variables), ..Options::default() }).expect("the options are right")
+}
+
 fn temporary() -> TempDir {
     tempfile::Builder::new().prefix("wherry-cloud-").tempdir().expect("a temporary folder")
 }
@@ -123,6 +131,11 @@ impl Azurite {
             ("AZURE_STORAGE_ENDPOINT", self.endpoint()),
         ]
     }
+
+    /// Opens `az://<place>` on this server.
+    pub fn open(&self, place: &str) -> Arc<dyn Storage> {
+        opened(&format!("az://{place}"), &self.variables())
+    }
 }
 
 /// A running fake-gcs-server behind a proxy that translates uploads; dropped, both end and the data is gone.
@@ -172,5 +185,10 @@ impl FakeGcs {
     /// The variables with which a process reaches this server.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         vec![("STORAGE_EMULATOR_HOST", format!("127.0.0.1:{}", self.proxy.port()))]
+    }
+
+    /// Opens `gs://<place>` on this server.
+    pub fn open(&self, place: &str) -> Arc<dyn Storage> {
+        opened(&format!("gs://{place}"), &self.variables())
     }
 }

@@ -17,6 +17,8 @@ pub enum Fault {
     Refuse(u16),
     /// Answered as if the bucket did not exist; the server sees nothing.
     NoSuchBucket,
+    /// Who asks with this access key is answered that the token has expired, and the server sees nothing; others are served.
+    ExpiredToken(&'static str),
     /// The request waits until [`FaultyS3::release`], then it is served.
     Hold,
     /// The server does it, the answer is this status.
@@ -41,6 +43,7 @@ impl Fault {
         match self {
             Self::Refuse(_) => "refuse",
             Self::NoSuchBucket => "no-such-bucket",
+            Self::ExpiredToken(_) => "expired-token",
             Self::Hold => "hold",
             Self::ApplyAndRefuse(_) => "apply-and-refuse",
             Self::LoseReply => "lose-reply",
@@ -333,6 +336,11 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number:
         Some(Fault::NoSuchBucket) => {
             discard(&mut incoming, body).await?;
             return refuse(&mut client, 404, "NoSuchBucket", method).await;
+        }
+        // The scope of a signature begins with the access key ("Signature Version 4" in the documentation of S3).
+        Some(Fault::ExpiredToken(key)) if request.text.contains(&format!("Credential={key}/")) => {
+            discard(&mut incoming, body).await?;
+            return refuse(&mut client, 400, "ExpiredToken", method).await;
         }
         Some(Fault::Stall) => {
             discard(&mut incoming, body).await?;

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use wherry_api::Time;
 use wherry_api::api::Kind;
 use wherry_api::job::JobResult;
+use wherry_repo::Storage;
 use wherry_repo::storage::Key as ObjectKey;
 
 /// A time that is long past, and one that is far away.
@@ -37,6 +39,28 @@ impl Ended {
         assert_eq!(self.code, Some(0), "{}", self.log);
         self.result.unwrap_or_else(|| panic!("no result: {}", self.log))
     }
+}
+
+/// A backup below `backups/` of a location, as Velero leaves it there.
+pub fn store_in(backups: &dyn Storage, backup: &str, uid: &str) {
+    let object = json!({ "kind": "Backup", "metadata": { "name": backup, "uid": uid } });
+    let put = |name: String, text: String| {
+        backups.overwrite(&ObjectKey::new(format!("{backup}/{name}")).unwrap(), Bytes::from(text)).unwrap();
+    };
+    put("velero-backup.json".to_owned(), object.to_string());
+    put(format!("{backup}.tar.gz"), "x".to_owned());
+}
+
+/// Takes it out again.
+pub fn unstore_from(backups: &dyn Storage, backup: &str) {
+    let mut keys = Vec::new();
+    let listed = backups.list(&format!("{backup}/"), &mut |object| {
+        keys.push(object.key);
+        Ok(())
+    });
+    listed.unwrap();
+    assert!(!keys.is_empty(), "there is no backup {backup}");
+    keys.iter().for_each(|key| backups.delete(key).unwrap());
 }
 
 impl Stand {
@@ -93,28 +117,18 @@ impl Stand {
         saved["snapshot"].as_str().unwrap_or_else(|| panic!("{saved}")).to_owned()
     }
 
-    /// A backup in the bucket, as Velero leaves it there.
+    /// A backup in the bucket.
     pub fn store(&self, backup: &str, uid: &str) {
-        let storage = self.seaweed.open(&format!("velero/{}/backups", self.namespace));
-        let object = json!({ "kind": "Backup", "metadata": { "name": backup, "uid": uid } });
-        let put = |name: String, text: String| {
-            storage.overwrite(&ObjectKey::new(format!("{backup}/{name}")).unwrap(), Bytes::from(text)).unwrap();
-        };
-        put("velero-backup.json".to_owned(), object.to_string());
-        put(format!("{backup}.tar.gz"), "x".to_owned());
+        store_in(&*self.backups(), backup, uid);
     }
 
     /// Takes it out again.
     pub fn unstore(&self, backup: &str) {
-        let storage = self.seaweed.open(&format!("velero/{}/backups", self.namespace));
-        let mut keys = Vec::new();
-        let listed = storage.list(&format!("{backup}/"), &mut |object| {
-            keys.push(object.key);
-            Ok(())
-        });
-        listed.unwrap();
-        assert!(!keys.is_empty(), "there is no backup {backup}");
-        keys.iter().for_each(|key| storage.delete(key).unwrap());
+        unstore_from(&*self.backups(), backup);
+    }
+
+    fn backups(&self) -> Arc<dyn Storage> {
+        self.seaweed.open(&format!("velero/{}/backups", self.namespace))
     }
 
     /// The controller has seen that one in phase Deleting.
@@ -125,12 +139,18 @@ impl Stand {
 
     /// A Job's process, which runs.
     pub fn begin_job(&self, args: &[&str]) -> Child {
+        self.begin_job_by(&[], args)
+    }
+
+    /// The same by that command.
+    pub fn begin_job_by(&self, by: &[&str], args: &[&str]) -> Child {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let token = self.path(&format!("token-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         fs::write(&token, self.kube.token(&self.namespace, "wherry-jobs")).unwrap();
         // Whatever ends this process ends it.
         Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
+            .args(by)
             .arg(wherry_bin())
             .args(args)
             .args(["--server", &self.kube.url(), "--ca-file"])
@@ -161,9 +181,15 @@ impl Stand {
     /// Runs a Job for location `default` to its end.
     #[track_caller]
     pub fn job(&self, kind: &str, args: &[&str]) -> Ended {
-        let mut all = vec!["--no-cache", "job", kind, "--location", "default", "--namespace", &self.namespace];
+        self.job_by(&[], kind, "default", args)
+    }
+
+    /// Runs one for another location by that command.
+    #[track_caller]
+    pub fn job_by(&self, by: &[&str], kind: &str, location: &str, args: &[&str]) -> Ended {
+        let mut all = vec!["--no-cache", "job", kind, "--location", location, "--namespace", &self.namespace];
         all.extend(args);
-        self.end_job(self.begin_job(&all))
+        self.end_job(self.begin_job_by(by, &all))
     }
 
     /// Runs what a Job of the cluster says, as the kubelet would, and says how it ended, as the controller-manager would.

@@ -1,6 +1,7 @@
 //! What the suites share: small repositories, steered time, faulty storage, real servers.
 #![forbid(unsafe_code)]
 
+pub mod authority;
 pub mod binary;
 pub mod block_service;
 pub mod clouds;

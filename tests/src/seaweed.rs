@@ -17,6 +17,8 @@ pub const WHERRY_TEST_SEAWEED: &str = "WHERRY_TEST_SEAWEED";
 pub const ACCESS_KEY: &str = "wherry-test";
 /// The secret of that user.
 pub const SECRET_KEY: &str = "wherry-test-secret";
+/// Another key id of that user, and its secret.
+pub const RENEWED: (&str, &str) = ("wherry-renewed", "wherry-renewed-secret");
 
 /// A running server on loopback ports of its own; dropped, it is killed and its data removed. Buckets come into being
 /// by the first write.
@@ -67,7 +69,10 @@ impl Seaweed {
         let at = |name: &str| folder.path().join(name).display().to_string();
         let mut users = serde_json::json!({"identities": [{
             "name": "test", "actions": ["Admin"],
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "credentials": [
+                {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY},
+                {"accessKey": RENEWED.0, "secretKey": RENEWED.1},
+            ],
         }]});
         if let (true, Some(users)) = (extras.open, users["identities"].as_array_mut()) {
             users.push(serde_json::json!({"name": "anonymous", "actions": ["Admin"]}));

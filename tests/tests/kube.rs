@@ -46,6 +46,8 @@ mod rights;
 mod scenes;
 #[path = "kube/slim.rs"]
 mod slim;
+#[path = "kube/trust.rs"]
+mod trust;
 #[path = "kube/two_clusters.rs"]
 mod two_clusters;
 #[path = "kube/verbs.rs"]

@@ -6,6 +6,7 @@ use super::store::Store;
 use super::verdict::{Task, Verdict, Why};
 use super::watch::watched;
 use super::{Agent, download, upload};
+use crate::backup::kind;
 use crate::exit::{caught, one_line};
 use crate::progress::Meter;
 use crate::signals::Cancel;
@@ -218,10 +219,13 @@ fn patiently(job: &Job<'_>) -> Result<Outcome> {
     let mut pause = FIRST;
     let mut unpublished = None;
     loop {
+        // That of the try before is not what this one fails at.
+        job.shared.store.lock().take();
         let outcome = match job.task.kind {
             Kind::DataUpload => upload::run(job).map(Outcome::Saved),
             _ => download::run(job).map(Outcome::Written),
         };
+        let outcome = outcome.map_err(|e| named(job, e));
         let error = match outcome {
             Err(e) if !job.cancel.is_cancelled() && job.agent.now() < deadline(job) => e,
             outcome => return outcome,
@@ -249,6 +253,14 @@ fn patiently(job: &Job<'_>) -> Result<Outcome> {
             rest(job, pause)?;
         }
         pause = (pause * 2).min(LONGEST);
+    }
+}
+
+/// An error, and as whom the storage was asked that denied something under way: its credentials may have expired.
+fn named(job: &Job<'_>, error: anyhow::Error) -> anyhow::Error {
+    match &*job.shared.store.lock() {
+        Some(store) if kind(&error) == Some(ErrorKind::Denied) => error.context(store.whose.clone()),
+        _ => error,
     }
 }
 

@@ -45,6 +45,15 @@ impl SecretFile {
     }
 }
 
+/// Certificates that the storage's is signed by, beside those of the system.
+#[derive(Debug)]
+pub(crate) struct Authorities {
+    /// PEM.
+    pub(crate) pem: Vec<u8>,
+    /// Where they come from, for errors.
+    pub(crate) name: String,
+}
+
 /// What a location is opened with.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -147,12 +156,12 @@ fn check_keys(provider: &str, config: &BTreeMap<String, String>, name: &str) -> 
     Ok(())
 }
 
-/// From the location, what its Secret holds (none: who runs this has rights of its own), its certificates (PEM), and what says
-/// that the work is over.
+/// From the location, what its Secret holds (none: who runs this has rights of its own), its certificates, and what says that
+/// the work is over.
 pub(crate) fn place(
     location: &BackupStorageLocation,
     credential: Option<&[u8]>,
-    authorities: Option<&[u8]>,
+    authorities: Option<&Authorities>,
     over: Over,
 ) -> Result<Place> {
     let (spec, name) = (&location.spec, &location.metadata.name);
@@ -166,9 +175,10 @@ pub(crate) fn place(
         let cannot = "there is no memory for a secret";
         SecretFile::new(bytes).map_err(|e| Error::new(wherry_repo::ErrorKind::Unavailable, cannot).with_source(e))
     };
-    let certificates = authorities.map(memory).transpose()?;
+    let certificates = authorities.map(|authorities| memory(&authorities.pem)).transpose()?;
     let mut s3 = S3Options {
         ca_file: certificates.as_ref().map(SecretFile::path),
+        ca_name: authorities.map(|authorities| authorities.name.clone()),
         skip_verify: config("insecureSkipTLSVerify") == Some("true"),
         ..S3Options::default()
     };
@@ -384,8 +394,10 @@ mod tests {
     #[test]
     fn config_keys_of_s3_are_heeded() {
         let config = [("s3Url", "http://s"), ("region", "r"), ("profile", "p"), ("insecureSkipTLSVerify", "true")];
-        let s3 =
-            place(&location("aws", "", &config), Some(b"[p]\n"), Some(b"pem"), Over::default()).unwrap().options.s3;
+        let authorities = Authorities { pem: b"pem".into(), name: "caCert".into() };
+        let s3 = place(&location("aws", "", &config), Some(b"[p]\n"), Some(&authorities), Over::default());
+        let s3 = s3.unwrap().options.s3;
+        assert_eq!(s3.ca_name.as_deref(), Some("caCert"));
         assert_eq!((s3.endpoint.as_deref(), s3.region.as_deref()), (Some("http://s"), Some("r")));
         assert_eq!((s3.profile.as_deref(), s3.skip_verify, s3.virtual_host), (Some("p"), true, false));
         assert_eq!(std::fs::read(s3.ca_file.unwrap()).ok(), None, "it is gone with the place");

@@ -1,7 +1,7 @@
 //! The repository of a BackupStorageLocation: its place, its key, its uuid. A repository is made only where none was known
 //! and none is; its key is made only with it.
 
-use super::location::{Place, place};
+use super::location::{Authorities, Place, place};
 use super::surroundings::Surroundings;
 use crate::backup::kind;
 use crate::context::Context;
@@ -34,6 +34,8 @@ pub(crate) struct Store {
     pub(crate) repository: Repository,
     /// Where it lies.
     pub(crate) url: String,
+    /// Which location that is, and as whom it is asked: for errors of kind `Denied`.
+    pub(crate) whose: String,
     place: Place,
     credential: Option<SecretKey>,
 }
@@ -83,7 +85,7 @@ impl Store {
         let place = place(
             &location,
             text.as_ref().map(|text| text.as_slice()),
-            Self::authorities(around, &location)?.as_deref(),
+            Self::authorities(around, &location)?.as_ref(),
             {
                 // A volume is let go of although the storage does not answer.
                 let cancel = cancel.clone();
@@ -91,17 +93,18 @@ impl Store {
             },
         )?;
         // What the storage says of credentials names the file that they are read from, which is nobody's but this process's.
-        let whose = || match &credential {
-            Some(of) => format!("BackupStorageLocation {name}, credentials of Secret {} (key {:?})", of.name, of.key),
-            None => format!("BackupStorageLocation {name}, credentials of the agent itself"),
+        let as_whom = match &credential {
+            Some(of) => format!("Secret {} (key {:?})", of.name, of.key),
+            None => "the agent itself".to_owned(),
         };
-        let named = |e: anyhow::Error| if kind(&e) == Some(ErrorKind::Denied) { e.context(whose()) } else { e };
+        let whose = format!("BackupStorageLocation {name}, asked with credentials of {as_whom}");
+        let named = |e: anyhow::Error| if kind(&e) == Some(ErrorKind::Denied) { e.context(whose.clone()) } else { e };
         let bare = wherry_repo::storage::open(&place.url, &place.options).map_err(|e| named(e.into()))?;
         let storage: Arc<dyn Storage> =
             Arc::new(Limited::sharing(bare, around.up.clone(), around.down.clone(), cancel.clone()));
         let url = place.url.clone();
         let repository = Self::repository(around, context, name, &place, storage, to).map_err(named)?;
-        Ok(Self { repository, url, place, credential })
+        Ok(Self { repository, url, whose, place, credential })
     }
 
     /// The repository alone, for as long as this process lives.
@@ -132,7 +135,7 @@ impl Store {
     }
 
     /// Certificates that the storage's is signed by, beside those of the system.
-    fn authorities(around: &Surroundings, location: &BackupStorageLocation) -> Result<Option<Vec<u8>>> {
+    fn authorities(around: &Surroundings, location: &BackupStorageLocation) -> Result<Option<Authorities>> {
         let Some(storage) = &location.spec.object_storage else { return Ok(None) };
         let name = &location.metadata.name;
         if let Some(SecretKey { name: secret, key }) = storage.ca_cert_ref.as_ref().filter(|of| !of.name.is_empty()) {
@@ -140,13 +143,16 @@ impl Store {
             let missing = || {
                 wrong(format!("BackupStorageLocation {name}: there is no Secret {secret} with key {key:?} (caCertRef)"))
             };
-            return Ok(Some(found.ok_or_else(missing)?.to_vec()));
+            let pem = found.ok_or_else(missing)?.to_vec();
+            let name = format!("BackupStorageLocation {name}: key {key:?} of Secret {secret} (caCertRef)");
+            return Ok(Some(Authorities { pem, name }));
         }
         if storage.ca_cert.is_empty() {
             return Ok(None);
         }
-        let bytes = base64::decode(&storage.ca_cert);
-        Ok(Some(bytes.ok_or_else(|| wrong(format!("BackupStorageLocation {name}: caCert is no base64")))?))
+        let pem = base64::decode(&storage.ca_cert);
+        let pem = pem.ok_or_else(|| wrong(format!("BackupStorageLocation {name}: caCert is no base64")))?;
+        Ok(Some(Authorities { pem, name: format!("BackupStorageLocation {name}: caCert") }))
     }
 
     fn repository(

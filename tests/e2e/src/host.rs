@@ -52,6 +52,7 @@ pub(crate) fn loops(image: &Path) -> anyhow::Result<Vec<Loop>> {
 }
 
 /// Makes a loop device over an image.
+#[expect(clippy::print_stderr, reason = "the log of the driver")]
 pub(crate) fn attach(image: &Path, read_only: bool) -> anyhow::Result<PathBuf> {
     let image = text(image)?;
     let mut args = vec!["--find", "--show"];

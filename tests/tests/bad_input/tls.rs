@@ -3,57 +3,16 @@
 
 use super::{MIB, has};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use tempfile::TempDir;
+use wherry_tests::authority::{Authority, DOMAIN};
 use wherry_tests::home::Home;
 use wherry_tests::seaweed::{Extras, Seaweed, variables_for};
 use wherry_tests::small::noise;
 
-/// Below it the server finds buckets by their host name.
-const DOMAIN: &str = "wherry.test";
-
-/// An authority (`ca.pem`), and what it signed for a server at 127.0.0.1 and at `tls.<DOMAIN>` (`server.pem`, `server.key`).
-struct Authority(TempDir);
-
-impl Authority {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // Of two that have the same name the wrong one would be looked up for the right one.
-        let name = folder.path().file_name().unwrap().to_str().unwrap().to_owned();
-        let this = Self(folder);
-        let subject = |name: &str| format!("[req]\nprompt=no\ndistinguished_name=dn\n[dn]\nCN={name}\n[ext]\n");
-        let authority = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n";
-        fs::write(this.path("ca.cnf"), format!("{}{authority}", subject(&name))).unwrap();
-        let server = format!("basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1,DNS:tls.{DOMAIN}\n");
-        fs::write(this.path("server.cnf"), format!("{}{server}", subject("server"))).unwrap();
-        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-        for command in [
-            format!("req -x509 -config ca.cnf -extensions ext -days 2 {key} -keyout ca.key -out ca.pem"),
-            format!("req -new -config server.cnf {key} -keyout server.key -out server.csr"),
-            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile server.cnf -extensions ext \
-             -out server.pem"
-                .to_owned(),
-        ] {
-            let output = Command::new("openssl").args(command.split_whitespace()).current_dir(this.0.path()).output();
-            let output = output.unwrap();
-            assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        this
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-}
-
 #[test]
 fn a_certificate_is_trusted_by_its_authority_or_not_at_all() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (authority, stranger) = (Authority::make(), Authority::make());
     let server = Seaweed::start_with(&Extras {
         tls: Some((authority.path("server.pem"), authority.path("server.key"))),
         domain: Some(DOMAIN.to_owned()),
@@ -113,7 +72,7 @@ fn a_certificate_is_trusted_by_its_authority_or_not_at_all() {
 #[test]
 fn a_file_of_authorities_that_is_none_is_2_and_named() {
     let home = Home::new().at("s3://tls/x", &variables_for(1));
-    let authority = Authority::new();
+    let authority = Authority::make();
     let pem = fs::read_to_string(authority.path("ca.pem")).unwrap();
     let body = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
     for (name, bytes) in [

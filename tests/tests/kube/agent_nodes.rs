@@ -10,6 +10,7 @@ use wherry_api::api::Kind;
 use wherry_api::names;
 use wherry_tests::faulty_s3::{Fault, FaultyS3, Rule};
 use wherry_tests::hosted::{Agent, PATIENCE, Stand};
+use wherry_tests::seaweed::{ACCESS_KEY, RENEWED};
 
 /// Backs up and restores through a proxy from now on.
 pub fn by_proxy(stand: &Stand) -> FaultyS3 {
@@ -114,6 +115,38 @@ fn first_uploads_of_two_nodes_make_one_key_and_one_repository() {
     for agent in agents {
         agent.end();
     }
+}
+
+/// Credentials that expire while packs are sent: it is said whose they are, and the upload goes on with those that its Secret has
+/// next. What was stored before is not sent again.
+#[test]
+fn credentials_that_expire_under_way_are_taken_anew() {
+    let stand = stand_on(seaweed(), "agent-expired");
+    let proxy = by_proxy(&stand);
+    // The first pack is stored.
+    proxy.inject(Rule { skip: 1, ..Rule::every("PUT", "/packs/", Fault::ExpiredToken(ACCESS_KEY)) });
+    let (agent, file) = (stand.agent(), disk(&stand, "disk", 48, 36));
+    let hosted = stand.upload("up", "Block", 48 * MIB);
+    let _device = stand.publish(&hosted, &file);
+    stand.prepared(&hosted);
+    let said = |cr: &serde_json::Value| cr["status"]["message"].as_str().unwrap_or_default().to_owned();
+    let cr = stand.when(&hosted, &agent, "a message", |cr| !said(cr).is_empty());
+    assert_eq!(cr["status"]["phase"], "InProgress");
+    let message = said(&cr);
+    for word in ["tried again", "Secret cloud-credentials", "packs/", "ExpiredToken", "renew the session token"] {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+    let (key, secret) = RENEWED;
+    let renewed = format!("[default]\naws_access_key_id={key}\naws_secret_access_key={secret}\n");
+    let renewed = json!({ "stringData": { "cloud": renewed } });
+    stand.patch(&stand.key(Kind::Secret, "cloud-credentials"), &renewed);
+    let cr = stand.until(&hosted, &agent, &["Completed"]);
+    let stored: u64 = stand.stored("packs/").iter().sum();
+    assert!((36 * MIB..42 * MIB).contains(&stored), "{stored} bytes");
+    let home = stand.outside();
+    home.run(&["restore", &snapshot_of(&cr).session, &home.text("back")]).ok();
+    assert!(fs::read(home.path("back")).unwrap() == fs::read(&file).unwrap(), "it is another disk");
+    agent.end();
 }
 
 /// A bucket that is full may have room again: it is said, and tried again.

@@ -34,6 +34,7 @@ impl Connector {
         let file = tls.ca_file.clone().or_else(|| file.map(PathBuf::from));
         let unusable = |why: String| {
             Error::invalid(match &file {
+                Some(_) if let Some(name) = &tls.ca_name => format!("{name} holds no usable certificates (PEM): {why}"),
                 Some(file) => format!("{} holds no usable certificates (--s3-ca-file, PEM): {why}", file.display()),
                 None => format!("no HTTPS client can be made: {why}; install ca-certificates, or give --s3-ca-file"),
             })
@@ -47,7 +48,10 @@ impl Connector {
             client = client.tls_certs_merge(certificates);
         }
         if tls.skip_verify {
-            tracing::warn!("--s3-skip-verify: whoever sits between here and the storage can read credentials");
+            tracing::warn!(
+                "the storage's certificate is not checked (--s3-skip-verify, config key insecureSkipTLSVerify of a \
+                 BackupStorageLocation): whoever sits between here and it can read credentials"
+            );
             client = client.tls_danger_accept_invalid_certs(true);
         }
         // Here it is seen whether they are certificates, or whether the machine has any without them.

@@ -30,6 +30,8 @@ pub struct S3Options {
     pub virtual_host: bool,
     /// PEM file with further certificate authorities; else `AWS_CA_BUNDLE`.
     pub ca_file: Option<PathBuf>,
+    /// What that file is called in errors, where its path says nothing to a user; else its path and the flag that names it.
+    pub ca_name: Option<String>,
     /// Accept any certificate. For tests.
     pub skip_verify: bool,
     /// Where nothing says a region, and no server but Amazon is named, Amazon is asked in which one the bucket is.

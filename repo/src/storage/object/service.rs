@@ -55,10 +55,16 @@ impl Service {
         let says = |word: &str| text.contains(word);
         Some(match (says("certificate"), self) {
             (false, _) => return None,
-            (true, Self::S3) if says("not valid for name") => "name a host that it is for: --s3-endpoint",
-            (true, Self::Azure) if says("not valid for name") => "name a host that it is for: AZURE_STORAGE_ENDPOINT",
+            (true, Self::S3) if says("not valid for name") => {
+                "name a host that it is for: --s3-endpoint, config key s3Url of a BackupStorageLocation"
+            }
+            (true, Self::Azure) if says("not valid for name") => {
+                "name a host that it is for: AZURE_STORAGE_ENDPOINT, config key storageAccountURI of a BackupStorageLocation"
+            }
             (true, _) if says("expired") || says("not valid yet") => "renew it, or set the clock of this machine",
-            (true, _) => "give the authority that signed it: --s3-ca-file",
+            (true, _) => {
+                "give the authority that signed it: --s3-ca-file, caCert or caCertRef of a BackupStorageLocation"
+            }
         })
     }
 
