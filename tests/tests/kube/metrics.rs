@@ -242,6 +242,7 @@ fn the_controller_counts_what_there_is_and_says_what_is_wrong() {
     until("wherry_crs{kind=\"upload\",phase=\"Completed\"}", 1.0);
     until("wherry_volumes_failing", 1.0);
     until("wherry_last_completed_timestamp_seconds{kind=\"upload\"}", 1_767_225_600.0);
+    until("wherry_oldest_completed_timestamp_seconds{of=\"all\"}", 1_767_225_600.0);
 
     // It is paused, so this one waits; its VolumeSnapshot is not there, so that one fails.
     let spec = json!({

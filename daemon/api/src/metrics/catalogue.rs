@@ -72,6 +72,12 @@ pub const BY_ALLOCATED: &str = "allocated";
 /// Value of label `by`: of nothing, so that everything was read.
 pub const BY_NOTHING: &str = "nothing";
 
+/// Value of label `of`: all PVCs that have DataUploads, also those that nobody backs up any more.
+pub const OF_ALL: &str = "all";
+/// Value of label `of`: those that have a DataUpload since, which is not Completed.
+pub const OF_TRIED: &str = "tried";
+
+const OF: Label = label("of", &[OF_ALL, OF_TRIED]);
 const BY: Label = label("by", &[BY_CHANGED, BY_ALLOCATED, BY_NOTHING]);
 const ENGINE: Label = label("engine", &["ring", "threads", "other"]);
 const VERB: Label = label("verb", &["get", "list", "watch", "create", "patch", "delete", "other"]);
@@ -144,7 +150,9 @@ catalogue! {
     LEFTOVERS = Controller Type::Gauge, "wherry_leftovers", "objects", [],
         "Objects of ours that no CR needs, in the namespace of Velero for five minutes, of the cluster at the last sweep; and CRs that ended and hold something.";
     FAILING = Controller Type::Gauge, "wherry_volumes_failing", "volumes", [],
-        "PVCs whose newest DataUpload that ended Failed.";
+        "PVCs whose newest DataUpload that ended was not Completed: Failed, or Canceled by whomever.";
+    OLDEST_COMPLETED = Controller Type::Gauge, "wherry_oldest_completed_timestamp_seconds", "Unix time", [OF],
+        "When the newest DataUpload of a PVC that was Completed ended, of the PVC where that is longest ago (never: the creation of its first one); of all PVCs that have DataUploads, or of those that were tried again since; 0: of none.";
     LAST_COMPLETED = Controller Type::Gauge, "wherry_last_completed_timestamp_seconds", "Unix time", [KIND],
         "When the newest CR that was Completed ended, as this process has seen, gone or not; 0: it has seen none.";
     FORGETTING_HELD = Controller Type::Gauge, "wherry_forgetting_on_hold", "backups", [],
