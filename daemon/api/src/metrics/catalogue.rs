@@ -80,6 +80,7 @@ pub const OF_TRIED: &str = "tried";
 const OF: Label = label("of", &[OF_ALL, OF_TRIED]);
 const BY: Label = label("by", &[BY_CHANGED, BY_ALLOCATED, BY_NOTHING]);
 const ENGINE: Label = label("engine", &["ring", "threads", "other"]);
+const WHY: Label = label("why", &["asked", "works", "no-ring", "other"]);
 const VERB: Label = label("verb", &["get", "list", "watch", "create", "patch", "delete", "other"]);
 const CODE: Label = label("code", &["2xx", "4xx", "404", "409", "429", "5xx", "none", "other"]);
 const VERSION: Label = label("version", &[env!("CARGO_PKG_VERSION")]);
@@ -122,6 +123,8 @@ catalogue! {
         "Bytes of the snapshots whose volumes were restored.";
     MOVED = Agent Type::Counter, "wherry_volumes_moved_total", "volumes", [KIND, ENGINE],
         "Volumes whose data was moved, by the engine that did it.";
+    ENGINE_INFO = Agent Type::Gauge, "wherry_engine_info", "1", [ENGINE, WHY],
+        "1: the engine for devices, and why, as this agent found it last, at its start and with each Block volume; no-ring: io_uring is off, denied or missing, and the log says which.";
     BY_BLOCKS = Agent Type::Counter, "wherry_uploads_by_blocks_total", "volumes", [BY],
         "Block volumes uploaded, by what the driver said to read of them: changed blocks, allocated blocks, or nothing, so all.";
     MOVING = Agent Type::Gauge, "wherry_volumes_moving", "volumes", [KIND], "Volumes whose data is moved now.";
