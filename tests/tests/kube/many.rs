@@ -90,6 +90,38 @@ fn the_earliest_deadline_begins_first() {
     assert!(replica.end().0.status.success());
 }
 
+/// Four backups are older than a restore, and there are two places: it gets the next one, not the last one.
+#[test]
+fn a_restore_gets_its_share_of_the_places() {
+    let stage = Stage::enter();
+    let server = stage.empty();
+    let settings = Key::new(Kind::ConfigMap, "velero", "wherry");
+    let two = json!({ "metadata": { "name": "wherry" }, "data": { "maxActive": "2" } });
+    server.create(Who::Velero, &settings, &two);
+    let mut uploads = Many::on(server, 4);
+    // Times of creation are in whole seconds.
+    std::thread::sleep(Duration::from_millis(1100));
+    let restore = uploads.restore();
+    let replica = Replica::start(&stage.real, "velero", "share");
+    let waits = |phase: &str| ["", "New"].contains(&phase);
+    let begin = Instant::now();
+    while waits(&uploads.phase(&restore)) {
+        // Without a share this comes to its end: the restore begins when all of them have.
+        let begun = uploads.phases().iter().filter(|(_, phase)| !waits(phase)).count();
+        assert!(begun < 4, "all backups came first: {:?}", uploads.phases());
+        assert!(begin.elapsed() < PATIENCE, "{:?}\n{}", uploads.phases(), replica.log());
+        uploads.turn();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Two may have begun before it, where a controller that has just begun to look saw them first; and a turn of the agent ends no
+    // more than one phase of a third one.
+    let behind = uploads.phases().iter().filter(|(_, phase)| waits(phase)).count();
+    assert!(behind >= 1, "{:?}", uploads.phases());
+    assert!(replica.end().0.status.success());
+    // What that controller made is taken away with the rest.
+    uploads.turn();
+}
+
 #[test]
 fn many_uploads_at_once_all_end() {
     let many = std::env::var("WHERRY_TEST_MANY").map_or(MANY, |n| n.parse().expect("WHERRY_TEST_MANY is a number"));
