@@ -104,6 +104,22 @@ impl Many {
         key
     }
 
+    /// Sees what the controller did, and does nothing.
+    pub fn look(&self) {
+        self.server.look(Who::Controller);
+        self.server.take_changes();
+    }
+
+    /// How many wait for nothing but a place.
+    pub fn queued(&self) -> usize {
+        let queued = |key: &&Key| {
+            let cr = self.server.get(key).unwrap_or_default();
+            let held = cr["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
+            ["", "New"].contains(&text(&cr, "/status/phase")) && held
+        };
+        self.uploads.iter().filter(queued).count()
+    }
+
     /// Sees what the controller did, and does what there is to do for everybody else.
     pub fn turn(&mut self) {
         self.server.look(Who::Controller);

@@ -26,6 +26,8 @@ fn slow(stand: &Stand, agent: &Agent, name: &str) -> (Hosted, Device) {
     stand.prepared(&hosted);
     let cr = stand.when(&hosted, agent, "a session", |cr| cr["metadata"]["annotations"][names::SESSION].is_string());
     assert_eq!(cr["status"]["phase"], "InProgress");
+    // It is opened anew after the session has begun.
+    stand.when(&hosted, agent, "the device is open", |_| agent.has_open(device.node()));
     (hosted, device)
 }
 
