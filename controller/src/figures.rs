@@ -3,6 +3,7 @@
 
 use crate::admission::Work;
 use crate::known::Known;
+use crate::last_good::LastGood;
 use crate::tell::Said;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -234,29 +235,19 @@ impl Figures {
     }
 
     fn count_ends(&mut self, ours: &BTreeMap<&Key, &Known>) {
-        // Of each PVC the newest DataUpload that ended.
-        let mut newest: BTreeMap<(&str, &str), (Time, bool)> = BTreeMap::new();
-        for known in ours.values().filter(|known| known.phase.is_terminal()) {
+        for known in ours.values().filter(|known| known.phase == Phase::Completed) {
             let Some(ended) = known.ended else { continue };
-            if known.phase == Phase::Completed {
-                let last = self.completed.entry(word(known.work)).or_insert(ended);
-                *last = (*last).max(ended);
-            }
-            if known.work == Work::Backup && known.phase != Phase::Canceled {
-                let source = (known.source.0.as_str(), known.source.1.as_str());
-                let failed = known.phase == Phase::Failed;
-                let known = newest.entry(source).or_insert((ended, failed));
-                if ended >= known.0 {
-                    *known = (ended, failed);
-                }
-            }
+            let last = self.completed.entry(word(known.work)).or_insert(ended);
+            *last = (*last).max(ended);
         }
+        let unix = |time: Option<Time>| time.map_or(0, |time| time.0) as f64;
         for kind in [UPLOAD, DOWNLOAD] {
-            let last = self.completed.get(kind).map_or(0, |time| time.0);
-            self.registry.set(&metrics::LAST_COMPLETED, &[kind], last as f64);
+            self.registry.set(&metrics::LAST_COMPLETED, &[kind], unix(self.completed.get(kind).copied()));
         }
-        let failing = newest.values().filter(|(_, failed)| *failed).count();
+        let LastGood { failing, all, tried } = LastGood::of(ours.values().copied());
         self.registry.set(&metrics::FAILING, &[], failing as f64);
+        self.registry.set(&metrics::OLDEST_COMPLETED, &[metrics::OF_ALL], unix(all));
+        self.registry.set(&metrics::OLDEST_COMPLETED, &[metrics::OF_TRIED], unix(tried));
     }
 }
 
@@ -480,13 +471,19 @@ mod tests {
         stand.see(ended("f", "Failed", "www", 5), 0);
         stand.see(ended("g", "Completed", "www", 6), 0);
         stand.due(&["n1"], 1);
-        stand.has("wherry_volumes_failing 1");
+        // Of `data` the newest was canceled, of `logs` it failed.
+        stand.has("wherry_volumes_failing 2");
+        stand.has("wherry_oldest_completed_timestamp_seconds{of=\"all\"} 6");
+        // They were created after all that ended at such times.
+        stand.has("wherry_oldest_completed_timestamp_seconds{of=\"tried\"} 6");
         stand.has("wherry_last_completed_timestamp_seconds{kind=\"upload\"} 30");
         stand.has("wherry_last_completed_timestamp_seconds{kind=\"download\"} 0");
         // Their backups have expired, and they with them: what is too old does not get young by that.
         stand.known.clear();
         stand.due(&["n1"], 2);
         stand.has("wherry_volumes_failing 0");
+        stand.has("wherry_oldest_completed_timestamp_seconds{of=\"all\"} 0");
+        stand.has("wherry_oldest_completed_timestamp_seconds{of=\"tried\"} 0");
         stand.has("wherry_last_completed_timestamp_seconds{kind=\"upload\"} 30");
     }
 }

@@ -15,6 +15,7 @@ pub mod glance;
 mod holder;
 pub mod jobs;
 mod known;
+mod last_good;
 pub mod leaks;
 pub mod lease;
 mod memory;

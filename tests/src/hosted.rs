@@ -25,6 +25,8 @@ use wherry_repo::{Clock, Storage, System};
 mod local;
 #[path = "hosted_nodes.rs"]
 mod nodes;
+#[path = "hosted_promise.rs"]
+mod promise;
 
 pub use local::LocalDevice;
 
@@ -454,8 +456,14 @@ impl Agent {
 
     /// SIGTERM; it must end well.
     #[track_caller]
-    pub fn end(mut self) {
+    pub fn end(self) {
         self.send(Signal::TERM);
+        self.ends();
+    }
+
+    /// Waits for its end, which it was told before; a second signal would not let it end well.
+    #[track_caller]
+    pub fn ends(mut self) {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -31,6 +31,16 @@ pub enum Engine {
     Threads,
 }
 
+impl Engine {
+    /// Finds out which engine this means on this system for devices, before there is any.
+    ///
+    /// # Errors
+    /// `Unsupported` when the ring is asked for by name and cannot be had.
+    pub fn find(self) -> Result<EngineInfo> {
+        EngineInfo::choose(self, || Ring::open(8, None))
+    }
+}
+
 impl FromStr for Engine {
     type Err = String;
 
@@ -61,6 +71,59 @@ pub struct EngineInfo {
     pub name: &'static str,
     /// Reason, for people.
     pub why: String,
+    /// Reason, in a word, for metrics.
+    pub cause: Cause,
+}
+
+/// Why an engine was chosen: one of few, where [`EngineInfo::why`] has the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It was asked for by its name.
+    Asked,
+    /// io_uring works here.
+    Works,
+    /// io_uring is off, denied or not in this kernel.
+    NoRing,
+    /// There is no other for what is done.
+    Only,
+}
+
+impl Cause {
+    /// The word: `asked`, `works`, `no-ring` or `only`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Works => "works",
+            Self::NoRing => "no-ring",
+            Self::Only => "only",
+        }
+    }
+}
+
+impl EngineInfo {
+    fn threads(why: String, cause: Cause) -> Self {
+        Self { name: "threads", why, cause }
+    }
+
+    fn ring(why: String, cause: Cause) -> Self {
+        Self { name: "ring", why, cause }
+    }
+
+    /// What `engine` means here, where `open` says whether there is a ring.
+    ///
+    /// # Errors
+    /// `Unsupported` when the ring is asked for by name and cannot be had.
+    pub(crate) fn choose<T>(engine: Engine, open: impl FnOnce() -> Result<T, String>) -> Result<Self> {
+        match engine {
+            Engine::Threads => Ok(Self::threads("asked for".into(), Cause::Asked)),
+            Engine::Ring | Engine::Auto => match open() {
+                Ok(_) if engine == Engine::Ring => Ok(Self::ring("asked for".into(), Cause::Asked)),
+                Ok(_) => Ok(Self::ring("io_uring works here".into(), Cause::Works)),
+                Err(why) => no_ring(engine, why),
+            },
+        }
+    }
 }
 
 /// What an engine works on: hands out transfers and takes them back. Both engines pull, so an engine never holds more
@@ -163,14 +226,7 @@ impl Drop for Finish {
 /// # Errors
 /// `Unsupported` when the ring is asked for by name and cannot be had.
 pub(crate) fn probe(engine: Engine, path: &Path) -> Result<EngineInfo> {
-    let info = match engine {
-        Engine::Threads => EngineInfo { name: "threads", why: "asked for".into() },
-        Engine::Ring | Engine::Auto => match Ring::open(8, None) {
-            Ok(_) if engine == Engine::Ring => EngineInfo { name: "ring", why: "asked for".into() },
-            Ok(_) => EngineInfo { name: "ring", why: "io_uring works here".into() },
-            Err(why) => no_ring(engine, why)?,
-        },
-    };
+    let info = engine.find()?;
     log(path, &info);
     Ok(info)
 }
@@ -190,7 +246,7 @@ pub(crate) fn start(setup: &Setup<'_>, channel: Channel, waker: Arc<Waker>, work
     if chosen.name == "ring" {
         match Ring::open(depth, setup.pool) {
             Ok(ring) => {
-                let info = EngineInfo { name: "ring", why: format!("{}; {}", chosen.why, ring.describe()) };
+                let info = EngineInfo::ring(format!("{}; {}", chosen.why, ring.describe()), chosen.cause);
                 let thread = ring.spawn(channel, waker, exit.share()).map_err(no_thread)?;
                 return Ok(Running::new(info, vec![thread]));
             }
@@ -201,7 +257,7 @@ pub(crate) fn start(setup: &Setup<'_>, channel: Channel, waker: Arc<Waker>, work
         }
     }
     let threads = threads::spawn(depth, &channel, &exit).map_err(no_thread)?;
-    let info = EngineInfo { name: "threads", why: format!("{}; {} threads", chosen.why, threads.len()) };
+    let info = EngineInfo::threads(format!("{}; {} threads", chosen.why, threads.len()), chosen.cause);
     Ok(Running::new(info, threads))
 }
 
@@ -213,9 +269,9 @@ fn log(path: &Path, info: &EngineInfo) {
 ///
 /// # Errors
 /// `Unsupported` when the ring was asked for by name.
-pub(crate) fn no_ring(engine: Engine, why: String) -> Result<EngineInfo> {
+fn no_ring(engine: Engine, why: String) -> Result<EngineInfo> {
     match engine {
         Engine::Ring => Err(Error::Unsupported { engine: "ring", why }),
-        _ => Ok(EngineInfo { name: "threads", why: format!("no io_uring: {why}") }),
+        _ => Ok(EngineInfo::threads(format!("no io_uring: {why}"), Cause::NoRing)),
     }
 }

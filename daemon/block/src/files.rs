@@ -13,22 +13,14 @@ use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::Result;
-use crate::engine::{Engine, EngineInfo, no_ring};
+use crate::engine::{Engine, EngineInfo};
 
 /// Finds out how small files are read on this system: `depth` at once over rings, or one by one in threads.
 ///
 /// # Errors
 /// `Unsupported` when the ring is asked for by name and cannot be had.
 pub fn file_engine(engine: Engine, depth: usize) -> Result<EngineInfo> {
-    let ring = |why: &str| EngineInfo { name: "ring", why: why.to_owned() };
-    let info = match engine {
-        Engine::Threads => EngineInfo { name: "threads", why: "asked for".into() },
-        Engine::Ring | Engine::Auto => match FileRing::open(depth) {
-            Ok(_) if engine == Engine::Ring => ring("asked for"),
-            Ok(_) => ring("io_uring works here"),
-            Err(why) => no_ring(engine, why)?,
-        },
-    };
+    let info = EngineInfo::choose(engine, || FileRing::open(depth))?;
     tracing::info!(engine = info.name, why = info.why, "engine for files chosen");
     Ok(info)
 }

@@ -43,7 +43,7 @@ mod zero;
 
 pub use buffer::{Buffer, BufferPool};
 pub use disk::disk_identity;
-pub use engine::{Engine, EngineInfo};
+pub use engine::{Cause, Engine, EngineInfo};
 pub use error::{Error, Result};
 pub use extents::Extents;
 pub use files::{FileRing, ToOpen, file_engine};

@@ -19,6 +19,7 @@ use wherry_api::api::Kind;
 use wherry_api::decode::decode;
 use wherry_api::metrics::{DOWNLOAD, MOVED, RESTORED};
 use wherry_api::{DataDone, DataDownload, SnapshotId};
+use wherry_block::EngineInfo;
 use wherry_repo::{Error, Repository, Snapshot, SnapshotReader, TreeReader};
 
 /// A volume that is whole.
@@ -85,7 +86,9 @@ pub(super) fn run(job: &Job<'_>) -> Result<Written> {
             // Before the first byte.
             let expected = Expected { least: snapshot.record.size, capacity: capacity(&claim) };
             published.source(context.settings.engine.into(), &expected).with_context(shown)?;
-            disk(job, &context, &readers, &snapshot, &published, &mark).with_context(shown)?
+            let (message, engine) = disk(job, &context, &readers, &snapshot, &published, &mark).with_context(shown)?;
+            agent.has_engine(&engine);
+            (message, engine.name)
         }
         (false, true) => {
             repository.limit_tree_nodes(budget.nodes.max(8 << 20));
@@ -133,7 +136,7 @@ fn disk(
     snapshot: &Snapshot,
     published: &Published,
     mark: &Mark,
-) -> Result<(String, &'static str)> {
+) -> Result<(String, EngineInfo)> {
     let reader = SnapshotReader::within(readers.open(snapshot)?)?;
     let target = published.path();
     let work = DiskRestore::new(context, &reader, &target)?;
@@ -149,7 +152,7 @@ fn disk(
     let resumed = if only.is_some() { ", went on after an interruption" } else { "" };
     let all = size(snapshot.record.size);
     let message = format!("snapshot {}: {all}, {} engine ({}){resumed}", snapshot.id, engine.name, engine.why);
-    Ok((message, engine.name))
+    Ok((message, engine))
 }
 
 fn tree(
@@ -213,5 +216,7 @@ fn tree(
         let text = format!("{} files would lose links to each other: give the agent more --memory", told.apart);
         return Err(wrong(text));
     }
-    Ok(format!("snapshot {}: {} files, {}", snapshot.id, report.files + report.kept, size(told.bytes)))
+    let files = report.files + report.kept;
+    let engine = "threads engine (files are written one by one)";
+    Ok(format!("snapshot {}: {files} files, {}, {engine}", snapshot.id, size(told.bytes)))
 }

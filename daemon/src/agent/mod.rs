@@ -38,8 +38,9 @@ use surroundings::Surroundings;
 use verdict::{Task, Verdict, verdict};
 use wherry_api::api::{ApiError, Kind};
 use wherry_api::health::{self, Beat};
-use wherry_api::metrics::{SETTINGS_GOOD, SLOTS};
+use wherry_api::metrics::{ENGINE_INFO, SETTINGS_GOOD, SLOTS};
 use wherry_api::settings::{CONFIG_MAP, Settings};
+use wherry_block::EngineInfo;
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::{Clock, Error, Repository};
 
@@ -92,6 +93,14 @@ pub(crate) fn run(context: &Context, args: AgentArgs) -> Result<Exit> {
         indexes: Indexes::default(),
         leaving: AtomicBool::new(false),
     });
+    match wherry_block::Engine::from(agent.context.settings.engine).find() {
+        Ok(engine) => {
+            agent.has_engine(&engine);
+            tracing::info!(engine = engine.name, why = engine.why, "the engine for devices");
+        }
+        // Each Block volume fails by it, too.
+        Err(e) => tracing::error!("{e}"),
+    }
     tracing::info!(node = %agent.node, namespace = %agent.around.namespace, "the agent runs");
     runtime.block_on(follow::run(agent, beat, context.cancel.clone()));
     // What is still asked of the API server is of no use to anybody.
@@ -129,6 +138,11 @@ impl Agent {
         let pod = self.around.get(Kind::Pod, &task.object())?;
         let verdict = verdict(&self.node, task.kind, &cr, |_| pod.as_ref());
         Ok(Some((cr, verdict)))
+    }
+
+    /// The engine for devices is this one.
+    fn has_engine(&self, engine: &EngineInfo) {
+        self.around.metrics.choose(&ENGINE_INFO, &[engine.name, engine.cause.as_str()]);
     }
 
     /// The root of the kubelet on this node.

@@ -24,12 +24,14 @@ use wherry_api::decode::decode;
 use wherry_api::metrics::{BY_BLOCKS, CHANGED, MOVED, READ, SKIPPED, STORED, UPLOAD};
 use wherry_api::quantity::quantity;
 use wherry_api::{DataUpload, LocalVolume, SnapshotId, UploadPlan, labels, names};
+use wherry_block::EngineInfo;
 use wherry_repo::{Error, ParentChoice, Repository, Snapshot, TreeInfo};
 
 /// How a snapshot came about that is not this process's.
 const BEFORE: &str = "it was committed before";
-/// The storage is asked so long for the snapshot of what was canceled.
-const LOOK_BACK: Duration = Duration::from_secs(5);
+/// The storage is asked so long for the snapshot of what was canceled. A request that is under way has three seconds more, and those
+/// of the work itself had as many before: nine seconds of the ten that are promised, where the storage says nothing at all.
+const LOOK_BACK: Duration = Duration::from_secs(3);
 
 /// A snapshot, as the CR tells it.
 #[derive(Debug)]
@@ -125,6 +127,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
             let saved = runs.run(|| published()?.source(engine, &expected)).with_context(|| shown.clone())?;
             let (by, counted) = asked.told(saved.list.and_then(|list| list.reason).as_deref());
             agent.around.metrics.add(&BY_BLOCKS, &[counted], 1.0);
+            agent.has_engine(&saved.engine);
             let how = format!("{by}; {} engine ({})", saved.engine.name, saved.engine.why);
             (saved.snapshot, how)
         }
@@ -188,7 +191,7 @@ fn not_emptied(repository: &Repository, name: &str, local: &LocalVolume, at: &Pa
 }
 
 /// An error unless all of the volume could be read.
-fn whole((snapshot, counts): (Snapshot, Counts)) -> Result<(Snapshot, String)> {
+fn whole((snapshot, counts, found): (Snapshot, Counts, EngineInfo)) -> Result<(Snapshot, String)> {
     if snapshot.record.partial {
         let first = counts.named.first().map_or_else(String::new, |missing| {
             let why = std::io::Error::from_raw_os_error(missing.errno.cast_signed());
@@ -205,7 +208,9 @@ fn whole((snapshot, counts): (Snapshot, Counts)) -> Result<(Snapshot, String)> {
         files => format!(", {files} changed each time they were read"),
     };
     let engine = &snapshot.record.engine;
-    let how = format!("{} files, {} of them unread{unsettled}, {engine} engine", counts.files, counts.kept);
+    // Each thread that reads has a ring of its own, and its log says why if it has none.
+    let why = if *engine == found.name { found.why.as_str() } else { "nobody read small files by a ring" };
+    let how = format!("{} files, {} of them unread{unsettled}, {engine} engine ({why})", counts.files, counts.kept);
     Ok((snapshot, how))
 }
 

@@ -79,7 +79,7 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
         ignore_inode: tree.ignore_inode,
         force_read: tree.force_read,
     };
-    let (snapshot, counts) = runs.run(|| Ok(root.clone()))?;
+    let (snapshot, counts, _) = runs.run(|| Ok(root.clone()))?;
     drop(armed);
     report(context, &snapshot, &counts, start)?;
     Ok(if snapshot.record.partial { Exit::Partial } else { Exit::Done })

@@ -85,6 +85,41 @@ impl Many {
         Self { server, storage, uploads, written: BTreeMap::new(), conflicts: 0 }
     }
 
+    /// A restore, made now; nobody ends it.
+    pub fn restore(&self) -> Key {
+        let key = Key::new(Kind::DataDownload, "velero", "r-1");
+        let claim = json!({
+            "accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": "lab",
+            "resources": { "requests": { "storage": "4096" } },
+            "selector": { "matchLabels": { "velero.io/dynamic-pv-restore": "app.back.x" } },
+        });
+        let claim = json!({ "metadata": { "name": "back" }, "spec": claim });
+        self.server.create(Who::Velero, &Key::new(Kind::Claim, "app", "back"), &claim);
+        let spec = json!({
+            "datamover": "wherry", "snapshotID": "wherry1/ab/6831/c1.app.data.u-1", "sourceNamespace": "app",
+            "targetVolume": { "pvc": "back", "namespace": "app", "pv": "" }, "snapshotSize": 4096,
+            "backupStorageLocation": "default", "operationTimeout": "10m0s",
+        });
+        self.server.create(Who::Velero, &key, &json!({ "metadata": { "name": "r-1" }, "spec": spec }));
+        key
+    }
+
+    /// Sees what the controller did, and does nothing.
+    pub fn look(&self) {
+        self.server.look(Who::Controller);
+        self.server.take_changes();
+    }
+
+    /// How many wait for nothing but a place.
+    pub fn queued(&self) -> usize {
+        let queued = |key: &&Key| {
+            let cr = self.server.get(key).unwrap_or_default();
+            let held = cr["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
+            ["", "New"].contains(&text(&cr, "/status/phase")) && held
+        };
+        self.uploads.iter().filter(queued).count()
+    }
+
     /// Sees what the controller did, and does what there is to do for everybody else.
     pub fn turn(&mut self) {
         self.server.look(Who::Controller);
@@ -140,8 +175,12 @@ impl Many {
 
     /// Each with its phase, as it was seen last.
     pub fn phases(&self) -> Vec<(String, String)> {
-        let phase = |key: &Key| text(&self.server.get(key).unwrap_or_default(), "/status/phase").to_owned();
-        self.uploads.iter().map(|key| (key.name.clone(), phase(key))).collect()
+        self.uploads.iter().map(|key| (key.name.clone(), self.phase(key))).collect()
+    }
+
+    /// The phase of a CR likewise.
+    pub fn phase(&self, key: &Key) -> String {
+        text(&self.server.get(key).unwrap_or_default(), "/status/phase").to_owned()
     }
 
     /// How many have ended, and are let go.

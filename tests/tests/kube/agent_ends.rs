@@ -26,6 +26,8 @@ fn slow(stand: &Stand, agent: &Agent, name: &str) -> (Hosted, Device) {
     stand.prepared(&hosted);
     let cr = stand.when(&hosted, agent, "a session", |cr| cr["metadata"]["annotations"][names::SESSION].is_string());
     assert_eq!(cr["status"]["phase"], "InProgress");
+    // It is opened anew after the session has begun.
+    stand.when(&hosted, agent, "the device is open", |_| agent.has_open(device.node()));
     (hosted, device)
 }
 
@@ -40,14 +42,14 @@ fn what_is_canceled_lets_go_and_says_so() {
     let agent = stand.agent();
     let (hosted, device) = slow(&stand, &agent, "canceled");
     stand.patch(&hosted.key, &json!({ "spec": { "cancel": true }, "status": { "message": "timed out" } }));
-    let cr = stand.until(&hosted, &agent, &["Canceled"]);
+    let cr = stand.canceled(&hosted, &agent);
     assert_eq!(cr["status"]["message"], "timed out", "Velero's own word is kept");
     assert!(cr["status"]["completionTimestamp"].is_string());
     assert!(!agent.has_open(device.node()));
 
     let (hosted, device) = slow(&stand, &agent, "deleted");
     stand.delete(&hosted.key, true);
-    let cr = stand.until(&hosted, &agent, &["Canceled"]);
+    let cr = stand.canceled(&hosted, &agent);
     assert_eq!(cr["status"]["message"], "the object was deleted");
     assert!(!agent.has_open(device.node()));
     assert_eq!(snapshots(&stand), 0);
@@ -70,7 +72,7 @@ fn a_download_that_is_canceled_lets_go() {
     stand.prepared(&hosted);
     stand.when(&hosted, &agent, "InProgress", |cr| cr["status"]["phase"] == "InProgress");
     stand.patch(&hosted.key, &json!({ "spec": { "cancel": true } }));
-    let cr = stand.until(&hosted, &agent, &["Canceled"]);
+    let cr = stand.canceled(&hosted, &agent);
     assert_eq!(cr["status"]["message"], "spec.cancel was set");
     assert!(cr["metadata"]["annotations"][names::DATA_DONE].is_null());
     assert!(!agent.has_open(device.node()));
@@ -86,12 +88,9 @@ fn a_drain_is_no_end() {
     let (mut hosted, device) = slow(&stand, &agent, "up");
     let pod = stand.key(Kind::Pod, &hosted.object);
     stand.delete(&pod, true);
+    let cr = stand.promised(&hosted, &agent, "a drained volume is let go", |_| !agent.has_open(device.node()));
+    assert_eq!(cr["status"]["phase"], "InProgress");
     agent.says("the hosting pod goes");
-    let begin = std::time::Instant::now();
-    while agent.has_open(device.node()) {
-        assert!(begin.elapsed() < wherry_tests::hosted::PATIENCE, "it does not let go");
-    }
-    assert_eq!(stand.get(&hosted.key)["status"]["phase"], "InProgress");
     drop(device);
     stand.delete(&pod, false);
     hosted.pod_uid = stand.pod(&hosted);
@@ -173,11 +172,8 @@ fn one_that_was_stopped_and_woken_writes_nothing_more() {
     let ended = stand.patch(&hosted.key, &ended);
     stand.delete(&stand.key(Kind::Pod, &hosted.object), false);
     agent.send(Signal::CONT);
+    stand.promised(&hosted, &agent, "one that woke lets go", |_| !agent.has_open(device.node()));
     agent.says("let go: ");
-    let begin = std::time::Instant::now();
-    while agent.has_open(device.node()) {
-        assert!(begin.elapsed() < wherry_tests::hosted::PATIENCE, "it does not let go");
-    }
     // It is idle when it has taken, and done, something that came later.
     rate(&stand, 0);
     let other = stand.upload("other", "Block", 128 * MIB);
@@ -196,12 +192,14 @@ fn a_rollout_goes_on_when_the_old_one_has_gone() {
     let stand = stand("agent-rollout");
     rate(&stand, 6_000_000);
     let old = stand.agent();
-    let (hosted, _device) = slow(&stand, &old, "up");
+    let (hosted, device) = slow(&stand, &old, "up");
     rate(&stand, 0);
     let new = stand.agent();
     new.says("another agent of this node runs");
     assert_eq!(stand.get(&hosted.key)["status"]["phase"], "InProgress");
-    old.end();
+    old.send(Signal::TERM);
+    stand.promised(&hosted, &old, "an agent that ends lets go", |_| !old.has_open(device.node()));
+    old.ends();
     let cr = stand.until(&hosted, &new, &["Completed"]);
     restores(&stand, &cr, "up.disk");
     new.end();

@@ -378,6 +378,8 @@ fn alerts_and_dashboard_name_what_there_is() {
         "wherry_crs_deadline_at_risk",
         "wherry_key_missing",
         "wherry_last_completed_timestamp_seconds",
+        "wherry_oldest_completed_timestamp_seconds",
+        "wherry_volumes_failing",
         "wherry_gc_overdue",
     ] {
         assert!(alerted.contains(wanted), "no alert is about {wanted}");

@@ -90,6 +90,43 @@ fn the_earliest_deadline_begins_first() {
     assert!(replica.end().0.status.success());
 }
 
+/// Four backups are older than a restore, and there are two places: it gets the next one, not the last one.
+#[test]
+fn a_restore_gets_its_share_of_the_places() {
+    let stage = Stage::enter();
+    let server = stage.empty();
+    let settings = Key::new(Kind::ConfigMap, "velero", "wherry");
+    let two = json!({ "metadata": { "name": "wherry" }, "data": { "maxActive": "2" } });
+    server.create(Who::Velero, &settings, &two);
+    let mut uploads = Many::on(server, 4);
+    // Without agents nothing is begun: their pods run from now on.
+    uploads.turn();
+    let replica = Replica::start(&stage.real, "velero", "share");
+    let waits = |phase: &str| ["", "New"].contains(&phase);
+    let begun = |uploads: &Many| uploads.phases().iter().filter(|(_, phase)| !waits(phase)).count();
+    let begin = Instant::now();
+    // Nobody ends one of the first two meanwhile.
+    while begun(&uploads) < 2 || uploads.queued() < 2 {
+        assert!(begin.elapsed() < PATIENCE, "{:?}\n{}", uploads.phases(), replica.log());
+        std::thread::sleep(Duration::from_millis(50));
+        uploads.look();
+    }
+    // Times of creation are in whole seconds: its deadline is the last.
+    std::thread::sleep(Duration::from_millis(1100));
+    let restore = uploads.restore();
+    while waits(&uploads.phase(&restore)) {
+        assert!(begun(&uploads) < 4, "all backups came first: {:?}", uploads.phases());
+        assert!(begin.elapsed() < PATIENCE, "{:?}\n{}", uploads.phases(), replica.log());
+        uploads.turn();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Where both of the first two end at once, a third one may have begun with it.
+    assert!(begun(&uploads) < 4, "{:?}", uploads.phases());
+    assert!(replica.end().0.status.success());
+    // What that controller made is taken away with the rest.
+    uploads.turn();
+}
+
 #[test]
 fn many_uploads_at_once_all_end() {
     let many = std::env::var("WHERRY_TEST_MANY").map_or(MANY, |n| n.parse().expect("WHERRY_TEST_MANY is a number"));

@@ -129,7 +129,9 @@ fn the_agent_counts_what_it_did() {
     let address = format!("127.0.0.1:{port}");
     let agent = stand.agent_with(&[], &["--health", &address]);
     until_ok(&address, "/readyz", || agent.log());
-    compare_with_catalogue(&ask(&address, "/metrics").unwrap().1, By::Agent);
+    let at_start = ask(&address, "/metrics").unwrap().1;
+    compare_with_catalogue(&at_start, By::Agent);
+    let at_start = samples(&at_start);
 
     let file = disk(&stand, "disk", 96, 40);
     let first = uploaded(&stand, &agent, "first", &file);
@@ -145,6 +147,20 @@ fn the_agent_counts_what_it_did() {
     let message = first["status"]["message"].as_str().unwrap();
     let engine = if message.contains("ring engine") { "ring" } else { "threads" };
     assert_eq!(number(&format!("wherry_volumes_moved_total{{kind=\"upload\",engine=\"{engine}\"}}")), 1.0, "{message}");
+    let mut why = message.split(" engine (").nth(1).unwrap().split([';', ':', ')']);
+    let why = match why.next().unwrap() {
+        "io_uring works here" => "works",
+        "no io_uring" => "no-ring",
+        why => panic!("{why}: {message}"),
+    };
+    let chosen = |all: &BTreeMap<String, f64>| -> Vec<String> {
+        let is = |(series, n): &(&String, &f64)| series.starts_with("wherry_engine_info{") && **n != 0.0;
+        all.iter().filter(is).map(|(series, n)| format!("{series} {n}")).collect()
+    };
+    let wanted = format!("wherry_engine_info{{engine=\"{engine}\",why=\"{why}\"}} 1");
+    // From its start on, whatever it has moved.
+    assert_eq!(chosen(&at_start), [wanted.as_str()]);
+    assert_eq!(chosen(&after_first), [wanted.as_str()], "{message}");
     assert_eq!(number("wherry_data_seconds_count{kind=\"upload\"}"), 1.0);
     assert_eq!(events(&stand.kube, &stand.namespace, "first")["Completed"], message);
 
@@ -242,6 +258,7 @@ fn the_controller_counts_what_there_is_and_says_what_is_wrong() {
     until("wherry_crs{kind=\"upload\",phase=\"Completed\"}", 1.0);
     until("wherry_volumes_failing", 1.0);
     until("wherry_last_completed_timestamp_seconds{kind=\"upload\"}", 1_767_225_600.0);
+    until("wherry_oldest_completed_timestamp_seconds{of=\"all\"}", 1_767_225_600.0);
 
     // It is paused, so this one waits; its VolumeSnapshot is not there, so that one fails.
     let spec = json!({

@@ -72,8 +72,15 @@ pub const BY_ALLOCATED: &str = "allocated";
 /// Value of label `by`: of nothing, so that everything was read.
 pub const BY_NOTHING: &str = "nothing";
 
+/// Value of label `of`: all PVCs that have DataUploads, also those that nobody backs up any more.
+pub const OF_ALL: &str = "all";
+/// Value of label `of`: those that have a DataUpload since, which is not Completed.
+pub const OF_TRIED: &str = "tried";
+
+const OF: Label = label("of", &[OF_ALL, OF_TRIED]);
 const BY: Label = label("by", &[BY_CHANGED, BY_ALLOCATED, BY_NOTHING]);
 const ENGINE: Label = label("engine", &["ring", "threads", "other"]);
+const WHY: Label = label("why", &["asked", "works", "no-ring", "other"]);
 const VERB: Label = label("verb", &["get", "list", "watch", "create", "patch", "delete", "other"]);
 const CODE: Label = label("code", &["2xx", "4xx", "404", "409", "429", "5xx", "none", "other"]);
 const VERSION: Label = label("version", &[env!("CARGO_PKG_VERSION")]);
@@ -116,6 +123,8 @@ catalogue! {
         "Bytes of the snapshots whose volumes were restored.";
     MOVED = Agent Type::Counter, "wherry_volumes_moved_total", "volumes", [KIND, ENGINE],
         "Volumes whose data was moved, by the engine that did it.";
+    ENGINE_INFO = Agent Type::Gauge, "wherry_engine_info", "1", [ENGINE, WHY],
+        "1: the engine for devices, and why, as this agent found it last, at its start and with each Block volume; no-ring: io_uring is off, denied or missing, and the log says which.";
     BY_BLOCKS = Agent Type::Counter, "wherry_uploads_by_blocks_total", "volumes", [BY],
         "Block volumes uploaded, by what the driver said to read of them: changed blocks, allocated blocks, or nothing, so all.";
     MOVING = Agent Type::Gauge, "wherry_volumes_moving", "volumes", [KIND], "Volumes whose data is moved now.";
@@ -144,7 +153,9 @@ catalogue! {
     LEFTOVERS = Controller Type::Gauge, "wherry_leftovers", "objects", [],
         "Objects of ours that no CR needs, in the namespace of Velero for five minutes, of the cluster at the last sweep; and CRs that ended and hold something.";
     FAILING = Controller Type::Gauge, "wherry_volumes_failing", "volumes", [],
-        "PVCs whose newest DataUpload that ended Failed.";
+        "PVCs whose newest DataUpload that ended was not Completed: Failed, or Canceled by whomever.";
+    OLDEST_COMPLETED = Controller Type::Gauge, "wherry_oldest_completed_timestamp_seconds", "Unix time", [OF],
+        "When the newest DataUpload of a PVC that was Completed ended, of the PVC where that is longest ago (never: the creation of its first one); of all PVCs that have DataUploads, or of those that were tried again since; 0: of none.";
     LAST_COMPLETED = Controller Type::Gauge, "wherry_last_completed_timestamp_seconds", "Unix time", [KIND],
         "When the newest CR that was Completed ended, as this process has seen, gone or not; 0: it has seen none.";
     FORGETTING_HELD = Controller Type::Gauge, "wherry_forgetting_on_hold", "backups", [],

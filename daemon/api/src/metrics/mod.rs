@@ -68,6 +68,14 @@ impl Registry {
         });
     }
 
+    /// Sets one series of a gauge to 1, and the others of that gauge to 0: what it says is one thing.
+    pub fn choose(&self, metric: &Metric, labels: &[&str]) {
+        let Some(values) = known(metric, labels) else { return };
+        for ((_, found), cell) in self.cells.lock().iter_mut().filter(|((name, _), _)| *name == metric.name) {
+            *cell = Cell::Number(if *found == values { 1.0 } else { 0.0 });
+        }
+    }
+
     /// One more for a histogram.
     pub fn observe(&self, metric: &Metric, labels: &[&str], value: f64) {
         let Type::Histogram(bounds) = metric.kind else { return };
@@ -81,14 +89,8 @@ impl Registry {
         });
     }
 
-    /// A value that a label cannot have counts as "other", or nowhere: a number more or less stops nothing.
     fn change(&self, metric: &Metric, labels: &[&str], how: impl FnOnce(&mut Cell)) {
-        let known = |(label, value): (&Label, &&str)| {
-            let found = label.values.iter().find(|known| *known == value);
-            found.or_else(|| label.values.iter().find(|known| **known == "other")).copied()
-        };
-        let values: Option<Vec<&'static str>> = metric.labels.iter().zip(labels).map(known).collect();
-        match values.and_then(|values| self.cells.lock().get_mut(&(metric.name, values)).map(how)) {
+        match known(metric, labels).and_then(|values| self.cells.lock().get_mut(&(metric.name, values)).map(how)) {
             Some(()) => {}
             None => tracing::debug!("no series {} {labels:?}", metric.name),
         }
@@ -133,6 +135,15 @@ impl Registry {
 /// What an executable serves, in the order of the catalogue.
 pub fn of(by: By) -> impl Iterator<Item = &'static Metric> {
     CATALOGUE.iter().filter(move |metric| metric.by == by || metric.by == By::Both)
+}
+
+/// A value that a label cannot have counts as "other", or nowhere: a number more or less stops nothing.
+fn known(metric: &Metric, labels: &[&str]) -> Option<Vec<&'static str>> {
+    let known = |(label, value): (&Label, &&str)| {
+        let found = label.values.iter().find(|known| *known == value);
+        found.or_else(|| label.values.iter().find(|known| **known == "other")).copied()
+    };
+    metric.labels.iter().zip(labels).map(known).collect()
 }
 
 fn braced(pairs: &[String], bound: Option<&str>) -> String {
@@ -191,6 +202,9 @@ mod tests {
         registry.set(&MOVING, &[UPLOAD], 2.0);
         // None of its values, and it has no "other".
         registry.set(&MOVING, &["sideways"], 3.0);
+        // The last one holds.
+        registry.choose(&ENGINE_INFO, &["ring", "works"]);
+        registry.choose(&ENGINE_INFO, &["threads", "no-ring"]);
         registry.observe(&DATA_SECONDS, &[UPLOAD], 15.0);
         registry.observe(&DATA_SECONDS, &[UPLOAD], 1e9);
         for line in [
@@ -199,6 +213,8 @@ mod tests {
             "wherry_volumes_moved_total{kind=\"download\",engine=\"other\"} 1",
             "wherry_volumes_moving{kind=\"upload\"} 2",
             "wherry_volumes_moving{kind=\"download\"} 0",
+            "wherry_engine_info{engine=\"ring\",why=\"works\"} 0",
+            "wherry_engine_info{engine=\"threads\",why=\"no-ring\"} 1",
             "wherry_data_seconds_bucket{kind=\"upload\",le=\"5\"} 0",
             "wherry_data_seconds_bucket{kind=\"upload\",le=\"15\"} 1",
             "wherry_data_seconds_bucket{kind=\"upload\",le=\"28800\"} 1",

@@ -8,6 +8,7 @@ use crate::tree::exclude::Exclude;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::sync::Arc;
+use wherry_block::EngineInfo;
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::{Error, Repository, Snapshot, TreeInfo, TreeWriter};
 
@@ -33,11 +34,11 @@ pub struct TreeRuns<'a> {
 }
 
 impl TreeRuns<'_> {
-    /// Backs up what `open` opens, for each run anew.
+    /// Backs up what `open` opens, for each run anew; gives the engine for small files as it was found beforehand, too.
     ///
     /// # Errors
     /// As [`TreeBackup::run`]; `Invalid` where there is too little memory; `Conflict` when collectors ended all runs.
-    pub fn run(self, mut open: impl FnMut() -> Result<Root>) -> Result<(Snapshot, Counts)> {
+    pub fn run(self, mut open: impl FnMut() -> Result<Root>) -> Result<(Snapshot, Counts, EngineInfo)> {
         let Self { context, repository, index, order, exclude, .. } = &self;
         let budget = context.budget.of_tree(repository.chunk_size())?;
         repository.limit_tree_nodes(budget.nodes);
@@ -65,9 +66,9 @@ impl TreeRuns<'_> {
             };
             let described = TreeInfo { excluded: exclude.given().to_vec(), ..TreeInfo::default() };
             match work.run(order.info(context), described) {
-                Ok(saved) => {
+                Ok((snapshot, counts)) => {
                     index.flush().unwrap_or_else(|e| tracing::debug!("the chunk index was not flushed: {e}"));
-                    return Ok(saved);
+                    return Ok((snapshot, counts, engine));
                 }
                 Err(error) if starts_over(&error, attempt) => {}
                 Err(error) => return Err(error),
