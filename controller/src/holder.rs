@@ -3,7 +3,7 @@
 use crate::apply::{Applied, apply};
 use crate::lease::{Elector, GIVE_UP, RENEW, Turn, is_given_back};
 use crate::reconcile::Write;
-use crate::run::{RunError, in_time};
+use crate::run::{RETRY, RunError, in_time};
 use crate::work::time;
 use serde_json::Value;
 use std::sync::Arc;
@@ -51,9 +51,12 @@ impl Holder {
             if *stop.borrow() {
                 return Ok(false);
             }
+            let begin = Instant::now();
             if self.renew().await {
                 return Ok(true);
             }
+            // It may be free, and nobody would tell of it again.
+            let pause = if self.answered < begin { RETRY } else { RENEW };
             if let Some(beat) = &self.beat {
                 beat.beat(self.answered.elapsed() < GIVE_UP);
             }
@@ -65,16 +68,16 @@ impl Holder {
             let free = async {
                 loop {
                     match seen.recv().await {
-                        Some(Seen::Changed(_, true) | Seen::Gone(..)) => break,
-                        // Given back, or gone, before the watch began.
-                        Some(Seen::Listed(_, leases)) if leases.iter().all(|free| *free) => break,
+                        Some(Seen::Changed(_, true)) => break,
+                        // Given back before the watch began. One that is gone was not: its holder may act for a while.
+                        Some(Seen::Listed(_, leases)) if leases.contains(&true) => break,
                         Some(_) => {}
                         None => std::future::pending().await,
                     }
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(RENEW) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = free => {}
                 _ = stop.changed() => {}
             }

@@ -10,12 +10,13 @@ use wherry_api::{Phase, Time};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct LastGood {
     /// PVCs whose newest DataUpload that ended was not Completed, whoever canceled it: Velero after its timeout, each night, or a
-    /// human once. Either way that backup is not there, and the next one that completes ends it.
+    /// human once. Either way that backup is not there, and the next one that completes ends it; of a PVC that was deleted, the end of
+    /// that backup.
     pub(crate) failing: usize,
     /// The oldest last good one.
     pub(crate) all: Option<Time>,
     /// The oldest of those PVCs that were tried again since, without success as yet. A PVC that was deleted, or is in no schedule any
-    /// more, is none of them: its last good one gets older for as long as Velero keeps it, and nothing is wrong.
+    /// more, is none of them, unless it was tried in vain before: its last good one gets older for as long as Velero keeps it, and nothing is wrong.
     pub(crate) tried: Option<Time>,
 }
 

@@ -94,7 +94,7 @@ impl Elector {
         let holder = text(lease, "/spec/holderIdentity");
         if holder != self.me {
             let seconds = lease["spec"]["leaseDurationSeconds"].as_u64().unwrap_or(DURATION.as_secs());
-            if !holder.is_empty() && now.duration_since(since) < Duration::from_secs(seconds) {
+            if !is_given_back(lease) && now.duration_since(since) < Duration::from_secs(seconds) {
                 return Turn::Theirs(holder.to_owned());
             }
             spec["acquireTime"] = json!(micro(time));

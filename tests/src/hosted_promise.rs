@@ -17,19 +17,20 @@ fn slow() -> u32 {
 impl Stand {
     /// Waits until that holds of the CR, which is promised within ten seconds, and gives it.
     ///
-    /// Turns are counted, not seconds: in each this process sleeps, and asks the same API server for the same CR that the agent
-    /// has to write. On a machine that is busy a turn takes as much longer as does what the agent has to do, so that being busy is
-    /// no failure; ten seconds of waiting for something are, on whatever machine.
+    /// Turns are counted, not seconds: in each this process asks the same API server for the same CR that the agent has to write, and
+    /// sleeps for the rest of the fiftieth part of a second. On an idle machine so many turns are ten seconds. On a busy one a turn
+    /// takes longer, as does what the agent has to do, so that being busy is no failure.
     #[track_caller]
     pub fn promised(&self, hosted: &Hosted, agent: &Agent, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let begin = Instant::now();
         for turn in 0..PROMISED * A_SECOND * slow() {
+            let end = Instant::now() + Duration::from_secs(1) / A_SECOND;
             let cr = self.get(&hosted.key);
             if holds(&cr) {
                 eprintln!("{what}: after {turn} turns, {} ms", begin.elapsed().as_millis());
                 return cr;
             }
-            std::thread::sleep(Duration::from_secs(1) / A_SECOND);
+            std::thread::sleep(end.saturating_duration_since(Instant::now()));
         }
         let (seconds, status) = (begin.elapsed().as_secs(), self.get(&hosted.key)["status"].clone());
         panic!("{what}: not so after {seconds} s, and {PROMISED} s are promised: {status:#}\n{}", agent.log());

@@ -30,8 +30,8 @@ use wherry_repo::{Error, ParentChoice, Repository, Snapshot, TreeInfo};
 /// How a snapshot came about that is not this process's.
 const BEFORE: &str = "it was committed before";
 /// The storage is asked so long for the snapshot of what was canceled. A request that is under way has three seconds more, and those
-/// of the work itself had as many before: nine seconds of the ten that are promised, where the storage says nothing at all.
-const LOOK_BACK: Duration = Duration::from_secs(3);
+/// of the work itself had as many before: where the storage says nothing at all it is over before the controller cancels in its place.
+pub(super) const LOOK_BACK: Duration = Duration::from_secs(1);
 
 /// A snapshot, as the CR tells it.
 #[derive(Debug)]
