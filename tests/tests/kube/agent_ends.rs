@@ -26,7 +26,12 @@ fn slow(stand: &Stand, agent: &Agent, name: &str) -> (Hosted, Device) {
     stand.prepared(&hosted);
     let cr = stand.when(&hosted, agent, "a session", |cr| cr["metadata"]["annotations"][names::SESSION].is_string());
     assert_eq!(cr["status"]["phase"], "InProgress");
-    // It is opened anew after the session has begun.
+    (hosted, device)
+}
+
+/// The same, and the device is open: that is done anew after the session has begun.
+fn slow_and_open(stand: &Stand, agent: &Agent, name: &str) -> (Hosted, Device) {
+    let (hosted, device) = slow(stand, agent, name);
     stand.when(&hosted, agent, "the device is open", |_| agent.has_open(device.node()));
     (hosted, device)
 }
@@ -40,14 +45,14 @@ fn what_is_canceled_lets_go_and_says_so() {
     let stand = stand("agent-cancel");
     rate(&stand, 100_000);
     let agent = stand.agent();
-    let (hosted, device) = slow(&stand, &agent, "canceled");
+    let (hosted, device) = slow_and_open(&stand, &agent, "canceled");
     stand.patch(&hosted.key, &json!({ "spec": { "cancel": true }, "status": { "message": "timed out" } }));
     let cr = stand.canceled(&hosted, &agent);
     assert_eq!(cr["status"]["message"], "timed out", "Velero's own word is kept");
     assert!(cr["status"]["completionTimestamp"].is_string());
     assert!(!agent.has_open(device.node()));
 
-    let (hosted, device) = slow(&stand, &agent, "deleted");
+    let (hosted, device) = slow_and_open(&stand, &agent, "deleted");
     stand.delete(&hosted.key, true);
     let cr = stand.canceled(&hosted, &agent);
     assert_eq!(cr["status"]["message"], "the object was deleted");
@@ -85,7 +90,7 @@ fn a_drain_is_no_end() {
     let stand = stand("agent-drain");
     rate(&stand, 4_000_000);
     let agent = stand.agent();
-    let (mut hosted, device) = slow(&stand, &agent, "up");
+    let (mut hosted, device) = slow_and_open(&stand, &agent, "up");
     let pod = stand.key(Kind::Pod, &hosted.object);
     stand.delete(&pod, true);
     let cr = stand.promised(&hosted, &agent, "a drained volume is let go", |_| !agent.has_open(device.node()));
@@ -166,7 +171,7 @@ fn one_that_was_stopped_and_woken_writes_nothing_more() {
     let stand = stand("agent-stop");
     rate(&stand, 8_000_000);
     let agent = stand.agent();
-    let (hosted, device) = slow(&stand, &agent, "up");
+    let (hosted, device) = slow_and_open(&stand, &agent, "up");
     agent.send(Signal::STOP);
     let ended = json!({ "status": { "phase": "Canceled", "message": "the agent was silent" } });
     let ended = stand.patch(&hosted.key, &ended);
@@ -192,7 +197,7 @@ fn a_rollout_goes_on_when_the_old_one_has_gone() {
     let stand = stand("agent-rollout");
     rate(&stand, 6_000_000);
     let old = stand.agent();
-    let (hosted, device) = slow(&stand, &old, "up");
+    let (hosted, device) = slow_and_open(&stand, &old, "up");
     rate(&stand, 0);
     let new = stand.agent();
     new.says("another agent of this node runs");
