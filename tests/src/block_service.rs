@@ -2,6 +2,7 @@
 //! is, for which audience, and what its account may do; it looks snapshots up by their VolumeSnapshots. What the driver behind it
 //! knows is played: contents of storage snapshots. It can answer wrongly, be cut off, and refuse.
 
+use crate::authority::Authority;
 use crate::kube::Kube;
 use parking_lot::Mutex;
 use prost::bytes::{Buf, BufMut};
@@ -13,9 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::marker::PhantomData;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
@@ -90,7 +89,7 @@ struct Shared {
 pub struct BlockService {
     shared: Arc<Shared>,
     address: String,
-    folder: TempDir,
+    authority: Authority,
     // Last: with it everything ends that the service does.
     _runtime: Runtime,
 }
@@ -107,9 +106,8 @@ impl BlockService {
     /// # Panics
     /// When it does not start.
     pub fn start(kube: Arc<Kube>, audience: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("wherry-blocks-").tempdir().expect("a temporary folder");
-        certify(folder.path());
-        let read = |name: &str| std::fs::read(folder.path().join(name)).expect("openssl has written it");
+        let authority = Authority::make();
+        let read = |name: &str| std::fs::read(authority.path(name)).expect("openssl has written it");
         let shared = Arc::new(Shared {
             kube,
             audience: audience.to_owned(),
@@ -130,12 +128,12 @@ impl BlockService {
             async move { Ok::<_, Infallible>(route(shared, request).await) }
         });
         runtime.spawn(async move { server.serve_with_incoming(service, TcpListenerStream::new(listener)).await });
-        Self { shared, address, folder, _runtime: runtime }
+        Self { shared, address, authority, _runtime: runtime }
     }
 
     /// `spec` of its SnapshotMetadataService.
     pub fn spec(&self) -> Value {
-        let authority = std::fs::read(self.folder.path().join("ca.pem")).expect("openssl has written it");
+        let authority = std::fs::read(self.authority.path("ca.pem")).expect("openssl has written it");
         json!({ "address": self.address, "audience": self.shared.audience, "caCert": base64(&authority) })
     }
 
@@ -157,28 +155,6 @@ impl BlockService {
     /// The calls since this was asked last.
     pub fn calls(&self) -> Vec<Call> {
         std::mem::take(&mut *self.shared.calls.lock())
-    }
-}
-
-/// An authority of its own, and a certificate for 127.0.0.1.
-fn certify(folder: &Path) {
-    let name = folder.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
-    let subject = |name: &str| format!("[req]\nprompt=no\ndistinguished_name=dn\n[dn]\nCN={name}\n[ext]\n");
-    let authority = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n";
-    let server = "basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\n";
-    std::fs::write(folder.join("ca.cnf"), format!("{}{authority}", subject(&name))).expect("a file is written");
-    std::fs::write(folder.join("server.cnf"), format!("{}{server}", subject("server"))).expect("a file is written");
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    for command in [
-        format!("req -x509 -config ca.cnf -extensions ext -days 2 {key} -keyout ca.key -out ca.pem"),
-        format!("req -new -config server.cnf {key} -keyout server.key -out server.csr"),
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile server.cnf -extensions ext \
-         -out server.pem"
-            .to_owned(),
-    ] {
-        let output = Command::new("openssl").args(command.split_whitespace()).current_dir(folder).output();
-        let output = output.expect("openssl can be run");
-        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

@@ -102,6 +102,12 @@ impl Cause {
 }
 
 impl EngineInfo {
+    /// One beside which there is no other for what is done, and why.
+    #[must_use]
+    pub fn only(name: &'static str, why: &str) -> Self {
+        Self { name, why: why.to_owned(), cause: Cause::Only }
+    }
+
     fn threads(why: String, cause: Cause) -> Self {
         Self { name: "threads", why, cause }
     }

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use work::{Shared, State, set_size};
 
 use crate::buffer::{Buffer, BufferPool};
-use crate::engine::{self, Cause, Channel, Engine, EngineInfo, Running, Setup};
+use crate::engine::{self, Channel, Engine, EngineInfo, Running, Setup};
 use crate::geometry::{self, Geometry, Kind, Opened, folder};
 use crate::request::{Op, Request};
 use crate::sysfs::Device;
@@ -159,7 +159,7 @@ impl Sink {
     pub fn engine(&self) -> EngineInfo {
         match &self.running {
             Some(running) => running.info.clone(),
-            None => EngineInfo { name: "threads", why: "stopped".into(), cause: Cause::Only },
+            None => EngineInfo::only("threads", "stopped"),
         }
     }
 

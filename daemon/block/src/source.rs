@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::buffer::{Buffer, BufferPool};
-use crate::engine::{self, Cause, Channel, Engine, EngineInfo, Setup};
+use crate::engine::{self, Channel, Engine, EngineInfo, Setup};
 use crate::extents::Extents;
 use crate::geometry::{self, Geometry, Identity, Kind, Opened};
 use crate::pieces::Pieces;
@@ -93,7 +93,7 @@ impl Source {
     }
 
     fn new(from: From, name: &'static str, why: &str) -> Self {
-        let chosen = EngineInfo { name, why: why.into(), cause: Cause::Only };
+        let chosen = EngineInfo::only(name, why);
         Self { from, engine: Engine::Threads, info: Mutex::new(chosen.clone()), chosen }
     }
 

@@ -6,7 +6,7 @@ use std::thread::Builder;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
-use crate::engine::{Cause, EngineInfo, Running};
+use crate::engine::{EngineInfo, Running};
 use crate::reader::{Cancel, Delivery};
 use crate::{Error, Result};
 
@@ -18,7 +18,7 @@ pub(crate) const WHY: &str = "a stream is read from front to back";
 
 /// Starts a thread that reads `input` to its end in pieces of `limit` bytes.
 pub(crate) fn start(input: OwnedFd, limit: usize, delivery: Delivery, cancel: Cancel) -> Result<Running> {
-    let info = EngineInfo { name: "stream", why: WHY.into(), cause: Cause::Only };
+    let info = EngineInfo::only("stream", WHY);
     let thread = Builder::new().name("wherry-stream".into()).spawn(move || {
         let guard = Guard(&delivery);
         if let Err((offset, errno)) = copy(&input, limit, &delivery, &cancel) {

@@ -152,7 +152,7 @@ mod tests {
         let settings = wherry_api::Settings::parse(&std::collections::BTreeMap::new()).unwrap();
         assert_eq!(lease(settings.cancel_timeout), Duration::from_secs(6));
         // A storage that says nothing: the last request of the work, then the look back, and its last request.
-        assert!(wherry_repo::storage::LAST * 2 + super::super::upload::LOOK_BACK < settings.cancel_timeout);
+        assert!(wherry_repo::storage::LAST_REQUEST * 2 + super::super::upload::LOOK_BACK < settings.cancel_timeout);
         for seconds in [4, 5, 8, 20, 40, 3600] {
             let timeout = Duration::from_secs(seconds);
             // The turn before the stop may be so old.

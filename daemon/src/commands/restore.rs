@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
-use wherry_block::{Cause, EngineInfo, Source, TargetKind, inspect_target};
+use wherry_block::{EngineInfo, Source, TargetKind, inspect_target};
 use wherry_repo::{Error, ErrorKind, Snapshot, SnapshotReader};
 
 #[derive(Serialize)]
@@ -81,7 +81,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     };
     // A signal that came until now came before anything was touched.
     context.cancel.check()?;
-    let mut engine_used = EngineInfo { name: "none", why: "a dry run writes nothing".to_owned(), cause: Cause::Only };
+    let mut engine_used = EngineInfo::only("none", "a dry run writes nothing");
     let mut from_medium = false;
     if !dry_run {
         // Before the target is touched: a file gets its size when it is opened.

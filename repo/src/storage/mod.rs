@@ -22,7 +22,7 @@ pub use local::{Local, Lock};
 pub use memory::Memory;
 pub use metered::{Counters, Metered, Verb};
 pub use object::{Encryption, Environment, S3Options};
-pub use retry::{LAST, Over, Retries, Retrying};
+pub use retry::{LAST_REQUEST, Over, Retries, Retrying};
 
 /// One object as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ pub(crate) use credentials::values_in;
 pub(crate) use http::{is_listing, refusal};
 pub(crate) use place::{endpoint, place};
 
-use super::retry::{LAST, LOOK, Over, Policy};
+use super::retry::{LAST_REQUEST, LOOK, Over, Policy};
 use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict};
 use crate::{Error, ErrorKind, Result, Timestamp};
 use bytes::Bytes;
@@ -144,7 +144,7 @@ impl Objects {
     }
 }
 
-/// The answer; a failure when the work has been over for [`LAST`] and there is none yet.
+/// The answer; a failure when the work has been over for [`LAST_REQUEST`] and there is none yet.
 async fn until_over<T>(over: &Over, request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
     if !over.is_watched() {
         return request.await;
@@ -155,7 +155,7 @@ async fn until_over<T>(over: &Over, request: impl Future<Output = object_store::
         if let Ok(answer) = tokio::time::timeout(LOOK, &mut request).await {
             return answer;
         }
-        if over.is_over() && since.get_or_insert_with(Instant::now).elapsed() >= LAST {
+        if over.is_over() && since.get_or_insert_with(Instant::now).elapsed() >= LAST_REQUEST {
             return Err(object_store::Error::Generic { store: "request", source: Box::new(Broken::Over) });
         }
     }

@@ -25,7 +25,7 @@ const END: usize = 64 << 10;
 /// Whether the work is over is looked at so often.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// A request that is under way when the work is over gets so long: what it sends need not be sent again then.
-pub const LAST: Duration = Duration::from_secs(3);
+pub const LAST_REQUEST: Duration = Duration::from_secs(3);
 
 /// How long and how often to try.
 #[derive(Clone, Copy, Debug)]

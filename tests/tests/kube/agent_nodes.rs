@@ -5,11 +5,12 @@ use crate::{seaweed, stand_on};
 use rustix::process::Signal;
 use serde_json::json;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use wherry_api::api::Kind;
 use wherry_api::names;
 use wherry_tests::faulty_s3::{Fault, FaultyS3, Rule};
-use wherry_tests::hosted::{Agent, PATIENCE, Stand};
+use wherry_tests::hosted::{Agent, Device, Hosted, PATIENCE, Stand};
 use wherry_tests::seaweed::{ACCESS_KEY, RENEWED};
 
 /// Backs up and restores through a proxy from now on.
@@ -117,6 +118,27 @@ fn first_uploads_of_two_nodes_make_one_key_and_one_repository() {
     }
 }
 
+/// An upload of so many MiB, with data on so many, into a storage that refuses it: it is InProgress, and what it says by then.
+fn tried_again(stand: &Stand, size: u64, data: u64) -> (Agent, PathBuf, Hosted, Device, String) {
+    let (agent, file) = (stand.agent(), disk(stand, "disk", size, data));
+    let hosted = stand.upload("up", "Block", size * MIB);
+    let device = stand.publish(&hosted, &file);
+    stand.prepared(&hosted);
+    let said = |cr: &serde_json::Value| cr["status"]["message"].as_str().unwrap_or_default().to_owned();
+    let cr = stand.when(&hosted, &agent, "a message", |cr| !said(cr).is_empty());
+    assert_eq!(cr["status"]["phase"], "InProgress");
+    (agent, file, hosted, device, said(&cr))
+}
+
+/// Completed, and it restores.
+fn ends_whole(stand: &Stand, agent: Agent, hosted: &Hosted, file: &Path) {
+    let cr = stand.until(hosted, &agent, &["Completed"]);
+    let home = stand.outside();
+    home.run(&["restore", &snapshot_of(&cr).session, &home.text("back")]).ok();
+    assert!(fs::read(home.path("back")).unwrap() == fs::read(file).unwrap(), "it is another disk");
+    agent.end();
+}
+
 /// Credentials that expire while packs are sent: it is said whose they are, and the upload goes on with those that its Secret has
 /// next. What was stored before is not sent again.
 #[test]
@@ -125,14 +147,7 @@ fn credentials_that_expire_under_way_are_taken_anew() {
     let proxy = by_proxy(&stand);
     // The first pack is stored.
     proxy.inject(Rule { skip: 1, ..Rule::every("PUT", "/packs/", Fault::ExpiredToken(ACCESS_KEY)) });
-    let (agent, file) = (stand.agent(), disk(&stand, "disk", 48, 36));
-    let hosted = stand.upload("up", "Block", 48 * MIB);
-    let _device = stand.publish(&hosted, &file);
-    stand.prepared(&hosted);
-    let said = |cr: &serde_json::Value| cr["status"]["message"].as_str().unwrap_or_default().to_owned();
-    let cr = stand.when(&hosted, &agent, "a message", |cr| !said(cr).is_empty());
-    assert_eq!(cr["status"]["phase"], "InProgress");
-    let message = said(&cr);
+    let (agent, file, hosted, _device, message) = tried_again(&stand, 48, 36);
     for word in ["tried again", "Secret cloud-credentials", "packs/", "ExpiredToken", "renew the session token"] {
         assert!(message.contains(word), "{word}: {message}");
     }
@@ -140,13 +155,9 @@ fn credentials_that_expire_under_way_are_taken_anew() {
     let renewed = format!("[default]\naws_access_key_id={key}\naws_secret_access_key={secret}\n");
     let renewed = json!({ "stringData": { "cloud": renewed } });
     stand.patch(&stand.key(Kind::Secret, "cloud-credentials"), &renewed);
-    let cr = stand.until(&hosted, &agent, &["Completed"]);
+    ends_whole(&stand, agent, &hosted, &file);
     let stored: u64 = stand.stored("packs/").iter().sum();
     assert!((36 * MIB..42 * MIB).contains(&stored), "{stored} bytes");
-    let home = stand.outside();
-    home.run(&["restore", &snapshot_of(&cr).session, &home.text("back")]).ok();
-    assert!(fs::read(home.path("back")).unwrap() == fs::read(&file).unwrap(), "it is another disk");
-    agent.end();
 }
 
 /// A bucket that is full may have room again: it is said, and tried again.
@@ -155,19 +166,8 @@ fn a_bucket_that_is_full_is_waited_for() {
     let stand = stand_on(seaweed(), "agent-full");
     let proxy = by_proxy(&stand);
     proxy.inject(Rule::every("PUT", "/packs/", Fault::Refuse(507)));
-    let (agent, file) = (stand.agent(), disk(&stand, "disk", 16, 8));
-    let hosted = stand.upload("up", "Block", 16 * MIB);
-    let _device = stand.publish(&hosted, &file);
-    stand.prepared(&hosted);
-    let said = |cr: &serde_json::Value| cr["status"]["message"].as_str().unwrap_or_default().to_owned();
-    let cr = stand.when(&hosted, &agent, "a message", |cr| !said(cr).is_empty());
-    assert_eq!(cr["status"]["phase"], "InProgress");
-    let message = said(&cr);
+    let (agent, file, hosted, _device, message) = tried_again(&stand, 16, 8);
     assert!(message.contains("tried again") && message.contains("room") && message.contains("packs/"), "{message}");
     proxy.heal();
-    let cr = stand.until(&hosted, &agent, &["Completed"]);
-    let home = stand.outside();
-    home.run(&["restore", &snapshot_of(&cr).session, &home.text("back")]).ok();
-    assert!(fs::read(home.path("back")).unwrap() == fs::read(&file).unwrap(), "it is another disk");
-    agent.end();
+    ends_whole(&stand, agent, &hosted, &file);
 }
