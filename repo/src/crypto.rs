@@ -252,11 +252,15 @@ impl PackKey {
         Ok(out)
     }
 
-    /// Decrypts a sealed chunk (ciphertext and tag) where it is; `None` when the tag does not fit.
-    pub(crate) fn open_chunk<'a>(&self, seal: &ChunkSeal, bytes: &'a mut [u8]) -> Option<&'a [u8]> {
-        let plain =
-            self.chunks.open_in_place(Self::nonce(seal.ordinal), Aad::from(self.chunk_aad(seal)), bytes).ok()?;
-        Some(plain)
+    /// Decrypts a sealed chunk (ciphertext and tag) into `out`, which is as long as the ciphertext; `None` when that is not
+    /// so, or the tag does not fit: then nobody may look at `out`.
+    pub(crate) fn open_chunk(&self, seal: &ChunkSeal, sealed: &[u8], out: &mut [u8]) -> Option<()> {
+        let (body, tag) = sealed.split_last_chunk::<TAG>()?;
+        if body.len() != out.len() {
+            return None;
+        }
+        let (nonce, aad) = (Self::nonce(seal.ordinal), Aad::from(self.chunk_aad(seal)));
+        self.chunks.open_separate_gather(nonce, aad, body, tag, out).ok()
     }
 
     pub(crate) fn seal_index(&self, mut plain: Vec<u8>) -> Result<Vec<u8>> {

@@ -18,7 +18,7 @@ use crate::format::node::{Node, Slot};
 use crate::format::pack::Index;
 use crate::format::tree::{Placed, Ref};
 use crate::id::{Location, PackId, PackKind, ShortId};
-use crate::pack::{open_node, open_tree_node, read_index};
+use crate::pack::read_index;
 use crate::storage::keys;
 use crate::{ErrorKind, Repository, Result};
 use parking_lot::Mutex;
@@ -354,7 +354,7 @@ impl Elsewhere {
     /// A map node of `level` from another place than its slot says, verified; `None` when there is none.
     pub(crate) fn node(&self, repository: &Repository, slot: &Slot, level: u8) -> Result<Option<Node>> {
         self.opened(repository, &slot.id, 128 + level, &slot.at, |copy, sealed| {
-            open_node(repository.keys(), repository.pack_keys(), &slot.id, level, &copy.at, sealed)
+            repository.opener().node(&slot.id, level, &copy.at, sealed)
         })
     }
 
@@ -362,7 +362,7 @@ impl Elsewhere {
     pub(crate) fn tree_node(&self, repository: &Repository, node: &Placed) -> Result<Option<Vec<u8>>> {
         self.opened(repository, &node.to.id, node.to.class, &node.at, |copy, sealed| {
             let to = Ref { plain: copy.plain, ..node.to };
-            open_tree_node(repository.keys(), repository.pack_keys(), &to, &copy.at, sealed)
+            repository.opener().tree_node(&to, &copy.at, sealed)
         })
     }
 

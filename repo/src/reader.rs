@@ -4,7 +4,6 @@ use crate::format::node::{FANOUT, Slot};
 use crate::format::tree::{Placed, Ref};
 use crate::id::{Location, PackId, ShortId};
 use crate::map::{Tree, chunk_count, chunk_len};
-use crate::pack::open_chunk;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, ReadSession, Repository, Result, Snapshot};
 use bytes::Bytes;
@@ -338,14 +337,11 @@ impl ChunkReader {
         scratch: &mut Vec<u8>,
         mut out: B,
     ) -> Result<Verified<B>> {
-        scratch.clear();
-        scratch.extend_from_slice(sealed);
         let plain = out.as_mut();
         if plain.len() != chunk.len {
             return Err(Error::internal("a chunk was opened into a buffer of another length"));
         }
-        let (keys, cache) = (self.repository.keys(), self.repository.pack_keys());
-        open_chunk(keys, cache, &chunk.slot.id, chunk.class, at, scratch, plain)?;
+        self.repository.opener().chunk(&chunk.slot.id, chunk.class, at, sealed, scratch, plain)?;
         Ok(Verified(out))
     }
 

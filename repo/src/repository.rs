@@ -8,7 +8,7 @@ use crate::format::records::{self, Outcome, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SessionId, SnapshotId, VolumeId};
 use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
 use crate::map::NodeCache;
-use crate::pack::KeyCache;
+use crate::pack::{KeyCache, Opener};
 use crate::storage::{Key, Storage, keys};
 use crate::tree::TreeCache;
 use crate::{Clock, Error, ErrorKind, Result, Rng, Timestamp, clock};
@@ -264,8 +264,8 @@ impl Repository {
         &self.inner.keys
     }
 
-    pub(crate) fn pack_keys(&self) -> &KeyCache {
-        &self.inner.pack_keys
+    pub(crate) fn opener(&self) -> Opener<'_> {
+        Opener { keys: &self.inner.keys, cache: &self.inner.pack_keys }
     }
 
     pub(crate) fn nodes(&self) -> &NodeCache {

@@ -118,6 +118,7 @@ struct Worker<'a> {
     key: PackKey,
     /// A chunk and its tag.
     scratch: Vec<u8>,
+    opened: Vec<u8>,
     ordinal: u32,
 }
 
@@ -142,6 +143,7 @@ impl<'a> Worker<'a> {
             ids: IdKeys::new(&secret),
             key: PackKey::new(&secret, &RepositoryId::default(), &nowhere)?,
             scratch,
+            opened: vec![0; chunk],
             ordinal: 0,
         })
     }
@@ -180,7 +182,7 @@ impl<'a> Worker<'a> {
                 std::hint::black_box(self.key.seal_chunk(&seal, body)?);
             }
             Work::Open => {
-                let opened = self.key.open_chunk(&seal, &mut self.scratch);
+                let opened = self.key.open_chunk(&seal, &self.scratch, &mut self.opened);
                 std::hint::black_box(opened.ok_or_else(|| broken("what was sealed does not open"))?);
             }
         }

@@ -7,7 +7,6 @@ use super::packs::{Packs, State, Used};
 use super::{CheckStep, NotRead, NotReadReason, Piece, Run};
 use crate::format::tree::{ATTRIBUTES, Set};
 use crate::id::PackId;
-use crate::pack::open_chunk;
 use crate::storage::keys;
 use crate::{ErrorKind, Result};
 use std::collections::HashSet;
@@ -136,7 +135,7 @@ impl Reader<'_> {
     /// [`Piece::print`] of those that do not verify. The pieces ascend by offset.
     fn open(&self, mut pieces: &[Piece]) -> Result<Vec<u64>> {
         let mut bad = Vec::new();
-        let (mut sealed, mut plain) = (Vec::new(), Vec::new());
+        let (mut scratch, mut plain) = (Vec::new(), Vec::new());
         while let Some(first) = pieces.first() {
             let start = u64::from(first.at.offset);
             let mut end = first.end();
@@ -149,7 +148,7 @@ impl Reader<'_> {
                 count += 1;
             }
             let (window, rest) = pieces.split_at(count);
-            self.window(window, start..end, &mut bad, &mut sealed, &mut plain)?;
+            self.window(window, start..end, &mut bad, &mut scratch, &mut plain)?;
             pieces = rest;
         }
         Ok(bad)
@@ -160,7 +159,7 @@ impl Reader<'_> {
         pieces: &[Piece],
         range: std::ops::Range<u64>,
         bad: &mut Vec<u64>,
-        sealed: &mut Vec<u8>,
+        scratch: &mut Vec<u8>,
         plain: &mut Vec<u8>,
     ) -> Result<()> {
         let bytes = match self.run.storage().get_range(&keys::pack(self.id), range.clone()) {
@@ -169,7 +168,7 @@ impl Reader<'_> {
             // A part may still be readable.
             Err(e) if self.run.is_damage(&e) && pieces.len() > 1 => {
                 return pieces.iter().try_for_each(|p| {
-                    self.window(std::slice::from_ref(p), u64::from(p.at.offset)..p.end(), bad, sealed, plain)
+                    self.window(std::slice::from_ref(p), u64::from(p.at.offset)..p.end(), bad, scratch, plain)
                 });
             }
             Err(e) if self.run.is_damage(&e) => {
@@ -179,13 +178,12 @@ impl Reader<'_> {
             Err(e) => return Err(e),
         };
         self.read_bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
-        let (keys, cache) = (self.run.repository.keys(), self.run.repository.pack_keys());
+        let opener = self.run.repository.opener();
         for piece in pieces {
             let from = (u64::from(piece.at.offset) - range.start) as usize;
-            sealed.clear();
-            sealed.extend_from_slice(&bytes[from..from + piece.at.len as usize]);
+            let sealed = &bytes[from..from + piece.at.len as usize];
             plain.resize(piece.plain as usize, 0);
-            let open = open_chunk(keys, cache, &piece.id, piece.class, &piece.at, sealed, plain);
+            let open = opener.chunk(&piece.id, piece.class, &piece.at, sealed, scratch, plain);
             match open.and_then(|_| if piece.class == ATTRIBUTES { Set::decode(plain).map(drop) } else { Ok(()) }) {
                 Ok(()) => {}
                 Err(e) if self.run.is_damage(&e) => self.damaged(piece, bad),

@@ -15,7 +15,7 @@ use crate::format::pack::{Entry, HEADER, Header, Index, TRAILER, Trailer};
 use crate::format::records::{Generation, Moved};
 use crate::format::tree::max_plain;
 use crate::id::{Location, PackId, PackKind, SessionId, VolumeId};
-use crate::pack::{open_chunk, read_index};
+use crate::pack::read_index;
 use crate::session::fence;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result, clock};
@@ -208,11 +208,11 @@ impl Run<'_> {
 
     /// The chunks at these places of a pack, which ascend; each has been opened, so what is copied is what it should be.
     fn read_chunks(&self, pack: &PackId, places: &[u32]) -> Result<Vec<Taken>> {
-        let (keys, cache) = (self.repository.keys(), self.repository.pack_keys());
+        let (opener, mut scratch) = (self.repository.opener(), Vec::new());
         let mut taken = Vec::with_capacity(places.len());
         self.each_sealed(pack, places, &mut |entry, at, sealed| {
             let mut plain = vec![0; entry.plain as usize];
-            open_chunk(keys, cache, &entry.id.short(), entry.class, at, &mut sealed.to_vec(), &mut plain)?;
+            opener.chunk(&entry.id.short(), entry.class, at, sealed, &mut scratch, &mut plain)?;
             let entry = Entry { ordinal: at.ordinal, ..*entry };
             taken.push(Taken { entry, origin: (at.pack, at.epoch), sealed: sealed.to_vec() });
             Ok(())

@@ -12,7 +12,6 @@ use crate::format::records::{Generation, Outcome};
 use crate::format::tree::{Entry, FOLDER, Placed, Ref, TreeNode};
 use crate::id::{Location, PackId, ShortId, SnapshotId};
 use crate::map::{Image, Tree};
-use crate::pack::{open_node, open_tree_node};
 use crate::storage::keys;
 use crate::tree::{Leads, Node, TreeReader, decode};
 use crate::{Error, ErrorKind, Repository, Result, Snapshot};
@@ -400,21 +399,20 @@ impl Run<'_> {
         let bytes = self.storage().get_range(&key, start..end).map_err(|e| e.with_object(&key))?;
         let open = |want: &Want| {
             let from = (u64::from(want.node.at.offset) - start) as usize;
-            let mut children =
-                self.children(&want.node, &mut bytes[from..from + want.node.at.len as usize].to_vec())?;
+            let mut children = self.children(&want.node, &bytes[from..from + want.node.at.len as usize])?;
             children.iter_mut().for_each(|child| child.own &= want.node.own);
             Ok(children)
         };
         group.iter().map(open).collect::<Result<_>>().map_err(|e| e.with_object(&key))
     }
 
-    fn children(&self, node: &Child, sealed: &mut [u8]) -> Result<Vec<Child>> {
-        let (keys, cache) = (self.repository.keys(), self.repository.pack_keys());
+    fn children(&self, node: &Child, sealed: &[u8]) -> Result<Vec<Child>> {
+        let opener = self.repository.opener();
         if node.class >= FOLDER {
             let to = Ref { id: node.id, class: node.class, plain: node.plain };
-            let bytes = open_tree_node(keys, cache, &to, &node.at, sealed)?;
+            let bytes = opener.tree_node(&to, &node.at, sealed)?;
             return Ok(of_tree(&decode(&to, &bytes)?));
         }
-        Ok(of_map(&open_node(keys, cache, &node.id, node.class - 128, &node.at, sealed)?, node.chunks))
+        Ok(of_map(&opener.node(&node.id, node.class - 128, &node.at, sealed)?, node.chunks))
     }
 }

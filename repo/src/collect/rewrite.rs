@@ -11,7 +11,6 @@ use super::{CollectStep, Run};
 use crate::format::pack::Entry;
 use crate::format::records::Moved;
 use crate::id::{Location, PackId};
-use crate::pack::open_packed;
 use crate::sealer::Sealer;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result};
@@ -102,6 +101,6 @@ impl Run<'_> {
 
     /// What was sealed, as it was packed. It is what its id says.
     fn packed(&self, entry: &Entry, at: &Location, sealed: &[u8]) -> Result<Vec<u8>> {
-        open_packed(self.repository.keys(), self.repository.pack_keys(), entry, at, sealed)
+        self.repository.opener().checked(entry, at, sealed)
     }
 }

@@ -7,7 +7,6 @@ use crate::check::Wanted;
 use crate::elsewhere::Copy;
 use crate::format::tree::{FOLDER, Ref};
 use crate::id::PackId;
-use crate::pack::{open_node, open_tree_node};
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Pulse, Repository, Result, SessionId, SnapshotCopy, Timestamp};
 
@@ -71,12 +70,12 @@ impl Wanted {
                 let start = u64::from(copy.at.offset);
                 let range = start..start.saturating_add(u64::from(copy.at.len));
                 let opened = repository.storage().get_range(&keys::pack(&copy.pack), range).and_then(|sealed| {
-                    let (keys, cache, mut sealed) = (repository.keys(), repository.pack_keys(), sealed.to_vec());
+                    let opener = repository.opener();
                     match class.checked_sub(128).filter(|level| *level < FOLDER - 128) {
-                        Some(level) => open_node(keys, cache, id, level, &copy.at, &mut sealed).map(drop),
+                        Some(level) => opener.node(id, level, &copy.at, &sealed).map(drop),
                         None => {
                             let to = Ref { id: *id, class: *class, plain: copy.plain };
-                            open_tree_node(keys, cache, &to, &copy.at, &mut sealed).map(drop)
+                            opener.tree_node(&to, &copy.at, &sealed).map(drop)
                         }
                     }
                 });

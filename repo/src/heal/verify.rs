@@ -2,7 +2,7 @@
 
 use crate::format::checked::{ReadTogether, Readings};
 use crate::id::{PackId, PackKind, SessionId};
-use crate::pack::{open_packed, read_index};
+use crate::pack::read_index;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
 
@@ -63,7 +63,7 @@ fn open_all(repository: &Repository, pack: &PackId) -> Result<()> {
         let at = index.location(entry, pack, epoch).ok_or_else(damaged)?;
         let range = entry.offset as usize..(entry.offset as usize).saturating_add(entry.len as usize);
         let sealed = body.get(range).ok_or_else(damaged)?;
-        open_packed(repository.keys(), repository.pack_keys(), entry, &at, sealed).map_err(|e| e.with_object(&key))?;
+        repository.opener().checked(entry, &at, sealed).map_err(|e| e.with_object(&key))?;
     }
     Ok(())
 }

@@ -4,7 +4,6 @@ use super::{Image, above, chunk_count, levels, span};
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::format::records::SnapshotRecord;
 use crate::id::PackId;
-use crate::pack::open_node;
 use crate::storage::keys;
 use crate::{Error, Repository, Result};
 use std::sync::Arc;
@@ -238,8 +237,7 @@ impl Tree {
     }
 
     fn open_node(&self, slot: &Slot, level: u8, sealed: &[u8]) -> Result<Node> {
-        let (keys, cache) = (self.repository.keys(), self.repository.pack_keys());
-        open_node(keys, cache, &slot.id, level, &slot.at, &mut sealed.to_vec())
+        self.repository.opener().node(&slot.id, level, &slot.at, sealed)
     }
 
     fn read_node(&self, slot: &Slot, level: u8) -> Result<Node> {

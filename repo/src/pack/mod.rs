@@ -6,4 +6,4 @@ mod reader;
 
 pub(crate) use builder::{OpenPack, Piece, SealedPack};
 pub(crate) use pool::PackPool;
-pub(crate) use reader::{KeyCache, open_chunk, open_node, open_packed, open_tree_node, read_index};
+pub(crate) use reader::{KeyCache, Opener, read_index};

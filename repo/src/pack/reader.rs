@@ -34,113 +34,121 @@ impl KeyCache {
     }
 }
 
-/// Opens a sealed chunk of `class` into `out`, which has the length of its plaintext. `sealed` is overwritten.
-/// Ok means: tag and id fit.
-pub(crate) fn open_chunk(
-    keys: &Keys,
-    cache: &KeyCache,
-    id: &ShortId,
-    class: u8,
-    at: &Location,
-    sealed: &mut [u8],
-    out: &mut [u8],
-) -> Result<ChunkId> {
-    let damaged =
-        |why| damaged_chunk(&format!("chunk {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
-    let fits = |class| class < 128 && tree::max_plain(class).is_some_and(|most| out.len() <= most as usize);
-    if !fits(class) || sealed.len() != at.len as usize {
-        return Err(damaged("its length or class makes no sense"));
-    }
-    let key = cache.get(keys, &at.pack, at.epoch)?;
-    let seal =
-        ChunkSeal { ordinal: at.ordinal, id: *id, codec: at.codec as u8, plain: out.len() as u32, sealed: at.len };
-    let packed = key.open_chunk(&seal, sealed).ok_or_else(|| damaged("its authentication tag does not fit"))?;
-    unpack(at.codec, packed, out).ok_or_else(|| damaged("it does not unpack"))?;
-    let full = keys.ids.chunk(class, out);
-    if full.short() == *id { Ok(full) } else { Err(damaged("its content is not what its id says")) }
+/// What opens sealed chunks and nodes: the keys of a repository, and those of packs read of late.
+#[derive(Clone, Copy)]
+pub(crate) struct Opener<'a> {
+    pub(crate) keys: &'a Keys,
+    pub(crate) cache: &'a KeyCache,
 }
 
-/// Opens a sealed map node. `sealed` is overwritten.
-pub(crate) fn open_node(
-    keys: &Keys,
-    cache: &KeyCache,
-    id: &ShortId,
-    level: u8,
-    at: &Location,
-    sealed: &mut [u8],
-) -> Result<Node> {
-    let damaged =
-        |why| damaged_chunk(&format!("map node {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
-    if sealed.len() != at.len as usize || sealed.len() < TAG || at.codec != Codec::Raw {
-        return Err(damaged("its length or codec makes no sense"));
+impl Opener<'_> {
+    /// Opens a sealed chunk of `class` into `out`, which has the length of its plaintext; `scratch` is for what is packed.
+    /// Ok means: tag and id fit. Else nobody may look at `out`.
+    pub(crate) fn chunk(
+        &self,
+        id: &ShortId,
+        class: u8,
+        at: &Location,
+        sealed: &[u8],
+        scratch: &mut Vec<u8>,
+        out: &mut [u8],
+    ) -> Result<ChunkId> {
+        let damaged = |why| damaged("chunk", at, why);
+        let fits = class < 128 && tree::max_plain(class).is_some_and(|most| out.len() <= most as usize);
+        if !fits || sealed.len() != at.len as usize {
+            return Err(damaged("its length or class makes no sense"));
+        }
+        let plain = out.len() as u32;
+        if at.codec == Codec::Raw && sealed.len() == out.len() + TAG {
+            // What was not compressed is copied nowhere in between.
+            self.decrypt(*id, plain, at, sealed, out)?.ok_or_else(|| damaged(NO_TAG))?;
+        } else {
+            let packed = self.packed(*id, plain, at, sealed, scratch)?.ok_or_else(|| damaged(NO_TAG))?;
+            unpack(at.codec, packed, out).ok_or_else(|| damaged("it does not unpack"))?;
+        }
+        let full = self.keys.ids.chunk(class, out);
+        if full.short() == *id { Ok(full) } else { Err(damaged("its content is not what its id says")) }
     }
-    let key = cache.get(keys, &at.pack, at.epoch)?;
-    let plain = at.len - TAG as u32;
-    let seal = ChunkSeal { ordinal: at.ordinal, id: *id, codec: at.codec as u8, plain, sealed: at.len };
-    let bytes = key.open_chunk(&seal, sealed).ok_or_else(|| damaged("its authentication tag does not fit"))?;
-    let node = Node::decode(bytes).map_err(|e| e.with_object(keys::pack(&at.pack)))?;
-    let full = keys.ids.node(node.level, node.present().map(|(n, slot)| (n as u8, slot.id)));
-    if node.level == level && full.short() == *id {
-        Ok(node)
-    } else {
-        Err(damaged("its content is not what its id says"))
-    }
-}
 
-/// Opens the sealed tree node that a ref says is there, and gives its encoded form. `sealed` is overwritten. Ok means: tag
-/// and id fit; what it says was not looked at.
-pub(crate) fn open_tree_node(
-    keys: &Keys,
-    cache: &KeyCache,
-    to: &tree::Ref,
-    at: &Location,
-    sealed: &mut [u8],
-) -> Result<Vec<u8>> {
-    let damaged =
-        |why| damaged_chunk(&format!("tree node {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack));
-    let fits = to.class >= tree::FOLDER && tree::max_plain(to.class).is_some_and(|most| to.plain <= most);
-    if !fits || sealed.len() != at.len as usize {
-        return Err(damaged("its length or class makes no sense"));
+    /// Opens a sealed map node.
+    pub(crate) fn node(&self, id: &ShortId, level: u8, at: &Location, sealed: &[u8]) -> Result<Node> {
+        let damaged = |why| damaged("map node", at, why);
+        if sealed.len() != at.len as usize || sealed.len() < TAG || at.codec != Codec::Raw {
+            return Err(damaged("its length or codec makes no sense"));
+        }
+        let mut bytes = Vec::new();
+        let bytes = self.packed(*id, at.len - TAG as u32, at, sealed, &mut bytes)?.ok_or_else(|| damaged(NO_TAG))?;
+        let node = Node::decode(bytes).map_err(|e| e.with_object(keys::pack(&at.pack)))?;
+        let full = self.keys.ids.node(node.level, node.present().map(|(n, slot)| (n as u8, slot.id)));
+        if node.level == level && full.short() == *id {
+            Ok(node)
+        } else {
+            Err(damaged("its content is not what its id says"))
+        }
     }
-    let key = cache.get(keys, &at.pack, at.epoch)?;
-    let seal = ChunkSeal { ordinal: at.ordinal, id: to.id, codec: at.codec as u8, plain: to.plain, sealed: at.len };
-    let packed = key.open_chunk(&seal, sealed).ok_or_else(|| damaged("its authentication tag does not fit"))?;
-    let mut bytes = vec![0; to.plain as usize];
-    unpack(at.codec, packed, &mut bytes).ok_or_else(|| damaged("it does not unpack"))?;
-    let (class, body) = tree::body(&bytes).map_err(|e| e.with_object(keys::pack(&at.pack)))?;
-    if class == to.class && keys.ids.tree_node(class, body).short() == to.id {
+
+    /// Opens the sealed tree node that a ref says is there, and gives its encoded form. Ok means: tag and id fit; what it
+    /// says was not looked at.
+    pub(crate) fn tree_node(&self, to: &tree::Ref, at: &Location, sealed: &[u8]) -> Result<Vec<u8>> {
+        let damaged = |why| damaged("tree node", at, why);
+        let fits = to.class >= tree::FOLDER && tree::max_plain(to.class).is_some_and(|most| to.plain <= most);
+        if !fits || sealed.len() != at.len as usize {
+            return Err(damaged("its length or class makes no sense"));
+        }
+        let mut packed = Vec::new();
+        let packed = self.packed(to.id, to.plain, at, sealed, &mut packed)?.ok_or_else(|| damaged(NO_TAG))?;
+        let mut bytes = vec![0; to.plain as usize];
+        unpack(at.codec, packed, &mut bytes).ok_or_else(|| damaged("it does not unpack"))?;
+        let (class, body) = tree::body(&bytes).map_err(|e| e.with_object(keys::pack(&at.pack)))?;
+        if class == to.class && self.keys.ids.tree_node(class, body).short() == to.id {
+            Ok(bytes)
+        } else {
+            Err(damaged("its content is not what its id says"))
+        }
+    }
+
+    /// The bytes of a chunk or node as they were packed, of which tag and id were checked.
+    pub(crate) fn checked(&self, entry: &Entry, at: &Location, sealed: &[u8]) -> Result<Vec<u8>> {
+        let (id, mut bytes) = (entry.id.short(), Vec::new());
+        match entry.class {
+            ..128 => {
+                let mut plain = vec![0; entry.plain as usize];
+                self.chunk(&id, entry.class, at, sealed, &mut bytes, &mut plain)?;
+            }
+            128..tree::FOLDER => drop(self.node(&id, entry.class - 128, at, sealed)?),
+            tree::FOLDER.. => {
+                let to = tree::Ref { id, class: entry.class, plain: entry.plain };
+                self.tree_node(&to, at, sealed)?;
+            }
+        }
+        self.packed(id, entry.plain, at, sealed, &mut bytes)?
+            .ok_or_else(|| damaged("chunk", at, "its length makes no sense"))?;
         Ok(bytes)
-    } else {
-        Err(damaged("its content is not what its id says"))
+    }
+
+    /// Decrypts into `scratch`, which takes the length that is needed; None when the tag does not fit.
+    fn packed<'b>(
+        &self,
+        id: ShortId,
+        plain: u32,
+        at: &Location,
+        sealed: &[u8],
+        scratch: &'b mut Vec<u8>,
+    ) -> Result<Option<&'b [u8]>> {
+        scratch.resize(sealed.len().saturating_sub(TAG), 0);
+        Ok(self.decrypt(id, plain, at, sealed, scratch)?.map(|()| &scratch[..]))
+    }
+
+    fn decrypt(&self, id: ShortId, plain: u32, at: &Location, sealed: &[u8], out: &mut [u8]) -> Result<Option<()>> {
+        let seal = ChunkSeal { ordinal: at.ordinal, id, codec: at.codec as u8, plain, sealed: at.len };
+        Ok(self.cache.get(self.keys, &at.pack, at.epoch)?.open_chunk(&seal, sealed, out))
     }
 }
 
-/// The bytes of a chunk or node as they were packed, of which tag and id were checked.
-pub(crate) fn open_packed(
-    keys: &Keys,
-    cache: &KeyCache,
-    entry: &Entry,
-    at: &Location,
-    sealed: &[u8],
-) -> Result<Vec<u8>> {
-    let (id, mut bytes) = (entry.id.short(), sealed.to_vec());
-    match entry.class {
-        ..128 => {
-            let mut plain = vec![0; entry.plain as usize];
-            open_chunk(keys, cache, &id, entry.class, at, &mut bytes, &mut plain)?;
-        }
-        128..tree::FOLDER => drop(open_node(keys, cache, &id, entry.class - 128, at, &mut bytes)?),
-        tree::FOLDER.. => {
-            let to = tree::Ref { id, class: entry.class, plain: entry.plain };
-            open_tree_node(keys, cache, &to, at, &mut bytes)?;
-        }
-    }
-    let seal = ChunkSeal { ordinal: at.ordinal, id, codec: at.codec as u8, plain: entry.plain, sealed: at.len };
-    let mut bytes = sealed.to_vec();
-    let key = cache.get(keys, &at.pack, at.epoch)?;
-    let damaged = || damaged_chunk(&format!("chunk {} of the pack", at.ordinal), "its length makes no sense");
-    let packed = key.open_chunk(&seal, &mut bytes).ok_or_else(|| damaged().with_object(keys::pack(&at.pack)))?;
-    Ok(packed.to_vec())
+const NO_TAG: &str = "its authentication tag does not fit";
+
+fn damaged(what: &str, at: &Location, why: &str) -> Error {
+    damaged_chunk(&format!("{what} {} of the pack", at.ordinal), why).with_object(keys::pack(&at.pack))
 }
 
 /// The index of a pack, read from its end, and its header.

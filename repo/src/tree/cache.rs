@@ -7,7 +7,6 @@
 use super::Node;
 use crate::format::tree::{ListNode, Placed, Ref, TreeNode};
 use crate::id::{Location, PackId};
-use crate::pack::open_tree_node;
 use crate::storage::keys;
 use crate::{Error, Repository, Result};
 use bytes::Bytes;
@@ -85,9 +84,7 @@ impl TreeCache {
         if let Some(node) = self.kept(&at.at, &at.to, false) {
             return Ok(node);
         }
-        let open = |mut sealed: Vec<u8>| {
-            open_tree_node(repository.keys(), repository.pack_keys(), &at.to, &at.at, &mut sealed)
-        };
+        let open = |sealed: Vec<u8>| repository.opener().tree_node(&at.to, &at.at, &sealed);
         let (sealed, of_pack) = self.sealed(repository, &at.at)?;
         let bytes = match open(sealed) {
             // What was read with the whole pack may be bad in memory alone, or may have come so once: it is asked for itself.

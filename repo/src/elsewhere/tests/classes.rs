@@ -4,7 +4,6 @@ use super::*;
 use crate::format::tree::{self, Placed, Ref, max_plain};
 use crate::id::ChunkId;
 use crate::index::ChunkIndex;
-use crate::pack::open_chunk;
 use crate::session::Session;
 use crate::writer::{Content, Put, Store};
 use crate::{CommitInfo, ParentChoice, SnapshotWriter, TreeInfo, WriterOptions};
@@ -63,9 +62,8 @@ fn put_nodes(store: &Store) -> Vec<Stored> {
 fn open(repository: &Repository, stored: &Stored, pack: &PackId, at: &Location, class: u8) -> Result<ChunkId> {
     let start = u64::from(at.offset);
     let sealed = repository.storage().get_range(&keys::pack(pack), start..start + u64::from(at.len)).unwrap();
-    let (keys, cache) = (repository.keys(), repository.pack_keys());
     let mut out = vec![0; stored.plain.len()];
-    let opened = open_chunk(keys, cache, &stored.placed.to.id, class, at, &mut sealed.to_vec(), &mut out);
+    let opened = repository.opener().chunk(&stored.placed.to.id, class, at, &sealed, &mut Vec::new(), &mut out);
     assert!(opened.is_err() || out == stored.plain);
     opened
 }

@@ -182,8 +182,8 @@ fn a_sealed_chunk_opens_unchanged_in_its_place_and_nowhere_else() {
     let tag = key.seal_chunk(&seal, &mut sealed).unwrap();
     sealed.extend_from_slice(&tag);
     let open = |seal: &ChunkSeal, bytes: &[u8]| {
-        let mut bytes = bytes.to_vec();
-        key.open_chunk(seal, &mut bytes).map(<[u8]>::to_vec).ok_or_else(|| crate::Error::corrupt("its tag"))
+        let mut out = vec![0; bytes.len().saturating_sub(TAG)];
+        key.open_chunk(seal, bytes, &mut out).map(|()| out).ok_or_else(|| crate::Error::corrupt("its tag"))
     };
     assert_eq!(open(&seal, &sealed).unwrap(), plain);
     assert_every_change_is_corrupt(&sealed, |bytes| open(&seal, bytes));
