@@ -17,12 +17,25 @@ pub struct Forget {
     pub verdict: Option<Verdict>,
     /// Some earlier or later forget of the snapshot is final.
     any_final: bool,
+    /// The newest that was settled in a way that cannot be read.
+    unreadable: Option<u32>,
 }
 
 impl Forget {
     /// The snapshot is not shown and not built upon.
     pub fn hides(&self) -> bool {
-        self.any_final || self.verdict.is_none()
+        // What cannot be read may say that it is gone for good: then it must not look whole.
+        self.any_final || self.verdict.is_none() || self.unreadable.is_some()
+    }
+
+    /// It can still be settled. Not where it was, and what that says cannot be read.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.any_final && self.verdict.is_none() && self.unreadable != Some(self.k)
+    }
+
+    /// Whether it is gone for good cannot be read, and nobody has asked anew since: a collector keeps what is there of it.
+    pub(crate) fn is_unclear(&self) -> bool {
+        !self.any_final && self.unreadable.is_some() && !self.is_pending()
     }
 
     /// The snapshot is gone for good.
@@ -41,8 +54,8 @@ pub(crate) struct ListedForgets {
 }
 
 impl Repository {
-    /// The newest forget of each snapshot that has one. A settled record that cannot be read counts as not settled, so
-    /// that nothing is given up because of damage.
+    /// The newest forget of each snapshot that has one. A settled record that cannot be read makes nothing final, so that
+    /// nothing is given up because of damage; and the snapshot stays hidden, as it may be gone.
     pub(crate) fn forgets(&self) -> Result<BTreeMap<SnapshotId, Forget>> {
         self.verdicts(self.listed_forgets(keys::FORGET)?, |_| true)
     }
@@ -53,7 +66,7 @@ impl Repository {
         let mut settled = Vec::new();
         self.storage().list(prefix, &mut |object| {
             let Some((id, k, is_settled)) = keys::parse_forget(&object.key) else { return Ok(()) };
-            let entry = found.entry(id).or_insert(Forget { k, verdict: None, any_final: false });
+            let entry = found.entry(id).or_insert(Forget { k, verdict: None, any_final: false, unreadable: None });
             entry.k = entry.k.max(k);
             settled.extend(is_settled.then_some((id, k)));
             Ok(())
@@ -82,7 +95,10 @@ impl Repository {
                             entry.verdict = Some(settled.verdict);
                         }
                     }
-                    Err(e) if self.is_damage(&e) => tracing::warn!("{e}: counted as not settled"),
+                    Err(e) if self.is_damage(&e) => {
+                        tracing::warn!("{e}: counted as not settled");
+                        entry.unreadable = entry.unreadable.max(Some(*k));
+                    }
                     Err(e) => return Err(e),
                 }
             }
@@ -96,11 +112,12 @@ impl Repository {
     }
 
     /// F1. Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
-    /// asked for already. `Invalid` when it is pinned.
+    /// asked for already. `Invalid` when it is pinned. Where what became of an earlier forget cannot be read it is asked anew:
+    /// that one keeps its key, and the verdict of this one can be read.
     pub fn forget(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
         self.check_writable()?;
         let k = match self.forget_of(id)? {
-            Some(forget) if forget.hides() => return Ok(false),
+            Some(forget) if forget.is_final() || forget.is_pending() => return Ok(false),
             Some(forget) => forget.k + 1,
             None => 0,
         };
@@ -117,7 +134,7 @@ impl Repository {
         };
         // Pinned since it was looked for above: whoever pins may have looked for forgets before this one was there.
         if self.is_pinned(id)? {
-            self.unforget(id)?;
+            self.undo(id)?;
             return Err(pinned(id));
         }
         Ok(asked)
@@ -132,21 +149,35 @@ impl Repository {
         if due.0 <= wanted {
             return Ok(false);
         }
-        match self.unforget(id) {
+        match self.undo(id) {
             // Made final meanwhile.
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(false),
             back => back.and_then(|_| self.forget(id, delay, reason)),
         }
     }
 
-    /// Takes a forget back. False when none was pending. `Conflict` when it is too late.
+    /// Takes a forget back. False when none was pending. `Conflict` when it is too late, `Corrupt` when it cannot be read
+    /// whether it is.
     pub fn unforget(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;
+        if let Some(Forget { any_final: false, unreadable: Some(k), .. }) = self.forget_of(id)? {
+            let key = keys::forget(id, k, true);
+            let text = format!(
+                "{key} cannot be read, so snapshot {id} may be gone for good; what is there of it is kept, and can be restored: \
+                 bring the object back from a copy of the repository, or give the snapshot up: `wherry forget {id}`"
+            );
+            return Err(Error::corrupt(text).with_object(key));
+        }
+        self.undo(id)
+    }
+
+    /// F2.
+    fn undo(&self, id: &SnapshotId) -> Result<bool> {
         let too_late =
             || Error::new(ErrorKind::Conflict, format!("it is too late: snapshot {id} was forgotten for good"));
         let k = match self.forget_of(id)? {
             Some(forget) if forget.is_final() => return Err(too_late()),
-            Some(forget) if forget.hides() => forget.k,
+            Some(forget) if forget.is_pending() => forget.k,
             _ => return Ok(false),
         };
         let key = keys::forget(id, k, true);
@@ -166,7 +197,7 @@ impl Repository {
     pub fn settle(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;
         let k = match self.forget_of(id)? {
-            Some(forget) if forget.verdict.is_none() => forget.k,
+            Some(forget) if forget.is_pending() => forget.k,
             _ => return Ok(false),
         };
         let asked: Asked = self.read(&keys::forget(id, k, false))?;
@@ -196,7 +227,7 @@ impl Repository {
 
     fn asked(&self, id: &SnapshotId) -> Result<Option<Asked>> {
         match self.forget_of(id)? {
-            Some(forget) if forget.verdict.is_none() => Ok(Some(self.read(&keys::forget(id, forget.k, false))?)),
+            Some(forget) if forget.is_pending() => Ok(Some(self.read(&keys::forget(id, forget.k, false))?)),
             _ => Ok(None),
         }
     }

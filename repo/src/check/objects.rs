@@ -33,6 +33,8 @@ enum Item {
     Snapshot(Box<Snapshot>),
     /// The snapshot is forgotten for good.
     Final(SnapshotId),
+    /// What became of a forget does not open, and what is wrong with it.
+    Unsettled(SnapshotId, Key, String),
     /// A snapshot or fence that does not open.
     Lost(VolumeId, SnapshotId),
 }
@@ -71,7 +73,7 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
         run.findings.whole(&key, "it is gone");
     }
     let total = found.len() as u64;
-    let (mut snapshots, mut lost, mut forgotten) = (Vec::new(), Vec::new(), HashSet::new());
+    let (mut snapshots, mut lost, mut unsettled, mut forgotten) = (Vec::new(), Vec::new(), Vec::new(), HashSet::new());
     for part in found.chunks(256) {
         for item in run.each(part, |key| open(run, key))? {
             records += u64::from(!matches!(item, Item::Unknown));
@@ -80,9 +82,14 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
                 Item::Snapshot(snapshot) => snapshots.push(*snapshot),
                 Item::Lost(volume, id) => lost.push((volume, id)),
                 Item::Final(id) => drop(forgotten.insert(id)),
+                Item::Unsettled(id, key, what) => unsettled.push((id, key, what)),
             }
         }
         (run.watch)(CheckStep::Records, records.min(total), total)?;
+    }
+    // Another forget of it says that it is gone for good: nobody needs to know what this one says.
+    for (_, key, what) in unsettled.iter().filter(|(id, ..)| !forgotten.contains(id)) {
+        run.findings.whole(key, what.as_str());
     }
     snapshots.retain(|s| !forgotten.contains(&s.id));
     lost.retain(|(_, id)| !forgotten.contains(id));
@@ -119,6 +126,9 @@ fn open(run: &Run<'_>, key: &Key) -> Result<Item> {
         // Sessions and forgotten snapshots come to an end.
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Item::Fine),
         Err(e) if run.is_damage(&e) => {
+            if let Some((id, _, true)) = keys::parse_forget(key) {
+                return Ok(Item::Unsettled(id, key.clone(), e.message().to_owned()));
+            }
             run.findings.whole(key, e.message());
             Ok(keys::parse_snap(key).map_or(Item::Fine, |(volume, id)| Item::Lost(volume, id)))
         }

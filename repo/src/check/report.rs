@@ -132,7 +132,15 @@ impl Damage {
                  work because of it, `wherry repair` ends that run"
             }
             DamageKind::Index => "nothing is lost: backups read the packs' own indexes in its place",
-            DamageKind::Forget => "nothing is lost: the snapshot is kept",
+            DamageKind::Forget if keys::parse_forget(&self.object).is_some_and(|(.., settled)| settled) => {
+                "whether the snapshot is gone for good cannot be read: it stays hidden, and what is there of it is kept; bring the \
+                 object back from a copy of the repository, or give the snapshot up with `wherry forget` and its id, which \
+                 is between the slashes"
+            }
+            DamageKind::Forget => {
+                "nothing is lost: the snapshot is hidden and kept; `wherry unforget` and its id, which is between the slashes, \
+                 takes the forget back"
+            }
             DamageKind::Checked => {
                 "nothing is lost but when some packs or snapshots were checked last, and what was found damaged then: until all is \
                  read anew `wherry gc` may refuse to delete; `wherry check --read-data` of everything does that, and removes the \

@@ -174,7 +174,7 @@ impl Run<'_> {
     fn list_forgets(&self) -> Result<HashSet<SnapshotId>> {
         let mut finals = HashSet::new();
         for (id, forget) in self.repository.forgets()? {
-            let is_due = || Ok(forget.hides() && self.due_of(&id, forget.k)? == Due::Now);
+            let is_due = || Ok(forget.is_pending() && self.due_of(&id, forget.k)? == Due::Now);
             let due = || Ok::<_, Error>(is_due()? && !self.repository.is_pinned(&id)?);
             if forget.is_final() || (self.options.dry_run && due()?) {
                 finals.insert(id);
@@ -206,7 +206,13 @@ impl Run<'_> {
     pub(super) fn settle_due(&self, report: &mut Collected) -> Result<()> {
         report.left_forgets = 0;
         for (id, forget) in self.repository.forgets()? {
-            if forget.is_final() || !forget.hides() {
+            if forget.is_unclear() {
+                tracing::warn!(
+                    "whether snapshot {id} is gone for good cannot be read, and what is there of it is kept: `wherry forget {id}` \
+                     gives it up"
+                );
+            }
+            if !forget.is_pending() {
                 continue;
             }
             let due = self.due_of(&id, forget.k)?;

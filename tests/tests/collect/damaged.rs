@@ -219,3 +219,48 @@ fn the_only_intact_copy_stays_also_where_memory_is_too_little_to_know_of_it() {
     let restored = restore(&world.repository(), &kept).unwrap();
     assert!(restored == world.disks[&kept.id]);
 }
+
+/// Of a snapshot that is gone for good, or was brought back, nobody can tell any more which of both it is.
+#[test]
+fn a_verdict_that_cannot_be_read_has_a_way_out() {
+    for gone in [true, false] {
+        let mut world = World::new();
+        world.backup("other", &disk(&[700]));
+        let id = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>())).id;
+        world.forget(&id);
+        if gone {
+            // The newest of its volume: its record stays, as a witness, and its packs go.
+            assert!(world.gc().swept.packs > 0);
+        } else {
+            assert!(world.repository().unforget(&id).unwrap());
+        }
+        let settled = keys::forget(&id, 0, true);
+        spoil(&world, &settled);
+        let repository = world.repository();
+        let hidden = |repository: &Repository| !repository.snapshots(None).unwrap().is_visible(&id);
+        assert!(hidden(&repository), "it may be gone: it must not look whole");
+        let error = repository.unforget(&id).unwrap_err();
+        assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(&format!("wherry forget {id}")), "{error}");
+        let report = repository.check(&CheckOptions::default(), &|_, _, _| Ok(())).unwrap();
+        let damage = report.damages.iter().find(|damage| damage.object == settled).expect("the record is named");
+        assert!(damage.advice().contains("wherry forget") && !damage.advice().contains("nothing is lost"), "{damage:?}");
+        // Without effects and with them it is the same: it is kept as far as it is there.
+        for dry_run in [true, false] {
+            let collected = gc(&world.repository(), &CollectOptions { dry_run, ..now() });
+            match gone {
+                true => assert_eq!(collected.unwrap_err().kind(), ErrorKind::Corrupt, "dry run: {dry_run}"),
+                false => assert_eq!(collected.unwrap().condemned.packs, 0, "dry run: {dry_run}"),
+            }
+        }
+        // Given up: once more, and the verdict of that one can be read. Sooner, too, and nobody sees it in between.
+        assert!(repository.forget(&id, Duration::from_secs(3600), "given up").unwrap());
+        assert!(!repository.forget(&id, Duration::ZERO, "given up").unwrap(), "it is asked for already");
+        assert!(repository.forget_sooner(&id, Duration::ZERO, "given up").unwrap());
+        let collected = gc(&world.repository(), &now()).unwrap();
+        assert_eq!((collected.settled, collected.swept.packs > 0), (1, !gone), "{collected:?}");
+        assert!(hidden(&world.repository()));
+        assert_eq!(world.repository().unforget(&id).unwrap_err().kind(), ErrorKind::Conflict, "it is too late");
+        world.verify("a verdict was damaged");
+        world.verify_lean("a verdict was damaged");
+    }
+}
