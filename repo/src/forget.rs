@@ -145,7 +145,7 @@ impl Repository {
     /// nobody has asked, or when it goes as soon as that anyhow. `Invalid` when it is pinned.
     pub fn forget_sooner(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
         let Some(due) = self.forget_due(id)? else { return Ok(false) };
-        let wanted = self.clock().now().0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
+        let wanted = self.storage_time()?.0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
         if due.0 <= wanted {
             return Ok(false);
         }
@@ -192,32 +192,52 @@ impl Repository {
         }
     }
 
-    /// F3: makes the pending forget of a snapshot final, when its delay is over. False when none is pending, or it was
-    /// taken back meanwhile, or now, as the snapshot is pinned. `Invalid` before the delay is over.
+    /// F3: makes the pending forget of a snapshot final, when its delay is over by the storage's clock. False when none is
+    /// pending, or it was taken back meanwhile, or now, as the snapshot is pinned. `Invalid` before the delay is over.
     pub fn settle(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;
+        match self.forget_of(id)?.is_some_and(|forget| forget.is_pending()) {
+            true => self.settle_at(id, self.storage_time()?),
+            false => Ok(false),
+        }
+    }
+
+    /// Likewise; `now` is by the storage's clock, and no later than it is.
+    pub(crate) fn settle_at(&self, id: &SnapshotId, now: Timestamp) -> Result<bool> {
         let k = match self.forget_of(id)? {
             Some(forget) if forget.is_pending() => forget.k,
             _ => return Ok(false),
         };
-        let asked: Asked = self.read(&keys::forget(id, k, false))?;
-        let at = self.clock().now();
-        if at < asked.not_before {
+        let (_, due) = self.asked_at(id, k)?;
+        if now < due {
             return Err(Error::invalid(format!("the delay of the forget of snapshot {id} is not over")));
         }
         let key = keys::forget(id, k, true);
         // Asked for by a build that knows no pins, or by one that was ended before it had looked.
         let verdict = if self.is_pinned(id)? { Verdict::Undone } else { Verdict::Final };
-        match self.create(&key, &Settled { verdict, at, nonce: self.nonce()? }) {
+        match self.create(&key, &Settled { verdict, at: self.clock().now(), nonce: self.nonce()? }) {
             Ok(_) => Ok(verdict == Verdict::Final),
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(self.read::<Settled>(&key)?.verdict == Verdict::Final),
             Err(e) => Err(e),
         }
     }
 
-    /// When the newest pending forget of a snapshot may become final.
+    /// When the newest pending forget of a snapshot may become final, by the storage's clock.
     pub fn forget_due(&self, id: &SnapshotId) -> Result<Option<Timestamp>> {
-        Ok(self.asked(id)?.map(|asked| asked.not_before))
+        match self.forget_of(id)? {
+            Some(forget) if forget.is_pending() => Ok(Some(self.asked_at(id, forget.k)?.1)),
+            _ => Ok(None),
+        }
+    }
+
+    /// A forget, and when its delay is over by the storage's clock: the delay from when the record came there. The clock of
+    /// whoever asked has no part in that, nor has that of whoever settles.
+    pub(crate) fn asked_at(&self, id: &SnapshotId, k: u32) -> Result<(Asked, Timestamp)> {
+        let key = keys::forget(id, k, false);
+        let asked: Asked = self.read(&key)?;
+        let came = self.storage().head(&key)?.modified;
+        let delay = asked.not_before.0.saturating_sub(asked.at.0).max(0);
+        Ok((asked, Timestamp(came.0.saturating_add(delay))))
     }
 
     /// The reason that was given for the newest pending forget of a snapshot; `None` if none is pending.

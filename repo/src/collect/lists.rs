@@ -7,7 +7,7 @@ use super::packs::{Pack, Packs};
 use super::report::Collected;
 use super::sessions::Noted;
 use super::wait::without_open;
-use crate::format::records::{Asked, Outcome, SessionOpen};
+use crate::format::records::{Outcome, SessionOpen};
 use crate::id::{PackId, SessionId, SnapshotId, VolumeId};
 use crate::newest::{Made, is_older, witnesses};
 use crate::storage::{Listed, keys};
@@ -183,12 +183,13 @@ impl Run<'_> {
         Ok(finals)
     }
 
-    /// Whether a forget that is not settled is to be made final. One that cannot be read is not.
+    /// Whether a forget that is not settled is to be made final, by the storage's clock (without effects: by this host's, as
+    /// who writes nothing does not know the other one). One that cannot be read is not.
     fn due_of(&self, id: &SnapshotId, k: u32) -> Result<Due> {
-        match self.repository.read::<Asked>(&keys::forget(id, k, false)) {
-            Ok(asked) => {
+        match self.repository.asked_at(id, k) {
+            Ok((asked, due)) => {
                 let spared = self.options.spared_reason.is_some_and(|reason| asked.reason.starts_with(reason));
-                Ok(match (self.repository.clock().now() >= asked.not_before, spared) {
+                Ok(match (self.now() >= due, spared) {
                     (false, _) => Due::Later,
                     (true, true) => Due::Left,
                     (true, false) => Due::Now,
@@ -220,9 +221,9 @@ impl Run<'_> {
             if due != Due::Now || self.options.dry_run {
                 continue;
             }
-            match self.repository.settle(&id) {
+            match self.repository.settle_at(&id, self.now()) {
                 Ok(settled) => report.settled += u64::from(settled),
-                // It stays a root; or the clock was put back.
+                // It stays a root; or it was taken back and asked for anew, with another delay.
                 Err(e) if self.repository.is_damage(&e) || e.kind() == ErrorKind::Invalid => {
                     tracing::warn!("the forget of snapshot {id} is left as it is: {e}");
                 }
