@@ -134,7 +134,7 @@ impl Repository {
         };
         // Pinned since it was looked for above: whoever pins may have looked for forgets before this one was there.
         if self.is_pinned(id)? {
-            self.undo(id)?;
+            self.undo(id, self.forget_of(id)?)?;
             return Err(pinned(id));
         }
         Ok(asked)
@@ -149,7 +149,7 @@ impl Repository {
         if due.0 <= wanted {
             return Ok(false);
         }
-        match self.undo(id) {
+        match self.undo(id, self.forget_of(id)?) {
             // Made final meanwhile.
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(false),
             back => back.and_then(|_| self.forget(id, delay, reason)),
@@ -160,7 +160,8 @@ impl Repository {
     /// whether it is.
     pub fn unforget(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;
-        if let Some(Forget { any_final: false, unreadable: Some(k), .. }) = self.forget_of(id)? {
+        let forget = self.forget_of(id)?;
+        if let Some(Forget { any_final: false, unreadable: Some(k), .. }) = forget {
             let key = keys::forget(id, k, true);
             let text = format!(
                 "{key} cannot be read, so snapshot {id} may be gone for good; what is there of it is kept, and can be restored: \
@@ -168,14 +169,14 @@ impl Repository {
             );
             return Err(Error::corrupt(text).with_object(key));
         }
-        self.undo(id)
+        self.undo(id, forget)
     }
 
-    /// F2.
-    fn undo(&self, id: &SnapshotId) -> Result<bool> {
+    /// F2, of what was read of it just now.
+    fn undo(&self, id: &SnapshotId, forget: Option<Forget>) -> Result<bool> {
         let too_late =
             || Error::new(ErrorKind::Conflict, format!("it is too late: snapshot {id} was forgotten for good"));
-        let k = match self.forget_of(id)? {
+        let k = match forget {
             Some(forget) if forget.is_final() => return Err(too_late()),
             Some(forget) if forget.is_pending() => forget.k,
             _ => return Ok(false),

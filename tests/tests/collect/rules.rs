@@ -302,7 +302,11 @@ fn a_wrong_clock_makes_no_forget_final_and_keeps_none_from_it() {
         let id = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>())).id;
         world.backup("other", &disk(&[900]));
         let wrong = Arc::new(TestClock::default());
-        if is_ahead { wrong.advance(years) } else { wrong.put_back(years) }
+        if is_ahead {
+            wrong.advance(years)
+        } else {
+            wrong.put_back(years)
+        }
         let components = Components { clock: wrong, ..components(world.storage.clone()) };
         let wrong = Repository::open(components, &password()).unwrap();
         // Who collects has the wrong clock.
