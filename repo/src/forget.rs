@@ -17,12 +17,25 @@ pub struct Forget {
     pub verdict: Option<Verdict>,
     /// Some earlier or later forget of the snapshot is final.
     any_final: bool,
+    /// The newest that was settled in a way that cannot be read.
+    unreadable: Option<u32>,
 }
 
 impl Forget {
     /// The snapshot is not shown and not built upon.
     pub fn hides(&self) -> bool {
-        self.any_final || self.verdict.is_none()
+        // What cannot be read may say that it is gone for good: then it must not look whole.
+        self.any_final || self.verdict.is_none() || self.unreadable.is_some()
+    }
+
+    /// It can still be settled. Not where it was, and what that says cannot be read.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.any_final && self.verdict.is_none() && self.unreadable != Some(self.k)
+    }
+
+    /// Whether it is gone for good cannot be read, and nobody has asked anew since: a collector keeps what is there of it.
+    pub(crate) fn is_unclear(&self) -> bool {
+        !self.any_final && self.unreadable.is_some() && !self.is_pending()
     }
 
     /// The snapshot is gone for good.
@@ -41,8 +54,8 @@ pub(crate) struct ListedForgets {
 }
 
 impl Repository {
-    /// The newest forget of each snapshot that has one. A settled record that cannot be read counts as not settled, so
-    /// that nothing is given up because of damage.
+    /// The newest forget of each snapshot that has one. A settled record that cannot be read makes nothing final, so that
+    /// nothing is given up because of damage; and the snapshot stays hidden, as it may be gone.
     pub(crate) fn forgets(&self) -> Result<BTreeMap<SnapshotId, Forget>> {
         self.verdicts(self.listed_forgets(keys::FORGET)?, |_| true)
     }
@@ -53,7 +66,7 @@ impl Repository {
         let mut settled = Vec::new();
         self.storage().list(prefix, &mut |object| {
             let Some((id, k, is_settled)) = keys::parse_forget(&object.key) else { return Ok(()) };
-            let entry = found.entry(id).or_insert(Forget { k, verdict: None, any_final: false });
+            let entry = found.entry(id).or_insert(Forget { k, verdict: None, any_final: false, unreadable: None });
             entry.k = entry.k.max(k);
             settled.extend(is_settled.then_some((id, k)));
             Ok(())
@@ -82,7 +95,10 @@ impl Repository {
                             entry.verdict = Some(settled.verdict);
                         }
                     }
-                    Err(e) if self.is_damage(&e) => tracing::warn!("{e}: counted as not settled"),
+                    Err(e) if self.is_damage(&e) => {
+                        tracing::warn!("{e}: counted as not settled");
+                        entry.unreadable = entry.unreadable.max(Some(*k));
+                    }
                     Err(e) => return Err(e),
                 }
             }
@@ -96,11 +112,12 @@ impl Repository {
     }
 
     /// F1. Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
-    /// asked for already. `Invalid` when it is pinned.
+    /// asked for already. `Invalid` when it is pinned. Where what became of an earlier forget cannot be read it is asked anew:
+    /// that one keeps its key, and the verdict of this one can be read.
     pub fn forget(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
         self.check_writable()?;
         let k = match self.forget_of(id)? {
-            Some(forget) if forget.hides() => return Ok(false),
+            Some(forget) if forget.is_final() || forget.is_pending() => return Ok(false),
             Some(forget) => forget.k + 1,
             None => 0,
         };
@@ -117,7 +134,7 @@ impl Repository {
         };
         // Pinned since it was looked for above: whoever pins may have looked for forgets before this one was there.
         if self.is_pinned(id)? {
-            self.unforget(id)?;
+            self.undo(id, self.forget_of(id)?)?;
             return Err(pinned(id));
         }
         Ok(asked)
@@ -128,25 +145,40 @@ impl Repository {
     /// nobody has asked, or when it goes as soon as that anyhow. `Invalid` when it is pinned.
     pub fn forget_sooner(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
         let Some(due) = self.forget_due(id)? else { return Ok(false) };
-        let wanted = self.clock().now().0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
+        let wanted = self.storage_time()?.0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
         if due.0 <= wanted {
             return Ok(false);
         }
-        match self.unforget(id) {
+        match self.undo(id, self.forget_of(id)?) {
             // Made final meanwhile.
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(false),
             back => back.and_then(|_| self.forget(id, delay, reason)),
         }
     }
 
-    /// Takes a forget back. False when none was pending. `Conflict` when it is too late.
+    /// Takes a forget back. False when none was pending. `Conflict` when it is too late, `Corrupt` when it cannot be read
+    /// whether it is.
     pub fn unforget(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;
+        let forget = self.forget_of(id)?;
+        if let Some(Forget { any_final: false, unreadable: Some(k), .. }) = forget {
+            let key = keys::forget(id, k, true);
+            let text = format!(
+                "{key} cannot be read, so snapshot {id} may be gone for good; what is there of it is kept, and can be restored: \
+                 bring the object back from a copy of the repository, or give the snapshot up: `wherry forget {id}`"
+            );
+            return Err(Error::corrupt(text).with_object(key));
+        }
+        self.undo(id, forget)
+    }
+
+    /// F2, of what was read of it just now.
+    fn undo(&self, id: &SnapshotId, forget: Option<Forget>) -> Result<bool> {
         let too_late =
             || Error::new(ErrorKind::Conflict, format!("it is too late: snapshot {id} was forgotten for good"));
-        let k = match self.forget_of(id)? {
+        let k = match forget {
             Some(forget) if forget.is_final() => return Err(too_late()),
-            Some(forget) if forget.hides() => forget.k,
+            Some(forget) if forget.is_pending() => forget.k,
             _ => return Ok(false),
         };
         let key = keys::forget(id, k, true);
@@ -161,32 +193,52 @@ impl Repository {
         }
     }
 
-    /// F3: makes the pending forget of a snapshot final, when its delay is over. False when none is pending, or it was
-    /// taken back meanwhile, or now, as the snapshot is pinned. `Invalid` before the delay is over.
+    /// F3: makes the pending forget of a snapshot final, when its delay is over by the storage's clock. False when none is
+    /// pending, or it was taken back meanwhile, or now, as the snapshot is pinned. `Invalid` before the delay is over.
     pub fn settle(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;
+        match self.forget_of(id)?.is_some_and(|forget| forget.is_pending()) {
+            true => self.settle_at(id, self.storage_time()?),
+            false => Ok(false),
+        }
+    }
+
+    /// Likewise; `now` is by the storage's clock, and no later than it is.
+    pub(crate) fn settle_at(&self, id: &SnapshotId, now: Timestamp) -> Result<bool> {
         let k = match self.forget_of(id)? {
-            Some(forget) if forget.verdict.is_none() => forget.k,
+            Some(forget) if forget.is_pending() => forget.k,
             _ => return Ok(false),
         };
-        let asked: Asked = self.read(&keys::forget(id, k, false))?;
-        let at = self.clock().now();
-        if at < asked.not_before {
+        let (_, due) = self.asked_at(id, k)?;
+        if now < due {
             return Err(Error::invalid(format!("the delay of the forget of snapshot {id} is not over")));
         }
         let key = keys::forget(id, k, true);
         // Asked for by a build that knows no pins, or by one that was ended before it had looked.
         let verdict = if self.is_pinned(id)? { Verdict::Undone } else { Verdict::Final };
-        match self.create(&key, &Settled { verdict, at, nonce: self.nonce()? }) {
+        match self.create(&key, &Settled { verdict, at: self.clock().now(), nonce: self.nonce()? }) {
             Ok(_) => Ok(verdict == Verdict::Final),
             Err(e) if e.kind() == ErrorKind::Conflict => Ok(self.read::<Settled>(&key)?.verdict == Verdict::Final),
             Err(e) => Err(e),
         }
     }
 
-    /// When the newest pending forget of a snapshot may become final.
+    /// When the newest pending forget of a snapshot may become final, by the storage's clock.
     pub fn forget_due(&self, id: &SnapshotId) -> Result<Option<Timestamp>> {
-        Ok(self.asked(id)?.map(|asked| asked.not_before))
+        match self.forget_of(id)? {
+            Some(forget) if forget.is_pending() => Ok(Some(self.asked_at(id, forget.k)?.1)),
+            _ => Ok(None),
+        }
+    }
+
+    /// A forget, and when its delay is over by the storage's clock: the delay from when the record came there. The clock of
+    /// whoever asked has no part in that, nor has that of whoever settles.
+    pub(crate) fn asked_at(&self, id: &SnapshotId, k: u32) -> Result<(Asked, Timestamp)> {
+        let key = keys::forget(id, k, false);
+        let asked: Asked = self.read(&key)?;
+        let came = self.storage().head(&key)?.modified;
+        let delay = asked.not_before.0.saturating_sub(asked.at.0).max(0);
+        Ok((asked, Timestamp(came.0.saturating_add(delay))))
     }
 
     /// The reason that was given for the newest pending forget of a snapshot; `None` if none is pending.
@@ -196,7 +248,7 @@ impl Repository {
 
     fn asked(&self, id: &SnapshotId) -> Result<Option<Asked>> {
         match self.forget_of(id)? {
-            Some(forget) if forget.verdict.is_none() => Ok(Some(self.read(&keys::forget(id, forget.k, false))?)),
+            Some(forget) if forget.is_pending() => Ok(Some(self.read(&keys::forget(id, forget.k, false))?)),
             _ => Ok(None),
         }
     }

@@ -70,7 +70,7 @@ impl Made {
 }
 
 /// Whether an object was written before another one, by the storage's clock. Some storages say whole seconds.
-pub(crate) fn is_older(at: Timestamp, than: Timestamp) -> bool {
+fn is_older(at: Timestamp, than: Timestamp) -> bool {
     at.0.saturating_add(1_000_000_000) < than.0
 }
 

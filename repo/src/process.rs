@@ -15,9 +15,10 @@ impl Process {
     }
 
     /// True only when it certainly runs no more: same machine, same boot, same process namespace, and no process of
-    /// that id with that start time. One that this user may not look at (`/proc` with `hidepid`) is not dead.
+    /// that id with that start time. Copies of a running virtual machine look alike in all that. One that this user may not look at (`/proc` with `hidepid`) is not dead.
     pub fn is_dead(&self) -> bool {
-        if self.boot.is_empty() || self.boot != boot() {
+        // When it started could not be read (a new process namespace with the old `/proc`): the number alone says nothing.
+        if self.boot.is_empty() || self.boot != boot() || self.start == 0 {
             return false;
         }
         match start_time(self.pid) {
@@ -131,6 +132,8 @@ mod tests {
         assert!(!me.boot.is_empty() && me.start > 0);
         assert!(!me.is_dead());
         assert!(Process { start: me.start + 1, ..me.clone() }.is_dead(), "the number was given to another process");
+        assert!(!Process { start: 0, ..me.clone() }.is_dead(), "it is not known which process had the number");
+        assert!(!Process { start: 0, pid: u32::MAX >> 1, ..me.clone() }.is_dead());
         assert!(!Process { boot: "elsewhere".into(), start: 1, ..me.clone() }.is_dead());
         assert!(!Process { boot: String::new(), start: 1, ..me }.is_dead());
     }

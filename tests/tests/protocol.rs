@@ -349,5 +349,44 @@ fn each_action_is_a_function_of_the_code() {
     for (file, name) in functions {
         let text = std::fs::read_to_string(source.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         assert!(text.contains(&format!("fn {name}(")), "there is no function {name} in {file} any more");
+        let is_named = PAGE.contains(&format!("`{name}`")) || PAGE.contains(&format!("::{name}`"));
+        assert!(is_named, "{name} of {file} performs an action, and the page does not name it");
     }
+}
+
+/// What stands in backticks behind the number of a rule is the function that does it. And what fences, fences.
+#[test]
+fn each_name_behind_a_rule_is_a_function_of_the_code() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../repo/src");
+    let (mut folders, mut text) = (vec![source.clone()], String::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => text.push_str(&std::fs::read_to_string(path).unwrap()),
+            }
+        }
+    }
+    let parts: Vec<&str> = PAGE.split("**").collect();
+    let is_rule = |part: &str| {
+        part.len() < 4
+            && part.starts_with(|c: char| c.is_ascii_uppercase())
+            && part.ends_with(|c: char| c.is_ascii_digit())
+    };
+    let names: Vec<(&str, &str)> = parts
+        .windows(2)
+        .filter(|pair| is_rule(pair[0]))
+        .filter_map(|pair| Some((pair[0], pair[1].strip_prefix(" `")?.split_once('`')?.0)))
+        // Not a folder of the storage.
+        .filter(|(_, name)| !name.contains('/'))
+        .collect();
+    assert!(names.len() > 25, "{names:?}");
+    for (rule, name) in names {
+        let function = name.rsplit("::").next().unwrap();
+        assert!(text.contains(&format!("fn {function}(")), "{rule}: there is no function {name}");
+    }
+    let session = std::fs::read_to_string(source.join("session.rs")).unwrap();
+    let adopts = session.split("fn fence_dead(").nth(1).unwrap().split("\nfn ").next().unwrap();
+    assert!(adopts.contains(" fence("), "A2 fences nobody any more");
 }

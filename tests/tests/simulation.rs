@@ -5,6 +5,7 @@
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use wherry_tests::protocol::Rules;
 use wherry_tests::sim::{CASES, Plant, scene, simulate};
 
 /// Simulations of an ordinary run.
@@ -144,6 +145,37 @@ fn a_step_that_is_left_out_is_found_in_its_scene() {
         }
         println!("{plant:?}: {lost}");
     }
+}
+
+/// Each step of the model is left out in the code too, or the page says why not; and each fault is there for some step.
+#[test]
+fn each_step_of_the_model_has_a_fault_or_a_reason() {
+    let page = include_str!("../../repo/docs/concurrency.md");
+    let table = page.split("| switch | left out in the code by |").nth(1).expect("the table has gone");
+    let rows: BTreeMap<&str, &str> = table
+        .lines()
+        .skip(2)
+        .map_while(|line| line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "))
+        .collect();
+    assert_eq!(rows.keys().copied().collect::<Vec<_>>(), {
+        let mut names = Rules::NAMES.to_vec();
+        names.sort_unstable();
+        names
+    });
+    // The model has no switch for it: nobody acts on that answer.
+    let mut used = vec!["CommitIsTakenForFence".to_owned()];
+    let plants: Vec<String> = Plant::ALL.iter().map(|plant| format!("{plant:?}")).collect();
+    for (rule, says) in rows {
+        match says.strip_prefix('`').and_then(|says| says.split_once('`')) {
+            Some((name, _)) => {
+                assert!(plants.iter().any(|plant| plant == name), "{rule}: there is no fault {name}");
+                used.push(name.to_owned());
+            }
+            None => assert!(says.starts_with("none: ") || says.starts_with("none yet: "), "{rule}: {says}"),
+        }
+    }
+    let unused: Vec<_> = plants.iter().filter(|plant| !used.contains(plant)).collect();
+    assert!(unused.is_empty(), "no step of the model is theirs: {unused:?}");
 }
 
 /// Steps that another one stands behind: `concurrency.md` says why nothing is lost without them. The scene is the one in which

@@ -123,7 +123,7 @@ pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
     let (report, options) = collect(context, &repository, turn, options)?;
     let view = View::new(&report, dry_run, start.elapsed().as_secs_f64());
     context.output.result(&view, || text(&report, &options))?;
-    Ok(if report.failed.packs > 0 { Exit::Partial } else { Exit::Done })
+    Ok(if report.failed.packs > 0 { Exit::Failed } else { Exit::Done })
 }
 
 /// One run, with the threads and the memory that this process has; the second value is how it was done.

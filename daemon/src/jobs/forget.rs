@@ -189,8 +189,14 @@ fn act(
         Verdict::Gone => {}
         Verdict::Settle => {
             let due = repository.forget_due(&id)?.is_some_and(|due| due <= repository.components().clock.now());
-            if is_final && due && is_own()? && repository.settle(&id)? {
-                tracing::info!(snapshot = %id, "gone for good: its backup did not come back");
+            if is_final && due && is_own()? {
+                match repository.settle(&id) {
+                    Ok(true) => tracing::info!(snapshot = %id, "gone for good: its backup did not come back"),
+                    Ok(false) => {}
+                    // The storage's clock counts, and is behind this one.
+                    Err(e) if e.kind() == ErrorKind::Invalid => {}
+                    Err(e) => return Err(e.into()),
+                }
             }
         }
         Verdict::Forget => {

@@ -33,8 +33,10 @@ enum Item {
     Snapshot(Box<Snapshot>),
     /// The snapshot is forgotten for good.
     Final(SnapshotId),
-    /// A snapshot or fence that does not open.
-    Lost(VolumeId, SnapshotId),
+    /// What became of a forget does not open, and what is wrong with it.
+    Unsettled(SnapshotId, Key, String),
+    /// Likewise of a snapshot or fence.
+    Lost(VolumeId, SnapshotId, Key, String),
 }
 
 pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
@@ -71,18 +73,27 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
         run.findings.whole(&key, "it is gone");
     }
     let total = found.len() as u64;
-    let (mut snapshots, mut lost, mut forgotten) = (Vec::new(), Vec::new(), HashSet::new());
+    let (mut snapshots, mut lost, mut unread, mut forgotten) = (Vec::new(), Vec::new(), Vec::new(), HashSet::new());
     for part in found.chunks(256) {
         for item in run.each(part, |key| open(run, key))? {
             records += u64::from(!matches!(item, Item::Unknown));
             match item {
                 Item::Fine | Item::Unknown => {}
                 Item::Snapshot(snapshot) => snapshots.push(*snapshot),
-                Item::Lost(volume, id) => lost.push((volume, id)),
+                Item::Lost(volume, id, key, what) => {
+                    lost.push((volume, id));
+                    unread.push((id, key, what));
+                }
                 Item::Final(id) => drop(forgotten.insert(id)),
+                Item::Unsettled(id, key, what) => unread.push((id, key, what)),
             }
         }
         (run.watch)(CheckStep::Records, records.min(total), total)?;
+    }
+    // Another forget of it says that it is gone for good: nobody needs to know what this one says, nor what the record of the snapshot
+    // says, which keeps its key (N1).
+    for (_, key, what) in unread.iter().filter(|(id, ..)| !forgotten.contains(id)) {
+        run.findings.whole(key, what.as_str());
     }
     snapshots.retain(|s| !forgotten.contains(&s.id));
     lost.retain(|(_, id)| !forgotten.contains(id));
@@ -119,8 +130,14 @@ fn open(run: &Run<'_>, key: &Key) -> Result<Item> {
         // Sessions and forgotten snapshots come to an end.
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Item::Fine),
         Err(e) if run.is_damage(&e) => {
+            if let Some((id, _, true)) = keys::parse_forget(key) {
+                return Ok(Item::Unsettled(id, key.clone(), e.message().to_owned()));
+            }
+            if let Some((volume, id)) = keys::parse_snap(key) {
+                return Ok(Item::Lost(volume, id, key.clone(), e.message().to_owned()));
+            }
             run.findings.whole(key, e.message());
-            Ok(keys::parse_snap(key).map_or(Item::Fine, |(volume, id)| Item::Lost(volume, id)))
+            Ok(Item::Fine)
         }
         Err(e) => Err(e),
     }

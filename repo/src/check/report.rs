@@ -95,15 +95,13 @@ impl Damage {
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self.kind {
-            DamageKind::Snapshot if self.hits.is_empty() => {
-                "nothing is lost: the snapshot is forgotten for good, and `wherry gc` removes the object"
-            }
             DamageKind::Pack | DamageKind::Map if self.hits.is_empty() => {
                 "nothing is lost: all that the snapshots need of it was read and is intact"
             }
             DamageKind::Pack if self.missing => {
                 "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
-                 each volume stores anew what is missing"
+                 each volume stores anew what is missing; until it is there again, or the snapshots that need it are given up (`wherry \
+                 forget`), `wherry gc` deletes nothing"
             }
             DamageKind::Pack => {
                 "restore another snapshot, or bring the object back from a copy of the repository; leave it where it is, for \
@@ -111,7 +109,8 @@ impl Damage {
             }
             DamageKind::Map => {
                 "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
-                 each volume writes its map or tree anew"
+                 each volume writes its map or tree anew; until it is there again, or the snapshots that need it are given up (`wherry \
+                 forget`), `wherry gc` deletes nothing"
             }
             DamageKind::Snapshot => {
                 "restore another snapshot of the volume, or bring the object back from a copy of the repository; the \
@@ -132,7 +131,15 @@ impl Damage {
                  work because of it, `wherry repair` ends that run"
             }
             DamageKind::Index => "nothing is lost: backups read the packs' own indexes in its place",
-            DamageKind::Forget => "nothing is lost: the snapshot is kept",
+            DamageKind::Forget if keys::parse_forget(&self.object).is_some_and(|(.., settled)| settled) => {
+                "whether the snapshot is gone for good cannot be read: it stays hidden, and what is there of it is kept; bring the \
+                 object back from a copy of the repository, or give the snapshot up with `wherry forget` and its id, which \
+                 is between the slashes"
+            }
+            DamageKind::Forget => {
+                "nothing is lost: the snapshot is hidden and kept; `wherry unforget` and its id, which is between the slashes, \
+                 takes the forget back"
+            }
             DamageKind::Checked => {
                 "nothing is lost but when some packs or snapshots were checked last, and what was found damaged then: until all is \
                  read anew `wherry gc` may refuse to delete; `wherry check --read-data` of everything does that, and removes the \

@@ -7,11 +7,11 @@ use super::packs::{Pack, Packs};
 use super::report::Collected;
 use super::sessions::Noted;
 use super::wait::without_open;
-use crate::format::records::{Asked, Outcome, SessionOpen};
+use crate::format::records::{Outcome, SessionOpen};
 use crate::id::{PackId, SessionId, SnapshotId, VolumeId};
-use crate::newest::{Made, is_older, witnesses};
+use crate::newest::{Made, witnesses};
 use crate::storage::{Listed, keys};
-use crate::{Error, ErrorKind, Result, Timestamp};
+use crate::{Error, ErrorKind, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A kind of which there are more packs is listed folder by folder, several at once.
@@ -43,9 +43,9 @@ pub(super) struct Roots {
     /// G4: sessions that have an outcome.
     outcomes: HashSet<SessionId>,
     snapshots: HashMap<SnapshotId, Root>,
-    /// Those that are gone for good and whose records cannot be read, and whether they may go: not where one of the volume can be
-    /// read and none that is later, for it may have been the newest, and then nobody would know that any more.
-    spoiled: HashMap<SnapshotId, bool>,
+    /// Those that are gone for good and whose records cannot be read. The records stay: each may be a Fence, whose session would commit
+    /// if its key were free (N1).
+    spoiled: HashSet<SnapshotId>,
     /// Sessions that have ended without a snapshot, of late.
     left: HashSet<SessionId>,
 }
@@ -68,7 +68,7 @@ struct Outcomes {
     /// Those of them that are snapshots.
     snapshots: HashMap<SnapshotId, Root>,
     /// See [`Roots`].
-    spoiled: HashMap<SnapshotId, bool>,
+    spoiled: HashSet<SnapshotId>,
 }
 
 impl Run<'_> {
@@ -174,7 +174,7 @@ impl Run<'_> {
     fn list_forgets(&self) -> Result<HashSet<SnapshotId>> {
         let mut finals = HashSet::new();
         for (id, forget) in self.repository.forgets()? {
-            let is_due = || Ok(forget.hides() && self.due_of(&id, forget.k)? == Due::Now);
+            let is_due = || Ok(forget.is_pending() && self.due_of(&id, forget.k)? == Due::Now);
             let due = || Ok::<_, Error>(is_due()? && !self.repository.is_pinned(&id)?);
             if forget.is_final() || (self.options.dry_run && due()?) {
                 finals.insert(id);
@@ -183,12 +183,13 @@ impl Run<'_> {
         Ok(finals)
     }
 
-    /// Whether a forget that is not settled is to be made final. One that cannot be read is not.
+    /// Whether a forget that is not settled is to be made final, by the storage's clock (without effects: by this host's, as
+    /// who writes nothing does not know the other one). One that cannot be read is not.
     fn due_of(&self, id: &SnapshotId, k: u32) -> Result<Due> {
-        match self.repository.read::<Asked>(&keys::forget(id, k, false)) {
-            Ok(asked) => {
+        match self.repository.asked_at(id, k) {
+            Ok((asked, due)) => {
                 let spared = self.options.spared_reason.is_some_and(|reason| asked.reason.starts_with(reason));
-                Ok(match (self.repository.clock().now() >= asked.not_before, spared) {
+                Ok(match (self.now() >= due, spared) {
                     (false, _) => Due::Later,
                     (true, true) => Due::Left,
                     (true, false) => Due::Now,
@@ -206,7 +207,13 @@ impl Run<'_> {
     pub(super) fn settle_due(&self, report: &mut Collected) -> Result<()> {
         report.left_forgets = 0;
         for (id, forget) in self.repository.forgets()? {
-            if forget.is_final() || !forget.hides() {
+            if forget.is_unclear() {
+                tracing::warn!(
+                    "whether snapshot {id} is gone for good cannot be read, and what is there of it is kept: `wherry forget {id}` \
+                     gives it up"
+                );
+            }
+            if !forget.is_pending() {
                 continue;
             }
             let due = self.due_of(&id, forget.k)?;
@@ -214,9 +221,9 @@ impl Run<'_> {
             if due != Due::Now || self.options.dry_run {
                 continue;
             }
-            match self.repository.settle(&id) {
+            match self.repository.settle_at(&id, self.now()) {
                 Ok(settled) => report.settled += u64::from(settled),
-                // It stays a root; or the clock was put back.
+                // It stays a root; or it was taken back and asked for anew, with another delay.
                 Err(e) if self.repository.is_damage(&e) || e.kind() == ErrorKind::Invalid => {
                     tracing::warn!("the forget of snapshot {id} is left as it is: {e}");
                 }
@@ -229,28 +236,24 @@ impl Run<'_> {
     /// G4: who has an outcome, and the snapshots among them.
     fn list_snapshots(&self, finals: &HashSet<SnapshotId>) -> Result<Outcomes> {
         let mut found = Vec::new();
-        self.storage().list(keys::SNAP, &mut |Listed { key, modified, .. }| {
-            found.extend(keys::parse_snap(&key).map(|(volume, id)| ((volume, id, modified), key)));
+        self.storage().list(keys::SNAP, &mut |Listed { key, .. }| {
+            found.extend(keys::parse_snap(&key).map(|name| (name, key)));
             Ok(())
         })?;
-        let (mut snapshots, mut spoiled) = (HashMap::new(), HashMap::new());
-        let mut newest: HashMap<VolumeId, Timestamp> = HashMap::new();
+        let (mut snapshots, mut spoiled) = (HashMap::new(), HashSet::new());
         for part in found.chunks(256) {
-            for (((volume, id, modified), _), outcome) in part.iter().zip(self.repository.read_many::<_, Outcome>(part))
-            {
+            for (((volume, id), _), outcome) in part.iter().zip(self.repository.read_many::<_, Outcome>(part)) {
                 match outcome {
                     Ok((Outcome::Snapshot(record), _)) => {
                         let made = Made::new(*id, &record);
-                        let latest = newest.entry(*volume).or_insert(*modified);
-                        *latest = (*latest).max(*modified);
                         snapshots.insert(*id, Root { volume: *volume, made, is_final: finals.contains(id) });
                     }
                     Ok((Outcome::Fence(_), _)) => {}
                     // Removed by another collector.
                     Err(e) if e.kind() == ErrorKind::NotFound && finals.contains(id) => {}
-                    // Nobody wants it any more, and it may go; unless a session leans on it.
+                    // Nobody wants it any more; unless a session leans on it.
                     Err(e) if self.repository.is_damage(&e) && finals.contains(id) => {
-                        spoiled.insert(*id, (*volume, *modified));
+                        spoiled.insert(*id);
                     }
                     Err(e) if self.repository.is_damage(&e) => {
                         let text =
@@ -261,9 +264,7 @@ impl Run<'_> {
                 }
             }
         }
-        let outcomes = found.into_iter().map(|((_, id, _), _)| id).collect();
-        let may_go = |(volume, at)| newest.get(&volume).is_none_or(|newest| is_older(at, *newest));
-        let spoiled = spoiled.into_iter().map(|(id, record)| (id, may_go(record))).collect();
+        let outcomes = found.into_iter().map(|((_, id), _)| id).collect();
         Ok(Outcomes { outcomes, snapshots, spoiled })
     }
 }
@@ -286,7 +287,7 @@ impl Roots {
             match self.snapshots.get(&parent) {
                 Some(root) => drop(roots.insert(parent, *root)),
                 // The session may have passed W5 and W6 before, and leans on what the record led to.
-                None if self.spoiled.contains_key(&parent) => {
+                None if self.spoiled.contains(&parent) => {
                     let text =
                         format!("the record of snapshot {parent}, which session {} needs, cannot be read", noted.id);
                     return Err(Error::corrupt(text)
@@ -323,7 +324,6 @@ impl Roots {
         let kept: HashSet<SnapshotId> = volumes.values().flat_map(|all| witnesses(all)).collect();
         let goes = |id: &&SnapshotId| self.finals.contains(*id) && !roots.contains(*id) && !kept.contains(*id);
         let mut dead: Vec<SnapshotId> = self.snapshots.keys().filter(goes).copied().collect();
-        dead.extend(self.spoiled.iter().filter(|(_, may_go)| **may_go).map(|(id, _)| *id));
         dead.sort_unstable();
         dead
     }

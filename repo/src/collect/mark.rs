@@ -70,6 +70,30 @@ fn nowhere(child: &Child, is_cut: bool) -> Error {
     Error::corrupt(format!("{key} {how}, and {what} that a snapshot needs of it is in no other pack")).with_object(key)
 }
 
+/// An error about what a root leads to: whose it is, and how the collector comes to work again.
+fn needed(e: Error, snapshot: &Snapshot, is_final: bool) -> Error {
+    let e = match e.kind() {
+        // By another collector, or lost: whoever gets this looks which.
+        ErrorKind::NotFound => {
+            let object = e.object().unwrap_or_default().to_owned();
+            e.instead(format!("{object} is gone")).with_object(object)
+        }
+        _ => e,
+    };
+    let Snapshot { id, record, .. } = snapshot;
+    e.advise(&match is_final {
+        true => format!(
+            "snapshot {id} of volume {:?} is gone for good and a session that began before needs it: end that session, or wait for its end",
+            record.name
+        ),
+        false => format!(
+            "snapshot {id} of volume {:?} needs it: heal it (`wherry repair --from` another repository with the same data, or \
+             a new backup of the same data), or give the snapshot up (`wherry forget {id}`)",
+            record.name
+        ),
+    })
+}
+
 /// What a map node refers to; `chunks` is the class of the chunks below it.
 fn of_map(node: &MapNode, chunks: u8) -> Vec<Child> {
     let class = if node.level == 0 { chunks } else { 128 + node.level - 1 };
@@ -175,12 +199,18 @@ impl Mark<'_, '_> {
             let snapshot = Snapshot { id: root.made.id, volume: root.volume, record: *record, record_size };
             let children = self.top(&snapshot).map_err(|e| e.with_object(key))?;
             self.is_final = root.is_final;
-            self.take(children)?;
-            // To its end before the next one begins: what is there twice is looked for by the newest that need it.
-            while !self.stack.is_empty() {
-                (self.run.watch)(CollectStep::Mark, self.packs.marked, self.packs.total.max(self.packs.marked))?;
-                self.open()?;
-            }
+            self.walk(children)
+                .map_err(|e| if repository.is_damage(&e) { needed(e, &snapshot, root.is_final) } else { e })?;
+        }
+        Ok(())
+    }
+
+    /// A root to its end before the next one begins: what is there twice is looked for by the newest that need it.
+    fn walk(&mut self, children: Vec<Child>) -> Result<()> {
+        self.take(children)?;
+        while !self.stack.is_empty() {
+            (self.run.watch)(CollectStep::Mark, self.packs.marked, self.packs.total.max(self.packs.marked))?;
+            self.open()?;
         }
         Ok(())
     }

@@ -354,7 +354,8 @@ pub struct Asked {
     /// When it was asked.
     #[n(0)]
     pub at: Timestamp,
-    /// Collectors leave the snapshot alone before this moment.
+    /// The moment it may become final as the clock of whoever asked has it. What counts is how long that is after `at`: collectors leave
+    /// the snapshot alone for so long after the record came, by the storage's clock.
     #[n(1)]
     pub not_before: Timestamp,
     /// For people.

@@ -62,7 +62,7 @@ impl Action {
     pub fn function(self) -> Option<(&'static str, &'static str)> {
         Some(match self {
             Self::OpenSession { .. } | Self::CheckParent(_) => ("session.rs", "open"),
-            Self::Adopt(_) => ("index_sync.rs", "adopt"),
+            Self::Adopt(_) => ("session.rs", "fence_dead"),
             Self::ListGenerations(_) => ("session.rs", "read_bars"),
             Self::PutSeen(_) => ("session.rs", "put_seen"),
             Self::UseParentSlot(..) => ("writer/map.rs", "parent_slot"),
@@ -77,7 +77,7 @@ impl Action {
             Self::OpenReadAgain => ("session/read.rs", "look"),
             Self::CloseRead => ("session/read.rs", "close"),
             Self::AskForget(_) => ("forget.rs", "forget"),
-            Self::Undo(_) => ("forget.rs", "unforget"),
+            Self::Undo(_) => ("forget.rs", "undo"),
             Self::Settle(_) => ("forget.rs", "settle"),
             Self::ListPacks(_) => ("collect/lists.rs", "list_packs"),
             Self::ListForgets(_) => ("collect/lists.rs", "list_forgets"),

@@ -16,7 +16,7 @@ fn patient() -> CollectOptions {
 }
 
 #[test]
-fn a_damaged_record_of_what_is_gone_for_good_stops_nobody_and_goes() {
+fn a_damaged_record_of_what_is_gone_for_good_stops_nobody() {
     let mut world = World::new();
     let first = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>()));
     world.backup("vm", &disk(&(100..116).collect::<Vec<_>>()));
@@ -32,12 +32,12 @@ fn a_damaged_record_of_what_is_gone_for_good_stops_nobody_and_goes() {
     drop(reading);
     let collected = gc(&world.repository(), &patient()).unwrap();
     assert_eq!((collected.swept.packs, collected.records), (2, 0), "{collected:?}");
-    // It stays: without it, nobody would know any more that it may have been the newest. After a later one it goes.
-    assert!(world.storage.get(&key).is_ok() && world.repository().snapshots(None).unwrap().damaged.is_empty());
+    // It stays, whatever comes later: it might be a Fence, and a check has nothing to say of it.
+    assert!(world.repository().snapshots(None).unwrap().damaged.is_empty());
     world.clock.advance(Duration::from_secs(10));
     world.backup("vm", &disk(&(100..116).collect::<Vec<_>>()));
-    assert_eq!(gc(&world.repository(), &patient()).unwrap().records, 1);
-    assert!(world.storage.get(&key).is_err());
+    assert_eq!(gc(&world.repository(), &patient()).unwrap().records, 0);
+    assert!(world.storage.get(&key).is_ok());
     world.verify("the record was damaged");
     world.verify_lean("the record was damaged");
 }
@@ -218,4 +218,105 @@ fn the_only_intact_copy_stays_also_where_memory_is_too_little_to_know_of_it() {
     }
     let restored = restore(&world.repository(), &kept).unwrap();
     assert!(restored == world.disks[&kept.id]);
+}
+
+/// Of a snapshot that is gone for good, or was brought back, nobody can tell any more which of both it is.
+#[test]
+fn a_verdict_that_cannot_be_read_has_a_way_out() {
+    for gone in [true, false] {
+        let mut world = World::new();
+        world.backup("other", &disk(&[700]));
+        let id = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>())).id;
+        world.forget(&id);
+        if gone {
+            // The newest of its volume: its record stays, as a witness, and its packs go.
+            assert!(world.gc().swept.packs > 0);
+        } else {
+            assert!(world.repository().unforget(&id).unwrap());
+        }
+        let settled = keys::forget(&id, 0, true);
+        spoil(&world, &settled);
+        let repository = world.repository();
+        let hidden = |repository: &Repository| !repository.snapshots(None).unwrap().is_visible(&id);
+        assert!(hidden(&repository), "it may be gone: it must not look whole");
+        let error = repository.unforget(&id).unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::Corrupt && error.to_string().contains(&format!("wherry forget {id}")),
+            "{error}"
+        );
+        let report = repository.check(&CheckOptions::default(), &|_, _, _| Ok(())).unwrap();
+        let damage = report.damages.iter().find(|damage| damage.object == settled).expect("the record is named");
+        assert!(
+            damage.advice().contains("wherry forget") && !damage.advice().contains("nothing is lost"),
+            "{damage:?}"
+        );
+        // Without effects and with them it is the same: it is kept as far as it is there.
+        for dry_run in [true, false] {
+            let collected = gc(&world.repository(), &CollectOptions { dry_run, ..now() });
+            match gone {
+                true => assert_eq!(collected.unwrap_err().kind(), ErrorKind::Corrupt, "dry run: {dry_run}"),
+                false => assert_eq!(collected.unwrap().condemned.packs, 0, "dry run: {dry_run}"),
+            }
+        }
+        // Given up: once more, and the verdict of that one can be read. Sooner, too, and nobody sees it in between.
+        assert!(repository.forget(&id, Duration::from_secs(3600), "given up").unwrap());
+        assert!(!repository.forget(&id, Duration::ZERO, "given up").unwrap(), "it is asked for already");
+        assert!(repository.forget_sooner(&id, Duration::ZERO, "given up").unwrap());
+        let collected = gc(&world.repository(), &now()).unwrap();
+        assert_eq!((collected.settled, collected.swept.packs > 0), (1, !gone), "{collected:?}");
+        assert!(hidden(&world.repository()));
+        assert_eq!(world.repository().unforget(&id).unwrap_err().kind(), ErrorKind::Conflict, "it is too late");
+        world.verify("a verdict was damaged");
+        world.verify_lean("a verdict was damaged");
+    }
+}
+
+/// Who was fenced between its last heartbeat and its commit must lose also when the Fence has become unreadable and was given up.
+#[test]
+fn a_damaged_fence_that_is_given_up_keeps_its_key() {
+    let mut world = World::new();
+    let writer = SnapshotWriter::start(&world.repository(), index(), &wide("vm")).unwrap();
+    put_all(&writer, &disk(&[1, 2, 3])).unwrap();
+    world.gc();
+    let own = writer.id().to_string();
+    let fence = |world: &World| -> Option<Key> {
+        let is_own = |key: &Key| key.as_str().starts_with("snap/") && key.as_str().contains(&own);
+        keys_of(&*world.storage).into_iter().find(is_own)
+    };
+    let key = fence(&world).expect("it was fenced");
+    spoil(&world, &key);
+    let error = gc(&world.repository(), &now()).unwrap_err().to_string();
+    assert!(error.contains(&format!("wherry forget {own}")), "{error}");
+    world.repository().forget(&writer.id(), Duration::ZERO, "given up").unwrap();
+    // Long after it, another one of the volume.
+    world.clock.advance(Duration::from_secs(3600));
+    world.backup("vm", &disk(&[4, 5]));
+    for _ in 0..3 {
+        world.gc();
+        assert_eq!(fence(&world).as_ref(), Some(&key), "its commit would find the key free");
+    }
+    writer.commit(CommitInfo { size: 3 * UNIT as u64, ..CommitInfo::default() }).unwrap_err();
+    world.verify("a Fence was damaged");
+}
+
+#[test]
+fn lost_data_names_the_snapshot_that_needs_it_and_the_ways_out() {
+    let mut world = World::new();
+    let first = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>()));
+    world.backup("other", &disk(&(100..116).collect::<Vec<_>>()));
+    let is_lost = |pack: &&wherry_repo::PackId| pack.session == first.id && pack.kind == PackKind::Data;
+    let lost = world.packs().iter().find(is_lost).map(keys::pack).unwrap();
+    world.storage.delete(&lost).unwrap();
+    let error = gc(&world.repository(), &now()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let error = error.to_string();
+    for part in [lost.as_str(), &format!("snapshot {} of volume \"vm\"", first.id), "wherry repair --from"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(error.contains(&format!("wherry forget {}", first.id)), "{error}");
+    let report = world.repository().check(&CheckOptions::default(), &|_, _, _| Ok(())).unwrap();
+    assert!(report.damages.iter().any(|damage| damage.advice().contains("`wherry gc` deletes nothing")), "{report:?}");
+    world.forget(&first.id);
+    assert!(world.gc().swept.packs > 0);
+    world.verify("what was lost is given up");
 }

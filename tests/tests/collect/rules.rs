@@ -291,3 +291,36 @@ fn a_long_listing_goes_folder_by_folder_and_each_pack_counts_once() {
     assert_eq!((report.condemned, report.swept), (all, all));
     assert_eq!(world.packs().len(), 0);
 }
+
+/// The delay of a forget is counted by the storage, whose clock is the world's; a host's may be years off.
+#[test]
+fn a_wrong_clock_makes_no_forget_final_and_keeps_none_from_it() {
+    let years = Duration::from_secs(10 * 365 * 86_400);
+    let hour = Duration::from_secs(3600);
+    for is_ahead in [true, false] {
+        let mut world = World::new();
+        let id = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>())).id;
+        world.backup("other", &disk(&[900]));
+        let wrong = Arc::new(TestClock::default());
+        if is_ahead {
+            wrong.advance(years)
+        } else {
+            wrong.put_back(years)
+        }
+        let components = Components { clock: wrong, ..components(world.storage.clone()) };
+        let wrong = Repository::open(components, &password()).unwrap();
+        // Who collects has the wrong clock.
+        world.repository().forget(&id, hour, "test").unwrap();
+        assert_eq!(gc(&wrong, &now()).unwrap().settled, 0, "ahead: {is_ahead}");
+        assert!(!wrong.settle(&id).is_ok_and(|settled| settled), "ahead: {is_ahead}");
+        assert!(world.repository().unforget(&id).unwrap());
+        world.verify("brought back");
+        // Who asks has.
+        wrong.forget(&id, hour, "test").unwrap();
+        assert_eq!(world.gc().settled, 0, "ahead: {is_ahead}");
+        world.clock.advance(hour);
+        world.disks.remove(&id);
+        assert_eq!(gc(&wrong, &now()).unwrap().settled, 1, "ahead: {is_ahead}");
+        world.verify("given up");
+    }
+}
