@@ -15,12 +15,16 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy"
 /// What is applied by hand.
 const INSPECT: &str = "inspect.yaml";
 
+/// What is made once: were it in the base, deleting that would delete the key.
+const KEY: &str = "key.yaml";
+
 /// The files that the kustomize base names; every other YAML file beside it is one of them.
 fn files() -> BTreeMap<String, String> {
     let base = fs::read_to_string(Path::new(FOLDER).join("kustomization.yaml")).unwrap();
     let names = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let names: Vec<String> =
-        names.filter(|name| name.ends_with(".yaml") && name != "kustomization.yaml" && name != INSPECT).collect();
+        names.filter(|n| n.ends_with(".yaml") && n != "kustomization.yaml" && n != INSPECT && n != KEY).collect();
+    assert!(!base.lines().any(|line| line.trim() == format!("- {KEY}")), "`kubectl delete -k` would take the key along");
     names
         .into_iter()
         .map(|name| {
