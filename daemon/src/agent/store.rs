@@ -15,14 +15,13 @@ use wherry_api::api::{Api, Guard, Key, Kind, Refusal, guarded};
 use wherry_api::base64;
 use wherry_api::decode::decode;
 use wherry_api::location::{REPOSITORIES, Recorded, SecretKey};
-use wherry_api::metrics::KEY_MISSING;
 use wherry_api::{BackupStorageLocation, Meta, names};
 use wherry_repo::storage::{Over, Storage, conformance};
 use wherry_repo::{Credential, Error, ErrorKind, InitOptions, Repository};
 use zeroize::Zeroizing;
 
 /// Secret with the key file of every repository, and its key.
-const KEY: (&str, &str) = ("wherry-repository", "key");
+pub(super) const KEY: (&str, &str) = ("wherry-repository", "key");
 /// Secret and key of the credentials that `velero install` makes, for locations that name none. Where it is not there, the
 /// agent has rights of its own: the role of the pod or the machine.
 const DEFAULT_CREDENTIAL: (&str, &str) = ("cloud-credentials", "cloud");
@@ -190,8 +189,7 @@ impl Store {
             return Err(wrong(format!("there is no repository at {url}, where BackupStorageLocation {name} leads")));
         }
         let secret = around.secret(KEY.0, KEY.1)?;
-        let missing = secret.is_none() && there.is_some();
-        around.metrics.set(&KEY_MISSING, &[], if missing { 1.0 } else { 0.0 });
+        around.set_key_missing(secret.is_none() && there.is_some());
         let credential = match secret {
             Some(key) => Self::key(key)?,
             None if there.is_some() => {
@@ -254,7 +252,7 @@ impl Store {
             if let Some(key) = around.secret(KEY.0, KEY.1)? {
                 return Self::key(key);
             }
-            around.metrics.set(&KEY_MISSING, &[], 1.0);
+            around.set_key_missing(true);
             let names: Vec<_> = made.keys().map(String::as_str).collect();
             return Err(wrong(format!(
                 "Secret {} with key {:?} is gone, and there are repositories that no other key opens (of BackupStorageLocation {}, \
