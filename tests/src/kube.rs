@@ -100,7 +100,8 @@ impl Kube {
     fn write_identity(&self) {
         let at = |name: &str| self.folder.path().join(name);
         std::fs::create_dir(at("tls")).expect("a folder for the server's certificate");
-        std::fs::write(at("tokens"), format!("{},admin,admin,system:masters\n", Self::ADMIN)).expect("the tokens are written");
+        std::fs::write(at("tokens"), format!("{},admin,admin,system:masters\n", Self::ADMIN))
+            .expect("the tokens are written");
         std::fs::write(at("audit.json"), AUDIT).expect("the audit policy is written");
         let key = Command::new("openssl").args(["genrsa", "-out"]).arg(at("accounts.key")).arg("2048").output();
         assert!(key.is_ok_and(|output| output.status.success()), "openssl makes a key");

@@ -86,6 +86,11 @@ fn the_chart_makes_what_the_base_makes() {
         }
         let priority = &get(&made, "DaemonSet", "chart-agent")["spec"]["template"]["spec"]["priorityClassName"];
         assert_eq!(*priority, format!("wherry-agent{of_cluster}"));
+        // Agents of two installs on one node do not meet at the lock; what a node has of its own they share.
+        let volumes = &get(&made, "DaemonSet", "chart-agent")["spec"]["template"]["spec"]["volumes"];
+        let paths = volumes.as_array().unwrap().iter().filter_map(|volume| volume["hostPath"]["path"].as_str());
+        let state = format!("/var/lib/wherry{of_cluster}");
+        assert_eq!(paths.collect::<Vec<_>>(), ["/var/lib/kubelet", "/dev", &state]);
     }
     let base = objects(kube.rehearse(&renamed(&base)));
     let mut chart = objects(kube.rehearse(&renamed(&rendered("velero", &[]))));
@@ -146,7 +151,9 @@ fn the_chart_never_touches_a_key() {
     let text = String::from_utf8_lossy(&refused.stderr);
     let next = "kubectl -n keyed annotate secret wherry-repository helm.sh/resource-policy=keep";
     assert!(!refused.status.success() && text.contains(next), "{text}");
-    let made = patch(json!({ "metadata": { "uid": made["metadata"]["uid"], "annotations": { "helm.sh/resource-policy": "keep" } } }));
+    let made = patch(
+        json!({ "metadata": { "uid": made["metadata"]["uid"], "annotations": { "helm.sh/resource-policy": "keep" } } }),
+    );
     for arguments in [&["install", "wherry", "helm"][..], &["upgrade", "wherry", "helm"], &["uninstall", "wherry"]] {
         done(arguments);
         assert_eq!(there(), made, "{arguments:?}");
@@ -464,6 +471,8 @@ fn alerts_and_dashboard_name_what_there_is() {
         "wherry_oldest_completed_timestamp_seconds",
         "wherry_volumes_failing",
         "wherry_gc_overdue",
+        "wherry_jobs_failing",
+        "wherry_paused",
     ] {
         assert!(alerted.contains(wanted), "no alert is about {wanted}");
     }
