@@ -149,8 +149,9 @@ async fn pause(api: &KubeApi, namespace: &str) -> Result<Limits, DrainError> {
     let key = Key::new(Kind::ConfigMap, namespace, CONFIG_MAP);
     let map = api.get(&key).await?.ok_or_else(|| DrainError::NoSettings(namespace.to_owned()))?;
     let data: BTreeMap<String, String> = serde_json::from_value(map["data"].clone()).unwrap_or_default();
-    let read = Settings::parse(&data);
-    let settings = read
+    // A key that is no setting keeps nobody from uninstalling.
+    let read = Settings::lenient(&data);
+    let (settings, _) = read
         .map_err(|wrong| DrainError::Settings(wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     if !settings.pause {
         api.patch(&key, &json!({ "data": { "pause": "true" } })).await?;

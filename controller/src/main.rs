@@ -24,7 +24,7 @@ use wherry_controller::drain::{DrainError, LEFT, Times, drain};
 use wherry_controller::run::Options;
 
 /// The controller of wherry in a cluster: exposes the volumes of DataUploads and DataDownloads, gives restored ones to
-/// their PVCs, and leaves nothing behind. It is being built: it has run in a cluster of one node.
+/// their PVCs, and leaves nothing behind. It has run in a cluster of one node.
 #[derive(Debug, Parser)]
 #[command(name = "wherry-controller", version)]
 struct Args {

@@ -304,10 +304,13 @@ impl Loop {
             }
         };
         let data: BTreeMap<String, String> = serde_json::from_value(data).unwrap_or_default();
-        let read = Settings::parse(&data);
-        let good = read.is_ok();
+        let read = Settings::lenient(&data);
+        let good = read.as_ref().is_ok_and(|(_, foreign)| foreign.is_empty());
         match read {
-            Ok(mut settings) => {
+            Ok((mut settings, foreign)) => {
+                for foreign in foreign {
+                    tracing::error!("{foreign}; the others are in force");
+                }
                 if settings.hosting_image.is_empty() {
                     settings.hosting_image.clone_from(&self.options.image);
                 }

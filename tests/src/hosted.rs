@@ -36,6 +36,13 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 /// The node.
 pub const NODE: &str = "n1";
 
+/// The Secret that the key is put into, as it is deployed.
+const KEY: &str = include_str!("../../controller/deploy/key.yaml");
+
+fn of_namespace(yaml: &str, namespace: &str) -> String {
+    yaml.replace("namespace: velero", &format!("namespace: {namespace}"))
+}
+
 /// A namespace of Velero of its own, a bucket, and the folder that plays the kubelet.
 #[derive(Debug)]
 pub struct Stand {
@@ -132,6 +139,7 @@ impl Stand {
         let keys = format!("[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n");
         let metadata = json!({ "name": "cloud-credentials" });
         self.create(Kind::Secret, json!({ "metadata": metadata, "stringData": { "cloud": keys } }));
+        self.kube.apply(&of_namespace(KEY, &self.namespace));
         self.location("default", json!({}));
     }
 
@@ -368,6 +376,11 @@ impl Stand {
         let secret = self.kube.ask(Method::GET, &path_of(&self.key(Kind::Secret, "wherry-repository")), None).unwrap();
         home.write("key", wherry_api::base64::decode(secret["data"]["key"].as_str().unwrap()).unwrap());
         home
+    }
+
+    /// The key of the repositories as the Secret has it; null where it has none.
+    pub fn repository_key(&self) -> Value {
+        self.get(&self.key(Kind::Secret, "wherry-repository"))["data"]["key"].clone()
     }
 
     /// The storage of the repository.

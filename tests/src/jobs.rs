@@ -71,8 +71,7 @@ impl Stand {
         let home = Home::new().at(url.as_str(), &self.seaweed.variables());
         let made = home.run(&["init", "--json", "--chunk-size", "64K"]).ok().json();
         let key = fs::read_to_string(home.path("key")).unwrap();
-        let secret = json!({ "metadata": { "name": "wherry-repository" }, "stringData": { "key": key } });
-        self.create(Kind::Secret, secret);
+        self.patch(&self.key(Kind::Secret, "wherry-repository"), &json!({ "stringData": { "key": key } }));
         let id = made["repository"].as_str().unwrap().to_owned();
         let recorded = json!({ "repository": id, "location": url }).to_string();
         let map = json!({ "metadata": { "name": "wherry-repositories" }, "data": { "default": recorded } });

@@ -35,6 +35,9 @@ pub struct Kube {
 }
 
 impl Kube {
+    /// Token of who may do everything.
+    pub const ADMIN: &str = "admin-token";
+
     /// Starts a server and returns when it serves the custom resources.
     ///
     /// # Panics
@@ -97,7 +100,8 @@ impl Kube {
     fn write_identity(&self) {
         let at = |name: &str| self.folder.path().join(name);
         std::fs::create_dir(at("tls")).expect("a folder for the server's certificate");
-        std::fs::write(at("tokens"), "admin-token,admin,admin,system:masters\n").expect("the tokens are written");
+        std::fs::write(at("tokens"), format!("{},admin,admin,system:masters\n", Self::ADMIN))
+            .expect("the tokens are written");
         std::fs::write(at("audit.json"), AUDIT).expect("the audit policy is written");
         let key = Command::new("openssl").args(["genrsa", "-out"]).arg(at("accounts.key")).arg("2048").output();
         assert!(key.is_ok_and(|output| output.status.success()), "openssl makes a key");
@@ -122,7 +126,7 @@ impl Kube {
         while begin.elapsed() < Duration::from_secs(120) {
             // The server makes its certificate when it starts.
             if self.admin.is_none() && self.authorities().exists() {
-                self.admin = Client::new(self.access(Token::Fixed("admin-token".to_owned()))).ok().map(KubeApi::new);
+                self.admin = Client::new(self.access(Token::Fixed(Self::ADMIN.to_owned()))).ok().map(KubeApi::new);
             }
             let namespace = "/api/v1/namespaces/default";
             if self.admin.is_some() && self.ask(Method::GET, namespace, None).is_ok() {

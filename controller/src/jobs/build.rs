@@ -2,7 +2,8 @@
 
 use crate::reconcile::place;
 use serde_json::{Value, json};
-use wherry_api::api::Kind;
+use wherry_api::api::{Key, Kind};
+use wherry_api::events::{self, Reason, Source};
 use wherry_api::job::{self, JobKind};
 use wherry_api::{Settings, Time, names};
 
@@ -96,19 +97,10 @@ pub(super) fn job(
 }
 
 /// An Event of a location. Its name says what was said and when: a second controller does not say it again.
-pub(super) fn event(namespace: &str, location: &str, uid: &str, reason: &str, message: &str, now: Time) -> Value {
-    let name = format!("{location}.{}.{:x}", reason.to_lowercase(), now.0);
-    let message: String = message.chars().take(1000).collect();
-    json!({
-        "apiVersion": Kind::Event.api_version(), "kind": Kind::Event.word(),
-        "metadata": { "name": name, "namespace": namespace },
-        "type": "Warning", "reason": reason, "message": message, "firstTimestamp": now, "lastTimestamp": now, "count": 1,
-        "source": { "component": "wherry-controller" },
-        "involvedObject": {
-            "apiVersion": Kind::Location.api_version(), "kind": Kind::Location.word(), "namespace": namespace,
-            "name": location, "uid": uid,
-        },
-    })
+pub(super) fn event(namespace: &str, location: &str, uid: &str, reason: Reason, message: &str, now: Time) -> Value {
+    let name = format!("{location}.{}.{:x}", reason.word.to_lowercase(), now.0);
+    let of = Source { component: "wherry-controller", host: "" };
+    events::event(&name, &Key::new(Kind::Location, namespace, location), uid, of, reason, message, now)
 }
 
 #[cfg(test)]

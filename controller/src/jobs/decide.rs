@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use wherry_api::api::Guard;
+use wherry_api::events::{self, Reason};
 use wherry_api::job::{JobKind, JobResult, State};
 use wherry_api::{Settings, Time};
 
@@ -99,7 +100,7 @@ pub struct Said {
     /// Of which location.
     pub location: String,
     /// One word.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// For people.
     pub message: String,
 }
@@ -196,8 +197,8 @@ fn remove(view: &View, settings: &Settings, plan: &mut Plan) {
     }
 }
 
-/// Of each Job that ended and of which nothing was said yet; of several of a kind only of the newest.
-fn tell(view: &View, plan: &mut Plan) {
+/// The newest Job of each repository and kind that ended.
+fn newest(view: &View) -> impl Iterator<Item = &Job> {
     let mut newest: BTreeMap<(&str, JobKind), &Job> = BTreeMap::new();
     for job in view.jobs.iter().filter(|job| job.ended.is_some()) {
         let entry = newest.entry((&job.repository, job.kind)).or_insert(job);
@@ -205,18 +206,34 @@ fn tell(view: &View, plan: &mut Plan) {
             *entry = job;
         }
     }
-    for job in newest.into_values().filter(|job| !view.said.contains_key(&job.guard.uid)) {
-        let location = view.locations.iter().find(|location| location.name == job.location);
-        let result = location.and_then(|location| location.results.get(&job.kind));
-        // One of before says nothing about this Job. Its node's clock may be a little behind.
-        let result = result.filter(|result| result.at.after(SKEW) >= job.created);
-        let (reason, message) = match (result, job.ended) {
-            (Some(result), _) if result.state == State::OnHold => ("ForgettingOnHold", result.message.clone()),
-            (Some(result), _) if result.state == State::Refused => ("JobRefused", result.message.clone()),
-            (Some(result), _) if result.state == State::Failed => ("JobFailed", result.message.clone()),
-            (_, Some((_, true))) => continue,
-            _ => ("JobFailed", "it left no result: see the log of its pods".to_owned()),
-        };
+    newest.into_values()
+}
+
+/// What is wrong with a Job that ended; none if it did its work.
+fn wrong(view: &View, job: &Job) -> Option<(Reason, String)> {
+    let location = view.locations.iter().find(|location| location.name == job.location);
+    let result = location.and_then(|location| location.results.get(&job.kind));
+    // One of before says nothing about this Job. Its node's clock may be a little behind.
+    let result = result.filter(|result| result.at.after(SKEW) >= job.created);
+    Some(match (result, job.ended) {
+        (Some(result), _) if result.state == State::OnHold => (events::FORGETTING_ON_HOLD, result.message.clone()),
+        (Some(result), _) if result.state == State::Refused => (events::JOB_REFUSED, result.message.clone()),
+        (Some(result), _) if result.state == State::Failed => (events::JOB_FAILED, result.message.clone()),
+        (_, Some((_, true))) => return None,
+        _ => (events::JOB_FAILED, "it left no result: see the log of its pods".to_owned()),
+    })
+}
+
+/// How many repositories have a newest Job of that kind which failed or was refused. (On hold is counted by backups.)
+pub(super) fn failing(view: &View, kind: JobKind) -> usize {
+    let failed = |job: &&Job| wrong(view, job).is_some_and(|(reason, _)| reason != events::FORGETTING_ON_HOLD);
+    newest(view).filter(|job| job.kind == kind).filter(failed).count()
+}
+
+/// Of each Job that ended and of which nothing was said yet; of several of a kind only of the newest.
+fn tell(view: &View, plan: &mut Plan) {
+    for job in newest(view).filter(|job| !view.said.contains_key(&job.guard.uid)) {
+        let Some((reason, message)) = wrong(view, job) else { continue };
         let message = format!("Job {} ({}): {message}", job.name, job.kind);
         plan.said.push(Said { of: job.guard.uid.clone(), location: job.location.clone(), reason, message });
     }
@@ -256,7 +273,7 @@ fn overdue(view: &View, settings: &Settings, location: &Location) -> Option<Said
     let result = location.result(JobKind::Gc);
     let last = result.map_or_else(|| "no gc has ended".to_owned(), |result| result.message.clone());
     let message = format!("no gc of the repository of {} has succeeded since {since}: {last}", location.name);
-    Some(Said { of, location: location.name.clone(), reason: "GcOverdue", message })
+    Some(Said { of, location: location.name.clone(), reason: events::GC_OVERDUE, message })
 }
 
 /// What was said of Jobs that are gone need not be remembered.

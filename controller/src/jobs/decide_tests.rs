@@ -154,7 +154,7 @@ fn what_came_of_a_job_is_said_once() {
         if known {
             view.said.insert("uid-f1".into(), hours_ago(1));
         }
-        plan(&view, &settings(&[])).said.into_iter().map(|said| (said.reason, said.message)).collect::<Vec<_>>()
+        plan(&view, &settings(&[])).said.into_iter().map(|said| (said.reason.word, said.message)).collect::<Vec<_>>()
     };
     let one = |reason, why: &str| vec![(reason, format!("Job f1 (forget): {why}"))];
     let at = hours_ago(1);
@@ -172,7 +172,7 @@ fn what_came_of_a_job_is_said_once() {
 #[test]
 fn a_gc_that_does_not_succeed_is_said_once_a_day() {
     let usual = settings(&[]);
-    let said = |view: &View| plan(view, &usual).said.into_iter().map(|said| said.reason).collect::<Vec<_>>();
+    let said = |view: &View| plan(view, &usual).said.into_iter().map(|said| said.reason.word).collect::<Vec<_>>();
     let mut late = view(vec![]);
     assert_eq!(said(&late), Vec::<&str>::new());
     late.since = hours_ago(96);
@@ -241,4 +241,39 @@ fn repositories_without_a_gc_for_too_long_are_counted_where_none_ever_succeeded(
     assert_eq!(served(&failed(3)), Some(0.0));
     assert_eq!(served(&failed(97)), Some(1.0));
     assert_eq!(served(&view(vec![])), Some(0.0));
+}
+
+#[test]
+fn jobs_that_fail_are_counted_by_kind_until_one_succeeds() {
+    use super::super::figures::Figures;
+    let registry = wherry_api::metrics::Registry::new(wherry_api::metrics::By::Controller);
+    let served = |view: &View| {
+        let mut figures = Figures::default();
+        figures.take(view, &settings(&[]));
+        figures.tell(&registry);
+        let text = registry.print();
+        let of = |series: &str| text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse::<u64>().ok());
+        [
+            "wherry_jobs_failing{job=\"forget\"} ",
+            "wherry_jobs_failing{job=\"gc\"} ",
+            "wherry_gc_live_bytes ",
+            "wherry_gc_deleted_bytes ",
+        ]
+        .map(|series| of(series).unwrap())
+    };
+    let ended = |name: &str, kind, at: i64, good| job(name, kind, hours_ago(at), Some((hours_ago(at), good)));
+    let mut view = view(vec![ended("f1", JobKind::Forget, 3, true), ended("f2", JobKind::Forget, 2, false)]);
+    assert_eq!(served(&view), [1, 0, 0, 0]);
+    view.jobs.push(ended("f3", JobKind::Forget, 1, true));
+    assert_eq!(served(&view), [0, 0, 0, 0]);
+    // It ended well and came to nothing.
+    let result = |kind, state| JobResult::new(kind, hours_ago(1), state, "why".into());
+    view.locations[0].results.insert(JobKind::Forget, result(JobKind::Forget, State::Refused));
+    view.jobs.push(ended("g1", JobKind::Gc, 1, true));
+    assert_eq!(served(&view), [1, 0, 0, 0]);
+    view.locations[0].results.insert(JobKind::Forget, result(JobKind::Forget, State::OnHold));
+    let mut gc = result(JobKind::Gc, State::Done);
+    gc.collecting = Some(wherry_api::job::Collecting { live_bytes: 70, deleted_bytes: 5, ..Default::default() });
+    view.locations[0].results.insert(JobKind::Gc, gc);
+    assert_eq!(served(&view), [0, 0, 70, 5]);
 }

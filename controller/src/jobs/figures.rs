@@ -1,9 +1,9 @@
 //! What Jobs came to, as plain numbers: for metrics.
 
-use super::decide::{View, all_overdue};
+use super::decide::{View, all_overdue, failing};
 use std::collections::BTreeMap;
 use wherry_api::job::{JobKind, State};
-use wherry_api::metrics::{FORGETTING_HELD, GC_OVERDUE, LAST_GC, Registry};
+use wherry_api::metrics::{DELETED_BYTES, FORGETTING_HELD, GC_OVERDUE, JOBS_FAILING, LAST_GC, LIVE_BYTES, Registry};
 use wherry_api::{Settings, Time};
 
 /// All of them. Counters are of this process.
@@ -13,6 +13,8 @@ pub struct Figures {
     pub made: u64,
     /// Jobs that ended and came to nothing: failed, refused, or on hold.
     pub unsuccessful: u64,
+    /// Repositories whose newest Job of a kind failed or was refused.
+    pub failing: BTreeMap<JobKind, usize>,
     /// By BackupStorageLocation.
     pub locations: BTreeMap<String, OfLocation>,
 }
@@ -62,6 +64,7 @@ impl Figures {
             }
         };
         let known = view.locations.iter().filter(|location| location.repository.is_some());
+        self.failing = JobKind::ALL.into_iter().map(|kind| (kind, failing(view, kind))).collect();
         self.locations = known.map(|location| (location.name.clone(), of(location))).collect();
     }
 
@@ -74,5 +77,11 @@ impl Figures {
         registry.set(&LAST_GC, &[], last as f64);
         let overdue = self.locations.values().filter(|of| of.gc_overdue).count();
         registry.set(&GC_OVERDUE, &[], overdue as f64);
+        for (kind, failing) in &self.failing {
+            registry.set(&JOBS_FAILING, &[kind.word()], *failing as f64);
+        }
+        let sum = |of: fn(&OfLocation) -> u64| self.locations.values().map(of).sum::<u64>() as f64;
+        registry.set(&LIVE_BYTES, &[], sum(|of| of.live_bytes));
+        registry.set(&DELETED_BYTES, &[], sum(|of| of.deleted_bytes));
     }
 }

@@ -274,7 +274,7 @@ impl Jobs {
 
     async fn say(&mut self, said: &Said, now: Time) -> Result<(), ApiError> {
         self.may_write()?;
-        tracing::warn!("{}: {}: {}", said.location, said.reason, said.message);
+        tracing::warn!("{}: {}: {}", said.location, said.reason.word, said.message);
         let uid = self.locations.get(&said.location).map_or("", |location| &location.metadata.uid);
         let namespace = &self.around.options.namespace;
         let event = build::event(namespace, &said.location, uid, said.reason, &said.message, now);

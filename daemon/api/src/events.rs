@@ -42,6 +42,14 @@ reasons! {
         "For two minutes no agent has answered where the CR is, or, if it is on no node yet, anywhere.";
     LEFTOVERS = Controller, "Leftovers", true,
         "The CR ended more than five minutes ago, and not all that was made for it is gone; it is tried again without end.";
+    FORGETTING_ON_HOLD = Controller, "ForgettingOnHold", true,
+        "Of a BackupStorageLocation: so many of its backups are missing that nothing is forgotten until somebody has looked.";
+    JOB_REFUSED = Controller, "JobRefused", true,
+        "Of a BackupStorageLocation: a Job that forgets or collects has found something that a human has to mend first.";
+    JOB_FAILED = Controller, "JobFailed", true,
+        "Of a BackupStorageLocation: a Job that forgets or collects has failed, or left no result; the next one tries again.";
+    GC_OVERDUE = Controller, "GcOverdue", true,
+        "Of a BackupStorageLocation: no gc of its repository has succeeded for the setting gcOverdue; said once a day.";
 }
 
 /// Characters of a message that the API server takes.
@@ -56,7 +64,7 @@ pub struct Source<'a> {
     pub host: &'a str,
 }
 
-/// The Event of that name about a CR with that uid.
+/// The Event of that name about an object with that uid.
 #[must_use]
 pub fn event(name: &str, about: &Key, uid: &str, of: Source<'_>, reason: Reason, message: &str, now: Time) -> Value {
     let message: String = message.chars().take(LONGEST).collect();

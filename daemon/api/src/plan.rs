@@ -85,8 +85,8 @@ pub struct UploadPlan {
     pub snapshot_class: Option<String>,
     /// StorageClass of the source PVC.
     pub storage_class: String,
-    /// Bytes that a volume made from the snapshot needs at least: what the driver says, else what the source PVC asks for.
-    /// None if neither says it.
+    /// Bytes that a volume made from the snapshot needs at least: the largest that driver, VolumeSnapshot, request of the source PVC and
+    /// its PV say. None if none of them says it.
     #[serde(default)]
     pub restore_size: Option<u64>,
     /// When the storage took the snapshot, by its clock; none if the driver does not say it.
@@ -94,7 +94,7 @@ pub struct UploadPlan {
     pub snapshot_time: Option<Time>,
     /// `Block` or `Filesystem`: what the source volume is.
     pub source_volume_mode: String,
-    /// `spec.nodeAffinity.required` of the source's PV; none if it has none or is gone.
+    /// `spec.nodeAffinity`, all of it, of the source's PV; none if it has none or is gone.
     #[serde(default)]
     pub topology: Option<Value>,
     /// uid of the source PVC; none if it was gone already.

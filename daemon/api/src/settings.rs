@@ -234,6 +234,25 @@ pub struct BadSetting {
 }
 
 impl Settings {
+    /// Reads `data` as a process does that has to work with it: keys that are no setting are left out, and said. They are of a newer version
+    /// (an upgrade replaces the ConfigMap at once, and the agents node by node), or typing mistakes, for which nothing stops.
+    ///
+    /// # Errors
+    /// What is wrong with the settings that there are.
+    pub fn lenient(data: &BTreeMap<String, String>) -> Result<(Self, Vec<BadSetting>), Vec<BadSetting>> {
+        let (mut known, mut foreign) = (BTreeMap::new(), Vec::new());
+        for (key, value) in data {
+            match unknown(key) {
+                Some(reason) => foreign.push(BadSetting { key: key.clone(), reason }),
+                None => drop(known.insert(key.clone(), value.clone())),
+            }
+        }
+        match Self::parse(&known) {
+            Ok(settings) => Ok((settings, foreign)),
+            Err(wrong) => Err(foreign.into_iter().chain(wrong).collect()),
+        }
+    }
+
     /// Reads `data` of the ConfigMap. All that is wrong is said at once, by key.
     pub fn parse(data: &BTreeMap<String, String>) -> Result<Self, Vec<BadSetting>> {
         let mut read = Reader { data, wrong: Vec::new() };
@@ -497,6 +516,15 @@ mod tests {
         expected.sort();
         assert_eq!(keys.iter().collect::<Vec<_>>(), expected);
         assert!(Settings::parse(&data(&[("cancelTimeout", "4s")])).is_ok());
+        // Keys of another version stop nobody; a value that cannot be used does, and all is named.
+        let newer = [("maxActive", "7"), ("ofTheFuture", "1"), ("maxActive.fast", "3"), ("keepBase./", "auto")];
+        let (read, foreign) = Settings::lenient(&data(&newer)).unwrap();
+        assert_eq!(read, Settings::parse(&data(&[("maxActive", "7")])).unwrap());
+        let keys = |wrong: &[BadSetting]| wrong.iter().map(|bad| bad.key.clone()).collect::<Vec<_>>();
+        assert_eq!(keys(&foreign), ["keepBase./", "maxActive.fast", "ofTheFuture"]);
+        assert_eq!(keys(&Settings::parse(&data(&newer)).unwrap_err()), keys(&foreign));
+        let wrong = Settings::lenient(&data(&[("maxActive", "x"), ("ofTheFuture", "1")])).unwrap_err();
+        assert_eq!(keys(&wrong), ["ofTheFuture", "maxActive"]);
         let both = Settings::parse(&data(&[("restoreShare", "60"), ("backupShare", "60")])).unwrap_err();
         assert_eq!(both[0].key, "restoreShare");
     }

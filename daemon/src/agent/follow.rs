@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::health::Beat;
 use wherry_api::metrics::MOVING;
-use wherry_api::names;
 use wherry_api::settings::CONFIG_MAP;
 use wherry_api::watch::{Seen, Selection, follow, key_of};
+use wherry_api::{Time, names};
 
 /// The loop turns at least this often: a signal is heeded, and what was put off is looked at.
 const TURN: Duration = Duration::from_millis(500);
@@ -78,10 +78,11 @@ pub(super) async fn run(agent: Arc<Agent>, beat: Option<Arc<Beat>>, stop: Cancel
                     Ok(map) => agent.take_settings(map.as_ref()),
                     Err(e) => tracing::warn!("{e}"),
                 }
+                agent.look_for_key().await;
             });
         }
-        if this.agent.settings.lock().is_none() {
-            // Not yet; asked again soon.
+        if this.agent.settings.lock().is_none() || this.agent.around.is_key_missing() {
+            // Not yet, or something is wrong; asked again soon.
             reload = reload.min(Instant::now() + Duration::from_secs(5));
         }
         tokio::select! {
@@ -164,14 +165,11 @@ impl Loop {
         }
         let now = Instant::now();
         self.paused.retain(|_, until| *until > now);
-        let mut verdicts = BTreeMap::new();
-        for (key, cr) in self.objects.iter().filter(|(key, _)| key.kind != Kind::Pod) {
-            let uid = cr["metadata"]["uid"].as_str().unwrap_or_default();
-            verdicts.insert(uid.to_owned(), self.decide(key, cr));
-        }
+        let crs = self.objects.iter().filter(|(key, _)| key.kind != Kind::Pod);
+        let mut verdicts: Vec<(Turn, Verdict)> = crs.map(|(key, cr)| (turn(cr), self.decide(key, cr))).collect();
         for (uid, running) in &self.running {
             let Running { task, handle } = running;
-            match verdicts.get(uid) {
+            match verdicts.iter().find(|((_, of), _)| of == uid).map(|(_, verdict)| verdict) {
                 Some(Verdict::Move(found)) if found == task => {}
                 // Another pod or attempt: its turn comes when this one has let go.
                 Some(Verdict::Move(_)) | Some(Verdict::Leave(Why::PodGoes)) => handle.end(Why::PodGoes),
@@ -181,7 +179,8 @@ impl Loop {
             }
         }
         let slots = self.agent.slots(self.running.is_empty());
-        for (uid, verdict) in verdicts {
+        verdicts.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for ((_, uid), verdict) in verdicts {
             let task = match verdict {
                 Verdict::Move(task) if self.running.len() < slots => task,
                 // It takes no memory.
@@ -218,6 +217,15 @@ impl Loop {
     }
 }
 
+/// Whose turn comes first where there are fewer slots than volumes: the deadline runs from the creation, so that of the oldest; then
+/// by uid. One whose creation cannot be read is the last.
+type Turn = ((bool, Option<Time>), String);
+
+fn turn(cr: &Value) -> Turn {
+    let created = cr["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse().ok());
+    ((created.is_none(), created), cr["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
+}
+
 /// Says that work has ended, however it did.
 struct Told(String, UnboundedSender<String>);
 
@@ -225,5 +233,27 @@ impl Drop for Told {
     fn drop(&mut self) {
         // Nobody listens any more: the process ends.
         let _ = self.1.send(self.0.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_oldest_has_the_first_turn_whatever_its_uid_is() {
+        let cr = |uid: &str, created: &str| json!({ "metadata": { "uid": uid, "creationTimestamp": created } });
+        let crs = [
+            cr("a", "2026-11-22T18:42:56Z"),
+            cr("b", "junk"),
+            cr("d", "2026-11-22T09:42:56Z"),
+            cr("c", "2026-11-22T18:42:56Z"),
+            cr("e", "2025-12-31T23:59:59Z"),
+        ];
+        let mut turns: Vec<Turn> = crs.iter().map(turn).collect();
+        turns.sort();
+        let uids: Vec<&str> = turns.iter().map(|(_, uid)| uid.as_str()).collect();
+        assert_eq!(uids, ["e", "d", "a", "c", "b"]);
     }
 }

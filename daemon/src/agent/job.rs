@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wherry_api::api::{ApiError, Kind, Refusal};
 use wherry_api::metrics::{DATA_SECONDS, DOWNLOAD, RETRIES, UPLOAD};
-use wherry_api::{Phase, Time};
+use wherry_api::{Phase, Time, names};
 use wherry_repo::{Error, ErrorKind};
 
 /// The pause before what may pass is tried again, doubled each time up to [`LONGEST`].
@@ -296,9 +296,20 @@ fn prepare_timeout(job: &Job<'_>) -> Duration {
 
 /// When the item that the CR belongs to has timed out.
 fn deadline(job: &Job<'_>) -> Time {
-    let created = job.report.cr()["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse().ok());
     let timeout = job.agent.settings.lock().as_ref().map(|settings| settings.item_timeout).unwrap_or_default();
-    created.unwrap_or_else(|| job.agent.now()).after(timeout)
+    since(&job.report.cr()).unwrap_or_else(|| job.agent.now()).after(timeout)
+}
+
+/// Since when that counts, as the controller has it: of one that Velero has made, its creation, as Velero counts; of an upload of a local
+/// volume, which somebody else has made and no one gives up, not the time in the queue.
+fn since(cr: &Value) -> Option<Time> {
+    let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Time>().ok());
+    let created = time(&cr["metadata"]["creationTimestamp"]);
+    if cr["spec"]["snapshotType"] == names::LOCAL {
+        created.max(time(&cr["status"]["acceptedTimestamp"]))
+    } else {
+        created
+    }
 }
 
 /// Storage or API server may answer otherwise in a while: they were away, full, or their credentials had expired. Not so the
@@ -317,6 +328,19 @@ fn may_pass(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_in_the_queue_is_not_that_of_a_local_volume() {
+        let cr = |of: &str, accepted: Value| {
+            let (created, accepted) = (json!(Time(1000)), json!({ "acceptedTimestamp": accepted }));
+            json!({ "metadata": { "creationTimestamp": created }, "spec": { "snapshotType": of }, "status": accepted })
+        };
+        assert_eq!(since(&cr(names::LOCAL, json!(Time(15_400)))), Some(Time(15_400)));
+        assert_eq!(since(&cr(names::LOCAL, json!(null))), Some(Time(1000)));
+        assert_eq!(since(&cr(names::CSI, json!(Time(15_400)))), Some(Time(1000)));
+        // A DataDownload has none.
+        assert_eq!(since(&json!({ "metadata": { "creationTimestamp": Time(7) } })), Some(Time(7)));
+    }
 
     /// The work of one volume panics; that of another one goes on.
     #[test]

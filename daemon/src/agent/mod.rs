@@ -34,9 +34,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use store::KEY;
 use surroundings::Surroundings;
 use verdict::{Task, Verdict, verdict};
-use wherry_api::api::{ApiError, Kind};
+use wherry_api::api::{Api, ApiError, Key, Kind};
 use wherry_api::health::{self, Beat};
 use wherry_api::metrics::{ENGINE_INFO, SETTINGS_GOOD, SLOTS};
 use wherry_api::settings::{CONFIG_MAP, Settings};
@@ -164,15 +165,30 @@ impl Agent {
                 return tracing::error!("ConfigMap {CONFIG_MAP} cannot be read: {e}");
             }
         };
-        let settings = Settings::parse(&data);
-        self.around.metrics.set(&SETTINGS_GOOD, &[], if settings.is_ok() { 1.0 } else { 0.0 });
+        let settings = Settings::lenient(&data);
+        let good = settings.as_ref().is_ok_and(|(_, foreign)| foreign.is_empty());
+        self.around.metrics.set(&SETTINGS_GOOD, &[], if good { 1.0 } else { 0.0 });
         match settings {
-            Ok(settings) => {
+            Ok((settings, foreign)) => {
+                foreign.iter().for_each(|foreign| tracing::error!("{foreign}; the others are in force"));
                 self.around.up.set(settings.upload_rate);
                 self.around.down.set(settings.download_rate);
                 *self.settings.lock() = Some(settings);
             }
             Err(wrong) => wrong.iter().for_each(|wrong| tracing::error!("{wrong}")),
+        }
+    }
+
+    /// Looks whether the key is back: the next backup may be a day away, and the alert is not to go on until then.
+    async fn look_for_key(&self) {
+        if self.around.is_key_missing() {
+            match self.around.api.get(&Key::new(Kind::Secret, &self.around.namespace, KEY.0)).await {
+                Ok(secret) => {
+                    let there = secret.is_some_and(|secret| secret["data"][KEY.1].is_string());
+                    self.around.set_key_missing(!there);
+                }
+                Err(e) => tracing::warn!("{e}"),
+            }
         }
     }
 

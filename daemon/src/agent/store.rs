@@ -15,14 +15,13 @@ use wherry_api::api::{Api, Guard, Key, Kind, Refusal, guarded};
 use wherry_api::base64;
 use wherry_api::decode::decode;
 use wherry_api::location::{REPOSITORIES, Recorded, SecretKey};
-use wherry_api::metrics::KEY_MISSING;
 use wherry_api::{BackupStorageLocation, Meta, names};
 use wherry_repo::storage::{Over, Storage, conformance};
 use wherry_repo::{Credential, Error, ErrorKind, InitOptions, Repository};
 use zeroize::Zeroizing;
 
 /// Secret with the key file of every repository, and its key.
-const KEY: (&str, &str) = ("wherry-repository", "key");
+pub(super) const KEY: (&str, &str) = ("wherry-repository", "key");
 /// Secret and key of the credentials that `velero install` makes, for locations that name none. Where it is not there, the
 /// agent has rights of its own: the role of the pod or the machine.
 const DEFAULT_CREDENTIAL: (&str, &str) = ("cloud-credentials", "cloud");
@@ -190,8 +189,7 @@ impl Store {
             return Err(wrong(format!("there is no repository at {url}, where BackupStorageLocation {name} leads")));
         }
         let secret = around.secret(KEY.0, KEY.1)?;
-        let missing = secret.is_none() && there.is_some();
-        around.metrics.set(&KEY_MISSING, &[], if missing { 1.0 } else { 0.0 });
+        around.set_key_missing(secret.is_none() && there.is_some());
         let credential = match secret {
             Some(key) => Self::key(key)?,
             None if there.is_some() => {
@@ -201,7 +199,7 @@ impl Store {
                     KEY.0, KEY.1
                 )));
             }
-            None => Self::make_key(around, context)?,
+            None => Self::fill_key(around, context)?,
         };
         let components = context.components(storage);
         let opened = if there == Some(true) {
@@ -244,16 +242,17 @@ impl Store {
         Ok(key_in(&format!("key {:?} of Secret {}", KEY.1, KEY.0), key)?)
     }
 
-    /// Makes a key where there is none, and gives the one that is there then. It is never overwritten, and there is one for all
-    /// locations: none is made as long as a repository is known.
-    fn make_key(around: &Surroundings, context: &Context) -> Result<Credential> {
+    /// Draws a key where there is none, and gives the one that is there then. It is never overwritten, and there is one for all
+    /// locations: none is drawn as long as a repository is known. The Secret itself is made by who installs wherry: who may make
+    /// Secrets may have one filled with the token of any account of the namespace.
+    fn fill_key(around: &Surroundings, context: &Context) -> Result<Credential> {
         let known = around.get(Kind::ConfigMap, REPOSITORIES)?.unwrap_or_default();
         if let Some(made) = known["data"].as_object().filter(|made| !made.is_empty()) {
             // The key comes before whatever is known: another agent may just have made both.
             if let Some(key) = around.secret(KEY.0, KEY.1)? {
                 return Self::key(key);
             }
-            around.metrics.set(&KEY_MISSING, &[], 1.0);
+            around.set_key_missing(true);
             let names: Vec<_> = made.keys().map(String::as_str).collect();
             return Err(wrong(format!(
                 "Secret {} with key {:?} is gone, and there are repositories that no other key opens (of BackupStorageLocation {}, \
@@ -263,29 +262,47 @@ impl Store {
                 names.join(", ")
             )));
         }
-        let text = draw_key(&context.system)?;
-        let text = std::str::from_utf8(&text).unwrap_or_default();
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            // Where a chart has taken it over, uninstalling that leaves it. A backup by Velero would put it beside what it opens.
-            "metadata": {
-                "name": KEY.0, "namespace": around.namespace, "annotations": { "helm.sh/resource-policy": "keep" },
-                "labels": { names::EXCLUDE: "true" },
-            },
-            "stringData": { KEY.1: text },
-        });
-        match around.wait(around.api.create(&Key::new(Kind::Secret, &around.namespace, KEY.0), &secret)) {
-            Ok(_) => tracing::warn!(
-                "made the key of the repositories, Secret {}: keep a copy of it outside of the cluster; without it nobody can read a \
-                 backup",
-                KEY.0
-            ),
-            Err(e) if e.refusal == Refusal::Exists => {}
-            Err(e) => return Err(e.into()),
+        let namespace = &around.namespace;
+        let Some(empty) = around.get(Kind::Secret, KEY.0)? else {
+            return Err(wrong(format!(
+                "there is no Secret {} to put the key of the repositories into, and an agent has no right to make one: \
+                 kubectl -n {namespace} create secret generic {} (helm upgrade makes it, too), and back up again",
+                KEY.0, KEY.0
+            )));
+        };
+        if empty["data"][KEY.1].is_null() {
+            let text = draw_key(&context.system)?;
+            let text = std::str::from_utf8(&text).unwrap_or_default();
+            let patch = json!({
+                // Also of one that somebody made by hand: uninstalling a chart leaves it, and a backup by Velero would put it
+                // beside what it opens.
+                "metadata": {
+                    "annotations": { "helm.sh/resource-policy": "keep" },
+                    "labels": { names::EXCLUDE: "true" },
+                },
+                "stringData": { KEY.1: text },
+                // From now on nobody overwrites it, whatever is applied or replaced.
+                "immutable": true,
+            });
+            let patch = guarded(&patch, &guard_of(&empty)?);
+            match around.wait(around.api.patch(&Key::new(Kind::Secret, namespace, KEY.0), &patch)) {
+                Ok(_) => tracing::warn!(
+                    "made the key of the repositories, in Secret {}: keep a copy of it outside of the cluster; without it nobody \
+                     can read a backup",
+                    KEY.0
+                ),
+                // Somebody else was faster.
+                Err(e) if e.refusal == Refusal::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
         }
-        // What the server has counts, whoever made it.
+        // What the server has counts, whoever put it there.
         let key = around.secret(KEY.0, KEY.1)?;
-        Self::key(key.ok_or_else(|| wrong(format!("Secret {} has no key {:?}", KEY.0, KEY.1)))?)
+        let missing = || {
+            let text = format!("Secret {} was changed by somebody else meanwhile, and has no key {:?}", KEY.0, KEY.1);
+            Error::new(ErrorKind::Unavailable, text)
+        };
+        Self::key(key.ok_or_else(missing)?)
     }
 
     /// An error unless the storage keeps the promises that a repository with many writers rests on.

@@ -7,13 +7,14 @@ use anyhow::{Context as _, Result};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
 use wherry_api::base64;
 use wherry_api::client::{Access, Client};
 use wherry_api::kube_api::KubeApi;
-use wherry_api::metrics::{By, Registry};
+use wherry_api::metrics::{By, KEY_MISSING, Registry};
 use wherry_repo::{Error, ErrorKind};
 use zeroize::Zeroizing;
 
@@ -35,6 +36,7 @@ pub(crate) struct Surroundings {
     /// What the process tells of itself.
     pub(crate) metrics: Arc<Registry>,
     cluster: Mutex<Option<String>>,
+    key_missing: AtomicBool,
 }
 
 impl Surroundings {
@@ -72,6 +74,7 @@ impl Surroundings {
             down: Arc::new(Throttle::unlimited()),
             metrics,
             cluster: Mutex::default(),
+            key_missing: AtomicBool::new(false),
         };
         Ok((this, runtime))
     }
@@ -103,6 +106,17 @@ impl Surroundings {
         let bytes = base64::decode(text);
         let wrong = || Error::new(ErrorKind::Denied, format!("key {key:?} of Secret {name} is no base64"));
         Ok(Some(Zeroizing::new(bytes.ok_or_else(wrong)?)))
+    }
+
+    /// Whether there are repositories and not the key that opens them, as far as was looked last.
+    pub(crate) fn is_key_missing(&self) -> bool {
+        self.key_missing.load(Ordering::SeqCst)
+    }
+
+    /// What was found of that.
+    pub(crate) fn set_key_missing(&self, missing: bool) {
+        self.key_missing.store(missing, Ordering::SeqCst);
+        self.metrics.set(&KEY_MISSING, &[], if missing { 1.0 } else { 0.0 });
     }
 
     /// Id of the cluster: uid of the namespace that every cluster has.

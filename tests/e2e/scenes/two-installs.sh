@@ -9,6 +9,7 @@ save() {
 }
 be_new() {
   kubectl --namespace velero delete secret/wherry-repository >/dev/null
+  kubectl create --filename "$top/controller/deploy/key.yaml" >/dev/null
   kubectl --namespace velero patch configmap wherry-repositories --type=merge --patch '{"data": {"default": null}}' >/dev/null
 }
 be_first() {
@@ -44,7 +45,7 @@ be_new
 keyless=$(fresh keyless)
 backup_begun "$keyless" app
 refused "$keyless" 'bring the Secret back; no new key was made'
-[ -z "$(field secret/wherry-repository .metadata.name)" ] || die "a key was made, although there is a repository"
+[ -z "$(field secret/wherry-repository .data.key)" ] || die "a key was made, although there is a repository"
 
 headline "below a prefix of its own"
 # In a folder that Velero knows: any other at the top would make location default Unavailable.

@@ -1,17 +1,20 @@
 //! The agent where others are late, silent or gone: kubelet, storage, API server, the process itself.
 
 use crate::agent::{MIB, disk, noise, snapshot_of, uploaded};
+use crate::metrics::{ask, samples};
 use crate::{stand, stand_on};
+use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wherry_api::api::Kind;
+use wherry_api::api::{Api, Kind};
 use wherry_api::{Settings, names};
 use wherry_tests::hosted::{Agent, PATIENCE, Stand};
 use wherry_tests::seaweed::Seaweed;
+use wherry_tests::server::free_ports;
 
 /// Another rate of uploads and downloads (bytes a second), for agents that are started afterwards.
 fn rate(stand: &Stand, bytes: u64) {
@@ -73,7 +76,10 @@ fn a_volume_that_is_published_late_is_waited_for() {
 #[test]
 fn no_key_is_made_for_a_second_location_where_that_of_the_first_is_gone() {
     let stand = stand("agent-key");
-    let agent = stand.agent();
+    let [port] = free_ports();
+    let health = format!("127.0.0.1:{port}");
+    let agent = stand.agent_with(&[], &["--health", &health]);
+    let missing = || samples(&ask(&health, "/metrics").unwrap().1)["wherry_key_missing"];
     let file = disk(&stand, "disk", 32, 4);
     let elsewhere = json!({ "bucket": "velero", "prefix": "agent-key-other" });
     stand.location("other", json!({ "objectStorage": elsewhere }));
@@ -97,10 +103,59 @@ fn no_key_is_made_for_a_second_location_where_that_of_the_first_is_gone() {
     let message = cr["status"]["message"].as_str().unwrap();
     assert!(message.contains("no new key was made") && message.contains("default"), "{message}");
     assert!(stand.get(&secret).is_null(), "a key was made");
+    assert_eq!(missing(), 1.0);
     // With it the second location gets its repository.
     stand.create(Kind::Secret, json!({ "metadata": { "name": "wherry-repository" }, "data": key["data"] }));
+    // The alert ends, although nothing is backed up meanwhile.
+    let begin = Instant::now();
+    while missing() > 0.0 {
+        assert!(begin.elapsed() < PATIENCE, "{}", agent.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let (hosted, _device) = to_other("found");
     stand.until(&hosted, &agent, &["Completed"]);
+    agent.end();
+}
+
+/// Nobody but who installs wherry makes the Secret; the agent fills one that is empty, once.
+#[test]
+fn a_key_is_put_into_a_secret_that_is_there_and_never_changed() {
+    let stand = stand("agent-fills");
+    let agent = stand.agent();
+    let file = disk(&stand, "disk", 32, 4);
+    let secret = stand.key(Kind::Secret, "wherry-repository");
+    stand.delete(&secret, true);
+    let hosted = stand.upload("none", "Block", 32 * MIB);
+    let _device = stand.publish(&hosted, &file);
+    stand.prepared(&hosted);
+    let cr = stand.until(&hosted, &agent, &["Failed"]);
+    let message = cr["status"]["message"].as_str().unwrap();
+    let next = "kubectl -n agent-fills create secret generic wherry-repository";
+    assert!(message.contains("there is no Secret wherry-repository") && message.contains(next), "{message}");
+    assert!(stand.get(&secret).is_null(), "a Secret was made");
+    // As that command makes it: it says nothing of itself.
+    let made = stand.create(Kind::Secret, json!({ "metadata": { "name": "wherry-repository" }, "type": "Opaque" }));
+    uploaded(&stand, &agent, "first", &file);
+    let filled = stand.get(&secret);
+    assert_eq!(filled["metadata"]["uid"], made["metadata"]["uid"]);
+    assert_eq!(filled["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    assert_eq!(filled["immutable"], true);
+    let of_agent = stand.kube.account("agent-fills", "wherry-agent");
+    let other = json!({ "stringData": { "key": "other" } });
+    assert!(stand.kube.wait(of_agent.patch(&secret, &other)).is_err(), "the key can be overwritten");
+    // What is applied without a key leaves it; what replaces all of it is refused.
+    let empty =
+        include_str!("../../../controller/deploy/key.yaml").replace("namespace: velero", "namespace: agent-fills");
+    let send = |method, query, media| {
+        let path = format!("/api/v1/namespaces/agent-fills/secrets/wherry-repository{query}");
+        stand.kube.ask(method, &path, Some((media, empty.clone().into_bytes())))
+    };
+    let applied = send(Method::PATCH, "?fieldManager=kubectl&force=true", "application/apply-patch+yaml").unwrap();
+    assert_eq!(applied["data"], filled["data"]);
+    assert!(applied["metadata"]["annotations"]["argocd.argoproj.io/sync-options"].is_string(), "{applied}");
+    send(Method::PUT, "", "application/yaml").unwrap_err();
+    assert_eq!(stand.repository_key(), filled["data"]["key"]);
+    uploaded(&stand, &agent, "second", &file);
     agent.end();
 }
 

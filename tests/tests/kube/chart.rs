@@ -2,6 +2,7 @@
 //! dashboard, which name what is in the catalogue of metrics.
 
 use crate::real;
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,6 +11,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 use wherry_api::metrics::{CATALOGUE, Type};
 use wherry_api::settings::{ENTRIES, Settings};
+use wherry_tests::kube::Kube;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy");
 
@@ -84,6 +86,11 @@ fn the_chart_makes_what_the_base_makes() {
         }
         let priority = &get(&made, "DaemonSet", "chart-agent")["spec"]["template"]["spec"]["priorityClassName"];
         assert_eq!(*priority, format!("wherry-agent{of_cluster}"));
+        // Agents of two installs on one node do not meet at the lock; what a node has of its own they share.
+        let volumes = &get(&made, "DaemonSet", "chart-agent")["spec"]["template"]["spec"]["volumes"];
+        let paths = volumes.as_array().unwrap().iter().filter_map(|volume| volume["hostPath"]["path"].as_str());
+        let state = format!("/var/lib/wherry{of_cluster}");
+        assert_eq!(paths.collect::<Vec<_>>(), ["/var/lib/kubelet", "/dev", &state]);
     }
     let base = objects(kube.rehearse(&renamed(&base)));
     let mut chart = objects(kube.rehearse(&renamed(&rendered("velero", &[]))));
@@ -99,12 +106,95 @@ fn the_chart_makes_what_the_base_makes() {
     let codes = json!({ "containerName": "drain", "operator": "In", "values": [wherry_controller::drain::LEFT] });
     assert_eq!((&rule["action"], &rule["onExitCodes"]), (&json!("FailJob"), &codes), "{drain}");
     assert_eq!(drain["spec"]["template"]["spec"]["restartPolicy"], "Never");
+    // Not in the base, as deleting that would take it away.
+    let key = chart.remove(&("Secret".to_owned(), "chart-repository".to_owned())).expect("the Secret of the key");
+    let deployed = fs::read_to_string(Path::new(FOLDER).join("key.yaml")).unwrap();
+    assert_eq!(key, *get(&objects(kube.rehearse(&renamed(&deployed))), "Secret", "chart-repository"));
     assert_eq!(chart.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
     for (key, object) in &base {
         assert_eq!(&chart[key], object, "{key:?}");
     }
-    // The key is nothing that an uninstall could take away: the agent makes it.
-    assert!(!chart.keys().any(|(kind, _)| kind == "Secret"));
+}
+
+/// The key is nothing that an install, an upgrade or an uninstall takes away or makes another one of.
+#[test]
+fn the_chart_never_touches_a_key() {
+    const NAMESPACE: &str = "keyed";
+    let real = real();
+    let kube = &real.kube;
+    kube.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n"));
+    let (server, authorities) = (kube.url(), kube.authorities().display().to_string());
+    // Without hooks: nothing runs their Jobs here.
+    let run = |arguments: &[&str]| {
+        let cluster =
+            ["--kube-apiserver", &server, "--kube-ca-file", &authorities, "--kube-token", Kube::ADMIN, "--no-hooks"];
+        helm(&[arguments, &["--namespace", NAMESPACE][..], &cluster[..]].concat())
+    };
+    let done = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets");
+    let one = format!("{path}/wherry-repository");
+    let there = || kube.ask(Method::GET, &one, None).unwrap();
+    let send = |method, path: &str, media, body: Value| {
+        kube.ask(method, path, Some((media, body.to_string().into_bytes()))).unwrap()
+    };
+    let patch = |body: Value| send(Method::PATCH, &one, "application/merge-patch+json", body);
+
+    // One that an agent of before has made, or a copy that was brought back: it has to say that helm leaves it.
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "wherry-repository" }, "stringData": { "key": "of before" },
+    });
+    let made = send(Method::POST, &path, "application/json", secret);
+    let refused = run(&["install", "wherry", "helm"]);
+    let text = String::from_utf8_lossy(&refused.stderr);
+    let next = "kubectl -n keyed annotate secret wherry-repository helm.sh/resource-policy=keep";
+    assert!(!refused.status.success() && text.contains(next), "{text}");
+    let made = patch(
+        json!({ "metadata": { "uid": made["metadata"]["uid"], "annotations": { "helm.sh/resource-policy": "keep" } } }),
+    );
+    for arguments in [&["install", "wherry", "helm"][..], &["upgrade", "wherry", "helm"], &["uninstall", "wherry"]] {
+        done(arguments);
+        assert_eq!(there(), made, "{arguments:?}");
+    }
+
+    // Where there is none it is made empty; filled as an agent does it, it stays through all.
+    kube.ask(Method::DELETE, &one, None).unwrap();
+    done(&["install", "wherry", "helm"]);
+    assert!(there()["data"].is_null(), "{}", there());
+    assert_eq!(there()["metadata"]["labels"]["velero.io/exclude-from-backup"], "true");
+    let filled = patch(json!({ "stringData": { "key": "of now" }, "immutable": true }));
+    let same = |what: &str| {
+        let (now, before) = (there(), &filled);
+        assert_eq!((&now["data"], &now["metadata"]["uid"]), (&before["data"], &before["metadata"]["uid"]), "{what}");
+    };
+    done(&["upgrade", "wherry", "helm", "--set", "settings.pause=true"]);
+    same("upgrade");
+    // That puts its manifest in place of what is there.
+    let forced = run(&["upgrade", "wherry", "helm", "--force"]);
+    assert!(!forced.status.success(), "what is immutable was replaced");
+    same("upgrade --force");
+    done(&["rollback", "wherry", "1"]);
+    same("rollback");
+    done(&["uninstall", "wherry"]);
+    same("uninstall");
+    done(&["install", "wherry", "helm"]);
+    same("install again");
+
+    // The one of the release was replaced by a copy: that is not taken for what the release no longer has.
+    kube.ask(Method::DELETE, &one, None).unwrap();
+    let copy = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "wherry-repository" }, "stringData": { "key": "copy" },
+    });
+    let copy = send(Method::POST, &path, "application/json", copy);
+    assert!(!run(&["upgrade", "wherry", "helm"]).status.success(), "it would be deleted");
+    assert_eq!(there(), copy);
+    let copy = patch(json!({ "metadata": { "annotations": { "helm.sh/resource-policy": "keep" } } }));
+    done(&["upgrade", "wherry", "helm"]);
+    assert_eq!((&there()["data"], &there()["metadata"]["uid"]), (&copy["data"], &copy["metadata"]["uid"]));
+    done(&["uninstall", "wherry"]);
+    assert_eq!(there()["data"], copy["data"]);
 }
 
 /// SecurityContextConstraints, security.openshift.io/v1, with the fields that OpenShift's API has: any other is refused.
@@ -381,6 +471,8 @@ fn alerts_and_dashboard_name_what_there_is() {
         "wherry_oldest_completed_timestamp_seconds",
         "wherry_volumes_failing",
         "wherry_gc_overdue",
+        "wherry_jobs_failing",
+        "wherry_paused",
     ] {
         assert!(alerted.contains(wanted), "no alert is about {wanted}");
     }

@@ -15,12 +15,19 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy"
 /// What is applied by hand.
 const INSPECT: &str = "inspect.yaml";
 
+/// What is made once: were it in the base, deleting that would delete the key.
+const KEY: &str = "key.yaml";
+
 /// The files that the kustomize base names; every other YAML file beside it is one of them.
 fn files() -> BTreeMap<String, String> {
     let base = fs::read_to_string(Path::new(FOLDER).join("kustomization.yaml")).unwrap();
     let names = fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let names: Vec<String> =
-        names.filter(|name| name.ends_with(".yaml") && name != "kustomization.yaml" && name != INSPECT).collect();
+        names.filter(|n| n.ends_with(".yaml") && n != "kustomization.yaml" && n != INSPECT && n != KEY).collect();
+    assert!(
+        !base.lines().any(|line| line.trim() == format!("- {KEY}")),
+        "`kubectl delete -k` would take the key along"
+    );
     names
         .into_iter()
         .map(|name| {
@@ -54,6 +61,17 @@ fn the_server_takes_every_file_and_the_code_agrees_with_them() {
     let inspect = fs::read_to_string(Path::new(FOLDER).join(INSPECT)).unwrap();
     let inspect = kube.rehearse(&inspect.replace("namespace: velero", "namespace: deploy")).remove(0);
     assert_eq!(inspect["spec"]["serviceAccountName"], "wherry-agent");
+    // The account's token is for the image of wherry alone, and no admission mounts it elsewhere.
+    let array = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let has_token =
+        |volume: &Value| array(&volume["projected"]["sources"]).iter().any(|s| s["serviceAccountToken"].is_object());
+    let tokens: Vec<Value> = array(&inspect["spec"]["volumes"]).into_iter().filter(has_token).collect();
+    assert_eq!(tokens.len(), 1, "{tokens:?}");
+    let containers = ["initContainers", "containers"].map(|kind| array(&inspect["spec"][kind])).concat();
+    let mounts_it =
+        |container: &Value| array(&container["volumeMounts"]).iter().any(|m| m["name"] == tokens[0]["name"]);
+    let with_it: Vec<&Value> = containers.iter().filter(|c| mounts_it(c)).map(|c| &c["name"]).collect();
+    assert_eq!((containers.len(), with_it), (3, vec![&Value::from("mount")]));
     // A new emptyDir has no folder, and the image of wherry nothing to make one with.
     let mounts_at = &inspect["spec"]["containers"][0]["command"][2];
     assert!(mounts_at.as_str().unwrap().starts_with("/mnt/"));

@@ -2,7 +2,6 @@
 
 use crate::agent::{disk, snapshot_of, uploaded};
 use crate::stand;
-use serde_json::json;
 use std::process::{Command, Output};
 use wherry_api::api::Kind;
 use wherry_tests::binary::wherry_bin;
@@ -43,7 +42,7 @@ fn refused(output: &Output, code: i32, words: &str) {
 fn snapshots_are_listed_and_read_in_a_pod_of_the_agent() {
     let stand = stand("agent-located");
     refused(&in_pod(&stand, &["snapshots"]), 2, "there is no repository at s3://velero/agent-located/plugins/wherry");
-    assert!(stand.get(&stand.key(Kind::Secret, "wherry-repository")).is_null(), "looking makes no key");
+    assert!(stand.repository_key().is_null(), "looking makes no key");
 
     let agent = stand.agent();
     let file = disk(&stand, "disk", 64, 8);
@@ -60,8 +59,7 @@ fn snapshots_are_listed_and_read_in_a_pod_of_the_agent() {
     refused(&in_pod(&stand, &["init"]), 2, "velero://default is no storage");
     // The key is what opens it, and nobody makes another one.
     let key = stand.key(Kind::Secret, "wherry-repository");
-    let annotations = stand.get(&key)["metadata"]["annotations"].clone();
-    assert_eq!(annotations, json!({ "helm.sh/resource-policy": "keep" }));
+    assert_eq!(stand.get(&key)["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
     stand.delete(&key, false);
     refused(&in_pod(&stand, &["snapshots"]), 2, "there is no Secret wherry-repository");
 }

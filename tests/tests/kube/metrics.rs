@@ -18,7 +18,7 @@ use wherry_tests::kube::Kube;
 use wherry_tests::server::free_ports;
 
 /// Status and body of a path; none if nobody answers yet.
-fn ask(address: &str, path: &str) -> Option<(u16, String)> {
+pub fn ask(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
@@ -41,7 +41,7 @@ fn until_ok(address: &str, path: &str, log: impl Fn() -> String) -> String {
 }
 
 /// All samples: a series as it is printed, and its number.
-fn samples(text: &str) -> BTreeMap<String, f64> {
+pub fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| line.rsplit_once(' ').unwrap())
@@ -313,9 +313,13 @@ fn the_controller_counts_what_there_is_and_says_what_is_wrong() {
     };
     assert_eq!(until_said("Unschedulable"), "no node takes pod hosts: exceed max volume count");
     // What changes in the settings is seen within the minute, and so is what cannot be used.
-    settings(json!({ "pause": "false" }));
+    // A key of another version is said, and the others are heeded.
+    settings(json!({ "pause": "false", "ofTheFuture": "1" }));
     until("wherry_paused", 0.0);
+    until("wherry_settings_good", 0.0);
+    replica.wait_for("key \"ofTheFuture\": there is no such setting");
     settings(json!({ "maxActive": "many" }));
+    replica.wait_for("key \"maxActive\"");
     until("wherry_settings_good", 0.0);
     // There is none in this namespace, and two minutes are over by now, or soon.
     until("wherry_crs_without_agent{kind=\"download\"}", 1.0);

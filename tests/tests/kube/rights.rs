@@ -145,7 +145,7 @@ fn an_agent_may_do_what_it_does_and_nothing_else() {
         "pods get list watch",
         "persistentvolumeclaims get",
         "configmaps create",
-        "secrets get create",
+        "secrets get",
         "events create",
     ]);
     assert_eq!(allowed(kube, AGENT, "velero"), there);
@@ -153,6 +153,9 @@ fn an_agent_may_do_what_it_does_and_nothing_else() {
         ("velero", ("", "configmaps"), "wherry", &["get", "create"][..]),
         ("velero", ("", "configmaps"), "wherry-repositories", &["get", "create", "patch"]),
         ("", ("", "namespaces"), "kube-system", &["get"]),
+        // The key is put into a Secret that is there. Who makes Secrets has every token of the namespace.
+        ("velero", ("", "secrets"), "wherry-repository", &["get", "patch"]),
+        ("velero", ("", "secrets"), "cloud-credentials", &["get"]),
         // Of no account but its own.
         ("velero", ("", "serviceaccounts/token"), "wherry-agent", &["create"]),
         ("velero", ("", "serviceaccounts/token"), "wherry-controller", &[]),
@@ -162,6 +165,12 @@ fn an_agent_may_do_what_it_does_and_nothing_else() {
         assert_eq!(verbs_of.collect::<Vec<_>>(), verbs, "{resource:?} {name}");
     }
     let api = kube.account("velero", "wherry-agent");
+    let token = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": { "name": "token", "annotations": { "kubernetes.io/service-account.name": "wherry-controller" } },
+    });
+    let error = kube.wait(api.create(&Key::new(Kind::Secret, "velero", "token"), &token)).unwrap_err();
+    assert_eq!(error.refusal, Refusal::Forbidden, "{error}");
     for path in ["/api/v1/namespaces/velero/secrets", "/api/v1/pods?watch=1&timeoutSeconds=1", "/api/v1/nodes"] {
         let error = kube.wait(api.client().send("ask", Method::GET, path, None)).unwrap_err();
         assert_eq!(error.refusal, Refusal::Forbidden, "{path}: {error}");

@@ -69,7 +69,7 @@ fn the_authority_of_a_location_is_trusted_or_nothing_is_sent() {
         let named = message.contains(&format!("BackupStorageLocation {name}"));
         assert!(named && message.contains(words) && !message.contains("/proc/"), "{message}");
     }
-    assert!(stand.get(&stand.key(Kind::Secret, "wherry-repository")).is_null(), "a key was made");
+    assert!(stand.repository_key().is_null(), "a key was made");
     // A bucket comes into being by the first write.
     let listed = stand.storage().list("", &mut |_| Ok(()));
     assert_eq!(listed.unwrap_err().kind(), ErrorKind::NoRepository);

@@ -14,10 +14,11 @@ fn joined(first: &Stand, namespace: &str) -> Stand {
     let second = stand(namespace);
     let spec = json!({ "spec": { "objectStorage": { "bucket": "velero", "prefix": first.namespace } } });
     second.patch(&second.key(Kind::Location, "default"), &spec);
-    for (kind, name) in [(Kind::Secret, "wherry-repository"), (Kind::ConfigMap, "wherry-repositories")] {
-        let there = first.get(&first.key(kind, name));
-        second.create(kind, json!({ "metadata": { "name": name }, "data": there["data"] }));
-    }
+    let data = |kind, name| first.get(&first.key(kind, name))["data"].clone();
+    let known = data(Kind::ConfigMap, "wherry-repositories");
+    second.create(Kind::ConfigMap, json!({ "metadata": { "name": "wherry-repositories" }, "data": known }));
+    let key = json!({ "data": data(Kind::Secret, "wherry-repository") });
+    second.patch(&second.key(Kind::Secret, "wherry-repository"), &key);
     second.available("default");
     second
 }

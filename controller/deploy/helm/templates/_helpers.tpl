@@ -12,6 +12,11 @@
 {{- if eq $object.kind "DaemonSet" }}
 {{- $pod := $object.spec.template.spec }}
 {{- $_ := set $pod "priorityClassName" (include "wherry.of-cluster" (dict "name" $pod.priorityClassName "namespace" .namespace)) }}
+{{- /* A folder of the node is of the cluster, too: the agents of one install would wait for ever for the lock of the other's. */ -}}
+{{- $namespace := .namespace }}
+{{- range $volume := $pod.volumes }}
+{{- if eq $volume.name "state" }}{{ $_ := set $volume.hostPath "path" (include "wherry.of-cluster" (dict "name" $volume.hostPath.path "namespace" $namespace)) }}{{ end }}
+{{- end }}
 {{- end }}
 {{- $namespace := .namespace }}
 {{- range $rule := $object.rules }}
