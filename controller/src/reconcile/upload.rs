@@ -188,7 +188,7 @@ impl UploadView {
         exposer.remove(self).unwrap_or_else(|| release(self.key(), cr))
     }
 
-    pub(super) fn exposing(&self, plan: &UploadPlan) -> Exposing<'_> {
+    pub(super) fn exposing<'a>(&'a self, plan: &'a UploadPlan) -> Exposing<'a> {
         Exposing {
             now: self.now,
             limits: &self.limits,
@@ -203,6 +203,7 @@ impl UploadView {
             pods: &self.pods,
             class: self.class.as_ref(),
             host: &self.host,
+            topology: plan.topology.as_ref(),
             local: plan.local.is_some(),
         }
     }
