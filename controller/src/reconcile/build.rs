@@ -361,8 +361,12 @@ pub(super) fn kept(cr: &Meta, plan: &DownloadPlan, policy: &str) -> Value {
 }
 
 /// The PV is for the target, by uid, from one state to the next: claimRef is never empty.
+///
+/// It gets the labels that the target's selector wants, but for those of ours: that is the text of whoever owns the target, and with
+/// labels of theirs in place of ours the PV would keep our marks and policy Retain, and nobody would look for it.
 pub(super) fn given(target: &Claim) -> Value {
-    let labels = target.spec.selector.as_ref().map(|selector| selector.match_labels.clone()).unwrap_or_default();
+    let selected = target.spec.selector.as_ref().map(|selector| &selector.match_labels);
+    let labels: BTreeMap<_, _> = selected.into_iter().flatten().filter(|(key, _)| !names::is_ours(key)).collect();
     json!({
         "metadata": { "labels": labels, "annotations": { BOUND_BY_CONTROLLER: null } },
         "spec": { "claimRef": {
