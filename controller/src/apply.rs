@@ -20,11 +20,34 @@ pub async fn apply<A: Api>(api: &A, write: &Write) -> Result<Applied, ApiError> 
         Write::Patch { key, guard, patch } => api.patch(key, &guarded(patch, guard)).await.map(drop),
         Write::Delete { key, guard } => api.delete(key, guard).await,
     };
+    meaning(matches!(write, Write::Create { .. }), answer)
+}
+
+/// What an answer says of a write. A create that is refused by anything but the object being there (a quota that others wrote at the same
+/// moment, a namespace that is gone) says nothing about what was seen: it keeps its reason, and is tried again.
+fn meaning(is_create: bool, answer: Result<(), ApiError>) -> Result<Applied, ApiError> {
     match answer {
         Ok(()) => Ok(Applied::Done),
-        Err(e) if matches!(e.refusal, Refusal::NotFound | Refusal::Conflict | Refusal::Exists) => {
-            Ok(Applied::LookAgain)
-        }
+        Err(e) if e.refusal == Refusal::Exists => Ok(Applied::LookAgain),
+        Err(e) if !is_create && matches!(e.refusal, Refusal::NotFound | Refusal::Conflict) => Ok(Applied::LookAgain),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_object_that_is_there_stands_in_the_way_of_a_create() {
+        let answer = |is_create, refusal| {
+            let message = "409: Operation cannot be fulfilled on resourcequotas \"q\"".to_owned();
+            meaning(is_create, Err(ApiError::new(refusal, "create x", message))).map_err(|e| e.refusal)
+        };
+        assert_eq!(answer(true, Refusal::Exists), Ok(Applied::LookAgain));
+        for refusal in [Refusal::Conflict, Refusal::NotFound] {
+            assert_eq!(answer(true, refusal), Err(refusal));
+            assert_eq!(answer(false, refusal), Ok(Applied::LookAgain));
+        }
     }
 }

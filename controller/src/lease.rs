@@ -25,6 +25,10 @@ pub struct Elector {
     me: String,
     /// The resourceVersion that was seen, and since when.
     seen: Option<(String, Instant)>,
+    /// Who holds it, as it was seen last, if not this one: somebody who may still act when it is gone.
+    other: Option<String>,
+    /// Since when it is gone.
+    gone: Option<Instant>,
 }
 
 /// What is done about the Lease.
@@ -62,7 +66,7 @@ impl Elector {
     /// A replica; `me` is a name that no other process has or had.
     #[must_use]
     pub fn new(namespace: &str, me: &str) -> Self {
-        Self { namespace: namespace.to_owned(), me: me.to_owned(), seen: None }
+        Self { namespace: namespace.to_owned(), me: me.to_owned(), seen: None, other: None, gone: None }
     }
 
     /// The Lease.
@@ -77,6 +81,11 @@ impl Elector {
             "holderIdentity": self.me, "leaseDurationSeconds": DURATION.as_secs(), "renewTime": micro(time),
         });
         let Some(lease) = lease else {
+            // Its holder is not told until it renews it, and acts for so long.
+            let gone = *self.gone.get_or_insert(now);
+            if let Some(other) = self.other.as_ref().filter(|_| now.duration_since(gone) < DURATION) {
+                return Turn::Theirs(other.clone());
+            }
             spec["acquireTime"] = json!(micro(time));
             spec["leaseTransitions"] = json!(0);
             let object = json!({
@@ -92,6 +101,8 @@ impl Elector {
         };
         self.seen = Some((version.to_owned(), since));
         let holder = text(lease, "/spec/holderIdentity");
+        self.gone = None;
+        self.other = (holder != self.me && !is_given_back(lease)).then(|| holder.to_owned());
         if holder != self.me {
             let seconds = lease["spec"]["leaseDurationSeconds"].as_u64().unwrap_or(DURATION.as_secs());
             if !is_given_back(lease) && now.duration_since(since) < Duration::from_secs(seconds) {
@@ -164,6 +175,31 @@ mod tests {
         assert!(elector.release(&lease("a", "1")).is_none());
         let Some(Write::Patch { patch, .. }) = elector.release(&lease("b", "1")) else { panic!("not given back") };
         assert_eq!(patch["spec"]["holderIdentity"], "");
+    }
+
+    /// Somebody deletes it: who held it acts until it could not renew it for too long.
+    #[test]
+    fn one_that_is_gone_is_waited_for_unless_nobody_else_held_it() {
+        let now = Instant::now();
+        let at = |seconds: u64| now + Duration::from_secs(seconds);
+        let mut elector = Elector::new("velero", "b");
+        let theirs = Turn::Theirs("a".to_owned());
+        assert_eq!(elector.turn(Some(&lease("a", "1")), at(0), Time(0)), theirs);
+        assert_eq!(elector.turn(None, at(20), Time(0)), theirs);
+        assert_eq!(elector.turn(None, at(79), Time(0)), theirs);
+        assert_eq!(written(elector.turn(None, at(80), Time(0)))["holderIdentity"], "b");
+        // Its holder has made it again meanwhile: it is waited for anew.
+        let mut elector = Elector::new("velero", "b");
+        assert_eq!(elector.turn(Some(&lease("a", "1")), at(0), Time(0)), theirs);
+        assert_eq!(elector.turn(None, at(20), Time(0)), theirs);
+        assert_eq!(elector.turn(Some(&lease("a", "2")), at(40), Time(0)), theirs);
+        assert_eq!(elector.turn(None, at(80), Time(0)), theirs);
+        // Its own, and one that was given back.
+        for holder in ["b", ""] {
+            let mut elector = Elector::new("velero", "b");
+            written(elector.turn(Some(&lease(holder, "1")), at(0), Time(0)));
+            assert_eq!(written(elector.turn(None, at(1), Time(0)))["holderIdentity"], "b", "{holder:?}");
+        }
     }
 
     #[test]

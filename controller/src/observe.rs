@@ -1,7 +1,7 @@
 //! Looks at everything that a decision about one CR rests on.
 
 pub use crate::memory::Memory;
-use crate::reconcile::{Action, Agent, DownloadView, Host, Limits, Step, UploadView};
+use crate::reconcile::{Action, Agent, DownloadView, Host, Limits, Step, UploadView, doubt, is_let_go};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
@@ -413,6 +413,7 @@ async fn upload_within<A: Api>(
         snapshots_seen: false,
         first: None,
         first_content: None,
+        doubt: None,
         pair: None,
         pair_content: None,
         claims: Vec::new(),
@@ -477,13 +478,18 @@ async fn upload_within<A: Api>(
     let may_have_pair = ended || !matches!(plan, Err(PlanError::Missing(_)));
     let pair_name = if may_have_pair { ours.as_str() } else { "" };
     let pair_content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", pair_name).await?;
-    let unreadable = matches!(&plan, Err(e) if !matches!(e, PlanError::Missing(_)));
-    let plan = plan.ok();
+    let content_name =
+        plan.as_ref().ok().filter(|_| !memory.first_content_gone).map_or("", |plan| plan.content.as_str());
+    let named: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", content_name).await?;
+    let named = named.filter(|content| plan.as_ref().is_ok_and(|plan| content.metadata.uid == plan.content_uid));
+    let doubt = plan.as_ref().ok().zip(named.as_ref()).and_then(|(plan, content)| doubt(cr, plan, content));
+    let unreadable = doubt.is_some() || matches!(&plan, Err(e) if !matches!(e, PlanError::Missing(_)));
+    let plan = plan.ok().filter(|_| doubt.is_none());
     let kept = if unreadable { look.kept_content(&cr.metadata).await? } else { None };
     let from = cr.spec.source_namespace.as_str();
     let first_name = if memory.first_gone && plan.is_some() { "" } else { csi.volume_snapshot.as_str() };
     let first: Option<VolumeSnapshot> = look.get(Kind::VolumeSnapshot, from, first_name).await?;
-    let first = first.filter(|first| match (&plan, &kept) {
+    let first = first.filter(|first| !is_let_go(first)).filter(|first| match (&plan, &kept) {
         (Some(plan), _) => plan.snapshot_uid == first.metadata.uid,
         (None, Some(kept)) => kept.spec.volume_snapshot_ref.uid == first.metadata.uid,
         // The takeover is done, so this is another one of that name.
@@ -491,11 +497,7 @@ async fn upload_within<A: Api>(
     });
     let first_content = match &plan {
         _ if kept.is_some() => kept,
-        Some(plan) => {
-            let name = if memory.first_content_gone { "" } else { plan.content.as_str() };
-            let content: Option<VolumeSnapshotContent> = look.get(Kind::VolumeSnapshotContent, "", name).await?;
-            content.filter(|content| content.metadata.uid == plan.content_uid)
-        }
+        Some(_) => named,
         // A plan that cannot be read is found by its label, above: by name it may be another one since.
         None if first.is_none() && !unreadable => look.orphaned_content(from, &csi.volume_snapshot).await?,
         None => {
@@ -524,7 +526,7 @@ async fn upload_within<A: Api>(
         _ => {}
     }
     let snapshots_seen = plan.is_some();
-    Ok(UploadView { snapshots_seen, first, first_content, pair, pair_content, ..view })
+    Ok(UploadView { snapshots_seen, first, first_content, doubt, pair, pair_content, ..view })
 }
 
 async fn download_within<A: Api>(

@@ -557,7 +557,10 @@ impl Loop {
                     self.admission.as_ref().is_some_and(|(_, uids)| uids.contains(&known.uid))
                 };
             // One that only waits in the queue is looked at once before its turn: many may wait for hours.
-            if queued && !admitted && self.looked.contains(&key) && !self.may_be_ready(&key) {
+            // Velero has given it up by then: it ends, whether there is a place or not.
+            let over = key.kind == Kind::DataUpload
+                && known.created.is_some_and(|created| created.after(settings.item_timeout) <= time());
+            if queued && !admitted && !over && self.looked.contains(&key) && !self.may_be_ready(&key) {
                 self.queue.ended(&key, Ended::Waits(None), Instant::now());
                 passed_over += 1;
                 continue;

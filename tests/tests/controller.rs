@@ -8,6 +8,8 @@ mod bases;
 mod classes;
 #[path = "controller/enumerate.rs"]
 mod enumerate;
+#[path = "controller/hostile.rs"]
+mod hostile;
 #[path = "controller/leaks.rs"]
 mod leaks;
 #[path = "controller/local.rs"]

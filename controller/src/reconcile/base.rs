@@ -10,7 +10,7 @@ use wherry_api::{Base, KeepBase, Phase, UploadPlan, VolumeSnapshot, names};
 impl UploadView {
     /// The last part of removal: what becomes of the storage snapshot. `None`: it is as it is to be.
     pub(super) fn settle_snapshots(&self) -> Option<Step> {
-        let own = match self.plan() {
+        let own = match self.believed() {
             Ok(plan) if self.may_have_base() => self.base(&plan).map(|base| (plan, base)),
             _ => None,
         };

@@ -284,9 +284,16 @@ pub(crate) fn place(pod: &mut Value, secrets: &[String], tolerations: &[Value], 
     }
 }
 
+/// That node alone, as `nodeSelectorTerms`.
+pub(super) fn on_node(node: &str) -> Value {
+    json!([{ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [node] }] }])
+}
+
 /// The hosting pod: while it runs, the kubelet keeps the volume published. It changes nothing on it: no fsGroup, no
 /// relabelling, and of a local volume (`exposing.local`) no fsck and no mkfs, whatever the PVC says.
-pub(super) fn pod(exposing: &Exposing<'_>, name: &str, claim: &Claim, node: Option<&str>) -> Value {
+///
+/// `terms`: nodes on which it may run, as `spec.affinity.nodeAffinity` has them.
+pub(super) fn pod(exposing: &Exposing<'_>, name: &str, claim: &Claim, terms: Option<&Value>) -> Value {
     let Exposing { cr, kind, limits, local, .. } = *exposing;
     let block = is_block(claim);
     let mut container = json!({
@@ -307,10 +314,9 @@ pub(super) fn pod(exposing: &Exposing<'_>, name: &str, claim: &Claim, node: Opti
         "labelSelector": { "matchExpressions": [{ "key": names::AGENT_LABEL, "operator": "Exists" }] },
     });
     let mut affinity = json!({ "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [agents] } });
-    if let Some(node) = node {
-        affinity["nodeAffinity"] = json!({ "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
-            { "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [node] }] },
-        ] } });
+    if let Some(terms) = terms {
+        affinity["nodeAffinity"] =
+            json!({ "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": terms } });
     }
     let mut source = json!({ "claimName": name });
     // Of an upload: the target of a restore may ask for the same.
@@ -355,8 +361,12 @@ pub(super) fn kept(cr: &Meta, plan: &DownloadPlan, policy: &str) -> Value {
 }
 
 /// The PV is for the target, by uid, from one state to the next: claimRef is never empty.
+///
+/// It gets the labels that the target's selector wants, but for those of ours: that is the text of whoever owns the target, and with
+/// labels of theirs in place of ours the PV would keep our marks and policy Retain, and nobody would look for it.
 pub(super) fn given(target: &Claim) -> Value {
-    let labels = target.spec.selector.as_ref().map(|selector| selector.match_labels.clone()).unwrap_or_default();
+    let selected = target.spec.selector.as_ref().map(|selector| &selector.match_labels);
+    let labels: BTreeMap<_, _> = selected.into_iter().flatten().filter(|(key, _)| !names::is_ours(key)).collect();
     json!({
         "metadata": { "labels": labels, "annotations": { BOUND_BY_CONTROLLER: null } },
         "spec": { "claimRef": {

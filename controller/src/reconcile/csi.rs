@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use wherry_api::api::{Key, Kind};
 use wherry_api::cluster::{Claim, Volume};
-use wherry_api::{Phase, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names};
+use wherry_api::{DataUpload, Phase, UploadPlan, VolumeSnapshot, VolumeSnapshotContent, names};
 
 /// Of `spec.snapshotType` `CSI`.
 #[derive(Debug)]
@@ -94,6 +94,9 @@ impl UploadView {
 
     /// U2 to U6. The storage snapshot always has an owner that can be found. `None`: it is ours.
     fn takeover(&self, plan: &UploadPlan, exposing: &Exposing<'_>) -> Option<Step> {
+        if let Some(doubt) = &self.doubt {
+            return Some(self.fail(doubt));
+        }
         let ready = self.pair_is_ready(plan);
         match &self.first_content {
             Some(content) if !ready || self.first.is_some() => {
@@ -170,6 +173,41 @@ impl UploadView {
         }
         Some(exposing.wait(format!("VolumeSnapshotContent {} is going", content.metadata.name)))
     }
+}
+
+/// Why the content that a plan names is not the one of the snapshot that the DataUpload is of. `None`: it is.
+///
+/// Whoever may write one DataUpload could have any content of the cluster marked and deleted else, with its storage snapshot, or any
+/// handle of the storage read.
+pub(crate) fn doubt(cr: &DataUpload, plan: &UploadPlan, content: &VolumeSnapshotContent) -> Option<String> {
+    let name = cr.spec.csi_snapshot.as_ref().map_or("", |csi| csi.volume_snapshot.as_str());
+    let of = &content.spec.volume_snapshot_ref;
+    let handle = content.status.snapshot_handle.as_deref().unwrap_or_default();
+    let wrong = [
+        ("volumeSnapshotRef.namespace", of.namespace.as_str(), cr.spec.source_namespace.as_str()),
+        ("volumeSnapshotRef.name", of.name.as_str(), name),
+        ("volumeSnapshotRef.uid", of.uid.as_str(), plan.snapshot_uid.as_str()),
+        ("driver", content.spec.driver.as_str(), plan.driver.as_str()),
+        ("snapshotHandle", handle, plan.snapshot_handle.as_str()),
+    ];
+    let (field, is, wanted) = wrong.into_iter().find(|(_, is, wanted)| is != wanted)?;
+    Some(format!(
+        "VolumeSnapshotContent {} is not the one that annotation {} is of: its {field} is {is:?}, and not {wanted:?}; nothing was done to \
+         it. Somebody has changed the annotation or the spec: make the backup anew",
+        content.metadata.name,
+        names::PLAN
+    ))
+}
+
+/// What finalizers of the snapshot controller begin with.
+const OF_SNAPSHOTS: &str = "snapshot.storage.kubernetes.io/";
+
+/// Whether the snapshot controller has done with a VolumeSnapshot that is being deleted: what still holds it is a finalizer of others,
+/// as whoever may edit it can put on it for as long as they like. It counts as gone: it has no word on the storage snapshot any
+/// more, and a finalizer that is not on it by now never will be.
+pub(crate) fn is_let_go(snapshot: &VolumeSnapshot) -> bool {
+    let meta = &snapshot.metadata;
+    meta.is_going() && !meta.finalizers.iter().any(|finalizer| finalizer.starts_with(OF_SNAPSHOTS))
 }
 
 pub(super) fn content_key(content: &VolumeSnapshotContent) -> Key {

@@ -13,7 +13,7 @@ impl UploadView {
     /// along. Once it is gone, our pair has the last word; where that was not made, or is not ready, it is made first:
     /// a content whose VolumeSnapshot is gone does not delete what it stands for.
     pub(super) fn remove_snapshots(&self) -> Option<Step> {
-        let plan = self.plan().ok();
+        let plan = self.believed().ok();
         let retained = self.first_content.as_ref().is_some_and(|content| content.spec.deletion_policy == "Retain");
         match (&self.first, &plan) {
             (Some(first), _) if !first.metadata.is_going() => Some(self.remove_with_first(first)),
@@ -124,7 +124,7 @@ impl UploadView {
         }
         let content = self.pair_content.as_ref()?;
         // One that was never bound gets a VolumeSnapshot; one whose VolumeSnapshot is gone gets none any more.
-        match self.plan() {
+        match self.believed() {
             Ok(_) if !is_bound(content) && content.metadata.is_going() => {
                 Some(Step::wait(format!("VolumeSnapshotContent {} is going", content.metadata.name)))
             }

@@ -386,6 +386,7 @@ impl DownloadView {
             pods: &self.pods,
             class: self.class.as_ref(),
             host: &self.host,
+            topology: None,
             local: false,
         }
     }

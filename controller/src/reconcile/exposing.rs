@@ -24,6 +24,8 @@ pub(super) struct Exposing<'a> {
     pub(super) pods: &'a [Pod],
     pub(super) class: Option<&'a StorageClass>,
     pub(super) host: &'a Host,
+    /// Of an upload: `spec.nodeAffinity` of the source's PV.
+    pub(super) topology: Option<&'a Value>,
     /// What is exposed is the volume itself, and no copy: a local one.
     pub(super) local: bool,
 }
@@ -137,10 +139,12 @@ impl Exposing<'_> {
         }
         let Some(pod) = self.pod() else {
             let name = self.name();
-            // A PV says itself where it can be used; until there is one, it is to be where the target's pod will run.
+            // A PV says itself where it can be used; until there is one, it is to be where the target's pod will run, or where the
+            // volume is of which the snapshot was taken.
             let node = found.metadata.annotation(wherry_api::cluster::SELECTED_NODE);
-            let node = self.chosen(node).filter(|_| !bound && self.kind == Kind::DataDownload);
-            let object = build::pod(self, &name, found, node);
+            let node = self.chosen(node).filter(|_| self.kind == Kind::DataDownload).map(build::on_node);
+            let terms = node.or_else(|| self.terms()).filter(|_| !bound);
+            let object = build::pod(self, &name, found, terms.as_ref());
             return ControlFlow::Break(create(Action::MakePod, Key::new(Kind::Pod, &self.cr.namespace, &name), object));
         };
         if pod.metadata.is_going() {
@@ -178,6 +182,13 @@ impl Exposing<'_> {
             }
             false => "",
         }
+    }
+
+    /// `nodeSelectorTerms` of the source's PV, by the plan: there are drivers that can make a volume of a snapshot there alone (node-local
+    /// ones, disks of a zone), and the PVC stays with the node that the scheduler has chosen for its pod.
+    fn terms(&self) -> Option<Value> {
+        let terms = self.topology?.pointer("/required/nodeSelectorTerms")?;
+        terms.as_array().is_some_and(|terms| !terms.is_empty()).then(|| terms.clone())
     }
 
     /// The node that was chosen for the target's pod, where that is heeded: the next attempt does not go back to the

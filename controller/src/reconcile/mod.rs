@@ -19,6 +19,7 @@ mod view;
 
 pub(crate) use base::base_of;
 pub(crate) use build::place;
+pub(crate) use csi::{doubt, is_let_go};
 pub(crate) use unreadable::{is_held, is_of};
 pub use unreadable::{is_ours, unreadable};
 pub use view::{Agent, DownloadView, Host, Limits, UploadView};

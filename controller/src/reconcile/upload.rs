@@ -90,16 +90,32 @@ impl UploadView {
         cancel(self.key(), &self.cr.metadata, message, self.now)
     }
 
+    /// Local ones are made by others, and have no time that anybody waits.
+    fn made_by_velero(&self) -> bool {
+        self.cr.spec.snapshot_type != names::LOCAL
+    }
+
     fn accept(&self) -> Step {
         let Some(exposer) = known(&self.cr.spec.snapshot_type) else {
             return self.fail(&format!("spec.snapshotType {:?} is not known; {KNOWN}", self.cr.spec.snapshot_type));
         };
+        // Velero waits from creation on, and may have given it up without a word: what is stored later no backup names.
+        let over = self
+            .made_by_velero()
+            .then(|| self.cr.metadata.creation_timestamp.unwrap_or(self.now).after(self.limits.item));
+        if over.is_some_and(|over| over <= self.now) {
+            let limit = self.limits.item.as_secs();
+            return self.fail(&format!(
+                "not begun within the item timeout of {limit} s (setting itemTimeout), for which Velero waits: its backup does not name \
+                 this volume's snapshot; take the next backup when there are places (setting maxActive), and pause is off"
+            ));
+        }
         let plan = match exposer.plan(self) {
             ControlFlow::Continue(plan) => plan,
-            ControlFlow::Break(step) => return step,
+            ControlFlow::Break(step) => return step.no_later_than(over),
         };
         if !self.admitted {
-            return Step::wait(QUEUED).told();
+            return Step::wait(QUEUED).told().no_later_than(over);
         }
         let body = build::accepted(&self.cr.metadata, &plan.print(), self.now);
         patch(Action::Accept, self.key(), &self.cr.metadata, body)
@@ -172,7 +188,7 @@ impl UploadView {
         exposer.remove(self).unwrap_or_else(|| release(self.key(), cr))
     }
 
-    pub(super) fn exposing(&self, plan: &UploadPlan) -> Exposing<'_> {
+    pub(super) fn exposing<'a>(&'a self, plan: &'a UploadPlan) -> Exposing<'a> {
         Exposing {
             now: self.now,
             limits: &self.limits,
@@ -187,6 +203,7 @@ impl UploadView {
             pods: &self.pods,
             class: self.class.as_ref(),
             host: &self.host,
+            topology: plan.topology.as_ref(),
             local: plan.local.is_some(),
         }
     }

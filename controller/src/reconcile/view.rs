@@ -145,10 +145,14 @@ pub struct UploadView {
     pub cr: DataUpload,
     /// There is a plan, and the snapshots were looked at: what is not there of those that it names by uid is gone for good.
     pub snapshots_seen: bool,
-    /// The VolumeSnapshot that `spec` names; none if it is gone, or another one of that name than that of the plan.
+    /// The VolumeSnapshot that `spec` names; none if it is gone or held by others alone, or another one of that name than that of the
+    /// plan.
     pub first: Option<VolumeSnapshot>,
     /// The content that the plan names, before there is a plan that of the VolumeSnapshot, also when that is gone.
     pub first_content: Option<VolumeSnapshotContent>,
+    /// The content that the plan names is not the one that the plan and the DataUpload are of. A plan is an annotation, and not believed:
+    /// nothing is done to that content, and the plan counts as one that cannot be read.
+    pub doubt: Option<String>,
     /// Our VolumeSnapshot.
     pub pair: Option<VolumeSnapshot>,
     /// Our VolumeSnapshotContent.
@@ -243,6 +247,11 @@ impl UploadView {
 
     pub(super) fn plan(&self) -> Result<UploadPlan, wherry_api::plan::PlanError> {
         UploadPlan::parse(self.cr.metadata.annotation(names::PLAN), self.uid())
+    }
+
+    /// The same, unless there is [`doubt`](Self::doubt).
+    pub(super) fn believed(&self) -> Result<UploadPlan, Option<wherry_api::plan::PlanError>> {
+        self.plan().map_err(Some).and_then(|plan| if self.doubt.is_some() { Err(None) } else { Ok(plan) })
     }
 
     /// Somebody wants it to end.

@@ -320,6 +320,7 @@ pub fn refused(call: &str, code: u16, body: &[u8]) -> ApiError {
     let status: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let refusal = match (code, text("/reason")) {
+        (400..=422, _) if is_denied(text("/message")) => Refusal::Forbidden,
         // Only where it names what is not there. Without a name it is the path that is not served, by a server that is
         // still starting or a CustomResourceDefinition that is gone: no word about any object.
         (404, "NotFound") if !text("/details/name").is_empty() => Refusal::NotFound,
@@ -339,6 +340,13 @@ pub fn refused(call: &str, code: u16, body: &[u8]) -> ApiError {
         message => message.to_owned(),
     };
     ApiError::new(refusal, call, format!("{code}: {said}"))
+}
+
+/// Whether a policy of the cluster denied it: nothing is wrong with the object, and the policy may change. A ValidatingAdmissionPolicy
+/// denies by 422 (`Invalid`) unless it says otherwise, and a webhook that sets no code by 400: by the code alone both look as an object
+/// that the server can never take. The messages are those of the API server, whatever the policy says in them.
+fn is_denied(message: &str) -> bool {
+    message.starts_with("admission webhook ") || message.contains(" is forbidden: ValidatingAdmissionPolicy ")
 }
 
 #[cfg(test)]
@@ -374,6 +382,38 @@ mod tests {
         ] {
             assert_eq!(status(code, reason, "x"), expected, "{code} {reason}");
         }
+    }
+
+    /// It is waited for, as a quota is: one that is rolled out by mistake must not fail every backup at once.
+    #[test]
+    fn what_a_policy_denies_may_be_taken_later() {
+        let of = |code: u16, reason: &str, message: &str| {
+            let body = json!({ "kind": "Status", "reason": reason, "message": message, "code": code });
+            refused("create x", code, body.to_string().as_bytes()).refusal
+        };
+        let policy =
+            "pods \"wherry-1\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no";
+        let webhook = "admission webhook \"validate.kyverno.svc-fail\" denied the request: no";
+        let quota =
+            "pods \"wherry-1\" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1";
+        for (code, reason, message) in [
+            (422, "Invalid", policy),
+            (403, "Forbidden", policy),
+            (413, "RequestEntityTooLarge", policy),
+            (400, "BadRequest", webhook),
+            (400, "", webhook),
+            (403, "Forbidden", webhook),
+            (409, "Conflict", webhook),
+            (403, "Forbidden", quota),
+        ] {
+            assert_eq!(of(code, reason, message), Refusal::Forbidden, "{code} {reason} {message}");
+        }
+        let invalid = "Pod \"wherry-1\" is invalid: spec.containers: Required value";
+        assert_eq!(of(422, "Invalid", invalid), Refusal::Invalid);
+        assert_eq!(of(400, "BadRequest", "unknown field \"spec.x\""), Refusal::Invalid);
+        // A webhook that cannot be asked has denied nothing.
+        let failed = "Internal error occurred: failed calling webhook \"w\": no endpoints";
+        assert_eq!(of(500, "InternalError", failed), Refusal::Unavailable);
     }
 
     #[test]

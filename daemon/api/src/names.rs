@@ -53,6 +53,12 @@ pub const REQUIRED_SCC: &str = "openshift.io/required-scc";
 /// Label of agent pods.
 pub const AGENT_LABEL: &str = "wherry.io/agent";
 
+/// Whether a label or annotation of that key is for wherry alone to write.
+#[must_use]
+pub fn is_ours(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(domain, _)| domain == "wherry.io" || domain.ends_with(".wherry.io"))
+}
+
 /// Name of VolumeSnapshot and VolumeSnapshotContent of a CR.
 #[must_use]
 pub fn object(cr_uid: &str) -> String {

@@ -93,6 +93,12 @@ impl World {
                     }
                 }
             }
+            Event::SnapshotHeld => {
+                let snapshot = Key::new(Kind::VolumeSnapshot, namespace, "velero-data-x");
+                if server.get(&snapshot).is_some_and(|object| !snapshots::is_going(&object)) {
+                    server.hold(Who::Velero, &snapshot, "somebody/holds");
+                }
+            }
             Event::MoverRenamed => self.limits.datamovers = vec!["another".to_owned()],
             Event::PlanBroken => {
                 if server.get(&self.cr).is_some_and(|cr| cr["metadata"]["annotations"][names::PLAN].is_string()) {

@@ -33,6 +33,10 @@ pub(super) fn controller(server: &Server) -> bool {
         let content = server.get(&content_key);
         let uid = text(&snapshot, "/metadata/uid");
         if is_going(&snapshot) {
+            // Others may still hold one that this has let go of.
+            if !snapshot["metadata"]["finalizers"].to_string().contains(BOUND) {
+                continue;
+            }
             if deleting(server, &key, uid, content.map(|content| (content_key, content))) {
                 return true;
             }

@@ -125,6 +125,8 @@ pub enum Event {
     NamespaceGoes,
     /// Other hands take the labels off our PVC and pod.
     LabelsGone,
+    /// Whoever may edit Velero's VolumeSnapshot puts a finalizer of theirs on it, and never takes it off.
+    SnapshotHeld,
     /// Somebody writes into the plan.
     PlanBroken,
     /// The setting `datamovers` names another one.

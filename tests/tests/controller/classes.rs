@@ -3,7 +3,7 @@
 use crate::{assert_clean, scenes};
 use serde_json::{Value, json};
 use wherry_api::api::{Key, Kind};
-use wherry_api::{WaitForNode, names};
+use wherry_api::{UploadPlan, WaitForNode, names};
 use wherry_controller::reconcile::{Action, Step, Write};
 use wherry_tests::cluster::{DOWNLOAD, Server, UPLOAD, Who, World, WorldView};
 
@@ -203,5 +203,34 @@ fn a_pod_that_comes_back_changed_is_refused_and_says_what_to_do() {
     let message = cr["status"]["message"].as_str().unwrap();
     for part in ["fsGroup 1000740000", "SCC wherry-hosting", "hostingScc", "openshift.io/required-scc"] {
         assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+}
+
+/// The PVC of a class that waits for its pod goes where the pod does: a driver whose snapshots are at one place can make it there alone.
+#[test]
+fn the_pod_of_an_unbound_claim_goes_where_the_source_can_be_used() {
+    let terms = json!([{ "matchExpressions": [{ "key": "topology.lab/node", "operator": "In", "values": ["n2"] }] }]);
+    let made = |scene: usize, writes: usize, topology: Value| {
+        let Some(WorldView::Upload(mut view)) = World::new(scenes(false)[scene]).run_to(writes).look() else {
+            panic!()
+        };
+        let uid = view.cr.metadata.uid.clone();
+        let mut plan = UploadPlan::parse(view.cr.metadata.annotation(names::PLAN), &uid).unwrap();
+        plan.topology = Some(topology).filter(|topology| !topology.is_null());
+        view.cr.metadata.annotations.insert(names::PLAN.to_owned(), plan.print());
+        match view.next_step() {
+            Step::Do(Action::MakePod, Write::Create { object, .. }) => object["spec"]["affinity"].clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let required = "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+    let zonal = json!({ "required": { "nodeSelectorTerms": terms } });
+    let affinity = made(2, 8, zonal.clone());
+    assert_eq!(affinity.pointer(required), Some(&terms), "{affinity}");
+    assert!(affinity["podAffinity"].is_object(), "{affinity}");
+    // Where it says nothing, and where a PV says it itself, as before.
+    for (scene, writes, topology) in [(2, 8, Value::Null), (2, 8, json!({})), (0, 9, zonal)] {
+        let affinity = made(scene, writes, topology);
+        assert_eq!(affinity["nodeAffinity"], Value::Null, "{affinity}");
     }
 }

@@ -1,6 +1,6 @@
 //! What others do to what is ours: other hands, drains, evictions, later versions, unreadable plans.
 
-use crate::{assert_clean, scenes};
+use crate::{assert_clean, local_scenes, scenes};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use wherry_api::api::{Key, Kind};
@@ -244,6 +244,36 @@ fn an_agent_that_never_begins_is_not_waited_for_forever() {
         // Once it has begun it keeps the time itself.
         assert!(matches!(later(14_400, true), Step::Wait { .. }));
     }
+}
+
+/// Velero has given it up, also where it did not say so: what is stored then, no backup names.
+#[test]
+fn an_upload_that_was_never_let_begin_ends_with_the_item_timeout() {
+    let Some(WorldView::Upload(view)) = World::new(scenes(false)[0]).run_to(1).look() else { panic!("no view") };
+    let later = |seconds: i64, admitted: bool, handle: bool| {
+        let mut view = view.clone();
+        (view.now, view.admitted) = (Time(view.cr.metadata.creation_timestamp.unwrap().0 + seconds), admitted);
+        if !handle {
+            view.first_content.as_mut().unwrap().status.snapshot_handle = None;
+        }
+        (view.now, view.next_step())
+    };
+    assert!(matches!(later(14_399, true, true).1, Step::Do(Action::Accept, _)));
+    for (admitted, handle) in [(false, true), (true, false), (false, false)] {
+        let (now, step) = later(14_399, admitted, handle);
+        let Step::Wait { until: Some(until), .. } = step else { panic!("{admitted}, {handle}: {step:?}") };
+        assert_eq!(until, Time(now.0 + 1), "{admitted}, {handle}");
+    }
+    for (admitted, handle) in [(true, true), (false, true), (true, false), (false, false)] {
+        let (_, step) = later(14_400, admitted, handle);
+        let Step::Do(Action::Fail, Write::Patch { patch, .. }) = step else { panic!("{admitted}, {handle}: {step:?}") };
+        let said = patch["status"]["message"].as_str().unwrap();
+        assert!(said.starts_with("not begun within the item timeout of 14400 s"), "{said}");
+    }
+    // One that Velero has not made has its time from when it is begun.
+    let Some(WorldView::Upload(mut view)) = World::new(local_scenes()[0]).run_to(1).look() else { panic!("no view") };
+    view.now = Time(view.now.0 + 5 * 3600);
+    assert!(matches!(view.next_step(), Step::Do(Action::Accept, _)), "{:?}", view.next_step());
 }
 
 /// The answer of a future that never waits.
