@@ -15,13 +15,13 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use wherry_api::api::{Api, Key, Kind};
 use wherry_api::client::{Access, Client};
-use wherry_api::health;
+use wherry_api::health::{self, Beat};
 use wherry_api::kube_api::KubeApi;
 use wherry_api::metrics::{By, Registry};
 use wherry_api::settings::{ENTRIES, Settings};
 use wherry_api::time::parse_duration;
 use wherry_controller::drain::{DrainError, LEFT, Times, drain};
-use wherry_controller::run::Options;
+use wherry_controller::run::{Options, RETRY};
 
 /// The controller of wherry in a cluster: exposes the volumes of DataUploads and DataDownloads, gives restored ones to
 /// their PVCs, and leaves nothing behind. It has run in a cluster of one node.
@@ -173,7 +173,6 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
     let ours = Targets::new().with_target("wherry_controller", args.log);
     let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
     tracing_subscriber::registry().with(layer.with_filter(ours)).init();
-    let (access, namespace) = args.cluster.resolve()?;
     let (ask, stop) = tokio::sync::watch::channel(false);
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -185,21 +184,52 @@ fn control(args: &RunArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let registry = Arc::new(Registry::new(By::Controller));
     let beat = args.health.as_ref().map(|address| health::serve(address, Arc::clone(&registry))).transpose()?;
-    let client = Client::new(access)?.paced(REQUESTS.0, REQUESTS.1);
-    let api = KubeApi::new(client.counting(Arc::clone(&registry)));
-    let image = match &args.pod {
-        Some(pod) if args.image.is_empty() => runtime.block_on(image_of(&api, &namespace, pod))?,
-        _ => args.image.clone(),
-    };
-    let options = Options { namespace, identity: identity()?, image, registry, beat };
-    Ok(runtime.block_on(wherry_controller::run::run(api, options, stop))?)
+    runtime.block_on(async {
+        let Some((api, namespace, image)) = reach(args, &registry, beat.as_deref(), stop.clone()).await? else {
+            return Ok(());
+        };
+        let options = Options { namespace, identity: identity()?, image, registry, beat };
+        Ok(wherry_controller::run::run(api, options, stop).await?)
+    })
+}
+
+/// Access to the API server, the namespace and the image of hosting pods. A server that gives no answer is waited for, as
+/// whoever ends is started again later and later; what leads to it (address, certificates) is looked up anew each time. None:
+/// it was asked to end meanwhile.
+async fn reach(
+    args: &RunArgs,
+    registry: &Arc<Registry>,
+    beat: Option<&Beat>,
+    mut stop: tokio::sync::watch::Receiver<bool>,
+) -> anyhow::Result<Option<(KubeApi, String, String)>> {
+    while !*stop.borrow() {
+        let (access, namespace) = args.cluster.resolve()?;
+        let client = Client::new(access)?.paced(REQUESTS.0, REQUESTS.1);
+        let api = KubeApi::new(client.counting(Arc::clone(registry)));
+        let Some(pod) = args.pod.as_ref().filter(|_| args.image.is_empty()) else {
+            return Ok(Some((api, namespace, args.image.clone())));
+        };
+        match api.get(&Key::new(Kind::Pod, &namespace, pod)).await {
+            Ok(own) => {
+                let image = image_of(own.as_ref(), &namespace, pod)?;
+                return Ok(Some((api, namespace, image)));
+            }
+            Err(e) => tracing::warn!("the image of pod {pod}: {e}; it is asked for again every {} s", RETRY.as_secs()),
+        }
+        if let Some(beat) = beat {
+            beat.beat(false);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            _ = stop.changed() => {}
+        }
+    }
+    Ok(None)
 }
 
 /// The image of our container in that pod. An overlay that changes the image of the controller need not say it twice.
-async fn image_of(api: &KubeApi, namespace: &str, pod: &str) -> anyhow::Result<String> {
-    let own = api.get(&Key::new(Kind::Pod, namespace, pod)).await.with_context(|| format!("the image of pod {pod}"))?;
-    let containers =
-        own.as_ref().and_then(|object| object["spec"]["containers"].as_array()).map_or(&[][..], Vec::as_slice);
+fn image_of(own: Option<&serde_json::Value>, namespace: &str, pod: &str) -> anyhow::Result<String> {
+    let containers = own.and_then(|object| object["spec"]["containers"].as_array()).map_or(&[][..], Vec::as_slice);
     // Others may have put a container of theirs beside it.
     let ours = containers.iter().find(|container| container["name"] == CONTAINER).or(containers.first());
     let image = ours.and_then(|container| container["image"].as_str());

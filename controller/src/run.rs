@@ -47,7 +47,7 @@ const AGENTS: Duration = Duration::from_secs(60);
 /// How long the loop waits for an answer to what it asks itself.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// A Lease that could not be renewed is tried again after so long.
-pub(crate) const RETRY: Duration = Duration::from_secs(5);
+pub const RETRY: Duration = Duration::from_secs(5);
 /// Of those that only wait in the queue so many are passed over before the loop looks at other things.
 const PASSED_OVER: usize = 500;
 /// A restore that could not begin yet is looked at this often while there is no place for it: what it waits for, no watch tells.

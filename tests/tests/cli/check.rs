@@ -292,8 +292,9 @@ fn a_snapshot_whose_record_is_damaged_can_be_given_up_and_keeps_gc_from_nothing(
         (&Value::Null, &Value::Null, &json!(true))
     );
     let ran = home.run(&["gc", "--grace", "0s", "--json"]).ok().json();
-    assert!(ran["deleted"]["packs"].as_u64().unwrap() >= 1 && ran["records"] == json!(1), "{ran}");
-    assert!(!record.exists());
+    // Its record stays: it may be a Fence, whose session would commit if its key were free.
+    assert!(ran["deleted"]["packs"].as_u64().unwrap() >= 1 && ran["records"] == json!(0), "{ran}");
+    assert!(record.exists());
     assert!(home.run(&["snapshots"]).ok().stdout.contains(&second[..8]));
     home.run(&["check"]).ok();
 }

@@ -5,8 +5,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use wherry_api::api::{Api, Key, Kind};
@@ -31,6 +33,10 @@ impl Replica {
     }
 
     pub fn start_with(real: &Real, namespace: &str, name: &str, arguments: &[&str]) -> Self {
+        Self::start_at(real, &real.kube.url(), namespace, name, arguments)
+    }
+
+    pub fn start_at(real: &Real, server: &str, namespace: &str, name: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         fs::write(&token, real.kube.token(namespace, "wherry-controller")).unwrap();
@@ -41,7 +47,7 @@ impl Replica {
             .arg(controller_bin())
             .args(["run", "--namespace", namespace, "--log", "debug"])
             .args(arguments)
-            .args(["--server", &real.kube.url(), "--ca-file"])
+            .args(["--server", server, "--ca-file"])
             .arg(real.kube.authorities())
             .arg("--token-file")
             .arg(token)
@@ -243,6 +249,46 @@ fn two_replicas_rest_and_one_takes_over() {
         !output.status.success() && log.contains("no pod third in rest; give --image instead"),
         "{output:?}\n{log}"
     );
+}
+
+/// Who ends because the API server is away is started again later and later: it waits, and ends when it is told to.
+#[test]
+fn a_server_that_is_not_there_yet_is_waited_for() {
+    let real = &crate::real();
+    real.kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: away\n");
+    real.kube.apply(&deployed("wherry-controller", "away"));
+    real.kube.apply(&OWN_POD.replace("namespace: rest", "namespace: away"));
+    let (listener, there) = (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(AtomicBool::new(false)));
+    let server = format!("https://{}", listener.local_addr().unwrap());
+    let (url, is_there) = (real.kube.url(), Arc::clone(&there));
+    // It hangs up until the server is there. Ends with the process of the tests.
+    std::thread::spawn(move || {
+        for from in listener.incoming().flatten() {
+            if !is_there.load(Ordering::Relaxed) {
+                continue;
+            }
+            let to = TcpStream::connect(url.strip_prefix("https://").unwrap()).unwrap();
+            for (mut from, mut to) in [(from.try_clone().unwrap(), to.try_clone().unwrap()), (to, from)] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to); // whoever ends it
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    let start = || {
+        let replica = Replica::start_at(real, &server, "away", "second", &["--pod", "second"]);
+        replica.wait_for("it is asked for again every 5 s");
+        replica
+    };
+    let (output, log) = start().end();
+    assert!(output.status.success(), "{output:?}\n{log}");
+
+    let replica = start();
+    there.store(true, Ordering::Relaxed);
+    replica.wait_for("hosting_image: \"wherry.test/own:1\"");
+    let (output, log) = replica.end();
+    assert!(output.status.success(), "{output:?}\n{log}");
 }
 
 /// A version that the server has forgotten is 410 Gone; then all is listed, and the watch goes on from there.
