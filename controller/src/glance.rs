@@ -476,7 +476,7 @@ mod tests {
         }
     }
 
-    /// Once in two minutes (`run.rs`, `UNREADY`), for hours, of hundreds: `controller/docs/plan.md` reckons with two.
+    /// Once in two minutes (`run.rs`, `UNREADY`), for hours, of hundreds: `controller/docs/controller.md` reckons with two.
     #[tokio::test]
     async fn a_restore_that_waits_for_a_node_asks_for_two_objects_a_look() {
         let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());

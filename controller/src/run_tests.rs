@@ -270,7 +270,7 @@ async fn a_restore_that_could_not_begin_is_looked_for_and_gets_its_place_back() 
     assert_eq!(quiet.admitted(None, &settings).await, BTreeSet::from(["a".to_owned()]));
 }
 
-/// In any ten minutes, the sweep of the hour among them: `controller/docs/plan.md` has the table. The suite `kube` counts on a server what
+/// In any ten minutes, the sweep of the hour among them: `controller/docs/controller.md` has the table. The suite `kube` counts on a server what
 /// one sweep asks.
 #[test]
 fn at_rest_it_asks_no_more_than_once_in_ten_seconds() {
@@ -278,7 +278,7 @@ fn at_rest_it_asks_no_more_than_once_in_ten_seconds() {
     let watches = (FOLLOWED.len() + jobs::FOLLOWED.len()) * most(wherry_api::watch::WATCH);
     let hourly = jobs::AT_REST * most(jobs::LONGEST) + sweep::AT_REST * most(sweep::EVERY);
     let all = [most(RENEW), most(RELOAD), watches, hourly];
-    assert_eq!(all, [30, 10, 8, 8], "the table in controller/docs/plan.md says something else");
+    assert_eq!(all, [30, 10, 8, 8], "the table in controller/docs/controller.md says something else");
     assert!(all.iter().sum::<usize>() <= 60, "{all:?}");
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One step is one write at most. After it, and after anything else that changes, the cluster is looked at anew; so a
 //! step that was applied without its answer, or twice, or by two controllers at once, leads to the same end.
-//! `controller/docs/plan.md` has the table of states.
+//! `controller/docs/states.md` has the table of states.
 
 mod base;
 mod build;

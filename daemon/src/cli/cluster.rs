@@ -24,7 +24,7 @@ pub struct ClusterFlags {
 /// `wherry agent`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Runs on each node of a cluster, as root and privileged, until SIGTERM: see controller/docs/plan.md. What is under way then
+Runs on each node of a cluster, as root and privileged, until SIGTERM: see controller/docs/agent.md. What is under way then
 is let go, and the next agent goes on with it. --memory is for all volumes that are moved at once [default here: 1G].
 
 Examples:

@@ -82,7 +82,7 @@ impl Real {
         Self { kube, controller, used: AtomicBool::new(false) }
     }
 
-    /// As whom one of ours asks. The agent's account is a rung of its own.
+    /// As whom one of ours asks.
     pub(super) fn api(&self, who: Who) -> &KubeApi {
         match who {
             Who::Controller | Who::Second => &self.controller,
