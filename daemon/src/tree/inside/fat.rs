@@ -1,5 +1,5 @@
 //! FAT of 12, 16 and 32 bits, with long names. Read here, because the crates for it bring an archive of their own or are
-//! no longer kept (`repo/docs/trees-plan.md`).
+//! no longer kept (`repo/docs/trees.md`).
 
 use super::bytes::Window;
 use super::filesystem::{Fault, Filesystem, Found, MOST_READ};
