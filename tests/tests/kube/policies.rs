@@ -2,13 +2,14 @@
 
 use crate::Stage;
 use crate::replicas::Replica;
+use crate::rights::USER;
 use crate::scenes::{assert_clean, scene};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wherry_api::api::{Api, ApiError, Key, Kind};
-use wherry_api::kube_api::path;
+use wherry_api::kube_api::{path, path_of};
 use wherry_tests::cluster::{Who, World};
 use wherry_tests::hosted::PATIENCE;
 use wherry_tests::kube::Kube;
@@ -21,31 +22,75 @@ const NAME: &str = "owners";
 /// What it says to whoever it denies.
 const WORDS: &str = "here nothing is made without an owner that pays for it";
 
-/// Nothing of that kind is made in Velero's namespace by our names. Dropped, it is gone, and nothing is denied any more.
+/// A policy in force. Dropped, it is gone, and nothing is denied any more.
 struct Policy<'a> {
     kube: &'a Kube,
-    of: Kind,
+    /// What it denies, tried; nothing comes of that.
+    probe: Box<dyn Fn() -> Result<Value, ApiError> + 'a>,
 }
 
 impl<'a> Policy<'a> {
-    /// It is in force. `reason` is of those that a policy may give: each is another code.
-    fn deny(kube: &'a Kube, of: Kind, reason: &str) -> Self {
-        let this = Self { kube, of };
-        let plural = path(of, "velero").rsplit('/').next().unwrap().to_owned();
-        let rule = json!({ "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [plural] });
+    /// Nothing of that kind is made in Velero's namespace by our names. `reason` is of those that a policy may give: each is
+    /// another code.
+    fn on_creation(kube: &'a Kube, kind: Kind, reason: &str) -> Self {
+        let probe = Box::new(move || {
+            let spec = match kind {
+                Kind::Pod => {
+                    json!({ "containers": [{ "name": "c", "image": "none" }], "automountServiceAccountToken": false })
+                }
+                _ => json!({ "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1" } } }),
+            };
+            let (version, word) = (kind.api_version(), kind.word());
+            let object =
+                json!({ "apiVersion": version, "kind": word, "metadata": { "name": "wherry-probe" }, "spec": spec });
+            let path = format!("{}?dryRun=All", path(kind, "velero"));
+            kube.ask(Method::POST, &path, Some(("application/json", object.to_string().into_bytes())))
+        });
+        Self::deny(kube, kind, "CREATE", "!object.metadata.name.startsWith('wherry-')", reason, probe)
+    }
+
+    /// The controller changes no VolumeSnapshotContent; of those there must be this one.
+    fn on_contents(kube: &'a Kube, content: &str) -> Self {
+        let controller = kube.account("velero", "wherry-controller");
+        let path = format!("{}?dryRun=All", path_of(&Key::new(Kind::VolumeSnapshotContent, "", content)));
+        let probe = Box::new(move || {
+            let body = json!({ "metadata": { "labels": { "a": "b" } } }).to_string().into_bytes();
+            let body = Some(("application/merge-patch+json", body));
+            kube.wait(controller.client().send("try", Method::PATCH, &path, body))
+        });
+        let others = format!("request.userInfo.username != '{USER}'");
+        Self::deny(kube, Kind::VolumeSnapshotContent, "UPDATE", &others, "Invalid", probe)
+    }
+
+    fn deny(
+        kube: &'a Kube,
+        kind: Kind,
+        verb: &str,
+        allowed: &str,
+        reason: &str,
+        probe: Box<dyn Fn() -> Result<Value, ApiError> + 'a>,
+    ) -> Self {
+        let this = Self { kube, probe };
+        let plural = path(kind, "velero").rsplit('/').next().unwrap().to_owned();
+        let version = kind.api_version();
+        let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+        let rule = json!({ "apiGroups": [group], "apiVersions": ["v1"], "operations": [verb], "resources": [plural] });
         let here = json!({ "matchLabels": { "kubernetes.io/metadata.name": "velero" } });
-        let validation =
-            json!({ "expression": "!object.metadata.name.startsWith('wherry-')", "message": WORDS, "reason": reason });
+        let validation = json!({ "expression": allowed, "message": WORDS, "reason": reason });
         let constraints = json!({ "namespaceSelector": here, "resourceRules": [rule] });
         this.make(POLICY, json!({ "matchConstraints": constraints, "validations": [validation] }));
         this.make(BINDING, json!({ "policyName": NAME, "validationActions": ["Deny"] }));
         let begin = Instant::now();
         // The server sees it a moment later.
-        while !this.probe().is_err_and(|e| e.to_string().contains(WORDS)) {
-            assert!(begin.elapsed() < PATIENCE, "it is not in force: {:?}", this.probe());
+        while !this.denies() {
+            assert!(begin.elapsed() < PATIENCE, "it is not in force: {:?}", (this.probe)());
             std::thread::sleep(Duration::from_millis(50));
         }
         this
+    }
+
+    fn denies(&self) -> bool {
+        (self.probe)().is_err_and(|e| e.to_string().contains(WORDS))
     }
 
     fn make(&self, (kind, plural): (&str, &str), spec: Value) {
@@ -53,21 +98,6 @@ impl<'a> Policy<'a> {
         let object = json!({ "apiVersion": version, "kind": kind, "metadata": { "name": NAME }, "spec": spec });
         let body = Some(("application/json", object.to_string().into_bytes()));
         self.kube.ask(Method::POST, &format!("{ROOT}/{plural}"), body).unwrap();
-    }
-
-    /// What the server says of an object of ours; none is made.
-    fn probe(&self) -> Result<Value, ApiError> {
-        let spec = match self.of {
-            Kind::Pod => {
-                json!({ "containers": [{ "name": "c", "image": "none" }], "automountServiceAccountToken": false })
-            }
-            _ => json!({ "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1" } } }),
-        };
-        let object = json!({
-            "apiVersion": self.of.api_version(), "kind": self.of.word(), "metadata": { "name": "wherry-probe" }, "spec": spec,
-        });
-        let path = format!("{}?dryRun=All", path(self.of, "velero"));
-        self.kube.ask(Method::POST, &path, Some(("application/json", object.to_string().into_bytes())))
     }
 }
 
@@ -78,7 +108,7 @@ impl Drop for Policy<'_> {
         }
         // Whoever has the stage next makes what it denied.
         let begin = Instant::now();
-        while self.probe().is_err() && begin.elapsed() < PATIENCE {
+        while self.denies() && begin.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -96,7 +126,7 @@ fn refused(kube: &Kube, cr: &Key) -> Option<String> {
 fn what_a_policy_denies_is_made_once_that_is_gone() {
     let stage = Stage::enter();
     let kube = &stage.real.kube;
-    let mut policy = Some(Policy::deny(kube, Kind::Pod, "Invalid"));
+    let mut policy = Some(Policy::on_creation(kube, Kind::Pod, "Invalid"));
     let world = World::on(stage.empty(), scene(false, (false, false)));
     let replica = Replica::start(&stage.real, "velero", "denied");
     let mut said = String::new();
@@ -118,17 +148,16 @@ fn what_a_policy_denies_is_made_once_that_is_gone() {
     assert!(output.status.success(), "{output:?}\n{log}");
 }
 
-/// And what was made for it before is gone.
-#[test]
-fn what_a_policy_denies_for_too_long_fails_the_cr_in_its_words() {
-    let stage = Stage::enter();
+/// With a prepare timeout of 2 s, and the policy for as long: how the CR ends is said in its words, after that code; and what was made
+/// before is gone.
+fn fails<'a>(stage: &'a Stage, download: bool, policy: impl FnOnce(&'a Kube) -> Policy<'a>, code: &str) {
     let kube = &stage.real.kube;
-    let _policy = Policy::deny(kube, Kind::Claim, "RequestEntityTooLarge");
     let server = stage.empty();
     let settings = json!({ "metadata": { "name": "wherry" }, "data": { "prepareTimeout": "2s" } });
     server.create(Who::Velero, &Key::new(Kind::ConfigMap, "velero", "wherry"), &settings);
-    let world = World::on(server, scene(true, (false, false)));
+    let world = World::on(server, scene(download, (false, false)));
     let (server, cr) = (Arc::clone(&world.server), world.cr.clone());
+    let _policy = policy(kube);
     let replica = Replica::start(&stage.real, "velero", "denied");
     let outcome = world.play();
     assert_clean(&outcome, "denied for too long");
@@ -142,12 +171,22 @@ fn what_a_policy_denies_for_too_long_fails_the_cr_in_its_words() {
     );
     // Events are sent beside all else.
     let begin = Instant::now();
-    while !refused(kube, &cr)
-        .is_some_and(|said| said.contains("413: persistentvolumeclaims \"") && said.contains(WORDS))
-    {
+    while !refused(kube, &cr).is_some_and(|said| said.contains(code) && said.contains(WORDS)) {
         assert!(begin.elapsed() < PATIENCE, "{:?}\n{}", refused(kube, &cr), replica.log());
         std::thread::sleep(Duration::from_millis(50));
     }
     let (output, log) = replica.end();
     assert!(output.status.success(), "{output:?}\n{log}");
+}
+
+#[test]
+fn what_a_policy_denies_for_too_long_fails_the_cr_in_its_words() {
+    let denied = |kube| Policy::on_creation(kube, Kind::Claim, "RequestEntityTooLarge");
+    fails(&Stage::enter(), true, denied, "413: persistentvolumeclaims \"");
+}
+
+#[test]
+fn so_does_a_change_that_a_policy_denies() {
+    let denied = |kube| Policy::on_contents(kube, "snapcontent-1");
+    fails(&Stage::enter(), false, denied, "422: volumesnapshotcontents.snapshot.storage.k8s.io \"snapcontent-1\"");
 }
