@@ -70,6 +70,15 @@ impl View {
         }
     }
 
+    /// The volume is being exposed: no agent has begun.
+    pub(crate) fn is_accepted(&self) -> bool {
+        let phase = match self {
+            Self::Upload(view) => &view.cr.status.phase,
+            Self::Download(view) => &view.cr.status.phase,
+        };
+        *phase == Phase::Accepted
+    }
+
     /// Notes what no object says, for the next look; a cancel counts from the first look that saw it.
     pub fn remember(&mut self, memory: &mut Memory) {
         let (now, canceled, agent) = match self {

@@ -78,7 +78,7 @@ enum Answer {
     Surprise,
     /// What was to be made will never be taken.
     Impossible(String),
-    /// What was to be made is not taken now: a quota, or an admission plugin.
+    /// It is not taken now: by a quota, an admission policy, or for want of a right.
     Forbidden(ApiError),
     Failed(ApiError),
 }
@@ -91,7 +91,7 @@ fn answer(result: Result<Applied, ApiError>, write: &Write) -> Answer {
         Err(e) if e.refusal == Refusal::Invalid && matches!(write, Write::Create { .. }) => {
             Answer::Impossible(e.to_string())
         }
-        Err(e) if e.refusal == Refusal::Forbidden && matches!(write, Write::Create { .. }) => Answer::Forbidden(e),
+        Err(e) if e.refusal == Refusal::Forbidden => Answer::Forbidden(e),
         Err(e) => Answer::Failed(e),
     }
 }
@@ -101,11 +101,12 @@ fn is_create(write: &Write) -> bool {
 }
 
 /// What is done where something could not be made: the CR fails, at once or when it has waited for too long, whatever kept it
-/// from being made; a webhook that answers with an error does, too. `None`: it waits.
+/// from being made; a webhook that answers with an error does, too. So does what may not be changed while the volume is exposed: it keeps
+/// a place. Later the data may be whole already, and only its last marks be denied. `None`: it waits.
 fn instead(view: &View, write: &Write, answer: &Answer) -> Option<Step> {
     match answer {
         Answer::Impossible(message) => view.refused(message),
-        Answer::Forbidden(e) => view.forbidden(&e.to_string()),
+        Answer::Forbidden(e) if is_create(write) || view.is_accepted() => view.forbidden(&e.to_string()),
         Answer::Failed(e) if is_create(write) => view.forbidden(&e.to_string()),
         _ => None,
     }
@@ -297,7 +298,7 @@ mod tests {
         assert!(matches!(answer(failed(Refusal::Invalid), &create), Answer::Impossible(_)));
         assert!(matches!(answer(failed(Refusal::Invalid), &patch), Answer::Failed(_)));
         assert!(matches!(answer(failed(Refusal::Forbidden), &create), Answer::Forbidden(_)));
-        assert!(matches!(answer(failed(Refusal::Forbidden), &patch), Answer::Failed(_)));
+        assert!(matches!(answer(failed(Refusal::Forbidden), &patch), Answer::Forbidden(_)));
         for refusal in [Refusal::Busy, Refusal::Unavailable] {
             assert!(matches!(answer(failed(refusal), &create), Answer::Failed(_)), "{refusal:?}");
         }
@@ -309,13 +310,15 @@ mod tests {
         let limits = Limits::from(&Settings::parse(&BTreeMap::new()).unwrap());
         let mut cr = DataDownload::default();
         (cr.status.phase, cr.status.accepted_timestamp) = (Phase::Accepted, Some(Time(100)));
-        let view = |now: Time| {
+        let view_in = |phase: Phase, now: Time| {
+            let mut cr = cr.clone();
+            (cr.status.phase, cr.metadata.creation_timestamp) = (phase, Some(Time(90)));
             View::Download(Box::new(DownloadView {
                 now,
                 limits: limits.clone(),
                 admitted: true,
                 cancel_since: None,
-                cr: cr.clone(),
+                cr,
                 target: None,
                 claims: Vec::new(),
                 volumes: Vec::new(),
@@ -325,6 +328,7 @@ mod tests {
                 host: Host::default(),
             }))
         };
+        let view = |now: Time| view_in(Phase::Accepted, now);
         let late = Time(100).after(limits.prepare);
         let key = Key::new(Kind::Pod, "velero", "a");
         let create = Write::Create { key: key.clone(), object: json!({}) };
@@ -343,7 +347,13 @@ mod tests {
                 panic!("{refusal:?}: it goes on waiting");
             };
             assert_eq!(said["status"]["message"], "not prepared within 1800 s: create Pod: webhook down");
-            assert_eq!(instead(&view(late), &patch, &failed(&patch)), None, "{refusal:?}");
+            // What is changed, too, if it is not allowed, and the volume not exposed yet.
+            assert_eq!(instead(&view(Time(late.0 - 1)), &patch, &failed(&patch)), None, "{refusal:?}");
+            let changed = instead(&view(late), &patch, &failed(&patch));
+            assert_eq!(changed.is_some(), refusal == Refusal::Forbidden, "{refusal:?}");
+            let end = Time(90).after(limits.item);
+            assert!(instead(&view_in(Phase::InProgress, end), &create, &failed(&create)).is_some(), "{refusal:?}");
+            assert_eq!(instead(&view_in(Phase::InProgress, end), &patch, &failed(&patch)), None, "{refusal:?}");
         }
     }
 

@@ -36,6 +36,8 @@ mod located;
 mod many;
 #[path = "kube/metrics.rs"]
 mod metrics;
+#[path = "kube/policies.rs"]
+mod policies;
 #[path = "kube/providers.rs"]
 mod providers;
 #[path = "kube/replicas.rs"]

@@ -35,7 +35,7 @@ reasons! {
     DEADLINE_AT_RISK = Controller, "DeadlineAtRisk", true,
         "75 % of the setting itemTimeout have passed since creation, and the CR has not ended.";
     REFUSED = Controller, "Refused", true,
-        "A quota or an admission policy refuses what has to be made for the CR; it is tried again until prepareTimeout.";
+        "A quota or an admission policy refuses what has to be made or changed for the CR; it is tried again until prepareTimeout.";
     UNSCHEDULABLE = Controller, "Unschedulable", true,
         "No node takes the hosting pod: attach limits, taints, no node with an agent; in the scheduler's words.";
     NO_AGENT = Controller, "NoAgent", true,

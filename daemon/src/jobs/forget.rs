@@ -238,3 +238,47 @@ fn text(job: &Job<'_>, decided: &Decided, done: &Forgetting) -> String {
         hold.of, hold.missing, job.around.namespace, job.location, hold.latest
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use wherry_repo::storage::Memory;
+    use wherry_repo::{Clock, Components, Credential, InitOptions, PasswordCost, System, Timestamp};
+
+    /// That of a node which is a year ahead.
+    #[derive(Debug, Default)]
+    struct Ahead(System);
+
+    impl Clock for Ahead {
+        fn now(&self) -> Timestamp {
+            Timestamp(self.0.now().0 + 365 * 86_400 * 1_000_000_000)
+        }
+
+        fn monotonic(&self) -> Duration {
+            self.0.monotonic()
+        }
+
+        fn sleep(&self, time: Duration) {
+            self.0.sleep(time);
+        }
+    }
+
+    /// By its clock the delay of a forget is over; by the storage's, which counts, it is not.
+    #[test]
+    fn a_node_that_is_ahead_makes_nothing_final_and_fails_no_job() {
+        let storage = Arc::new(Memory::default());
+        let components = Components { storage, clock: Arc::new(Ahead::default()), rng: Arc::new(System::default()) };
+        let mut options = InitOptions::default();
+        options.password_cost = PasswordCost::new(8, 1);
+        let password = Credential::Password("x".to_owned().into());
+        let repository = Repository::init(components, &options, &password).unwrap();
+        let snap = Snap { id: "0123456789abcdef".repeat(2), backup: None, expires: None, tombstone: true };
+        let id = snap.id.parse().unwrap();
+        let hour = Duration::from_secs(3600);
+        assert!(repository.forget(&id, hour, REASON).unwrap());
+        assert!(repository.forget_due(&id).unwrap().unwrap() < repository.components().clock.now());
+        act(&repository, &snap, Verdict::Settle, hour, true, &mut Forgetting::default()).unwrap();
+        assert!(repository.unforget(&id).unwrap(), "it is final");
+    }
+}

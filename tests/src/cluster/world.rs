@@ -379,10 +379,13 @@ impl World {
     /// # Panics
     /// When that takes longer than five minutes.
     pub fn play(self) -> Outcome {
-        self.play_with(|world| {
-            world.check();
-            world.agent_acts()
-        })
+        self.play_with(Self::agent_turn)
+    }
+
+    /// The turn of the played agent; true: it did something.
+    pub fn agent_turn(&mut self) -> bool {
+        self.check();
+        self.agent_acts()
     }
 
     /// The same with another agent than the played one: `kubelet` is called whenever anything was looked at, before it is

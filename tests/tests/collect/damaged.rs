@@ -271,6 +271,28 @@ fn a_verdict_that_cannot_be_read_has_a_way_out() {
     }
 }
 
+/// What the earlier one said may have been Final, whatever a later one says.
+#[test]
+fn a_verdict_that_cannot_be_read_counts_beside_a_later_one() {
+    let mut world = World::new();
+    world.backup("other", &disk(&[700]));
+    let id = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>())).id;
+    let repository = world.repository();
+    for _ in 0..2 {
+        assert!(repository.forget(&id, Duration::from_secs(3600), "test").unwrap());
+        assert!(repository.unforget(&id).unwrap());
+    }
+    spoil(&world, &keys::forget(&id, 0, true));
+    assert!(!world.repository().snapshots(None).unwrap().is_visible(&id), "it may be gone: it must not look whole");
+    assert_eq!(world.repository().unforget(&id).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(world.gc().condemned.packs, 0);
+    world.forget(&id);
+    let collected = world.gc();
+    assert!(collected.settled == 1 && collected.swept.packs > 0, "{collected:?}");
+    world.verify("an earlier verdict was damaged");
+    world.verify_lean("an earlier verdict was damaged");
+}
+
 /// Who was fenced between its last heartbeat and its commit must lose also when the Fence has become unreadable and was given up.
 #[test]
 fn a_damaged_fence_that_is_given_up_keeps_its_key() {
@@ -316,7 +338,15 @@ fn lost_data_names_the_snapshot_that_needs_it_and_the_ways_out() {
     assert!(error.contains(&format!("wherry forget {}", first.id)), "{error}");
     let report = world.repository().check(&CheckOptions::default(), &|_, _, _| Ok(())).unwrap();
     assert!(report.damages.iter().any(|damage| damage.advice().contains("`wherry gc` deletes nothing")), "{report:?}");
+    // Given up, and still read: nobody can do more about that than to end the reader.
+    let reading = ReadSession::open(&world.repository(), &first).unwrap();
     world.forget(&first.id);
+    let error = gc(&world.repository(), &patient()).unwrap_err().to_string();
+    assert!(
+        error.contains(lost.as_str()) && error.contains("gone for good") && error.contains("end that session"),
+        "{error}"
+    );
+    drop(reading);
     assert!(world.gc().swept.packs > 0);
     world.verify("what was lost is given up");
 }

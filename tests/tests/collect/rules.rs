@@ -316,7 +316,8 @@ fn a_wrong_clock_makes_no_forget_final_and_keeps_none_from_it() {
         assert!(world.repository().unforget(&id).unwrap());
         world.verify("brought back");
         // Who asks has.
-        wrong.forget(&id, hour, "test").unwrap();
+        wrong.forget(&id, hour * 2, "test").unwrap();
+        assert!(wrong.forget_sooner(&id, hour, "test").unwrap(), "ahead: {is_ahead}");
         assert_eq!(world.gc().settled, 0, "ahead: {is_ahead}");
         world.clock.advance(hour);
         world.disks.remove(&id);

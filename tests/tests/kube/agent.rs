@@ -212,6 +212,42 @@ fn a_filesystem_is_uploaded_and_restored() {
     agent.end();
 }
 
+/// With one place for two volumes the older one has it first, whatever their names say. And a setting of another version
+/// keeps the agent from nothing.
+#[test]
+fn the_oldest_volume_has_the_only_place() {
+    let stand = stand("agent-place");
+    let settings = json!({ "data": { "slotsPerNode": "1", "ofTheFuture": "1" } });
+    stand.patch(&stand.key(Kind::ConfigMap, "wherry"), &settings);
+    let file = disk(&stand, "disk", 16, 4);
+    let mut volumes = Vec::new();
+    for name in ["older", "newer"] {
+        let hosted = stand.upload(name, "Block", 16 * MIB);
+        let device = stand.publish(&hosted, &file);
+        stand.prepared(&hosted);
+        volumes.push((hosted, device));
+        // Times of creation are in whole seconds.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    let agent = stand.agent();
+    agent.says("key \"ofTheFuture\": there is no such setting");
+    for (hosted, _device) in &volumes {
+        stand.until(hosted, &agent, &["Completed"]);
+    }
+    // In the order in which they were written.
+    let mut begun: Vec<String> = Vec::new();
+    for event in stand.kube.audit(0) {
+        let is = event["user"]["username"] == "system:serviceaccount:agent-place:wherry-agent"
+            && (&event["verb"], &event["objectRef"]["resource"]) == (&json!("patch"), &json!("datauploads"));
+        let name = event["objectRef"]["name"].as_str().unwrap_or_default().to_owned();
+        if is && !begun.contains(&name) {
+            begun.push(name);
+        }
+    }
+    assert_eq!(begun, ["older", "newer"], "{}", agent.log());
+    agent.end();
+}
+
 /// A hosting pod does nothing, and ends at once.
 #[test]
 fn hold_waits_for_its_end() {

@@ -47,7 +47,9 @@ fn work_is_canceled_and_what_is_left_is_said() {
     kube.apply(&deployed("wherry-controller", NAMESPACE));
     let output = drain(&real, &[]);
     assert!(!output.status.success() && said(&output).contains("there is no ConfigMap wherry"), "{output:?}");
-    create(Kind::ConfigMap, json!({ "metadata": { "name": "wherry" }, "data": { "maxActive": "3" } }));
+    // A key of another version keeps nobody from uninstalling.
+    let settings = json!({ "maxActive": "3", "ofTheFuture": "1" });
+    create(Kind::ConfigMap, json!({ "metadata": { "name": "wherry" }, "data": settings }));
 
     // One that nobody works on, as there is no agent; one of another mover; a PVC of a CR that is gone.
     let spec = |datamover: &str| {
@@ -96,7 +98,7 @@ fn work_is_canceled_and_what_is_left_is_said() {
     assert!(text.contains("VolumeSnapshot drained/wherry-gone: dropped"), "{text}");
     assert_eq!(get(Kind::VolumeSnapshot, "wherry-gone"), Value::Null);
     let data = get(Kind::ConfigMap, "wherry")["data"].clone();
-    assert_eq!(data, json!({ "maxActive": "3", "pause": "true" }));
+    assert_eq!(data, json!({ "maxActive": "3", "ofTheFuture": "1", "pause": "true" }));
 
     let claim = Key::new(Kind::Claim, NAMESPACE, "wherry-gone-1");
     let unprotected = json!({ "metadata": { "finalizers": null } });
