@@ -115,7 +115,9 @@ impl Repository {
         }
         let mut report = Collected::default();
         if options.dry_run {
-            let now = Now { at: self.clock().now(), since: self.clock().monotonic() };
+            // Of two that look at the same objects the one without effects must not see another plan.
+            let at = self.storage().time()?.unwrap_or_else(|| self.clock().now());
+            let now = Now { at, since: self.clock().monotonic() };
             let run = Run { repository: self, options, watch, now };
             let looked = run.look(&mut report);
             return looked.map(|()| report).map_err(|e| if self.is_damage(&e) { lost(e) } else { e });
