@@ -259,7 +259,10 @@ impl Run<'_> {
         }
         let lists = self.lists(&chain)?;
         let plan = self.plan(lists, report)?;
-        let Some(list) = self.copy_packs(plan, report)? else { return Ok(Tried::Done(())) };
+        let Some(list) = self.copy_packs(plan, report)? else {
+            report.completed = true;
+            return Ok(Tried::Done(()));
+        };
         let Some(n) = self.publish(&chain, list)? else { return Ok(Tried::Overtaken) };
         self.finish(n, report)?;
         Ok(Tried::Done(()))
@@ -267,7 +270,7 @@ impl Run<'_> {
 
     /// G9 to G12 of generation n; false when it ends with sessions that are waited for.
     fn finish(&self, n: u32, report: &mut Collected) -> Result<bool> {
-        report.generation = Some(n);
+        (report.generation, report.sealed) = (Some(n), false);
         let list = self.repository.read(&keys::generation(n))?;
         if !self.wait(n, report)? {
             return Ok(false);
@@ -275,7 +278,7 @@ impl Run<'_> {
         let sweep = self.mark_again(n, &list)?;
         report.rescued += (list.condemned.len() - sweep.len()) as u64;
         self.seal(n, sweep)?;
-        report.sealed = true;
+        (report.sealed, report.completed) = (true, true);
         Ok(true)
     }
 }

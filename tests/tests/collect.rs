@@ -4,6 +4,8 @@
 mod crash;
 #[path = "collect/damaged.rs"]
 mod damaged;
+#[path = "collect/ended.rs"]
+mod ended;
 #[path = "collect/interleaved.rs"]
 mod interleaved;
 #[path = "collect/listings.rs"]
