@@ -1,5 +1,7 @@
 //! Collecting garbage: all that anybody may still want survives, whatever happens at the same time, and the rest goes.
 
+#[path = "collect/copied.rs"]
+mod copied;
 #[path = "collect/crash.rs"]
 mod crash;
 #[path = "collect/damaged.rs"]
