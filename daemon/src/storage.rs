@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use wherry_repo::format::clear::Config;
 use wherry_repo::storage::{self, Listed, Lock, Options, S3Options, Storage, Tail, keys};
-use wherry_repo::{Error, ErrorKind, Key, Result};
+use wherry_repo::{Error, ErrorKind, Key, Result, Timestamp};
 
 /// A request on which nothing moves is given up after a sixth of the time for trying again, within these bounds.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
@@ -147,5 +147,9 @@ impl Storage for Limited {
 
     fn delete(&self, key: &Key) -> Result<()> {
         self.inner.delete(key)
+    }
+
+    fn time(&self) -> Result<Option<Timestamp>> {
+        self.inner.time()
     }
 }

@@ -115,7 +115,9 @@ impl Repository {
         }
         let mut report = Collected::default();
         if options.dry_run {
-            let now = Now { at: self.clock().now(), since: self.clock().monotonic() };
+            // Of two that look at the same objects the one without effects must not see another plan.
+            let at = self.storage().time()?.unwrap_or_else(|| self.clock().now());
+            let now = Now { at, since: self.clock().monotonic() };
             let run = Run { repository: self, options, watch, now };
             let looked = run.look(&mut report);
             return looked.map(|()| report).map_err(|e| if self.is_damage(&e) { lost(e) } else { e });
@@ -257,7 +259,10 @@ impl Run<'_> {
         }
         let lists = self.lists(&chain)?;
         let plan = self.plan(lists, report)?;
-        let Some(list) = self.copy_packs(plan, report)? else { return Ok(Tried::Done(())) };
+        let Some(list) = self.copy_packs(plan, report)? else {
+            report.completed = true;
+            return Ok(Tried::Done(()));
+        };
         let Some(n) = self.publish(&chain, list)? else { return Ok(Tried::Overtaken) };
         self.finish(n, report)?;
         Ok(Tried::Done(()))
@@ -265,7 +270,7 @@ impl Run<'_> {
 
     /// G9 to G12 of generation n; false when it ends with sessions that are waited for.
     fn finish(&self, n: u32, report: &mut Collected) -> Result<bool> {
-        report.generation = Some(n);
+        (report.generation, report.sealed) = (Some(n), false);
         let list = self.repository.read(&keys::generation(n))?;
         if !self.wait(n, report)? {
             return Ok(false);
@@ -273,7 +278,7 @@ impl Run<'_> {
         let sweep = self.mark_again(n, &list)?;
         report.rescued += (list.condemned.len() - sweep.len()) as u64;
         self.seal(n, sweep)?;
-        report.sealed = true;
+        (report.sealed, report.completed) = (true, true);
         Ok(true)
     }
 }

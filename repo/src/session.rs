@@ -236,15 +236,22 @@ impl Session {
         self.listed.as_ref().is_none_or(|listed| listed.binary_search(&pack.random).is_ok())
     }
 
-    /// A sign of life, and R1 to R5. An error of kind `Conflict` means the session is over: start another one, which
+    /// R1 to R5, and a sign of life. An error of kind `Conflict` means the session is over: start another one, which
     /// adopts what this one stored.
     pub(crate) fn beat(&self) -> Result<()> {
+        self.raise()?;
+        // Not before: whoever cannot hear of lists would be waited for as long as it runs, and nothing deleted meanwhile.
         let key = keys::session(&self.id, "beat");
         let beat = Beat { at: self.repository.clock().now() };
         let sealed = self.repository.sealed(&key, &beat)?;
         let len = sealed.len() as u64;
         self.repository.storage().overwrite(&key, sealed)?;
         self.beat.store(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// R1 to R5.
+    fn raise(&self) -> Result<()> {
         let newest = self.read_bars()?;
         match self.outcome()? {
             Some(Outcome::Fence(fence)) => return Err(self.lost(&fence.reason)),

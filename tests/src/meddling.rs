@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use wherry_repo::storage::{Key, Listed, Memory, Storage, Tail};
-use wherry_repo::{Error, ErrorKind, Result};
+use wherry_repo::{Error, ErrorKind, Result, Timestamp};
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,5 +119,9 @@ impl Storage for Meddling {
 
     fn delete(&self, key: &Key) -> Result<()> {
         self.call(Call::Delete, key.as_str(), || self.inner.delete(key))
+    }
+
+    fn time(&self) -> Result<Option<Timestamp>> {
+        self.inner.time()
     }
 }

@@ -1,9 +1,13 @@
 //! Collecting garbage: all that anybody may still want survives, whatever happens at the same time, and the rest goes.
 
+#[path = "collect/copied.rs"]
+mod copied;
 #[path = "collect/crash.rs"]
 mod crash;
 #[path = "collect/damaged.rs"]
 mod damaged;
+#[path = "collect/ended.rs"]
+mod ended;
 #[path = "collect/interleaved.rs"]
 mod interleaved;
 #[path = "collect/listings.rs"]

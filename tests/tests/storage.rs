@@ -13,7 +13,7 @@ mod races;
 use std::sync::{Arc, OnceLock};
 use wherry_repo::storage::conformance::{self, Options, Report};
 use wherry_repo::storage::{Local, Memory, Storage};
-use wherry_repo::{Key, Result};
+use wherry_repo::{Clock, Key, Result, System};
 use wherry_tests::seaweed::Seaweed;
 
 type Open<'a> = &'a dyn Fn() -> Result<Arc<dyn Storage>>;
@@ -73,4 +73,26 @@ fn conformance_s3() {
     conforms(&|| Ok(server.open("conformance/a/b")), &options);
     // A bucket's root, and the sizes of a probe.
     conforms(&|| Ok(server.open("conformance-root")), &Options::SHORT);
+}
+
+/// A server says what time it is without anything being written: it runs on this machine, so it is now.
+#[test]
+fn a_server_says_what_time_it_is() {
+    let storage = server().open("what-time/a");
+    // A bucket is made with its first object.
+    storage.create(&key("one"), "x".into()).unwrap();
+    let clock = System::default();
+    let before = clock.now().seconds();
+    let told = storage.time().unwrap().expect("an answer without a date").seconds();
+    let after = clock.now().seconds();
+    assert!((before..=after).contains(&told), "{told} is not from {before} to {after}");
+    let mut found = Vec::new();
+    let listed = storage.list("", &mut |object| {
+        found.push(object.key);
+        Ok(())
+    });
+    listed.unwrap();
+    assert_eq!(found, [key("one")]);
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(Local::new(folder.path(), false).time().unwrap(), None, "files are stamped by the host");
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use wherry_api::api::{Key, Kind};
 use wherry_api::events::{self, Reason, Source};
 use wherry_api::job::{self, JobKind};
+use wherry_api::settings::JOB_CPU;
 use wherry_api::{Settings, Time, names};
 
 /// Of what a Job may use so much is what its process reckons with; the rest is for what it cannot reckon.
@@ -53,9 +54,13 @@ pub(super) fn job(
         JobKind::Gc => command.push(format!("--grace={}", seconds(settings.gc_grace))),
     }
     let memory = settings.job_memory.to_string();
+    let mut limits = json!({ "memory": memory });
+    if !settings.job_cpu.is_empty() {
+        limits["cpu"] = json!(settings.job_cpu);
+    }
     let mut container = json!({
         "name": "job", "image": settings.hosting_image, "imagePullPolicy": "IfNotPresent", "command": command,
-        "resources": { "requests": { "cpu": "50m", "memory": memory }, "limits": { "memory": memory } },
+        "resources": { "requests": { "cpu": format!("{JOB_CPU}m"), "memory": memory }, "limits": limits },
         // Where it left no result, its last words are in the pod.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -115,7 +120,9 @@ mod tests {
         assert_eq!(job["metadata"]["name"], "wherry-forget-abababababab-7");
         let pod = &job["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
-        assert_eq!(container["resources"]["limits"]["memory"], (1_u64 << 30).to_string());
+        let memory = (1_u64 << 30).to_string();
+        let asked = json!({ "requests": { "cpu": "50m", "memory": memory }, "limits": { "memory": memory } });
+        assert_eq!(container["resources"], asked);
         let command: Vec<&str> =
             container["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
         assert!(command.contains(&"--memory=805306368") && command.contains(&"--delay=604800s"), "{command:?}");
@@ -139,6 +146,7 @@ mod tests {
             ("jobTolerations", r#"[{"operator": "Exists"}]"#),
             ("jobNodeSelector", r#"{"disk": "ssd"}"#),
             ("jobUser", ""),
+            ("jobCpu", "1.5"),
             ("pullSecrets", "one, two"),
         ];
         let data = data.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
@@ -149,6 +157,7 @@ mod tests {
         assert!(labels["azure.workload.identity/use"] == "true" && labels[job::JOB] == "gc", "{labels:?}");
         // The watch of Jobs goes by its own.
         assert!(job["metadata"]["labels"].get("azure.workload.identity/use").is_none());
+        assert_eq!(pod["containers"][0]["resources"]["limits"]["cpu"], "1.5");
         assert_eq!(pod["containers"][0]["env"][0]["value"], "http://proxy.example:3128");
         assert_eq!(pod["tolerations"], json!([{ "operator": "Exists" }]));
         assert_eq!((&pod["nodeSelector"]["disk"], &pod["imagePullSecrets"][1]["name"]), (&json!("ssd"), &json!("two")));

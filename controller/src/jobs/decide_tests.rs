@@ -191,6 +191,20 @@ fn a_gc_that_does_not_succeed_is_said_once_a_day() {
     let told = plan(&known, &usual).said;
     assert!(told.len() == 1 && told[0].message.ends_with(": full"), "{told:?}");
     assert_eq!(said(&known), ["GcOverdue"]);
+    // Nor does one succeed that only waits, which is no failure of its own.
+    let waits = JobResult {
+        last_done: Some(hours_ago(95)),
+        ..JobResult::new(JobKind::Gc, hours_ago(1), State::Unfinished, "waits for 1 backups".into())
+    };
+    known.locations[0].results.insert(JobKind::Gc, waits.clone());
+    known.jobs.push(job("g1", JobKind::Gc, hours_ago(2), Some((hours_ago(1), true))));
+    assert_eq!(said(&known), Vec::<&str>::new());
+    assert_eq!(failing(&known, JobKind::Gc), 0);
+    let waits = JobResult { last_done: Some(hours_ago(97)), ..waits };
+    known.locations[0].results.insert(JobKind::Gc, waits);
+    let told = plan(&known, &usual).said;
+    assert!(told.len() == 1 && told[0].reason.word == "GcOverdue", "{told:?}");
+    assert!(told[0].message.ends_with(": waits for 1 backups"), "{told:?}");
     // None ever has: what counts is the first Job, not when this process began.
     let mut never = view(vec![job("g9", JobKind::Gc, hours_ago(97), Some((hours_ago(96), false)))]);
     assert_eq!(all_overdue(&never, &usual), BTreeSet::from(["default"]));

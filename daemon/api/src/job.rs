@@ -66,6 +66,9 @@ impl fmt::Display for JobKind {
 pub enum State {
     /// All was done that there was to do.
     Done,
+    /// A gc that only waited for backups, or that others came before: nothing was decided, and the next one goes on. Once that is
+    /// nothing; where each one ends so, nothing is ever deleted.
+    Unfinished,
     /// Nothing was forgotten, as too many backups are missing: a human has to look.
     OnHold,
     /// Nothing was looked at, by the state that the location or its repository is in.

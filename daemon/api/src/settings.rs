@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Name of the ConfigMap, in the namespace of Velero.
 pub const CONFIG_MAP: &str = "wherry";
 
+/// What a Job asks for, in thousandths of a CPU.
+pub const JOB_CPU: u64 = 50;
+
 /// One key of the ConfigMap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
@@ -129,6 +132,7 @@ pub const ENTRIES: &[Entry] = &[
         "as whom Jobs run; empty: as the cluster says, as on OpenShift",
     ),
     entry("jobMemory", "512Mi", "quantity", "limit of the memory of a Job, at least 128Mi"),
+    entry("jobCpu", "", "CPUs, or empty", "limit of the CPU of a Job, such as 2 or 500m, at least 50m; empty: none"),
     entry(
         "jobTimeout",
         "24h0m0s",
@@ -217,6 +221,8 @@ pub struct Settings {
     pub job_user: Option<u32>,
     /// `jobMemory`, bytes.
     pub job_memory: u64,
+    /// `jobCpu`, a quantity; empty: no limit.
+    pub job_cpu: String,
     /// `jobTimeout`.
     pub job_timeout: Duration,
     /// `jobHistory`.
@@ -298,6 +304,7 @@ impl Settings {
             job_node_selector: read.get("jobNodeSelector", labels),
             job_user: read.get("jobUser", user),
             job_memory: read.get("jobMemory", memory),
+            job_cpu: read.get("jobCpu", cpu),
             job_timeout: read.get("jobTimeout", interval),
             job_history: read.get("jobHistory", count),
         };
@@ -429,6 +436,18 @@ fn memory(text: &str) -> Result<u64, String> {
     quantity(text).filter(|bytes| *bytes >= 128 << 20).ok_or_else(|| format!("{text:?} is no quantity from 128Mi on"))
 }
 
+/// No less than a Job asks for: the API server takes no limit below the request.
+fn cpu(text: &str) -> Result<String, String> {
+    let millis = match text.strip_suffix('m') {
+        Some(millis) => quantity(millis),
+        None => quantity(&format!("{text}e3")),
+    };
+    match text.is_empty() || millis.is_some_and(|millis| millis >= JOB_CPU) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("{text:?} is no number of CPUs from 50m on, such as 2, 0.5 or 500m")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -461,6 +480,7 @@ mod tests {
             "JSON list of variables" => "[{\"name\": \"A\", \"value\": \"b\"}]",
             "JSON object of resources" => "{}",
             "id of a user, or empty" => "",
+            "CPUs, or empty" => "2",
             _ => "other",
         };
         for entry in ENTRIES {
@@ -509,6 +529,7 @@ mod tests {
             ("gcInterval", "59s"),
             ("forgetInterval", "1ms"),
             ("jobMemory", "64Mi"),
+            ("jobCpu", "49m"),
         ]);
         let mut keys: Vec<String> = Settings::parse(&bad).unwrap_err().into_iter().map(|e| e.key).collect();
         keys.sort();
@@ -516,6 +537,10 @@ mod tests {
         expected.sort();
         assert_eq!(keys.iter().collect::<Vec<_>>(), expected);
         assert!(Settings::parse(&data(&[("cancelTimeout", "4s")])).is_ok());
+        for (text, good) in [("2", true), ("0.05", true), ("50m", true), ("0.04", false), ("0", false), ("2Gi", false)]
+        {
+            assert_eq!(Settings::parse(&data(&[("jobCpu", text)])).is_ok(), good, "{text}");
+        }
         // Keys of another version stop nobody; a value that cannot be used does, and all is named.
         let newer = [("maxActive", "7"), ("ofTheFuture", "1"), ("maxActive.fast", "3"), ("keepBase./", "auto")];
         let (read, foreign) = Settings::lenient(&data(&newer)).unwrap();

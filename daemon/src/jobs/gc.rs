@@ -22,14 +22,22 @@ pub(super) fn run(job: &Job<'_>, args: &JobGcArgs) -> Result<Outcome> {
     let options = CollectOptions { grace, spared_reason: Some(REASON), ..default };
     let context = job.context.for_job(store.url.clone(), job.context.budget, job.context.cancel.clone())?;
     let (report, _) = collect(&context, repository, Some(turn), options)?;
-    let state = if report.failed.packs > 0 { State::Failed } else { State::Done };
     Ok(Outcome {
-        state,
+        state: state(&report),
         message: text(&report),
         repository: Some(repository.id().to_string()),
         collecting: Some(numbers(&report)),
         ..Outcome::default()
     })
+}
+
+/// How it ended. What others do may keep each run from its end, and then somebody has to hear of that.
+fn state(report: &Collected) -> State {
+    match (report.failed.packs, report.completed) {
+        (0, true) => State::Done,
+        (0, false) => State::Unfinished,
+        _ => State::Failed,
+    }
 }
 
 fn numbers(report: &Collected) -> Collecting {
@@ -45,16 +53,58 @@ fn numbers(report: &Collected) -> Collecting {
 }
 
 fn text(report: &Collected) -> String {
-    let mut text = format!("deleted {}, {} stay", size(report.swept.bytes), size(report.live.bytes));
+    let mut text = format!("deleted {}", size(report.swept.bytes));
+    // One that goes on with what another has begun may end before it has looked at anything.
+    if report.all.packs > 0 || report.completed {
+        text += &format!(", {} stay", size(report.live.bytes));
+    }
     let condemned = report.condemned.bytes + report.thin.bytes;
     if condemned > 0 {
         text += &format!(", {} are condemned", size(condemned));
     }
     if let Some(waiting) = report.waiting.first() {
-        text += &format!(", waits for {} backups, the first on host {}", report.waiting.len(), waiting.host);
+        let (name, host, pid) = (&waiting.name, &waiting.host, waiting.pid);
+        let of = format!("the first of volume {name:?}, pid {pid} on host {host}");
+        text += &format!(", waits for {} backups, {of}", report.waiting.len());
+    }
+    if report.overtaken {
+        text += ", other collectors came first each time";
     }
     if report.failed.packs > 0 {
         text += &format!(", {} packs could not be deleted: the next gc tries again", report.failed.packs);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wherry_repo::{Packed, SessionId, Waiting};
+
+    /// Nothing has been deleted where each run ends so: none of these is a success.
+    #[test]
+    fn a_run_that_only_waited_or_came_too_late_is_not_done() {
+        let with = |report: Collected| (state(&report), text(&report));
+        let done = Collected { completed: true, ..Collected::default() };
+        assert_eq!(with(done.clone()), (State::Done, "deleted 0 B, 0 B stay".to_owned()));
+        let waiting = Waiting {
+            session: SessionId::new([1; 16]),
+            name: "vm".into(),
+            host: "node".into(),
+            pid: 7,
+            silent: std::time::Duration::ZERO,
+        };
+        let waits = Collected { generation: Some(1), waiting: vec![waiting], ..Collected::default() };
+        let said = "deleted 0 B, waits for 1 backups, the first of volume \"vm\", pid 7 on host node";
+        assert_eq!(with(waits.clone()), (State::Unfinished, said.to_owned()));
+        // It has sealed what was left by another run before that.
+        assert_eq!(state(&Collected { completed: true, ..waits }), State::Done);
+        let (ended, said) = with(Collected { overtaken: true, ..Collected::default() });
+        assert!(ended == State::Unfinished && said.contains("other collectors came first"), "{said}");
+        let failed = Packed { packs: 1, bytes: 5 };
+        for completed in [false, true] {
+            let report = Collected { failed, completed, ..Collected::default() };
+            assert_eq!(state(&report), State::Failed);
+        }
+    }
 }

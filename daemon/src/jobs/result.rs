@@ -133,7 +133,9 @@ mod tests {
     fn what_was_known_outlives_a_job_that_came_to_nothing() {
         let done = merged(None, &of(Some("r"), State::Done, 10, Some(&[("a", 10), ("b", 5)])));
         assert_eq!(done.last_done, Some(Time(10)));
-        for (state, repository) in [(State::Failed, None), (State::Refused, None), (State::Refused, Some("r"))] {
+        let nothing =
+            [State::Failed, State::Refused, State::Unfinished].map(|state| [(state, None), (state, Some("r"))]);
+        for (state, repository) in nothing.into_iter().flatten() {
             let next = merged(Some(&done), &of(repository, state, 20, None));
             assert_eq!(
                 (missing(&next), next.last_done, next.at),

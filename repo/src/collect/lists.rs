@@ -183,8 +183,7 @@ impl Run<'_> {
         Ok(finals)
     }
 
-    /// Whether a forget that is not settled is to be made final, by the storage's clock (without effects: by this host's, as
-    /// who writes nothing does not know the other one). One that cannot be read is not.
+    /// Whether a forget that is not settled is to be made final, by the storage's clock. One that cannot be read is not.
     fn due_of(&self, id: &SnapshotId, k: u32) -> Result<Due> {
         match self.repository.asked_at(id, k) {
             Ok((asked, due)) => {

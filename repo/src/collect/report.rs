@@ -41,6 +41,9 @@ pub struct Collected {
     pub generation: Option<u32>,
     /// Its delete set is sealed.
     pub sealed: bool,
+    /// This run sealed a delete set, or found nothing to condemn. Else it only waited for sessions, or other collectors came
+    /// before it: where each run ends so, nothing is ever deleted.
+    pub completed: bool,
     /// A generation that stands without a delete set; in a run without effects.
     pub unsealed: Option<u32>,
     /// Other collectors came before this one again and again; nothing is wrong.

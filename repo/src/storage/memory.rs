@@ -96,6 +96,10 @@ impl Storage for Memory {
         self.objects.write().remove(key);
         Ok(())
     }
+
+    fn time(&self) -> Result<Option<Timestamp>> {
+        Ok(Some(self.clock.now()))
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Counting requests and bytes: what a run costs.
 
 use super::{Key, Listed, Lock, Storage, Tail};
-use crate::Result;
+use crate::{Result, Timestamp};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -126,6 +126,14 @@ impl Storage for Metered {
 
     fn delete(&self, key: &Key) -> Result<()> {
         self.counters.delete.count(self.inner.delete(key), |()| 0)
+    }
+
+    fn time(&self) -> Result<Option<Timestamp>> {
+        match self.inner.time() {
+            Ok(None) => Ok(None),
+            // The answer to a listing says it.
+            told => self.counters.list.count(told, |_| 0),
+        }
     }
 }
 

@@ -95,6 +95,12 @@ pub trait Storage: Send + Sync + Debug {
     /// Removes an object; one that is not there counts as removed.
     fn delete(&self, key: &Key) -> Result<()>;
 
+    /// What time it is by the clock that says when objects were written, looked up without writing anything. `None` where that
+    /// is not told: a directory has no clock but that of the host, which stamps its files.
+    fn time(&self) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
+
     /// Keeps out every other process that locks this storage until the lock is dropped or this process ends, however it
     /// ends. `holder` is what they are told. `None` where the storage has no such lock.
     /// [`Busy`](crate::ErrorKind::Busy) when another process holds it; the text is that one's `holder`.

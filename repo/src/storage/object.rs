@@ -17,10 +17,10 @@ pub(crate) use http::{is_listing, refusal};
 pub(crate) use place::{endpoint, place};
 
 use super::retry::{LAST_REQUEST, LOOK, Over, Policy};
-use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict};
+use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict, keys};
 use crate::{Error, ErrorKind, Result, Timestamp};
 use bytes::Bytes;
-use http::{Broken, Refused};
+use http::{Broken, Date, Refused};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
@@ -56,6 +56,7 @@ struct Objects {
     /// Creates are "look, then write": for storages without create-if-absent.
     single_writer: bool,
     policy: Policy,
+    date: Date,
     /// Taken out when dropped.
     runtime: Option<Runtime>,
 }
@@ -75,6 +76,7 @@ impl Objects {
         store: Arc<dyn Backend>,
         single_writer: bool,
         policy: Policy,
+        date: Date,
     ) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -84,7 +86,7 @@ impl Objects {
             .map_err(|e| {
                 Error::new(ErrorKind::Unavailable, "no threads for the network can be started").with_source(e)
             })?;
-        Ok(Self { service, place, store, single_writer, policy, runtime: Some(runtime) })
+        Ok(Self { service, place, store, single_writer, policy, date, runtime: Some(runtime) })
     }
 
     fn wait<T>(&self, request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
@@ -311,6 +313,12 @@ impl Storage for Objects {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             deleted => deleted,
         }
+    }
+
+    fn time(&self) -> Result<Option<Timestamp>> {
+        // Whoever may read may list, and there is hardly anything here.
+        self.list(keys::LEAD, &mut |_| Ok(()))?;
+        Ok(self.date.get())
     }
 }
 

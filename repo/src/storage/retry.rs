@@ -10,7 +10,7 @@
 //! know which of them won writes something of its own into the body.
 
 use super::{Key, Listed, Lock, Storage, Tail};
-use crate::clock::{Clock, Rng, System, random};
+use crate::clock::{Clock, Rng, System, Timestamp, random};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use std::fmt;
@@ -307,6 +307,10 @@ impl Storage for Retrying {
 
     fn delete(&self, key: &Key) -> Result<()> {
         self.run("delete", key, || self.inner.delete(key))
+    }
+
+    fn time(&self) -> Result<Option<Timestamp>> {
+        self.policy.run("ask", "what time it is", || self.inner.time())
     }
 }
 

@@ -6,10 +6,11 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::process::{ChildStdin, Stdio};
-use wherry_repo::storage::Local;
-use wherry_repo::{Components, Credential, Repository, System};
+use wherry_repo::storage::{Local, Storage};
+use wherry_repo::{Components, Credential, Key, Repository, System};
+use wherry_tests::faulty_s3::{Fault, FaultyS3, Rule};
 use wherry_tests::home::Running;
-use wherry_tests::seaweed::Seaweed;
+use wherry_tests::seaweed::{Seaweed, variables_for};
 use wherry_tests::small::noise;
 
 const MIB: usize = 1 << 20;
@@ -122,23 +123,32 @@ fn a_backup_that_is_stopped_while_garbage_is_collected_is_told_so() {
 #[test]
 fn likewise_on_a_server() {
     let server = Seaweed::start();
-    let home = Home::new().at("s3://wherry/gc", &server.variables());
-    home.run(&["init", "-q"]).ok();
-    stopped_meanwhile(&home);
+    let at = |place: &str| {
+        let home = Home::new().at(format!("s3://{place}"), &server.variables());
+        home.run(&["init", "-q"]).ok();
+        home
+    };
+    stopped_meanwhile(&at("wherry/told"));
+    waited_for(&at("wherry/committed"), &*server.open("wherry/committed"));
 }
 
 /// Who lives is waited for; a signal ends that, and the next run goes on.
 #[test]
 fn a_signal_ends_it_and_the_next_run_goes_on() {
     let home = Home::with_repository();
+    waited_for(&home, &Local::new(home.path("repo"), false));
+}
+
+/// SIGSTOP in the midst of a pack, a collector that waits for it and is ended, SIGCONT: it commits.
+fn waited_for(home: &Home, storage: &dyn Storage) {
     let old = home.backup("old", &noise(1, 4 * MIB));
     let disk = noise(2, 40 * MIB);
-    let (mut running, mut stdin) = half_a_backup(&home, &disk);
+    let (mut running, mut stdin) = half_a_backup(home, &disk);
     running.send(Signal::STOP);
-    forget(&home, &old);
+    forget(home, &old);
     let mut gc = home.spawn(&["gc", "--grace", "0s"]);
-    let list = home.path("repo/gc/gen/00000001");
-    gc.until("a list is published", || list.exists());
+    let has = |name: &str| storage.head(&Key::new(name).unwrap()).is_ok();
+    gc.until("a list is published", || has("gc/gen/00000001"));
     gc.send(Signal::INT);
     let line = gc.end().ends(130);
     assert!(line.contains("the next gc goes on"), "{line}");
@@ -148,9 +158,38 @@ fn a_signal_ends_it_and_the_next_run_goes_on() {
     running.end().ok();
     let said = home.run(&["gc", "--grace", "0s"]).ok().stdout;
     assert!(said.contains("deleted"), "{said}");
-    assert!(home.path("repo/gc/gen/00000001-sealed").exists());
+    assert!(has("gc/gen/00000001-sealed"));
     home.run(&["restore", "latest:slow", "out", "-q"]).ok();
     assert!(fs::read(home.path("out")).unwrap() == disk);
+    home.run(&["check", "--read-data"]).ok();
+}
+
+/// What could not be deleted is no success; the next run does it.
+#[test]
+fn a_delete_that_is_refused_is_told_by_the_exit_code() {
+    let server = Seaweed::start();
+    let proxy = FaultyS3::start(server.port());
+    let home = Home::new().at("s3://wherry/kept", &variables_for(proxy.port()));
+    home.run(&["init", "-q"]).ok();
+    let (one, two) = (home.backup("one", &noise(1, MIB)), home.backup("two", &noise(2, MIB)));
+    forget(&home, &one);
+    let before = packs(&home);
+    proxy.inject(Rule::every("DELETE", "packs/", Fault::Refuse(403)));
+    let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat());
+    let said = ran.json();
+    assert_eq!((ran.code, &said["failed"]["packs"], &said["deleted"]["packs"]), (1, &json!(1), &json!(0)), "{ran:?}");
+    assert!(ran.stderr.contains("packs/") && ran.stderr.contains("the next run tries again"), "{ran:?}");
+    assert_eq!(packs(&home), before, "it is there");
+    let ran = home.run(&AT_ONCE);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stdout.contains("failed     1 pack") && ran.stdout.contains("could not be deleted"), "{ran:?}");
+    assert!(proxy.hits()["refuse"] >= 2);
+    proxy.heal();
+    let said = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
+    assert_eq!((&said["failed"]["packs"], &said["deleted"]["packs"]), (&json!(0), &json!(1)), "{said}");
+    assert_eq!(packs(&home), before - 1);
+    home.run(&["restore", &two, "out", "-q"]).ok();
+    assert!(fs::read(home.path("out")).unwrap() == noise(2, MIB));
     home.run(&["check", "--read-data"]).ok();
 }
 

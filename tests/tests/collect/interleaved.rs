@@ -9,7 +9,7 @@ use wherry_repo::{CommitInfo, Error, ErrorKind, ReadSession, SnapshotWriter};
 use wherry_tests::meddling::{Call, Fate, Meddling};
 
 /// A snapshot that will be forgotten, one that needs little of it, one of its own, and an index that knows the first two.
-fn world() -> (World, Arc<ChunkIndex>, Vec<u8>, Snapshot) {
+pub(super) fn world() -> (World, Arc<ChunkIndex>, Vec<u8>, Snapshot) {
     let mut world = World::new();
     let index = index();
     let forgotten = disk(&(0..16).collect::<Vec<_>>());
@@ -22,15 +22,15 @@ fn world() -> (World, Arc<ChunkIndex>, Vec<u8>, Snapshot) {
     (world, index, forgotten, snapshot)
 }
 
-fn commit(writer: SnapshotWriter, disk: &[u8]) -> Result<Snapshot> {
+pub(super) fn commit(writer: SnapshotWriter, disk: &[u8]) -> Result<Snapshot> {
     writer.commit(CommitInfo { size: disk.len() as u64, ..CommitInfo::default() })
 }
 
 /// Something that is done once, inside a call to the storage.
-type Deed = Box<dyn FnOnce() + Send>;
+pub(super) type Deed = Box<dyn FnOnce() + Send>;
 
 /// A collector that does `deed` before its call number `at`; false when it has fewer calls.
-fn gc_with(world: &World, at: usize, deed: Deed) -> (bool, Result<Collected>) {
+pub(super) fn gc_with(world: &World, at: usize, deed: Deed) -> (bool, Result<Collected>) {
     let storage = Meddling::new(world.storage.clone(), false);
     let repository = world.over(storage.clone());
     let done = Arc::new(Mutex::new((0, Some(deed))));
@@ -291,6 +291,7 @@ fn who_lives_is_waited_for_and_the_next_run_goes_on() {
     let repository = world.repository();
     let report = gc(&repository, &patient).unwrap();
     assert_eq!((report.generation, report.sealed, report.swept.packs), (Some(1), false, 0), "{report:?}");
+    assert!(!report.completed, "{report:?}");
     assert_eq!(report.waiting.iter().map(|w| (w.session, w.name.as_str())).collect::<Vec<_>>(), [(id, "slow")]);
     assert_eq!(report.waiting[0].pid, std::process::id());
     assert!(report.fenced.is_empty());
@@ -298,7 +299,7 @@ fn who_lives_is_waited_for_and_the_next_run_goes_on() {
     writer.pulse().beat().unwrap();
     put_all(&writer, &bytes).unwrap();
     let report = gc(&repository, &patient).unwrap();
-    assert_eq!((report.generation, report.sealed), (Some(1), true), "{report:?}");
+    assert_eq!((report.generation, report.sealed, report.completed), (Some(1), true, true), "{report:?}");
     assert!(report.swept.packs > 0);
     let made = commit(writer, &bytes).unwrap();
     assert_eq!(made.record.stats.known, 0, "every hit was barred");

@@ -311,6 +311,8 @@ fn a_wrong_clock_makes_no_forget_final_and_keeps_none_from_it() {
         let wrong = Repository::open(components, &password()).unwrap();
         // Who collects has the wrong clock.
         world.repository().forget(&id, hour, "test").unwrap();
+        let dry = || gc(&wrong, &CollectOptions { dry_run: true, ..now() }).unwrap();
+        assert_eq!(dry().condemned.packs, 0, "ahead: {is_ahead}");
         assert_eq!(gc(&wrong, &now()).unwrap().settled, 0, "ahead: {is_ahead}");
         assert!(!wrong.settle(&id).is_ok_and(|settled| settled), "ahead: {is_ahead}");
         assert!(world.repository().unforget(&id).unwrap());
@@ -321,7 +323,11 @@ fn a_wrong_clock_makes_no_forget_final_and_keeps_none_from_it() {
         assert_eq!(world.gc().settled, 0, "ahead: {is_ahead}");
         world.clock.advance(hour);
         world.disks.remove(&id);
-        assert_eq!(gc(&wrong, &now()).unwrap().settled, 1, "ahead: {is_ahead}");
+        let plan = dry();
+        let report = gc(&wrong, &now()).unwrap();
+        assert_eq!(report.settled, 1, "ahead: {is_ahead}");
+        assert!(report.condemned.packs > 0, "ahead: {is_ahead}: {report:?}");
+        assert_eq!(plan.condemned, report.condemned, "ahead: {is_ahead}: the plan is another one than what is done");
         world.verify("given up");
     }
 }

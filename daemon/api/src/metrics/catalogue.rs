@@ -162,7 +162,7 @@ catalogue! {
     FORGETTING_HELD = Controller Type::Gauge, "wherry_forgetting_on_hold", "backups", [],
         "Backups that are missing and whose snapshots stay all the same, as they are more than may go without a word of a human.";
     LAST_GC = Controller Type::Gauge, "wherry_gc_last_success_timestamp_seconds", "Unix time", [],
-        "When gc last succeeded, of the repositories in which it did the one where that is longest ago; 0: in none.";
+        "When gc last succeeded (one that only waited for backups has not), of the repositories in which it did the one where that is longest ago; 0: in none.";
     JOBS_FAILING = Controller Type::Gauge, "wherry_jobs_failing", "repositories", [JOB],
         "Repositories whose newest Job of that kind that ended, of those that are kept, failed or was refused.";
     LIVE_BYTES = Controller Type::Gauge, "wherry_gc_live_bytes", "bytes", [],

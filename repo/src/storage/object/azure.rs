@@ -30,11 +30,13 @@ pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -
         let text = format!("{} needs the name of the storage account: set AZURE_STORAGE_ACCOUNT_NAME", place.location);
         return Err(Error::new(ErrorKind::Denied, text));
     };
+    let connector = Connector::new(options, None)?;
+    let date = connector.date();
     let mut builder = MicrosoftAzureBuilder::new()
         .with_account(account)
         .with_container_name(&place.bucket)
         .with_client_options(ClientOptions::new())
-        .with_http_connector(Connector::new(options, None)?)
+        .with_http_connector(connector)
         .with_retry(no_retries());
     if let Some(endpoint) = set(&["AZURE_STORAGE_ENDPOINT"]) {
         let endpoint = check_endpoint(&endpoint, INSTEAD)?;
@@ -63,5 +65,5 @@ pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -
         let role = Role::new(Arc::clone(store.credentials()), ADVICE);
         store = builder.with_credentials(Arc::new(role)).build().map_err(unusable)?;
     }
-    Ok(Arc::new(Objects::new(Service::Azure, place, Arc::new(store), options.single_writer, policy)?))
+    Ok(Arc::new(Objects::new(Service::Azure, place, Arc::new(store), options.single_writer, policy, date)?))
 }

@@ -1,6 +1,6 @@
 //! The HTTPS client that all providers share.
 
-use super::http::{Patient, innermost};
+use super::http::{Date, Patient, innermost};
 use crate::storage::Options;
 use crate::{Error, ErrorKind, Result};
 use object_store::client::{HttpClient, HttpConnector};
@@ -56,7 +56,13 @@ impl Connector {
         }
         // Here it is seen whether they are certificates, or whether the machine has any without them.
         let client = client.build().map_err(|e| unusable(innermost(&e)))?;
-        Ok(Self(Patient { client, patience: options.patience.unwrap_or(PATIENCE) }))
+        let patience = options.patience.unwrap_or(PATIENCE);
+        Ok(Self(Patient { client, patience, date: Date::default() }))
+    }
+
+    /// What time servers say it is.
+    pub(super) fn date(&self) -> Date {
+        self.0.date.clone()
     }
 
     /// The region of the bucket that answers at `url`: every answer of S3 (HeadBucket) names it, a refusal too, so no

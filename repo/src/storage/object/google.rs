@@ -27,10 +27,12 @@ const LOGIN: &str = ".config/gcloud/application_default_credentials.json";
 /// Opens `bucket/prefix`.
 pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -> Result<Arc<dyn Storage>> {
     let place = Place::parse("gs", place, "bucket", INSTEAD)?;
+    let connector = Connector::new(options, None)?;
+    let date = connector.date();
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(&place.bucket)
         .with_client_options(ClientOptions::new())
-        .with_http_connector(Connector::new(options, None)?)
+        .with_http_connector(connector)
         .with_retry(no_retries());
     let unusable = |e: object_store::Error| place.unusable(&e);
     let store = if let Some(host) = options.env.get("STORAGE_EMULATOR_HOST") {
@@ -57,7 +59,7 @@ pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -
         let role = Role::new(Arc::clone(machine.credentials()), ADVICE);
         builder.with_credentials(Arc::new(role)).build().map_err(unusable)?
     };
-    Ok(Arc::new(Objects::new(Service::Google, place, Arc::new(store), options.single_writer, policy)?))
+    Ok(Arc::new(Objects::new(Service::Google, place, Arc::new(store), options.single_writer, policy, date)?))
 }
 
 /// The file that is named, or the one of a login if there is one.

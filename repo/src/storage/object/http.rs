@@ -3,12 +3,14 @@
 //! of others, and would try again by itself; here every answer but success becomes a [`Refused`], which the adapter
 //! finds again in the chain of sources.
 
+use crate::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use object_store::client::{
     HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
 };
+use parking_lot::Mutex;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -97,12 +99,36 @@ pub(super) struct Patient {
     pub(super) client: reqwest::Client,
     /// How long nothing may move.
     pub(super) patience: Duration,
+    /// What the newest answer to a listing said.
+    pub(super) date: Date,
+}
+
+/// When a server answered, by its own clock (RFC 9110, 6.6.1): that which also says when objects were written. Whole seconds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Date(Arc<Mutex<Option<Timestamp>>>);
+
+impl Date {
+    /// `None`: no answer so far, or the newest one did not say it.
+    pub(super) fn get(&self) -> Option<Timestamp> {
+        *self.0.lock()
+    }
+
+    fn note(&self, headers: &http::HeaderMap) {
+        let text = headers.get(http::header::DATE).and_then(|date| date.to_str().ok());
+        *self.0.lock() = text.and_then(moment);
+    }
+}
+
+/// A date of HTTP.
+fn moment(date: &str) -> Option<Timestamp> {
+    let moment = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok()?;
+    i64::try_from(moment.as_nanosecond()).ok().map(Timestamp)
 }
 
 #[async_trait]
 impl HttpService for Patient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let Self { client, patience } = self;
+        let Self { client, patience, date } = self;
         let sent = Arc::new(AtomicU64::new(0));
         let lists = Lists::of(request.uri().query().unwrap_or_default());
         let request = request.map(|body| reqwest::Body::wrap(Counted { body, sent: Arc::clone(&sent) }));
@@ -133,6 +159,7 @@ impl HttpService for Patient {
                 }
             }
             lists.check(&String::from_utf8_lossy(&page)).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+            date.note(&parts.headers);
             return Ok(HttpResponse::from_parts(parts, page.into()));
         }
         let mut text = Vec::new();
@@ -272,6 +299,23 @@ mod tests {
             assert!(Lists::of("restype=container&comp=list").unwrap().check(odd).is_err(), "{odd}");
         }
         assert!(Lists::of("x=list-type=2").is_none() && Lists::of("").is_none());
+    }
+
+    #[test]
+    fn the_date_of_an_answer_is_read_and_anything_else_is_none() {
+        let said = |text: &str| {
+            let date = Date::default();
+            date.note(&http::HeaderMap::from_iter([(http::header::DATE, text.parse().unwrap())]));
+            date.get()
+        };
+        // The example of RFC 9110, 5.6.7.
+        assert_eq!(said("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Timestamp(784_111_777_000_000_000)));
+        for odd in ["", "now", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37", "784111777"] {
+            assert_eq!(said(odd), None, "{odd}");
+        }
+        let date = Date::default();
+        date.note(&http::HeaderMap::new());
+        assert_eq!(date.get(), None);
     }
 
     #[test]

@@ -107,6 +107,7 @@ pub(in crate::storage) fn open(place: &str, all: &Options, policy: Policy) -> Re
     let endpoint = options.endpoint.clone().or_else(|| set(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
     let endpoint = endpoint.or(named.endpoint).map(|text| check_endpoint(&text, INSTEAD)).transpose()?;
     let connector = Connector::new(all, env.get("AWS_CA_BUNDLE"))?;
+    let date = connector.date();
     let region = match region {
         None if endpoint.is_none() && options.look_up_region => Some(connector.region_of(&amazon(&place.bucket))?),
         region => region,
@@ -158,5 +159,5 @@ pub(in crate::storage) fn open(place: &str, all: &Options, policy: Policy) -> Re
     let role = builder.clone().build().map_err(unusable)?;
     let credentials = Credentials::new(profile, env.clone(), Arc::clone(role.credentials()));
     let store = builder.with_credentials(Arc::new(credentials)).build().map_err(unusable)?;
-    Ok(Arc::new(Objects::new(Service::S3, place, Arc::new(store), all.single_writer, policy)?))
+    Ok(Arc::new(Objects::new(Service::S3, place, Arc::new(store), all.single_writer, policy, date)?))
 }

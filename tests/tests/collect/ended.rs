@@ -1,0 +1,70 @@
+//! How a collection ends: what counts as one that got something done, and what does not.
+
+use super::interleaved::{commit, world};
+use super::*;
+use wherry_repo::{Error, ErrorKind, SnapshotWriter};
+use wherry_tests::meddling::{Call, Fate, Meddling};
+
+/// Others take each number, and each time leave something that this one would condemn.
+#[test]
+fn a_run_that_others_always_come_before_has_done_nothing() {
+    let (mut world, _, _, snapshot) = world();
+    world.forget(&snapshot.id);
+    let storage = Meddling::new(world.storage.clone(), false);
+    let (repository, others) = (world.over(storage.clone()), world.repository());
+    let mut rounds = 0;
+    storage.meddle(move |call, name| {
+        if call == Call::Write && name.starts_with(keys::GEN) && !name.ends_with("-sealed") {
+            rounds += 1;
+            let report = gc(&others, &now()).unwrap();
+            assert!(report.sealed && report.completed, "{report:?}");
+            let made = backup_with(&others, index(), &wide("more"), &disk(&[1000 + rounds])).unwrap();
+            others.forget(&made.id, Duration::ZERO, "test").unwrap();
+        }
+        Fate::Done
+    });
+    let report = gc(&repository, &now()).unwrap();
+    assert!(report.overtaken && !report.completed && !report.sealed, "{report:?}");
+    storage.leave_alone();
+    let report = gc(&repository, &now()).unwrap();
+    assert!(report.completed && report.sealed && !report.overtaken, "{report:?}");
+    let report = gc(&repository, &now()).unwrap();
+    assert!(report.completed && !report.sealed, "nothing to condemn is an end as well: {report:?}");
+    world.verify("nobody comes before it any more");
+    world.verify_lean("nobody comes before it any more");
+}
+
+/// A writer that cannot hear of lists any more, as one whose rights were narrowed, gives no sign of life: it is not waited for as
+/// long as it runs.
+#[test]
+fn who_cannot_hear_of_lists_is_not_taken_for_alive() {
+    let (mut world, index, bytes, snapshot) = world();
+    let storage = Meddling::new(world.storage.clone(), false);
+    let writer = SnapshotWriter::start(&world.over(storage.clone()), index, &wide("deaf")).unwrap();
+    put_all(&writer, &bytes).unwrap();
+    world.forget(&snapshot.id);
+    storage.meddle(|call, name| match call == Call::List && name == keys::GEN {
+        true => Fate::Fails(Error::new(ErrorKind::Denied, "no right to list gc/gen/")),
+        false => Fate::Done,
+    });
+    let patient = CollectOptions { fence_after: Duration::from_secs(7200), patience: Duration::from_secs(60), ..now() };
+    let mut waited = 0;
+    let report = loop {
+        assert_eq!(writer.pulse().beat().unwrap_err().kind(), ErrorKind::Denied);
+        let report = gc(&world.repository(), &patient).unwrap();
+        if report.sealed {
+            break report;
+        }
+        assert!(!report.completed && report.waiting.len() == 1 && report.swept.packs == 0, "{report:?}");
+        waited += 1;
+        assert!(waited < 200, "it is waited for without an end: {report:?}");
+        world.clock.advance(Duration::from_secs(60));
+    };
+    assert!(waited > 30 && report.completed && report.swept.packs > 0, "{waited}: {report:?}");
+    assert_eq!(report.fenced.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["deaf"]);
+    storage.leave_alone();
+    let told = commit(writer, &bytes).unwrap_err();
+    assert!(told.kind() == ErrorKind::Conflict && told.to_string().contains("run it again"), "{told}");
+    world.verify("it was ended");
+    world.verify_lean("it was ended");
+}
