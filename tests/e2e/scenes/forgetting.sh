@@ -34,6 +34,7 @@ until_true 120 "nothing is left of the backups" nothing_is_left 2
 kubectl delete namespace app --wait --timeout=180s >/dev/null
 
 headline "velero backup delete: forgotten, and collected"
+end_what_is_open
 forget_soon
 before=$(packed)
 velero backup delete "$first" --confirm >/dev/null
