@@ -50,8 +50,7 @@ fn check(name: &str, bounds: Bounds, prefix: Vec<Action>, max: usize, complete: 
 
 #[test]
 fn one_writer_with_repack_undo_readers_and_crashes() {
-    let bounds =
-        Bounds { generations: 2, copies: 1, asks: 2, undo: true, seal_anew: true, crash_events: true, ..ONE };
+    let bounds = Bounds { generations: 2, copies: 1, asks: 2, undo: true, seal_anew: true, crash_events: true, ..ONE };
     let mut cases = vec!["condemned", "rescued", "swept", "relocated", "record removed", "fence won", "commit won"];
     cases.extend(["undo won", "final won", "asked again", "parent refused", "raise with replacement", "taken over"]);
     cases.push("full pack moved");
@@ -99,8 +98,7 @@ fn one_writer_and_two_collectors() {
 
 #[test]
 fn two_collectors_that_repack_and_nobody_writes() {
-    let bounds =
-        Bounds { writers: 0, collectors: 2, generations: 2, copies: 2, second: Second::Shares, ..ONE };
+    let bounds = Bounds { writers: 0, collectors: 2, generations: 2, copies: 2, second: Second::Shares, ..ONE };
     holds("2 collectors, 2 generations", bounds, &["relocated", "overtaken", "sealed before"]);
 }
 
