@@ -189,6 +189,11 @@ struct Run<'a> {
     now: Now,
 }
 
+/// How long before `now` something was written; none where it seems to come later.
+fn since(now: Timestamp, modified: Timestamp) -> Duration {
+    Duration::from_nanos(u64::try_from(now.0.saturating_sub(modified.0)).unwrap_or(0))
+}
+
 /// What became of a try.
 enum Tried<T> {
     Done(T),
@@ -209,7 +214,7 @@ impl Run<'_> {
 
     /// How long ago something was written.
     fn age(&self, modified: Timestamp) -> Duration {
-        Duration::from_nanos(u64::try_from(self.now().0.saturating_sub(modified.0)).unwrap_or(0))
+        since(self.now(), modified)
     }
 
     /// What a run would do, without effects.
@@ -271,7 +276,7 @@ impl Run<'_> {
     /// G9 to G12 of generation n; false when it ends with sessions that are waited for.
     fn finish(&self, n: u32, report: &mut Collected) -> Result<bool> {
         (report.generation, report.sealed) = (Some(n), false);
-        let list = self.repository.read(&keys::generation(n))?;
+        let list = self.repository.generation(n)?;
         if !self.wait(n, report)? {
             return Ok(false);
         }

@@ -132,12 +132,7 @@ impl SnapshotReader {
     /// Does `read`, if it may, and says in an error of it what was read.
     fn map<T>(&self, read: impl FnOnce(&Tree) -> Result<T>) -> Result<T> {
         self.chunks.admit()?;
-        let read = read(&self.tree);
-        // What is there may have been in memory, which says nothing of the storage.
-        if read.is_err() {
-            self.chunks.repository.reached(&read);
-        }
-        read.map_err(|e| e.context(&self.chunks.name))
+        self.chunks.read_node(read(&self.tree))
     }
 
     pub(crate) fn map_tree(&self) -> &Tree {
@@ -230,6 +225,24 @@ impl ChunkReader {
     /// Fails when the snapshot is not kept for this reader any more.
     pub(crate) fn admit(&self) -> Result<()> {
         self.session.as_ref().map_or(Ok(()), |session| session.admit())
+    }
+
+    /// What was read of a map or a tree, and in an error of it what that was.
+    pub(crate) fn read_node<T>(&self, read: Result<T>) -> Result<T> {
+        // What is there may have been in memory, which says nothing of the storage.
+        if read.is_err() {
+            self.repository.reached(&read);
+        }
+        read.map_err(|e| self.judged(e.context(&self.name)))
+    }
+
+    /// What is missing may be so because this reader was taken for dead while its request was stalled (V4), and its snapshot was
+    /// forgotten for good: then it comes too late, and nothing is lost.
+    fn judged(&self, e: Error) -> Error {
+        match self.repository.is_damage(&e).then(|| self.admit()) {
+            Some(Err(late)) => late,
+            _ => e,
+        }
     }
 
     fn id_of(&self, class: u8, plain: &[u8]) -> ShortId {
@@ -398,6 +411,6 @@ impl ChunkReader {
             self.name,
             why.message()
         );
-        Err(why.instead(text).with_object(keys::pack(&slot.at.pack)))
+        Err(self.judged(why.instead(text).with_object(keys::pack(&slot.at.pack))))
     }
 }

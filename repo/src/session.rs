@@ -361,6 +361,14 @@ impl Repository {
         self.create(&keys::generation(n), list).map(drop)
     }
 
+    /// The condemned list of generation n. For collectors and tests.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of this number, `Corrupt` when it cannot be read.
+    pub fn generation(&self, n: u32) -> Result<Generation> {
+        self.read(&keys::generation(n))
+    }
+
     /// Publishes a delete set (G12). For collectors and tests.
     ///
     /// # Errors
@@ -449,7 +457,23 @@ fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList)
     let fenced: HashSet<SessionId> =
         list.fenced.iter().filter(|(_, at)| Some(*at) > newest).map(|(id, _)| *id).collect();
     let mut dead = Vec::new();
-    for session in open_sessions(repository, &fenced, repository.clock().now())? {
+    // Whose process is certainly gone needs no clock. Silence is measured by the storage's, which has to be asked for, and from before
+    // sessions were listed: by one of ours that is hours ahead, or after a stall, who works would be dead.
+    let mut sessions = open_sessions(repository, &fenced, Timestamp(i64::MIN))?;
+    let is_silent = |s: &OpenSession| {
+        s.open.kind == SessionKind::Write && s.open.volume == volume && !s.dead && !fenced.contains(&s.id)
+    };
+    if sessions.iter().any(is_silent) {
+        match repository.storage_time() {
+            Ok(now) => sessions = open_sessions(repository, &fenced, now)?,
+            // It costs uploads, and no more.
+            Err(e) if e.kind() == ErrorKind::Denied => {
+                tracing::info!("which backups of this volume were left is not known, so nothing is taken over: {e}");
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    for session in sessions {
         // V4. A process that is certainly gone reads no more.
         if session.open.kind == SessionKind::Read && session.open.parent.is_some() && session.open.process.is_dead() {
             session.clear(repository);

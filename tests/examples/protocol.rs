@@ -49,6 +49,8 @@ fn main() {
         reader: true,
         second: Second::None,
         last_copy: false,
+        seal_anew: true,
+        fence_left: true,
         crash_events: false,
     };
     let (beside, last) = (Bounds { writers: 2, second: Second::Shares, ..all }, Bounds { last_copy: true, ..all });

@@ -104,7 +104,7 @@ impl Run<'_> {
         // Left, but not for long: whoever comes after them may still want their packs.
         let left = |noted: &&Noted| {
             let ended = outcomes.contains(&noted.id) && !snapshots.contains_key(&noted.id);
-            ended && self.age(noted.last) < self.options.grace
+            ended && noted.silent < self.options.grace
         };
         let left = sessions.iter().filter(left).map(|noted| noted.id).collect();
         if self.options.dry_run {

@@ -1,11 +1,11 @@
 //! Sessions: G3, and which of them are over.
 
-use super::Run;
 use super::report::Collected;
+use super::{Run, since};
 use crate::format::records::{SessionKind, SessionOpen};
 use crate::id::SessionId;
 use crate::storage::{Key, Listed, keys};
-use crate::{ErrorKind, Result, Timestamp};
+use crate::{ErrorKind, Result};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
@@ -18,8 +18,9 @@ pub(super) struct Noted {
     pub(super) id: SessionId,
     /// All its objects.
     keys: Vec<Key>,
-    /// Its last sign of life, by the storage's clock.
-    pub(super) last: Timestamp,
+    /// How long ago its last sign of life was, by the storage's clock, when sessions began to be listed. Not when that is looked at:
+    /// this process may have been stalled since, and what others did meanwhile it does not know.
+    pub(super) silent: Duration,
     /// The newest generation it has taken into account.
     pub(super) seen: Option<u32>,
     /// `None` when it was gone by the time it was read, or is damaged.
@@ -45,13 +46,15 @@ impl Noted {
 impl Run<'_> {
     /// G3. One whose `open` is damaged may need anything, unless it has an outcome: that is for the caller to tell.
     pub(super) fn list_sessions(&self) -> Result<Vec<Noted>> {
+        let began = self.now();
         let mut found: BTreeMap<SessionId, Noted> = BTreeMap::new();
         self.storage().list(keys::SESS, &mut |Listed { key, modified, .. }| {
             if let Some((id, part)) = keys::parse_session(&key) {
                 let seen = part.strip_prefix("seen-").and_then(|n| n.parse().ok());
-                let new = || Noted { id, keys: Vec::new(), last: modified, seen: None, open: None, damage: None };
+                let silent = since(began, modified);
+                let new = || Noted { id, keys: Vec::new(), silent, seen: None, open: None, damage: None };
                 let noted = found.entry(id).or_insert_with(new);
-                (noted.last, noted.seen) = (noted.last.max(modified), noted.seen.max(seen));
+                (noted.silent, noted.seen) = (noted.silent.min(silent), noted.seen.max(seen));
                 noted.keys.push(key);
             }
             Ok(())
@@ -94,7 +97,7 @@ impl Run<'_> {
     pub(super) fn clear_readers(&self, report: &mut Collected) -> Result<()> {
         for noted in self.list_sessions()? {
             let Some(open) = noted.open.as_ref().filter(|open| open.kind == SessionKind::Read) else { continue };
-            if open.parent.is_some() && (open.process.is_dead() || self.age(noted.last) >= READER_SILENT) {
+            if open.parent.is_some() && (open.process.is_dead() || noted.silent >= READER_SILENT) {
                 self.clear(noted, report)?;
             }
         }
@@ -106,7 +109,7 @@ impl Run<'_> {
     pub(super) fn clear_sessions(&self, report: &mut Collected) -> Result<()> {
         let sessions = self.list_sessions()?;
         let outcomes = self.list_outcomes()?;
-        for noted in sessions.into_iter().filter(|noted| self.age(noted.last) >= self.options.grace) {
+        for noted in sessions.into_iter().filter(|noted| noted.silent >= self.options.grace) {
             if outcomes.contains(&noted.id) || (noted.open.is_none() && !noted.may_write()) {
                 self.clear(noted, report)?;
             }

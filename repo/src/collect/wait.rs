@@ -22,7 +22,7 @@ impl Run<'_> {
             let mut fenced = false;
             for noted in &late {
                 let Some(open) = &noted.open else { return Err(without_open(noted)) };
-                let silent = self.age(noted.last);
+                let silent = noted.silent;
                 if silent >= self.options.fence_after || open.process.is_dead() {
                     self.fence(noted, report)?;
                     fenced = true;
@@ -49,7 +49,7 @@ impl Run<'_> {
     /// Whether nobody goes on with a session that writes: it was silent for so long that none who comes after it is waited
     /// for either.
     pub(super) fn is_left(&self, noted: &Noted) -> bool {
-        noted.writes() && self.age(noted.last) >= self.options.fence_after.max(self.options.grace)
+        noted.writes() && noted.silent >= self.options.fence_after.max(self.options.grace)
     }
 
     /// Fences what was left: as long as it has no outcome its packs stay (G6), and there may be nothing else to condemn.

@@ -115,7 +115,7 @@ impl TreeReader {
     pub(crate) fn node(&self, at: &Placed) -> Result<Arc<Node>> {
         self.chunks.admit()?;
         let repository = self.chunks.repository();
-        repository.tree_nodes().load(repository, at, self.by_id).map_err(|e| e.context(self.chunks.name()))
+        self.chunks.read_node(repository.tree_nodes().load(repository, at, self.by_id))
     }
 
     /// The map of a disk image.
@@ -126,11 +126,7 @@ impl TreeReader {
 
     /// What was read of a map, and in an error of it what that was.
     fn of_map<T>(&self, read: Result<T>) -> Result<T> {
-        // What is there may have been in memory, which says nothing of the storage.
-        if read.is_err() {
-            self.chunks.repository().reached(&read);
-        }
-        read.map_err(|e| e.context(self.chunks.name()))
+        self.chunks.read_node(read)
     }
 
     /// A node of a directory that adds up to what led to it.

@@ -48,6 +48,7 @@ pub enum Action {
     Publish(u8),
     TakeOver(u8),
     Fence(u8, u8),
+    FenceLeft(u8),
     Wait(u8),
     Seal(u8),
     Crash(u8),
@@ -87,6 +88,7 @@ impl Action {
             Self::Publish(_) => ("collect/generation.rs", "publish"),
             Self::TakeOver(_) => ("collect.rs", "generations"),
             Self::Fence(..) => ("collect/wait.rs", "fence"),
+            Self::FenceLeft(_) => ("collect/wait.rs", "fence_left"),
             Self::Wait(_) => ("collect/wait.rs", "wait"),
             Self::Seal(_) => ("collect/generation.rs", "seal"),
             Self::Sweep(_) => ("collect/sweep.rs", "sweep"),
@@ -133,7 +135,12 @@ impl Action {
             | Self::CloseRead
             | Self::AskForget(_)
             | Self::Undo(_) => 6,
-            Self::ClearRead | Self::Settle(_) | Self::Sweep(_) | Self::RemoveRecord(_) | Self::RemoveFence(_) => 7,
+            Self::ClearRead
+            | Self::Settle(_)
+            | Self::FenceLeft(_)
+            | Self::Sweep(_)
+            | Self::RemoveRecord(_)
+            | Self::RemoveFence(_) => 7,
         }
     }
 }
@@ -176,6 +183,10 @@ pub struct Bounds {
     pub second: Second,
     /// Of several copies of a chunk a collector takes the last, not the first.
     pub last_copy: bool,
+    /// Packs of which all is referred to may be moved too.
+    pub seal_anew: bool,
+    /// Sessions that write may be fenced at any time, also when no list waits for them.
+    pub fence_left: bool,
     /// Crashes of collectors are events (each storage state then exists once for each step they crashed in).
     pub crash_events: bool,
 }
@@ -195,6 +206,8 @@ impl Bounds {
         reader: false,
         second: Second::None,
         last_copy: false,
+        seal_anew: false,
+        fence_left: false,
         crash_events: false,
     };
 }

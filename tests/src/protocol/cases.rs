@@ -55,6 +55,12 @@ pub enum Event {
     ReaderCleared,
     /// A mark came to a pack that was stored after it had listed packs.
     LatePack,
+    /// What a Final root misses of a swept pack was passed over.
+    PassedOver,
+    /// A session that writes was fenced although no list waits for it.
+    FencedLeft,
+    /// A pack was moved of which all is referred to.
+    FullMoved,
     /// A collector stopped before this step.
     Crashed(Step),
 }
@@ -99,6 +105,9 @@ cases! {
     "reader pinned" = Event::ReaderPinned,
     "reader cleared" = Event::ReaderCleared,
     "late pack" = Event::LatePack,
+    "passed over" = Event::PassedOver,
+    "fenced without a list" = Event::FencedLeft,
+    "full pack moved" = Event::FullMoved,
     "crash before second list" = Event::Crashed(Step::Second),
     "crash before third list" = Event::Crashed(Step::Third),
     "crash before snapshots" = Event::Crashed(Step::Snapshots),

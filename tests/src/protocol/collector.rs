@@ -106,6 +106,9 @@ impl Protocol {
             }
             Action::CopyPack(_, p) => {
                 let marked = chunks_at(k.marks, p);
+                if marked == st.storage.chunks[usize::from(p)] {
+                    st.event = Some(Event::FullMoved);
+                }
                 if let Some(copy) = self.copy_name(st)
                     && self.rules.publish_after_copies
                 {
@@ -186,20 +189,30 @@ impl Protocol {
         if self.bounds.last_copy { copies.last() } else { copies.next() }
     }
 
-    /// The places of the chunks of snapshot `x` among `packs`, or in `late` ones, which are asked for; `None` when a chunk is not to
-    /// be found.
-    fn places(&self, st: &State, packs: Packs, late: Packs, x: u8) -> Option<Places> {
-        let hints = st.storage.snapshot(x)?;
-        let mut places = 0;
+    /// G5, (l): whether this collector passes over what root `x` misses of the pack `hint`, some of which are `swept`.
+    fn passes_over(&self, k: &Collector, swept: Packs, x: u8, hint: u8) -> bool {
+        let is_final = k.finals & session_bit(x) != 0;
+        (is_final || !self.rules.only_final_is_passed_over) && swept & bit(hint) != 0
+    }
+
+    /// The places of the chunks of snapshot `x` among the packs that were listed, or in `late` ones, which are asked for, and whether
+    /// anything was passed over; `None` when a chunk is not to be found.
+    fn places(&self, st: &State, k: &Collector, late: Packs, swept: Packs, x: u8) -> Option<(Places, bool)> {
+        let (hints, packs) = (st.storage.snapshot(x)?, k.packs);
+        let (mut places, mut passed) = (0, false);
         for c in (0..CHUNKS as u8).filter(|c| hints[usize::from(*c)] != NONE) {
             let hint = hints[usize::from(c)];
             if (packs | late) & bit(hint) != 0 {
                 places |= place(hint, c);
             } else if self.rules.stale_hints_by_id {
-                places |= place(self.copy(st, packs, c)?, c);
+                match self.copy(st, packs, c) {
+                    Some(copy) => places |= place(copy, c),
+                    None if self.passes_over(k, swept, x, hint) => passed = true,
+                    None => return None,
+                }
             }
         }
-        Some(places)
+        Some((places, passed))
     }
 
     /// G5, G6.
@@ -214,7 +227,11 @@ impl Protocol {
         let late = st.storage.packs & !k.packs & !swept;
         let mut marks = 0;
         for x in bits(roots.into()) {
-            marks |= self.places(st, k.packs, late, x)?;
+            let (places, passed) = self.places(st, k, late, swept, x)?;
+            marks |= places;
+            if passed {
+                st.event = Some(Event::PassedOver);
+            }
         }
         if bits(late).any(|p| chunks_at(marks, p) != 0) {
             st.event = Some(Event::LatePack);
@@ -227,7 +244,7 @@ impl Protocol {
         for p in bits(k.packs).filter(|p| !self.spared(st, k, owner(*p))) {
             match chunks_at(marks, p) {
                 0 => condemned |= bit(p),
-                marked if marked != storage.chunks[usize::from(p)] => sparse |= bit(p),
+                marked if marked != storage.chunks[usize::from(p)] || self.bounds.seal_anew => sparse |= bit(p),
                 _ => {}
             }
         }
@@ -290,7 +307,11 @@ impl Protocol {
                         rescued |= bit(hint);
                     }
                 } else if self.rules.last_copy_is_rescued && self.copy(st, packs & !list.condemned, c).is_none() {
-                    rescued |= bit(self.copy(st, packs & list.condemned, c)?);
+                    match self.copy(st, packs & list.condemned, c) {
+                        Some(last) => rescued |= bit(last),
+                        None if self.passes_over(k, swept, x, hint) => {}
+                        None => return None,
+                    }
                 }
             }
         }
@@ -305,9 +326,18 @@ impl Protocol {
 
     pub(super) fn sweep_actions(&self, st: &State, out: &mut Vec<Action>) {
         let storage = &st.storage;
-        // In order: which of several doomed packs goes first makes no difference.
-        out.extend(bits(storage.swept(storage.newest) & storage.packs).next().map(Action::Sweep));
         let sealed = storage.generations[..usize::from(storage.newest)].iter().filter(|g| g.sealed.is_some());
+        let doomed = match self.rules.delete_set_is_swept {
+            true => storage.swept(storage.newest),
+            false => sealed.clone().fold(0, |set, g| set | g.condemned),
+        };
+        // In order: which of several doomed packs goes first makes no difference.
+        out.extend(bits(doomed & storage.packs).next().map(Action::Sweep));
+        if self.bounds.fence_left {
+            out.extend(
+                (1..=self.bounds.writers).filter(|s| storage.open & session_bit(*s) != 0).map(Action::FenceLeft),
+            );
+        }
         let dead = sealed.fold(0, |set, g| set | g.dead);
         out.extend(bits(dead.into()).filter(|x| storage.snapshot(*x).is_some()).map(Action::RemoveRecord));
         if !self.rules.fences_stay {
@@ -329,6 +359,10 @@ impl Protocol {
                 st.event = Some(Event::RecordRemoved);
             }
             Action::RemoveFence(s) => storage.snap[usize::from(s)] = Register::Empty,
+            Action::FenceLeft(s) => {
+                storage.settle_session(s, Register::Fence);
+                st.event = Some(Event::FencedLeft);
+            }
             _ => {}
         }
     }

@@ -76,6 +76,9 @@ rules! {
     readers_are_roots,
     /// G5: a hint into an absent pack is resolved by chunk id.
     stale_hints_by_id,
+    /// G5: what is missing is passed over where a Final root misses it of a swept pack, and else it is damage; without: it is passed
+    /// over whatever the root.
+    only_final_is_passed_over,
     /// G6: packs of open sessions are left alone.
     open_sessions_keep_packs,
     /// G6: packs of unknown sessions are left alone.
@@ -100,6 +103,8 @@ rules! {
     last_copy_is_rescued,
     /// G12: the delete set is created; without: a late collector overwrites it.
     sealed_once,
+    /// G13: exactly the delete set is deleted; without: all that the list condemned.
+    delete_set_is_swept,
     /// G13: the record of a snapshot that is an open session's parent stays.
     parents_keep_records,
     /// N1: fences stay for ever.

@@ -1,10 +1,9 @@
 //! What runs beside each other.
 
-use super::planted::Memories;
+use super::schedule::Silent;
 use super::storage::{Role, Seen};
 use super::{Sim, schedule};
 use crate::small::{TestRng, index, noise, options, password, read_whole, splitmix};
-use parking_lot::Mutex;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -40,11 +39,27 @@ pub(super) struct World {
     /// All that stands is forgotten at once, and collectors come one after the other: whoever is silent in between is the only
     /// one who still needs a pack.
     hostile: bool,
+    /// How long actors are silent.
+    pub(super) silent: Silent,
+}
+
+/// Pauses where actors are silent for days, in seconds: somebody collects and forgets meanwhile.
+const DAYS: u64 = 4 * 86_400;
+
+/// Of sixteen seeds four play among actors that are silent for days, four among others of which those who collect and forget are so,
+/// too, for hours.
+pub(super) fn world(seed: u64) -> World {
+    let world = world_of(seed);
+    match seed / 4 % 4 {
+        1 => World { silent: Silent::All, ..world },
+        2 => World { silent: Silent::Days, pause: DAYS, ..world },
+        _ => world,
+    }
 }
 
 /// Every other seed plays in a small world, where all are after the same few disks and little time passes between what
 /// they do. There collectors wait for those who live, or, in some, for nobody.
-pub(super) fn world(seed: u64) -> World {
+fn world_of(seed: u64) -> World {
     if seed.is_multiple_of(2) {
         let times = [0, 0, 600, 7200];
         return World {
@@ -57,6 +72,7 @@ pub(super) fn world(seed: u64) -> World {
             fence_after: None,
             any_parent: false,
             hostile: false,
+            silent: Silent::Others,
         };
     }
     let times = [[0, 600, 7200, 7200], [0, 0, 600, 7200]][(seed / 4 % 4 / 3) as usize];
@@ -70,6 +86,7 @@ pub(super) fn world(seed: u64) -> World {
         fence_after: None,
         any_parent: true,
         hostile: false,
+        silent: Silent::Others,
     };
     if seed % 4 == 3 {
         return small;
@@ -134,11 +151,16 @@ pub(super) struct Process<'a> {
     pub(super) volume: Option<String>,
     /// It may die at any call, and its clock is wrong.
     pub(super) is_mortal: bool,
+    /// It ends others that were silent for so long.
+    pub(super) silent_for: Duration,
 }
+
+/// After so long a writer takes over from another one (A1).
+const SILENT: Duration = Duration::from_secs(2 * 3600);
 
 impl<'a> Process<'a> {
     pub(super) fn new(sim: &'a Sim, actor: usize, state: u64, role: Role) -> Self {
-        Self { sim, actor, state, role, volume: None, is_mortal: true }
+        Self { sim, actor, state, role, volume: None, is_mortal: true, silent_for: SILENT }
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -159,17 +181,7 @@ impl<'a> Process<'a> {
     /// A process begins anew, and may die.
     pub(super) fn open(&mut self) -> Result<Repository> {
         let life = if self.is_mortal && self.below(5) == 0 { 1 + self.below(80) } else { u64::MAX };
-        let storage = Seen {
-            memory: self.sim.memory.clone(),
-            schedule: self.sim.schedule.clone(),
-            actor: self.actor,
-            role: self.role,
-            volume: self.volume.clone(),
-            planted: self.sim.planted.clone(),
-            memories: Mutex::new(Memories::new(&self.sim.memory)),
-            adopted: self.sim.adopted.clone(),
-            life: Mutex::new(life),
-        };
+        let storage = Seen::new(self, life);
         let skew = i64::from(self.is_mortal) * (self.below(20 * 3600) as i64 - 10 * 3600);
         let clock = ProcessClock { schedule: self.sim.schedule.clone(), actor: self.actor, skew };
         let rng = TestRng::new(splitmix(&mut self.state));
@@ -301,6 +313,7 @@ fn collect(sim: &Sim, actor: usize, seed: u64) {
             pack_size: 512 << 10,
             ..CollectOptions::default()
         };
+        process.silent_for = options.fence_after;
         let report = process.open().and_then(|repository| repository.collect(&options, &|_, _, _| Ok(())));
         match report {
             Ok(report) => {
@@ -370,6 +383,7 @@ fn ask(process: &mut Process<'_>, id: &SnapshotId) -> bool {
 fn read(sim: &Sim, actor: usize, seed: u64) {
     let mut process = Process::new(sim, actor, seed, Role::Reads);
     for _ in 0..6 {
+        sim.readers.lock().begin(actor);
         process.pause(2 * sim.world.pause);
         let Some((snapshot, chunks)) = process.pick() else { continue };
         let is_doomed = || sim.ledger.lock().doomed.contains(&snapshot.id);
@@ -382,23 +396,33 @@ fn read(sim: &Sim, actor: usize, seed: u64) {
                 continue;
             }
         };
-        // From here on it stays whole, whoever forgets it (V2).
-        match restore(&mut process, session) {
+        // From here on it stays whole, whoever forgets it (V2), until a collector takes its note (V4).
+        let restored = restore(&mut process, session);
+        let (was_cleared, has_returned) = {
+            let readers = sim.readers.lock();
+            (readers.was_cleared(actor), readers.has_returned(actor))
+        };
+        match restored {
             Ok(bytes) if bytes == disk(&chunks) => {
                 sim.schedule.count(if is_doomed() { "read while it was forgotten" } else { "restored" }, 1);
+                sim.schedule.count("reader let in again", has_returned.into());
             }
             Ok(_) => sim.wrong(format!("{} was read as something else", snapshot.id)),
             Err(e) if e.kind() == ErrorKind::Unavailable => {}
+            Err(e) if e.kind() == ErrorKind::NoSnapshot && was_cleared && is_doomed() => {
+                sim.schedule.count("reader refused on its way back", 1);
+            }
             Err(e) => sim.wrong(format!("{} does not restore: {:?}: {e}", snapshot.id, e.kind())),
         }
     }
 }
 
 pub(super) fn restore(process: &mut Process<'_>, session: Arc<ReadSession>) -> Result<Vec<u8>> {
-    if process.below(2) == 0 {
-        process.pause(4 * 3600);
-    }
     let sim = process.sim;
+    if process.below(2) == 0 {
+        let most = if sim.world.silent == Silent::Days { 3 * DAYS } else { 4 * 3600 };
+        process.pause(most);
+    }
     let reader = SnapshotReader::within(session.clone())?;
     let mut beaten = sim.schedule.time();
     read_whole(&reader, || {

@@ -23,14 +23,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use storage::Adopted;
+use storage::{Adopted, Readers};
 use wherry_repo::storage::{Memory, Storage};
 use wherry_repo::{
     CheckOptions, Clock, CollectOptions, Components, InitOptions, Repository, Snapshot, SnapshotId, Timestamp,
 };
 
 /// What all simulations together must have reached.
-pub const CASES: [&str; 17] = [
+pub const CASES: [&str; 21] = [
     "a delayed call took effect",
     "a fault",
     "a lost reply",
@@ -43,11 +43,15 @@ pub const CASES: [&str; 17] = [
     "fence won",
     "final won",
     "read while it was forgotten",
+    "reader cleared",
+    "reader let in again",
+    "reader refused on its way back",
     "relocation",
     "rescued",
     "restored",
     "swept",
     "undo won",
+    "who collects or forgets was silent for hours before it decided",
 ];
 
 /// What one simulation showed.
@@ -86,6 +90,7 @@ struct Sim {
     schedule: Arc<Schedule>,
     planted: Arc<Planted>,
     adopted: Arc<Mutex<Adopted>>,
+    readers: Arc<Mutex<Readers>>,
     ledger: Mutex<Ledger>,
     /// Writers that have ended.
     writers_done: AtomicU64,
@@ -132,7 +137,7 @@ pub fn scene(of: Plant, seed: u64, plants: &[Plant]) -> Option<Outcome> {
 }
 
 fn play(seed: u64, faults: u64, plants: &[Plant], (world, cast, state): (World, Vec<Play>, u64)) -> Outcome {
-    let schedule = Arc::new(Schedule::new(seed, faults));
+    let schedule = Arc::new(Schedule::new(seed, faults, world.silent));
     let memory = Arc::new(Memory::new(Arc::new(StorageClock(schedule.clone()))));
     let components = || Components {
         storage: memory.clone(),
@@ -150,6 +155,7 @@ fn play(seed: u64, faults: u64, plants: &[Plant], (world, cast, state): (World, 
         world,
         planted: Arc::new(planted.expect("a copy of a repository is one")),
         adopted: Arc::default(),
+        readers: Arc::default(),
         memory: memory.clone(),
         schedule: schedule.clone(),
         ledger: Mutex::default(),
@@ -173,6 +179,7 @@ fn play(seed: u64, faults: u64, plants: &[Plant], (world, cast, state): (World, 
     if sim.schedule.is_stuck() {
         sim.wrong("all actors wait for each other: the scene is wrong".into());
     }
+    sim.wrong.lock().append(&mut sim.adopted.lock().hasty);
     verify(&sim, components);
     let (cases, steps, trace) = sim.schedule.told();
     let wrong = std::mem::take(&mut *sim.wrong.lock());

@@ -1,7 +1,7 @@
 //! Faults of the protocol, planted without a change to the code that runs: the storage lies to one kind of actor about what
 //! the step rests on, or does not do what the step asks for. What the actor then does is what a build without the step does.
 //!
-//! The table in `repo/docs/concurrency.md`, "Results of the simulation", says what each does; the names in the comments here
+//! The table in `repo/docs/concurrency-results.md`, "Results of the simulation", says what each does; the names in the comments here
 //! are those of its rules.
 
 use super::storage::{Role, Seen};
@@ -36,10 +36,14 @@ pub enum Plant {
     AdoptionUnfenced,
     /// F2, F3: `settled` is overwritten.
     SettledTwice,
+    /// G2, G3: sessions are listed before forgets.
+    SessionsBeforeForgets,
     /// G3, G5: parents of open sessions are no roots of the first mark.
     FirstMarkWithoutParents,
     /// G6: packs of open sessions are condemned.
     OpenIsCondemned,
+    /// G7: copies count before they are stored, and are lost; what is read back of them was never there.
+    CopiesUnstored,
     /// G8, G12: a list, and a delete set, is overwritten.
     ListOverwritten,
     /// G9: sessions are not waited for.
@@ -58,15 +62,19 @@ pub enum Plant {
     NothingIsRescued,
     /// G10: parents of open sessions are no roots of the second mark.
     SecondMarkWithoutParents,
+    /// G13: all that was condemned is deleted, also what was rescued.
+    SweepTheList,
     /// V1: whether a snapshot is forgotten is not looked at after `open` was created.
     ReaderUnchecked,
+    /// V4: a reader whose `open` was removed makes it anew, and does not look whether it comes too late.
+    ReturnedUnchecked,
     /// V2: snapshots that are read are no roots.
     ReadersAreNoRoots,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::ListsBeforeOpen,
         Self::OlderListsBarNothing,
         Self::NothingIsBarred,
@@ -76,8 +84,10 @@ impl Plant {
         Self::CommitOverwrites,
         Self::AdoptionUnfenced,
         Self::SettledTwice,
+        Self::SessionsBeforeForgets,
         Self::FirstMarkWithoutParents,
         Self::OpenIsCondemned,
+        Self::CopiesUnstored,
         Self::ListOverwritten,
         Self::NobodyIsWaitedFor,
         Self::SilentArePassedOver,
@@ -87,7 +97,9 @@ impl Plant {
         Self::CommitIsTakenForFence,
         Self::NothingIsRescued,
         Self::SecondMarkWithoutParents,
+        Self::SweepTheList,
         Self::ReaderUnchecked,
+        Self::ReturnedUnchecked,
         Self::ReadersAreNoRoots,
     ];
 }
@@ -119,6 +131,8 @@ pub(super) struct Planted {
     readers: Mutex<HashSet<SessionId>>,
     /// Sessions of writers.
     writers: Mutex<BTreeMap<SessionId, VolumeId>>,
+    /// Copies that collectors believe to have stored.
+    copies: Memory,
 }
 
 impl fmt::Debug for Planted {
@@ -140,6 +154,12 @@ pub(super) struct Memories {
     marks: bool,
     /// A collector has published its list.
     has_published: bool,
+    /// A collector has sealed its delete set, or found it sealed.
+    has_sealed: bool,
+    /// A reader has made its `open` anew.
+    has_returned: bool,
+    /// What sessions there were when a collector listed packs.
+    sessions: Vec<Listed>,
 }
 
 /// The newest generation, and when it was published if it has no delete set.
@@ -157,17 +177,22 @@ fn newest(memory: &Memory) -> (u32, Option<Timestamp>) {
     (newest.0, (newest.0 > sealed).then_some(newest.1))
 }
 
-/// When the last session was opened.
-fn last_opened(memory: &Memory) -> Timestamp {
-    let mut last = Timestamp(0);
+/// All objects of sessions.
+fn sessions(memory: &Memory) -> Vec<Listed> {
+    let mut found = Vec::new();
     let listed = memory.list(keys::SESS, &mut |object| {
-        if let Some((_, "open")) = keys::parse_session(&object.key) {
-            last = last.max(object.modified);
-        }
+        found.push(object);
         Ok(())
     });
     debug_assert!(listed.is_ok());
-    last
+    found
+}
+
+/// When the last session was opened.
+fn last_opened(memory: &Memory) -> Timestamp {
+    let mut sessions = sessions(memory);
+    sessions.retain(|object| matches!(keys::parse_session(&object.key), Some((_, "open"))));
+    sessions.iter().map(|object| object.modified).max().unwrap_or(Timestamp(0))
 }
 
 impl Memories {
@@ -181,8 +206,13 @@ impl Planted {
     /// `components` are of a copy of the repository.
     pub(super) fn new(plants: &[Plant], components: Components, memory: Arc<Memory>) -> Result<Self> {
         let twin = Repository::open(components, &password())?;
-        let (passed, fences, readers, writers) = Default::default();
-        Ok(Self { plants: plants.to_vec(), twin, memory, passed, fences, readers, writers })
+        let (passed, fences, readers, writers, copies) = Default::default();
+        Ok(Self { plants: plants.to_vec(), twin, memory, passed, fences, readers, writers, copies })
+    }
+
+    /// No step is left out.
+    pub(super) fn is_none(&self) -> bool {
+        self.plants.is_empty()
     }
 
     fn has(&self, plant: Plant) -> bool {
@@ -190,11 +220,12 @@ impl Planted {
     }
 
     /// An actor is about to create an object.
-    pub(super) fn create(&self, seen: &Seen, key: &Key) -> How {
+    pub(super) fn create(&self, seen: &Seen, key: &Key, body: &Bytes) -> How {
         let mut memories = seen.memories.lock();
         if let Some((id, part)) = keys::parse_session(key) {
             match part {
                 "open" => {
+                    memories.has_returned |= memories.own.is_some_and(|own| own != id);
                     memories.own = Some(id);
                     match &seen.volume {
                         Some(name) => drop(self.writers.lock().insert(id, self.twin.volume_id(name))),
@@ -206,6 +237,12 @@ impl Planted {
         }
         if keys::parse_pack(key).is_some() && seen.role == Role::Writes && self.has(Plant::PacksCountUnstored) {
             return How::Nothing;
+        }
+        if keys::parse_pack(key).is_some() && seen.role == Role::Collects && self.has(Plant::CopiesUnstored) {
+            return match self.copies.overwrite(key, body.clone()) {
+                Ok(()) => How::Nothing,
+                Err(_) => How::Create,
+            };
         }
         if let Some((_, id)) = keys::parse_snap(key) {
             if seen.role == Role::Collects && self.has(Plant::FencesGo) && seen.memory.head(key).is_err() {
@@ -227,6 +264,7 @@ impl Planted {
         let is_settled = keys::parse_forget(key).is_some_and(|(_, _, settled)| settled);
         let list = keys::parse_generation(key);
         memories.has_published |= matches!(list, Some((_, false)));
+        memories.has_sealed |= matches!(list, Some((_, true)));
         if matches!(list, Some((_, true))) {
             // By whom is all one: nobody should.
             self.fences.lock().drain(..).for_each(|fence| drop(seen.memory.delete(&fence)));
@@ -234,6 +272,11 @@ impl Planted {
         let is_list = list.is_some();
         let overwrites = is_settled && self.has(Plant::SettledTwice) || is_list && self.has(Plant::ListOverwritten);
         if overwrites { How::Overwrite } else { How::Create }
+    }
+
+    /// Where an actor finds an object: a collector the copies it believes to have stored.
+    pub(super) fn place<'a>(&'a self, seen: &Seen, key: &Key, memory: &'a Memory) -> &'a Memory {
+        if seen.role == Role::Collects && self.copies.head(key).is_ok() { &self.copies } else { memory }
     }
 
     /// An actor gets an object: another one in its place.
@@ -256,6 +299,13 @@ impl Planted {
             let _ = self.twin.publish_sweep(n, &Sweep { packs: Vec::new(), nonce: [0; 16] });
             return self.memory.get(&keys::sealed(n)).ok();
         }
+        if let Some((n, true)) = keys::parse_generation(key)
+            && seen.role == Role::Collects
+            && self.has(Plant::SweepTheList)
+            && seen.memories.lock().has_sealed
+        {
+            return self.list_as_set(&seen.memory, n);
+        }
         let is_open = seen.role == Role::Collects && self.has(Plant::OpenIsCondemned) && seen.memory.head(key).is_err();
         (is_open && keys::parse_snap(key).is_some()).then(|| self.memory.get(key).ok()).flatten()
     }
@@ -272,6 +322,15 @@ impl Planted {
         // It may have been made before.
         let _ = self.twin.publish_generation(n, &list);
         self.memory.get(&keys::generation(n)).ok()
+    }
+
+    /// A delete set that has all of its list.
+    fn list_as_set(&self, memory: &Memory, n: u32) -> Option<Bytes> {
+        self.memory.overwrite(&keys::generation(n), memory.get(&keys::generation(n)).ok()?).ok()?;
+        let packs = self.twin.generation(n).ok()?.condemned;
+        // It may have been made before.
+        let _ = self.twin.publish_sweep(n, &Sweep { packs, nonce: [0; 16] });
+        self.memory.get(&keys::sealed(n)).ok()
     }
 
     /// An actor has listed this.
@@ -296,11 +355,22 @@ impl Planted {
                 }
             }
             Role::Reads => {
-                if prefix.starts_with(keys::FORGET) && prefix != keys::FORGET && self.has(Plant::ReaderUnchecked) {
+                let is_unchecked =
+                    self.has(Plant::ReaderUnchecked) || memories.has_returned && self.has(Plant::ReturnedUnchecked);
+                if prefix.starts_with(keys::FORGET) && prefix != keys::FORGET && is_unchecked {
                     found.clear();
                 }
             }
-            Role::Collects => self.collects(&seen.memory, prefix, is_root, found),
+            Role::Collects => {
+                if prefix == keys::PACKS && self.has(Plant::SessionsBeforeForgets) {
+                    memories.sessions = sessions(&seen.memory);
+                }
+                let is_first = is_root && newest(&seen.memory).1.is_none();
+                if prefix == keys::SESS && is_first && self.has(Plant::SessionsBeforeForgets) {
+                    found.clone_from(&memories.sessions);
+                }
+                self.collects(&seen.memory, prefix, is_root, found);
+            }
             Role::Forgets => {}
         }
     }

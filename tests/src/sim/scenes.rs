@@ -3,12 +3,15 @@
 //!
 //! Each begins with its plant's name. What the code does with all steps in place is played too: then nothing is lost.
 
+mod parents;
+
 use super::actors::{Play, Process, disk, restore};
 use super::planted::Plant;
 use super::schedule::Gate;
 use super::storage::Role;
 use super::{Ledger, Sim};
 use crate::small::{UNIT, index, options};
+use parents::{first, order, parent, second};
 use std::sync::Arc;
 use std::time::Duration;
 use wherry_repo::index::ChunkIndex;
@@ -28,6 +31,7 @@ pub(super) fn cast(of: Plant) -> Option<Vec<Play>> {
         Plant::ListsBeforeOpen => vec![lists::writer, lists::collector],
         Plant::ParentUnchecked => vec![parent::writer, parent::forgetter, parent::collector],
         Plant::SettledTwice => vec![undo::forgetter, undo::collector],
+        Plant::SessionsBeforeForgets => vec![order::writer, order::forgetter, order::collector],
         Plant::FirstMarkWithoutParents => vec![first::writer, first::forgetter, first::collector],
         Plant::OpenIsCondemned => vec![own::first, own::second, own::collector],
         Plant::OlderListsBarNothing => vec![older::writer, older::forgetter, older::one, older::other],
@@ -38,6 +42,7 @@ pub(super) fn cast(of: Plant) -> Option<Vec<Play>> {
         Plant::SecondMarkWithoutParents => {
             vec![second::writer, second::next, second::forgetter, second::collector, second::late]
         }
+        Plant::ReturnedUnchecked => vec![stalled::writer, stalled::reader, stalled::forgetter, stalled::collector],
         Plant::ReaderUnchecked => vec![reader::writer, reader::reader, reader::forgetter, reader::collector],
         _ => return None,
     })
@@ -129,6 +134,7 @@ impl<'a> Actor<'a> {
     }
 
     fn collect_with(&mut self, options: CollectOptions) {
+        self.0.silent_for = options.fence_after;
         let collected = self.0.open().and_then(|repository| repository.collect(&options, &|_, _, _| Ok(())));
         self.done("gc", collected);
     }
@@ -145,31 +151,6 @@ fn forget_when(sim: &Sim, number: usize, seed: u64, when: &'static str) {
     actor.until(when);
     actor.forget(0);
     actor.tell("forgotten");
-}
-
-/// `ParentUnchecked` (W5): it is stalled between W1 and W2. Meanwhile its parent becomes Final and the delete set is sealed;
-/// its packs go when it has listed them (W8).
-mod parent {
-    use super::*;
-
-    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Writes);
-        actor.backup(&index(), ParentChoice::Auto, &A);
-        actor.hold("create sess/", "/open", "chosen", "sealed");
-        actor.backup(&index(), ParentChoice::Auto, &A);
-        actor.tell("committed");
-    }
-
-    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
-        forget_when(sim, number, seed, "chosen");
-    }
-
-    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Collects);
-        actor.until("forgotten");
-        actor.hold("delete packs/", "", "sealed", "committed");
-        actor.collect(PATIENCE);
-    }
 }
 
 /// `SettledTwice` (F2, F3): a collector has seen that a forget is due, and is stalled before it makes it final. Meanwhile it
@@ -205,26 +186,11 @@ mod reader {
     use super::*;
 
     pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Writes);
-        actor.backup(&index(), ParentChoice::None, &A);
-        // The newest record of a volume stays.
-        actor.tell("stored");
+        store(sim, number, seed);
     }
 
     pub(super) fn reader(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Reads);
-        actor.until("stored");
-        let Some((snapshot, id)) = actor.made(0) else { return };
-        actor.hold("create sess/", "/open", "chosen", "swept");
-        match actor.0.open().and_then(|repository| ReadSession::open(&repository, &snapshot)) {
-            Ok(session) => match restore(&mut actor.0, Arc::new(session)) {
-                Ok(bytes) if bytes == disk(&A) => {}
-                Ok(_) => sim.wrong(format!("{id} was read as something else")),
-                Err(e) => sim.wrong(format!("{id}, which a reader was let in for, does not restore: {e}")),
-            },
-            Err(e) if e.kind() == ErrorKind::NoSnapshot => {}
-            Err(e) => sim.wrong(format!("{id} cannot be read: {e}")),
-        }
+        read_held(sim, number, seed, ("create sess/", "/open"));
     }
 
     pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
@@ -236,6 +202,55 @@ mod reader {
         actor.until("forgotten");
         actor.collect(PATIENCE);
         actor.tell("swept");
+    }
+}
+
+/// `ReturnedUnchecked` (V4): a request of a reader is stalled for longer than readers are kept. Meanwhile what it reads is forgotten,
+/// its note taken, and all of it swept.
+mod stalled {
+    use super::*;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        store(sim, number, seed);
+    }
+
+    pub(super) fn reader(sim: &Sim, number: usize, seed: u64) {
+        read_held(sim, number, seed, ("range packs/", ""));
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "chosen");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        sim.schedule.pass(Duration::from_secs(8 * 86_400));
+        actor.collect(PATIENCE);
+        actor.tell("swept");
+    }
+}
+
+/// There is something to be read.
+fn store(sim: &Sim, number: usize, seed: u64) {
+    let mut actor = Actor::new(sim, number, seed, Role::Writes);
+    actor.backup(&index(), ParentChoice::None, &A);
+    // The newest record of a volume stays.
+    actor.tell("stored");
+}
+
+/// Reads it, and is held before its first such call until all of it was swept.
+fn read_held(sim: &Sim, number: usize, seed: u64, (begin, has): (&'static str, &'static str)) {
+    let mut actor = Actor::new(sim, number, seed, Role::Reads);
+    actor.until("stored");
+    let Some((snapshot, id)) = actor.made(0) else { return };
+    actor.hold(begin, has, "chosen", "swept");
+    let read = actor.0.open().and_then(|repository| ReadSession::open(&repository, &snapshot));
+    match read.and_then(|session| restore(&mut actor.0, Arc::new(session))) {
+        Ok(bytes) if bytes == disk(&A) => sim.wrong(format!("{id} is still there: the scene is wrong")),
+        Ok(_) => sim.wrong(format!("{id} was read as something else")),
+        Err(e) if e.kind() == ErrorKind::NoSnapshot => {}
+        Err(e) => sim.wrong(format!("{id}, which a reader was let in for, does not restore: {e}")),
     }
 }
 
@@ -263,103 +278,6 @@ mod rescue {
         actor.until("forgotten");
         actor.hold("get gc/gen/00000001", "", "published", "committed");
         actor.collect(PATIENCE);
-    }
-}
-
-/// `FirstMarkWithoutParents` (G5): the parent of a session that goes on for long is Final. The second mark of the first
-/// generation still rescues its packs, but its record goes with the sweep (G13), and without that the next generation does not
-/// take it for a root any more. The session has heard of both lists: what it has of its parent no list bars.
-mod first {
-    use super::*;
-
-    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Writes);
-        actor.backup(&index(), ParentChoice::None, &A);
-        // The newest record of a volume stays.
-        actor.backup(&index(), ParentChoice::None, &B);
-        let Some((_, parent)) = actor.made(0) else { return };
-        let writer = actor.begin(&index(), ParentChoice::Snapshot(parent), &A);
-        actor.tell("leaning");
-        for (published, swept) in [("published 1", "swept 1"), ("published 2", "swept 2")] {
-            actor.until(published);
-            if let Some(writer) = &writer {
-                actor.done("beat", writer.pulse().beat());
-            }
-            actor.until(swept);
-        }
-        actor.commit(writer, &A);
-    }
-
-    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
-        forget_when(sim, number, seed, "leaning");
-    }
-
-    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Collects);
-        actor.until("forgotten");
-        let rounds = [
-            ("get gc/gen/00000001", "published 1", "swept 1"),
-            // With all steps in place there may be no such generation.
-            ("get gc/gen/00000002", "published 2", "swept 2"),
-        ];
-        for (begin, published, swept) in rounds {
-            actor.hold(begin, "", published, "");
-            actor.collect(PATIENCE);
-            actor.tell(published);
-            actor.tell(swept);
-        }
-    }
-}
-
-/// `SecondMarkWithoutParents` (G10): a hit in a condemned pack is committed after G4; another session leans on that snapshot,
-/// which then is forgotten and made final, before G10, by a collector that began before the list was out.
-mod second {
-    use super::*;
-
-    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Writes);
-        let known = index();
-        actor.backup(&known, ParentChoice::None, &A);
-        let writer = actor.begin(&known, ParentChoice::None, &A);
-        actor.hold("create snap/", "", "deciding", "published");
-        actor.commit(writer, &A);
-        actor.tell("committed");
-    }
-
-    pub(super) fn next(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Writes);
-        actor.until("committed");
-        let writer = actor.begin(&index(), ParentChoice::Auto, &A);
-        actor.tell("leaning");
-        actor.until("swept");
-        actor.commit(writer, &A);
-    }
-
-    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Forgets);
-        actor.until("deciding");
-        actor.until("begun");
-        actor.forget(0);
-        actor.tell("forgotten");
-        actor.until("leaning");
-        actor.forget(1);
-        actor.tell("forgotten again");
-    }
-
-    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Collects);
-        actor.until("forgotten");
-        actor.hold("get gc/gen/00000001", "", "published", "final");
-        actor.collect(PATIENCE);
-        actor.tell("swept");
-    }
-
-    pub(super) fn late(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Collects);
-        actor.until("deciding");
-        actor.hold("list forget/", "", "begun", "forgotten again");
-        actor.hold("list sess/", "", "final", "swept");
-        actor.collect(Duration::ZERO);
     }
 }
 

@@ -54,8 +54,9 @@ struct State {
     steps: u64,
     trace: blake3::Hasher,
     told: Option<Vec<String>>,
+    silent: Silent,
     /// Before which calls actors like to be silent.
-    points: [Point; 2],
+    points: Vec<Point>,
     /// How often they may yet be there. None before somebody has committed: until then nothing can be lost.
     stalls: u32,
     has_commit: bool,
@@ -79,14 +80,46 @@ impl fmt::Debug for Schedule {
     }
 }
 
-/// So long nobody is silent on purpose: longer than any grace.
-const SILENCES: [u64; 4] = [60, 15 * 60, 3 * 3600, 40 * 3600];
+/// So long nobody is silent on purpose: longer than any grace, the last one also than the seven days after which a reader is
+/// given up (V4).
+const SILENCES: [u64; 5] = [60, 15 * 60, 3 * 3600, 40 * 3600, 9 * 86_400];
+
+/// From here on a silence is longer than most sessions live without a sign of life.
+const LONG: usize = 2;
+
+/// How long actors are silent in a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Silent {
+    /// Up to 40 hours; but whoever collects or forgets, before it decides, for a quarter of an hour: the others go on meanwhile.
+    Others,
+    /// Up to 40 hours, all of them.
+    All,
+    /// Up to nine days, all of them. So the others have to go slowly, else nobody is left who does anything meanwhile.
+    Days,
+}
+
+impl Silent {
+    /// Before something is decided, as places in [`SILENCES`].
+    fn before_it_decides(self, tidies: bool) -> [usize; 4] {
+        match (self, tidies) {
+            (Self::Others | Self::All, false) => [1, 2, 2, 3],
+            (Self::Others, true) => [1; 4],
+            (Self::All, true) => [1, 1, 2, 3],
+            (Self::Days, _) => [2, 3, 4, 4],
+        }
+    }
+
+    /// At any time, of [`SILENCES`].
+    fn at_any_time(self) -> u64 {
+        if self == Self::Days { 5 } else { 4 }
+    }
+}
 
 /// A kind of calls: how they begin, and what else is in them.
 type Point = (&'static str, &'static str);
 
 /// Calls that decide something: who is silent right before one of them knows less than it thinks when it goes on. Each
-/// seed has two of them.
+/// seed has two of them, and where actors are silent for days [`READS`] besides.
 const POINTS: [Point; 12] = [
     ("create snap/", ""),
     ("create sess/", "/open"),
@@ -101,6 +134,9 @@ const POINTS: [Point; 12] = [
     ("create packs/", ""),
     ("create forget/", "-settled"),
 ];
+
+/// A reader has been let in.
+const READS: Point = ("range packs/", "");
 
 /// So often a seed's points make actors silent.
 const STALLS: u32 = 6;
@@ -166,18 +202,22 @@ impl Drop for Turn<'_> {
 }
 
 impl Schedule {
-    pub(super) fn new(seed: u64, faults: u64) -> Self {
+    pub(super) fn new(seed: u64, faults: u64, silent: Silent) -> Self {
         let told = std::env::var_os("WHERRY_SIM_TRACE").map(|_| Vec::new());
         let mut random = seed ^ 0xC0FF_EE00;
         let mut point = || POINTS[(splitmix(&mut random) % POINTS.len() as u64) as usize];
-        let mut points = [point(), point()];
+        let mut points = vec![point(), point()];
         // Who decided by what it did not know does harm when it ends.
         if splitmix(&mut random).is_multiple_of(2) {
             points[1] = POINTS[0];
         }
+        if silent == Silent::Days {
+            points.push(READS);
+        }
         let state = State {
             random,
             faults,
+            silent,
             points,
             stalls: STALLS,
             has_commit: false,
@@ -266,8 +306,8 @@ impl Schedule {
         self.state.lock().is_stuck
     }
 
-    /// An actor is about to call: others may come first. Then its call is on.
-    pub(super) fn call(&self, number: usize, memory: &Memory, what: &str, is_write: bool) -> Fate {
+    /// An actor is about to call: others may come first. Then its call is on. `tidies`: it collects or forgets.
+    pub(super) fn call(&self, number: usize, tidies: bool, memory: &Memory, what: &str, is_write: bool) -> Fate {
         let mut state = self.state.lock();
         let mut from = state.time;
         let is_point = state.has_commit
@@ -275,12 +315,17 @@ impl Schedule {
             && state.points.iter().any(|(begin, has)| what.starts_with(begin) && what.contains(has));
         if is_point && state.below(2) == 0 {
             state.stalls -= 1;
-            // Who comes later in the cast collects or forgets: the others should go on meanwhile.
-            let which = if number < 3 { [1, 2, 2, 3][state.below(4) as usize] } else { 1 };
+            let likely = state.silent.before_it_decides(tidies);
+            let which = likely[state.below(4) as usize];
             from += Duration::from_secs(SILENCES[which]);
             state.count("a process was silent before it decided", 1);
+            state.count(
+                "who collects or forgets was silent for hours before it decided",
+                (tidies && which >= LONG).into(),
+            );
         } else if state.below(400) == 0 {
-            let which = state.below(SILENCES.len() as u64) as usize;
+            let most = state.silent.at_any_time();
+            let which = state.below(most) as usize;
             from += Duration::from_secs(SILENCES[which]);
             state.count("a process was silent", 1);
         }

@@ -1,15 +1,20 @@
 //! The storage as one process sees it.
 
+use super::actors::Process;
 use super::planted::{How, Memories, Planted};
-use super::schedule::{Fate, Schedule};
+use super::schedule::{Fate, Schedule, wall};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use wherry_repo::storage::{Key, Listed, Memory, Storage, Tail, keys};
-use wherry_repo::{Error, ErrorKind, Result, SessionId};
+use wherry_repo::{Error, ErrorKind, Result, SessionId, Timestamp};
+
+/// Readers are given up after that (V4).
+const READER_SILENT: Duration = Duration::from_secs(7 * 86_400);
 
 /// What a process is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +32,74 @@ pub(super) struct Adopted {
     passed: HashSet<SessionId>,
     /// They have created their outcome all the same.
     pub(super) ended_later: HashSet<SessionId>,
+    /// Who was taken for silent, and was not.
+    pub(super) hasty: Vec<String>,
+}
+
+/// Sessions as an actor has listed them.
+#[derive(Debug)]
+struct Heard {
+    /// When.
+    at: Timestamp,
+    /// The last sign of life of each.
+    last: HashMap<SessionId, Timestamp>,
+}
+
+/// Readers that have been let in, and what became of their notes.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    /// Whose note it is that stands.
+    notes: HashMap<SessionId, usize>,
+    /// Those whose notes a collector took away while they were reading (V4).
+    cleared: HashSet<usize>,
+    /// Those of them that have made another one.
+    returned: HashSet<usize>,
+}
+
+impl Readers {
+    /// An actor begins to read something, or has ended.
+    pub(super) fn begin(&mut self, actor: usize) {
+        self.notes.retain(|_, of| *of != actor);
+        self.cleared.remove(&actor);
+        self.returned.remove(&actor);
+    }
+
+    /// It has made a note.
+    fn enter(&mut self, id: SessionId, actor: usize) {
+        self.notes.insert(id, actor);
+        if self.cleared.contains(&actor) {
+            self.returned.insert(actor);
+        }
+    }
+
+    /// Whether a collector has taken its note since then.
+    pub(super) fn was_cleared(&self, actor: usize) -> bool {
+        self.cleared.contains(&actor)
+    }
+
+    /// Whether it has made another one since.
+    pub(super) fn has_returned(&self, actor: usize) -> bool {
+        self.returned.contains(&actor)
+    }
 }
 
 /// Of one actor, for one life of its process.
 pub(super) struct Seen {
     pub(super) memory: Arc<Memory>,
-    pub(super) schedule: Arc<Schedule>,
-    pub(super) actor: usize,
+    schedule: Arc<Schedule>,
+    actor: usize,
     pub(super) role: Role,
     /// Of a writer, what it backs up.
     pub(super) volume: Option<String>,
-    pub(super) planted: Arc<Planted>,
+    planted: Arc<Planted>,
     pub(super) memories: Mutex<Memories>,
-    pub(super) adopted: Arc<Mutex<Adopted>>,
+    adopted: Arc<Mutex<Adopted>>,
+    readers: Arc<Mutex<Readers>>,
+    /// Whom a process ends was silent for so long.
+    silent_for: Duration,
+    heard: Mutex<Option<Heard>>,
     /// So many calls the process lives yet.
-    pub(super) life: Mutex<u64>,
+    life: Mutex<u64>,
 }
 
 impl fmt::Debug for Seen {
@@ -55,6 +113,25 @@ fn no_answer() -> Error {
 }
 
 impl Seen {
+    /// What a process sees that begins now, and lives for so many calls.
+    pub(super) fn new(process: &Process<'_>, life: u64) -> Self {
+        let sim = process.sim;
+        Self {
+            memory: sim.memory.clone(),
+            schedule: sim.schedule.clone(),
+            actor: process.actor,
+            role: process.role,
+            volume: process.volume.clone(),
+            planted: sim.planted.clone(),
+            memories: Mutex::new(Memories::new(&sim.memory)),
+            adopted: sim.adopted.clone(),
+            readers: sim.readers.clone(),
+            silent_for: process.silent_for,
+            heard: Mutex::default(),
+            life: Mutex::new(life),
+        }
+    }
+
     fn fate(&self, what: &str, key: &str, is_write: bool) -> Result<Fate> {
         {
             let mut life = self.life.lock();
@@ -68,7 +145,8 @@ impl Seen {
                 return Err(no_answer());
             }
         }
-        Ok(self.schedule.call(self.actor, &self.memory, &format!("{what} {key}"), is_write))
+        let tidies = matches!(self.role, Role::Collects | Role::Forgets);
+        Ok(self.schedule.call(self.actor, tidies, &self.memory, &format!("{what} {key}"), is_write))
     }
 
     fn read<T>(&self, what: &str, key: &str, read: impl FnOnce(&Memory) -> Result<T>) -> Result<T> {
@@ -106,6 +184,19 @@ impl Seen {
 }
 
 impl Seen {
+    /// Whoever is about to be ended, or whose note is to go, was silent for so long when sessions were listed. Its signs of life
+    /// since then nobody has heard of; that it gave some is no reason to end it.
+    fn is_silent(&self, id: &SessionId, so_long: Duration) {
+        let heard = self.heard.lock();
+        let Some((at, last)) = heard.as_ref().and_then(|heard| Some((heard.at, *heard.last.get(id)?))) else { return };
+        let silent = Duration::from_nanos(u64::try_from(at.0.saturating_sub(last.0)).unwrap_or(0));
+        if silent < so_long && self.planted.is_none() {
+            let text =
+                format!("actor {} ends session {id}, which was silent for {silent:?} of {so_long:?}", self.actor);
+            self.adopted.lock().hasty.push(text);
+        }
+    }
+
     /// Invariant 8: whoever was adopted does not commit after its successor has heard that it cannot.
     fn adopts(&self, key: &Key, done: bool, conflict: bool) {
         let Some((_, id)) = keys::parse_snap(key) else { return };
@@ -128,15 +219,18 @@ impl Storage for Seen {
     }
 
     fn get(&self, key: &Key) -> Result<Bytes> {
-        self.read("get", key.as_str(), |memory| self.planted.get(self, key).map_or_else(|| memory.get(key), Ok))
+        self.read("get", key.as_str(), |memory| match self.planted.get(self, key) {
+            Some(other) => Ok(other),
+            None => self.planted.place(self, key, memory).get(key),
+        })
     }
 
     fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
-        self.read("range", key.as_str(), |memory| memory.get_range(key, range))
+        self.read("range", key.as_str(), |memory| self.planted.place(self, key, memory).get_range(key, range))
     }
 
     fn get_tail(&self, key: &Key, len: u64) -> Result<Tail> {
-        self.read("tail", key.as_str(), |memory| memory.get_tail(key, len))
+        self.read("tail", key.as_str(), |memory| self.planted.place(self, key, memory).get_tail(key, len))
     }
 
     fn head(&self, key: &Key) -> Result<Listed> {
@@ -144,7 +238,13 @@ impl Storage for Seen {
     }
 
     fn create(&self, key: &Key, body: Bytes) -> Result<()> {
-        let (of, how) = (key.clone(), self.planted.create(self, key));
+        if let Some((_, id)) = keys::parse_snap(key)
+            && self.memories.lock().own != Some(id)
+            && self.memory.head(key).is_err()
+        {
+            self.is_silent(&id, self.silent_for);
+        }
+        let (of, how) = (key.clone(), self.planted.create(self, key, &body));
         let done = self.write("create", key, move |memory| match how {
             How::Create => memory.create(&of, body),
             How::Overwrite => memory.overwrite(&of, body),
@@ -155,6 +255,9 @@ impl Storage for Seen {
             },
         });
         self.raced(key, &done);
+        if let (Role::Reads, true, Some((id, "open"))) = (self.role, done.is_ok(), keys::parse_session(key)) {
+            self.readers.lock().enter(id, self.actor);
+        }
         done
     }
 
@@ -165,18 +268,44 @@ impl Storage for Seen {
 
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
         let mut found = Vec::new();
+        let mut at = Timestamp(0);
         self.read("list", prefix, |memory| {
+            at = wall(self.schedule.time());
             memory.list(prefix, &mut |object| {
                 found.push(object);
                 Ok(())
             })
         })?;
+        if prefix == keys::SESS {
+            let mut last = HashMap::new();
+            for object in &found {
+                if let Some((id, _)) = keys::parse_session(&object.key) {
+                    last.entry(id).and_modify(|last| *last = object.modified.max(*last)).or_insert(object.modified);
+                }
+            }
+            *self.heard.lock() = Some(Heard { at, last });
+        }
         self.planted.list(self, prefix, &mut found);
         found.into_iter().try_for_each(visit)
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
-        let of = key.clone();
-        self.write("delete", key, move |memory| memory.delete(&of))
+        let (of, readers, schedule) = (key.clone(), self.readers.clone(), self.schedule.clone());
+        let collects = self.role == Role::Collects;
+        if let (true, Some((id, "open"))) = (collects, keys::parse_session(key))
+            && self.readers.lock().notes.contains_key(&id)
+        {
+            self.is_silent(&id, READER_SILENT);
+        }
+        self.write("delete", key, move |memory| {
+            if let Some((id, "open")) = keys::parse_session(&of) {
+                let mut readers = readers.lock();
+                if let Some(actor) = readers.notes.remove(&id).filter(|_| collects) {
+                    readers.cleared.insert(actor);
+                    schedule.count("reader cleared", 1);
+                }
+            }
+            memory.delete(&of)
+        })
     }
 }

@@ -89,6 +89,18 @@ fn a_fence_is_found_by_the_next_beat() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
 }
 
+/// A1: silence is measured by the storage's clock, whatever the own one shows.
+#[test]
+fn a_host_whose_clock_is_ahead_ends_nobody() {
+    let (storage, _, repository) = world();
+    let working = start(&repository, "vm").unwrap();
+    let ahead = Arc::new(TestClock::default());
+    ahead.advance(Duration::from_secs(5 * 3600));
+    let other = Repository::open(Components { clock: ahead, ..components(storage) }, &password()).unwrap();
+    assert!(!start(&other, "vm").unwrap().is_resumed());
+    working.pulse().beat().unwrap();
+}
+
 #[test]
 fn a_damaged_list_stops_a_run_and_says_what_to_do() {
     let (storage, _, repository) = world();
