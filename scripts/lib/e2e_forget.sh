@@ -2,8 +2,8 @@
 
 # forget_soon: both Jobs as often as they may be, without delays.
 forget_soon() { settings forgetInterval=1m gcInterval=1m forgetDelay=0s gcGrace=0s missingFor=0s; }
-# end_what_is_open: agents that other scenes have stopped or killed may have left a backup open in the repository, for which gc waits two
-# hours. Nothing may be uploaded meanwhile.
+# end_what_is_open: agents that other scenes have killed, or whose storage they took away, may have left a backup open in the repository,
+# for which gc waits two hours, five minutes in each Job. Nothing may be uploaded meanwhile.
 end_what_is_open() {
   kubectl --namespace velero exec ds/wherry-agent --container agent -- wherry --memory 256M gc --fence-after 0s >/dev/null || die "wherry gc"
 }

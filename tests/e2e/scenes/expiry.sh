@@ -14,6 +14,7 @@ backup "$expiring" app --ttl 1m
 backup "$reused" app
 backup "$other" app
 until_true 120 "nothing is left of the backups" nothing_is_left 2
+end_what_is_open
 forget_soon
 
 headline "expired"

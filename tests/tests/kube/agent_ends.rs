@@ -4,9 +4,10 @@ use crate::agent::{MIB, disk, noise, snapshot_of, uploaded};
 use crate::stand;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use wherry_api::api::Kind;
-use wherry_api::names;
+use wherry_api::{Settings, names};
 use wherry_tests::hosted::{Agent, Device, Hosted, Stand};
 
 /// Another rate of uploads (bytes a second; 0: none); an agent that runs takes it within a minute.
@@ -176,9 +177,19 @@ fn one_that_was_stopped_and_woken_writes_nothing_more() {
     let ended = json!({ "status": { "phase": "Canceled", "message": "the agent was silent" } });
     let ended = stand.patch(&hosted.key, &ended);
     stand.delete(&stand.key(Kind::Pod, &hosted.object), false);
+    std::thread::sleep(Settings::parse(&BTreeMap::new()).unwrap().cancel_timeout);
     agent.send(Signal::CONT);
     stand.promised(&hosted, &agent, "one that woke lets go", |_| !agent.has_open(device.node()));
     agent.says("let go: ");
+    // Its session is ended, or gc would wait for it for hours: nobody comes after.
+    let session = ended["metadata"]["annotations"][names::SESSION].as_str().unwrap();
+    let mut fences = 0;
+    let listed = stand.storage().list("snap/", &mut |listed| {
+        fences += usize::from(listed.key.as_str().ends_with(session));
+        Ok(())
+    });
+    listed.unwrap();
+    assert_eq!(fences, 1, "{ended:#}");
     // It is idle when it has taken, and done, something that came later.
     rate(&stand, 0);
     let other = stand.upload("other", "Block", 128 * MIB);
