@@ -110,14 +110,13 @@ impl Session {
             nonce: repository.nonce()?,
         };
         *written += repository.create(&keys::session(&id, "open"), &open)?; // W2
-        let adopts = fence_dead(repository, volume, adopts, written)?; // A2
-        let session = Self {
+        let mut session = Self {
             repository: repository.clone(),
             id,
             volume,
             name: name.into(),
             parent,
-            adopts,
+            adopts: Vec::new(),
             started,
             metadata: AtomicU64::new(0),
             beat: AtomicU64::new(0),
@@ -127,26 +126,45 @@ impl Session {
             listed: None,
             damaged: HashSet::new(),
         };
-        let generation = session.read_bars()?; // W3
-        *written += session.put_seen(generation)?; // W4
-        if let Some(parent) = &session.parent {
-            let hidden = repository.forget_of(&parent.id)?.is_some_and(|f| f.hides()); // W5
-            let gone = match repository.read::<Outcome>(&keys::snap(&volume, &parent.id)) {
+        let begun = session.begin(adopts, written);
+        Ok(session.or_leave(begun)?.map(|left| (session, left)))
+    }
+
+    /// A2 to W8 of a session that is open. The packs that dead ones left; `None` when its parent is being forgotten.
+    fn begin(&mut self, adopts: Vec<SessionId>, written: &mut u64) -> Result<Option<Vec<PackId>>> {
+        self.adopts = fence_dead(&self.repository, self.volume, adopts, written)?; // A2
+        let generation = self.read_bars()?; // W3
+        *written += self.put_seen(generation)?; // W4
+        if let Some(parent) = &self.parent {
+            let hidden = self.repository.forget_of(&parent.id)?.is_some_and(|f| f.hides()); // W5
+            let gone = match self.repository.read::<Outcome>(&keys::snap(&self.volume, &parent.id)) {
                 Ok(_) => false, // W6
-                Err(e) if repository.is_damage(&e) => true,
+                Err(e) if self.repository.is_damage(&e) => true,
                 Err(e) => return Err(e),
             };
             if hidden || gone {
-                *written += session.fence("its parent was being forgotten")?.unwrap_or(0);
+                *written += self.fence("its parent was being forgotten")?.unwrap_or(0);
                 return Ok(None);
             }
         }
-        session.metadata.store(*written, Ordering::Relaxed);
-        let (listed, left) = list_packs(repository, &session.adopts)?; // W8
-        let mut adopts = session.adopts.clone();
-        adopts.retain(|dead| left.iter().any(|pack| pack.session == *dead));
-        let damaged = damaged_packs(repository);
-        Ok(Some((Self { listed, damaged, adopts, ..session }, left)))
+        self.metadata.store(*written, Ordering::Relaxed);
+        let (listed, left) = list_packs(&self.repository, &self.adopts)?; // W8
+        self.listed = listed;
+        self.adopts.retain(|dead| left.iter().any(|pack| pack.session == *dead));
+        self.damaged = damaged_packs(&self.repository);
+        Ok(Some(left))
+    }
+
+    /// What fails before there is work that could be gone on with ends the session: collectors on other machines would wait for
+    /// it for hours. A storage that does not answer takes no Fence either.
+    pub(crate) fn or_leave<T>(&self, made: Result<T>) -> Result<T> {
+        if let Err(e) = &made
+            && e.kind() != ErrorKind::Unavailable
+            && let Err(e) = self.leave()
+        {
+            tracing::debug!("session {} stays open: {e}", self.id);
+        }
+        made
     }
 
     /// W3, R1 to R3: reads the lists it lacks and installs them as bars. Returns the newest generation.

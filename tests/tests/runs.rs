@@ -119,3 +119,15 @@ fn a_run_that_is_taken_for_dead_while_it_commits_has_no_snapshot() {
     let list = repository.snapshots(None).unwrap();
     assert_eq!((list.snapshots.len(), list.fenced.len()), (0, 1));
 }
+
+/// Collectors on other machines would wait for a session that never came to work: it ends itself.
+#[test]
+fn a_run_that_cannot_begin_leaves_no_session_open() {
+    let (storage, repository) = repository();
+    let list = wherry_repo::storage::keys::generation(1);
+    storage.create(&list, bytes::Bytes::from_static(b"no list")).unwrap();
+    let refused = SnapshotWriter::start(&repository, index(), &options("vm")).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+    let opened = keys_of(&*storage).into_iter().filter(|key| key.as_str().ends_with("/open")).count();
+    assert_eq!((opened, repository.snapshots(None).unwrap().fenced.len()), (1, 1));
+}

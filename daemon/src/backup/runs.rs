@@ -124,8 +124,15 @@ impl DiskRuns<'_> {
         for attempt in 1.. {
             let writer = SnapshotWriter::start(repository, index.clone(), &options)?;
             let unit = writer.chunk_size();
-            let pool = BufferPool::new(READ.max(unit), budget.depth(READ.max(unit) as u64))?;
-            let source = open()?;
+            let mut opened = || Ok((BufferPool::new(READ.max(unit), budget.depth(READ.max(unit) as u64))?, open()?));
+            let (pool, source) = match opened() {
+                Ok(opened) => opened,
+                Err(e) => {
+                    // Or collectors on other machines would wait for this run.
+                    writer.abandon().unwrap_or_else(|e| tracing::debug!("the run stays open: {e}"));
+                    return Err(e);
+                }
+            };
             let geometry = source.geometry();
             let total = (geometry.kind != Kind::Stream).then_some(geometry.size);
             let changed = changed.as_ref().map(|pinned| pinned.for_run(attempt, &writer, geometry.size));

@@ -92,7 +92,7 @@ impl TreeWriter {
                     tracing::warn!("snapshot {} is damaged and not built upon: {e}", parent.id);
                     None
                 }
-                Err(e) => return Err(e),
+                Err(e) => return session.or_leave(Err(e)),
             },
             None => None,
         };

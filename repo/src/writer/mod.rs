@@ -127,7 +127,8 @@ impl SnapshotWriter {
             tracing::warn!("snapshot {} is the tree of a directory and not built upon", tree.id);
         }
         let inherited = session.parent.as_ref().and_then(|p| p.chunk_size()).map(|size| size.trailing_zeros() as u8);
-        let class = wanted.or(inherited).map_or_else(|| class_of(repository.chunk_size()), Ok)?;
+        let class = wanted.or(inherited).map_or_else(|| class_of(repository.chunk_size()), Ok);
+        let class = session.or_leave(class)?;
         let parent = match &session.parent {
             Some(parent) if parent.record.class == class => match Tree::open(repository, &parent.record) {
                 Ok(tree) => Some(Arc::new(tree)),
@@ -135,7 +136,7 @@ impl SnapshotWriter {
                     tracing::warn!("snapshot {} is damaged and not built upon: {e}", parent.id);
                     None
                 }
-                Err(e) => return Err(e),
+                Err(e) => return session.or_leave(Err(e)),
             },
             _ => None,
         };

@@ -106,7 +106,7 @@ impl Store {
     ) -> Result<Self> {
         let session = Arc::new(session);
         let repository = session.repository.clone();
-        crate::index_sync::adopt(&repository, &index, &session.adopts, left)?;
+        session.or_leave(crate::index_sync::adopt(&repository, &index, &session.adopts, left))?;
         let data = PackPool::new(options.pack_buffers.max(2), pack_capacity(options.pack_size, largest));
         let uploads = Uploads::start(session.clone(), index.clone(), options.uploads, options.checkpoint_packs);
         Ok(Self {
