@@ -62,7 +62,8 @@ impl Action {
     /// The function that performs it: file below `repo/src`, and name. `None`: a crash, or what only a mutant does.
     pub fn function(self) -> Option<(&'static str, &'static str)> {
         Some(match self {
-            Self::OpenSession { .. } | Self::CheckParent(_) => ("session.rs", "open"),
+            Self::OpenSession { .. } => ("session.rs", "open"),
+            Self::CheckParent(_) => ("session.rs", "begin"),
             Self::Adopt(_) => ("session.rs", "fence_dead"),
             Self::ListGenerations(_) => ("session.rs", "read_bars"),
             Self::PutSeen(_) => ("session.rs", "put_seen"),
