@@ -474,7 +474,7 @@ fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList)
     let newest = list.snapshots.iter().map(made).max();
     let fenced: HashSet<SessionId> =
         list.fenced.iter().filter(|(_, at)| Some(*at) > newest).map(|(id, _)| *id).collect();
-    let mut dead = Vec::new();
+    let (mut dead, mut alive) = (Vec::new(), HashSet::new());
     // Whose process is certainly gone needs no clock. Silence is measured by the storage's, which has to be asked for, and from before
     // sessions were listed: by one of ours that is hours ahead, or after a stall, who works would be dead.
     let mut sessions = open_sessions(repository, &fenced, Timestamp(i64::MIN))?;
@@ -505,8 +505,12 @@ fn dead_sessions(repository: &Repository, volume: VolumeId, list: &SnapshotList)
             dead.push(id);
             // What it had adopted itself is still worth having.
             dead.extend(open.adopts);
+        } else if !fenced.contains(&id) {
+            alive.insert(id);
         }
     }
+    // One that was silent when it was adopted, by a run that died before it fenced it, may be at work again.
+    dead.retain(|id| !alive.contains(id));
     dead.sort_unstable();
     dead.dedup();
     Ok(dead)
