@@ -64,7 +64,7 @@ impl Action {
         Some(match self {
             Self::OpenSession { .. } => ("session.rs", "open"),
             Self::CheckParent(_) => ("session.rs", "begin"),
-            Self::Adopt(_) => ("session.rs", "fence_dead"),
+            Self::Adopt(_) => ("session/others.rs", "fence_dead"),
             Self::ListGenerations(_) => ("session.rs", "read_bars"),
             Self::PutSeen(_) => ("session.rs", "put_seen"),
             Self::UseParentSlot(..) => ("writer/map.rs", "parent_slot"),
