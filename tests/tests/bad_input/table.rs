@@ -104,7 +104,7 @@ const ROWS: &[(&str, &[&str])] = &[
         "clock jumps",
         &[
             "bad_input/clock.rs::backups_go_on_whatever_the_clock_shows",
-            "bad_input/clock.rs::a_run_that_a_jump_makes_look_dead_starts_over_and_loses_nothing",
+            "bad_input/clock.rs::a_run_is_not_taken_for_dead_by_the_clock_of_another_host",
             "bad_input/clock.rs::a_forget_can_be_taken_back_whatever_the_clock_shows",
         ],
     ),
