@@ -42,19 +42,20 @@ impl Clock for StillClock {
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A storage in memory that can refuse to be written to or not answer, does something when a session is opened, and counts
-/// requests.
+/// A storage in memory that can refuse to be written to or not answer, does something before or after an object is created,
+/// and counts requests.
 pub(crate) struct Watched {
     pub(crate) inner: Memory,
-    /// How it refuses to be written to.
-    pub(crate) refuses: Mutex<Option<ErrorKind>>,
+    /// Below which prefix it refuses to be written to, and how.
+    pub(crate) refuses: Mutex<Option<(&'static str, ErrorKind)>>,
     /// Nothing below this prefix answers.
     pub(crate) silent: Mutex<Option<&'static str>>,
     /// It is listed and is not given.
     pub(crate) ghost: Mutex<Option<Key>>,
     /// Requests that had no answer.
     pub(crate) unanswered: AtomicUsize,
-    pub(crate) on_open: Mutex<Option<Hook>>,
+    /// What is done, once, after an object was created whose key has this in it.
+    pub(crate) after: Mutex<Option<(&'static str, Box<dyn FnOnce(&Key) + Send>)>>,
     /// What is done, once, before an object is created whose key ends so.
     pub(crate) before: Mutex<Option<(&'static str, Hook)>>,
     /// Listings and reads of ends of packs.
@@ -86,8 +87,10 @@ impl Watched {
     fn admit(&self, key: &Key) -> Result<()> {
         self.answer(key.as_str())?;
         match *self.refuses.lock() {
-            Some(kind) => Err(Error::new(kind, "nothing may be written here")),
-            None => Ok(()),
+            Some((prefix, kind)) if key.as_str().starts_with(prefix) => {
+                Err(Error::new(kind, "nothing may be written here"))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -123,10 +126,8 @@ impl Storage for Watched {
         hook.into_iter().for_each(|(_, hook)| hook());
         self.admit(key)?;
         self.inner.create(key, body)?;
-        if key.as_str().starts_with("sess/") && key.as_str().ends_with("/open") {
-            let hook = self.on_open.lock().take();
-            hook.into_iter().for_each(|hook| hook());
-        }
+        let hook = self.after.lock().take_if(|(part, _)| key.as_str().contains(*part));
+        hook.into_iter().for_each(|(_, hook)| hook(key));
         Ok(())
     }
     fn overwrite(&self, key: &Key, body: Bytes) -> Result<()> {
@@ -153,7 +154,7 @@ pub(crate) fn repository() -> (Arc<Watched>, Arc<StillClock>, Repository) {
         silent: Mutex::default(),
         ghost: Mutex::default(),
         unanswered: AtomicUsize::new(0),
-        on_open: Mutex::default(),
+        after: Mutex::default(),
         before: Mutex::default(),
         lookups: AtomicUsize::new(0),
         parts: AtomicUsize::new(0),

@@ -66,3 +66,21 @@ fn a_parent_that_was_named_and_cannot_be_one_is_refused_with_the_reason() {
     let auto = choose_parent(&repository, &list(), &ParentChoice::Auto).unwrap();
     assert_eq!(auto.unwrap().id, good);
 }
+
+/// Whose silence counts is told by an object that is written below gc/. A policy may keep that from writers: it costs uploads.
+#[test]
+fn without_the_clock_of_the_storage_nobody_is_taken_over() {
+    let (storage, clock, repository) = crate::testing::repository();
+    let start = || Session::start(&repository, "vm", &ParentChoice::None).map(|(session, _)| session);
+    let ended = |id| repository.storage().head(&keys::snap(&repository.volume_id("vm"), &id)).is_ok();
+    let left = start().unwrap().id;
+    clock.advance(SILENT + Duration::from_secs(60));
+    *storage.refuses.lock() = Some((keys::LEAD, ErrorKind::Denied));
+    let alone = start().unwrap().id;
+    assert!(!ended(left), "it may be at work");
+    *storage.refuses.lock() = Some((keys::LEAD, ErrorKind::Unavailable));
+    assert_eq!(start().unwrap_err().kind(), ErrorKind::Unavailable);
+    *storage.refuses.lock() = None;
+    start().unwrap();
+    assert!(ended(left) && !ended(alone), "that one is silent, and this one has just begun");
+}

@@ -429,7 +429,7 @@ impl Storage for Going {
 fn where_nothing_may_be_written_a_check_is_as_good_and_says_so() {
     let (storage, _, repository) = repository();
     let snapshot = backup(&repository, "vm", 40);
-    *storage.refuses.lock() = Some(ErrorKind::Denied);
+    *storage.refuses.lock() = Some(("", ErrorKind::Denied));
     let report = repository.check(&options(share(1.0), &[]), &|_, _, _| Ok(())).unwrap();
     assert!(report.is_clean() && report.read_bytes == report.data_bytes && !report.kept, "{report:?}");
     assert!(report.not_kept.is_some_and(|why| why.contains("nothing may be written here")));

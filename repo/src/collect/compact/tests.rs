@@ -114,6 +114,21 @@ fn what_cannot_be_put_together_is_left_alone() {
     assert_eq!(place.keys().len(), 40);
 }
 
+/// Another collector that gives no grace drops what was just put together, as the short ones say it too.
+#[test]
+fn what_another_one_drops_at_once_is_no_end() {
+    let mut place = Place::new();
+    (0..40).for_each(|_| drop(place.segment(&[1500, 1500])));
+    let rows = place.rows();
+    let there = place.storage.clone();
+    let drops = move |key: &Key| there.inner.delete(key).unwrap();
+    *place.storage.after.lock() = Some((keys::IDX, Box::new(drops)));
+    assert_eq!(place.run(MEMORY, 0), (1, 0), "one of two parts is left");
+    place.clock.advance(24 * HOUR);
+    place.run(MEMORY, 0);
+    assert!(place.rows() == rows, "the short ones stay of which it was");
+}
+
 #[test]
 fn long_ones_whose_packs_are_gone_go() {
     let mut place = Place::new();

@@ -73,7 +73,7 @@ fn a_snapshot_that_goes_for_good_just_before_it_is_opened_is_refused() {
     let snapshot = backup(&repository, "vm", 3);
     // Whoever lists forgets before `open` is there would not see this one.
     let (other, id) = (repository.clone(), snapshot.clone());
-    *storage.on_open.lock() = Some(Box::new(move || forget_for_good(&other, &id)));
+    *storage.after.lock() = Some(("/open", Box::new(move |_| forget_for_good(&other, &id))));
     assert_eq!(ReadSession::open(&repository, &snapshot).unwrap_err().kind(), ErrorKind::NoSnapshot);
     assert_eq!(readers(&repository).len(), 0);
 }
@@ -83,7 +83,7 @@ fn where_nothing_can_be_written_it_reads_without_a_session() {
     let (storage, clock, repository) = repository();
     let snapshot = backup(&repository, "vm", 3);
     let before = repository.list("").unwrap();
-    *storage.refuses.lock() = Some(ErrorKind::Denied);
+    *storage.refuses.lock() = Some(("", ErrorKind::Denied));
     let session = Arc::new(ReadSession::open(&repository, &snapshot).unwrap());
     let reader = SnapshotReader::within(session.clone()).unwrap();
     clock.advance(WEEK);
@@ -93,7 +93,7 @@ fn where_nothing_can_be_written_it_reads_without_a_session() {
     assert_eq!(repository.list("").unwrap(), before);
     *storage.refuses.lock() = None;
     forget_for_good(&repository, &snapshot);
-    *storage.refuses.lock() = Some(ErrorKind::Denied);
+    *storage.refuses.lock() = Some(("", ErrorKind::Denied));
     assert_eq!(ReadSession::open(&repository, &snapshot).unwrap_err().kind(), ErrorKind::NoSnapshot);
 }
 
@@ -103,7 +103,7 @@ fn a_reader_without_a_session_gets_one_when_it_may() {
     let (storage, clock, repository) = repository();
     let snapshot = backup(&repository, "vm", 3);
     for (kind, later) in [(ErrorKind::Full, 1), (ErrorKind::Denied, 0)] {
-        *storage.refuses.lock() = Some(kind);
+        *storage.refuses.lock() = Some(("", kind));
         let session = Arc::new(ReadSession::open(&repository, &snapshot).unwrap());
         let reader = SnapshotReader::within(session.clone()).unwrap();
         session.beat().unwrap();
@@ -244,7 +244,7 @@ fn a_reader_that_could_not_start_again_reads_nothing_until_it_has() {
             *storage.silent.lock() = Some(silent);
         } else {
             // It sees that its `open` is gone, and no more.
-            *storage.refuses.lock() = Some(ErrorKind::Unavailable);
+            *storage.refuses.lock() = Some(("", ErrorKind::Unavailable));
         }
         again(ErrorKind::Unavailable);
         *storage.refuses.lock() = None;

@@ -188,7 +188,7 @@ fn a_run_that_cannot_say_so_does_not_commit() {
     let mut scratch = writer.scratch(writer.largest()).unwrap();
     let mut image = writer.image(LEN, None).unwrap();
     image.put(&mut scratch, 0, &chunk(1)).unwrap();
-    *storage.refuses.lock() = Some(ErrorKind::Denied);
+    *storage.refuses.lock() = Some(("", ErrorKind::Denied));
     assert_eq!(image.finish().unwrap_err().kind(), ErrorKind::Denied);
     *storage.refuses.lock() = None;
     assert!(writer.commit(root(None), CommitInfo::default(), TreeInfo::default()).is_err());
