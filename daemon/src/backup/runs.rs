@@ -84,6 +84,17 @@ pub(crate) fn starts_over(error: &anyhow::Error, attempt: usize) -> bool {
     over
 }
 
+/// The writer, and what was opened for it. Where that failed its run ends, or collectors on other machines would wait for it.
+pub(super) fn or_abandon<T>(writer: SnapshotWriter, opened: Result<T>) -> Result<(SnapshotWriter, T)> {
+    match opened {
+        Ok(opened) => Ok((writer, opened)),
+        Err(error) => {
+            writer.abandon().unwrap_or_else(|e| tracing::debug!("the run stays open: {e}"));
+            Err(error)
+        }
+    }
+}
+
 /// A disk to be backed up.
 #[derive(Debug)]
 pub struct DiskRuns<'a> {
@@ -125,14 +136,7 @@ impl DiskRuns<'_> {
             let writer = SnapshotWriter::start(repository, index.clone(), &options)?;
             let unit = writer.chunk_size();
             let mut opened = || Ok((BufferPool::new(READ.max(unit), budget.depth(READ.max(unit) as u64))?, open()?));
-            let (pool, source) = match opened() {
-                Ok(opened) => opened,
-                Err(e) => {
-                    // Or collectors on other machines would wait for this run.
-                    writer.abandon().unwrap_or_else(|e| tracing::debug!("the run stays open: {e}"));
-                    return Err(e);
-                }
-            };
+            let (writer, (pool, source)) = or_abandon(writer, opened())?;
             let geometry = source.geometry();
             let total = (geometry.kind != Kind::Stream).then_some(geometry.size);
             let changed = changed.as_ref().map(|pinned| pinned.for_run(attempt, &writer, geometry.size));

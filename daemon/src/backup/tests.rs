@@ -4,14 +4,18 @@ use super::*;
 use crate::progress::Screen;
 use std::io::Write;
 use wherry_repo::index::ChunkIndex;
-use wherry_repo::storage::Memory;
+use wherry_repo::storage::{Memory, Storage};
 use wherry_repo::{Components, Credential, ErrorKind, InitOptions, PasswordCost, Repository, System, WriterOptions};
 
 const UNIT: usize = 64 << 10;
 
 fn repository() -> Repository {
+    on(Arc::new(Memory::default()))
+}
+
+fn on(storage: Arc<Memory>) -> Repository {
     let system = Arc::new(System::default());
-    let components = Components { storage: Arc::new(Memory::default()), clock: system.clone(), rng: system };
+    let components = Components { storage, clock: system.clone(), rng: system };
     let mut options = InitOptions::default();
     options.chunk_size = UNIT as u32;
     options.password_cost = PasswordCost::new(8, 1);
@@ -51,4 +55,24 @@ fn the_map_of_a_stream_follows_while_it_is_read() {
     let committed = backup.writer.commit(CommitInfo { size: len, ..CommitInfo::default() });
     let error = committed.expect_err("all chunks were kept in memory");
     assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+}
+
+/// A volume that is gone by the time its run has begun: `gc` on another machine would wait for that run for two hours.
+#[test]
+fn a_run_whose_source_cannot_be_opened_is_over() {
+    let storage = Arc::new(Memory::default());
+    let repository = on(storage.clone());
+    let options = WriterOptions { name: "vm".into(), pack_size: 1 << 20, ..WriterOptions::default() };
+    let start = || SnapshotWriter::start(&repository, Arc::new(ChunkIndex::in_memory(1 << 20)), &options).unwrap();
+    // A session with an outcome is over.
+    let outcomes = || {
+        let mut found = 0;
+        storage.list("snap/", &mut |_| Ok(found += 1)).unwrap();
+        found
+    };
+    let (open, ()) = runs::or_abandon(start(), Ok(())).unwrap();
+    assert_eq!(outcomes(), 0);
+    let error = runs::or_abandon::<()>(start(), Err(anyhow::anyhow!("the volume is gone"))).unwrap_err();
+    assert_eq!((error.to_string().as_str(), outcomes()), ("the volume is gone", 1));
+    drop(open);
 }
