@@ -7,6 +7,7 @@ use crate::reconcile::{Action, Limits, Step};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use wherry_api::api::{Api, ApiError, Key, Kind};
+use wherry_api::cluster::BOUND_BY_CONTROLLER;
 use wherry_api::download::DataDownloadSpec;
 use wherry_api::upload::{CsiSnapshot, DataUploadSpec};
 use wherry_api::watch::key_of;
@@ -162,7 +163,9 @@ fn cr_of(kind: Kind, object: &Value, namespace: &str) -> Option<String> {
         return labels[names::CR_UID].as_str().map(ToOwned::to_owned);
     }
     let claim = &object["spec"]["claimRef"];
-    let ours = kind == Kind::Volume && claim["namespace"] == namespace;
+    // One that was there before its PVC was let be.
+    let was_there = object["metadata"]["annotations"][BOUND_BY_CONTROLLER].is_string();
+    let ours = kind == Kind::Volume && claim["namespace"] == namespace && !was_there;
     names::cr_of_attempt(claim["name"].as_str().filter(|_| ours)?).map(ToOwned::to_owned)
 }
 

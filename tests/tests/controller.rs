@@ -20,6 +20,8 @@ mod others;
 mod planted;
 #[path = "controller/states.rs"]
 mod states;
+#[path = "controller/taken.rs"]
+mod taken;
 
 use wherry_tests::cluster::{Outcome, Scene};
 

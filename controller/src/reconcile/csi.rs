@@ -2,7 +2,7 @@
 //! over by one of ours, of which the PVC of an attempt is made. What becomes of both afterwards is in `csi_removal`.
 
 use super::exposer::Exposer;
-use super::exposing::{Exposing, doom_volume};
+use super::exposing::{Exposing, doom_volume, was_there};
 use super::view::UploadView;
 use super::{Action, Step, build, create, delete, patch};
 use serde_json::{Value, json};
@@ -28,16 +28,26 @@ impl Exposer for Csi {
         build::upload_claim(&view.cr.metadata, plan, &view.limits, name)
     }
 
-    /// The driver makes it; it is to go with its PVC, also where the class says otherwise.
+    /// The driver makes it; it is to go with its PVC, also where the class says otherwise. One that was there before has nothing of
+    /// the snapshot.
     fn volume(
         &self,
         view: &UploadView,
-        _: &UploadPlan,
+        plan: &UploadPlan,
         _: &Exposing<'_>,
-        _: &Claim,
+        claim: &Claim,
         volume: Option<&Volume>,
     ) -> Option<Step> {
-        doom_volume(Action::MarkVolume, volume?, &view.cr.metadata)
+        let volume = volume?;
+        if was_there(volume) {
+            let (pv, pvc, content) = (&volume.metadata.name, &claim.metadata.name, &plan.content);
+            return Some(view.fail(&format!(
+                "PVC {pvc}, to be made from the storage snapshot of VolumeSnapshotContent {content}, was bound to PV {pv}, which was \
+                 Available and has other data: nothing was read, and the PV is kept (policy Retain, Released). Give PVs that are \
+                 kept a claimRef or a class of their own, and make the backup anew"
+            )));
+        }
+        doom_volume(Action::MarkVolume, volume, &view.cr.metadata)
     }
 
     fn remove(&self, view: &UploadView) -> Option<Step> {

@@ -1,7 +1,7 @@
 //! What a DataDownload that Failed or was Canceled leaves behind goes: pods, PVCs with their PVs, finalizer.
 
 use super::download::unmark;
-use super::exposing::{doom_claim, doom_volume, release, remove_any_made, remove_pods};
+use super::exposing::{doom_claim, doom_volume, release, remove_any_made, remove_pods, was_there};
 use super::view::DownloadView;
 use super::{Action, Step};
 use wherry_api::cluster::Volume;
@@ -36,7 +36,7 @@ impl DownloadView {
         if let Some(step) = remove_any_made(ours(), cr) {
             return step;
         }
-        if let Some(volume) = ours().next() {
+        if let Some(volume) = ours().find(|volume| !was_there(volume)) {
             return Step::wait(format!("PV {} is going", volume.metadata.name));
         }
         release(self.key(), cr)

@@ -6,7 +6,7 @@ use super::{Action, Step, create, delete, patch};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use wherry_api::api::{Key, Kind};
-use wherry_api::cluster::{Claim, Pod, StorageClass, Volume};
+use wherry_api::cluster::{BOUND_BY_CONTROLLER, Claim, Pod, StorageClass, Volume};
 use wherry_api::{Meta, Phase, Time, names};
 
 /// The parts of a view that exposing rests on.
@@ -286,11 +286,33 @@ pub(super) fn remove_any_made<'a>(mut volumes: impl Iterator<Item = &'a Volume>,
     volumes.find_map(|volume| remove_made(volume).filter(|_| is_made(volume, cr)))
 }
 
+/// Whether a PV was there before the PVC that it was bound to. Neither the scheduler nor the PV controller asks what a PVC is to be made
+/// from: any PV that is Available, of its class, mode and size, will do (Kubernetes, `FindMatchingVolume`), and only such a one gets this
+/// annotation (`GetBindVolumeToClaim`). What it holds is somebody's.
+pub(super) fn was_there(volume: &Volume) -> bool {
+    volume.metadata.annotation(BOUND_BY_CONTROLLER).is_some()
+}
+
+/// A PV that was there before is to outlive its PVC, whatever its policy was, and bears no marks of ours. `None`: so it is.
+fn spare_volume(volume: &Volume) -> Option<Step> {
+    let marks = [names::CR_UID, names::VELERO_NAMESPACE].iter().any(|label| volume.metadata.label(label).is_some())
+        || volume.metadata.annotation(names::ORIGINAL_POLICY).is_some();
+    let kept = volume.spec.persistent_volume_reclaim_policy == "Retain";
+    if (kept && !marks) || volume.metadata.is_going() {
+        return None;
+    }
+    let key = Key::new(Kind::Volume, "", &volume.metadata.name);
+    Some(patch(Action::SpareVolume, key, &volume.metadata, build::unmarked("Retain")))
+}
+
 /// A PV of ours is to go with its PVC: policy Delete, and the label by which it is found when the PVC is gone. One that we made
-/// is never to take along what it stands for.
+/// is never to take along what it stands for, and one that was there before stays.
 pub(super) fn doom_volume(action: Action, volume: &Volume, cr: &Meta) -> Option<Step> {
     if is_made(volume, cr) {
         return None;
+    }
+    if was_there(volume) {
+        return spare_volume(volume);
     }
     let ours = volume.metadata.label(names::CR_UID) == Some(cr.uid.as_str());
     if (ours && volume.spec.persistent_volume_reclaim_policy == "Delete") || volume.metadata.is_going() {
@@ -303,7 +325,7 @@ pub(super) fn doom_volume(action: Action, volume: &Volume, cr: &Meta) -> Option<
     Some(patch(action, Key::new(Kind::Volume, "", &volume.metadata.name), &volume.metadata, body))
 }
 
-/// Deletes a PVC of ours, its PV being doomed before; `None` if that is done already.
+/// Deletes a PVC of ours, its PV being doomed or spared before; `None` if that is done already.
 pub(super) fn doom_claim(claim: &Claim, volumes: &[Volume], cr: &Meta) -> Option<Step> {
     let volume = volumes.iter().find(|volume| volume.metadata.name == claim.spec.volume_name);
     if let Some(step) = volume.and_then(|volume| doom_volume(Action::DoomVolume, volume, cr)) {

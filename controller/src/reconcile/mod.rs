@@ -142,6 +142,8 @@ pub enum Action {
     Cancel,
     /// A PV of ours becomes Delete, so that it goes with its PVC.
     DoomVolume,
+    /// A PV that was there before its PVC becomes Retain and loses our marks: what it holds is not ours to delete.
+    SpareVolume,
     /// The second VolumeSnapshotContent becomes Retain: it must not take the storage snapshot with it.
     SpareContent,
     /// The second VolumeSnapshotContent becomes Delete again: it has the last word.

@@ -4,6 +4,7 @@
 use super::exposer::{KNOWN, exposer, known};
 use super::exposing::{
     Exposing, cancel, cancel_under_way, doom_claim, doom_volume, fail, overdue, release, remove_any_made, remove_pods,
+    was_there,
 };
 use super::view::UploadView;
 use super::{Action, QUEUED, Step, build, patch};
@@ -178,7 +179,7 @@ impl UploadView {
         if let Some(step) = remove_any_made(self.volumes.iter(), cr) {
             return step;
         }
-        if let Some(volume) = self.volumes.first() {
+        if let Some(volume) = self.volumes.iter().find(|volume| !was_there(volume)) {
             return Step::wait(format!("PV {} is going", volume.metadata.name));
         }
         let exposer = match self.plan() {

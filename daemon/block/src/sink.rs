@@ -232,6 +232,38 @@ impl Sink {
         Ok(())
     }
 
+    /// Makes a step of what a larger device has behind the data read as zero: from `at`, which begins as the size of the data.
+    /// Where to go on; `None` at the end of the device, and of a file, which ends with its data. Safe after [`Self::flush`].
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn zero_behind(&self, at: u64) -> Result<Option<u64>> {
+        let shared = &*self.shared;
+        if let Some(error) = &shared.state.lock().error {
+            return Err(error.clone());
+        }
+        let Geometry { kind, size, logical_block } = shared.opened.geometry;
+        let start = at.max(shared.size);
+        if kind != Kind::Device || start >= size {
+            return Ok(None);
+        }
+        let aligned = start.next_multiple_of(u64::from(logical_block)).min(size);
+        let step = aligned..size.min(aligned + ZERO_STEP);
+        let done = match aligned > start {
+            // Through the page cache, which keeps what else is in the block.
+            true => shared.write_buffered(start, &vec![0; (aligned - start) as usize]),
+            false => Ok(()),
+        };
+        let zero = || {
+            shared.zero(&step).map_err(|e| Error::on_range("zero", &shared.path, step.start, step.end - step.start, e))
+        };
+        done.and_then(|()| zero()).map_err(|e| {
+            shared.latch(e);
+            shared.error()
+        })?;
+        Ok((step.end < size).then_some(step.end))
+    }
+
     /// Waits for all writes, then makes everything durable: data, size and, of a file that was made, its name.
     ///
     /// # Errors

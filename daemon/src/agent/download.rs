@@ -146,6 +146,12 @@ fn disk(
     let sink = work.sink(false, true)?;
     let progress = context.progress("restore", Some(reader.size()));
     job.moves(progress.meter());
+    // A volume may be larger than the disk, and hold bytes of somebody else. `fill` makes it durable.
+    let mut behind = Some(reader.size());
+    while let Some(at) = behind {
+        job.cancel.check()?;
+        behind = sink.zero_behind(at)?;
+    }
     work.fill(&sink, only.as_ref(), &progress)?;
     let engine = sink.engine();
     drop((progress, sink));

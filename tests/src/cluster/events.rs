@@ -99,6 +99,31 @@ impl World {
                     server.hold(Who::Velero, &snapshot, "somebody/holds");
                 }
             }
+            Event::OldVolume => {
+                let key = self.our_claim();
+                let Some(claim) = server.get(&key) else { return };
+                let uid = &claim["metadata"]["uid"];
+                let has_one = server.all(Kind::Volume).iter().any(|(_, pv)| pv["spec"]["claimRef"]["uid"] == *uid);
+                if has_one || snapshots::is_going(&claim) {
+                    return;
+                }
+                // As Kubernetes binds what is Available: in one patch claimRef and the annotation, and then the PVC.
+                self.storage.taken = true;
+                self.storage.volumes.insert(TAKEN_VOLUME.to_owned(), Content::Old);
+                let object = json!({
+                    "metadata": { "name": TAKEN_VOLUME, "annotations": { "pv.kubernetes.io/bound-by-controller": "yes" } },
+                    "spec": {
+                        "claimRef": { "namespace": key.namespace, "name": key.name, "uid": uid },
+                        "persistentVolumeReclaimPolicy": if self.invariants.scene.retain { "Retain" } else { "Delete" },
+                        "storageClassName": "lab", "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"],
+                        "volumeMode": "Block", "csi": { "driver": "lab.csi", "volumeHandle": TAKEN_VOLUME },
+                    },
+                    "status": { "phase": "Bound" },
+                });
+                server.create(Who::System, &Key::new(Kind::Volume, "", TAKEN_VOLUME), &object);
+                let bound = json!({ "spec": { "volumeName": TAKEN_VOLUME }, "status": { "phase": "Bound" } });
+                server.patch(Who::System, &key, &bound);
+            }
             Event::MoverRenamed => self.limits.datamovers = vec!["another".to_owned()],
             Event::PlanBroken => {
                 if server.get(&self.cr).is_some_and(|cr| cr["metadata"]["annotations"][names::PLAN].is_string()) {

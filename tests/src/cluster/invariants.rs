@@ -1,7 +1,7 @@
 //! I1 to I8 of the design, and I9, of kept bases (`controller/docs/kept-bases.md`), looked at after every change and at the end.
 
 use super::agent::AgentProcess;
-use super::scene::{LOCAL_VOLUME, Scene, others};
+use super::scene::{LOCAL_VOLUME, Scene, TAKEN_VOLUME, others};
 use super::server::{Change, Server};
 use super::snapshots::{handle, is_going, text};
 use super::world::{Content, Repository, Storage};
@@ -319,6 +319,17 @@ impl Invariants {
             matches!(key.kind, Kind::VolumeSnapshot | Kind::VolumeSnapshotContent)
                 && server.get(&pair).is_some_and(|object| is_base(&object) && !is_going(&object))
         };
+        if storage.taken {
+            let volume = server.get(&Key::new(Kind::Volume, "", TAKEN_VOLUME)).unwrap_or_default();
+            let policy = text(&volume, "/spec/persistentVolumeReclaimPolicy");
+            let content = storage.volumes.get(TAKEN_VOLUME);
+            let lost = content.is_none() || (!self.scene.download && content != Some(&Content::Old));
+            if lost || (given != TAKEN_VOLUME && policy != "Retain") {
+                self.found(format!(
+                    "I3: {TAKEN_VOLUME}, which was there before, holds {content:?}, of policy {policy:?}"
+                ));
+            }
+        }
         for kind in Kind::ALL {
             for (key, object) in server.all(kind) {
                 // Which one it is I9 says.
@@ -326,7 +337,7 @@ impl Invariants {
                 if self.is_ours(&key, &object) && key != self.cr && !kept {
                     self.found(format!("I7: {key} is left"));
                 }
-                if kind == Kind::Volume && key.name != given {
+                if kind == Kind::Volume && key.name != given && key.name != TAKEN_VOLUME {
                     self.found(format!("I7: {key} is left"));
                 }
                 if kind == Kind::Attachment {
@@ -334,7 +345,7 @@ impl Invariants {
                 }
             }
         }
-        if let Some(volume) = storage.volumes.keys().find(|name| **name != given) {
+        if let Some(volume) = storage.volumes.keys().find(|name| **name != given && *name != TAKEN_VOLUME) {
             self.found(format!("I7: the storage still has volume {volume}"));
         }
         let Some(volume) = server.get(&Key::new(Kind::Volume, "", &given)) else { return };

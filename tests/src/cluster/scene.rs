@@ -41,6 +41,9 @@ pub struct Scene {
 /// The PV of the source that is a local volume, on node n1.
 pub const LOCAL_VOLUME: &str = "local-1";
 
+/// A PV that was Available, with data of somebody, and was bound to a PVC of ours.
+pub const TAKEN_VOLUME: &str = "precious";
+
 /// The DataUpload of the backup before, where storage snapshots are kept.
 pub const BEFORE: &str = "b-0";
 

@@ -4,7 +4,7 @@ use super::agent::{AgentProcess, Turn};
 use super::behind::Behind;
 use super::clock::now;
 use super::invariants::Invariants;
-use super::scene::{LOCAL_VOLUME, Scene, before, others};
+use super::scene::{LOCAL_VOLUME, Scene, TAKEN_VOLUME, before, others};
 use super::server::{Client, Faults, How, Server, Who};
 use super::snapshots::text;
 use super::{snapshots, volumes};
@@ -54,6 +54,8 @@ pub struct Storage {
     pub never_ready: bool,
     /// CreateVolume takes long: what is being made is there when this is taken back, whatever became of its PVC.
     pub slow: bool,
+    /// The PV [`TAKEN_VOLUME`](super::scene::TAKEN_VOLUME) came into it.
+    pub taken: bool,
     /// PVs that are being made.
     pub making: BTreeMap<Key, Value>,
 }
@@ -127,6 +129,8 @@ pub enum Event {
     LabelsGone,
     /// Whoever may edit Velero's VolumeSnapshot puts a finalizer of theirs on it, and never takes it off.
     SnapshotHeld,
+    /// Our PVC, of which no volume was made yet, is bound to a PV that was Available.
+    OldVolume,
     /// Somebody writes into the plan.
     PlanBroken,
     /// The setting `datamovers` names another one.

@@ -92,18 +92,7 @@ impl Shared {
         let Self { path, size, opened, .. } = self;
         if !tail.is_empty() {
             // Through the page cache, which keeps what else is in the last block of a device.
-            let offset = size - tail.len() as u64;
-            let failed = |errno| Error::on_range("write", path, offset, tail.len() as u64, errno);
-            let file = geometry::buffered(&opened.fd, path, OFlags::RDWR)?;
-            let mut written = 0;
-            while written < tail.len() {
-                match rustix::io::pwrite(&file, &tail[written..], offset + written as u64) {
-                    Ok(0) => return Err(failed(Errno::IO)),
-                    Ok(count) => written += count,
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(failed(errno)),
-                }
-            }
+            self.write_buffered(size - tail.len() as u64, tail)?;
         }
         rustix::fs::fsync(&opened.fd).map_err(|errno| Error::on_range("flush", path, 0, *size, errno))?;
         if sync_folder {
@@ -111,6 +100,22 @@ impl Shared {
             let failed = |errno| Error::on_path("flush", folder, errno);
             let open = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
             rustix::fs::fsync(open.map_err(failed)?).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_buffered(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let Self { path, opened, .. } = self;
+        let failed = |errno| Error::on_range("write", path, offset, bytes.len() as u64, errno);
+        let file = geometry::buffered(&opened.fd, path, OFlags::RDWR)?;
+        let mut written = 0;
+        while written < bytes.len() {
+            match rustix::io::pwrite(&file, &bytes[written..], offset + written as u64) {
+                Ok(0) => return Err(failed(Errno::IO)),
+                Ok(count) => written += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
         }
         Ok(())
     }

@@ -403,9 +403,12 @@ fn the_feature_stands_before_a_session_is_open() {
     let (storage, _, repository) = repository();
     let seen = Arc::new(parking_lot::Mutex::new(None));
     let (there, at_open) = (storage.clone(), seen.clone());
-    *storage.after.lock() = Some(("/open", Box::new(move |_| {
-        *at_open.lock() = crate::newest_config(&there.inner).unwrap().map(|(_, config)| config);
-    })));
+    *storage.after.lock() = Some((
+        "/open",
+        Box::new(move |_| {
+            *at_open.lock() = crate::newest_config(&there.inner).unwrap().map(|(_, config)| config);
+        }),
+    ));
     save(&repository, &whole(1), ParentChoice::Auto, &index(), None);
     let config = seen.lock().take().expect("a session was opened");
     assert_eq!((config.minor, config.read), (1, vec!["tree".to_owned()]));
