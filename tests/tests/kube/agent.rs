@@ -145,10 +145,10 @@ fn a_device_is_restored_over_what_it_held() {
     let agent = stand.agent();
     let file = disk(&stand, "disk", 64, 20);
     let id = snapshot_of(&uploaded(&stand, &agent, "up", &file)).to_string();
-    // Zero is never assumed.
+    // Zero is never assumed, neither behind the disk's end, where the volume is larger.
     let target = stand.path("target");
-    fs::write(&target, noise(3, 64 * MIB)).unwrap();
-    let hosted = stand.download("down", "Block", 64 * MIB, &id);
+    fs::write(&target, noise(3, 80 * MIB)).unwrap();
+    let hosted = stand.download("down", "Block", 80 * MIB, &id);
     let device = stand.publish(&hosted, &target);
     stand.prepared(&hosted);
     let cr = stand.when(&hosted, &agent, "data-done", |cr| cr["metadata"]["annotations"][names::DATA_DONE].is_string());
@@ -158,7 +158,9 @@ fn a_device_is_restored_over_what_it_held() {
     assert_eq!(cr["status"]["phase"], "InProgress", "the controller completes it");
     assert_eq!(cr["status"]["progress"]["bytesDone"], 64 * MIB);
     drop(device);
-    assert!(bytes(&target) == bytes(&file), "it is another disk");
+    let (target, disk) = (fs::read(&target).unwrap(), fs::read(&file).unwrap());
+    assert!(target[..disk.len()] == disk, "it is another disk");
+    assert!(target[disk.len()..].iter().all(|byte| *byte == 0), "bytes of somebody else are behind it");
     agent.end();
 }
 

@@ -275,6 +275,8 @@ fn values_do_what_they_say() {
             "jobs.tolerations[0].operator=Exists",
             "jobs.nodeSelector.disk=hdd",
             "agent.nodeSelector.disk=ssd",
+            "controller.nodeSelector.role=infra",
+            "controller.tolerations[0].operator=Exists",
             "drain.wait=30m",
             "openshift.enabled=true",
             "localVolumes.enabled=true",
@@ -324,6 +326,13 @@ fn values_do_what_they_say() {
     assert!(drain["containers"][0]["args"].as_array().unwrap().contains(&"--wait=30m".into()), "{drain}");
     for pod in [&agents["spec"], &controller["template"]["spec"], drain] {
         assert_eq!(pod["imagePullSecrets"][0]["name"], "pull", "{pod}");
+    }
+    // Where the controller finds a node, the hook has to.
+    for pod in [&controller["template"]["spec"], drain] {
+        assert_eq!(
+            (&pod["nodeSelector"]["role"], &pod["tolerations"][0]["operator"]),
+            (&json!("infra"), &json!("Exists"))
+        );
     }
     // On OpenShift the namespace has users of its own, and a pod that names another is refused.
     for pod in [&controller["template"]["spec"], drain] {

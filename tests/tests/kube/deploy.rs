@@ -137,3 +137,41 @@ fn the_server_takes_every_file_and_the_code_agrees_with_them() {
     assert_eq!(security["capabilities"]["drop"][0], "ALL");
     assert_eq!(security["allowPrivilegeEscalation"], false);
 }
+
+/// The example of a second install renames all that is not in a namespace, and gives its agents a folder of their own.
+#[test]
+fn a_second_install_by_kustomize_shares_no_name() {
+    let example = fs::read_to_string(Path::new(FOLDER).join("../examples/second-install/kustomization.yaml")).unwrap();
+    let lines: Vec<&str> = example.lines().map(str::trim).collect();
+    let renames = |kind: &str, name: &str| {
+        lines.windows(2).any(|pair| {
+            let target = pair[0].strip_prefix("- target: {kind: ").and_then(|rest| rest.strip_suffix('}'));
+            target.and_then(|target| target.split_once(", name: ")).is_some_and(|(kinds, of)| {
+                of == name
+                    && kinds.split('|').any(|each| each == kind)
+                    && pair[1].contains("\"path\": \"/metadata/name\"")
+                    && pair[1].contains(&format!("\"{name}-second\""))
+            })
+        })
+    };
+    let (mut renamed, mut folders) = (0, 0);
+    for (file, text) in files() {
+        for object in text.split("\n---") {
+            let field = |name: &str| object.lines().find_map(|line| line.strip_prefix(name));
+            let kind = field("kind: ").unwrap_or_default();
+            if matches!(kind, "ClusterRole" | "ClusterRoleBinding" | "PriorityClass") {
+                let name = field("  name: ").unwrap();
+                assert!(renames(kind, name), "{file}: {kind} {name}");
+                renamed += 1;
+            }
+            if kind == "DaemonSet" {
+                let volumes: Vec<&str> = object.split("\n        - name: ").collect();
+                let paths: Vec<_> = volumes.iter().filter(|volume| volume.contains("hostPath:")).collect();
+                assert!(paths[2].starts_with("state\n") && paths[2].contains("path: /var/lib/wherry\n"), "{paths:#?}");
+                folders += 1;
+            }
+        }
+    }
+    assert_eq!((renamed, folders), (7, 1));
+    assert!(example.contains("/spec/template/spec/volumes/2/hostPath/path"));
+}
