@@ -97,6 +97,30 @@ fn devices_full_of_junk_are_restored_exactly_and_no_further() {
             assert!(now[..size] == data, "{engine} {sectors} {size}: restored");
             assert!(now[size..].iter().all(|byte| *byte == 0xAA), "{engine} {sectors} {size}: the rest");
             assert!(fs::read(&file).unwrap() == now);
+
+            // Asked for before the data, as a restore does it, or after it.
+            for first in [true, false] {
+                let sink = Sink::open(&device.0, size as u64, options(engine), &pool).unwrap();
+                let zero_behind = || {
+                    let mut at = Some(size as u64);
+                    while let Some(from) = at {
+                        at = sink.zero_behind(from).unwrap();
+                    }
+                };
+                if first {
+                    zero_behind();
+                }
+                restore(&sink, &data, &[3], &pool);
+                if !first {
+                    zero_behind();
+                    sink.flush().unwrap();
+                }
+                drop(sink);
+                let now = read_everything(&device.0, engine);
+                assert!(now[..size] == data, "{engine} {sectors} {size}, rest first: {first}");
+                assert!(now[size..].iter().all(|byte| *byte == 0), "{engine} {sectors} {size}, rest first: {first}");
+                fs::write(&file, vec![0xAA; 2 * MIB]).unwrap();
+            }
         }
     }
 }
