@@ -270,6 +270,21 @@ fn a_reader_that_goes_away_is_no_error() {
     }
 }
 
+#[test]
+fn what_is_of_another_kind_is_not_said_to_be_built_upon() {
+    let home = Home::with_repository();
+    home.backup("x", b"disk");
+    fs::create_dir(home.path("tree")).unwrap();
+    let disk = home.path("x.raw");
+    for source in [&home.path("tree"), &disk] {
+        let ran = home.run(&["backup", source.to_str().unwrap(), "--name", "x", "--json"]).ok();
+        assert_eq!(ran.json()["parent"], Value::Null, "{source:?}");
+        assert!(ran.stderr.contains("not built upon"), "{}", ran.stderr);
+    }
+    let ran = home.run(&["backup", disk.to_str().unwrap(), "--name", "x"]).ok();
+    assert!(!ran.stdout.contains("built on none") && !ran.stderr.contains("not built upon"), "{ran:?}");
+}
+
 /// What a command found or did not do is told by its exit code also where nobody reads its result.
 #[test]
 fn the_exit_code_stays_where_nobody_reads_the_result() {

@@ -170,8 +170,9 @@ impl TreeArgs {
 /// `wherry restore`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Refuses, before it writes, a target that is mounted or in use, too small, or not empty. A missing file is made. The \
-same command after an interruption goes on where that one stopped.
+Refuses, before it writes, a target that is mounted or in use, too small, or not empty, and a device that is not there. A missing \
+file is made. The same command after an interruption goes on where that one stopped, unless the target was used for \
+something else since.
 
 Examples:
   wherry restore latest:vm1 /dev/vg/vm1-new --verify
