@@ -3,7 +3,7 @@
 
 use crate::cli::{
     BackupArgs, CheckArgs, Cli, Command, Compression, CopyArgs, CredentialFlags, Engine, ForgetArgs, GcArgs, Global,
-    InitArgs, KeepFlags, LogFormat, MountArgs, Percent, RepairArgs, RestoreArgs, S3Flags, Rate, Size, SourceArg, Span,
+    InitArgs, KeepFlags, LogFormat, MountArgs, Percent, Rate, RepairArgs, RestoreArgs, S3Flags, Size, SourceArg, Span,
     ToCredentialFlags,
 };
 use crate::credential::CredentialSource;

@@ -216,7 +216,8 @@ impl Context {
                 return Ok((list, found));
             }
             if let Some((key, error)) = unread(&list).next() {
-                let text = format!("no whole snapshot of {volume:?} can be read, and this record is one of its own: {error}");
+                let text =
+                    format!("no whole snapshot of {volume:?} can be read, and this record is one of its own: {error}");
                 return Err(Error::corrupt(text).with_object(key));
             }
         }

@@ -134,7 +134,9 @@ impl Elsewhere {
             let (pack, other) = (keys::pack(pack), keys::pack(&copy.pack));
             match is_gone {
                 true => tracing::debug!("{pack} is gone; what it held is found by id in other packs, such as {other}"),
-                false => tracing::info!("{pack} is damaged; what it held is found by id in other packs, such as {other}"),
+                false => {
+                    tracing::info!("{pack} is damaged; what it held is found by id in other packs, such as {other}")
+                }
             }
         }
     }

@@ -114,9 +114,8 @@ const DEVICES: &str = "/dev";
 /// # Errors
 /// `Io`, `Denied` when the folder of devices cannot be looked at.
 pub fn not_a_device(path: &Path) -> Result<Option<String>> {
-    let path = std::path::absolute(path).map_err(|e| {
-        Error::on_path("look at", path, Errno::from_io_error(&e).unwrap_or(Errno::IO))
-    })?;
+    let path = std::path::absolute(path)
+        .map_err(|e| Error::on_path("look at", path, Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
     // The name itself may lead there (/dev/mapper is not there without device mapper), or a link to a folder.
     let above = path.ancestors().skip(1).find_map(|above| std::fs::canonicalize(above).ok());
     let Some(above) = above.filter(|above| above.starts_with(DEVICES)) else { return Ok(None) };

@@ -246,7 +246,9 @@ fn text(decisions: &[Decision], views: &[View], known: usize, delay: Duration) -
         0 => String::new(),
         // Nothing but a collector makes it final.
         _ if delay.is_zero() => {
-            format!("{gone} forgotten; the next `wherry gc` makes that final, until then `wherry unforget` brings them back\n")
+            format!(
+                "{gone} forgotten; the next `wherry gc` makes that final, until then `wherry unforget` brings them back\n"
+            )
         }
         _ => format!("{gone} forgotten; `wherry unforget` brings them back within {}\n", crate::cli::Span(delay)),
     };

@@ -198,7 +198,9 @@ fn find(repository: &Repository, text: &str) -> Result<u64> {
     match (found.next().filter(|_| !text.is_empty()), found.next()) {
         // One digit mistyped must not shut somebody out.
         (Some(_), None) if text.len() < MIN_DIGITS => {
-            let why = format!("{text:?} is too short for a key slot: write at least {MIN_DIGITS} digits of its name, or all of them");
+            let why = format!(
+                "{text:?} is too short for a key slot: write at least {MIN_DIGITS} digits of its name, or all of them"
+            );
             Err(Error::invalid(why).into())
         }
         (Some(slot), None) => Ok(slot),

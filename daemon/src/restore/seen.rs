@@ -63,7 +63,8 @@ impl Seen {
                     chunk = Some((number, bytes));
                 }
                 let from = (at - number * unit) as usize;
-                let is_ours = chunk.as_ref().and_then(|(_, bytes)| bytes.get(from..from + sector.len())) == Some(sector);
+                let is_ours =
+                    chunk.as_ref().and_then(|(_, bytes)| bytes.get(from..from + sector.len())) == Some(sector);
                 if !is_ours {
                     return Ok(Some(at));
                 }

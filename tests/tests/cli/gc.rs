@@ -181,7 +181,11 @@ fn a_damaged_delete_set_stops_gc_and_no_backup() {
         let image = home.write("image", "content");
         let goes_on = home.run(&["backup", &image, "--name", "x", "-q"]).code == 0;
         assert_eq!((check.code, goes_on), (13, is_sealed(path)), "{path:?}");
-        assert_eq!((advice.contains("backups go on"), advice.contains("backups refuse")), (goes_on, !goes_on), "{advice}");
+        assert_eq!(
+            (advice.contains("backups go on"), advice.contains("backups refuse")),
+            (goes_on, !goes_on),
+            "{advice}"
+        );
         if is_sealed(path) {
             home.run(&["gc", "-q"]).ends(13);
         }

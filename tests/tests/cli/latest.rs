@@ -29,7 +29,8 @@ fn latest_is_13_where_a_record_that_may_be_newer_cannot_be_read() {
     assert!(!home.path("out").exists());
     assert_eq!(home.run(&["cat", &old]).ok().stdout, "old");
     // What is built upon is no answer to anybody: an older parent costs time.
-    let ran = home.run(&["backup", &home.write("image", "third"), "--name", "vm", "--parent", "latest:vm", "--json"]).ok();
+    let ran =
+        home.run(&["backup", &home.write("image", "third"), "--name", "vm", "--parent", "latest:vm", "--json"]).ok();
     assert!(ran.stderr.contains(&new) && ran.json()["parent"] == old.as_str(), "{ran:?}");
     // Of two that are not built one upon the other nobody knows which is newer.
     home.run(&["cat", "latest:vm", "-q"]).ends(13);

@@ -182,7 +182,12 @@ fn a_device_that_is_not_there_is_refused_and_no_file_takes_its_place() {
     home.run(&["backup", "tree", "--name", "tree", "-q"]).ok();
     std::os::unix::fs::symlink("/dev", home.path("devices")).unwrap();
     let name = format!("wherry-test-{}", std::process::id());
-    let paths = [format!("/dev/{name}"), format!("/dev/{name}/root"), format!("/dev/{name}/a/b"), home.text("devices/") + &name];
+    let paths = [
+        format!("/dev/{name}"),
+        format!("/dev/{name}/root"),
+        format!("/dev/{name}/a/b"),
+        home.text("devices/") + &name,
+    ];
     for path in &paths {
         for mode in ALL_MODES {
             for snap in ["latest:vm", "latest:tree"] {

@@ -248,7 +248,10 @@ fn what_was_made_on_the_target_since_is_refused() {
     }
     kill(&home, &["latest", target.text(), "--force"], 1, || notes(&home) == 1);
     put(target.path(), size as u64 - 512, b"EFI PART");
-    has(&refused(&home, &["latest", target.text()], 2, target.path()), &["written to since", &(size - 512).to_string()]);
+    has(
+        &refused(&home, &["latest", target.text()], 2, target.path()),
+        &["written to since", &(size - 512).to_string()],
+    );
 }
 
 /// What a restore with --force found is no sign of somebody else: as far as it did not come that is there still.

@@ -126,7 +126,9 @@ impl fmt::Display for Why {
             Self::Exists => "something of this name is there",
             Self::NotOlder => "what is there is as new, or newer",
             Self::Done => "an earlier run of this restore made it",
-            Self::OtherType => "a directory is in the place of something else, or something else in that of a directory",
+            Self::OtherType => {
+                "a directory is in the place of something else, or something else in that of a directory"
+            }
             Self::Taken => "another name of the snapshot is the same in the target, which does not tell them apart",
             Self::Mounted => "another filesystem is mounted there",
         })
