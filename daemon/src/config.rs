@@ -3,7 +3,7 @@
 
 use crate::cli::{
     BackupArgs, CheckArgs, Cli, Command, Compression, CopyArgs, CredentialFlags, Engine, ForgetArgs, GcArgs, Global,
-    InitArgs, KeepFlags, LogFormat, MountArgs, Percent, RepairArgs, RestoreArgs, S3Flags, Size, SourceArg, Span,
+    InitArgs, KeepFlags, LogFormat, MountArgs, Percent, Rate, RepairArgs, RestoreArgs, S3Flags, Size, SourceArg, Span,
     ToCredentialFlags,
 };
 use crate::credential::CredentialSource;
@@ -78,8 +78,8 @@ pub(crate) struct File {
     chunk_size: Option<Size>,
     // backup
     compression: Option<Compression>,
-    limit_read: Option<Size>,
-    limit_upload: Option<Size>,
+    limit_read: Option<Rate>,
+    limit_upload: Option<Rate>,
     exclude: Option<Vec<String>>,
     exclude_caches: Option<bool>,
     exclude_if_present: Option<Vec<String>>,

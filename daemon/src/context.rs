@@ -5,18 +5,19 @@ use crate::budget::{self, Budget};
 use crate::cli::{LogFormat, S3Flags};
 use crate::config::Settings;
 use crate::credential::{CredentialSource, Second, can_ask};
-use crate::output::Output;
+use crate::output::{Output, local_time};
 use crate::progress::{Progress, Screen};
 use crate::restore::Marker;
 use crate::select::{self, SnapSpec, Summary};
 use crate::signals::Cancel;
 use crate::storage::{self, Limited};
 use crate::telemetry::{self, RunId};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use wherry_repo::index::{ChunkIndex, IndexOptions, Opened};
-use wherry_repo::storage::Storage;
+use wherry_repo::storage::{Storage, keys as storage_keys};
 use wherry_repo::{
     Components, Credential, Error, ErrorKind, PasswordCost, Repository, Result, Snapshot, SnapshotList, System, Turn,
 };
@@ -189,16 +190,40 @@ impl Context {
         Ok((repository, turn))
     }
 
-    /// The one snapshot that is meant.
+    /// The one snapshot that is meant. `Corrupt` where it cannot be told, as of `latest` beside a record that cannot be read.
     pub fn snapshot(&self, repository: &Repository, spec: &SnapSpec) -> Result<Snapshot> {
+        let (list, found) = self.look(repository, spec)?;
+        match doubt(&list, &found, spec) {
+            Some(doubt) => Err(doubt),
+            None => Ok(found),
+        }
+    }
+
+    /// Likewise for what a backup builds upon: an older one than `latest` costs time and no data, so that is a warning.
+    pub fn parent(&self, repository: &Repository, spec: &SnapSpec) -> Result<Snapshot> {
+        let (list, found) = self.look(repository, spec)?;
+        if let Some(doubt) = doubt(&list, &found, spec) {
+            tracing::warn!("{doubt}");
+        }
+        Ok(found)
+    }
+
+    fn look(&self, repository: &Repository, spec: &SnapSpec) -> Result<(SnapshotList, Snapshot)> {
         if let SnapSpec::LatestOf(volume) = spec {
             // One volume's records are fewer than all; the whole list is for the error that names what there is.
             let list = repository.snapshots(Some(repository.volume_id(volume)))?;
             if let Ok(found) = pick(&list, spec) {
-                return Ok(found);
+                return Ok((list, found));
+            }
+            if let Some((key, error)) = unread(&list).next() {
+                let text =
+                    format!("no whole snapshot of {volume:?} can be read, and this record is one of its own: {error}");
+                return Err(Error::corrupt(text).with_object(key));
             }
         }
-        pick(&repository.snapshots(None)?, spec)
+        let list = repository.snapshots(None)?;
+        let found = pick(&list, spec)?;
+        Ok((list, found))
     }
 
     /// The chunk index of this repository, up to date. Whatever keeps the one on disk from being used is logged, and
@@ -263,14 +288,38 @@ pub fn resolve<'a>(list: &SnapshotList, summaries: &'a [Summary], spec: &SnapSpe
     found
 }
 
-/// Picks from a list. For `latest` a record that cannot be read is a warning.
+/// Records that cannot be read, of snapshots that nobody asked to forget.
+fn unread(list: &SnapshotList) -> impl Iterator<Item = &(wherry_repo::Key, Error)> {
+    let hidden = |key| storage_keys::parse_snap(key).is_some_and(|(_, id)| !list.is_visible(&id));
+    list.damaged.iter().filter(move |(key, _)| !hidden(key))
+}
+
+/// Why `found` may not be the latest: a record that cannot be read may be newer. Only what another one was built upon is older
+/// than that one for sure, as ids do not tell the time.
+fn doubt(list: &SnapshotList, found: &Snapshot, spec: &SnapSpec) -> Option<Error> {
+    if !matches!(spec, SnapSpec::Latest | SnapSpec::LatestOf(_)) {
+        return None;
+    }
+    let not_newer = list.snapshots.iter().filter(|s| s.record.started <= found.record.started);
+    let parents: HashSet<_> = not_newer.filter_map(|s| s.record.parent).collect();
+    let (key, error, id) = unread(list).find_map(|(key, error)| {
+        let (volume, id) = storage_keys::parse_snap(key)?;
+        // With `latest` alone it may be of another volume, and then there is more than one.
+        let counts = volume == found.volume || *spec == SnapSpec::Latest;
+        (counts && !parents.contains(&id)).then_some((key, error, id))
+    })?;
+    let text = format!(
+        "{spec} cannot be told: snapshot {id} may be the newest, and its record cannot be read ({error}); the newest that can be read is \
+         {}, of {}: name it by its id, or give the other one up with `wherry forget {id}`; `wherry check` says what is damaged",
+        found.id,
+        local_time(found.record.started)
+    );
+    Some(Error::corrupt(text).with_object(key))
+}
+
+/// Picks from a list.
 fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
     let id = resolve(list, &select::summaries(list), spec)?.id;
-    if matches!(spec, SnapSpec::Latest | SnapSpec::LatestOf(_)) {
-        for (key, error) in &list.damaged {
-            tracing::warn!("{key} cannot be read, it may be newer than what is taken for the latest: {error}");
-        }
-    }
     let snapshot = list.snapshots.iter().find(|s| s.id == id).cloned();
     snapshot.ok_or_else(|| Error::internal("a snapshot is in one list and not in the other"))
 }

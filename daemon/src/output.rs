@@ -4,7 +4,7 @@ use serde::Serialize;
 use std::io::{self, Write};
 use wherry_repo::Timestamp;
 
-/// Whoever read standard output has closed it. The command ends quietly and well.
+/// Whoever read standard output has closed it. A command that only writes bytes or lists names ends quietly and well.
 #[derive(Debug)]
 pub struct ReaderGone;
 
@@ -33,13 +33,17 @@ impl Output {
         self.json
     }
 
-    /// Writes the result of a command: `value` as one line of JSON, or what `text` gives.
+    /// Writes the result of a command: `value` as one line of JSON, or what `text` gives. That nobody reads it is no error: what the
+    /// command did or found stays so, and its exit code is for whoever did not look.
     pub fn result<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         let mut all = if self.json { serde_json::to_string(value)? } else { text() };
         if !all.is_empty() && !all.ends_with('\n') {
             all.push('\n');
         }
-        self.bytes(all.as_bytes())
+        match self.bytes(all.as_bytes()) {
+            Err(e) if e.is::<ReaderGone>() => Ok(()),
+            written => written,
+        }
     }
 
     /// Writes bytes as they are and makes sure that they are out.
@@ -132,6 +136,11 @@ pub fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// A number of things for people, by the word for one of them.
+pub fn count(n: u64, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+}
+
 /// A length of time for people: `1d 02:03:04`, `02:03:04`, `03:04`.
 pub fn duration(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
@@ -179,6 +188,11 @@ mod tests {
         ] {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn one_is_one() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "pack")), ["0 packs", "1 pack", "2 packs"]);
     }
 
     #[test]

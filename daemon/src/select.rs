@@ -155,6 +155,22 @@ impl Filter {
         name.as_ref().is_none_or(|name| name.as_str() == snapshot.volume)
             && tags.iter().all(|tag| snapshot.tags.get(&tag.key) == Some(&tag.value))
     }
+
+    /// Warns when it was given and admits none of the repository's snapshots, of which these are left: a name that was mistyped
+    /// must not look like work that is done.
+    pub fn warn_of_nothing(&self, admitted: &[Summary], list: &SnapshotList) {
+        let Self { name, tags } = self;
+        if !admitted.is_empty() || name.is_none() && tags.is_empty() {
+            return;
+        }
+        let of = name.as_ref().map_or_else(String::new, |name| format!(" of volume {:?}", name.as_str()));
+        let with: String = tags.iter().map(|tag| format!(" with tag {}={}", tag.key, tag.value)).collect();
+        let hint = match shortened(volumes(&summaries(list)).into_iter()) {
+            names if names.is_empty() => "there is none at all".to_owned(),
+            names => format!("the volumes are {names}"),
+        };
+        tracing::warn!("there is no snapshot{of}{with}, so nothing is done; {hint}");
+    }
 }
 
 /// What `latest` and a parent may be: whole, and not forgotten.

@@ -125,13 +125,19 @@ impl Elsewhere {
         self.recent.lock().clear();
     }
 
-    /// Notes that something which should be in `pack` was found, verified, in another place.
-    pub(crate) fn note(&self, pack: &PackId, copy: &Copy) {
+    /// Notes that something which should be in `pack` was found, verified, in another place. `is_gone`: there is no such pack, as
+    /// after every collector that moved what was in it; else it is damaged.
+    pub(crate) fn note(&self, pack: &PackId, copy: &Copy, is_gone: bool) {
         self.found.fetch_add(1, Ordering::Relaxed);
         let mut named = self.named.lock();
         if named.len() < NAMED && named.insert(*pack) {
             let (pack, other) = (keys::pack(pack), keys::pack(&copy.pack));
-            tracing::info!("{pack} is gone or damaged; what it held is found by id in other packs, such as {other}");
+            match is_gone {
+                true => tracing::debug!("{pack} is gone; what it held is found by id in other packs, such as {other}"),
+                false => {
+                    tracing::info!("{pack} is damaged; what it held is found by id in other packs, such as {other}")
+                }
+            }
         }
     }
 
@@ -351,16 +357,17 @@ impl Elsewhere {
         Ok(known)
     }
 
-    /// A map node of `level` from another place than its slot says, verified; `None` when there is none.
-    pub(crate) fn node(&self, repository: &Repository, slot: &Slot, level: u8) -> Result<Option<Node>> {
-        self.opened(repository, &slot.id, 128 + level, &slot.at, |copy, sealed| {
+    /// A map node of `level` from another place than its slot says, verified; `None` when there is none. `is_gone`: see
+    /// [`note`](Self::note).
+    pub(crate) fn node(&self, repository: &Repository, slot: &Slot, level: u8, is_gone: bool) -> Result<Option<Node>> {
+        self.opened(repository, &slot.id, 128 + level, &slot.at, is_gone, |copy, sealed| {
             repository.opener().node(&slot.id, level, &copy.at, sealed)
         })
     }
 
     /// Likewise a tree node, encoded. Its hints, and so its length, may be others than those of the one that is gone.
-    pub(crate) fn tree_node(&self, repository: &Repository, node: &Placed) -> Result<Option<Vec<u8>>> {
-        self.opened(repository, &node.to.id, node.to.class, &node.at, |copy, sealed| {
+    pub(crate) fn tree_node(&self, repository: &Repository, node: &Placed, is_gone: bool) -> Result<Option<Vec<u8>>> {
+        self.opened(repository, &node.to.id, node.to.class, &node.at, is_gone, |copy, sealed| {
             let to = Ref { plain: copy.plain, ..node.to };
             repository.opener().tree_node(&to, &copy.at, sealed)
         })
@@ -373,6 +380,7 @@ impl Elsewhere {
         id: &ShortId,
         class: u8,
         not: &Location,
+        is_gone: bool,
         open: impl Fn(&Copy, &mut [u8]) -> Result<T>,
     ) -> Result<Option<T>> {
         self.first(repository, id, class, not, |copy| {
@@ -381,7 +389,7 @@ impl Elsewhere {
             let sealed = repository.storage().get_range(&keys::pack(&copy.pack), range);
             match sealed.and_then(|sealed| open(copy, &mut sealed.to_vec())) {
                 Ok(node) => {
-                    self.note(&not.pack, copy);
+                    self.note(&not.pack, copy, is_gone);
                     Ok(Some(node))
                 }
                 Err(e) if repository.is_damage(&e) => {

@@ -388,7 +388,7 @@ impl ChunkReader {
             }
             match self.read_at(chunk, &copy.pack, &copy.at, scratch, buffer(chunk)) {
                 Ok(found) => {
-                    elsewhere.note(&slot.at.pack, copy);
+                    elsewhere.note(&slot.at.pack, copy, why.kind() == ErrorKind::NotFound);
                     Ok(Some(found))
                 }
                 Err(e) if self.repository.is_damage(&e) => {

@@ -469,6 +469,15 @@ impl Repository {
         Ok(slot)
     }
 
+    /// The number of a slot that this opens; `None` when it opens none of those that can be read.
+    pub fn slot_of(&self, credential: &Credential) -> Result<Option<u64>> {
+        match bundle::unlock(self.storage(), self.id(), credential) {
+            Ok(keys) => Ok(Some(keys.slot)),
+            Err(e) if e.kind() == ErrorKind::Denied || self.is_damage(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Removes a way in; never the last one. `Conflict` when another was removed at the same time and this one was the
     /// last: it is there again.
     pub fn remove_slot(&self, slot: u64) -> Result<()> {

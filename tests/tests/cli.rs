@@ -31,6 +31,8 @@ mod inherit;
 mod json;
 #[path = "cli/keys.rs"]
 mod keys;
+#[path = "cli/latest.rs"]
+mod latest;
 #[path = "cli/memory.rs"]
 mod memory;
 #[path = "cli/options.rs"]
@@ -242,7 +244,11 @@ fn a_policy_says_why_and_stops_before_too_much() {
     home.run(&[&["unforget"][..], &ids[..11].iter().map(String::as_str).collect::<Vec<_>>()].concat()).ok();
     assert_eq!(listed(&["snapshots", "--json"]), ids);
     assert_eq!(listed(&["snapshots", "--json", "--name", "other"]), [""; 0]);
-    home.run(&["forget", "--keep-last", "1", "--name", "other"]).ok();
+    // A name that was mistyped does not look like work that is done.
+    let ran = home.run(&["forget", "--keep-last", "1", "--name", "other"]).ok();
+    assert!(ran.stderr.contains("no snapshot of volume \"other\"") && ran.stderr.contains("are vm"), "{}", ran.stderr);
+    let ran = home.run(&["forget", "--keep-last", "1", "--name", "vm", "--tag", "a=b"]).ok();
+    assert!(ran.stderr.contains("no snapshot of volume \"vm\" with tag a=b"), "{}", ran.stderr);
     assert_eq!(listed(&["snapshots", "--json"]), ids);
     // Ten may always go, however many stay.
     let ran = home.run(&["forget", "--keep-last", "2", "--json"]).ok();
@@ -261,6 +267,54 @@ fn a_reader_that_goes_away_is_no_error() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{args:?}");
+    }
+}
+
+#[test]
+fn what_is_of_another_kind_is_not_said_to_be_built_upon() {
+    let home = Home::with_repository();
+    home.backup("x", b"disk");
+    fs::create_dir(home.path("tree")).unwrap();
+    let disk = home.path("x.raw");
+    for source in [&home.path("tree"), &disk] {
+        let ran = home.run(&["backup", source.to_str().unwrap(), "--name", "x", "--json"]).ok();
+        assert_eq!(ran.json()["parent"], Value::Null, "{source:?}");
+        assert!(ran.stderr.contains("not built upon"), "{}", ran.stderr);
+    }
+    let ran = home.run(&["backup", disk.to_str().unwrap(), "--name", "x"]).ok();
+    assert!(!ran.stdout.contains("built on none") && !ran.stderr.contains("not built upon"), "{ran:?}");
+}
+
+/// What a command found or did not do is told by its exit code also where nobody reads its result.
+#[test]
+fn the_exit_code_stays_where_nobody_reads_the_result() {
+    let home = Home::with_repository();
+    let id = home.backup("vm", &vec![b'x'; 1 << 20]);
+    fs::create_dir_all(home.path("tree/d")).unwrap();
+    home.run(&["backup", "tree", "--name", "tree", "-q"]).ok();
+    fs::create_dir_all(home.path("full")).unwrap();
+    home.write("full/d", "a file where the snapshot has a directory");
+    let pack = home.tree("repo/packs").into_keys().find(|path| path.to_str().unwrap().contains(&id)).unwrap();
+    fs::write(pack, "damaged").unwrap();
+    let unread = |args: &[&str], code: i32| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        for format in [&[][..], &["--json"]] {
+            let output = home.command().args(args).args(format).stdout(writer.try_clone().unwrap()).output().unwrap();
+            let ran = harness::Ran::from(output);
+            assert_eq!(ran.code, code, "{args:?} {format:?}: {}", ran.stderr);
+            assert!(!ran.stderr.contains("standard output"), "{}", ran.stderr);
+        }
+    };
+    unread(&["stats"], 0);
+    unread(&["check", "--read-data"], 13);
+    for mode in [&[][..], &["--dry-run"]] {
+        unread(&[&["restore", "latest:tree", "full", "--overwrite", "never"], mode].concat(), 3);
+    }
+    let record = home.tree("repo/snap").into_keys().find(|path| path.ends_with(&id)).unwrap();
+    fs::write(record, "damaged").unwrap();
+    for args in [&["snapshots"][..], &["forget", "--keep-last", "1", "--dry-run"]] {
+        unread(args, 13);
     }
 }
 

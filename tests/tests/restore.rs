@@ -90,6 +90,32 @@ fn wait<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Unmounts when dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(device: &str, at: PathBuf) -> Self {
+        Self::with("rw", device, at)
+    }
+
+    /// Then nothing writes to the device meanwhile but what is tested.
+    fn read_only(device: &str, at: PathBuf) -> Self {
+        Self::with("ro", device, at)
+    }
+
+    fn with(options: &str, device: &str, at: PathBuf) -> Self {
+        fs::create_dir_all(&at).unwrap();
+        sh("mount", &["-o", options, device, at.to_str().unwrap()]);
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// Every name in the folder and in those below, but for what the cache holds besides notes.
 fn names(home: &Home) -> Vec<PathBuf> {
     let mut found = Vec::new();

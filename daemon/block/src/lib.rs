@@ -51,5 +51,5 @@ pub use geometry::{Geometry, Identity, Kind};
 pub use reader::{ReadDone, Reader};
 pub use sink::{Sink, SinkOptions};
 pub use source::{MountedSource, Source};
-pub use target::{TargetKind, TargetState, inspect_target};
+pub use target::{TargetKind, TargetState, inspect_target, look_at_places, not_a_device};
 pub use xattr::{get_xattr, list_xattr};

@@ -104,10 +104,35 @@ pub fn inspect_target(path: &Path) -> Result<TargetState> {
     Ok(TargetState { kind, busy })
 }
 
+/// Where the kernel and udev show devices.
+const DEVICES: &str = "/dev";
+
+/// Why nothing can be made at `path` where it lies in the folder of devices, `None` elsewhere. A file that was made there would
+/// be in memory, and gone with the next boot, while whoever asked for it believes in a disk. Filesystems of their own below it,
+/// such as `/dev/shm`, are places like any other.
+///
+/// # Errors
+/// `Io`, `Denied` when the folder of devices cannot be looked at.
+pub fn not_a_device(path: &Path) -> Result<Option<String>> {
+    let path = std::path::absolute(path)
+        .map_err(|e| Error::on_path("look at", path, Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+    // The name itself may lead there (/dev/mapper is not there without device mapper), or a link to a folder.
+    let above = path.ancestors().skip(1).find_map(|above| std::fs::canonicalize(above).ok());
+    let Some(above) = above.filter(|above| above.starts_with(DEVICES)) else { return Ok(None) };
+    let filesystem = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev);
+    let same = filesystem(&above).and_then(|above| Ok(above == filesystem(DEVICES.as_ref())?));
+    let why = "there is no such device, and a file there would be in memory only; `lsblk -p` shows the devices there are; is it attached, \
+               and its volume group or mapping active?";
+    Ok(same.map_err(|errno| Error::on_path("look at", &above, errno))?.then(|| why.to_owned()))
+}
+
 /// Why no file can be made at `path`, where nothing is.
 fn cannot_make(path: &Path) -> Result<Option<String>> {
     if rustix::fs::lstat(path).is_ok() {
         return Ok(Some("it is a symbolic link to nothing".to_owned()));
+    }
+    if let Some(why) = not_a_device(path)? {
+        return Ok(Some(why));
     }
     let folder = crate::geometry::folder(path);
     let name = folder.display();
@@ -154,6 +179,39 @@ fn contents(source: &Source) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// Gives `each` what is not zero at the places of a target of `size` bytes where [`inspect_target`] would see a filesystem or a
+/// table of partitions on a device: its place and at most 4 KiB, which do not reach over a multiple of 4 KiB nor over `cut`.
+/// What the target does not have is left out.
+///
+/// # Errors
+/// As of [`Source::open`] and [`Source::read_at`].
+pub fn look_at_places(path: &Path, size: u64, cut: u64, mut each: impl FnMut(u64, &[u8])) -> Result<()> {
+    let source = Source::open_quietly(path)?;
+    let block = u64::from(source.geometry().logical_block).max(LOOK as u64);
+    let size = size.min(source.geometry().size);
+    let first = size.min(EDGE);
+    let last = (size.saturating_sub(EDGE) / block * block).max(first);
+    let edges = [(0, first), (last, size)].into_iter();
+    let copies = COPIES.iter().map(|(place, ..)| (*place, place + LOOK as u64));
+    let pool = BufferPool::new((EDGE + block) as usize, 1)?;
+    for (start, end) in edges.chain(copies.filter(|(start, end)| *start >= first && *end <= last)) {
+        if start == end {
+            continue;
+        }
+        let bytes = source.read_at(start, (end - start) as usize, pool.take())?;
+        for (n, piece) in bytes.chunks(LOOK).enumerate() {
+            let at = start + (n * LOOK) as u64;
+            let (before, behind) = piece.split_at(cut.saturating_sub(at).min(piece.len() as u64) as usize);
+            for (at, part) in [(at, before), (at + before.len() as u64, behind)] {
+                if part.iter().any(|byte| *byte != 0) {
+                    each(at, part);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Names the first thing found in `bytes`, which lie at `start` of the device.

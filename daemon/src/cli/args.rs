@@ -1,6 +1,6 @@
 //! The flags of each command, with its examples.
 
-use super::{Compression, Percent, Size, Snap, Span, Tag, VolumeName};
+use super::{Compression, Percent, Rate, Size, Snap, Span, Tag, VolumeName};
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -111,10 +111,10 @@ pub struct BackupArgs {
     pub compression: Option<Compression>,
     /// Reads at most so many bytes per second
     #[arg(long, value_name = "SIZE")]
-    pub limit_read: Option<Size>,
+    pub limit_read: Option<Rate>,
     /// Uploads at most so many bytes per second
     #[arg(long, value_name = "SIZE")]
-    pub limit_upload: Option<Size>,
+    pub limit_upload: Option<Rate>,
     /// Reads only the ranges listed in a file and takes the rest from the parent
     ///
     /// The list holds what changed since one snapshot, one range a line: offset and length in bytes, decimal; # begins a
@@ -170,8 +170,9 @@ impl TreeArgs {
 /// `wherry restore`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Refuses, before it writes, a target that is mounted or in use, too small, or not empty. A missing file is made. The \
-same command after an interruption goes on where that one stopped.
+Refuses, before it writes, a target that is mounted or in use, too small, or not empty, and a device that is not there. A missing \
+file is made. The same command after an interruption goes on where that one stopped, unless the target was used for \
+something else since.
 
 Examples:
   wherry restore latest:vm1 /dev/vg/vm1-new --verify
@@ -466,7 +467,7 @@ timer, once a day. It can be ended at any moment: the next run goes on.
 
 A backup that gave no sign of life for --fence-after counts as dead and loses its run; one that lives is waited for, five \
 minutes at most, then the run ends (exit 0), says whom it waits for, and the next one goes on. When anything cannot be read \
-that leads to what is kept, nothing is condemned (exit 13). What could not be deleted is tried again by the next run (exit 3).
+that leads to what is kept, nothing is condemned (exit 13). What could not be deleted is tried again by the next run (exit 1).
 
 With --rewrite what was stored before the last `wherry key rotate` is sealed anew, 64 GiB by one run, and deleted as all else \
 is: until then it takes its room twice. What is moved so is looked for by name, which takes 64 bytes of --memory a chunk here, and \

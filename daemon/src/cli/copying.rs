@@ -1,6 +1,6 @@
 //! The flags of `copy`, which has two repositories.
 
-use super::{Compression, CredentialFlags, Filter, S3Flags, Size, Snap};
+use super::{Compression, CredentialFlags, Filter, Rate, S3Flags, Snap};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub struct CopyArgs {
     pub compression: Option<Compression>,
     /// Uploads at most so many bytes per second
     #[arg(long, value_name = "SIZE")]
-    pub limit_upload: Option<Size>,
+    pub limit_upload: Option<Rate>,
 }
 
 /// Where the password or key of the repository that is copied into comes from; as [`CredentialFlags`].

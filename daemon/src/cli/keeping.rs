@@ -16,6 +16,8 @@ pub enum KeyCommand {
     List,
     /// Adds a password or key file
     #[command(after_long_help = "\
+One that opens a slot already is refused (exit 2).
+
 Examples:
   wherry key add                                   asks for the new password
   wherry key add --new-password-file /root/new.pw
@@ -24,7 +26,7 @@ Examples:
     /// Removes one of them, but never the last
     #[command(after_long_help = "Examples:\n  wherry key remove 5b0c9d3e")]
     Remove {
-        /// The slot, as `wherry key list` shows it, or the beginning of it
+        /// The slot, as `wherry key list` shows it, or at least the first 4 digits of it
         slot: String,
     },
     /// Replaces the one in use

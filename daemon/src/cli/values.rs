@@ -35,6 +35,7 @@ macro_rules! deserialize_from_text {
 
 deserialize_from_text! {
     Size: "a size such as 256M or 268435456",
+    Rate: "bytes a second such as 20M or 20971520",
     Span: "a time such as 30s, 5m or 7d",
     Percent: "a share such as 10%",
     Compression: "lz4, none, zstd or zstd:LEVEL",
@@ -71,6 +72,21 @@ impl fmt::Display for Size {
         match units.into_iter().find(|(shift, _)| self.0 != 0 && self.0.is_multiple_of(1 << shift)) {
             Some((shift, unit)) => write!(f, "{}{unit}", self.0 >> shift),
             None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// Bytes per second, at least one: at none nothing would ever pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate(pub u64);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse()? {
+            Size(0) => Err("at 0 bytes a second nothing would ever pass: leave it out for no limit".to_owned()),
+            Size(rate) => Ok(Self(rate)),
         }
     }
 }

@@ -106,7 +106,7 @@ pub(super) fn choice(context: &Context, repository: &Repository, parent: Option<
     Ok(match parent {
         None | Some(Parent::Auto) => ParentChoice::Auto,
         Some(Parent::None) => ParentChoice::None,
-        Some(Parent::Snap(snap)) => ParentChoice::Snapshot(context.snapshot(repository, snap)?.id),
+        Some(Parent::Snap(snap)) => ParentChoice::Snapshot(context.parent(repository, snap)?.id),
     })
 }
 

@@ -4,7 +4,7 @@ use super::snapshots::PathView;
 use crate::cli::CheckArgs;
 use crate::context::Context;
 use crate::exit::Exit;
-use crate::output::{self, local_time, shown, size, utc_time};
+use crate::output::{self, count, local_time, shown, size, utc_time};
 use crate::progress::Progress;
 use crate::select::SnapSpec;
 use parking_lot::Mutex;
@@ -291,10 +291,15 @@ pub(super) fn text(report: &CheckReport) -> String {
         lines.push(format!("  next    {}", damage.advice()));
     }
     let nodes = if report.trees > 0 { "nodes of maps and trees" } else { "map nodes" };
-    let counts =
-        [(report.snapshots, "snapshots"), (report.records, "records"), (report.packs, "packs"), (report.nodes, nodes)];
-    let counts = counts.map(|(n, what)| format!("{n} {what}")).join(", ");
-    lines.push(format!("checked   {counts}; they refer to {} chunks ({})", report.chunks, size(report.data_bytes)));
+    let counts = [(report.snapshots, "snapshot"), (report.records, "record"), (report.packs, "pack")];
+    let counts = counts.map(|(n, what)| count(n, what)).join(", ");
+    let node = match (report.nodes, report.trees) {
+        (1, 0) => "map node",
+        (1, _) => "node of maps and trees",
+        _ => nodes,
+    };
+    let (n, chunks) = (report.nodes, count(report.chunks, "chunk"));
+    lines.push(format!("checked   {counts}, {n} {node}; they refer to {chunks} ({})", size(report.data_bytes)));
     if report.read_bytes > 0 {
         lines.push(format!("read      {} of chunks", size(report.read_bytes)));
     }
@@ -307,7 +312,7 @@ pub(super) fn text(report: &CheckReport) -> String {
             NotReadReason::Sample => "not in this --sample: the next ones take it first",
             NotReadReason::Failed => "they could be read at first and then could not, see above: run it again",
         };
-        lines.push(format!("not read  {} of chunks in {} packs: {why}", size(left.bytes), left.packs));
+        lines.push(format!("not read  {} of chunks in {}: {why}", size(left.bytes), count(left.packs, "pack")));
     }
     if let Some(why) = &report.not_kept {
         lines.push(format!(
@@ -317,8 +322,8 @@ pub(super) fn text(report: &CheckReport) -> String {
     }
     if report.unused_packs > 0 {
         lines.push(format!(
-            "unused    {} packs ({}) that no snapshot refers to: of runs under way or broken off, or of forgotten snapshots",
-            report.unused_packs,
+            "unused    {} ({}) that no snapshot refers to: of runs under way or broken off, or of forgotten snapshots",
+            count(report.unused_packs, "pack"),
             size(report.unused_bytes)
         ));
     }

@@ -130,6 +130,7 @@ pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
     let turn = target.begin_writing("copy")?;
     let listed = source.snapshots(None)?;
     let summaries: Vec<_> = select::summaries(&listed).into_iter().filter(|s| filter.admits(s)).collect();
+    filter.warn_of_nothing(&summaries, &listed);
     let mut chosen: Vec<SnapshotId> = match snaps.is_empty() {
         true => summaries.iter().filter(|s| !s.forgotten).map(|s| s.id).collect(),
         false => named(&snaps, &listed, &summaries)?,

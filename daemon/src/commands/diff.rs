@@ -167,7 +167,10 @@ impl<'a> Report<'a> {
         let Self { ranges, bytes, .. } = self;
         let sum = match self.context.output.is_json() {
             true => format!("],\"size\":{size},\"bytes\":{bytes}}}\n"),
-            false => format!("# {ranges} ranges differ, {} of {}\n", output::size(bytes), output::size(size)),
+            false => {
+                let differ = if ranges == 1 { "1 range differs".to_owned() } else { format!("{ranges} ranges differ") };
+                format!("# {differ}, {} of {}\n", output::size(bytes), output::size(size))
+            }
         };
         self.text(&sum)?;
         self.flush()

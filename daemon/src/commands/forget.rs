@@ -69,6 +69,7 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     let mut list = repository.snapshots(None)?;
     let pins = repository.pins()?;
     let summaries: Vec<_> = select::summaries(&list).into_iter().filter(|s| filter.admits(s)).collect();
+    filter.warn_of_nothing(&summaries, &list);
     // Their records cannot be read: they are named by their ids, and nothing else is known of them.
     let mut given_up = BTreeSet::new();
     let (decisions, why) = match snaps.is_empty() {
@@ -243,6 +244,12 @@ fn text(decisions: &[Decision], views: &[View], known: usize, delay: Duration) -
     let gone = views.iter().filter(|view| view.forgotten).count();
     let end = match gone {
         0 => String::new(),
+        // Nothing but a collector makes it final.
+        _ if delay.is_zero() => {
+            format!(
+                "{gone} forgotten; the next `wherry gc` makes that final, until then `wherry unforget` brings them back\n"
+            )
+        }
         _ => format!("{gone} forgotten; `wherry unforget` brings them back within {}\n", crate::cli::Span(delay)),
     };
     let table = if decisions.is_empty() && !lost.is_empty() { String::new() } else { table.render() };

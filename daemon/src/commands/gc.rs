@@ -335,6 +335,10 @@ fn summary(report: &Collected, dry: bool) -> String {
             .to_owned();
     }
     match (goes, report.swept.packs) {
+        // It is not the grace that keeps them.
+        (_, 0) if report.failed.packs > 0 && report.graced.packs == 0 => {
+            "nothing was deleted: mend what is said above, and run `wherry gc` again".to_owned()
+        }
         (0, 0) if report.graced.packs == 0 => "nothing to delete".to_owned(),
         (_, 0) => "nothing is deleted yet: run `wherry gc` again after the grace".to_owned(),
         _ => format!("{} are free now", size(report.swept.bytes)),

@@ -10,7 +10,10 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use std::time::Instant;
 use wherry_repo::storage::keys;
-use wherry_repo::{CollectOptions, Collected, Error, PasswordCost, Repository, Timestamp};
+use wherry_repo::{CollectOptions, Collected, Credential, Error, PasswordCost, Repository, Timestamp};
+
+/// Digits of the name of a slot that are enough to remove it, as for the id of a snapshot.
+const MIN_DIGITS: usize = 4;
 
 #[derive(Serialize)]
 struct View {
@@ -36,7 +39,7 @@ pub(crate) fn run(context: &Context, command: KeyCommand) -> Result<Exit> {
         KeyCommand::List => list(context, &context.open_repository()?),
         KeyCommand::Add(new) => {
             let (repository, _turn) = context.open_to_write("key add")?;
-            let (slot, key_file) = add(context, &repository, new)?;
+            let (slot, key_file) = add(context, &repository, new, true)?;
             report(context, Changed { added: Some(slot), removed: None, key_file })
         }
         KeyCommand::Remove { slot } => {
@@ -49,7 +52,8 @@ pub(crate) fn run(context: &Context, command: KeyCommand) -> Result<Exit> {
             let (repository, _turn) = context.open_to_write("key passwd")?;
             let current = repository.slots()?.into_iter().flatten().find(|slot| slot.current);
             let current = current.ok_or_else(|| Error::internal("the key slot in use is not among the slots"))?;
-            let (slot, key_file) = add(context, &repository, new)?;
+            // The one in use may be replaced by itself: it is removed in the end.
+            let (slot, key_file) = add(context, &repository, new, false)?;
             repository.remove_slot(current.slot)?;
             report(context, Changed { added: Some(slot), removed: Some(hex(current.slot)), key_file })
         }
@@ -157,13 +161,27 @@ fn list(context: &Context, repository: &Repository) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Adds a slot; gives its name, and the path of a key file that was made for it.
-fn add(context: &Context, repository: &Repository, new: NewKeyArgs) -> Result<(String, Option<String>)> {
+/// Adds a slot; gives its name, and the path of a key file that was made for it. `only_new`: what opens another slot already is
+/// refused, for whoever removed one of the two would believe that it shuts out.
+fn add(
+    context: &Context,
+    repository: &Repository,
+    new: NewKeyArgs,
+    only_new: bool,
+) -> Result<(String, Option<String>)> {
     let source = new.source();
     let made = source.missing_key_file().map(|path| credential::make_key_file(path, &context.system).map(|()| path));
     let made = made.transpose()?.map(|path| path.display().to_string());
     let credential = source.read_new("New password: ")?;
     context.admit(&credential)?;
+    if only_new && let Some(slot) = repository.slot_of(&credential)? {
+        let what = match credential {
+            Credential::Password(_) => "password",
+            Credential::KeyFile(_) => "key file",
+        };
+        let text = format!("this {what} opens key slot {} already, nothing was added: give another one", hex(slot));
+        return Err(Error::invalid(text).into());
+    }
     let slot = repository.add_slot(&credential, PasswordCost::default())?;
     Ok((hex(slot), made))
 }
@@ -178,6 +196,13 @@ fn find(repository: &Repository, text: &str) -> Result<u64> {
     })?;
     let mut found = slots.into_iter().filter(|slot| hex(*slot).starts_with(&text.to_ascii_lowercase()));
     match (found.next().filter(|_| !text.is_empty()), found.next()) {
+        // One digit mistyped must not shut somebody out.
+        (Some(_), None) if text.len() < MIN_DIGITS => {
+            let why = format!(
+                "{text:?} is too short for a key slot: write at least {MIN_DIGITS} digits of its name, or all of them"
+            );
+            Err(Error::invalid(why).into())
+        }
         (Some(slot), None) => Ok(slot),
         (None, _) => Err(Error::invalid(format!("there is no key slot {text:?}: see `wherry key list`")).into()),
         (Some(_), Some(_)) => {

@@ -5,13 +5,13 @@ use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
 use crate::readers::Readers;
-use crate::restore::{DiskRestore, Marker};
+use crate::restore::{DiskRestore, Marker, Seen};
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
 use wherry_block::{EngineInfo, Source, TargetKind, inspect_target};
-use wherry_repo::{Error, ErrorKind, Snapshot, SnapshotReader};
+use wherry_repo::{Error, ErrorKind, SnapshotReader};
 
 #[derive(Serialize)]
 struct Report {
@@ -41,11 +41,18 @@ struct Plan {
     /// Compare first and write what differs.
     delta: bool,
     resumed: bool,
+    /// What is on the target: see [`Seen::checksums`].
+    before: Vec<(u64, u32)>,
 }
 
 /// Restores a disk.
 pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     let start = Instant::now();
+    if args.target.as_os_str() == "-" {
+        let text = "a restore writes to a device, a file or a directory: `wherry cat SNAP` writes a disk to standard output, `wherry \
+                    dump SNAP` a directory as a tar archive; for a file of this name write ./-";
+        return Err(Error::invalid(text).into());
+    }
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &args.snap)?;
     let partial = snapshot.record.partial;
@@ -68,7 +75,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     let readers = Readers::start(&repository)?;
     let reader = SnapshotReader::within(readers.open(&snapshot)?)?;
     let marker = || context.restore_marker(&target, &snapshot);
-    let plan = admit(&target, &snapshot, force, delta, &marker)?;
+    let plan = admit(&target, &reader, force, delta, &marker)?;
     let unit = reader.chunk_size();
     let work = DiskRestore::new(context, &reader, &target)?;
     let only = match plan.delta && !plan.create {
@@ -85,7 +92,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     let mut from_medium = false;
     if !dry_run {
         // Before the target is touched: a file gets its size when it is opened.
-        let begun = marker()?;
+        let begun = marker()?.over(&plan.before);
         begun.set();
         let sink = work.sink(plan.create, false).inspect_err(|_| {
             if !plan.resumed {
@@ -93,7 +100,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
             }
         })?;
         // A file that was made is known by more than its name now.
-        let marker = marker()?;
+        let marker = marker()?.over(&plan.before);
         marker.set();
         let progress = context.progress("restore", Some(reader.size()));
         work.fill(&sink, only.as_ref(), &progress)?;
@@ -166,7 +173,8 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
                 report.target
             ));
         }
-        lines.push(format!("restored snapshot {}", report.snapshot));
+        let did = if dry_run { "nothing was written of" } else { "restored" };
+        lines.push(format!("{did} snapshot {}", report.snapshot));
         lines.join("\n")
     })?;
     Ok(if partial { Exit::Partial } else { Exit::Done })
@@ -175,7 +183,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
 /// Refuses, before anything is written, what must not be written to.
 fn admit(
     target: &Path,
-    snapshot: &Snapshot,
+    reader: &SnapshotReader,
     force: bool,
     delta: bool,
     marker: &dyn Fn() -> Result<Marker>,
@@ -187,12 +195,12 @@ fn admit(
             Error::new(ErrorKind::Busy, format!("{name} is in use: {by}; unmount or close it and run again")).into()
         );
     }
-    let need = snapshot.record.size;
+    let need = reader.size();
     let refuse = |why: String| -> Result<Plan> { Err(Error::invalid(why).into()) };
     let (read_only, contents, untouched) = match state.kind {
         TargetKind::Missing { refused: Some(why) } => return refuse(format!("{name} cannot be made: {why}")),
         TargetKind::Missing { refused: None } => {
-            return Ok(Plan { create: true, untouched: 0, delta, resumed: false });
+            return Ok(Plan { create: true, untouched: 0, delta, resumed: false, before: Vec::new() });
         }
         TargetKind::Directory => return refuse(format!("{name} is a directory: name a file or a block device")),
         TargetKind::Other => return refuse(format!("{name} is neither a file nor a block device")),
@@ -209,11 +217,26 @@ fn admit(
     if read_only {
         return refuse(format!("{name} is read-only"));
     }
-    let resumed = contents.is_some() && marker()?.is_set();
-    match contents {
-        Some(what) if !(force || delta || resumed) => {
-            refuse(format!("{name} is not empty: {what}; --force overwrites it, --delta writes only what differs"))
+    let seen = match Seen::on(target, need + untouched, need) {
+        // A bad sector of what is written over anyway comes back by that.
+        Err(_) if force || delta => Seen::default(),
+        seen => seen?,
+    };
+    let marker = marker()?;
+    let mut resumed = contents.is_some() && marker.is_set();
+    let ways = "--force overwrites it, --delta writes only what differs";
+    if resumed && let Some(at) = seen.foreign(reader, &marker.before())? {
+        if !(force || delta) {
+            return refuse(format!(
+                "{name} is not empty, and was written to since the restore to it was interrupted: what is at byte {at} is neither \
+                 of the snapshot nor what was there before; {ways}"
+            ));
         }
-        _ => Ok(Plan { create: false, untouched, delta: delta || resumed, resumed }),
+        // Nothing is gone on with: it is begun anew.
+        resumed = false;
+    }
+    match contents {
+        Some(what) if !(force || delta || resumed) => refuse(format!("{name} is not empty: {what}; {ways}")),
+        _ => Ok(Plan { create: false, untouched, delta: delta || resumed, resumed, before: seen.checksums() }),
     }
 }

@@ -5,14 +5,14 @@ use super::names::Lines;
 use crate::cli::{OverwriteArg, RestoreArgs};
 use crate::context::Context;
 use crate::exit::Exit;
-use crate::output;
+use crate::output::{self, ReaderGone};
 use crate::readers::Readers;
 use crate::restore::{FETCH, Marker, fetchers};
 use crate::tree::dir::Root;
 use crate::tree::fetch::{Told, TreeRestore, Whole, left_out, run_number};
 use crate::tree::path::{TreePath, escaped};
 use crate::tree::rehearse::Rehearsal;
-use crate::tree::restore::{NAMED, Options, Overwrite, Report, Restorer, Target};
+use crate::tree::restore::{NAMED, Options, Overwrite, Report, Restorer, Target, shown_path};
 use crate::tree::select::Select;
 use anyhow::Result;
 use serde::Serialize;
@@ -88,6 +88,9 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
     let partial = snapshot.record.partial;
     context.cancel.check()?;
     let existed = args.target.exists();
+    if !existed && let Some(why) = wherry_block::not_a_device(&args.target)? {
+        return refuse(format!("{} cannot be made: {why}", args.target.display()));
+    }
     let target = if args.dry_run { Target::there(&args.target)? } else { Some(Target::open(&args.target)?) };
     let user = rustix::process::geteuid().as_raw();
     // The marker tells a restore that began in an empty directory from one that was allowed to overwrite.
@@ -212,15 +215,20 @@ fn rehearse(
     // It may be that of a restore that began in another filesystem.
     let target = if args.target.exists() { Some(Root::open(&args.target, true)?) } else { None };
     let (is_json, mut changes, mut lines) = (context.output.is_json(), Vec::new(), Lines::new(context));
+    // Whether the snapshot is whole is for the exit code, also where nobody reads the lines.
+    let written = |written: Result<()>| match written {
+        Err(e) if e.is::<ReaderGone>() => Ok(()),
+        written => written,
+    };
     let (told, report) = rehearsal.run(target.as_ref(), &mut |change, path| {
         match is_json {
             true if changes.len() < NAMED => changes.push(diff_tree::Shown::new(change, path)),
             true => {}
-            false => lines.add(&diff_tree::line(change, path))?,
+            false => written(lines.add(&diff_tree::line(change, path)))?,
         }
         Ok(())
     })?;
-    lines.end()?;
+    written(lines.end())?;
     Ok((told, report, changes))
 }
 
@@ -286,7 +294,7 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: Out
         tracing::warn!("not restored: {refused}");
     }
     for skipped in report.skipped.first.iter().take(20) {
-        tracing::info!("left as it is: {} ({:?})", escaped(&skipped.path), skipped.why);
+        tracing::info!("left as it is: {} ({})", shown_path(&skipped.path), skipped.why);
     }
     context.output.result(&shown, || {
         let mut lines = vec![match args.dry_run {

@@ -41,7 +41,7 @@ pub(crate) fn run(context: &Context, args: ShowArgs) -> anyhow::Result<Exit> {
             ("known", size(stats.known)),
             ("new", size(stats.new)),
             ("stored", size(stats.stored)),
-            ("metadata", size(stats.metadata)),
+            ("metadata", size(snapshot.metadata())),
             ("root", record.root.to_string()),
             ("resumed", yes(record.resumed)),
             ("engine", record.engine.clone()),

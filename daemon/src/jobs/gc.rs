@@ -4,7 +4,7 @@ use super::forget::REASON;
 use super::{Job, Outcome};
 use crate::cli::JobGcArgs;
 use crate::commands::gc::collect;
-use crate::output::size;
+use crate::output::{count, size};
 use anyhow::Result;
 use wherry_api::job::{Collecting, State};
 use wherry_repo::{CollectOptions, Collected};
@@ -65,13 +65,13 @@ fn text(report: &Collected) -> String {
     if let Some(waiting) = report.waiting.first() {
         let (name, host, pid) = (&waiting.name, &waiting.host, waiting.pid);
         let of = format!("the first of volume {name:?}, pid {pid} on host {host}");
-        text += &format!(", waits for {} backups, {of}", report.waiting.len());
+        text += &format!(", waits for {}, {of}", count(report.waiting.len() as u64, "backup"));
     }
     if report.overtaken {
         text += ", other collectors came first each time";
     }
     if report.failed.packs > 0 {
-        text += &format!(", {} packs could not be deleted: the next gc tries again", report.failed.packs);
+        text += &format!(", {} could not be deleted: the next gc tries again", count(report.failed.packs, "pack"));
     }
     text
 }
@@ -95,7 +95,7 @@ mod tests {
             silent: std::time::Duration::ZERO,
         };
         let waits = Collected { generation: Some(1), waiting: vec![waiting], ..Collected::default() };
-        let said = "deleted 0 B, waits for 1 backups, the first of volume \"vm\", pid 7 on host node";
+        let said = "deleted 0 B, waits for 1 backup, the first of volume \"vm\", pid 7 on host node";
         assert_eq!(with(waits.clone()), (State::Unfinished, said.to_owned()));
         // It has sealed what was left by another run before that.
         assert_eq!(state(&Collected { completed: true, ..waits }), State::Done);

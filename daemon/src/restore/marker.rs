@@ -1,5 +1,6 @@
 //! The note that a restore is under way: it lets the same command go on after an interruption, although the target is no
-//! longer empty. It is no more than a permission: what is there already is compared, never believed.
+//! longer empty. It is no more than a permission: what is there already is compared, never believed. For a disk it holds only as
+//! long as nobody else has used the target: see [`Seen`](super::Seen).
 
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -26,6 +27,9 @@ struct Note {
     root: String,
     /// Tells the target from another one that has taken its name; `None` where that cannot be told.
     identity: Option<String>,
+    /// What was on it before, where a filesystem would be seen: see [`Seen::checksums`](super::Seen::checksums).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    before: Vec<(u64, u32)>,
 }
 
 impl Note {
@@ -49,7 +53,7 @@ impl Marker {
     /// # Errors
     /// When the target cannot be looked at.
     pub fn new(target: &Path, cache: &Path, snapshot: &SnapshotId, root: &str) -> anyhow::Result<Self> {
-        let note = |identity| Note { snapshot: snapshot.to_string(), root: root.into(), identity };
+        let note = |identity| Note { snapshot: snapshot.to_string(), root: root.into(), identity, before: Vec::new() };
         let beside = |file: &Path| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             file.with_file_name(format!(".{name}.wherry-restore"))
@@ -71,6 +75,17 @@ impl Marker {
         // Killed between the making of the file and the note that names it, a run has written nothing.
         let untouched = !device && meta.blocks() == 0;
         Ok(Self { path, untouched, note: note(wherry_block::disk_identity(&real)?) })
+    }
+
+    /// The same, and what was on the target before.
+    pub(crate) fn over(mut self, before: &[(u64, u32)]) -> Self {
+        self.note.before = before.to_vec();
+        self
+    }
+
+    /// What was on the target before the restore that was begun.
+    pub(crate) fn before(&self) -> Vec<(u64, u32)> {
+        self.read().map(|note| note.before).unwrap_or_default()
     }
 
     fn read(&self) -> Option<Note> {

@@ -4,12 +4,14 @@
 mod compare;
 mod disk;
 mod marker;
+mod seen;
 
 pub use compare::{Chunks, Compare};
 pub use disk::DiskRestore;
 pub(crate) use disk::{FETCH, fetchers};
 pub use marker::Marker;
 pub(crate) use marker::again;
+pub(crate) use seen::Seen;
 
 use crate::exit::caught;
 use crate::progress::Progress;

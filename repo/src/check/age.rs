@@ -141,7 +141,9 @@ impl Walk<'_> {
     /// A node from where its slot says, or from wherever else it is.
     fn found(&self, slot: &Slot, level: u8, node: Result<MapNode>) -> Result<Option<MapNode>> {
         match node {
-            Err(e) if self.run.is_damage(&e) => self.run.repository.elsewhere().node(self.run.repository, slot, level),
+            Err(e) if self.run.is_damage(&e) => {
+                self.run.repository.elsewhere().node(self.run.repository, slot, level, true)
+            }
             node => node.map(Some),
         }
     }

@@ -299,7 +299,7 @@ impl<'a> Search<'a> {
             }
             return Ok(any);
         }
-        let elsewhere = |slot: &Slot| self.run.repository.elsewhere().node(self.run.repository, slot, level - 1);
+        let elsewhere = |slot: &Slot| self.run.repository.elsewhere().node(self.run.repository, slot, level - 1, true);
         let slots = node.present().map(|(n, slot)| (child(n), *slot));
         let (bad, rest): (Vec<_>, Vec<_>) = slots.partition(|(_, slot)| self.is_bad(&node_piece(slot, level - 1)));
         let wanted: Vec<_> = rest.into_iter().filter(|(_, s)| !self.packs.is_clean(&s.at.pack, s.at.ordinal)).collect();

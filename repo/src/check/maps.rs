@@ -272,7 +272,7 @@ impl Walk<'_> {
         }
         for (n, slot) in lost {
             let repository = self.run.repository;
-            nodes.extend(repository.elsewhere().node(repository, &slot, level - 1)?.map(|node| (n, node)));
+            nodes.extend(repository.elsewhere().node(repository, &slot, level - 1, true)?.map(|node| (n, node)));
         }
         if level == 1 {
             let nodes: Vec<_> = nodes.iter().map(|(n, node)| (*n, node)).collect();

@@ -145,6 +145,9 @@ impl Damage {
                  read anew `wherry gc` may refuse to delete; `wherry check --read-data` of everything does that, and removes the \
                  object"
             }
+            DamageKind::Generation if keys::parse_generation(&self.object).is_some_and(|(_, sealed)| sealed) => {
+                "nothing is lost and backups go on, but `wherry gc` refuses to work: bring the object back from a copy of the repository"
+            }
             DamageKind::Generation => {
                 "nothing is lost, but backups refuse to work: bring the object back from a copy of the repository"
             }

@@ -248,7 +248,8 @@ impl Tree {
 
     /// A node from another place than its slot says, where `why` happened.
     fn find_node(&self, number: u64, slot: &Slot, level: u8, why: &Error) -> Result<Node> {
-        if let Some(node) = self.repository.elsewhere().node(&self.repository, slot, level)? {
+        let is_gone = why.kind() == crate::ErrorKind::NotFound;
+        if let Some(node) = self.repository.elsewhere().node(&self.repository, slot, level, is_gone)? {
             return Ok(node);
         }
         let bytes = |chunk: u64| u128::from(chunk) << self.class;

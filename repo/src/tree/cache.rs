@@ -102,7 +102,7 @@ impl TreeCache {
         if let Some(node) = self.kept(&at.at, &at.to, true) {
             return Ok(node);
         }
-        match repository.elsewhere().tree_node(repository, at)? {
+        match repository.elsewhere().tree_node(repository, at, why.kind() == crate::ErrorKind::NotFound)? {
             Some(bytes) => Ok(self.keep(at, true, bytes.len(), decode(&at.to, &bytes)?)),
             None => {
                 let text = format!(

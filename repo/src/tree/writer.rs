@@ -80,12 +80,12 @@ impl TreeWriter {
 
     fn begin(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions, largest: usize) -> Result<Self> {
         repository.enable(clear::TREE)?;
-        let (session, left) = Session::start(repository, &options.name, &options.parent)?;
+        let (mut session, left) = Session::start(repository, &options.name, &options.parent)?;
+        // What is of another kind is not named as what this one is built upon.
+        if let Some(disk) = session.parent.take_if(|parent| parent.record.tree.is_none()) {
+            tracing::warn!("snapshot {} is one of a disk and not built upon", disk.id);
+        }
         let parent = match &session.parent {
-            Some(parent) if parent.record.tree.is_none() => {
-                tracing::warn!("snapshot {} is one of a disk and not built upon", parent.id);
-                None
-            }
             Some(parent) => match TreeReader::of_parent(repository, parent) {
                 Ok(tree) => Some(tree),
                 Err(e) if e.kind() == ErrorKind::Corrupt => {

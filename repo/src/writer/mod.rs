@@ -121,9 +121,9 @@ impl SnapshotWriter {
     /// Opens a session. `index` is brought up to date with what adopted sessions stored.
     pub fn start(repository: &Repository, index: Arc<ChunkIndex>, options: &WriterOptions) -> Result<Self> {
         let wanted = options.chunk_size.map(class_of).transpose()?;
-        let (session, left) = Session::start(repository, &options.name, &options.parent)?;
-        let other = session.parent.as_ref().filter(|p| p.record.tree.is_some());
-        if let Some(tree) = other {
+        let (mut session, left) = Session::start(repository, &options.name, &options.parent)?;
+        // What is of another kind is not named as what this one is built upon.
+        if let Some(tree) = session.parent.take_if(|parent| parent.record.tree.is_some()) {
             tracing::warn!("snapshot {} is the tree of a directory and not built upon", tree.id);
         }
         let inherited = session.parent.as_ref().and_then(|p| p.chunk_size()).map(|size| size.trailing_zeros() as u8);

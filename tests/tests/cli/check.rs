@@ -34,7 +34,7 @@ fn a_clean_repository_is_0_and_says_what_was_not_read() {
     assert!(ran.stdout.contains("read      4.0 MiB") && !ran.stdout.contains("not read"), "{}", ran.stdout);
     let ran = home.run(&["check", "--read-data", "--max-age", "1d", "--sample", "50%", "latest:vm2"]).ok();
     assert!(ran.stdout.contains("read or written within --max-age"), "{}", ran.stdout);
-    assert!(ran.stdout.contains("1 snapshots"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("checked   1 snapshot, "), "{}", ran.stdout);
     let want = json!({
         "clean": "bool", "snapshots": "int", "records": "int", "packs": "int", "nodes": "int", "chunks": "int",
         "data": "int", "read": "int", "kept": "bool", "not_read": [{ "reason": "string", "packs": "int", "bytes": "int" }],

@@ -48,6 +48,9 @@ fn backup(home: &Home, args: &[&str]) -> Value {
     let (all, packs) = (home.sizes().0 - all, home.sizes().1 - packs);
     let number = |name: &str| report[name].as_u64().unwrap();
     assert_eq!(number("stored"), packs, "{report}");
+    let shown = home.run(&["show", report["snapshot"].as_str().unwrap()]).ok().stdout;
+    let metadata = shown.lines().find(|line| line.starts_with("metadata ")).unwrap();
+    assert!(metadata.ends_with(&format!("({})", number("metadata"))), "{metadata}");
     assert_eq!(number("metadata"), all - packs, "all that is not data packs: {report}");
     let shown = home.run(&["show", report["snapshot"].as_str().unwrap(), "--json"]).ok().json();
     for name in ["read", "hole", "zero", "unchanged", "known", "new", "stored", "metadata", "size", "root"] {

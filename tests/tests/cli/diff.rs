@@ -54,7 +54,8 @@ fn it_says_what_differs_and_a_backup_takes_it_as_its_list() {
             let (lines, sum) = ran.stdout.trim_end().rsplit_once('\n').unwrap_or(("", ran.stdout.trim_end()));
             let text: Vec<String> = expected.iter().map(|(offset, length)| format!("{offset} {length}")).collect();
             assert_eq!(lines.lines().collect::<Vec<_>>(), text, "{before} and {after} chunks, {tail}");
-            assert!(sum.starts_with(&format!("# {} ranges differ, ", expected.len())), "{sum}");
+            let differ = if expected.len() == 1 { "range differs" } else { "ranges differ" };
+            assert!(sum.starts_with(&format!("# {} {differ}, ", expected.len())), "{sum}");
 
             let ranges: Vec<_> =
                 expected.iter().map(|(offset, length)| json!({"offset": offset, "length": length})).collect();

@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{ChildStdin, Stdio};
 use wherry_repo::storage::{Local, Storage};
 use wherry_repo::{Components, Credential, Key, Repository, System};
@@ -164,6 +165,35 @@ fn waited_for(home: &Home, storage: &dyn Storage) {
     home.run(&["check", "--read-data"]).ok();
 }
 
+/// What is said of a damaged list of a collector is so.
+#[test]
+fn a_damaged_delete_set_stops_gc_and_no_backup() {
+    let home = Home::with_repository();
+    let (one, _) = (home.backup("one", &noise(1, MIB)), home.backup("two", &noise(2, MIB)));
+    forget(&home, &one);
+    home.run(&["gc", "--fence-after", "0s", "-q"]).ok();
+    let lists = home.tree("repo/gc/gen");
+    let is_sealed = |path: &Path| path.to_str().unwrap().ends_with("-sealed");
+    for (path, bytes) in &lists {
+        fs::write(path, "damaged").unwrap();
+        let check = home.run(&["check", "--json"]);
+        let advice = check.json()["damages"][0]["advice"].as_str().unwrap().to_owned();
+        let image = home.write("image", "content");
+        let goes_on = home.run(&["backup", &image, "--name", "x", "-q"]).code == 0;
+        assert_eq!((check.code, goes_on), (13, is_sealed(path)), "{path:?}");
+        assert_eq!(
+            (advice.contains("backups go on"), advice.contains("backups refuse")),
+            (goes_on, !goes_on),
+            "{advice}"
+        );
+        if is_sealed(path) {
+            home.run(&["gc", "-q"]).ends(13);
+        }
+        fs::write(path, bytes).unwrap();
+    }
+    assert!(lists.len() == 2 && lists.keys().any(|path| is_sealed(path)), "{:?}", lists.keys());
+}
+
 /// What could not be deleted is no success; the next run does it.
 #[test]
 fn a_delete_that_is_refused_is_told_by_the_exit_code() {
@@ -183,6 +213,10 @@ fn a_delete_that_is_refused_is_told_by_the_exit_code() {
     let ran = home.run(&AT_ONCE);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stdout.contains("failed     1 pack") && ran.stdout.contains("could not be deleted"), "{ran:?}");
+    let last = ran.stdout.lines().last().unwrap();
+    assert!(last.contains("nothing was deleted") && !last.contains("grace"), "{last}");
+    let help = home.run_bare(&["gc", "--help"]).ok().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("tried again by the next run (exit 1)"), "{help}");
     assert!(proxy.hits()["refuse"] >= 2);
     proxy.heal();
     let said = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
@@ -292,7 +326,8 @@ fn what_a_job_has_forgotten_is_left_to_the_jobs() {
     for delay in [&[][..], &["--delay", "30d"]] {
         assert!(again(delay).contains("was forgotten before"), "{delay:?}");
     }
-    assert!(again(&["--delay", "0s"]).contains("goes sooner"));
+    let sooner = again(&["--delay", "0s"]);
+    assert!(sooner.contains("goes sooner") && sooner.contains("the next `wherry gc` makes that final"), "{sooner}");
     assert!(again(&["--delay", "0s"]).contains("was forgotten before"));
     let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
     assert_eq!((&ran["left_to_jobs"], &ran["settled"], &ran["deleted"]["packs"]), (&json!(0), &json!(1), &json!(1)));

@@ -143,13 +143,14 @@ fn secrets_are_in_no_stream() {
 #[test]
 fn ways_in_come_and_go() {
     let home = with_password();
-    let slots = |home: &Home| {
-        let json = run(home, &["key", "list", "--json"]).ok().json();
+    let slots = |home: &Home, by_key: bool| {
+        let args = ["key", "list", "--json"];
+        let json = if by_key { home.run(&args) } else { run(home, &args) }.ok().json();
         let slots =
             json.as_array().unwrap().iter().map(|s| (s["slot"].as_str().unwrap().to_owned(), s["current"] == true));
         slots.collect::<Vec<_>>()
     };
-    let [(first, true)] = &slots(&home)[..] else { panic!("one slot, in use") };
+    let [(first, true)] = &slots(&home, false)[..] else { panic!("one slot, in use") };
     let line = run(&home, &["key", "remove", first]).fails(2);
     assert!(line.contains("last"), "{line}");
 
@@ -157,7 +158,7 @@ fn ways_in_come_and_go() {
     assert!(ran.stdout.contains("keep a copy"), "{}", ran.stdout);
     assert_eq!(fs::metadata(home.path("key")).unwrap().permissions().mode() & 0o777, 0o600);
     home.run(&["stats"]).ok();
-    assert_eq!(slots(&home).len(), 2);
+    assert_eq!(slots(&home, false).len(), 2);
 
     home.write("new", "another password\n");
     run(&home, &["key", "passwd", "--new-password-file", "new"]).ok();
@@ -165,6 +166,21 @@ fn ways_in_come_and_go() {
     let new: Ran =
         home.bare().args(["stats", "--repo", "repo", "--password-file", "new", "-q"]).output().unwrap().into();
     new.ok();
+
+    // Two slots of one key file would be one way in that has to be shut twice.
+    let before = slots(&home, true);
+    for args in [&["--new-key-file", "key"][..], &["--new-password-file", "new"]] {
+        let line = home.run(&[&["key", "add"], args].concat()).ends(2);
+        assert!(before.iter().any(|(slot, _)| line.contains(slot)) && line.contains("already"), "{args:?}: {line}");
+    }
+    assert_eq!(slots(&home, true), before);
+    let current = |slot: &&(String, bool)| slot.1;
+    let (own, _) = before.iter().find(current).unwrap();
+    for n in 1..4 {
+        let line = home.run(&["key", "remove", &own[..n]]).fails(2);
+        assert!(line.contains("4 digits"), "{line}");
+    }
+    assert_eq!(slots(&home, true), before);
 
     for (slot, word) in [("", "no key slot"), ("zz", "no key slot"), ("ffffffffffffffff", "no key slot")] {
         let line = home.run(&["key", "remove", slot]).fails(2);

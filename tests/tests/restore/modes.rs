@@ -170,6 +170,8 @@ fn a_dry_run_says_what_would_happen_and_writes_nothing() {
         assert_eq!(seen.map(Clone::clone), want, "{args:?}");
         let ran = home.run(&[&["restore", "-q"][..], &args].concat()).ok();
         has(&ran.stdout, &["would write", target]);
+        let last = ran.stdout.lines().last().unwrap();
+        assert!(last.starts_with("nothing was written of snapshot "), "{last}");
         assert_eq!(ran.stdout.contains("would leave the last 1.0 MiB"), untouched > 0, "{}", ran.stdout);
         assert!(state() == before, "{args:?} wrote something");
     }

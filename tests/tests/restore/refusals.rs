@@ -1,10 +1,10 @@
 //! What is refused, with which code, and that nothing was written then.
 
-use super::{MIB, device, disk, file, has, home, put, refused, restored, sh, wait};
+use super::{MIB, Mounted, device, disk, file, has, home, put, refused, restored, sh, wait};
 use crate::harness::Home;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use wherry_tests::volumes::{Loop, Volume};
 
@@ -43,24 +43,6 @@ fn assert_refused(home: &Home, target: &Path, modes: &[&str], words: &[&str]) {
 const ALL_MODES: [&str; 5] = ["", "--force", "--delta", "--dry-run", "--force --dry-run"];
 const CAREFUL: [&str; 3] = ["", "--verify", "--dry-run"];
 
-/// Unmounts when dropped.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    /// Read-only: then nothing writes to the device meanwhile but what is tested.
-    fn new(device: &str, at: PathBuf) -> Self {
-        fs::create_dir_all(&at).unwrap();
-        sh("mount", &["-o", "ro", device, at.to_str().unwrap()]);
-        Self(at)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 /// Runs a command when dropped.
 struct Undo(&'static str, Vec<String>);
 
@@ -75,7 +57,7 @@ fn a_mounted_device_is_busy_and_so_is_the_file_behind_it() {
     let home = prepared();
     let device = device(&home, "disk", ROOM, 0, &[]);
     sh("mkfs.ext4", &["-q", "-F", device.text()]);
-    let mounted = Mounted::new(device.text(), home.path("mounted here"));
+    let mounted = Mounted::read_only(device.text(), home.path("mounted here"));
     assert_busy(&home, device.path(), &[device.text(), "mounted here"]);
     assert_busy(&home, &home.path("disk"), &["backing file", device.text()]);
     drop(mounted);
@@ -93,13 +75,13 @@ fn a_device_with_a_mounted_partition_is_busy() {
     let partition = format!("{}p1", device.text());
     wait("the partition", || Path::new(&partition).exists().then_some(()));
     sh("mkfs.ext4", &["-q", "-F", &partition]);
-    let mounted = Mounted::new(&partition, home.path("mounted"));
+    let mounted = Mounted::read_only(&partition, home.path("mounted"));
     assert_busy(&home, device.path(), &[&partition, "mounted"]);
     assert_busy(&home, Path::new(&partition), &["mounted"]);
     drop(mounted);
     // The kernel does not keep what is below a loop device for it alone.
     let above = Loop::new(Path::new(&partition), &[]);
-    let mounted = Mounted::new(above.text(), home.path("mounted"));
+    let mounted = Mounted::read_only(above.text(), home.path("mounted"));
     assert_busy(&home, device.path(), &[above.text(), "mounted"]);
     drop(mounted);
     assert_busy(&home, device.path(), &[&partition, "backing file", above.text()]);
@@ -190,6 +172,47 @@ fn a_file_that_cannot_be_made_is_refused_and_leaves_nothing() {
     assert_refused(&home, &home.path("new/"), &ALL_MODES, &["folder"]);
     std::os::unix::fs::symlink(home.path("nothing"), home.path("link")).unwrap();
     assert_refused(&home, &home.path("link"), &ALL_MODES, &["symbolic link"]);
+}
+
+/// A file that was made in /dev would be in memory, and whoever mistyped a disk would take it for one.
+#[test]
+fn a_device_that_is_not_there_is_refused_and_no_file_takes_its_place() {
+    let home = prepared();
+    fs::create_dir(home.path("tree")).unwrap();
+    home.run(&["backup", "tree", "--name", "tree", "-q"]).ok();
+    std::os::unix::fs::symlink("/dev", home.path("devices")).unwrap();
+    let name = format!("wherry-test-{}", std::process::id());
+    let paths = [
+        format!("/dev/{name}"),
+        format!("/dev/{name}/root"),
+        format!("/dev/{name}/a/b"),
+        home.text("devices/") + &name,
+    ];
+    for path in &paths {
+        for mode in ALL_MODES {
+            for snap in ["latest:vm", "latest:tree"] {
+                let args: Vec<&str> = [snap, path].into_iter().chain(mode.split_whitespace()).collect();
+                let line = refused(&home, &args, 2, Path::new(path));
+                has(&line, &[path, "no such device", "lsblk"]);
+                assert!(!line.contains("make it first"), "{line}");
+            }
+        }
+    }
+    assert!(!Path::new("/dev").join(&name).exists());
+    // What is mounted below it is a folder like any other.
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    restored(&home, &["latest:vm", folder.path().join("disk").to_str().unwrap()]);
+}
+
+#[test]
+fn standard_output_is_no_target_of_a_restore() {
+    let home = prepared();
+    for mode in ALL_MODES {
+        let args: Vec<&str> = ["latest", "-"].into_iter().chain(mode.split_whitespace()).collect();
+        has(&refused(&home, &args, 2, &home.path("-")), &["wherry cat", "./-"]);
+    }
+    restored(&home, &["latest", "./-"]);
+    assert_eq!(fs::read(home.path("-")).unwrap().len(), SIZE);
 }
 
 /// That the filesystem has no files of such a size shows only when it is made.

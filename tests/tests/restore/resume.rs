@@ -1,6 +1,6 @@
 //! Restores that are killed (SIGKILL) and go on, and targets that are not the one it was killed on.
 
-use super::{ENGINES, MIB, UNIT, device, disk, file, has, home, put, refused, restored, same, wait};
+use super::{ENGINES, MIB, Mounted, UNIT, device, disk, file, has, home, put, refused, restored, same, sh, wait};
 use crate::harness::Home;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn kill(home: &Home, args: &[&str], held: usize, begun: impl Fn() -> bool) {
     for pack in held {
         fs::rename(pack, away(pack)).unwrap();
         // Whoever opens it waits, for ever.
-        super::sh("mkfifo", &[pack.to_str().unwrap()]);
+        sh("mkfifo", &[pack.to_str().unwrap()]);
     }
     let mut killed = Killed(home.command().arg("restore").args(args).spawn().unwrap());
     wait("the restore to begin", || {
@@ -156,7 +156,7 @@ fn the_same_disk_goes_on_and_another_at_its_name_is_refused() {
     let name = target.text().to_owned();
     let begin = || kill(&home, &["latest", &name], 1, || done(Path::new(&name), &content) > 0);
     begin();
-    let detach = || super::sh("losetup", &["-d", &name]);
+    let detach = || sh("losetup", &["-d", &name]);
 
     // Another disk of the same size, whose file may even get the number that the first one had.
     let precious = noise(2, size);
@@ -219,6 +219,58 @@ fn another_snapshot_is_not_what_was_begun() {
     assert_eq!(notes(&home), 0);
 }
 
+/// Whoever gives up a restore that was interrupted and uses the disk for something else must not lose that to the command of then.
+#[test]
+fn what_was_made_on_the_target_since_is_refused() {
+    let (home, content) = prepared();
+    let size = SIZE.next_multiple_of(512) + MIB;
+    let target = device(&home, "disk", size, 0, &[]);
+    let out = home.path("out");
+    for (path, held) in [(target.path(), 1), (out.as_path(), 4)] {
+        let text = path.to_str().unwrap();
+        kill(&home, &["latest", text], held, || done(path, &content) > 0);
+        sh("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0,nodiscard", text]);
+        fs::create_dir_all(home.path("mounted")).unwrap();
+        let mounted = Mounted::new(text, home.path("mounted"));
+        fs::write(home.path("mounted/precious"), noise(7, MIB)).unwrap();
+        drop(mounted);
+        for mode in [&[][..], &["--dry-run"], &["--verify"]] {
+            let line = refused(&home, &[&["latest", text], mode].concat(), 2, path);
+            has(&line, &[text, "written to since", "--force"]);
+        }
+        let mounted = Mounted::new(text, home.path("mounted"));
+        assert!(fs::read(home.path("mounted/precious")).unwrap() == noise(7, MIB));
+        drop(mounted);
+        // A table of partitions alone, at the end of the disk: the first MiB is as the restore left it.
+        let report = restored(&home, &["latest", text, "--force"]);
+        assert_eq!(report["resumed"], false, "{report}");
+        same(&fs::read(path).unwrap()[..SIZE], &content, text);
+    }
+    kill(&home, &["latest", target.text(), "--force"], 1, || notes(&home) == 1);
+    put(target.path(), size as u64 - 512, b"EFI PART");
+    has(
+        &refused(&home, &["latest", target.text()], 2, target.path()),
+        &["written to since", &(size - 512).to_string()],
+    );
+}
+
+/// What a restore with --force found is no sign of somebody else: as far as it did not come that is there still.
+#[test]
+fn a_killed_restore_over_something_goes_on_without_force() {
+    let (home, content) = prepared();
+    // The snapshot ends within a block of the last MiB, behind which there is more.
+    let size = SIZE.next_multiple_of(512) + 512;
+    let target = device(&home, "disk", size, 0xAA, &[]);
+    for held in POINTS {
+        put(target.path(), 0, &vec![0xAA; size]);
+        kill(&home, &["latest", target.text(), "--force"], held, || done(target.path(), &content) > 0);
+        assert_eq!(restored(&home, &["latest", target.text()])["resumed"], true, "{held}");
+        let now = fs::read(target.path()).unwrap();
+        same(&now[..SIZE], &content, "the disk");
+        assert!(now[SIZE..].iter().all(|byte| *byte == 0xAA), "what is behind it");
+    }
+}
+
 /// The same loop device, another part of the file behind it.
 #[test]
 fn another_part_of_the_same_file_is_refused() {
@@ -230,7 +282,7 @@ fn another_part_of_the_same_file_is_refused() {
     let name = target.text().to_owned();
     kill(&home, &["latest", &name], 1, || done(target.path(), &content) > 0);
     put(&whole, size as u64, &noise(5, size));
-    super::sh("losetup", &["-d", &name]);
+    sh("losetup", &["-d", &name]);
     wait("the loop device", || {
         Command::new("losetup").args([&second, &name]).arg(&whole).status().unwrap().success().then_some(())
     });

@@ -37,6 +37,8 @@ fn never_leaves_what_is_there() {
     let home = home();
     let report = restore(&home, "full", &["--overwrite", "never"]);
     assert!(report["skipped"].as_u64().unwrap() >= 4, "{report}");
+    let ran = home.run(&["restore", "latest:t", "full", "--overwrite", "never", "--dry-run"]).ok();
+    has(&ran.stderr, &["left as it is: older (something of this name is there)"]);
     let now = ["older", "newer", "extra", "d/extra", "d/in", "both", "link"].map(|name| read(&home, name));
     assert_eq!(now, ["theirs", "theirs", "x", "y", "in", "z", "kept"]);
     assert!(home.path("full/link").is_symlink());
@@ -61,7 +63,7 @@ fn what_of_the_snapshot_is_not_there_in_the_end_is_said() {
         let args = ["restore", "latest:t", "full", "--overwrite", mode];
         let ran = home.run(&args);
         assert_eq!(ran.code, 3, "{mode}: {ran:?}");
-        has(&ran.stderr, &["not restored: older", "OtherType"]);
+        has(&ran.stderr, &["not restored: older: a directory is in the place of something else"]);
         assert_eq!(read(&home, "older/x"), "theirs");
         fs::remove_dir_all(home.path("full/older")).unwrap();
         home.run(&args).ok();

@@ -1,8 +1,7 @@
 //! What belongs to every restore of a whole tree.
 
 use crate::signals::Cancel;
-use crate::tree::path::escaped;
-use crate::tree::restore::{Has, Known as Snapshots, Overwrite, Report, Why};
+use crate::tree::restore::{Has, Known as Snapshots, Overwrite, Report, Why, shown_path};
 use anyhow::Result;
 use wherry_repo::format::tree::{Below, Entry, Known, What};
 use wherry_repo::{Snapshot, TreeReader};
@@ -65,13 +64,7 @@ pub fn left_out(report: &Report, began_empty: bool, overwrite: Overwrite) -> boo
         Why::Done => false,
     };
     for skipped in report.skipped.first.iter().filter(|skipped| counts(skipped.why)) {
-        let why = match skipped.why {
-            Why::Taken => {
-                "another name of the snapshot is the same in the target, which does not tell them apart".to_owned()
-            }
-            why => format!("{why:?} is in its place"),
-        };
-        tracing::warn!("not restored: {}: {why}", escaped(&skipped.path));
+        tracing::warn!("not restored: {}: {}", shown_path(&skipped.path), skipped.why);
     }
     report.reasons.keys().any(|why| counts(*why))
 }

@@ -42,7 +42,7 @@ pub(crate) use names::{is_temporary, list as list_names};
 pub(crate) use owners::Owners;
 pub use prune::{Has, Known};
 pub use readback::{Medium, ReadBack};
-pub use report::{Listed, NAMED, Refusals, Refused, Report, Skipped, Step, Why};
+pub use report::{Listed, NAMED, Refusals, Refused, Report, Skipped, Step, Why, shown_path};
 pub use restorer::Restorer;
 pub(crate) use shared::OfTarget;
 pub use target::Target;

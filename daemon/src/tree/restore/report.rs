@@ -81,12 +81,17 @@ pub struct Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.escape_ascii(), self.step)?;
+        write!(f, "{}: {}", shown_path(&self.path), self.step)?;
         if let Some(name) = &self.attribute {
             write!(f, " {}", name.escape_ascii())?;
         }
         write!(f, ": {}", io_error(Errno::from_raw_os_error(self.errno)))
     }
+}
+
+/// A path below the target, as text; that of the target itself, which is empty, in words.
+pub fn shown_path(path: &[u8]) -> String {
+    if path.is_empty() { "the directory itself".to_owned() } else { path.escape_ascii().to_string() }
 }
 
 /// A name that was left as it was.
@@ -113,6 +118,21 @@ pub enum Why {
     Taken,
     /// Another filesystem is mounted there: nothing in it is removed.
     Mounted,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exists => "something of this name is there",
+            Self::NotOlder => "what is there is as new, or newer",
+            Self::Done => "an earlier run of this restore made it",
+            Self::OtherType => {
+                "a directory is in the place of something else, or something else in that of a directory"
+            }
+            Self::Taken => "another name of the snapshot is the same in the target, which does not tell them apart",
+            Self::Mounted => "another filesystem is mounted there",
+        })
+    }
 }
 
 /// A kind of change that a restore makes, in the order in which an inode sees them. The order is in [`super`].

@@ -132,7 +132,7 @@ fn chunks_and_nodes_of_every_class_are_stored_found_and_read() {
             open(&repository, chunk, &copy.pack, &copy.at, to.class).unwrap();
         }
         for node in &nodes {
-            assert_eq!(elsewhere.tree_node(&repository, &node.placed).unwrap().as_ref(), Some(&node.plain));
+            assert_eq!(elsewhere.tree_node(&repository, &node.placed, true).unwrap().as_ref(), Some(&node.plain));
         }
         assert_eq!(repository.found_elsewhere(), nodes.len() as u64);
     }
