@@ -141,7 +141,7 @@ fn commands_take_their_settings_from_the_file() {
     let command = |line: &str| machine.resolve(line).unwrap().1;
     let Command::Backup(backup) = command("backup x --limit-read 5M") else { panic!() };
     assert_eq!(backup.compression, Some(Compression::Zstd(7)));
-    assert_eq!(backup.limit_read, Some(Size(5 << 20)));
+    assert_eq!(backup.limit_read, Some(crate::cli::Rate(5 << 20)));
     let other = Machine::new().user_file("exclude = ['*.o', 'b']\nexclude-caches = true\nignore-inode = true");
     let excludes = |line: &str| {
         let Command::Backup(backup) = other.resolve(line).unwrap().1 else { panic!() };
