@@ -122,7 +122,8 @@ pub fn of_error(error: &anyhow::Error, cancel: &Cancel) -> Option<Exit> {
 /// What to do about damage that ended a command; `None` where the error is about something else, or says it itself.
 pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
     let found = error.chain().find_map(|cause| cause.downcast_ref::<wherry_repo::Error>())?;
-    if !matches!(found.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) || found.to_string().contains("wherry check") {
+    let says_it = |text: String| ["wherry check", "wherry repair"].iter().any(|command| text.contains(command));
+    if !matches!(found.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) || says_it(found.to_string()) {
         return None;
     }
     let object = found.object()?;

@@ -37,7 +37,8 @@ pub(crate) fn options(flags: &S3Flags, single_writer: bool) -> Options {
     options
 }
 
-/// The newest configuration of the repository, before anything vouches for it; `None` when its making was not finished.
+/// The newest configuration of the repository that can be read, before anything vouches for it; `None` when its making was not
+/// finished.
 /// Errors: [`ErrorKind::NoRepository`].
 pub(crate) fn peek(storage: &dyn Storage) -> Result<Option<Config>> {
     match storage.head(&keys::repo()) {
@@ -48,13 +49,17 @@ pub(crate) fn peek(storage: &dyn Storage) -> Result<Option<Config>> {
         }
         found => found?,
     };
-    Ok(wherry_repo::newest_config(storage)?.map(|(_, config)| config))
+    Ok(wherry_repo::presumed_config(storage)?.map(|(_, config)| config))
 }
 
 /// Opens the storage of a repository that exists, by the rules its configuration asks for.
 pub(crate) fn open(url: &str, flags: &S3Flags) -> Result<Arc<dyn Storage>> {
     let many = storage::open(url, &options(flags, false))?;
-    match peek(&*many)? {
+    let found = peek(&*many).map_err(|e| match e.kind() {
+        ErrorKind::NoRepository => wherry_repo::no_repository(&*many),
+        _ => e,
+    })?;
+    match found {
         Some(config) if config.single_writer => storage::open(url, &options(flags, true)),
         _ => Ok(many),
     }

@@ -303,6 +303,11 @@ fn read_slot(storage: &dyn Storage, slot: u64) -> Result<KeySlot> {
 pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential: &Credential) -> Result<Keys> {
     let (mut damaged, mut tried, mut lacks) = (None, 0, None);
     let listed = listed(storage)?;
+    if listed.slots.is_empty() {
+        let text = format!("each key slot below keys/ of the repository at {} is gone", storage.location());
+        return Err(Error::corrupt(text)
+            .advise("no password and no key file opens it without one: bring one back from a copy of the repository"));
+    }
     for (number, slot) in listed.slots(storage) {
         let slot = match slot {
             Ok(slot) => slot,

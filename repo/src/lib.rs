@@ -66,6 +66,7 @@ pub use reader::{ChunkReader, ChunkRef, Fetch, SnapshotReader, Verified};
 pub use repair::{LostSession, Rebuilt};
 pub use repository::{
     Components, DEFAULT_CHUNK_SIZE, InitOptions, Repository, Snapshot, SnapshotList, class_of, newest_config,
+    no_repository, presumed_config,
 };
 pub use session::{ParentChoice, ReadSession};
 pub use side::as_here;

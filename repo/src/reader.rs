@@ -407,7 +407,7 @@ impl ChunkReader {
             false => format!("bytes {start} to {}", start + chunk.len as u64 - 1),
         };
         let text = format!(
-            "{what} of {} cannot be read: {}, and no other pack has that; run `wherry check`, or take another snapshot",
+            "{what} of {} cannot be read: {}, and no other pack has that; run `wherry check --read-data`, or take another snapshot",
             self.name,
             why.message()
         );

@@ -1,6 +1,7 @@
 //! A repository: made, opened, its records read and written, its snapshots listed.
 
 mod identity;
+mod recover;
 
 use crate::elsewhere::Elsewhere;
 use crate::format::clear::{self, Config, KeySlot, SUITE};
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use identity::newest_config;
+pub use identity::{newest_config, no_repository, presumed_config};
 
 /// What a repository works with, passed in so that tests can steer it.
 #[derive(Clone, Debug)]
@@ -138,6 +139,8 @@ struct Inner {
     components: Components,
     keys: Keys,
     config: Config,
+    /// The newest configuration, when it is damaged and what it said is known all the same.
+    damaged_config: Option<Key>,
     pack_keys: KeyCache,
     nodes: NodeCache,
     tree_nodes: TreeCache,
@@ -197,8 +200,17 @@ impl Repository {
     /// `Corrupt`.
     pub fn open(components: Components, credential: &Credential) -> Result<Self> {
         let storage = components.storage.clone();
-        let id = read_identity(&*storage)?;
-        let Some((key, config)) = newest_config(&*storage)? else {
+        let id = read_identity(&*storage).map_err(|e| match e.kind() {
+            ErrorKind::NoRepository => no_repository(&*storage),
+            _ => e,
+        })?;
+        let newest = match newest_config(&*storage) {
+            Err(e) if crate::storage::is_damage(&*storage, &e) => {
+                return recover::open(components, id, credential, e);
+            }
+            newest => newest?,
+        };
+        let Some((key, config)) = newest else {
             is_young(&*storage, "each object below config/")?;
             let text =
                 format!("the repository at {} was begun and not finished: run `wherry init` again", storage.location());
@@ -208,10 +220,15 @@ impl Repository {
         class_of(config.chunk_size).map_err(|e| Error::corrupt(e.to_string()).with_object(&key))?;
         let keys = bundle::unlock(&*storage, id, credential)?.within(storage);
         check_mac(&keys, &key, &config)?;
+        Ok(Self::opened(components, keys, config, None))
+    }
+
+    fn opened(components: Components, keys: Keys, config: Config, damaged_config: Option<Key>) -> Self {
         let inner = Inner {
             components,
             keys,
             config,
+            damaged_config,
             pack_keys: KeyCache::default(),
             nodes: NodeCache::default(),
             tree_nodes: TreeCache::default(),
@@ -219,7 +236,7 @@ impl Repository {
             told_alone: AtomicBool::new(false),
             out_of_reach: AtomicBool::new(false),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// The repository's uuid.
@@ -316,6 +333,9 @@ impl Repository {
 
     /// Fails when the repository had a feature, when it was opened, that this build must not write beside. Costs nothing.
     pub(crate) fn was_writable(&self) -> Result<()> {
+        if let Some(key) = &self.inner.damaged_config {
+            return Err(Error::corrupt("the repository's configuration is damaged").with_object(key));
+        }
         clear::check_writable(&self.inner.config)
     }
 
@@ -349,7 +369,13 @@ impl Repository {
     /// The newest configuration, if this build may write beside it, and its number.
     pub(crate) fn newest_config(&self) -> Result<(u32, Config)> {
         let gone = || Error::corrupt("the repository has no configuration any more").with_object(keys::config(0));
-        let (key, config) = newest_config(self.storage())?.ok_or_else(gone)?;
+        let newest = newest_config(self.storage()).map_err(|e| match &self.inner.damaged_config {
+            Some(key) if e.object() == Some(key.as_str()) => {
+                e.advise("reading goes on, and nothing is written until `wherry repair` has written the next one")
+            }
+            _ => e,
+        })?;
+        let (key, config) = newest.ok_or_else(gone)?;
         check_mac(self.keys(), &key, &config)?;
         clear::check_writable(&config)?;
         Ok((keys::parse_config(&key).ok_or_else(gone)?, config))

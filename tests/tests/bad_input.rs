@@ -11,6 +11,8 @@ mod clock;
 mod damage;
 #[path = "bad_input/names.rs"]
 mod names;
+#[path = "bad_input/noted.rs"]
+mod noted;
 #[path = "bad_input/room.rs"]
 mod room;
 #[path = "bad_input/s3.rs"]

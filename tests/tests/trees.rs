@@ -4,6 +4,8 @@
 
 #[path = "trees/changing.rs"]
 mod changing;
+#[path = "trees/damaged.rs"]
+mod damaged;
 #[path = "trees/delta.rs"]
 mod delta;
 #[path = "trees/dry.rs"]

@@ -172,7 +172,8 @@ impl TreeArgs {
 #[command(after_long_help = "\
 Refuses, before it writes, a target that is mounted or in use, too small, or not empty, and a device that is not there. A missing \
 file is made. The same command after an interruption goes on where that one stopped, unless the target was used for \
-something else since.
+something else since. Of a directory, what the repository has lost is left out and named, and all else is restored (exit 13); \
+of a disk the first such place ends it.
 
 Examples:
   wherry restore latest:vm1 /dev/vg/vm1-new --verify
@@ -336,10 +337,10 @@ pub struct MountArgs {
 /// `wherry check`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Without --read-data it verifies keys, records, maps and that every pack is there, and says what it did not read.
+Without --read-data it verifies keys, records, maps and that every pack is there, and says what it did not read. \
+What an earlier check has found damaged is read again in any case.
 What was read is noted in the repository: --max-age leaves out what was read lately, and --sample takes what was never read, \
-then what was read longest ago. So `--read-data --max-age 30d --sample 5%`, run every day, reads everything once a month. What was damaged \
-the last time is read by each run. `wherry snapshots` and `wherry show` say since when all of a snapshot is verified.
+then what was read longest ago. So `--read-data --max-age 30d --sample 5%`, run every day, reads everything once a month. `wherry snapshots` and `wherry show` say since when all of a snapshot is verified.
 
 Examples:
   wherry check

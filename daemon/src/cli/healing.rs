@@ -10,7 +10,7 @@ use std::path::PathBuf;
 Makes the index of the repository again where it is lost or damaged, from the packs themselves, and then checks everything. \
 It never changes a snapshot: what is damaged stays so, and is named, with what of which snapshot it hits (exit 13). What a \
 pack has lost comes back when the next backup of a volume still finds it at its source, or from another repository that has \
-the same data.
+the same data. A damaged newest configuration, whose content is certain, it writes anew.
 
 With --from, what snapshots refer to and no pack has is looked for there: in copies that `wherry copy` made, in the original of \
 a copy, in other backups of the same volumes. It is taken only if its content is what is missing here, bit for bit. Parts of \

@@ -145,13 +145,19 @@ pub(crate) fn run(context: &Context, args: CheckArgs) -> anyhow::Result<Exit> {
     Ok(if report.is_clean() { Exit::Done } else { Exit::Damage })
 }
 
-/// Checks these snapshots, or everything when there are none.
+/// Checks these snapshots, or everything when there are none; without `read_data`, of the data only what an earlier check has
+/// found damaged.
 pub(super) fn examine(
     context: &Context,
     repository: &Repository,
     snapshots: Vec<SnapshotId>,
     read_data: Option<ReadData>,
 ) -> anyhow::Result<CheckReport> {
+    // What was found damaged before is read again in any case: else it would be denied until somebody reads all data.
+    let read_data = match read_data {
+        None if repository.has_noted_damage()? => Some(ReadData { share: 0.0, max_age: None }),
+        read_data => read_data,
+    };
     let options = options(context, snapshots, read_data);
     watched(context, repository, None, |watch| repository.check(&options, watch))
 }
@@ -267,13 +273,13 @@ impl HitView {
 
 fn kind(kind: DamageKind) -> &'static str {
     match kind {
-        DamageKind::Config => "config",
+        DamageKind::Config | DamageKind::Newest => "config",
         DamageKind::KeySlot => "key-slot",
         DamageKind::Epoch => "key-epoch",
         DamageKind::Pin => "pin",
         DamageKind::Session => "session",
         DamageKind::Index => "index",
-        DamageKind::Snapshot => "snapshot",
+        DamageKind::Snapshot | DamageKind::Pinned => "snapshot",
         DamageKind::Forget => "forget",
         DamageKind::Checked => "checked",
         DamageKind::Generation => "generation",

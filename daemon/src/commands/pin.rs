@@ -6,7 +6,7 @@ use crate::select::{self, SnapSpec};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use wherry_repo::{Repository, SnapshotId};
+use wherry_repo::{ErrorKind, Repository, SnapshotId};
 
 #[derive(Serialize)]
 struct View {
@@ -39,12 +39,19 @@ fn change(
     let (repository, _turn) = context.open_to_write(what)?;
     let list = repository.snapshots(None)?;
     let summaries = select::summaries(&list);
-    let meant = snaps.iter().map(|spec| spec.resolve(&summaries)).collect::<wherry_repo::Result<Vec<_>>>()?;
+    let meant = snaps.iter().map(|spec| match (spec, spec.resolve(&summaries)) {
+        // Its record may be lost, and somebody gives it up.
+        (SnapSpec::Id(id), Err(e)) if e.kind() == ErrorKind::NoSnapshot && !pinned && repository.is_pinned(id)? => {
+            Ok((*id, "a volume that is not known".to_owned()))
+        }
+        (_, found) => found.map(|summary| (summary.id, summary.volume.clone())),
+    });
+    let meant = meant.collect::<wherry_repo::Result<Vec<_>>>()?;
     let mut seen = BTreeSet::new();
     let mut views = Vec::new();
-    for summary in meant.into_iter().filter(|s| seen.insert(s.id)) {
-        let changed = change(&repository, &summary.id)?;
-        views.push(View { snapshot: summary.id.to_string(), volume: summary.volume.clone(), pinned, changed });
+    for (id, volume) in meant.into_iter().filter(|(id, _)| seen.insert(*id)) {
+        let changed = change(&repository, &id)?;
+        views.push(View { snapshot: id.to_string(), volume, pinned, changed });
     }
     context.output.result(&views, || {
         let line = |view: &View| {

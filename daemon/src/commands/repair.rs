@@ -11,6 +11,9 @@ use wherry_repo::{CheckReport, Damage, DamageKind, Error, Key, LostSession, Read
 
 #[derive(Serialize)]
 struct Report {
+    /// The configuration that has taken the place of a damaged one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<String>,
     index: IndexView,
     /// Backups of which nobody can tell what they write.
     sessions: Vec<SessionView>,
@@ -100,9 +103,14 @@ pub(crate) fn run(context: &Context, args: RepairArgs) -> anyhow::Result<Exit> {
     let start = Instant::now();
     let read_data = args.read_data.then(ReadData::default);
     let from = heal::From::open(context, args)?;
+    let mut config = None;
     let (repository, turn) = match from.as_ref().is_some_and(heal::From::is_dry) {
         true => (context.open_repository()?, None),
-        false => context.open_to_write("repair").map(|(repository, turn)| (repository, Some(turn)))?,
+        false => {
+            // Nobody takes a turn before that; what is written is the same, whoever does it.
+            config = context.open_repository()?.replace_config()?.map(|key| key.to_string());
+            context.open_to_write("repair").map(|(repository, turn)| (repository, Some(turn)))?
+        }
     };
     if let Some(from) = &from {
         from.check_other(&repository)?;
@@ -118,9 +126,12 @@ pub(crate) fn run(context: &Context, args: RepairArgs) -> anyhow::Result<Exit> {
         None => (None, check::examine(context, &repository, Vec::new(), read_data)?),
     };
     let check = check::View::new(&found, start.elapsed().as_secs_f64());
-    let report = Report { index: (&done).into(), sessions, from, check };
+    let report = Report { config, index: (&done).into(), sessions, from, check };
     context.output.result(&report, || {
         let mut text = String::new();
+        if let Some(config) = &report.config {
+            text += &format!("config    the newest configuration was damaged: {config} says what it said, and has taken its place\n");
+        }
         if turn.is_some() {
             let IndexView { segments, damaged, packs, rebuilt, chunks, .. } = &report.index;
             text += &format!(

@@ -6,6 +6,7 @@ use crate::exit::Exit;
 use crate::output;
 use crate::readers::Readers;
 use crate::restore::{DiskRestore, Marker, Seen};
+use crate::tree::view::is_damage;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
@@ -103,7 +104,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         let marker = marker()?.over(&plan.before);
         marker.set();
         let progress = context.progress("restore", Some(reader.size()));
-        work.fill(&sink, only.as_ref(), &progress)?;
+        work.fill(&sink, only.as_ref(), &progress).map_err(|e| name_the_rest(e, &snapshot, &target))?;
         engine_used = sink.engine();
         drop((progress, sink));
         if verify {
@@ -178,6 +179,21 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         lines.join("\n")
     })?;
     Ok(if partial { Exit::Partial } else { Exit::Done })
+}
+
+/// Damage ends the restore of a disk, which would have a hole that nothing tells from data: where the rest is to be had all the
+/// same, an error of damage says.
+fn name_the_rest(error: anyhow::Error, snapshot: &Snapshot, target: &Path) -> anyhow::Error {
+    if !is_damage(&error) {
+        return error;
+    }
+    let rest = format!(
+        "`wherry mount DIR`, and `dd if=DIR/by-id/{}/disk.raw of={} bs=4K conv=noerror,sync`, bring all the rest, with zeros for what \
+         is lost",
+        snapshot.id,
+        target.display()
+    );
+    error.downcast::<Error>().map_or_else(|e| e, |e| e.advise(&rest).into())
 }
 
 /// Refuses, before anything is written, what must not be written to.

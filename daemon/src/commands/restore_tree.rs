@@ -55,6 +55,10 @@ struct Shown {
     refused: u64,
     refused_paths: Vec<String>,
     missing: u64,
+    /// What the repository has lost, so that it was not restored whole, the first thousand in `lost_paths`: files that were
+    /// left out, and directories (with `/` at the end) of which names or attributes are lost.
+    lost: u64,
+    lost_paths: Vec<String>,
     /// Files of which further names may be files of their own, for want of memory: at most so many.
     unlinked: u64,
     /// What a dry run would change, the first thousand paths.
@@ -160,8 +164,9 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             progress: &progress,
             cancel: &context.cancel,
         };
-        told = work.run(&mut restorer)?;
-        if args.delete && told.wrong.count == 0 {
+        told = work.run_around_damage(&mut restorer)?;
+        let is_sound = told.wrong.count == 0 && restorer.report().lost.count == 0;
+        if args.delete && is_sound {
             restorer.prune(&Whole { tree: &reader, cancel: &context.cancel })?;
         }
         report = restorer.finish()?;
@@ -179,8 +184,11 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             );
             return Err(Error::corrupt(text).into());
         }
-        into_empty.clear();
-        into_full.clear();
+        // Once what is lost is there again, the same command goes on.
+        if report.lost.count == 0 {
+            into_empty.clear();
+            into_full.clear();
+        }
     } else {
         let rehearsal = Rehearsal {
             reader: &reader,
@@ -202,8 +210,21 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
     let left = left_out(&report, began_empty, overwrite);
     let is_whole = !partial && told.missing == 0 && told.apart == 0 && report.refused.list.count == 0 && !left;
     let exit = if is_whole { Exit::Done } else { Exit::Partial };
+    let lost = report.lost.clone();
     show(context, snapshot, args, Outcome { told, report, changes, resumed, seconds: start.elapsed().as_secs_f64() })?;
-    Ok(exit)
+    lost.first.first().map_or(Ok(exit), |first| Err(lost_error(args, lost.count, first)))
+}
+
+/// Ends a restore that left something out.
+fn lost_error(args: &RestoreArgs, count: u64, first: &[u8]) -> anyhow::Error {
+    let kept = if args.delete { "; as names may be among it, --delete removed nothing" } else { "" };
+    Error::corrupt(format!(
+        "{count} files or directories were not restored whole, the first is {}; all else was: each is named above, and what \
+         had the name of a file before is there still{kept}; `wherry check --read-data` says what is damaged, `wherry repair \
+         --from` takes it from a copy of the repository, and then the same command goes on",
+        escaped(first)
+    ))
+    .into()
 }
 
 /// Says what a restore would do. Paths that would change are lines of the text; the first of them are for the JSON.
@@ -279,7 +300,7 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: Out
         removed: report.removed,
         skipped: report.skipped.count,
         delta: args.delta,
-        verified: args.verify && !args.dry_run && told.cached + told.unread == 0,
+        verified: args.verify && !args.dry_run && told.cached + told.unread + report.lost.count == 0,
         unverified: told.cached,
         unread: told.unread,
         kept: report.kept,
@@ -287,6 +308,8 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: Out
         refused: report.refused.list.count,
         refused_paths: report.refused.list.first.iter().map(ToString::to_string).collect(),
         missing: told.missing,
+        lost: report.lost.count,
+        lost_paths: report.lost.first.iter().map(|path| escaped(path)).collect(),
         unlinked: told.apart,
         changes,
     };
@@ -361,7 +384,11 @@ fn show(context: &Context, snapshot: &Snapshot, args: &RestoreArgs, outcome: Out
                 shown.unread
             ));
         }
-        lines.push(format!("{} snapshot {}", would("restored", "nothing was written of"), shown.snapshot));
+        if shown.lost > 0 {
+            lines.push(format!("LOST: {} were not restored whole, as the repository is damaged: see above", shown.lost));
+        }
+        let did = if shown.lost > 0 { "restored what is left of" } else { "restored" };
+        lines.push(format!("{} snapshot {}", would(did, "nothing was written of"), shown.snapshot));
         lines.join("\n")
     })
 }

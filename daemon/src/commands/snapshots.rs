@@ -156,6 +156,11 @@ impl Known {
         let checked = repository.checked().inspect_err(|e| tracing::warn!("what checks have noted is not known: {e}"));
         Ok(Self { pins: repository.pins()?, checked: checked.ok() })
     }
+
+    /// Whether the last check that looked found damage that hits it.
+    pub(super) fn is_damaged(&self, id: &SnapshotId) -> bool {
+        self.checked.as_ref().and_then(|checked| checked.get(id)).is_some_and(|checked| checked.damaged)
+    }
 }
 
 /// When all of a snapshot was read last, for people.
@@ -275,8 +280,13 @@ pub(crate) fn run(context: &Context, args: SnapshotsArgs) -> anyhow::Result<Exit
 }
 
 fn state(view: &View) -> String {
-    let whole = if view.partial { "partial" } else { "whole" };
-    if view.pinned { format!("{whole}, pinned") } else { whole.to_owned() }
+    let known = [(view.partial, "partial"), (view.damaged.is_some(), "damaged")];
+    let mut words: Vec<_> = known.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
+    if words.is_empty() {
+        words.push("whole");
+    }
+    words.extend(view.pinned.then_some("pinned"));
+    words.join(", ")
 }
 
 /// Names the records that could not be read. They are damage, whatever else was found.

@@ -1,6 +1,6 @@
 //! `wherry stats`
 
-use super::snapshots::damage;
+use super::snapshots::{Known, damage};
 use crate::cli::StatsArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -27,6 +27,7 @@ struct Stats {
     snapshots: usize,
     forgotten: usize,
     partial: usize,
+    /// Snapshots whose record cannot be read, and those not forgotten that damage hits, as the last check found.
     damaged: usize,
     /// Of the snapshots that are not forgotten, those that are trees of directories, and what is in all of them.
     trees: usize,
@@ -43,11 +44,13 @@ struct Stats {
     stored: u64,
 }
 
-/// Counts what the repository holds. Every object is listed, none is read but the snapshots' records.
+/// Counts what the repository holds. Every object is listed, none is read but the records of snapshots, and
+/// of what is said of them.
 pub(crate) fn run(context: &Context, args: StatsArgs) -> anyhow::Result<Exit> {
     let StatsArgs {} = args;
     let repository = context.open_repository()?;
     let list = repository.snapshots(None)?;
+    let known = Known::read(&repository)?;
     let objects = count(repository.storage())?;
     let volumes: std::collections::BTreeSet<_> = list.visible().map(|s| s.volume).collect();
     let visible = list.visible().count();
@@ -62,7 +65,7 @@ pub(crate) fn run(context: &Context, args: StatsArgs) -> anyhow::Result<Exit> {
         snapshots: visible,
         forgotten: list.snapshots.len() - visible,
         partial: list.visible().filter(|s| s.record.partial).count(),
-        damaged: list.damaged.len(),
+        damaged: list.damaged.len() + list.visible().filter(|s| known.is_damaged(&s.id)).count(),
         trees: trees.len(),
         files: sum(|tree| tree.files),
         directories: sum(|tree| tree.folders),

@@ -17,6 +17,7 @@ use super::inode::{Inode, kind_of};
 use super::path::escaped;
 use super::restore::{Begun, FileHandle, Item, Listed, ReadBack, Restorer, There, Why};
 use super::select::Select;
+use crate::exit::one_line;
 use crate::progress::Progress;
 use crate::signals::Cancel;
 use anyhow::Result;
@@ -34,6 +35,15 @@ const BATCH_BYTES: u64 = 64 << 20;
 
 /// Chunks that a worker compares with what is in the target before it plans requests for the others.
 const COMPARED: usize = 32;
+
+/// What happens when something of the snapshot is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Damage {
+    /// It ends the restore.
+    Ends,
+    /// The restore goes on without it.
+    LeaveOut,
+}
 
 /// What a restore works with.
 #[derive(Debug)]
@@ -65,8 +75,22 @@ impl TreeRestore<'_> {
     /// # Errors
     /// When something cannot be read or written: a file that is not whole never gets its name.
     pub fn run(&self, restorer: &mut Restorer) -> Result<Told> {
+        self.run_as(restorer, Damage::Ends)
+    }
+
+    /// The same, but goes on where the repository has lost something: the file or directory is left out, and the
+    /// [report](super::restore::Report::lost) of the restorer names it. When it names any, nothing may be removed that the
+    /// snapshot seems not to have.
+    ///
+    /// # Errors
+    /// As [`Self::run`], but for what is lost.
+    pub fn run_around_damage(&self, restorer: &mut Restorer) -> Result<Told> {
+        self.run_as(restorer, Damage::LeaveOut)
+    }
+
+    fn run_as(&self, restorer: &mut Restorer, damage: Damage) -> Result<Told> {
         let (queue, jobs) = bounded::<Job>(self.fetchers.max(1) * 2);
-        let work = Work::new(self)?;
+        let work = Work::new(self, damage)?;
         std::thread::scope(|scope| {
             for _ in 0..self.fetchers.max(1) {
                 let jobs = jobs.clone();
@@ -159,7 +183,7 @@ impl<'a, 'b> Walk<'a, 'b> {
     fn whole(&mut self) -> Result<()> {
         let root = self.restore.reader.root().clone();
         if self.restore.root {
-            let inode = self.inode(&root)?;
+            let inode = self.folder_inode(&root)?;
             self.restorer.root(&item(&root, &inode));
         }
         self.miss(&root);
@@ -179,7 +203,15 @@ impl<'a, 'b> Walk<'a, 'b> {
                 }
                 continue;
             };
-            let (_, entry) = entry?;
+            let entry = match entry.map_err(anyhow::Error::from) {
+                Ok((_, entry)) => entry,
+                // The rest of the list went with it.
+                Err(e) if self.work.goes_on(&e) => {
+                    self.lose_folder(&self.path, &e);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             let Some(select) = select.of(entry.name()) else { continue };
             let Entry::Known(known) = entry else {
                 self.told.missing += 1;
@@ -188,7 +220,7 @@ impl<'a, 'b> Walk<'a, 'b> {
             };
             self.miss(&known);
             if let What::Folder { boundary: is_boundary, .. } = known.what {
-                let inode = self.inode(&known)?;
+                let inode = self.folder_inode(&known)?;
                 if self.restorer.enter(&item(&known, &inode))? {
                     self.boundaries += u64::from(is_boundary);
                     let boundary = if is_boundary { self.boundaries } else { boundary };
@@ -233,7 +265,14 @@ impl<'a, 'b> Walk<'a, 'b> {
             What::Folder { below, .. } => below.as_ref(),
             _ => None,
         };
-        let entries = below.map(|below| self.restore.reader.list(below, 0)).transpose()?;
+        let listed = below.map(|below| self.restore.reader.list(below, 0)).transpose().map_err(anyhow::Error::from);
+        let entries = match listed {
+            Err(e) if self.work.goes_on(&e) => {
+                self.lose_folder(&self.path, &e);
+                None
+            }
+            listed => listed?,
+        };
         Ok(Inside { entries, select, above, boundary })
     }
 
@@ -245,7 +284,16 @@ impl<'a, 'b> Walk<'a, 'b> {
         {
             return self.restorer.link(&known.name, &first);
         }
-        let inode = self.inode(known)?;
+        let inode = match self.inode(known) {
+            // Without its ACL it may be open to others: it is left out.
+            Err(e) if self.work.goes_on(&e) => {
+                let path = self.path_of(&known.name);
+                tracing::warn!("not restored: {}: its attributes: {}", escaped(&path), one_line(&e));
+                self.restorer.lose(&path);
+                return Ok(());
+            }
+            inode => inode?,
+        };
         let item = item(known, &inode);
         let is_ours = match &known.what {
             // What there is of it would pass for the whole.
@@ -279,9 +327,19 @@ impl<'a, 'b> Walk<'a, 'b> {
         self.told.bytes += size;
         let path = self.path_of(name);
         let back = handle.read_back();
-        let file = Arc::new(Target::written(path, handle));
+        let file = Arc::new(Target::written(path, size, handle));
         let sparse = matches!(content, Content::Map { .. });
         self.check(back, &file, size, content);
+        match self.parts(&file, size, content, sparse) {
+            Err(e) if self.work.goes_on(&e) => {
+                self.work.lose(&file, &e);
+                Ok(())
+            }
+            placed => placed.and_then(|()| file.part_done()),
+        }
+    }
+
+    fn parts(&mut self, file: &Arc<Target>, size: u64, content: &Content, sparse: bool) -> Result<()> {
         for span in self.restore.reader.pieces(size, content, 0)? {
             let span = span?;
             let Some(Part { chunk, skip }) = span.data else {
@@ -292,7 +350,7 @@ impl<'a, 'b> Walk<'a, 'b> {
             let (file, skip, len) = (file.clone(), skip as usize, span.len as usize);
             self.place(chunk, Place { file, skip, len, offset: span.offset, sparse })?;
         }
-        file.part_done()
+        Ok(())
     }
 
     /// Puts a place of a chunk into the batch.
@@ -313,7 +371,7 @@ impl<'a, 'b> Walk<'a, 'b> {
     fn compared(&mut self, name: &[u8], there: There, size: u64, content: &Content) -> Result<()> {
         self.told.bytes += size;
         let back = there.read_back();
-        let file = Arc::new(Target::there(self.path_of(name), there));
+        let file = Arc::new(Target::there(self.path_of(name), size, there));
         self.check(back, &file, size, content);
         if let Content::Shared { .. } = content {
             for span in self.restore.reader.pieces(size, content, 0)? {
@@ -373,23 +431,47 @@ impl<'a, 'b> Walk<'a, 'b> {
         self.restorer.finish_window()
     }
 
+    /// Notes that names or attributes of a directory are lost.
+    fn lose_folder(&self, path: &[u8], e: &anyhow::Error) {
+        let shown = [if path.is_empty() { b"." } else { path }, b"/"].concat();
+        tracing::warn!("not restored whole: {}: {}", escaped(&shown), one_line(e));
+        self.restorer.lose(&shown);
+    }
+
+    /// A directory whose extended attributes are lost is made without them, and for its owner alone: an ACL may be among them.
+    fn folder_inode(&self, known: &Known) -> Result<Inode> {
+        match self.inode(known) {
+            Err(e) if self.work.goes_on(&e) => {
+                let path = if known.name.is_empty() { self.path.clone() } else { self.path_of(&known.name) };
+                self.lose_folder(&path, &e);
+                let inode = self.inode_with(known, Set::default());
+                Ok(Inode { permissions: inode.permissions & 0o700, ..inode })
+            }
+            inode => inode,
+        }
+    }
+
     fn inode(&self, known: &Known) -> Result<Inode> {
+        Ok(self.inode_with(known, self.restore.extended(&known.attributes)?))
+    }
+
+    fn inode_with(&self, known: &Known, extended: Set) -> Inode {
         let attributes = &known.attributes;
         let (kind, size) = kind_of(&known.what);
-        Ok(Inode {
+        Inode {
             kind,
             permissions: attributes.permissions,
             owner: attributes.owner,
             group: attributes.group,
             flags: attributes.flags,
-            extended: self.restore.extended(attributes)?,
+            extended,
             modified: known.modified,
             changed: known.changed,
             number: known.inode,
             links: known.links.map_or(1, |links| links.get()),
             size,
             allocated: 0,
-        })
+        }
     }
 }
 

@@ -47,6 +47,14 @@ impl Repository {
         Ok(damaged.map(|noted| noted.damaged.into_keys().collect()).unwrap_or_default())
     }
 
+    /// True when a check has noted of some pack that it is damaged, and none has found it intact since.
+    ///
+    /// # Errors
+    /// What the storage says when it does not answer.
+    pub fn has_noted_damage(&self) -> Result<bool> {
+        Ok(!self.damaged_packs()?.is_empty())
+    }
+
     /// Likewise, for who deletes what is not needed.
     ///
     /// # Errors

@@ -355,7 +355,10 @@ impl Repository {
     pub fn checked(&self) -> Result<BTreeMap<SnapshotId, Checked>> {
         let found = Found::states(self)?;
         for key in &found.spoiled {
-            tracing::warn!("{key} is damaged: when some snapshots were verified is not known; run `wherry check`");
+            tracing::warn!(
+                "{key} is damaged: when some snapshots were verified is not known; run `wherry check \
+                 --read-data`"
+            );
         }
         Ok(merged(self, found.records))
     }

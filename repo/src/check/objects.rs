@@ -1,6 +1,6 @@
 //! Step 1: clear objects and records.
 
-use super::{CheckStep, Run};
+use super::{CheckStep, DamageKind, Run};
 use crate::collect::missing_generation;
 use crate::format::checked::{Readings, States};
 use crate::format::clear::{self, Config};
@@ -95,6 +95,7 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
     for (_, key, what) in unread.iter().filter(|(id, ..)| !forgotten.contains(id)) {
         run.findings.whole(key, what.as_str());
     }
+    missing_pinned(run, &found, &forgotten)?;
     snapshots.retain(|s| !forgotten.contains(&s.id));
     lost.retain(|(_, id)| !forgotten.contains(id));
     for id in &only {
@@ -111,6 +112,24 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
     };
     let lost = lost.iter().map(|(volume, id)| (*volume, *id, name(volume, id))).collect();
     Ok(Objects { snapshots, lost, records })
+}
+
+/// A pin without an end names a snapshot that is not forgotten: its record must be there.
+fn missing_pinned(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>) -> Result<()> {
+    // Pins were listed before records, so the record of each was there then if it is not gone.
+    let there: HashSet<SnapshotId> = found.iter().filter_map(|key| Some(keys::parse_snap(key)?.1)).collect();
+    for key in found {
+        let Some((id, _, false)) = keys::parse_pin(key) else { continue };
+        if there.contains(&id) || forgotten.contains(&id) {
+            continue;
+        }
+        // Who has ended the pin since, and forgotten the snapshot, has said so before a collector took the record.
+        if run.repository.is_pinned(&id)? && run.repository.forget_of(&id)?.is_none() {
+            let what = format!("it pins snapshot {id}, whose record is gone although nobody has forgotten it");
+            run.findings.of_kind(key, DamageKind::Pinned, what);
+        }
+    }
+    Ok(())
 }
 
 /// The object an error is about.
@@ -136,7 +155,10 @@ fn open(run: &Run<'_>, key: &Key) -> Result<Item> {
             if let Some((volume, id)) = keys::parse_snap(key) {
                 return Ok(Item::Lost(volume, id, key.clone(), e.message().to_owned()));
             }
-            run.findings.whole(key, e.message());
+            match run.repository.damaged_config() == Some(key) {
+                true => run.findings.of_kind(key, DamageKind::Newest, e.message()),
+                false => run.findings.whole(key, e.message()),
+            }
             Ok(Item::Fine)
         }
         Err(e) => Err(e),

@@ -117,6 +117,9 @@ impl Damage {
                  next backup does not build on it"
             }
             DamageKind::Config => "nothing is lost: a newer configuration counts",
+            DamageKind::Newest => {
+                "nothing is lost: what it said is known; nothing is written until `wherry repair` has written the next one"
+            }
             DamageKind::KeySlot => {
                 "nothing is lost as long as another way in is intact: make one with `wherry key add` and remove this \
                  one with `wherry key remove`"
@@ -126,6 +129,10 @@ impl Damage {
                  `wherry key add`, and remove the others"
             }
             DamageKind::Pin => "nothing is lost: the snapshot counts as pinned",
+            DamageKind::Pinned => {
+                "bring the record back from a copy of the repository: the snapshot cannot be restored without it, and `wherry gc` \
+                 takes what only it needed; or give it up with `wherry unpin` and its id"
+            }
             DamageKind::Session => {
                 "nothing is lost: at most, a run that was broken off sends again what it had stored; where `wherry gc` does not \
                  work because of it, `wherry repair` ends that run"
@@ -160,6 +167,8 @@ impl Damage {
 pub enum DamageKind {
     /// Settings.
     Config,
+    /// The settings that count. What they said is known all the same, else the repository had not opened.
+    Newest,
     /// A way in.
     KeySlot,
     /// A key epoch, for the ways in that are older than it.
@@ -174,6 +183,8 @@ pub enum DamageKind {
     Forget,
     /// A pin or its end.
     Pin,
+    /// The record of a pinned snapshot, which is gone; the object is the pin.
+    Pinned,
     /// A list of a collector.
     Generation,
     /// What checks have read.
@@ -343,6 +354,8 @@ pub(super) struct Findings(Mutex<BTreeMap<Key, Found>>);
 #[derive(Debug, Default)]
 struct Found {
     missing: bool,
+    /// Where the key does not say it.
+    kind: Option<DamageKind>,
     whole: BTreeSet<String>,
     /// Ordinals and classes.
     parts: BTreeMap<u32, u8>,
@@ -352,6 +365,12 @@ impl Findings {
     /// The object is damaged as a whole.
     pub(super) fn whole(&self, key: &Key, what: impl Into<String>) {
         self.0.lock().entry(key.clone()).or_default().whole.insert(what.into());
+    }
+
+    /// The same, of another kind than its key says.
+    pub(super) fn of_kind(&self, key: &Key, kind: DamageKind, what: impl Into<String>) {
+        self.whole(key, what);
+        self.0.lock().entry(key.clone()).or_default().kind = Some(kind);
     }
 
     /// A chunk or node of a pack does not verify.
@@ -371,7 +390,7 @@ impl Findings {
             if found.missing && hits.is_empty() {
                 return None;
             }
-            let kind = DamageKind::of(&object);
+            let kind = found.kind.unwrap_or_else(|| DamageKind::of(&object));
             Some(Damage { kind, missing: found.missing, what: found.describe(kind), hits, object })
         };
         self.0.into_inner().into_iter().filter_map(damage).collect()

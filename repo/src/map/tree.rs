@@ -256,7 +256,7 @@ impl Tree {
         let (from, to) = (bytes(number.saturating_mul(span(level + 1))), bytes(span(level + 1)));
         let text = format!(
             "bytes {from} to {} cannot be read: the part of the map that leads to them is lost: {}, and no other pack has \
-             it; run `wherry check`, or take another snapshot",
+             it; run `wherry check --read-data`, or take another snapshot",
             from + to - 1,
             why.message()
         );

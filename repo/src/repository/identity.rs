@@ -3,7 +3,7 @@
 use super::Components;
 use crate::format::clear::{self, Config, FORMAT, Identity};
 use crate::id::RepositoryId;
-use crate::storage::{Key, Storage, keys};
+use crate::storage::{Key, Storage, is_damage, keys};
 use crate::{Error, ErrorKind, Result, clock};
 
 /// The uuid of the repository that is there.
@@ -11,13 +11,7 @@ pub(super) fn read_identity(storage: &dyn Storage) -> Result<RepositoryId> {
     let key = keys::repo();
     let bytes = match storage.get(&key) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            let text = format!(
-                "there is no repository at {}: check --repo, or make one with `wherry init`",
-                storage.location()
-            );
-            return Err(Error::new(ErrorKind::NoRepository, text));
-        }
+        Err(e) if e.kind() == ErrorKind::NotFound => return Err(none(storage)),
         Err(e) => return Err(e),
     };
     let identity: Identity = clear::decode(&bytes).map_err(|e| e.with_object(&key))?;
@@ -27,14 +21,33 @@ pub(super) fn read_identity(storage: &dyn Storage) -> Result<RepositoryId> {
     identity.uuid.parse().map_err(|e: Error| Error::corrupt(e.to_string()).with_object(&key))
 }
 
+fn none(storage: &dyn Storage) -> Error {
+    let text =
+        format!("there is no repository at {}: check --repo, or make one with `wherry init`", storage.location());
+    Error::new(ErrorKind::NoRepository, text)
+}
+
+fn lost(storage: &dyn Storage, key: &Key) -> Error {
+    Error::corrupt(format!(
+        "{} holds objects of a repository ({key}) but no repo.json: it was lost, or the path is wrong",
+        storage.location()
+    ))
+}
+
+/// Why a repository whose `repo.json` is not there does not open: there is none, or it has lost that.
+pub fn no_repository(storage: &dyn Storage) -> Error {
+    // Without packs, which may be very many: where there are any, so is a key slot.
+    match first_below(storage, &[keys::KEYS, keys::CONFIG, keys::SNAP]) {
+        Ok(Some(key)) => lost(storage, &key).advise("put repo.json back from a copy of the repository"),
+        // Who may not list is told what was asked for.
+        Ok(None) | Err(_) => none(storage),
+    }
+}
+
 pub(super) fn create_identity(components: &Components) -> Result<RepositoryId> {
     let storage = &*components.storage;
     if let Some(key) = first_below(storage, &[keys::KEYS, keys::CONFIG, keys::SNAP, keys::PACKS])? {
-        let text = format!(
-            "{} holds objects of a repository ({key}) but no repo.json: it was lost, or the path is wrong; nothing was written",
-            storage.location()
-        );
-        return Err(Error::corrupt(text));
+        return Err(lost(storage, &key).advise("nothing was written"));
     }
     let id = RepositoryId::new(clock::random(&*components.rng)?);
     let identity = Identity { wherry: "repository".into(), format: FORMAT, uuid: id.to_string(), crc: String::new() };
@@ -59,8 +72,36 @@ pub(super) fn highest_config(storage: &dyn Storage) -> Result<Option<u32>> {
 /// making was not finished.
 pub fn newest_config(storage: &dyn Storage) -> Result<Option<(Key, Config)>> {
     let Some(key) = highest_config(storage)?.map(keys::config) else { return Ok(None) };
-    let config = clear::decode(&storage.get(&key)?).map_err(|e| e.with_object(&key))?;
+    let config = read_config(storage, &key)?;
     Ok(Some((key, config)))
+}
+
+/// As [`newest_config`], but where that is damaged the newest one that is not: for what all of them say alike.
+pub fn presumed_config(storage: &dyn Storage) -> Result<Option<(Key, Config)>> {
+    let newest = newest_config(storage);
+    if !newest.as_ref().is_err_and(|e| is_damage(storage, e)) {
+        return newest;
+    }
+    match older_configs(storage)?.into_iter().find_map(|key| Some((read_config(storage, &key).ok()?, key))) {
+        Some((config, key)) => Ok(Some((key, config))),
+        None => newest,
+    }
+}
+
+/// All but the newest, the next older one first.
+pub(super) fn older_configs(storage: &dyn Storage) -> Result<Vec<Key>> {
+    let mut found = Vec::new();
+    storage.list(keys::CONFIG, &mut |object| {
+        found.extend(keys::parse_config(&object.key));
+        Ok(())
+    })?;
+    found.sort_unstable();
+    found.pop();
+    Ok(found.into_iter().rev().map(keys::config).collect())
+}
+
+pub(super) fn read_config(storage: &dyn Storage, key: &Key) -> Result<Config> {
+    clear::decode(&storage.get(key)?).map_err(|e| e.with_object(key))
 }
 
 /// Some object below one of these prefixes.

@@ -106,7 +106,7 @@ impl TreeCache {
             Some(bytes) => Ok(self.keep(at, true, bytes.len(), decode(&at.to, &bytes)?)),
             None => {
                 let text = format!(
-                    "a part of the tree cannot be read: {}, and no other pack has it; run `wherry check`, or take another \
+                    "a part of the tree cannot be read: {}, and no other pack has it; run `wherry check --read-data`, or take another \
                      snapshot",
                     why.message()
                 );

@@ -42,11 +42,23 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "bad_input/damage.rs::every_kind_of_object_cut_or_flipped_is_13_or_goes_on_and_no_wrong_byte_comes_out",
             "bad_input/damage.rs::a_backup_beside_damage_is_whole_and_does_not_build_on_it",
+            "bad_input/noted.rs::noted_damage_is_looked_at_by_every_check_until_it_is_gone",
+            "bad_input/noted.rs::a_damaged_newest_configuration_keeps_from_writing_until_repair_and_from_nothing_else",
+            "trees/damaged.rs::a_damaged_chunk_takes_its_files_and_no_others_and_the_rest_comes_when_it_is_there_again",
+            "trees/damaged.rs::what_is_in_the_target_stays_where_the_snapshot_has_lost_it",
+            "trees/damaged.rs::a_damaged_part_of_the_tree_takes_what_is_below_it_and_nothing_else",
             "cli/check.rs::a_damaged_chunk_is_13_when_it_is_read_and_its_range_is_what_cannot_be_read",
             "cli/check.rs::a_damaged_snapshot_is_13_also_when_it_is_asked_for_by_its_id",
             "mount.rs::a_damaged_chunk_is_unreadable_and_all_others_are_not",
             "damage.rs::a_flip_in_any_object_is_found_and_named_with_all_it_hits",
             "damage.rs::a_cut_in_any_object_is_found_and_named_with_all_it_hits",
+        ],
+    ),
+    (
+        "all key slots, repo.json or a pinned snapshot's record gone",
+        &[
+            "bad_input/noted.rs::a_lost_way_in_is_damage_and_named",
+            "bad_input/noted.rs::a_lost_record_of_a_pinned_snapshot_is_damage",
         ],
     ),
     (

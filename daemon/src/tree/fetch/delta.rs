@@ -86,14 +86,35 @@ impl Work<'_> {
         let Some(there) = file.there.lock().take() else {
             return Err(Error::internal("a file is compared twice").into());
         };
+        match self.compare_with(&there, file, size, content, scratch) {
+            Ok(true) => there.keep(),
+            Ok(false) => Ok(()),
+            Err(e) if self.goes_on(&e) => {
+                self.lose(file, &e);
+                there.lose();
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// True if it holds what the snapshot says.
+    fn compare_with(
+        &self,
+        there: &There,
+        file: &Arc<Target>,
+        size: u64,
+        content: &Content,
+        scratch: &mut Vec<u8>,
+    ) -> Result<bool> {
         let mut plain = Vec::new();
-        if there.may_stay() && self.holds(&there, size, content, &mut plain)? {
+        if there.may_stay() && self.holds(there, size, content, &mut plain)? {
             self.restore.progress.add(size);
-            return there.keep();
+            return Ok(true);
         }
         let Some(handle) = there.replace()? else {
             self.restore.progress.add(size);
-            return Ok(());
+            return Ok(false);
         };
         let shares = there.share_with(&handle)?;
         // What is shared with the file that was there has to be overwritten, also by zeros.
@@ -135,7 +156,8 @@ impl Work<'_> {
         }
         self.ask(chunks, &Arc::new(places));
         drop::<Arc<FileHandle>>(handle);
-        file.part_done()
+        file.part_done()?;
+        Ok(false)
     }
 
     /// True if a file is what the snapshot says, up to its size.

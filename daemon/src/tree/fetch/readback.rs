@@ -23,6 +23,9 @@ impl Work<'_> {
         let Some(pool) = &self.pool else {
             return Err(Error::internal("a file is read back without buffers").into());
         };
+        if check.file.is_lost() {
+            return Ok(());
+        }
         let Some(mut medium) = check.back.open(pool.take())? else {
             self.unread.fetch_add(1, Ordering::Relaxed);
             return Ok(());

@@ -1,16 +1,17 @@
 //! What the threads of a restore do: requests, and what is compared or read back.
 
 use super::readback::Check;
-use super::{Told, TreeRestore};
-use crate::exit::caught;
+use super::{Damage, Told, TreeRestore};
+use crate::exit::{caught, one_line};
 use crate::tree::path::escaped;
 use crate::tree::restore::{FileHandle, Listed, There};
+use crate::tree::view::is_damage;
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use wherry_block::BufferPool;
 use wherry_repo::format::tree::Content;
@@ -23,6 +24,8 @@ const BUFFER: usize = 512 << 10;
 pub(super) struct Target {
     /// Below the target of the restore.
     pub(super) path: Vec<u8>,
+    /// Bytes it has in the snapshot.
+    size: u64,
     pub(super) handle: Mutex<Option<Arc<FileHandle>>>,
     /// Parts that are still to be written, and one for whoever may find more.
     pub(super) left: AtomicUsize,
@@ -32,26 +35,34 @@ pub(super) struct Target {
     pub(super) is_there: bool,
     /// Of a part of a chunk that others share: the id that a chunk with only this part would have.
     pub(super) part: OnceLock<ShortId>,
+    /// Some of it cannot be had: nothing of it is wanted any more.
+    lost: AtomicBool,
 }
 
 impl Target {
-    pub(super) fn written(path: Vec<u8>, handle: FileHandle) -> Self {
-        Self { handle: Mutex::new(Some(Arc::new(handle))), ..Self::new(path, None) }
+    pub(super) fn written(path: Vec<u8>, size: u64, handle: FileHandle) -> Self {
+        Self { handle: Mutex::new(Some(Arc::new(handle))), ..Self::new(path, size, None) }
     }
 
-    pub(super) fn there(path: Vec<u8>, there: There) -> Self {
-        Self::new(path, Some(there))
+    pub(super) fn there(path: Vec<u8>, size: u64, there: There) -> Self {
+        Self::new(path, size, Some(there))
     }
 
-    fn new(path: Vec<u8>, there: Option<There>) -> Self {
+    fn new(path: Vec<u8>, size: u64, there: Option<There>) -> Self {
         Self {
             path,
+            size,
             handle: Mutex::default(),
             left: AtomicUsize::new(1),
             is_there: there.is_some(),
             there: Mutex::new(there),
             part: OnceLock::new(),
+            lost: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
     /// One part less to come; the file is finished with the last.
@@ -61,6 +72,7 @@ impl Target {
         }
         match self.handle.lock().take().map(Arc::into_inner) {
             Some(Some(handle)) => handle.finish(),
+            None if self.is_lost() => Ok(()),
             _ => Err(Error::internal("a file was finished while it is written").into()),
         }
     }
@@ -159,6 +171,9 @@ impl Under {
 /// What the threads share.
 pub(super) struct Work<'a> {
     pub(super) restore: &'a TreeRestore<'a>,
+    damage: Damage,
+    /// Bytes of files that are not whole.
+    lost: AtomicU64,
     pub(super) under: Under,
     /// What a worker found to do. It has no bound, so that nobody waits who is to empty it; who fills it does some of it.
     more: (Sender<Job>, Receiver<Job>),
@@ -170,10 +185,12 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    pub(super) fn new(restore: &'a TreeRestore<'a>) -> Result<Self> {
+    pub(super) fn new(restore: &'a TreeRestore<'a>, damage: Damage) -> Result<Self> {
         let pool = restore.read_back.then(|| BufferPool::new(BUFFER, restore.fetchers.max(1))).transpose()?;
         Ok(Self {
             restore,
+            damage,
+            lost: AtomicU64::new(0),
             under: Under::default(),
             more: unbounded(),
             fetched: AtomicU64::new(0),
@@ -186,10 +203,31 @@ impl<'a> Work<'a> {
 
     /// Adds what the threads counted.
     pub(super) fn tell(&self, told: &mut Told) {
+        told.bytes = told.bytes.saturating_sub(self.lost.load(Ordering::Relaxed));
         told.fetched = self.fetched.load(Ordering::Relaxed);
         told.unread += self.unread.load(Ordering::Relaxed);
         told.cached = self.cached.load(Ordering::Relaxed);
         told.wrong = std::mem::take(&mut *self.wrong.lock());
+    }
+
+    /// Whether the restore goes on without what this error is about.
+    pub(super) fn goes_on(&self, error: &anyhow::Error) -> bool {
+        self.damage == Damage::LeaveOut && is_damage(error)
+    }
+
+    /// A file that cannot be had whole does not get its name; it is told why once.
+    pub(super) fn lose(&self, file: &Target, error: &anyhow::Error) {
+        if file.lost.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::warn!("not restored: {}: {}", escaped(&file.path), one_line(error));
+        self.lost.fetch_add(file.size, Ordering::Relaxed);
+        if let Some(handle) = file.handle.lock().take() {
+            handle.lose();
+        }
+        if let Some(there) = file.there.lock().take() {
+            there.lose();
+        }
     }
 
     /// Does what there is to do, until there will be no more.
@@ -232,14 +270,26 @@ impl<'a> Work<'a> {
                 let buffer = |chunk: &ChunkRef| vec![0; chunk.len];
                 self.restore.reader.chunks().read(&fetch, scratch, buffer, |chunk, opened| {
                     let places = at(&places, chunk);
-                    let verified = opened.map_err(|e| match places {
+                    let e = match opened {
+                        Ok(verified) => return self.write(chunk, verified.as_ref(), places, &[]),
+                        Err(e) => e,
+                    };
+                    if self.damage == Damage::LeaveOut {
+                        let e = anyhow::Error::new(e);
+                        if !is_damage(&e) {
+                            return Err(e);
+                        }
+                        places.iter().for_each(|place| self.lose(&place.file, &e));
+                        return Ok(());
+                    }
+                    Err(match places {
                         [] => e,
                         [one] => e.context(escaped(&one.file.path)),
                         [first, ..] => {
                             e.context(format!("{} and {} files more", escaped(&first.file.path), places.len() - 1))
                         }
-                    })?;
-                    self.write(chunk, verified.as_ref(), places, &[])
+                    }
+                    .into())
                 })
             }
             Job::Assemble { chunks, places } => self.assemble(&chunks, &places),
@@ -265,6 +315,10 @@ impl<'a> Work<'a> {
                 Some(there) => self.settle(there, place, bytes, sources.contains(&n))?,
                 None => {
                     let Some(handle) = place.file.handle.lock().clone() else {
+                        // Another chunk of it cannot be had.
+                        if place.file.is_lost() {
+                            continue;
+                        }
                         return Err(Error::internal("a chunk came for a file that is not written").into());
                     };
                     write(&handle, place.offset, bytes, place.sparse)?;

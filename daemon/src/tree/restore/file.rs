@@ -20,6 +20,7 @@ use wherry_repo::Error;
 const WRITING: u8 = 0;
 const DONE: u8 = 1;
 const GIVEN_UP: u8 = 2;
+const LOST: u8 = 3;
 
 /// A file under its temporary name.
 #[derive(Debug)]
@@ -95,6 +96,11 @@ impl Temporary {
             WRITING => None,
             state => Some(state == DONE),
         }
+    }
+
+    /// What it should hold cannot be had.
+    pub(super) fn is_lost(&self) -> bool {
+        self.state.load(Ordering::Acquire) == LOST
     }
 }
 
@@ -190,6 +196,16 @@ impl FileHandle {
         ReadBack::new(Arc::clone(&self.shared), Written::Temporary(Arc::clone(&self.temporary)))
     }
 
+    /// What it should hold cannot be had: it never gets its name, and the report names it.
+    pub fn lose(&self) {
+        let _ = self.end(LOST);
+    }
+
+    /// True if it was still being written.
+    fn end(&self, state: u8) -> bool {
+        self.temporary.state.compare_exchange(WRITING, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     /// Gives the file its size and metadata: all that was to be written is written.
     ///
     /// # Errors
@@ -217,8 +233,7 @@ impl FileHandle {
 
 impl Drop for FileHandle {
     fn drop(&mut self) {
-        let state = &self.temporary.state;
-        if state.compare_exchange(WRITING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        if self.end(GIVEN_UP) || self.temporary.is_lost() {
             self.temporary.slot.close();
         }
     }

@@ -56,7 +56,7 @@ impl ReadBack {
             Written::There(old) => match old.became() {
                 Became::Kept => None,
                 Became::Replaced(temporary) => Some(temporary),
-                Became::Open | Became::Refused => return Ok(None),
+                Became::Open | Became::Refused | Became::Lost => return Ok(None),
             },
         };
         if temporary.as_ref().is_some_and(|temporary| temporary.outcome() != Some(true)) {

@@ -29,6 +29,9 @@ pub struct Report {
     pub refused: Refusals,
     /// How many names were left for each reason.
     pub reasons: BTreeMap<Why, u64>,
+    /// Paths of what the repository has lost, in whole or in part: a file did not get its name, and what the target had there
+    /// is as it was. One that ends in `/` is a directory, of which names or attributes are lost.
+    pub lost: Listed<Vec<u8>>,
     /// Names in the target that were left as they were, because of the overwrite mode or as they are done already.
     pub skipped: Listed<Skipped>,
 }

@@ -43,6 +43,8 @@ pub struct Restorer {
     pub(super) late: Vec<Late>,
     /// Paths of inodes that may have further names and did not get their first: those must not lead to what is there.
     pub(super) unnamed: HashSet<Vec<u8>>,
+    /// Likewise of those that were lost.
+    pub(super) lost: HashSet<Vec<u8>>,
     /// Linked inodes of an earlier run that others took the place of: further names may lead to them still.
     pub(super) replaced: HashSet<Identity>,
     /// Each filesystem that was entered.
@@ -70,6 +72,7 @@ impl Restorer {
             closing: Vec::new(),
             late: Vec::new(),
             unnamed: HashSet::new(),
+            lost: HashSet::new(),
             replaced: HashSet::new(),
             filesystems: BTreeMap::new(),
         };
@@ -249,6 +252,11 @@ impl Restorer {
     /// True when [`Self::finish_window`] is due: enough names wait, or enough memory is used for them.
     pub fn window_full(&self) -> bool {
         self.window.is_full()
+    }
+
+    /// Notes in the report that this cannot be had: see [`Report::lost`].
+    pub fn lose(&self, path: &[u8]) {
+        self.shared.report.lock().lost.push(|| path.to_vec());
     }
 
     /// What was done so far.

@@ -45,6 +45,8 @@ pub(super) enum Became {
     Replaced(Arc<Temporary>),
     /// It was to be replaced, and that was refused.
     Refused,
+    /// What the snapshot says of it cannot be had: it stays as it was.
+    Lost,
 }
 
 impl Old {
@@ -184,6 +186,17 @@ impl There {
         *self.old.became.lock() = Became::Kept;
         self.old.close();
         Ok(())
+    }
+
+    /// What the snapshot says of it cannot be had: it stays as it is, and the report names it.
+    pub fn lose(self) {
+        let mut became = self.old.became.lock();
+        // The file that takes its place knows it already.
+        if matches!(*became, Became::Open) {
+            *became = Became::Lost;
+        }
+        drop(became);
+        self.old.close();
     }
 
     /// For reading it, or what has taken its place, back from the medium.

@@ -59,6 +59,15 @@ impl Pending {
         }
     }
 
+    /// What the snapshot says of it cannot be had.
+    fn is_lost(&self) -> bool {
+        match self {
+            Self::File { temporary, .. } => temporary.is_lost(),
+            Self::There { old, .. } => matches!(old.became(), Became::Lost),
+            Self::Other { .. } => false,
+        }
+    }
+
     /// Once it is known what became of a file that was there: that one is written to a temporary name if it is replaced.
     fn settle(&mut self) -> Result<()> {
         let unfinished = match self {
@@ -69,7 +78,7 @@ impl Pending {
                     return self.settle();
                 }
                 Became::Open => true,
-                Became::Kept | Became::Refused => false,
+                Became::Kept | Became::Refused | Became::Lost => false,
             },
             Self::File { temporary, .. } => temporary.outcome().is_none(),
             Self::Other { .. } => false,
@@ -161,8 +170,16 @@ impl Restorer {
         }
         while let Some(pending) = self.window.pending.front() {
             let (named, flags) = name_it(&self.shared, pending)?;
-            if !named && !matches!(pending, Pending::File { linked: false, .. } | Pending::There { linked: false, .. })
-            {
+            let is_single =
+                matches!(pending, Pending::File { linked: false, .. } | Pending::There { linked: false, .. });
+            if pending.is_lost() {
+                let (folder, _, last) = pending.names();
+                let path = folder.path(last);
+                self.shared.report.lock().lost.push(|| path.clone());
+                if !is_single {
+                    self.lost.insert(path);
+                }
+            } else if !named && !is_single {
                 let (folder, _, last) = pending.names();
                 self.unnamed.insert(folder.path(last));
             }
@@ -218,6 +235,10 @@ impl Restorer {
 
     fn link_now(&mut self, link: &NewLink) -> Result<()> {
         let place = Place { folder: &link.folder, name: &link.name };
+        if self.lost.contains(&link.first) {
+            self.shared.report.lock().lost.push(|| place.path());
+            return Ok(());
+        }
         if self.unnamed.contains(&link.first) {
             // What has the first name is not the snapshot's inode.
             self.shared.refuse(Step::Link, None, &place, Errno::NOENT);

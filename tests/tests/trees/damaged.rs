@@ -1,0 +1,160 @@
+//! A damaged pack takes from a restore what it held and nothing else, and each of that is named.
+
+use super::{backup, files, has};
+use crate::harness::{Home, Ran};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use wherry_tests::small::noise;
+use wherry_tests::trees::{assert_same, list};
+
+/// A repository of a tree: large files, small ones that share chunks, one with two names.
+struct World {
+    home: Home,
+    names: Vec<String>,
+}
+
+impl World {
+    fn new() -> Self {
+        let home = Home::with_repository();
+        let mut names = Vec::new();
+        for n in 0..12 {
+            names.push(format!("d/{n}"));
+            files(&home.path("tree"), &[(&names[n], &noise(n as u64, 300_000))]);
+        }
+        for n in 12..60 {
+            names.push(format!("small/{}/{n}", n % 3));
+            files(&home.path("tree"), &[(&names[n], &noise(n as u64, 3000))]);
+        }
+        fs::hard_link(home.path("tree/d/5"), home.path("tree/d/further")).unwrap();
+        names.push("d/further".to_owned());
+        backup(&home, "tree", &[]);
+        Self { home, names }
+    }
+
+    /// The one object below a folder of the repository.
+    fn object(&self, folder: &str) -> PathBuf {
+        let mut all = self.home.tree(&format!("repo/{folder}")).into_keys();
+        let object = all.next().unwrap();
+        assert!(all.next().is_none(), "{folder} has more than one");
+        object
+    }
+
+    fn restore(&self, flags: &[&str]) -> Ran {
+        self.home.run(&[&["restore", "latest:t", "out", "--json"], flags].concat())
+    }
+
+    /// What is in the target is what was there; what is not is named; nothing else is there. Gives what is named.
+    #[track_caller]
+    fn all_but_the_named(&self, ran: &Ran) -> BTreeSet<String> {
+        assert_eq!(ran.code, 13, "{ran:?}");
+        let result = ran.json();
+        let named: BTreeSet<String> =
+            result["lost_paths"].as_array().unwrap().iter().map(|p| p.as_str().unwrap().to_owned()).collect();
+        assert_eq!(result["lost"], named.len(), "{result}");
+        let last = ran.stderr.lines().last().unwrap();
+        has(last, &["wherry: ", "not restored whole", "wherry check --read-data"]);
+        let mut left = 0;
+        for name in &self.names {
+            let is_named = named.contains(name)
+                || named.iter().any(|n| n == "./" || n.ends_with('/') && name.starts_with(n.as_str()));
+            match fs::read(self.home.path("out").join(name)) {
+                Ok(bytes) => {
+                    assert!(bytes == fs::read(self.home.path("tree").join(name)).unwrap(), "{name} is wrong");
+                    assert!(!named.contains(name), "{name} is there, and named");
+                    left += 1;
+                }
+                Err(_) => assert!(is_named, "{name} is neither there nor named: {result}"),
+            }
+        }
+        for name in &named {
+            has(&ran.stderr, &[&format!("{name}: ")]);
+        }
+        assert_eq!(self.home.tree("out").len(), left, "something else is in the target");
+        named
+    }
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_chunk_takes_its_files_and_no_others_and_the_rest_comes_when_it_is_there_again() {
+    let world = World::new();
+    let home = &world.home;
+    let pack = world.object("packs");
+    let sound = fs::read(&pack).unwrap();
+    // At the chunk of a file with two names; another; one that small files share.
+    let mut seen = BTreeSet::new();
+    for at in [sound.len() * 5 / 12, sound.len() / 4, sound.len() - 50_000] {
+        flip(&pack, at);
+        let named = world.all_but_the_named(&world.restore(&[]));
+        assert!(!named.is_empty() && named.len() <= 48, "{named:?}");
+        seen.extend(named);
+        fs::write(&pack, &sound).unwrap();
+        if at == sound.len() / 4 {
+            // What the run left open, it finishes.
+            let result = world.restore(&[]);
+            assert_eq!((result.code, &result.json()["resumed"]), (0, &Value::Bool(true)), "{result:?}");
+            assert_same(&list(&home.path("out")), &list(&home.path("tree")), "after the damage was undone");
+        }
+        fs::remove_dir_all(home.path("out")).unwrap();
+    }
+    assert!(seen.iter().any(|name| name.starts_with("small/")), "no shared chunk was hit: {seen:?}");
+}
+
+#[test]
+fn what_is_in_the_target_stays_where_the_snapshot_has_lost_it() {
+    let world = World::new();
+    let home = &world.home;
+    let pack = world.object("packs");
+    let sound = fs::read(&pack).unwrap();
+    flip(&pack, sound.len() / 4);
+    let lost = world.all_but_the_named(&world.restore(&[])).into_iter().next().unwrap();
+    fs::remove_dir_all(home.path("out")).unwrap();
+    for flags in [&["--delta"][..], &["--force"], &["--force", "--delete"], &["--delta", "--verify"]] {
+        // Of the same size, as a comparison may keep it; and one that the snapshot does not have.
+        files(&home.path("out"), &[(&lost, &noise(99, 300_000)), ("d/0", b"old"), ("strange", b"mine")]);
+        let ran = world.restore(flags);
+        assert_eq!(ran.code, 13, "{flags:?}: {ran:?}");
+        let result = ran.json();
+        assert_eq!(result["lost_paths"][0], lost.as_str(), "{flags:?}: {result}");
+        assert_eq!((&result["removed"], &result["verified"]), (&0.into(), &false.into()), "{flags:?}");
+        assert!(fs::read(home.path("out").join(&lost)).unwrap() == noise(99, 300_000), "{flags:?}");
+        assert_eq!(fs::read(home.path("out/strange")).unwrap(), b"mine", "{flags:?}");
+        for name in world.names.iter().filter(|name| **name != lost) {
+            let same = fs::read(home.path("out").join(name)).ok() == fs::read(home.path("tree").join(name)).ok();
+            assert!(same, "{flags:?}: {name}");
+        }
+        fs::remove_dir_all(home.path("out")).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_part_of_the_tree_takes_what_is_below_it_and_nothing_else() {
+    let world = World::new();
+    let pack = world.object("meta");
+    let sound = fs::read(&pack).unwrap();
+    let mut parts = 0;
+    for n in 1..16 {
+        flip(&pack, sound.len() * n / 16);
+        let ran = world.restore(&[]);
+        // Without the top there is no way to anything; some bytes of the pack nobody reads.
+        let is_partly = ran.code == 13 && !ran.stdout.is_empty();
+        assert!(is_partly || [0, 13].contains(&ran.code), "{ran:?}");
+        if ran.code == 0 {
+            assert_same(&list(&world.home.path("out")), &list(&world.home.path("tree")), "nothing was said to be lost");
+        }
+        if is_partly {
+            let named = world.all_but_the_named(&ran);
+            parts += usize::from(!named.contains("./"));
+        }
+        fs::write(&pack, &sound).unwrap();
+        let _ = fs::remove_dir_all(world.home.path("out"));
+    }
+    assert!(parts > 0, "no directory was hit");
+}
