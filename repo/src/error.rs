@@ -45,6 +45,7 @@ pub struct Error {
     message: String,
     object: Option<String>,
     source: Option<Source>,
+    unclear: bool,
 }
 
 /// The result type of the whole crate.
@@ -53,7 +54,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of this kind; the message names the thing, the cause and the next step, in this order.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), object: None, source: None }
+        Self { kind, message: message.into(), object: None, source: None, unclear: false }
     }
 
     /// Names the object (its key in the storage) the error is about; the first name given stays.
@@ -68,6 +69,18 @@ impl Error {
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(Arc::from(source.into()));
         self
+    }
+
+    /// Says that what was asked for may have been done all the same, or will be: an earlier attempt had no answer, or the last step failed
+    /// when it was done.
+    #[must_use]
+    pub(crate) fn unclear(self) -> Self {
+        Self { unclear: true, ..self }
+    }
+
+    /// True when what was asked for may have been done although it failed. So it is of all that is `Unavailable`.
+    pub fn is_unclear(&self) -> bool {
+        self.unclear || self.kind == ErrorKind::Unavailable
     }
 
     /// Puts what was being done in front of the message: `context: message`.
@@ -91,13 +104,14 @@ impl Error {
             message: self.message.clone(),
             object: self.object.clone(),
             source: self.source.clone(),
+            unclear: self.unclear,
         }
     }
 
     /// What is lost for good, said by `message`. Damage on a disk of this machine stays what it is: it may be the cable.
     pub(crate) fn instead(&self, message: String) -> Self {
         let kind = if self.kind == ErrorKind::NotFound { ErrorKind::Corrupt } else { self.kind };
-        Self { kind, message, object: None, source: self.source.clone() }
+        Self { kind, message, object: None, source: self.source.clone(), unclear: self.unclear }
     }
 
     /// The same as damage, for who goes on without what is lost: a sector that a local disk cannot read is no answer that is

@@ -344,7 +344,10 @@ pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential
         }
     }
     if let Some(e) = lacks {
-        return Err(e);
+        let slots_are_intact = damaged.is_none();
+        // What to do about it is worth no other error.
+        let stray = slots_are_intact.then(|| epochs::stray(storage, &listed)).and_then(|n| n.ok().flatten());
+        return Err(stray.filter(|_| e.kind() == ErrorKind::Denied).unwrap_or(e));
     }
     if let Some(e) = damaged {
         return Err(e.context("no intact key slot takes this password or key, and one slot cannot be read"));

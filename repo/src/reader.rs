@@ -239,7 +239,8 @@ impl ChunkReader {
     /// What is missing may be so because this reader was taken for dead while its request was stalled (V4), and its snapshot was
     /// forgotten for good: then it comes too late, and nothing is lost.
     fn judged(&self, e: Error) -> Error {
-        match self.repository.is_damage(&e).then(|| self.admit()) {
+        let look = || self.session.as_ref().map_or(Ok(()), |session| session.admit_anew());
+        match self.repository.is_damage(&e).then(look) {
             Some(Err(late)) => late,
             _ => e,
         }

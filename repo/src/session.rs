@@ -337,9 +337,14 @@ impl Session {
         let outcome = Outcome::Snapshot(Box::new(record));
         let sealed = self.repository.sealed(&key, &outcome)?;
         let record_size = sealed.len() as u64;
+        // The request may have been carried out, or will be: its answer is what is missing.
+        let unknown = |e: Error| {
+            e.context(format!("whether snapshot {} of {:?} was committed is not known", self.id, self.name))
+                .advise("`wherry snapshots` shows it if it was; the next run of the volume settles it")
+        };
         match self.repository.storage().create(&key, sealed) {
             Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::Conflict => match self.outcome()? {
+            Err(e) if e.kind() == ErrorKind::Conflict => match self.outcome().map_err(unknown)? {
                 Some(theirs) if theirs == outcome => {}
                 Some(Outcome::Fence(fence)) => return Err(self.lost(&fence.reason)),
                 _ => {
@@ -349,13 +354,7 @@ impl Session {
                     )));
                 }
             },
-            // The request may have been carried out, or will be: its answer is what is missing.
-            Err(e) if e.kind() == ErrorKind::Unavailable => {
-                let what = format!("whether snapshot {} of {:?} was committed is not known", self.id, self.name);
-                return Err(e
-                    .context(what)
-                    .advise("`wherry snapshots` shows it if it was; the next run of the volume settles it"));
-            }
+            Err(e) if e.is_unclear() => return Err(unknown(e)),
             Err(e) => return Err(e),
         }
         match outcome {

@@ -43,7 +43,7 @@ impl NoLinks {
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("nolinks".into())];
         let nodes = HashMap::from([(ROOT, Node::new(Kind::Folder(BTreeMap::new())))]);
-        let tree = Tree { nodes, next: ROOT + 1, spoiled: Vec::new(), durable: HashSet::new() };
+        let tree = Tree { nodes, next: ROOT + 1, spoiled: Vec::new(), fleeting: None, durable: HashSet::new() };
         let tree = Arc::new(Mutex::new(tree));
         let session = fuser::spawn_mount(Memory(tree.clone()), folder.path(), &config).expect("FUSE mounts");
         Self { session: Some(session), folder, tree }
@@ -77,6 +77,17 @@ impl NoLinks {
     pub fn spoil(&self, path: &Path, bytes: Range<usize>, for_good: bool) {
         let (mut tree, ino) = self.find(path);
         tree.spoiled.push(Spoiled { ino, bytes, for_good });
+    }
+
+    /// A read of any of these bytes of a file fails once, after so many that do not.
+    pub fn spoil_once(&self, path: &Path, bytes: Range<usize>, after: u64) {
+        let (mut tree, ino) = self.find(path);
+        tree.fleeting = Some((Spoiled { ino, bytes, for_good: false }, after));
+    }
+
+    /// Takes back what [`spoil_once`](Self::spoil_once) said; true when it has come to pass.
+    pub fn has_failed_once(&self) -> bool {
+        self.tree.lock().fleeting.take().is_none()
     }
 }
 
@@ -129,6 +140,8 @@ struct Tree {
     nodes: HashMap<u64, Node>,
     next: u64,
     spoiled: Vec<Spoiled>,
+    /// What fails once, after so many reads.
+    fleeting: Option<(Spoiled, u64)>,
     /// Folders that were fsynced.
     durable: HashSet<u64>,
 }
@@ -313,8 +326,11 @@ impl Filesystem for Memory {
         reply.error(Errno::EPERM);
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::empty());
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // Else the kernel reads ahead, and once more what failed then.
+        let is_counted = self.0.lock().fleeting.as_ref().is_some_and(|(spoiled, _)| spoiled.ino == ino.0);
+        let flags = if is_counted { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
+        reply.opened(FileHandle(0), flags);
     }
 
     fn read(
@@ -332,6 +348,13 @@ impl Filesystem for Memory {
             let range = offset as usize..offset as usize + size as usize;
             if tree.spoiled.iter().any(|s| s.is_hit(ino.0, &range)) {
                 return Err(Errno::EIO);
+            }
+            if let Some((_, left)) = tree.fleeting.as_mut().filter(|(s, _)| s.is_hit(ino.0, &range)) {
+                if *left == 0 {
+                    tree.fleeting = None;
+                    return Err(Errno::EIO);
+                }
+                *left -= 1;
             }
             let bytes = tree.file(ino.0)?;
             Ok(bytes[bytes.len().min(range.start)..bytes.len().min(range.end)].to_vec())

@@ -14,8 +14,14 @@ pub(crate) struct Beating {
 }
 
 impl Beating {
-    /// One sign of life per `every`.
+    /// One sign of life per `every`, from the beginning of a run on. Where there is no thread for that the run ends.
     pub(crate) fn start(pulse: Pulse, every: Duration) -> Result<Self> {
+        Self::by(Builder::new(), pulse, every)
+    }
+
+    /// Likewise, by a thread of this kind.
+    pub(super) fn by(thread: Builder, pulse: Pulse, every: Duration) -> Result<Self> {
+        let run = pulse.clone();
         let (end, ended) = bounded::<()>(0);
         let beat = move || {
             while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
@@ -27,9 +33,12 @@ impl Beating {
                 }
             }
         };
-        let thread = Builder::new().name("beat".to_owned()).spawn(wherry_repo::as_here(beat));
+        let thread = thread.name("beat".to_owned()).spawn(wherry_repo::as_here(beat));
         let text = "no thread could be started for signs of life: allow this user more processes";
-        let thread = thread.map_err(|e| Error::new(ErrorKind::Unavailable, text).with_source(e))?;
+        let thread = thread.map_err(|e| {
+            run.give_up().unwrap_or_else(|e| tracing::debug!("the run stays open: {e}"));
+            Error::new(ErrorKind::Unavailable, text).with_source(e)
+        })?;
         Ok(Self { end: Some(end), thread: Some(thread) })
     }
 }

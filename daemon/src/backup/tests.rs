@@ -80,3 +80,24 @@ fn a_run_whose_source_cannot_be_opened_is_over() {
     assert_eq!((error.to_string().as_str(), outcomes()), ("the volume is gone", 1));
     drop(open);
 }
+
+/// Likewise where no thread can be had for its signs of life.
+#[test]
+fn a_run_that_cannot_give_signs_of_life_is_over() {
+    let storage = Arc::new(Memory::default());
+    let repository = on(storage.clone());
+    let options = WriterOptions { name: "vm".into(), pack_size: 1 << 20, ..WriterOptions::default() };
+    let outcomes = || {
+        let mut found = 0;
+        storage.list("snap/", &mut |_| Ok(found += 1)).unwrap();
+        found
+    };
+    let writer = SnapshotWriter::start(&repository, Arc::new(ChunkIndex::in_memory(1 << 20)), &options).unwrap();
+    drop(Beating::start(writer.pulse(), BEAT).unwrap());
+    assert_eq!(outcomes(), 0);
+    // More memory for its stack than there is.
+    let thread = std::thread::Builder::new().stack_size(1 << 60);
+    let error = Beating::by(thread, writer.pulse(), BEAT).unwrap_err();
+    assert!(error.to_string().contains("no thread could be started"), "{error:#}");
+    assert_eq!(outcomes(), 1);
+}

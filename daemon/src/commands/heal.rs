@@ -34,6 +34,9 @@ pub(super) struct View {
     missing: Amount,
     /// `wanted` and `missing` are more than that: `--memory` did not suffice to name all of it.
     is_partial: bool,
+    /// The last look could not read all it had read before: what of `missing` is there again it does not know.
+    #[serde(skip)]
+    is_unclear: bool,
     /// Packs that were stored.
     packs: u64,
     /// The damage that hit snapshots before.
@@ -137,7 +140,9 @@ impl<'a> From<'a> {
             let (report, later) = again()?;
             // It may have found more damage.
             heal::admit(repository, &report)?;
-            healed.chunks += wanted.found_since(&later);
+            if !report.is_unclear() {
+                healed.chunks += wanted.found_since(&later);
+            }
             wanted = later;
         }
         let (after, missing, is_partial) = loop {
@@ -150,9 +155,12 @@ impl<'a> From<'a> {
             }
             // What is there again is what is found, not what was sent.
             let (after, later) = again()?;
-            healed.chunks += wanted.found_since(&later);
+            let found = wanted.found_since(&later);
+            // Of a look that could not read all it read before, what it does not find lost may be lost.
+            let unclear = if after.is_unclear() { found } else { 0 };
+            healed.chunks += found - unclear;
             if !wanted.is_partial() || taken.chunks == 0 {
-                let missing = Amount { chunks: later.chunks(), nodes: later.nodes() };
+                let missing = Amount { chunks: later.chunks() + unclear, nodes: later.nodes() };
                 break (after, missing, later.is_partial());
             }
             heal::admit(repository, &after)?;
@@ -168,6 +176,7 @@ impl<'a> From<'a> {
             healed,
             missing,
             is_partial,
+            is_unclear: after.is_unclear(),
             packs,
             lost: before.damages.iter().filter(|d| !d.hits.is_empty()).map(DamageView::new).collect(),
             snapshots: snapshots(&before, &after, &there),
@@ -316,6 +325,7 @@ fn snapshots(before: &CheckReport, after: &CheckReport, there: &BTreeSet<Snapsho
         }
         all
     };
+    let is_unclear = after.is_unclear();
     let (before, after) = (sum(before), sum(after));
     let mut all: Vec<_> = before.keys().chain(after.keys().filter(|id| !before.contains_key(*id))).copied().collect();
     let place = |id: &SnapshotId| before.get(id).or(after.get(id));
@@ -323,8 +333,11 @@ fn snapshots(before: &CheckReport, after: &CheckReport, there: &BTreeSet<Snapsho
     let view = |id: SnapshotId| {
         let (hit, _) = place(&id)?;
         let (then, now) = (before.get(&id), after.get(&id));
+        // Nothing is healed by a look that could not read all it read before: what was lost counts as lost.
+        let unseen = then.filter(|(_, then)| is_unclear && now.is_none_or(|(_, now)| now < then));
+        let now = unseen.or(now);
         let state = match (then, now) {
-            (_, None) if !there.contains(&id) => "forgotten",
+            _ if !there.contains(&id) && after.get(&id).is_none() => "forgotten",
             (_, None) => "healed",
             (Some((_, then)), Some((_, now))) if now < then => "partly",
             _ => "damaged",
@@ -373,6 +386,9 @@ impl View {
         if self.is_partial {
             text += "          ";
             text += more;
+        }
+        if self.is_unclear {
+            text += "          a pack could be read at first and then could not, see below: what was lost there counts as lost; run it again\n";
         }
         for view in self.snapshots.iter().filter(|_| !self.dry_run) {
             let SnapshotView { snapshot, volume, state, before, after, .. } = view;

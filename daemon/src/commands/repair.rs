@@ -157,7 +157,8 @@ pub(crate) fn run(context: &Context, args: RepairArgs) -> anyhow::Result<Exit> {
 
 /// All that snapshots refer to is there, as far as was looked.
 fn is_whole(found: &CheckReport) -> bool {
-    let harmless =
-        |damage: &Damage| matches!(damage.kind, DamageKind::Pack | DamageKind::Map) && damage.hits.is_empty();
+    let harmless = |damage: &Damage| {
+        matches!(damage.kind, DamageKind::Pack | DamageKind::Map) && damage.hits.is_empty() && !damage.unclear
+    };
     found.damages.iter().all(harmless)
 }

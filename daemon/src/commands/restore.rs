@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
 use wherry_block::{EngineInfo, Source, TargetKind, inspect_target};
-use wherry_repo::{Error, ErrorKind, SnapshotReader};
+use wherry_repo::{Error, ErrorKind, Snapshot, SnapshotReader};
 
 #[derive(Serialize)]
 struct Report {

@@ -94,6 +94,7 @@ pub(super) fn examine(
             Err(e) if run.is_damage(&e) => {
                 // It was intact a moment ago: the storage does not give the same bytes twice.
                 run.findings.whole(&keys::pack(&job.id), e.message());
+                run.findings.unclear(&keys::pack(&job.id));
                 whole.into_iter().for_each(|ledger| ledger.note(&job.id, false, false));
                 failed_packs.fetch_add(1, Ordering::Relaxed);
                 failed_bytes.fetch_add(job.wanted, Ordering::Relaxed);

@@ -248,7 +248,12 @@ impl<'a> Packs<'a> {
         for (id, (state, size, prints)) in unread.into_iter().zip(loaded) {
             let number = table.number(&id);
             if let Some(pack) = table.packs.get_mut(number) {
-                (pack.state, pack.size) = (state, size.unwrap_or(pack.size));
+                pack.size = size.unwrap_or(pack.size);
+                match (pack.state, state) {
+                    // What was seen of it before was compared with its index, and nobody opens that for what is wrong now.
+                    (State::Good, State::Damaged) => self.run.findings.unclear(&keys::pack(&id)),
+                    _ => pack.state = state,
+                }
             }
             if let Some(prints) = &prints {
                 table.keep(number, prints, self.run.options.memory);

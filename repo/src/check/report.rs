@@ -50,6 +50,12 @@ impl CheckReport {
     pub fn is_clean(&self) -> bool {
         self.damages.is_empty()
     }
+
+    /// True when a pack could be read at first and then could not: whether what snapshots need of it is intact this check does not
+    /// know, and what it says of them is the least that is damaged.
+    pub fn is_unclear(&self) -> bool {
+        self.damages.iter().any(|damage| damage.unclear)
+    }
 }
 
 /// Chunks that a check left alone.
@@ -85,6 +91,8 @@ pub struct Damage {
     pub kind: DamageKind,
     /// It is not there at all.
     pub missing: bool,
+    /// It could be read at first and then could not: who has no hit here may be hit all the same.
+    pub unclear: bool,
     /// What is wrong with it.
     pub what: String,
     /// The snapshots that it hits, by volume and time. None: every snapshot can be restored in spite of it.
@@ -95,6 +103,10 @@ impl Damage {
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self.kind {
+            DamageKind::Pack | DamageKind::Map if self.unclear => {
+                "whether all that the snapshots need of it is intact is not known, for it could be read at first and then could not: see \
+                 to the storage, and run `wherry check --read-data` again"
+            }
             DamageKind::Pack | DamageKind::Map if self.hits.is_empty() => {
                 "nothing is lost: all that the snapshots need of it was read and is intact"
             }
@@ -356,6 +368,7 @@ struct Found {
     missing: bool,
     /// Where the key does not say it.
     kind: Option<DamageKind>,
+    unclear: bool,
     whole: BTreeSet<String>,
     /// Ordinals and classes.
     parts: BTreeMap<u32, u8>,
@@ -371,6 +384,11 @@ impl Findings {
     pub(super) fn of_kind(&self, key: &Key, kind: DamageKind, what: impl Into<String>) {
         self.whole(key, what);
         self.0.lock().entry(key.clone()).or_default().kind = Some(kind);
+    }
+
+    /// The object, of which that was found, could be read before: what is in it was not looked at, or not by what it is.
+    pub(super) fn unclear(&self, key: &Key) {
+        self.0.lock().entry(key.clone()).or_default().unclear = true;
     }
 
     /// A chunk or node of a pack does not verify.
@@ -391,7 +409,8 @@ impl Findings {
                 return None;
             }
             let kind = found.kind.unwrap_or_else(|| DamageKind::of(&object));
-            Some(Damage { kind, missing: found.missing, what: found.describe(kind), hits, object })
+            let (missing, unclear) = (found.missing, found.unclear);
+            Some(Damage { kind, missing, unclear, what: found.describe(kind), hits, object })
         };
         self.0.into_inner().into_iter().filter_map(damage).collect()
     }

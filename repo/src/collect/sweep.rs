@@ -115,7 +115,9 @@ impl Run<'_> {
             }
             let all: Vec<Made> = list.snapshots.iter().chain(&list.gone).map(|s| Made::new(s.id, &s.record)).collect();
             let kept = witnesses(&all);
-            for id in ids.into_iter().filter(|id| !kept.contains(id) && !noted.contains(id)) {
+            // One that became damaged since a list named it stays (G4): it may be the newest.
+            let read: HashSet<SnapshotId> = list.snapshots.iter().chain(&list.gone).map(|s| s.id).collect();
+            for id in ids.into_iter().filter(|id| read.contains(id) && !kept.contains(id) && !noted.contains(id)) {
                 self.storage().delete(&keys::snap(&volume, &id))?;
                 removed += 1;
             }

@@ -4,6 +4,7 @@
 use super::{Credential, Keys, Listed, kek, listed, slot_context, unhex_vec};
 use crate::crypto::{self, Secret};
 use crate::format::clear::{self, Epoch, EpochSlot, KeySlot};
+use crate::format::pack;
 use crate::id::{RepositoryId, hex};
 use crate::storage::{Key, Storage, keys};
 use crate::{Error, ErrorKind, Repository, Result, clock};
@@ -36,6 +37,44 @@ fn context(repository: &RepositoryId, epoch: u32, slot: &str) -> Vec<u8> {
 /// Whether an epoch says what a slot needs.
 fn names(epoch: &Epoch, slot: &KeySlot) -> bool {
     epoch.slots.iter().any(|other| other.slot == slot.slot)
+}
+
+/// Says what to do about a key epoch that no slot opens: it was created by a request of a rotation that had failed, when those it was
+/// for had gone (P5). `None` where one opens it, or it may be in use: all slots are to be intact, and no pack sealed under it.
+pub(super) fn stray(storage: &dyn Storage, listed: &Listed) -> Result<Option<Error>> {
+    let slots: Vec<KeySlot> = listed.slots(storage).into_iter().map(|(_, slot)| slot).collect::<Result<_>>()?;
+    let Some(n) = listed.epochs.last().copied() else { return Ok(None) };
+    let object = read(storage, n)?;
+    if slots.iter().any(|slot| slot.epoch >= n || names(&object, slot)) || is_used(storage, n)? {
+        return Ok(None);
+    }
+    let key = keys::epoch(n);
+    let text = format!(
+        "no key slot opens key epoch {n}: it came from a rotation of the keys that had failed, after the slots it was made for were \
+         removed, and nothing is sealed under it; when no wherry works in this repository, remove the object {key} from the storage, and run \
+         the same command again"
+    );
+    Ok(Some(Error::new(ErrorKind::Denied, text).with_object(key)))
+}
+
+/// Whether a pack says that it is sealed under this epoch or a later one, or cannot be asked. All are: times say nothing where objects were
+/// brought back, or the repository is a mirror.
+fn is_used(storage: &dyn Storage, epoch: u32) -> Result<bool> {
+    /// Requests at once.
+    const AT_ONCE: usize = 16;
+    let mut packs = Vec::new();
+    for prefix in [keys::PACKS, keys::META] {
+        storage.list(prefix, &mut |object| {
+            packs.push(object.key);
+            Ok(())
+        })?;
+    }
+    // The first one that is ends it.
+    let asked = crate::side::each(AT_ONCE, &packs, |key| {
+        let header = pack::Header::decode(&storage.get_range(key, 0..pack::HEADER as u64)?)?;
+        if header.epoch < epoch { Ok(()) } else { Err(Error::new(ErrorKind::Conflict, "it is used").with_object(key)) }
+    });
+    Ok(asked.is_err())
 }
 
 impl Keys {

@@ -37,19 +37,12 @@ impl Repository {
     /// What the storage says when it does not answer; a feature that this build must not write beside.
     pub fn end_lost_sessions(&self) -> Result<Vec<LostSession>> {
         self.check_writable()?;
-        let mut volumes: BTreeSet<VolumeId> = BTreeSet::new();
-        let mut found: Vec<(SessionId, Notes)> = Vec::new();
-        for (id, notes, open) in self.noted_sessions()? {
-            match open {
-                Ok(open) => drop(volumes.insert(open.volume)),
-                Err(e) if e.kind() == ErrorKind::NotFound && !notes.has_seen => {}
-                Err(e) if self.is_damage(&e) => found.push((id, notes)),
-                Err(e) => return Err(e),
-            }
-        }
-        if found.is_empty() {
+        if self.lost_sessions()?.0.is_empty() {
             return Ok(Vec::new());
         }
+        // From before sessions are listed: of what came since, while this process was stalled, it would not know.
+        let now = self.storage_time()?;
+        let (mut found, mut volumes) = self.lost_sessions()?;
         let finals: HashSet<SessionId> =
             self.forgets()?.iter().filter(|(_, forget)| forget.is_final()).map(|(id, _)| *id).collect();
         let mut ended = HashSet::new();
@@ -63,7 +56,6 @@ impl Repository {
         if volumes.is_empty() {
             volumes.insert(VolumeId::new([0; 16]));
         }
-        let now = self.storage_time()?;
         let mut lost = Vec::new();
         for (id, notes) in found {
             let silent = Duration::from_nanos(u64::try_from(now.0.saturating_sub(notes.last.0)).unwrap_or(0));
@@ -83,6 +75,21 @@ impl Repository {
             lost.push(LostSession { id, silent, ended: is_over });
         }
         Ok(lost)
+    }
+
+    /// Those whose `open` is damaged or gone, with or without an outcome, and the volumes of all others.
+    fn lost_sessions(&self) -> Result<(Vec<(SessionId, Notes)>, BTreeSet<VolumeId>)> {
+        let mut volumes: BTreeSet<VolumeId> = BTreeSet::new();
+        let mut found: Vec<(SessionId, Notes)> = Vec::new();
+        for (id, notes, open) in self.noted_sessions()? {
+            match open {
+                Ok(open) => drop(volumes.insert(open.volume)),
+                Err(e) if e.kind() == ErrorKind::NotFound && !notes.has_seen => {}
+                Err(e) if self.is_damage(&e) => found.push((id, notes)),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok((found, volumes))
     }
 
     /// The volume that one of its `seen` names; `None`: it is of an earlier build, or none of them can be read.

@@ -83,3 +83,65 @@ fn a_rebuild_that_is_ended_has_removed_nothing() {
     assert_eq!(repository.rebuild_index(&enough).unwrap_err().kind(), ErrorKind::Cancelled);
     assert_eq!(repository.list(keys::IDX).unwrap(), segments);
 }
+
+/// Beside a feature of collectors that this build does not know a collector deletes nothing. What others remove there is no truth, one by one,
+/// and the page says why that is harmless.
+#[test]
+fn what_goes_beside_an_unknown_feature_of_collectors() {
+    use crate::format::records::{Process, SessionKind, SessionOpen};
+    let (storage, clock, first) = repository();
+    let kept = backup(&first, "vm", 9);
+    let forgotten = backup(&first, "other", 5);
+    first.forget(&forgotten.id, std::time::Duration::ZERO, "test").unwrap();
+    assert!(first.settle(&forgotten.id).unwrap());
+    let check = |repository: &Repository| {
+        let read_data = Some(ReadData::default());
+        repository.check(&CheckOptions { read_data, keep: true, ..CheckOptions::default() }, &|_, _, _| Ok(())).unwrap()
+    };
+    check(&first);
+    let lost = crate::testing::writer(&first, "lost");
+    // A reader whose process is gone.
+    let reader = SessionId::new([7; 16]);
+    let open = SessionOpen {
+        kind: SessionKind::Read,
+        volume: kept.volume,
+        name: "vm".into(),
+        parent: Some(kept.id),
+        adopts: Vec::new(),
+        process: Process { start: 1, ..Process::current() },
+        started: first.clock().now(),
+        nonce: [0; 16],
+    };
+    first.create(&keys::session(&reader, "open"), &open).unwrap();
+    let lost_id = lost.id();
+    storage.overwrite(&keys::session(&lost_id, "open"), "damaged".into()).unwrap();
+    let segment = first.list(keys::IDX).unwrap().remove(0);
+    let note = first.list(keys::CHECKED).unwrap().remove(0);
+    [&segment, &note].into_iter().for_each(|key| storage.overwrite(key, "damaged".into()).unwrap());
+    first.publish_config(1, |config| config.gc = vec!["later".into()]).unwrap();
+
+    let repository = Repository::open(first.components().clone(), &crate::testing::password()).unwrap();
+    let gone = |work: &dyn Fn()| -> Vec<String> {
+        let before = repository.list("").unwrap();
+        work();
+        let after = repository.list("").unwrap();
+        before.into_iter().filter(|key| !after.contains(key)).map(|key| key.to_string()).collect()
+    };
+    assert_eq!(gone(&|| drop(backup(&repository, "vm", 4))), [keys::session(&reader, "open").to_string()]);
+    clock.advance(std::time::Duration::from_secs(7201));
+    let repaired = gone(&|| {
+        rebuild(&repository);
+        assert!(repository.end_lost_sessions().unwrap().iter().all(|lost| lost.ended));
+    });
+    let own = format!("sess/{lost_id}/");
+    let others: Vec<_> = repaired.iter().filter(|key| !key.starts_with(&own)).collect();
+    assert!(repaired.len() > 1 && others == [segment.as_str()], "{repaired:?}");
+    let checked = gone(&|| drop(check(&repository)));
+    assert!(!checked.is_empty() && checked.iter().all(|key| key.starts_with(keys::CHECKED)), "{checked:?}");
+    let collected = gone(&|| {
+        let error = repository.collect(&crate::CollectOptions::default(), &|_, _, _| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    });
+    assert_eq!(collected, [""; 0]);
+    drop(lost);
+}

@@ -202,6 +202,24 @@ impl ReadSession {
         }
     }
 
+    /// Before it is said that something is lost (V4): looks for the note whenever it was seen last. Who was stalled within a request hears
+    /// that it comes too late, and the own clock may have stood still as well.
+    pub(crate) fn admit_anew(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        let State::Open { id, .. } = &*state else { return self.look(&mut state) };
+        // Without a sign of life: there may be much that is lost.
+        let seen = self.repository.storage().head(&keys::session(id, "open"));
+        self.repository.reached(&seen);
+        match seen {
+            Ok(_) => {
+                self.seen.store(self.now(), Ordering::Relaxed);
+                Ok(())
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => self.look(&mut state),
+            Err(e) => Err(e),
+        }
+    }
+
     /// The end: takes the note away. What fails of it is left to collectors.
     pub fn close(&self) {
         // Whoever holds it for long waits for a storage that does not answer.

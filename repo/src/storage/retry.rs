@@ -3,7 +3,8 @@
 //! Only [`ErrorKind::Unavailable`] is tried again. Reads, deletes and overwrites are simply repeated. A create is not:
 //! whenever its outcome is unclear, and on every [`ErrorKind::Conflict`] (it may be the echo of our own request, or a
 //! storage's word for "others are trying, too"), the object is read back. Equal content is ours: done. Other content is
-//! a conflict. No object proves nothing: the same bytes are sent again.
+//! a conflict. No object proves nothing: the same bytes are sent again. Where such an attempt is followed by an error of any other
+//! kind, that says that the create may have been done all the same ([`Error::is_unclear`]).
 //!
 //! Content is equal when length and all bytes are, or for bodies over 1 MiB the last 64 KiB: those are packs and index
 //! segments, whose ends are unique. So two callers that create the same key with equal bytes both succeed; who must
@@ -205,7 +206,7 @@ impl Retrying {
             }
         }
         match self.inner.create(key, body.clone()) {
-            Err(error) if error.kind() == ErrorKind::Conflict => match self.find(key, body)? {
+            Err(error) if error.kind() == ErrorKind::Conflict => match self.find(key, body).map_err(Error::unclear)? {
                 Found::Ours => Ok(()),
                 Found::Other => Err(error),
                 Found::Nothing => {
@@ -277,6 +278,7 @@ impl Storage for Retrying {
         let mut unclear = false;
         self.run("create", key, || {
             let outcome = self.create_once(key, &body, unclear);
+            let outcome = outcome.map_err(|e| if unclear && e.kind() != ErrorKind::Conflict { e.unclear() } else { e });
             unclear = true;
             outcome
         })

@@ -282,3 +282,46 @@ fn after_an_error_of_a_chunk_there_is_no_snapshot() {
     assert_eq!(refused(commit(writer, &disk)).kind(), ErrorKind::Unavailable);
     assert_eq!(repository.snapshots(None).unwrap().snapshots.len(), 1);
 }
+
+/// P5: the first request was carried out, its answer was lost, and then the storage refuses. Whoever hears of it must not take the
+/// snapshot for one that does not exist.
+#[test]
+fn a_commit_whose_answer_was_lost_is_not_told_as_failed_whatever_comes_behind_it() {
+    for (kind, found) in [(ErrorKind::Denied, true), (ErrorKind::Full, false)] {
+        let (storage, clock, _) = world();
+        let system = Arc::new(wherry_repo::System::default());
+        let pause = wherry_repo::storage::Retries { first: Duration::from_millis(1), ..Default::default() };
+        let retrying = wherry_repo::storage::Retrying::new(storage.clone(), pause, system.clone(), system);
+        let components = Components { clock, ..components(Arc::new(retrying)) };
+        let repository = Repository::open(components, &password()).unwrap();
+        let disk = disk(2, 3);
+        let writer = start(&repository, "vm").unwrap();
+        put_all(&writer, &disk).unwrap();
+        let own = format!("snap/{}/{}", repository.volume_id("vm"), writer.id());
+        let (own, mut sent) = (own, 0);
+        storage.meddle(move |call, name| match (name == own).then_some(call) {
+            Some(Call::Write) if sent == 0 => {
+                sent = 1;
+                // Carried out, or not yet.
+                if found { Fate::ReplyLost(unavailable()) } else { Fate::Fails(unavailable()) }
+            }
+            Some(Call::Read) if sent == 1 && found => Fate::Fails(Error::new(kind, "the token has expired")),
+            Some(Call::Write) => Fate::Fails(Error::new(kind, "no room")),
+            _ => Fate::Done,
+        });
+        let error = refused(commit(writer, &disk));
+        assert!(error.kind() == kind && error.to_string().contains("was committed is not known"), "{error}");
+        assert!(error.to_string().contains("`wherry snapshots` shows it"), "{error}");
+        storage.leave_alone();
+        assert_eq!(repository.snapshots(None).unwrap().snapshots.len(), usize::from(found));
+    }
+    // Refused at once: nothing was committed, and nothing else is said.
+    let (storage, _, repository) = world();
+    let writer = start(&repository, "vm").unwrap();
+    storage.meddle(|call, name| match call == Call::Write && name.starts_with("snap/") {
+        true => Fate::Fails(Error::new(ErrorKind::Denied, "read only")),
+        false => Fate::Done,
+    });
+    let error = refused(commit(writer, &[]));
+    assert!(error.kind() == ErrorKind::Denied && !error.to_string().contains("not known"), "{error}");
+}

@@ -4,6 +4,7 @@ use super::harness::{Home, Ran, shape};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use wherry_tests::nolinks::NoLinks;
 use wherry_tests::small::noise;
 
 const UNIT: usize = 64 << 10;
@@ -189,6 +190,48 @@ fn what_is_in_neither_is_named_with_where_it_was() {
     world.repair(&["-q"]).ok();
     world.home.run(&["restore", &world.disks[0], "old.raw", "--force"]).ok();
     world.is_whole();
+}
+
+/// The last look may fail to read what an earlier one read, or itself a moment before: nothing is healed by that.
+#[test]
+fn a_pack_that_cannot_be_read_for_a_moment_heals_nothing() {
+    let mount = NoLinks::mount();
+    let home = Home::new().at(mount.path().join("repo").to_str().unwrap(), &[]);
+    home.run(&["init", "-q", "--single-writer", "--chunk-size", "64K"]).ok();
+    home.run(&["init", "-q", "--repo", "other", "--key-file", "other.key"]).ok();
+    let id = home.backup("vm", &noise(1, 5 * UNIT));
+    // Of the same name, and with nothing of the same content.
+    let image = home.write("vm.raw", noise(2, 5 * UNIT));
+    home.run(&["backup", &image, "--name", "vm", "-q", "--repo", "other", "--key-file", "other.key"]).ok();
+    let mut folders = vec![mount.path().join("repo/packs")];
+    let mut packs = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() { folders.push(path) } else { packs.push(path) }
+        }
+    }
+    let [pack] = &packs[..] else { panic!("{packs:?}") };
+    flip(pack, 100);
+    home.run(&["check", "--read-data", "-q"]);
+    let len = fs::metadata(pack).unwrap().len() as usize;
+    let mut failed = 0;
+    loop {
+        // Its trailer, which is read with its index.
+        mount.spoil_once(pack, len - 8..len, failed);
+        let ran = home.run(&[&["repair"], &FROM[..], &["--json"]].concat());
+        let has_failed = mount.has_failed_once();
+        assert_eq!(ran.code, 13, "{failed}: {ran:?}");
+        let report = ran.json();
+        assert_eq!(states(&report), [(id.as_str(), "damaged")], "{failed}");
+        let [wanted, healed, missing] = ["wanted", "healed", "missing"].map(|of| &report["from"][of]["chunks"]);
+        assert_eq!((wanted, healed, missing), (&1.into(), &0.into(), &1.into()), "{failed}");
+        if !has_failed {
+            break;
+        }
+        failed += 1;
+    }
+    // Two in each of two looks at least.
+    assert!(failed >= 4, "{failed}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::*;
 use wherry_repo::{CommitInfo, ErrorKind, Key, PackKind, ReadData, ReadSession, SnapshotWriter};
+use wherry_tests::meddling::{Call, Fate, Meddling};
 
 /// One bit of the middle of an object is another one.
 fn spoil(world: &World, key: &Key) {
@@ -42,6 +43,28 @@ fn a_damaged_record_of_what_is_gone_for_good_stops_nobody() {
     world.verify_lean("the record was damaged");
 }
 
+/// G4: the same where a list had named it dead before: which of its volume is the newest nobody can tell without it.
+#[test]
+fn a_dead_record_that_is_damaged_by_the_time_it_would_go_stays() {
+    for damaged in [false, true] {
+        let mut world = World::new();
+        let first = world.backup("vm", &disk(&(0..16).collect::<Vec<_>>()));
+        world.backup("vm", &disk(&(100..116).collect::<Vec<_>>()));
+        world.forget(&first.id);
+        let graced = CollectOptions { grace: Duration::from_secs(3600), ..now() };
+        let collected = gc(&world.repository(), &graced).unwrap();
+        assert!(collected.sealed && collected.records == 0, "{collected:?}");
+        let key = keys::snap(&first.volume, &first.id);
+        if damaged {
+            spoil(&world, &key);
+        }
+        world.clock.advance(Duration::from_secs(3601));
+        let records = (0..3).map(|_| gc(&world.repository(), &graced).unwrap().records).sum::<u64>();
+        assert_eq!((records, world.storage.get(&key).is_ok()), (u64::from(!damaged), damaged));
+        world.verify("its record was damaged");
+    }
+}
+
 #[test]
 fn a_session_whose_note_is_damaged_or_gone_is_ended_by_a_repair_when_it_is_silent() {
     for gone in [false, true] {
@@ -80,6 +103,29 @@ fn a_session_whose_note_is_damaged_or_gone_is_ended_by_a_repair_when_it_is_silen
             world.verify_lean("its note was lost");
         }
     }
+}
+
+/// M6: whoever was stalled between its listing and the clock of the storage knows nothing of what came meanwhile.
+#[test]
+fn a_lost_session_that_works_is_not_ended_by_a_repair_that_was_stalled() {
+    let world = World::new();
+    let storage = Meddling::new(world.storage.clone(), false);
+    let repository = world.over(storage.clone());
+    let writer = SnapshotWriter::start(&world.repository(), index(), &wide("vm")).unwrap();
+    spoil(&world, &keys::session(&writer.id(), "open"));
+    let (pulse, clock, mut stalled) = (writer.pulse(), world.clock.clone(), false);
+    storage.meddle(move |call, name| {
+        // The note by which it learns what time it is.
+        if call == Call::Write && name.starts_with("gc/lead/") && !stalled {
+            stalled = true;
+            clock.advance(Duration::from_secs(3 * 3600));
+            pulse.beat().unwrap();
+        }
+        Fate::Done
+    });
+    let lost = repository.end_lost_sessions().unwrap();
+    assert_eq!(lost.iter().map(|lost| (lost.id, lost.ended)).collect::<Vec<_>>(), [(writer.id(), false)]);
+    writer.pulse().beat().unwrap();
 }
 
 /// The Fence stands where it would commit, and nowhere else. Who has not come to `seen` has no packs and needs none.

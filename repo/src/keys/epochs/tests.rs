@@ -238,3 +238,49 @@ fn an_upgrade_adds_what_is_lacking_once() {
     drop(storage);
     assert!(open(&repository, &password()).unwrap().has_trees());
 }
+
+/// P5: a rotation fails, its credential is exchanged, and then its request arrives: nobody is named by it. Removing it is the way back, and
+/// said only where nothing can have been sealed under it.
+#[test]
+fn an_epoch_that_comes_too_late_for_all_slots_is_told_as_what_may_be_removed() {
+    let (storage, _, first) = repository();
+    let old = backup(&first, "vm", 3);
+    let rotated = first.rotate(&[]).unwrap();
+    let [slot] = rotated.slots[..] else { panic!("{rotated:?}") };
+    let key = keys::epoch(1);
+    let late = storage.get(&key).unwrap();
+    storage.delete(&key).unwrap();
+    let meanwhile = open(&first, &password()).unwrap();
+    meanwhile.add_slot(&key_file(1), CHEAP).unwrap();
+    meanwhile.remove_slot(slot).unwrap();
+    storage.create(&key, late).unwrap();
+    // Whoever had opened it before goes on under the epoch it knows.
+    backup(&meanwhile, "meanwhile", 4);
+    let error = open(&first, &key_file(1)).unwrap_err();
+    let says = |text: &str| error.to_string().contains(text);
+    assert!(error.kind() == ErrorKind::Denied && says("no key slot opens key epoch 1"), "{error}");
+    assert!(says("remove the object keys/epoch-00000001"), "{error}");
+    storage.delete(&key).unwrap();
+    read(&open(&first, &key_file(1)).unwrap(), &old).unwrap();
+
+    // A slot that opens it was lost, or cannot be read, and packs are sealed under it.
+    let (storage, _, first) = repository();
+    first.rotate(&[]).unwrap();
+    backup(&open(&first, &password()).unwrap(), "vm", 3);
+    let [(number, _)] = &crate::keys::slots(&*storage).unwrap()[..] else { panic!("one slot") };
+    let (slot, epoch) = (keys::slot(*number), storage.get(&key).unwrap());
+    storage.delete(&key).unwrap();
+    open(&first, &password()).unwrap().add_slot(&key_file(1), CHEAP).unwrap();
+    let body = storage.get(&slot).unwrap();
+    storage.delete(&slot).unwrap();
+    // From a copy: it is younger than the packs.
+    storage.create(&key, epoch).unwrap();
+    let told = || open(&first, &key_file(1)).unwrap_err().to_string();
+    assert!(!told().contains("remove the object"), "packs are sealed under it: {}", told());
+    for key in [first.list(keys::PACKS).unwrap(), first.list(keys::META).unwrap()].concat() {
+        storage.delete(&key).unwrap();
+    }
+    assert!(told().contains("remove the object"), "nothing is: {}", told());
+    storage.create(&slot, body.slice(..body.len() / 2)).unwrap();
+    assert!(!told().contains("remove the object"), "that slot may open it: {}", told());
+}

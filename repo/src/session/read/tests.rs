@@ -225,6 +225,40 @@ fn a_reader_that_was_taken_for_dead_starts_again_before_it_reads_on() {
     assert_eq!(readers(&repository).len(), 0);
 }
 
+/// It was stalled within a request, its own clock with it: what is missing is so as it comes too late, however fresh its note seems.
+#[test]
+fn a_reader_whose_note_was_taken_reports_no_damage() {
+    for is_map in [false, true] {
+        let (storage, _, repository) = repository();
+        let snapshot = backup(&repository, "vm", 300);
+        let session = Arc::new(ReadSession::open(&repository, &snapshot).unwrap());
+        let reader = SnapshotReader::within(session.clone()).unwrap();
+        let chunk = reader.chunk(1).unwrap().unwrap();
+        let gone = |prefix: &str| {
+            for key in repository.list(prefix).unwrap() {
+                storage.delete(&key).unwrap();
+            }
+        };
+        let read = || match is_map {
+            true => SnapshotReader::within(session.clone()).and_then(|reader| reader.chunk(299)).map(drop),
+            false => reader.read_chunk(&chunk).map(drop),
+        };
+        let prefix = if is_map { keys::META } else { keys::PACKS };
+        // What is lost while it is kept is damage.
+        let (id, ..) = readers(&repository).remove(0);
+        let kept: Vec<_> =
+            repository.list(prefix).unwrap().into_iter().map(|key| (storage.get(&key).unwrap(), key)).collect();
+        gone(prefix);
+        assert_eq!(read().unwrap_err().kind(), ErrorKind::Corrupt);
+        kept.into_iter().for_each(|(body, key)| storage.create(&key, body).unwrap());
+        forget_for_good(&repository, &snapshot);
+        storage.delete(&keys::session(&id, "open")).unwrap();
+        gone(prefix);
+        assert_eq!(read().unwrap_err().kind(), ErrorKind::NoSnapshot);
+        assert_eq!(readers(&repository).len(), 0);
+    }
+}
+
 /// It fails in passing, and is to be done again: nothing is read before.
 #[test]
 fn a_reader_that_could_not_start_again_reads_nothing_until_it_has() {

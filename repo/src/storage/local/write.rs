@@ -25,6 +25,8 @@ enum Failed {
     Errno(Errno),
     /// The filesystem can do none of what a create needs.
     NoCreate,
+    /// The name was given, and then something failed: it may be there after a crash, or not.
+    Unclear(Errno),
 }
 
 impl From<Errno> for Failed {
@@ -40,7 +42,7 @@ pub(super) fn split(key: &Key) -> (&str, &str) {
 
 impl Local {
     pub(super) fn write(&self, key: &Key, body: &[u8], when: If) -> Result<()> {
-        let mut failed = Errno::NOENT;
+        let (mut failed, mut unclear) = (Errno::NOENT, false);
         // A folder, or the temporary file, can be removed under us by a delete or a sweep: then from the start.
         for _ in 0..4 {
             match self.try_write(key, body, when) {
@@ -48,6 +50,10 @@ impl Local {
                 Err(Failed::Errno(Errno::NOENT)) => {}
                 Err(Failed::Errno(errno)) => {
                     failed = errno;
+                    break;
+                }
+                Err(Failed::Unclear(errno)) => {
+                    (failed, unclear) = (errno, true);
                     break;
                 }
                 Err(Failed::NoCreate) => {
@@ -60,11 +66,12 @@ impl Local {
                 }
             }
         }
-        Err(match failed {
+        let error = match failed {
             Errno::EXIST => conflict(key),
             Errno::NOSPC | Errno::DQUOT => self.full(key, body.len(), failed),
             errno => self.failed_on("write", key.as_str(), errno).with_object(key),
-        })
+        };
+        Err(if unclear { error.unclear() } else { error })
     }
 
     fn try_write(&self, key: &Key, body: &[u8], when: If) -> Result<(), Failed> {
@@ -107,7 +114,7 @@ impl Local {
                 named => named?,
             },
         }
-        Ok(rustix::fs::fsync(&folder)?)
+        rustix::fs::fsync(&folder).map_err(Failed::Unclear)
     }
 
     /// Whether the object exists; if so it is durable when this returns, because the caller will act on it.

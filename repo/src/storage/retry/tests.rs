@@ -228,3 +228,21 @@ fn nothing_is_tried_again_when_the_work_is_over() {
     let calls = faulty.calls.lock().len();
     assert!(calls > 1, "before that it is tried again: {calls}");
 }
+
+/// What ends a create that had no answer says that it may have been done; what ends one at once does not.
+#[test]
+fn what_ends_a_create_of_unclear_outcome_says_so() {
+    for (script, unclear) in [
+        (&[After(Unavailable), Before(Denied)][..], true),
+        (&[Before(Unavailable), Before(NotFound), Before(Denied)], true),
+        (&[After(Conflict), Before(Denied)], true),
+        (&[Before(Denied)], false),
+    ] {
+        let (_, _, retrying) = setup(script);
+        let error = retrying.create(&key(), OURS).unwrap_err();
+        assert_eq!((error.kind(), error.is_unclear()), (Denied, unclear), "{script:?}");
+    }
+    let (faulty, _, retrying) = setup(&[Before(Unavailable)]);
+    faulty.inner.create(&key(), OTHER).unwrap();
+    assert!(!retrying.create(&key(), OURS).unwrap_err().is_unclear(), "it is somebody else's");
+}
