@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use common::{KIB, Loop, MIB, Mount, file_with, run, sparse_file};
 use wherry_block::{
     BufferPool, Engine, Error, Sink, SinkOptions, Source, TargetKind, TargetState, disk_identity, inspect_target,
-    look_at_places,
 };
 
 const SIZE: u64 = 16 * MIB as u64;
@@ -87,29 +86,6 @@ fn empty_and_used_devices() {
     drop(raw);
     run("mkfs.ext4", &["-q", "-F", device.0.to_str().unwrap()]);
     assert_eq!(contents().unwrap(), "an ext2/3/4 filesystem");
-}
-
-#[test]
-fn what_is_looked_at_comes_in_parts_that_end_at_the_cut() {
-    let folder = tempfile::tempdir().unwrap();
-    let (size, cut) = (8 * MIB + 700, 8 * MIB as u64 + 100);
-    let places = [0, 5000, MIB as u64 - 1, MIB as u64, 4 << 20, cut - 1, cut, size as u64 - 1];
-    let file = sparse_file(&folder.path().join("disk"), size as u64, &[]);
-    let raw = File::options().write(true).open(&file).unwrap();
-    places.iter().for_each(|at| raw.write_all_at(&[1], *at).unwrap());
-    let mut seen = Vec::new();
-    look_at_places(&file, size as u64, cut, |at, bytes| {
-        assert!(
-            bytes.len() <= 4096 && at / 4096 == (at + bytes.len() as u64 - 1) / 4096,
-            "{} bytes at {at}",
-            bytes.len()
-        );
-        assert!(at >= cut || at + bytes.len() as u64 <= cut, "over the cut");
-        seen.extend(bytes.iter().zip(at..).filter(|(byte, _)| **byte != 0).map(|(_, at)| at));
-    })
-    .unwrap();
-    // What lies between the first and the last MiB is nobody's sign; one part holds all of its block.
-    assert_eq!(seen, [0, 5000, MIB as u64 - 1, cut - 1, cut, size as u64 - 1]);
 }
 
 #[test]
