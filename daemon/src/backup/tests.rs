@@ -67,7 +67,11 @@ fn a_run_whose_source_cannot_be_opened_is_over() {
     // A session with an outcome is over.
     let outcomes = || {
         let mut found = 0;
-        storage.list("snap/", &mut |_| Ok(found += 1)).unwrap();
+        let mut count = |_| {
+            found += 1;
+            Ok(())
+        };
+        storage.list("snap/", &mut count).unwrap();
         found
     };
     let (open, ()) = runs::or_abandon(start(), Ok(())).unwrap();
@@ -85,7 +89,11 @@ fn a_run_that_cannot_give_signs_of_life_is_over() {
     let options = WriterOptions { name: "vm".into(), pack_size: 1 << 20, ..WriterOptions::default() };
     let outcomes = || {
         let mut found = 0;
-        storage.list("snap/", &mut |_| Ok(found += 1)).unwrap();
+        let mut count = |_| {
+            found += 1;
+            Ok(())
+        };
+        storage.list("snap/", &mut count).unwrap();
         found
     };
     let writer = SnapshotWriter::start(&repository, Arc::new(ChunkIndex::in_memory(1 << 20)), &options).unwrap();
