@@ -15,6 +15,27 @@ const TWO: Bounds = Bounds { writers: 2, adopt: true, ..ONE };
 const PAGE: &str = include_str!("../../repo/docs/concurrency.md");
 const RESULTS: &str = include_str!("../../repo/docs/concurrency-results.md");
 
+/// What the page says of this world, in the first table of its results; and each row of that belongs to a test here.
+fn is_told(world: &str, result: &str, states: &str, depth: &str) {
+    let row = format!("| {world} | {result} | {states} | {depth} |");
+    assert!(worlds().contains(&row.as_str()), "the page does not say {row:?}");
+}
+
+/// The rows of that table.
+fn worlds() -> Vec<&'static str> {
+    let table = RESULTS.split("## Results of the protocol").nth(1).expect("the heading");
+    let rows = table.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    rows.take_while(|line| line.starts_with('|')).collect()
+}
+
+/// With spaces, as the page has it.
+fn spaced(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
+    groups.join(" ")
+}
+
 fn look(name: &str, protocol: Protocol, max: usize) -> Found {
     let found = search(&protocol, max);
     let verdict = match &found.broken {
@@ -22,7 +43,7 @@ fn look(name: &str, protocol: Protocol, max: usize) -> Found {
         None if found.complete => "holds, complete".into(),
         None => "holds, bounded".into(),
     };
-    println!("{name:45} {verdict}; {} states, depth {}", found.states, found.depth);
+    println!("{name:45} {verdict}; {} states, depth {}", spaced(found.states), found.depth);
     found
 }
 
@@ -37,6 +58,7 @@ fn holds(name: &str, bounds: Bounds, cases: &[&str]) {
 }
 
 fn check(name: &str, bounds: Bounds, prefix: Vec<Action>, max: usize, complete: bool, cases: &[&str]) {
+    let before = prefix.len();
     let found = look(name, Protocol { rules: Rules::PROTOCOL, bounds, prefix }, max);
     if let Some((what, history)) = found.broken {
         panic!("{name}: {what} is broken by {history:#?}");
@@ -46,6 +68,8 @@ fn check(name: &str, bounds: Bounds, prefix: Vec<Action>, max: usize, complete: 
         assert!(CASES.iter().any(|(known, _)| known == case), "no case is called {case}");
         assert!(found.reached.contains(case), "{name}: {case:?} was not reached, only {:?}", found.reached);
     }
+    let depth = if before > 0 { format!("{before} + {}", found.depth) } else { found.depth.to_string() };
+    is_told(name, if complete { "holds, complete" } else { "holds, bounded" }, &spaced(found.states), &depth);
 }
 
 #[test]
@@ -55,7 +79,11 @@ fn one_writer_with_repack_undo_readers_and_crashes() {
     cases.extend(["undo won", "final won", "asked again", "parent refused", "raise with replacement", "taken over"]);
     cases.push("full pack moved");
     cases.extend(CASES.iter().map(|(name, _)| *name).filter(|name| name.starts_with("crash before")));
-    holds("1 writer, 1 collector, 2 generations", bounds, &cases);
+    holds(
+        "1 writer, 1 collector, 2 generations, 1 copy, full packs move, two forgets, undo, crashes told apart",
+        bounds,
+        &cases,
+    );
 }
 
 #[test]
@@ -74,32 +102,40 @@ fn one_writer_and_a_reader() {
         "final won",
         "parent refused",
     ];
-    holds("1 writer, 1 collector, 2 generations, reader", bounds, &cases);
+    holds("1 writer, 1 collector, 2 generations, 1 copy, undo, reader, fences without a list", bounds, &cases);
 }
 
 #[test]
 fn one_writer_beside_a_volume_that_shares_a_pack() {
     let bounds = Bounds { generations: 2, copies: 2, second: Second::Shares, ..ONE };
-    holds("1 writer, 2 snapshots in one pack", bounds, &["relocated", "rescued", "parent refused"]);
+    holds(
+        "1 writer, 1 collector, 2 generations, 2 copies, 2 snapshots in one pack",
+        bounds,
+        &["relocated", "rescued", "parent refused"],
+    );
 }
 
 #[test]
 fn one_writer_with_two_chunks_and_the_last_copy() {
     let bounds = Bounds { generations: 3, copies: 2, slots: 2, last_copy: true, ..ONE };
-    holds("1 writer, 1 collector, 3 generations, 2 chunks", bounds, &["relocated", "rescued"]);
+    holds("1 writer, 1 collector, 3 generations, 2 copies, 2 chunks, last copy", bounds, &["relocated", "rescued"]);
 }
 
 #[test]
 fn one_writer_and_two_collectors() {
     let bounds = Bounds { collectors: 2, generations: 2, copies: 1, ..ONE };
     let cases = ["taken over", "taken over alive", "overtaken", "sealed before", "relocated", "raise with replacement"];
-    holds("1 writer, 2 collectors, 2 generations", bounds, &cases);
+    holds("1 writer, 2 collectors, 2 generations, 1 copy", bounds, &cases);
 }
 
 #[test]
 fn two_collectors_that_repack_and_nobody_writes() {
     let bounds = Bounds { writers: 0, collectors: 2, generations: 2, copies: 2, second: Second::Shares, ..ONE };
-    holds("2 collectors, 2 generations", bounds, &["relocated", "overtaken", "sealed before"]);
+    holds(
+        "2 collectors, 2 generations, 2 copies, 2 snapshots in one pack",
+        bounds,
+        &["relocated", "overtaken", "sealed before"],
+    );
 }
 
 #[test]
@@ -109,7 +145,7 @@ fn two_writers_that_adopt() {
     cases.extend(["raise with replacement"]);
     cases.extend(CASES.iter().map(|(name, _)| *name).filter(|name| name.starts_with("adopted ")));
     cases.retain(|name| *name != "adopted after adoption"); // takes three sessions
-    holds("2 writers, 1 collector, 1 generation", bounds, &cases);
+    holds("2 writers that adopt and give up, 1 collector, 1 generation, 1 copy", bounds, &cases);
 }
 
 /// A1, A2: session 1 has uploaded and has given up; session 2 adopts it all the same, at any moment of a collection that
@@ -121,7 +157,14 @@ fn a_session_that_gave_up_is_adopted() {
     let prefix = [&open[..], &[UploadPack(1, 0), GiveUp(1)]].concat();
     let bounds = Bounds { generations: 2, copies: 1, give_up: true, ..TWO };
     let cases = ["adopted", "condemned", "swept", "raise with replacement"];
-    check("2 writers, one gave up, 2 generations", bounds, prefix.clone(), usize::MAX, true, &cases);
+    check(
+        "2 writers, of which one has uploaded and given up, 1 collector, 2 generations, 1 copy",
+        bounds,
+        prefix.clone(),
+        usize::MAX,
+        true,
+        &cases,
+    );
     let found = without(&["hits_are_barred"], bounds, prefix);
     assert!(found.broken.is_some(), "its packs are a stranger's: only the bars make hits in them safe");
 }
@@ -130,7 +173,7 @@ fn a_session_that_gave_up_is_adopted() {
 fn two_writers_and_two_generations() {
     let bounds = Bounds { generations: 2, copies: 1, adopt: false, ..TWO };
     let cases = ["rescued", "relocated", "raise with replacement", "fence won", "commit won", "parent refused"];
-    holds("2 writers, 1 collector, 2 generations", bounds, &cases);
+    holds("2 writers, 1 collector, 2 generations, 1 copy", bounds, &cases);
 }
 
 #[test]
@@ -150,7 +193,14 @@ fn two_writers_two_collectors_and_all_the_rest() {
     let collector = [ListPacks(0), ListForgets(1), ListSessions(1), ListSnapshots(1), Publish(1)];
     let prefix = [&writer[..], &[AskForget(0), Settle(0)], &collector].concat();
     let cases = ["raise with replacement", "taken over alive", "sealed before", "adopted while active", "fence won"];
-    check("2 writers, 2 collectors, 2 generations", bounds, prefix, 5_000_000, false, &cases);
+    check(
+        "2 writers that adopt, 2 collectors, 2 generations, undo, reader, from a list that is out",
+        bounds,
+        prefix,
+        5_000_000,
+        false,
+        &cases,
+    );
 }
 
 /// Deep histories in a world that holds everything at once.
@@ -175,8 +225,10 @@ fn walks_through_the_largest_world() {
     };
     let protocol = Protocol { rules: Rules::PROTOCOL, bounds, prefix: vec![] };
     let walked = walk(&protocol, 1, 30_000_000, true);
-    println!("3 writers, 2 collectors, 3 generations: walks of {} steps, depth {}", walked.steps, walked.depth);
+    let name = "3 writers, 2 collectors, 3 generations, 3 copies, 2 chunks and all the rest, walks";
+    println!("{name}: {} steps, depth {}", walked.steps, walked.depth);
     assert_eq!(walked.lost, None);
+    is_told(name, "holds", &format!("{} M steps", walked.steps / 1_000_000), &walked.depth.to_string());
     let missing: Vec<_> = CASES.iter().filter(|(_, event)| !walked.events.contains_key(event)).collect();
     assert!(missing.is_empty(), "{missing:?} were not reached");
 }
@@ -299,16 +351,37 @@ fn every_step_is_tried_and_the_page_tells_the_outcome() {
     }
 }
 
+/// What a test looks at it compares with the page; and what the page tells a test looks at.
+#[test]
+fn each_world_of_the_page_is_looked_at() {
+    let tests = include_str!("protocol.rs");
+    let worlds = worlds();
+    assert!(worlds.len() > 10, "{worlds:?}");
+    for row in worlds {
+        let world = row.split('|').nth(1).unwrap().trim();
+        assert!(tests.contains(&format!("\"{world}\"")), "no test looks at {world:?}");
+    }
+}
+
 #[test]
 fn a_late_seal_changes_nothing() {
-    check("2 collectors, 3 generations, a late seal", LATE, late_seal(), usize::MAX, true, &["sealed before"]);
+    check(
+        "2 collectors, 3 generations, from the history of a late seal",
+        LATE,
+        late_seal(),
+        usize::MAX,
+        true,
+        &["sealed before"],
+    );
 }
 
 #[test]
 fn create_if_absent_tells_the_truth() {
     let right = create::Rules::PROTOCOL;
     let checker = right.checker().threads(1).spawn_bfs().join();
-    println!("create-if-absent: {} states, depth {}", checker.unique_state_count(), checker.max_depth());
+    let name = "create-if-absent, 3 clients, 2 requests each";
+    println!("{name}: {} states, depth {}", spaced(checker.unique_state_count()), checker.max_depth());
+    is_told(name, "holds, complete", &spaced(checker.unique_state_count()), &checker.max_depth().to_string());
     assert_eq!(checker.discovery(create::TRUE).map(stateright::Path::into_actions), None);
     checker.assert_properties();
     let wrong = [
@@ -355,9 +428,17 @@ fn each_action_is_a_function_of_the_code() {
             state = next;
         }
     }
-    assert!(functions.len() >= 26, "only {functions:?} came up");
+    assert!(functions.len() >= 29, "only {functions:?} came up");
+    // All that the model names, so that none goes unlooked at, also of what these walks do not come to.
+    let actions = include_str!("../src/protocol/actions.rs");
+    let named: BTreeSet<(&str, &str)> = actions
+        .lines()
+        .filter_map(|line| line.split_once("=> (\"")?.1.strip_suffix("\"),")?.split_once("\", \""))
+        .collect();
+    assert!(named.len() > 30, "{named:?}");
+    assert!(functions.is_subset(&named), "the model names others: {functions:?}");
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../repo/src");
-    for (file, name) in functions {
+    for (file, name) in named {
         let text = std::fs::read_to_string(source.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         assert!(text.contains(&format!("fn {name}(")), "there is no function {name} in {file} any more");
         let is_named = PAGE.contains(&format!("`{name}`")) || PAGE.contains(&format!("::{name}`"));

@@ -89,7 +89,11 @@ fn a_run_that_cannot_give_signs_of_life_is_over() {
     let options = WriterOptions { name: "vm".into(), pack_size: 1 << 20, ..WriterOptions::default() };
     let outcomes = || {
         let mut found = 0;
-        storage.list("snap/", &mut |_| Ok(found += 1)).unwrap();
+        let mut count = |_| {
+            found += 1;
+            Ok(())
+        };
+        storage.list("snap/", &mut count).unwrap();
         found
     };
     let writer = SnapshotWriter::start(&repository, Arc::new(ChunkIndex::in_memory(1 << 20)), &options).unwrap();

@@ -337,7 +337,7 @@ fn snapshots(before: &CheckReport, after: &CheckReport, there: &BTreeSet<Snapsho
         let unseen = then.filter(|(_, then)| is_unclear && now.is_none_or(|(_, now)| now < then));
         let now = unseen.or(now);
         let state = match (then, now) {
-            _ if !there.contains(&id) && after.get(&id).is_none() => "forgotten",
+            _ if !there.contains(&id) && !after.contains_key(&id) => "forgotten",
             (_, None) => "healed",
             (Some((_, then)), Some((_, now))) if now < then => "partly",
             _ => "damaged",

@@ -13,6 +13,8 @@ const CHUNK: usize = 64 << 10;
 const DISK: u64 = 160;
 /// Chunks that there are: with so few, what one volume drops another one has, drops too, and gets back.
 const POOL: u64 = 600;
+/// What a file of the mount says that cannot be read.
+const EIO: i32 = 5;
 /// Snapshots of a volume that are not forgotten.
 const KEPT: usize = 2;
 
@@ -131,8 +133,8 @@ fn restore_one(soak: &Soak, promise: &Promise, target: &str) -> bool {
         }
         // Not reached: that says nothing about the data.
         None | Some(1) => {}
-        // It was forgotten while it was restored.
-        Some(_) if soak.ledger.is_doomed(id) => soak.count("restores of what was forgotten meanwhile", 1),
+        // It was forgotten before it was let in. Who was let in reads to the end: anything else is told as wrong, of such a one, too.
+        Some(14) if soak.ledger.is_doomed(id) => soak.count("restores of what was forgotten meanwhile", 1),
         Some(code) => soak.wrong(format!("snapshot {id} of {volume} does not restore ({code}): {}", ended.line)),
     }
     false
@@ -192,13 +194,38 @@ fn read_one(soak: &Soak, folder: &Path, promise: &Promise) {
     let _ = fs::read_dir(folder.join("by-id")).map(Iterator::count);
     let bytes = match fs::read(folder.join("by-id").join(id).join("disk.raw")) {
         Ok(bytes) => bytes,
-        Err(e) => return soak.count(format!("reads from the mount that failed: {}", e.kind()), 1),
+        Err(e) => {
+            soak.count(format!("reads from the mount that failed: {}", e.kind()), 1);
+            if e.raw_os_error() == Some(EIO) {
+                read_again(soak, folder, promise);
+            }
+            return;
+        }
     };
     let found = hash(&bytes);
     if found != *expected {
         soak.wrong(format!("snapshot {id} of {volume} reads as {found} in the mount, and not as {expected}"));
     }
     soak.count("restores from the mount", 1);
+}
+
+/// What an injected fault, or the end of the mount, has spoilt can be read when there are no faults, or says that there is no mount. What
+/// stands and still cannot be read is lost.
+fn read_again(soak: &Soak, folder: &Path, promise: &Promise) {
+    soak.spoil(None);
+    let path = folder.join("by-id").join(&promise.id).join("disk.raw");
+    let is_lost = (0..3).all(|_| {
+        // Requests that were hit already are tried again until then.
+        soak.pause(Duration::from_secs(5));
+        !soak.is_over() && fs::read(&path).is_err_and(|e| e.raw_os_error() == Some(EIO))
+    });
+    if is_lost && !soak.ledger.is_doomed(&promise.id) {
+        soak.wrong(format!(
+            "snapshot {} of {} cannot be read from the mount, without any fault",
+            promise.id, promise.volume
+        ));
+    }
+    soak.spoil(Some(soak.ledger.ever() as u64));
 }
 
 /// When all is quiet: what is garbage goes, and everything that was promised is there.

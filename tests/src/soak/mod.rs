@@ -119,6 +119,11 @@ impl Soak {
         self.wrong.lock().push(what);
     }
 
+    /// Spoils answers from now on, by this seed, or none.
+    fn spoil(&self, seed: Option<u64>) {
+        self.faulty.chaos(seed.map(|seed| Chaos { seed, per_mille: 12, faults: faults() }));
+    }
+
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
@@ -147,7 +152,6 @@ pub fn soak(seed: u64, length: Length, say: &(dyn Fn(String) + Sync)) -> Outcome
     let faulty = FaultyS3::start(server.port());
     let home = Home::new().at("s3://soak/repo", &variables_for(faulty.port()));
     home.run(&["init", "-q", "--chunk-size", "64K"]).ok();
-    faulty.chaos(Some(Chaos { seed, per_mille: 12, faults: faults() }));
     let soak = Soak {
         home,
         faulty,
@@ -158,6 +162,7 @@ pub fn soak(seed: u64, length: Length, say: &(dyn Fn(String) + Sync)) -> Outcome
         wrong: Mutex::default(),
         over: AtomicBool::new(false),
     };
+    soak.spoil(Some(seed));
     let mut state = seed;
     let mut seed = || splitmix(&mut state);
     std::thread::scope(|scope| {
@@ -186,7 +191,7 @@ pub fn soak(seed: u64, length: Length, say: &(dyn Fn(String) + Sync)) -> Outcome
         }
         soak.over.store(true, Ordering::Relaxed);
     });
-    soak.faulty.chaos(None);
+    soak.spoil(None);
     actors::verify(&soak);
     soak.outcome()
 }
