@@ -56,7 +56,7 @@ pub(crate) fn peek(storage: &dyn Storage) -> Result<Option<Config>> {
 pub(crate) fn open(url: &str, flags: &S3Flags) -> Result<Arc<dyn Storage>> {
     let many = storage::open(url, &options(flags, false))?;
     let found = peek(&*many).map_err(|e| match e.kind() {
-        ErrorKind::NoRepository => wherry_repo::no_repository(&*many),
+        ErrorKind::NoRepository => wherry_repo::no_repository(&*many, e),
         _ => e,
     })?;
     match found {

@@ -201,7 +201,7 @@ impl Repository {
     pub fn open(components: Components, credential: &Credential) -> Result<Self> {
         let storage = components.storage.clone();
         let id = read_identity(&*storage).map_err(|e| match e.kind() {
-            ErrorKind::NoRepository => no_repository(&*storage),
+            ErrorKind::NoRepository => no_repository(&*storage, e),
             _ => e,
         })?;
         let newest = match newest_config(&*storage) {

@@ -34,13 +34,13 @@ fn lost(storage: &dyn Storage, key: &Key) -> Error {
     ))
 }
 
-/// Why a repository whose `repo.json` is not there does not open: there is none, or it has lost that.
-pub fn no_repository(storage: &dyn Storage) -> Error {
+/// Why a repository whose `repo.json` is not there does not open: there is `none`, or it has lost that.
+pub fn no_repository(storage: &dyn Storage, none: Error) -> Error {
     // Without packs, which may be very many: where there are any, so is a key slot.
     match first_below(storage, &[keys::KEYS, keys::CONFIG, keys::SNAP]) {
         Ok(Some(key)) => lost(storage, &key).advise("put repo.json back from a copy of the repository"),
         // Who may not list is told what was asked for.
-        Ok(None) | Err(_) => none(storage),
+        Ok(None) | Err(_) => none,
     }
 }
 

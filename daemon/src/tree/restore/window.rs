@@ -10,6 +10,7 @@ use super::report::{Step, Why};
 use super::restorer::Restorer;
 use super::shared::{Place, Shared, failed};
 use super::there::{Became, Old};
+use crate::tree::path::escaped;
 use anyhow::Result;
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -236,7 +237,9 @@ impl Restorer {
     fn link_now(&mut self, link: &NewLink) -> Result<()> {
         let place = Place { folder: &link.folder, name: &link.name };
         if self.lost.contains(&link.first) {
-            self.shared.report.lock().lost.push(|| place.path());
+            let path = place.path();
+            tracing::warn!("not restored: {}: it is {}, which is lost", escaped(&path), escaped(&link.first));
+            self.shared.report.lock().lost.push(|| path);
             return Ok(());
         }
         if self.unnamed.contains(&link.first) {
