@@ -57,6 +57,17 @@ fn the_map_of_a_stream_follows_while_it_is_read() {
     assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
 }
 
+/// How many sessions have an outcome, and so are over.
+fn outcomes(storage: &Memory) -> usize {
+    let mut found = 0;
+    let mut count = |_| {
+        found += 1;
+        Ok(())
+    };
+    storage.list("snap/", &mut count).unwrap();
+    found
+}
+
 /// A volume that is gone by the time its run has begun: `gc` on another machine would wait for that run for two hours.
 #[test]
 fn a_run_whose_source_cannot_be_opened_is_over() {
@@ -64,16 +75,7 @@ fn a_run_whose_source_cannot_be_opened_is_over() {
     let repository = on(storage.clone());
     let options = WriterOptions { name: "vm".into(), pack_size: 1 << 20, ..WriterOptions::default() };
     let start = || SnapshotWriter::start(&repository, Arc::new(ChunkIndex::in_memory(1 << 20)), &options).unwrap();
-    // A session with an outcome is over.
-    let outcomes = || {
-        let mut found = 0;
-        let mut count = |_| {
-            found += 1;
-            Ok(())
-        };
-        storage.list("snap/", &mut count).unwrap();
-        found
-    };
+    let outcomes = || outcomes(&storage);
     let (open, ()) = runs::or_abandon(start(), Ok(())).unwrap();
     assert_eq!(outcomes(), 0);
     let error = runs::or_abandon::<()>(start(), Err(anyhow::anyhow!("the volume is gone"))).unwrap_err();
@@ -87,15 +89,7 @@ fn a_run_that_cannot_give_signs_of_life_is_over() {
     let storage = Arc::new(Memory::default());
     let repository = on(storage.clone());
     let options = WriterOptions { name: "vm".into(), pack_size: 1 << 20, ..WriterOptions::default() };
-    let outcomes = || {
-        let mut found = 0;
-        let mut count = |_| {
-            found += 1;
-            Ok(())
-        };
-        storage.list("snap/", &mut count).unwrap();
-        found
-    };
+    let outcomes = || outcomes(&storage);
     let writer = SnapshotWriter::start(&repository, Arc::new(ChunkIndex::in_memory(1 << 20)), &options).unwrap();
     drop(Beating::start(writer.pulse(), BEAT).unwrap());
     assert_eq!(outcomes(), 0);

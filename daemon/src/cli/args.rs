@@ -340,7 +340,8 @@ pub struct MountArgs {
 Without --read-data it verifies keys, records, maps and that every pack is there, and says what it did not read. \
 What an earlier check has found damaged is read again in any case.
 What was read is noted in the repository: --max-age leaves out what was read lately, and --sample takes what was never read, \
-then what was read longest ago. So `--read-data --max-age 30d --sample 5%`, run every day, reads everything once a month. `wherry snapshots` and `wherry show` say since when all of a snapshot is verified.
+then what was read longest ago. So `--read-data --max-age 30d --sample 5%`, run every day, reads everything once a month. \
+`wherry snapshots` and `wherry show` say since when all of a snapshot is verified.
 
 Examples:
   wherry check
