@@ -31,6 +31,10 @@ struct State {
     why: Mutex<String>,
     /// The work may go on until then, unless that is put off: as [`now`] has it.
     until: AtomicU64,
+    /// What the work has read may be sent until then although it was asked to end, as [`now`] has it.
+    sends_until: AtomicU64,
+    /// The work has its source open, and sends nothing that would keep it open.
+    reads: AtomicBool,
 }
 
 impl Default for Cancel {
@@ -42,6 +46,8 @@ impl Default for Cancel {
             hint: Mutex::new(""),
             why: Mutex::default(),
             until: AtomicU64::new(u64::MAX),
+            sends_until: AtomicU64::new(0),
+            reads: AtomicBool::new(true),
         };
         Self { state: Arc::new(state) }
     }
@@ -116,6 +122,23 @@ impl Cancel {
     pub fn is_over(&self) -> bool {
         let until = self.state.until.load(Ordering::Relaxed);
         until != u64::MAX && now() > until
+    }
+
+    /// What the work has read may be sent for so long from now, whoever asks it to end, as soon as its source is closed.
+    pub fn sends_for(&self, time: Duration) {
+        let until = now().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        self.state.sends_until.store(until, Ordering::SeqCst);
+    }
+
+    /// The work has opened its source, or (`false`) has closed it.
+    pub fn reads(&self, reads: bool) {
+        self.state.reads.store(reads, Ordering::SeqCst);
+    }
+
+    /// Whether the requests of work that sends what it reads are to end, too.
+    pub fn sends_no_more(&self) -> bool {
+        let may = || !self.state.reads.load(Ordering::SeqCst) && now() < self.state.sends_until.load(Ordering::SeqCst);
+        self.is_over() || (self.is_cancelled() && !may())
     }
 
     /// The work goes on although it was asked to end: the next signal asks anew.
@@ -201,6 +224,36 @@ mod tests {
         cancel.ask("first");
         cancel.ask("second");
         assert_eq!(cancel.check().unwrap_err().to_string(), "first");
+    }
+
+    #[test]
+    fn what_was_read_is_sent_after_the_source_was_closed() {
+        let hour = Duration::from_secs(3600);
+        let ended = |sends: Option<Duration>, closed: bool| {
+            let cancel = Cancel::default();
+            if let Some(time) = sends {
+                cancel.sends_for(time);
+            }
+            cancel.reads(!closed);
+            assert!(!cancel.sends_no_more(), "it was not asked to end");
+            cancel.ask("rollout");
+            cancel
+        };
+        assert!(ended(None, true).sends_no_more(), "nobody gave it any time");
+        assert!(ended(Some(hour), false).sends_no_more(), "the volume is held for nothing");
+        let sends = ended(Some(hour), true);
+        assert!(!sends.sends_no_more());
+        // One that was stopped sends nothing when it wakes.
+        let sleeps = ended(Some(hour), true);
+        assert!(sleeps.go_on_for(Duration::ZERO));
+        while !sleeps.is_over() {
+            std::thread::yield_now();
+        }
+        assert!(sleeps.sends_no_more());
+        let short = ended(Some(Duration::from_millis(1)), true);
+        while !short.sends_no_more() {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

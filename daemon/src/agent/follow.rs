@@ -25,8 +25,10 @@ const TURN: Duration = Duration::from_millis(500);
 const RELOAD: Duration = Duration::from_secs(60);
 /// A CR whose work has just ended is left alone so long: what was written of it has to come back first.
 const PAUSE: Duration = Duration::from_secs(2);
-/// What is under way gets so long to let go at the end.
+/// What is under way gets so long to let go at the end; the grace period of the pod (120 s) is longer.
 const GRACE: Duration = Duration::from_secs(60);
+/// Packs that were begun get so long of it: at 16 MiB/s as many as fit into 1 GiB of memory. Volumes are let go before that.
+const SEALS: Duration = Duration::from_secs(50);
 
 /// What is followed, each kind with a label selector.
 const FOLLOWED: [Kind; 3] = [Kind::DataUpload, Kind::DataDownload, Kind::Pod];
@@ -108,7 +110,7 @@ pub(super) async fn run(agent: Arc<Agent>, beat: Option<Arc<Beat>>, stop: Cancel
     }
     tracing::info!(under_way = this.running.len(), "ends: what is under way lets go, and the next agent goes on");
     this.agent.leaving.store(true, Ordering::SeqCst);
-    this.running.values().for_each(|running| running.handle.end(Why::Over));
+    this.running.values().for_each(|running| running.handle.leave(SEALS));
     let end = tokio::time::Instant::now() + GRACE;
     while !this.running.is_empty() {
         match tokio::time::timeout_at(end, has_ended.recv()).await {

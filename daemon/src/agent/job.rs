@@ -58,6 +58,12 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
+    /// Asks, and what was read of a volume may still be sent for so long when that is let go.
+    pub(crate) fn leave(&self, sends: Duration) {
+        self.cancel.sends_for(sends);
+        self.end(Why::Over);
+    }
+
     /// Asks; the first reason counts, but that a cancel goes before a pod that goes.
     pub(crate) fn end(&self, why: Why) {
         let mut known = self.why.lock();

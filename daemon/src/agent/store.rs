@@ -86,9 +86,9 @@ impl Store {
             text.as_ref().map(|text| text.as_slice()),
             Self::authorities(around, &location)?.as_ref(),
             {
-                // A volume is let go of although the storage does not answer.
+                // A volume is let go of although the storage does not answer; what was read of it by then may be sent for longer.
                 let cancel = cancel.clone();
-                Over::when(move || cancel.is_cancelled())
+                Over::when(move || if to == Use::Write { cancel.sends_no_more() } else { cancel.is_cancelled() })
             },
         )?;
         // What the storage says of credentials names the file that they are read from, which is nobody's but this process's.

@@ -77,12 +77,14 @@ impl Backup<'_> {
     pub fn run(self, info: CommitInfo) -> Result<(Snapshot, EngineInfo)> {
         // Until the end: a commit waits for uploads, and a run that is silent for long is taken for dead.
         let _beating = Beating::start(self.writer.pulse(), self.beat)?;
+        self.cancel.reads(true);
         let done = self.read();
         let engine = self.source.engine();
         let Self { source, writer, progress, cancel, .. } = self;
         drop(progress);
         // What follows may take long, and whoever wants to unmount or detach the source waits for this.
         drop(source);
+        cancel.reads(false);
         match done {
             Ok(Done { size, hole }) => {
                 tracing::debug!(size, "all is read");
@@ -153,7 +155,8 @@ impl Backup<'_> {
                         fail(e.into());
                     }
                     if stop.load(Ordering::Relaxed) {
-                        // Ends the reading, and so the workers that wait for it.
+                        // Ends the reading, and so the workers that wait for it, or for a slow storage.
+                        self.writer.take_no_more();
                         return drop(reader.lock().take());
                     }
                 }

@@ -157,12 +157,12 @@ impl Bench<'_> {
         let pool = PackPool::new(threads, len);
         let bodies: Vec<Bytes> = (0..threads as u64)
             .map(|n| {
-                let mut buffer = pool.take();
+                let mut buffer = pool.take()?;
                 Noise((seed ^ n << 32) | 1).fill(&mut buffer.all()[..len]);
                 buffer.set_len(len);
-                Bytes::from_owner(buffer)
+                Ok(Bytes::from_owner(buffer))
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let made = Mutex::new(Vec::new());
         let claimed = AtomicU64::new(0);
         let start = self.clock.monotonic();

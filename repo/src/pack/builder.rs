@@ -49,7 +49,7 @@ pub(crate) struct Piece<'a> {
 }
 
 impl OpenPack {
-    /// Draws a name, which seals one content ever, and takes a buffer (waits for one).
+    /// Draws a name, which seals one content ever, and takes a buffer (waits for one). `Cancelled` when none is given any more.
     pub(crate) fn new(
         kind: PackKind,
         session: SessionId,
@@ -62,7 +62,7 @@ impl OpenPack {
         let id = PackId { kind, session, seq, random };
         let epoch = keys.epoch();
         let key = keys.pack(&id, epoch)?;
-        let mut buffer = pool.take();
+        let mut buffer = pool.take()?;
         let header = Header { epoch, pack: id, commitment: key.commitment };
         buffer.all()[..HEADER].copy_from_slice(&header.encode());
         let state = State { buffer, entries: Vec::new(), end: HEADER, pending: 0, closed: false };

@@ -148,6 +148,11 @@ impl TreeWriter {
         self.store.check()
     }
 
+    /// See [`SnapshotWriter::take_no_more`](crate::SnapshotWriter::take_no_more).
+    pub fn take_no_more(&self) {
+        self.store.take_no_more();
+    }
+
     /// Where large files are cut.
     pub fn cutter(&self) -> &Cutter {
         &self.cutter

@@ -184,6 +184,12 @@ impl SnapshotWriter {
         self.store.check()
     }
 
+    /// The run is to end: no pack is begun any more, and whoever waits in [`put`](Self::put) or [`advance`](Self::advance) fails
+    /// (`Cancelled`), however slow the storage is. [`abandon`](Self::abandon) still stores what was begun.
+    pub fn take_no_more(&self) {
+        self.store.take_no_more();
+    }
+
     /// Takes chunk `number`, read from the source. Each number at most once; those never put are zero. All have the chunk
     /// size but the last one of a volume that ends inside it. After an error there is no snapshot.
     pub fn put(&self, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {

@@ -151,7 +151,17 @@ impl Store {
 
     /// From now on nothing is taken and nothing is committed: what was decided would not be complete.
     pub(crate) fn fail(&self, why: &Error) {
-        self.uploads.fail(why.again());
+        // A run that takes no more commits nothing as it is, and what it had begun is still to be stored.
+        if !self.data.pool.is_closed() {
+            self.uploads.fail(why.again());
+        }
+    }
+
+    /// No pack is begun from now on, and who waits for room for one fails (`Cancelled`): a source is let go of although the storage
+    /// is slow. What was begun is still stored by [`abandon`](Self::abandon).
+    pub(crate) fn take_no_more(&self) {
+        self.data.pool.close();
+        self.meta.pool.close();
     }
 
     /// D1: true when what the parent refers to in this pack may be taken over.
@@ -281,6 +291,9 @@ impl Store {
         info: CommitInfo,
         refused: impl FnOnce() -> Result<()>,
     ) -> Result<Snapshot> {
+        if self.data.pool.is_closed() {
+            return Err(Error::internal("a run that takes no more is committed"));
+        }
         self.close(&self.data)?;
         self.close(&self.meta)?;
         self.uploads.finish()?;

@@ -1,13 +1,16 @@
 //! How work of the agent ends, or goes on: cancel, deletion, drain, kill, stop, rollout.
 
 use crate::agent::{MIB, disk, noise, snapshot_of, uploaded};
-use crate::stand;
+use crate::agent_nodes::{by_proxy, until};
+use crate::{seaweed, stand, stand_on};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use wherry_api::api::Kind;
 use wherry_api::{Settings, names};
+use wherry_repo::storage::LAST_REQUEST;
+use wherry_tests::faulty_s3::{Fault, FaultyS3, Rule};
 use wherry_tests::hosted::{Agent, Device, Hosted, Stand};
 
 /// Another rate of uploads (bytes a second; 0: none); an agent that runs takes it within a minute.
@@ -219,4 +222,82 @@ fn a_rollout_goes_on_when_the_old_one_has_gone() {
     let cr = stand.until(&hosted, &new, &["Completed"]);
     restores(&stand, &cr, "up.disk");
     new.end();
+}
+
+/// Until as many packs are on their way as ever will be, and whoever reads waits for them.
+fn stuck(agent: &Agent, proxy: &FaultyS3) -> usize {
+    let (mut open, mut turns) = (0, 0);
+    until(agent, "packs are on their way", || proxy.open("PUT", "/packs/") >= 2);
+    while turns < 40 {
+        let now = proxy.open("PUT", "/packs/");
+        turns = if now == open { turns + 1 } else { 0 };
+        open = now;
+        std::thread::sleep(std::time::Duration::from_millis(25));
+    }
+    open
+}
+
+/// What was read of a volume by the time that an agent is told to end is stored, however slow the storage is, and the volume is let go
+/// of all the same: the next agent sends none of it again.
+fn seals(name: &str, mode: &str) {
+    let stand = stand_on(seaweed(), name);
+    let proxy = by_proxy(&stand);
+    proxy.inject(Rule::every("PUT", "/packs/", Fault::Hold));
+    let old = stand.agent_with(&[], &["--memory=320M"]);
+    let hosted = stand.upload("up", mode, 128 * MIB);
+    let (device, open) = match mode {
+        "Block" => {
+            let device = stand.publish(&hosted, &disk(&stand, "up.disk", 128, 120));
+            let open = device.node().to_owned();
+            (Some(device), open)
+        }
+        _ => {
+            let at = stand.mount(&hosted, 160);
+            fs::write(at.join("large"), noise(7, 100 * MIB)).unwrap();
+            for n in 0..400 {
+                fs::write(at.join(format!("small-{n}")), noise(n, 50_000)).unwrap();
+            }
+            (None, at)
+        }
+    };
+    stand.prepared(&hosted);
+    let held = stuck(&old, &proxy);
+    assert!(old.has_open(&open));
+    let announced = proxy.bytes("PUT", "/packs/");
+    old.send(Signal::TERM);
+    stand.promised(&hosted, &old, "an agent that ends lets go", |_| !old.has_open(&open));
+    // A request that is under way when the work is over has so long, and has to have longer here.
+    std::thread::sleep(LAST_REQUEST * 2);
+    proxy.heal();
+    proxy.release();
+    old.ends();
+    let (packs, stored) = (stand.stored("packs/"), stand.stored("packs/").iter().sum::<u64>());
+    assert!(packs.len() > held, "{packs:?}: that which was being filled is not there, {held} were on their way");
+    assert!(stored > announced, "{stored} of {announced} bytes are stored");
+    assert_eq!(stand.get(&hosted.key)["status"]["phase"], "InProgress");
+
+    let new = stand.agent();
+    let cr = stand.until(&hosted, &new, &["Completed"]);
+    let all = stand.stored("packs/").iter().sum::<u64>();
+    assert!(all < 126 * MIB, "{stored} bytes were stored before, {all} after");
+    match device {
+        Some(_) => restores(&stand, &cr, "up.disk"),
+        None => {
+            let home = stand.outside();
+            home.run(&["restore", &snapshot_of(&cr).session, &home.text("back")]).ok();
+            assert!(fs::read(home.path("back/large")).unwrap() == noise(7, 100 * MIB), "it is another file");
+            assert!(fs::read(home.path("back/small-399")).unwrap() == noise(399, 50_000), "it is another file");
+        }
+    }
+    new.end();
+}
+
+#[test]
+fn packs_of_a_disk_are_sealed_when_an_agent_ends() {
+    seals("agent-seals", "Block");
+}
+
+#[test]
+fn packs_of_files_are_sealed_when_an_agent_ends() {
+    seals("agent-seals-files", "Filesystem");
 }

@@ -19,7 +19,7 @@ pub use runs::TreeRuns;
 use super::dir::Root;
 use super::exclude::Exclude;
 use super::walk::{Options, Walk};
-use crate::backup::Beating;
+use crate::backup::{Beating, kind};
 use crate::exit::caught;
 use crate::progress::Progress;
 use crate::signals::Cancel;
@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use wherry_block::FileRing;
 use wherry_repo::format::tree::{Known, Placed, SHARED};
-use wherry_repo::{CommitInfo, Error, PieceSet, Put, Scratch, Snapshot, TreeInfo, TreeWriter};
+use wherry_repo::{CommitInfo, Error, ErrorKind, PieceSet, Put, Scratch, Snapshot, TreeInfo, TreeWriter};
 
 /// Whoever waits for workers looks this often whether the run goes on.
 const LOOK: Duration = Duration::from_millis(200);
@@ -140,10 +140,12 @@ impl TreeBackup<'_> {
         let _beating = Beating::start(self.writer.pulse(), self.beat)?;
         // After the session began: a page that is written through a mapping sets the ctime only once until it reaches the disk.
         self.root.sync();
+        self.cancel.reads(true);
         let built = self.build();
         let filesystem = self.root.filesystem().name();
         let Self { root, writer, progress, cancel, .. } = self;
         drop((progress, root));
+        cancel.reads(false);
         match built {
             Ok((top, counts, engine)) => {
                 let info = CommitInfo { hole: counts.hole, engine: engine.to_owned(), ..info };
@@ -190,6 +192,16 @@ impl TreeBackup<'_> {
         let (work, jobs) = unbounded::<Work>();
         let (ready, results) = unbounded::<Done>();
         let built = std::thread::scope(|scope| {
+            let (ended, end) = bounded::<()>(0);
+            scope.spawn(|| {
+                let end = end;
+                while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                    if self.cancel.is_cancelled() || stop.load(Ordering::Relaxed) {
+                        // Whoever waits for a slow storage has the source open.
+                        return self.writer.take_no_more();
+                    }
+                }
+            });
             for _ in 0..self.shares.workers.max(1) {
                 let (jobs, ready) = (jobs.clone(), ready.clone());
                 scope.spawn(wherry_repo::as_here(|| {
@@ -207,10 +219,15 @@ impl TreeBackup<'_> {
             if built.is_err() {
                 stop.store(true, Ordering::Relaxed);
             }
+            drop(ended);
             built
         });
         let engine = if shared.rings.load(Ordering::Relaxed) > 0 { "ring" } else { "threads" };
         match failed.into_inner() {
+            // A worker that found no room any more knows less of why.
+            Some(error) if kind(&error) == Some(ErrorKind::Cancelled) => {
+                Err(self.cancel.check().err().map_or(error, Into::into))
+            }
             Some(error) => Err(error),
             None => built.map(|(root, counts)| (root, counts, engine)),
         }
