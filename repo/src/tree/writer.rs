@@ -430,7 +430,7 @@ impl TreeWriter {
         tree: TreeInfo,
         refused: impl FnOnce() -> Result<()>,
     ) -> Result<Snapshot> {
-        self.store.check()?;
+        self.store.check().map_err(|e| self.store.given_up(e))?;
         let (totals, missing) = whole(&root);
         let top = TreeNode::Leaf(vec![Entry::Known(Box::new(root))]).encode();
         Known::decode_root(&top).map_err(|e| Error::internal(format!("the root is none: {e}")))?;

@@ -227,7 +227,10 @@ impl SnapshotWriter {
     /// As [`commit`](Self::commit), but asks `refused` when all is stored, which may have taken long. On an error of that
     /// the run is given up, and what it stored is left to the next one.
     pub fn commit_unless(self, info: CommitInfo, refused: impl FnOnce() -> Result<()>) -> Result<Snapshot> {
-        let Written { levels, top, chunks } = self.map.finish(&self.store, info.size)?;
+        let Written { levels, top, chunks } = match self.map.finish(&self.store, info.size) {
+            Ok(written) => written,
+            Err(e) => return Err(self.store.given_up(e)),
+        };
         let ids = &self.store.repository.keys().ids;
         let top_id = top.as_ref().map(|top| ids.node(top.level, top.present().map(|(n, slot)| (n as u8, slot.id))));
         let class = self.map.class();

@@ -294,20 +294,15 @@ impl Store {
         if self.data.pool.is_closed() {
             return Err(Error::internal("a run that takes no more is committed"));
         }
-        self.close(&self.data)?;
-        self.close(&self.meta)?;
-        self.uploads.finish()?;
-        if let Err(refused) = refused() {
-            if let Err(e) = self.session.leave() {
-                tracing::debug!("the run was not left in order: {e}");
-            }
-            return Err(refused);
+        let stored = self.close(&self.data).and_then(|()| self.close(&self.meta)).and_then(|()| self.uploads.finish());
+        if let Err(e) = stored.and_then(|()| refused()) {
+            return Err(self.given_up(e));
         }
         self.pulse.beat()?;
         if let Some(copied) = info.copied.as_ref().filter(|copied| copied.chunks != content.chunks) {
             let (have, all) = (content.chunks, copied.chunks);
             let text = format!("a copy has {have} of {all} chunks; nothing is committed, please report it");
-            return Err(Error::internal(text));
+            return Err(self.given_up(Error::internal(text)));
         }
         let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let record = SnapshotRecord {
@@ -344,6 +339,17 @@ impl Store {
             tree: content.tree,
         };
         self.session.commit(record)
+    }
+
+    /// Ends the session after that error, or collectors on other machines would wait for it.
+    pub(crate) fn given_up(&self, error: Error) -> Error {
+        // A storage that does not answer takes no Fence either: the next run finds that this process is gone.
+        if error.kind() != ErrorKind::Unavailable
+            && let Err(e) = self.session.leave()
+        {
+            tracing::debug!("the run was not left in order: {e}");
+        }
+        error
     }
 
     /// Stores all that was put, nodes too, and ends the run without a snapshot.

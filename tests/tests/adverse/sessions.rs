@@ -161,6 +161,23 @@ fn who_gives_up_leaves_a_fence() {
     }
 }
 
+/// The same of a commit that finds no room for what is left to store; a storage that is away takes no Fence either.
+#[test]
+fn a_commit_that_cannot_store_all_leaves_a_fence() {
+    let (storage, _, repository) = world();
+    for (error, fenced) in [(ErrorKind::Full, 1), (ErrorKind::Unavailable, 1)] {
+        let (writer, disk) = (start(&repository, "vm").unwrap(), disk(4, 6));
+        put_all(&writer, &disk).unwrap();
+        storage.meddle(move |call, name| match call == Call::Write && name.starts_with(keys::PACKS) {
+            true => Fate::Fails(Error::new(error, "no room")),
+            false => Fate::Done,
+        });
+        assert_eq!(commit(writer, &disk).unwrap_err().kind(), error);
+        storage.leave_alone();
+        assert_eq!(repository.snapshots(None).unwrap().fenced.len(), fenced, "{error:?}");
+    }
+}
+
 /// A1, C4: packs of a run that somebody fenced, which no checkpoint names, until a run of the volume has committed.
 #[test]
 fn what_a_fenced_run_had_stored_is_adopted_until_somebody_has_committed() {
