@@ -1,19 +1,24 @@
-//! Two clusters on one bucket, one prefix and one key: what one of them forgets is its own affair, and all that is kept restores.
+//! Two clusters, each with an API server of its own, on one bucket, one prefix and one key, with the same names in both: what one of them
+//! forgets is its own affair, and all that is kept restores.
 
-use crate::stand;
+use crate::agent::{MIB, disk, snapshot_of};
+use crate::{seaweed, stand};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use wherry_api::api::Kind;
 use wherry_api::job::{Forgetting, State};
+use wherry_tests::cluster::real::Real;
 use wherry_tests::home::Home;
-use wherry_tests::hosted::Stand;
+use wherry_tests::hosted::{PATIENCE, Stand};
 use wherry_tests::jobs::FUTURE;
+use wherry_tests::kube::Kube;
 
-/// Leads another stand to the bucket of the first, whose repository it takes over, with a key of the same bytes.
-fn joined(first: &Stand, namespace: &str) -> Stand {
-    let second = stand(namespace);
-    let spec = json!({ "spec": { "objectStorage": { "bucket": "velero", "prefix": first.namespace } } });
-    second.patch(&second.key(Kind::Location, "default"), &spec);
+/// Another cluster, with a namespace of the same name, on the bucket of the first, whose repository it takes over, with a key of the
+/// same bytes.
+fn joined(first: &Stand) -> Stand {
+    let second = Stand::new(Arc::new(Real::new(Arc::new(Kube::start()))), seaweed(), &first.namespace);
+    assert_ne!(first.cluster(), second.cluster());
     let data = |kind, name| first.get(&first.key(kind, name))["data"].clone();
     let known = data(Kind::ConfigMap, "wherry-repositories");
     second.create(Kind::ConfigMap, json!({ "metadata": { "name": "wherry-repositories" }, "data": known }));
@@ -44,7 +49,7 @@ fn gc(stand: &Stand) -> u64 {
 fn what_one_cluster_forgets_the_other_neither_ends_nor_loses() {
     let a = stand("two-a");
     let (_, home) = a.repository();
-    let b = joined(&a, "two-b");
+    let b = joined(&a);
     // Each cluster's own backups, in one bucket; `mine` and `goes` are of the first.
     let mine = a.snapshot_of(&home, "mine", "uid-mine", FUTURE);
     let goes = a.snapshot_of(&home, "goes", "uid-goes", FUTURE);
@@ -93,5 +98,58 @@ fn what_one_cluster_forgets_the_other_neither_ends_nor_loses() {
     let after: u64 = a.stored("packs/").iter().sum();
     assert!(deleted > 0 && after < before, "of {before} bytes {after} are left, {deleted} were deleted");
     whole(&[("uid-mine", &mine), ("uid-goes", &goes)]);
+    home.run(&["check", "--read-data"]).ok();
+}
+
+/// Agents of both move volumes of the same names at the same time, into one repository, beside collectors of both that spare nobody:
+/// neither builds on the other's snapshots, or ends its runs.
+#[test]
+fn agents_of_two_clusters_write_at_once_beside_collectors_of_both() {
+    let a = stand("two-agents");
+    let (_, home) = a.repository();
+    let b = joined(&a);
+    let stands = [&a, &b];
+    let agents = stands.map(Stand::agent);
+    let mut ids = Vec::new();
+    for round in 0..2 {
+        let under_way: Vec<_> = stands
+            .iter()
+            .enumerate()
+            .map(|(n, stand)| {
+                // The second disk of each has a new end.
+                let file = disk(stand, &format!("disk-{round}"), 48, 24 + 8 * round + n as u64);
+                let hosted = stand.upload(&format!("up-{round}"), "Block", 48 * MIB);
+                let device = stand.publish(&hosted, &file);
+                stand.prepared(&hosted);
+                (*stand, n, file, hosted, device)
+            })
+            .collect();
+        let done = |of: &(&Stand, usize, _, wherry_tests::hosted::Hosted, _)| {
+            let cr = of.0.get(&of.3.key);
+            ["Completed", "Failed"].map(|phase| cr["status"]["phase"] == phase).contains(&true)
+        };
+        let begin = std::time::Instant::now();
+        let mut collected = 0;
+        while collected < 2 || !under_way.iter().all(done) {
+            assert!(begin.elapsed() < PATIENCE, "{}", agents[0].log());
+            for stand in stands {
+                gc(stand);
+            }
+            collected += 1;
+        }
+        for (stand, n, file, hosted, _device) in &under_way {
+            let cr = stand.until(hosted, &agents[*n], &["Completed"]);
+            ids.push((snapshot_of(&cr).session, file.clone(), cr["status"]["message"].as_str().unwrap().to_owned()));
+        }
+    }
+    assert_eq!(visible(&home).len(), 4);
+    for (n, (id, file, message)) in ids.iter().enumerate() {
+        // The second of each on its own first.
+        let expected = if n < 2 { "first snapshot".to_owned() } else { format!("based on {}", ids[n - 2].0) };
+        assert!(message.contains(&expected), "{expected}: {message}");
+        home.run(&["restore", id, "out.raw", "--force", "-q"]).ok();
+        assert!(std::fs::read(home.path("out.raw")).unwrap() == std::fs::read(file).unwrap(), "{id} is another disk");
+    }
+    agents.into_iter().for_each(wherry_tests::hosted::Agent::end);
     home.run(&["check", "--read-data"]).ok();
 }
