@@ -290,4 +290,11 @@ fn jobs_that_fail_are_counted_by_kind_until_one_succeeds() {
     gc.collecting = Some(wherry_api::job::Collecting { live_bytes: 70, deleted_bytes: 5, ..Default::default() });
     view.locations[0].results.insert(JobKind::Gc, gc);
     assert_eq!(served(&view), [0, 0, 70, 5]);
+    // One that fails has deleted nothing, and what there was is there.
+    let mut figures = Figures::default();
+    figures.take(&view, &settings(&[]));
+    view.locations[0].results.insert(JobKind::Gc, result(JobKind::Gc, State::Failed));
+    figures.take(&view, &settings(&[]));
+    let of = figures.locations.values().next().unwrap();
+    assert_eq!((of.live_bytes, of.deleted_bytes), (70, 0));
 }

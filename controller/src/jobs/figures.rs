@@ -36,7 +36,7 @@ pub struct OfLocation {
     pub collected: Option<Time>,
     /// No gc of its repository has succeeded for too long. Of several locations of one repository that is said of one.
     pub gc_overdue: bool,
-    /// Size of the packs that the newest gc left, in bytes.
+    /// Size of the packs that the newest gc left that this process has seen succeed, in bytes.
     pub live_bytes: u64,
     /// Size of the packs that it deleted, in bytes.
     pub deleted_bytes: u64,
@@ -46,11 +46,14 @@ impl Figures {
     /// Takes over what is seen.
     pub(super) fn take(&mut self, view: &View, settings: &Settings) {
         let overdue = all_overdue(view, settings);
+        let before = std::mem::take(&mut self.locations);
         let of = |location: &super::decide::Location| {
             let result = |kind| location.results.get(&kind);
             let forget = result(JobKind::Forget);
             let forgetting = forget.and_then(|result| result.forgetting.clone()).unwrap_or_default();
-            let collecting = result(JobKind::Gc).and_then(|result| result.collecting.clone()).unwrap_or_default();
+            let collecting = result(JobKind::Gc).and_then(|result| result.collecting.clone());
+            // One that failed left what the one before had left.
+            let left = || before.get(&location.name).map_or(0, |of| of.live_bytes);
             OfLocation {
                 on_hold: forget.is_some_and(|result| result.state == State::OnHold),
                 missing: forgetting.missing.len() as u64,
@@ -59,8 +62,8 @@ impl Figures {
                 forgot: forget.and_then(|result| result.last_done),
                 collected: result(JobKind::Gc).and_then(|result| result.last_done),
                 gc_overdue: overdue.contains(location.name.as_str()),
-                live_bytes: collecting.live_bytes,
-                deleted_bytes: collecting.deleted_bytes,
+                live_bytes: collecting.as_ref().map_or_else(left, |of| of.live_bytes),
+                deleted_bytes: collecting.map_or(0, |of| of.deleted_bytes),
             }
         };
         let known = view.locations.iter().filter(|location| location.repository.is_some());

@@ -166,7 +166,7 @@ catalogue! {
     JOBS_FAILING = Controller Type::Gauge, "wherry_jobs_failing", "repositories", [JOB],
         "Repositories whose newest Job of that kind that ended, of those that are kept, failed or was refused.";
     LIVE_BYTES = Controller Type::Gauge, "wherry_gc_live_bytes", "bytes", [],
-        "Size of the packs that the newest gc of each location left.";
+        "Size of the packs that the newest gc of each location left, of those that succeeded; 0: this process has seen none.";
     DELETED_BYTES = Controller Type::Gauge, "wherry_gc_deleted_bytes", "bytes", [],
         "Size of the packs that the newest gc of each location deleted.";
     GC_OVERDUE = Controller Type::Gauge, "wherry_gc_overdue", "repositories", [],
