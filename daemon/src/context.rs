@@ -19,7 +19,8 @@ use std::time::Instant;
 use wherry_repo::index::{ChunkIndex, IndexOptions, Opened};
 use wherry_repo::storage::{Storage, keys as storage_keys};
 use wherry_repo::{
-    Components, Credential, Error, ErrorKind, PasswordCost, Repository, Result, Snapshot, SnapshotList, System, Turn,
+    Components, Credential, Error, ErrorKind, PasswordCost, Repository, Result, Snapshot, SnapshotId, SnapshotList,
+    System, Turn,
 };
 
 /// The chunk index takes this much of the disk at most (bytes): the chunks of about 20 TiB.
@@ -286,6 +287,12 @@ pub fn resolve<'a>(list: &SnapshotList, summaries: &'a [Summary], spec: &SnapSpe
         }
     }
     found
+}
+
+/// `Corrupt` where `id`, which that resolved to, may not be what is meant: of `latest` beside a record that cannot be read.
+pub fn certain(list: &SnapshotList, id: &SnapshotId, spec: &SnapSpec) -> Result<()> {
+    let found = list.snapshots.iter().find(|snapshot| snapshot.id == *id);
+    found.and_then(|found| doubt(list, found, spec)).map_or(Ok(()), Err)
 }
 
 /// Records that cannot be read, of snapshots that nobody asked to forget.

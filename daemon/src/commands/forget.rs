@@ -1,7 +1,7 @@
 //! `wherry forget`
 
 use crate::cli::{ForgetArgs, KeepFlags};
-use crate::context::Context;
+use crate::context::{Context, certain};
 use crate::exit::Exit;
 use crate::output::{self, Side, Table};
 use crate::retention::{self, Decision, Dropped, Policy};
@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use wherry_repo::{Clock, Error, ErrorKind, Repository, SnapshotId, storage};
+use wherry_repo::{Clock, Error, ErrorKind, Repository, SnapshotId, SnapshotList, storage};
 
 /// How long a forget can be taken back where nothing else is said.
 pub(crate) const DELAY: Duration = Duration::from_secs(7 * 86_400);
@@ -80,7 +80,7 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
         false => {
             let (lost, snaps): (Vec<_>, Vec<_>) = snaps.iter().cloned().partition(|spec| spec.damaged(&list).is_some());
             given_up = lost.iter().filter_map(|spec| spec.damaged(&list)).collect();
-            (named(&snaps, &summaries, &pins)?, "by hand")
+            (named(&snaps, &list, &summaries, &pins)?, "by hand")
         }
     };
     if let Some(id) = given_up.intersection(&pins).next() {
@@ -107,11 +107,18 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     Ok(super::snapshots::damage(&list))
 }
 
-/// Those that are named, each once, in the order of the command line. `Invalid` when one of them is pinned.
-fn named(snaps: &[SnapSpec], summaries: &[Summary], pins: &BTreeSet<SnapshotId>) -> Result<Vec<Decision>> {
+/// Those that are named, each once, in the order of the command line. `Invalid` when one of them is pinned, `Corrupt` when it
+/// cannot be told.
+fn named(
+    snaps: &[SnapSpec],
+    list: &SnapshotList,
+    summaries: &[Summary],
+    pins: &BTreeSet<SnapshotId>,
+) -> Result<Vec<Decision>> {
     let mut decisions: Vec<Decision> = Vec::new();
     for spec in snaps {
         let Summary { id, volume, time, .. } = spec.resolve(summaries)?.clone();
+        certain(list, &id, spec)?;
         if pins.contains(&id) {
             return Err(is_pinned_text(&id, &format!("{volume:?}")).into());
         }

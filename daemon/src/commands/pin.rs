@@ -1,6 +1,6 @@
 //! `wherry pin` and `wherry unpin`
 
-use crate::context::Context;
+use crate::context::{Context, certain};
 use crate::exit::Exit;
 use crate::select::{self, SnapSpec};
 use anyhow::Result;
@@ -44,7 +44,11 @@ fn change(
         (SnapSpec::Id(id), Err(e)) if e.kind() == ErrorKind::NoSnapshot && !pinned && repository.is_pinned(id)? => {
             Ok((*id, "a volume that is not known".to_owned()))
         }
-        (_, found) => found.map(|summary| (summary.id, summary.volume.clone())),
+        (_, found) => {
+            let summary = found?;
+            certain(&list, &summary.id, spec)?;
+            Ok((summary.id, summary.volume.clone()))
+        }
     });
     let meant = meant.collect::<wherry_repo::Result<Vec<_>>>()?;
     let mut seen = BTreeSet::new();

@@ -185,3 +185,40 @@ fn a_missing_pack_is_13_for_check_which_names_what_is_hit_and_for_restore() {
     }
     kept.is_whole();
 }
+
+/// The newest record cannot be read: `latest` would be an older one, which is nowhere taken for it.
+#[test]
+fn latest_beside_a_record_that_cannot_be_read_is_13_wherever_it_is_said() {
+    let kept = Kept::new();
+    let home = &kept.home;
+    let newest = home.backup("kept", &noise(7, MIB));
+    let record = objects(home, "snap").into_iter().find(|path| key(home, path).contains(&newest)).unwrap();
+    let whole = fs::read(&record).unwrap();
+    fs::write(&record, Harm::Cut(40).of(&whole)).unwrap();
+    for latest in ["latest", "latest:kept"] {
+        for args in [
+            &["restore", latest, "out"][..],
+            &["show", latest],
+            &["forget", latest],
+            &["pin", latest],
+            &["unpin", latest],
+        ] {
+            let line = home.run(args).fails(13);
+            has(&line, &["cannot be told", &newest, &kept.id, "name it by its id"]);
+        }
+    }
+    assert!(!home.path("out").exists());
+    // Nothing was changed, and what is named by its id is meant.
+    for what in ["pin", "unpin"] {
+        let ran = home.run(&[what, &kept.id]);
+        assert_eq!((ran.code, ran.stdout.contains(&kept.id)), (13, true), "{ran:?}");
+    }
+    fs::write(&record, whole).unwrap();
+    kept.is_whole_with(2);
+    assert!(home.run(&["show", "latest", "--json"]).ok().stdout.contains(&newest));
+    // Both records: then there is none, and it is not as if nobody had backed up.
+    for path in objects(home, "snap") {
+        fs::write(&path, b"x").unwrap();
+    }
+    has(&home.run(&["restore", "latest:kept", "out"]).fails(13), &["no whole snapshot", "is damaged"]);
+}
