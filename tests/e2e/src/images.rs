@@ -1,4 +1,4 @@
-//! The bytes of volumes and snapshots: sparse files, copied with their holes and compared block by block.
+//! The bytes of volumes and snapshots: sparse files, copied with their holes and told apart block by block.
 
 use anyhow::Context;
 use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
@@ -83,27 +83,6 @@ pub(crate) fn allocated(image: &Path, block_size: u64) -> anyhow::Result<Vec<u64
         blocks.extend(from..segment.end.div_ceil(block_size));
     }
     Ok(blocks)
-}
-
-/// The numbers of the blocks whose bytes differ.
-pub(crate) fn changed(base: &Path, target: &Path, block_size: u64) -> anyhow::Result<Vec<u64>> {
-    let (base, target) = (open(base)?, open(target)?);
-    let mut candidates: Vec<u64> = Vec::new();
-    for segment in segments(&base)?.into_iter().chain(segments(&target)?) {
-        candidates.extend(segment.start / block_size..segment.end.div_ceil(block_size));
-    }
-    candidates.sort_unstable();
-    candidates.dedup();
-    let (mut old, mut new) = (vec![0; block_size as usize], vec![0; block_size as usize]);
-    let mut changed = Vec::new();
-    for block in candidates {
-        read_block(&base, block, &mut old)?;
-        read_block(&target, block, &mut new)?;
-        if old != new {
-            changed.push(block);
-        }
-    }
-    Ok(changed)
 }
 
 /// A hash of each block that is not zero.

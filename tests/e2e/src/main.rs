@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use wherry_e2e::driver::{Driver, Options};
 use wherry_e2e::faults::{self, Faults};
-use wherry_e2e::store::{Base, Shelf, Snapshot, Volume};
+use wherry_e2e::store::{Shelf, Snapshot, Table, Volume};
 use wherry_e2e::{serve, tidy};
 
 /// A CSI driver for tests: volumes on loop devices, which misbehave by switch.
@@ -34,9 +34,9 @@ enum Command {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
-        /// What is kept of deleted snapshots instead.
+        /// The tables of hashes instead, also those of deleted snapshots.
         #[arg(long)]
-        bases: bool,
+        tables: bool,
     },
     /// Unmounts and detaches all that is over the files of the driver, which does not run any more.
     Tidy(Dir),
@@ -149,7 +149,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => run_driver(args),
-        Command::Ls { dir, json, bases } => list(&dir.data_dir, json, bases),
+        Command::Ls { dir, json, tables } => list(&dir.data_dir, json, tables),
         Command::Tidy(dir) => tidy::tidy(&dir.data_dir),
         Command::Fault(fault) => steer(fault),
         Command::Volume(StaticVolume::Create { dir, id, size, block }) => tidy::create(&dir.data_dir, &id, size, block),
@@ -177,11 +177,11 @@ fn run_driver(args: Serve) -> anyhow::Result<()> {
     runtime.block_on(serve::serve(Arc::new(driver), &args.socket, args.registration_dir.as_deref(), stop))
 }
 
-fn list(dir: &Path, json: bool, bases: bool) -> anyhow::Result<()> {
+fn list(dir: &Path, json: bool, tables: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    if bases {
-        for base in Shelf::<Base>::open(dir)?.all()? {
-            writeln!(out, "base {} of {}", base.id, base.volume)?;
+    if tables {
+        for table in Shelf::<Table>::open(dir)?.all()? {
+            writeln!(out, "table {} of {}", table.id, table.volume)?;
         }
         return Ok(());
     }

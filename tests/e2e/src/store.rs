@@ -45,10 +45,11 @@ pub struct Snapshot {
     pub unready: u64,
 }
 
-/// What a deleted snapshot leaves for deltas against it: a hash of each of its blocks. Gone with the volume.
+/// A hash of each block of a snapshot, as drivers have tables of what they store. It stays when the snapshot is deleted, for deltas
+/// against it, and is gone with the volume.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Base {
-    /// The snapshot that was.
+pub struct Table {
+    /// The snapshot that is, or was.
     pub id: String,
     /// The volume it is of.
     pub volume: String,
@@ -80,7 +81,7 @@ macro_rules! object {
 
 object!(Volume, "volumes");
 object!(Snapshot, "snapshots");
-object!(Base, "bases");
+object!(Table, "tables");
 
 /// All objects of a kind.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What is done beside a driver, or after one: static volumes, and taking down what it left in use.
 
-use crate::store::{Base, Shelf, Snapshot, Volume};
+use crate::store::{Shelf, Snapshot, Table, Volume};
 use crate::{host, images};
 use anyhow::{Context, bail, ensure};
 use std::path::Path;
@@ -49,7 +49,7 @@ pub fn tidy(data_dir: &Path) -> anyhow::Result<()> {
     }
     let mut images = Shelf::<Volume>::open(data_dir)?.images()?;
     images.extend(Shelf::<Snapshot>::open(data_dir)?.images()?);
-    images.extend(Shelf::<Base>::open(data_dir)?.images()?);
+    images.extend(Shelf::<Table>::open(data_dir)?.images()?);
     let results: Vec<anyhow::Result<()>> = images.iter().map(|image| release(image)).collect();
     results.into_iter().collect()
 }

@@ -4,7 +4,7 @@ use super::{Driver, given, internal};
 use crate::csi::{BlockMetadata, GetMetadataAllocatedRequest, GetMetadataDeltaRequest, Metadata, block_metadata_type};
 use crate::store::Snapshot;
 use crate::{faults, images};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tonic::Status;
 
 /// Ranges in a message when the client does not say how many it wants.
@@ -26,26 +26,34 @@ impl Driver {
         self.check_offered()?;
         let base_id = given(&request.base_snapshot_id, "base_snapshot_id")?;
         let target = self.snapshot(given(&request.target_snapshot_id, "target_snapshot_id")?)?;
-        let image = self.snapshots.image(&target.id);
-        let block_size = self.options.block_size;
-        let blocks = if let Some(base) = self.snapshots.get(base_id).map_err(internal)? {
+        let old = if let Some(base) = self.snapshots.get(base_id).map_err(internal)? {
             check_volumes(&base.volume, &target)?;
-            images::changed(&self.snapshots.image(base_id), &image, block_size).map_err(internal)?
+            self.table(&base)?
         } else {
             let gone = || Status::not_found(format!("there is no snapshot {base_id:?} to compare with"));
             if self.has(&faults::DELTA_NEEDS_BASE)? {
                 return Err(gone());
             }
-            let base = self.bases.get(base_id).map_err(internal)?.ok_or_else(gone)?;
+            let base = self.tables.get(base_id).map_err(internal)?.ok_or_else(gone)?;
             check_volumes(&base.volume, &target)?;
-            if base.block_size != block_size {
+            if base.block_size != self.options.block_size {
                 return Err(Status::failed_precondition("the base was deleted when blocks had another size"));
             }
-            let hashes = images::hashes(&image, block_size).map_err(internal)?;
-            let blocks: BTreeSet<u64> = hashes.keys().chain(base.hashes.keys()).copied().collect();
-            blocks.into_iter().filter(|block| hashes.get(block) != base.hashes.get(block)).collect()
+            base.hashes
         };
+        let new = self.table(&target)?;
+        let blocks: BTreeSet<u64> = new.keys().chain(old.keys()).copied().collect();
+        let blocks: Vec<u64> = blocks.into_iter().filter(|block| new.get(block) != old.get(block)).collect();
         self.answer_blocks(&target, &blocks, request.starting_offset, request.max_results)
+    }
+
+    /// The hashes of a snapshot that is there: from its table, or by reading it.
+    fn table(&self, snapshot: &Snapshot) -> Result<BTreeMap<u64, String>, Status> {
+        let block_size = self.options.block_size;
+        match self.tables.get(&snapshot.id).map_err(internal)? {
+            Some(table) if table.block_size == block_size => Ok(table.hashes),
+            _ => images::hashes(&self.snapshots.image(&snapshot.id), block_size).map_err(internal),
+        }
     }
 
     fn check_offered(&self) -> Result<(), Status> {

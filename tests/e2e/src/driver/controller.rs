@@ -8,7 +8,7 @@ use crate::csi::{
     ListSnapshotsResponse, ListedSnapshot, SnapshotSource, Timestamp, ValidateVolumeCapabilitiesRequest,
     ValidateVolumeCapabilitiesResponse, VolumeCapability, VolumeContentSource, controller_rpc,
 };
-use crate::store::{Base, Snapshot, Volume};
+use crate::store::{Snapshot, Table, Volume};
 use crate::{csi, faults, host, images};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tonic::Status;
@@ -151,9 +151,9 @@ impl Driver {
         if !host::loops(&self.volumes.image(id)).map_err(internal)?.is_empty() {
             return Err(Status::failed_precondition(format!("volume {id} is still staged")));
         }
-        for base in self.bases.all().map_err(internal)? {
-            if base.volume == volume.id {
-                self.bases.remove(&base.id).map_err(internal)?;
+        for table in self.tables.all().map_err(internal)? {
+            if table.volume == volume.id {
+                self.tables.remove(&table.id).map_err(internal)?;
             }
         }
         self.volumes.remove(id).map_err(internal)?;
@@ -177,6 +177,10 @@ impl Driver {
         self.settle(&mut volume)?;
         self.take(&volume, &id).map_err(internal)?;
         let (seconds, nanos) = now();
+        let block_size = self.options.block_size;
+        let hashes = images::hashes(&self.snapshots.image(&id), block_size).map_err(internal)?;
+        let table = Table { id: id.clone(), volume: volume.id.clone(), block_size, hashes };
+        self.tables.put(&table).map_err(internal)?;
         let snapshot = Snapshot {
             id,
             name: request.name,
@@ -242,11 +246,8 @@ impl Driver {
             return Err(Status::failed_precondition(message));
         }
         let volume = self.volumes.get(&snapshot.volume).map_err(internal)?;
-        if volume.is_some() && !self.has(&faults::DELTA_NEEDS_BASE)? {
-            let block_size = self.options.block_size;
-            let hashes = images::hashes(&self.snapshots.image(id), block_size).map_err(internal)?;
-            let base = Base { id: snapshot.id, volume: snapshot.volume, block_size, hashes };
-            self.bases.put(&base).map_err(internal)?;
+        if volume.is_none() || self.has(&faults::DELTA_NEEDS_BASE)? {
+            self.tables.remove(id).map_err(internal)?;
         }
         self.snapshots.remove(id).map_err(internal)?;
         Ok(DeleteSnapshotResponse {})

@@ -12,7 +12,7 @@ use crate::csi::{
 use crate::faults::{CHANGED_BLOCKS_MISSING, Fault, Faults};
 use crate::host;
 use crate::images;
-use crate::store::{Base, Shelf, Snapshot, Volume};
+use crate::store::{Shelf, Snapshot, Table, Volume};
 use anyhow::Context;
 use std::fs;
 use std::io::Write;
@@ -41,7 +41,7 @@ pub struct Driver {
     options: Options,
     volumes: Shelf<Volume>,
     snapshots: Shelf<Snapshot>,
-    bases: Shelf<Base>,
+    tables: Shelf<Table>,
     faults: Faults,
     one_at_a_time: Mutex<()>,
 }
@@ -56,14 +56,14 @@ impl Driver {
         let driver = Self {
             volumes: Shelf::open(dir)?,
             snapshots: Shelf::open(dir)?,
-            bases: Shelf::open(dir)?,
+            tables: Shelf::open(dir)?,
             faults: Faults::of(dir),
             one_at_a_time: Mutex::new(()),
             options,
         };
         thaw_all(&driver.options.data_dir)?;
         for stray in
-            driver.volumes.strays()?.into_iter().chain(driver.snapshots.strays()?).chain(driver.bases.strays()?)
+            driver.volumes.strays()?.into_iter().chain(driver.snapshots.strays()?).chain(driver.tables.strays()?)
         {
             host::detach(&stray)?;
             fs::remove_file(&stray).with_context(|| format!("removing {}", stray.display()))?;

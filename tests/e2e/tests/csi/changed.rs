@@ -77,7 +77,7 @@ fn remove(lab: Lab, (volume, base, target): &(String, String, String)) {
     lab.drop_snapshot(base);
     lab.drop_snapshot(target);
     lab.delete(volume);
-    assert_eq!(lab.cli(&["ls"], &["--bases"]).unwrap(), "");
+    assert_eq!(lab.cli(&["ls"], &["--tables"]).unwrap(), "");
     lab.end();
 }
 
