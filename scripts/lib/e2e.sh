@@ -158,29 +158,10 @@ bases_go() {
 }
 bases_are() { [ "$(kubectl --namespace velero get volumesnapshots --selector wherry.io/base --output name | wc -l)" = "$1" ]; }
 ours_anew() {
+  note_moved
   kubectl --namespace velero rollout restart deployment/wherry-controller daemonset/wherry-agent >/dev/null
   ours_is_there
 }
-# agents_with [MEMORY [ARGUMENT...]]: they have that much memory (1G, 2G), with room for the rest as in agent.yaml, and these arguments;
-# without any as they are deployed.
-agents_with() {
-  kubectl --namespace velero get daemonset wherry-agent --output json |
-    python3 -c 'import json, sys
-memory, more = sys.argv[1], sys.argv[2:]
-container = json.load(sys.stdin)["spec"]["template"]["spec"]["containers"][0]
-more += ["--memory=" + memory] if memory != "1G" else []
-args = [word for word in container["args"] if not word.startswith(("--engine=", "--memory="))] + more
-limit = "%dMi" % (int(memory[:-1]) * 1024 + 256)
-if args != container["args"] or limit != container["resources"]["limits"]["memory"]:
-    path = "/spec/template/spec/containers/0/"
-    print(json.dumps([{"op": "replace", "path": path + "args", "value": args}, {"op": "replace", "path": path + "resources/limits/memory", "value": limit}]))' \
-      "${1:-1G}" "${@:2}" >"$log/agents"
-  [ -s "$log/agents" ] || return 0
-  kubectl --namespace velero patch daemonset wherry-agent --type=json --patch-file "$log/agents" >/dev/null
-  ours_is_there
-}
-# engine NAME: of the agents; auto is as they are deployed.
-engine() { if [ "$1" = auto ]; then agents_with; else agents_with 1G "--engine=$1"; fi; }
 ours_is_there() {
   kubectl --namespace velero rollout status deployment/wherry-controller --timeout=300s >/dev/null
   kubectl --namespace velero rollout status daemonset/wherry-agent --timeout=300s >/dev/null

@@ -122,7 +122,7 @@ for mover in wherry wherry-threads velero; do
   case $mover in
   wherry*)
     arguments+=(--data-mover wherry) pattern=$agent_command rounds='first unchanged all-read'
-    engine $([ $mover = wherry ] && echo auto || echo threads)
+    with_engine $([ $mover = wherry ] && echo auto || echo threads)
     ;;
   esac
   application_of_figures figures
@@ -147,7 +147,7 @@ for mover in wherry wherry-threads velero; do
   in_app figures 'sha256sum </disk' | diff "$log/figures" - || die "what came back is not what was there"
   kubectl delete namespace figures --wait --timeout=300s >/dev/null
 done
-engine auto
+with_engine auto
 settings forgetInterval=0 gcInterval=0
 at_rest
 settings_default

@@ -10,6 +10,8 @@ mod agent_blocks;
 mod agent_ends;
 #[path = "kube/agent_mends.rs"]
 mod agent_mends;
+#[path = "kube/agent_no_ring.rs"]
+mod agent_no_ring;
 #[path = "kube/agent_nodes.rs"]
 mod agent_nodes;
 #[path = "kube/agent_refusals.rs"]

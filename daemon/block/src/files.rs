@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::Result;
 use crate::engine::{Engine, EngineInfo};
+use crate::ring::explain;
 
 /// Finds out how small files are read on this system: `depth` at once over rings, or one by one in threads.
 ///
@@ -76,7 +77,7 @@ impl FileRing {
     /// Finds out whether a ring does what is needed.
     fn with(depth: usize, mut ring: IoUring) -> Result<Self, String> {
         let mut known = Probe::new();
-        ring.submitter().register_probe(&mut known).map_err(|e| format!("the kernel is too old: probing: {e}"))?;
+        ring.submitter().register_probe(&mut known).map_err(|e| explain("the kernel is too old: probing", &e))?;
         if let Some(code) = [opcode::OpenAt2::CODE, opcode::Read::CODE].iter().find(|code| !known.is_supported(**code))
         {
             return Err(format!("the kernel is too old: operation {code} is missing"));
@@ -86,7 +87,7 @@ impl FileRing {
         unsafe { ring.submission().push(&opcode::Nop::new().build()) }.map_err(|_| "a new ring is full".to_owned())?;
         while let Err(e) = ring.submit_and_wait(1) {
             if e.kind() != io::ErrorKind::Interrupted {
-                return Err(format!("io_uring_enter: {e}"));
+                return Err(explain("io_uring_enter", &e));
             }
         }
         ring.completion().next().ok_or("a no-op did not complete")?;
@@ -183,7 +184,7 @@ fn set_up(entries: u32, newer: impl FnOnce(u32) -> io::Result<IoUring>) -> Resul
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries),
         built => built,
     };
-    ring.map_err(|e| format!("io_uring_setup: {e}"))
+    ring.map_err(|e| explain("io_uring_setup", &e))
 }
 
 /// The kernel may be short of memory so often without anything coming to an end.

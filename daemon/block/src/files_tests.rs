@@ -99,7 +99,7 @@ fn a_ring_that_is_lost_answers_nothing_and_frees_nothing() {
 fn a_kernel_that_does_not_know_how_to_save_switches_reads_all_the_same() {
     let error = |errno| Err(io::Error::from_raw_os_error(errno));
     let why = set_up(8, |_| error(libc::EPERM)).map(drop).unwrap_err();
-    assert!(why.starts_with("io_uring_setup: "), "{why}");
+    assert!(why.starts_with("io_uring_setup: ") && why.contains("kernel.io_uring_disabled"), "{why}");
     let mut asked = 0;
     let old = set_up(8, |entries| {
         asked = entries;

@@ -83,7 +83,7 @@ impl Ring {
     }
 }
 
-fn explain(what: &str, error: &io::Error) -> String {
+pub(crate) fn explain(what: &str, error: &io::Error) -> String {
     let hint = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::PERM | Errno::ACCESS) => ": denied by kernel.io_uring_disabled or a seccomp filter",
         Some(Errno::NOSYS) => ": not in this kernel, or denied by a seccomp filter",

@@ -1,5 +1,6 @@
 # the chart: installed, a backup, upgraded and rolled back with work under way, which goes on; uninstalled with work under way; what stays
 
+[ -z "$engine" ] || die "scene helm is played without --engine: its agents are what the chart makes them"
 . "$top/scripts/lib/helm.sh"
 setup_helm
 helm() { inside env HOME="$state/helm" "$WHERRY_TEST_HELM" --namespace velero "$@"; }

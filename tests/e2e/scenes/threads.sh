@@ -1,9 +1,6 @@
 # the engine of threads, as where io_uring is off: a backup, an incremental one, a restore; which one runs is told
 
-# moved ENGINE: what the agent's metric says of volumes that were moved by it: both kinds, from its start on, 0 where there were none.
-agent_address() { kubectl --namespace velero get pods --selector app.kubernetes.io/component=agent --output 'jsonpath={.items[0].status.podIP}:8081'; }
-moved() { inside curl --silent --fail --max-time 20 "http://$(agent_address)/metrics" | grep '^wherry_volumes_moved_total' | grep -F "engine=\"$1\""; }
-engine threads
+with_engine threads
 application app
 first=$(fresh threads-first) second=$(fresh threads-second)
 backup "$first" app

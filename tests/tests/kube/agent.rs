@@ -56,7 +56,7 @@ fn bytes(path: &Path) -> Vec<u8> {
 }
 
 /// Names, kinds, modes, times and contents of all that is below a folder, but for what every new ext4 has.
-fn tree(root: &Path) -> Vec<String> {
+pub fn tree(root: &Path) -> Vec<String> {
     let list = std::process::Command::new("find")
         .args([".", "-path", "./lost+found", "-prune", "-o", "-printf", "%P %y %m %U %G %T@ %s %l\\n"])
         .current_dir(root)
@@ -164,7 +164,7 @@ fn a_device_is_restored_over_what_it_held() {
     agent.end();
 }
 
-fn fill(root: &Path) {
+pub fn fill(root: &Path) {
     fs::create_dir_all(root.join("a/b")).unwrap();
     fs::write(root.join("a/one"), noise(1, 3 * MIB)).unwrap();
     fs::write(root.join("a/b/two"), b"two").unwrap();

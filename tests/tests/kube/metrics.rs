@@ -29,7 +29,7 @@ pub fn ask(address: &str, path: &str) -> Option<(u16, String)> {
 
 /// Waits until that answers with success.
 #[track_caller]
-fn until_ok(address: &str, path: &str, log: impl Fn() -> String) -> String {
+pub fn until_ok(address: &str, path: &str, log: impl Fn() -> String) -> String {
     let begin = Instant::now();
     loop {
         match ask(address, path) {
@@ -115,7 +115,7 @@ fn requests_are_those_of_the_audit_log(kube: &Kube, account: &str, address: &str
 }
 
 /// Reasons and messages of all Events of a CR.
-fn events(kube: &Kube, namespace: &str, name: &str) -> BTreeMap<String, String> {
+pub fn events(kube: &Kube, namespace: &str, name: &str) -> BTreeMap<String, String> {
     let all = kube.ask(reqwest::Method::GET, &path(Kind::Event, namespace), None).unwrap();
     let of = all["items"].as_array().unwrap().iter().filter(|event| event["involvedObject"]["name"] == name);
     of.map(|event| (event["reason"].as_str().unwrap().to_owned(), event["message"].as_str().unwrap().to_owned()))
