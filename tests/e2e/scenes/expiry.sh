@@ -1,4 +1,4 @@
-# the real Velero expires a backup: forgotten; a name is used again: the new one stays; a backup is deleted while it is restored
+# the real Velero expires a backup: forgotten; a name is used again: the new one stays; a backup is deleted while it is restored; no gc for too long is told
 
 # snapshots_are N BACKUP: so many of that name, those that are forgotten not.
 snapshots_are() { [ "$(snapshots --tag "backup=$2")" = "$1" ]; }
@@ -59,3 +59,23 @@ agent CONT
 ours_is_there
 until_true 600 "its snapshots are forgotten" forgotten "$other"
 snapshots_are 2 "$reused" || die "snapshots of $reused are gone, too"
+
+headline "no gc for too long: an Event and a metric say so, until one has succeeded"
+# served METRIC VALUE: by the controller that acts.
+served() {
+  local address
+  for address in $(kubectl --namespace velero get pods --selector app.kubernetes.io/component=controller --output 'jsonpath={.items[*].status.podIP}'); do
+    ! inside curl --silent --fail --max-time 20 "http://$address:8081/metrics" | grep -qx "$1 $2" || return 0
+  done
+  return 1
+}
+until_true 600 "a gc has succeeded" looked gc done 0
+settings gcInterval=24h gcOverdue=1m
+until_true 300 "the metric says that no gc has succeeded for a minute" served wherry_gc_overdue 1
+overdue() { kubectl --namespace velero get events --field-selector reason=GcOverdue,involvedObject.kind=BackupStorageLocation --output 'jsonpath={.items[*].message}' | grep 'has succeeded since'; }
+until_true 60 "an Event says so" overdue
+from=$(date +%s)
+settings gcInterval=1m
+until_true 600 "another gc has succeeded" looked gc done "$from"
+not_overdue() { ! served wherry_gc_overdue 1; }
+until_true 60 "the metric says so no more" not_overdue
