@@ -1,4 +1,5 @@
 # one Block volume, beside Velero's own mover: seconds, CPU and memory of a first backup, an unchanged one and a restore; and at rest
+# FIGURES_OF="wherry wherry-threads" measures these alone, and nothing at rest.
 
 # $figures is the size of the volume in MiB; five of twelve parts of it have data.
 application_of_figures() {
@@ -117,7 +118,7 @@ command_line() {
 : >"$log/figures-table"
 printf 'load of the machine before: %s; S3 server: %s\n' "$(cat /proc/loadavg)" "$(cat "$state/s3-server")" | tee -a "$log/figures-table"
 limit
-for mover in wherry wherry-threads velero; do
+for mover in ${FIGURES_OF:-wherry wherry-threads velero}; do
   arguments=(--snapshot-move-data) pattern='^/velero data-mover' rounds='first unchanged'
   case $mover in
   wherry*)
@@ -148,9 +149,11 @@ for mover in wherry wherry-threads velero; do
   kubectl delete namespace figures --wait --timeout=300s >/dev/null
 done
 with_engine auto
-settings forgetInterval=0 gcInterval=0
-at_rest
-settings_default
+if [ -z "${FIGURES_OF:-}" ]; then
+  settings forgetInterval=0 gcInterval=0
+  at_rest
+  settings_default
+fi
 printf 'load of the machine after: %s\n' "$(cat /proc/loadavg)" | tee -a "$log/figures-table"
 headline "one Block volume of $figures MiB"
 cat "$log/figures-table"
