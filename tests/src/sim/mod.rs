@@ -26,7 +26,7 @@ use std::time::Duration;
 use storage::{Adopted, Readers};
 use wherry_repo::storage::{Memory, Storage};
 use wherry_repo::{
-    CheckOptions, Clock, CollectOptions, Components, InitOptions, Repository, Snapshot, SnapshotId, Timestamp,
+    CheckOptions, Clock, CollectOptions, Components, InitOptions, Pulse, Repository, Snapshot, SnapshotId, Timestamp,
 };
 
 /// What all simulations together must have reached.
@@ -94,6 +94,8 @@ struct Sim {
     ledger: Mutex<Ledger>,
     /// Writers that have ended.
     writers_done: AtomicU64,
+    /// Of a scene whose writer has a thread for its signs of life.
+    pulse: Mutex<Option<Pulse>>,
     wrong: Mutex<Vec<String>>,
 }
 
@@ -160,6 +162,7 @@ fn play(seed: u64, faults: u64, plants: &[Plant], (world, cast, state): (World, 
         schedule: schedule.clone(),
         ledger: Mutex::default(),
         writers_done: AtomicU64::new(0),
+        pulse: Mutex::default(),
         wrong: Mutex::default(),
     });
     let mut state = state;

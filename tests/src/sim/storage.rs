@@ -86,7 +86,7 @@ impl Readers {
 /// Of one actor, for one life of its process.
 pub(super) struct Seen {
     pub(super) memory: Arc<Memory>,
-    schedule: Arc<Schedule>,
+    pub(super) schedule: Arc<Schedule>,
     actor: usize,
     pub(super) role: Role,
     /// Of a writer, what it backs up.
@@ -146,7 +146,7 @@ impl Seen {
             }
         }
         let tidies = matches!(self.role, Role::Collects | Role::Forgets);
-        Ok(self.schedule.call(self.actor, tidies, &self.memory, &format!("{what} {key}"), is_write))
+        Ok(self.schedule.call(self.schedule.turn(), tidies, &self.memory, &format!("{what} {key}"), is_write))
     }
 
     fn read<T>(&self, what: &str, key: &str, read: impl FnOnce(&Memory) -> Result<T>) -> Result<T> {
