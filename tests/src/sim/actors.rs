@@ -1,5 +1,6 @@
 //! What runs beside each other.
 
+use super::others::{check, mount, rotate};
 use super::schedule::Silent;
 use super::storage::{Role, Seen};
 use super::{Sim, schedule};
@@ -28,7 +29,7 @@ pub(super) struct World {
     images: u64,
     volumes: u64,
     /// Longest pause of an actor between two things it does, in seconds.
-    pause: u64,
+    pub(super) pause: u64,
     /// Of how long a collector waits for anything at most: one of these seconds.
     times: [u64; 4],
     /// After how many seconds of silence sessions are fenced; `None`: one of `times`. Where that is long, collectors have to
@@ -39,6 +40,8 @@ pub(super) struct World {
     /// All that stands is forgotten at once, and collectors come one after the other: whoever is silent in between is the only
     /// one who still needs a pack.
     hostile: bool,
+    /// There are checks, mounts and new keys besides.
+    others: bool,
     /// How long actors are silent.
     pub(super) silent: Silent,
 }
@@ -49,7 +52,8 @@ const DAYS: u64 = 4 * 86_400;
 /// Of sixteen seeds four play among actors that are silent for days, four among others of which those who collect and forget are so,
 /// too, for hours.
 pub(super) fn world(seed: u64) -> World {
-    let world = world_of(seed);
+    let others = matches!(seed % 16, 3 | 5 | 6 | 7 | 11 | 14 | 15);
+    let world = World { others, ..world_of(seed) };
     match seed / 4 % 4 {
         1 => World { silent: Silent::All, ..world },
         2 => World { silent: Silent::Days, pause: DAYS, ..world },
@@ -72,6 +76,7 @@ fn world_of(seed: u64) -> World {
             fence_after: None,
             any_parent: false,
             hostile: false,
+            others: false,
             silent: Silent::Others,
         };
     }
@@ -86,6 +91,7 @@ fn world_of(seed: u64) -> World {
         fence_after: None,
         any_parent: true,
         hostile: false,
+        others: false,
         silent: Silent::Others,
     };
     if seed % 4 == 3 {
@@ -103,6 +109,11 @@ pub(super) type Play = fn(&Sim, usize, u64);
 
 /// Three writers, and some of all others.
 pub(super) fn cast(world: &World, state: &mut u64) -> Vec<Play> {
+    let others: &[Play] = if world.others { &[check, mount, mount, rotate] } else { &[] };
+    [&ordinary(world, state), others].concat()
+}
+
+fn ordinary(world: &World, state: &mut u64) -> Vec<Play> {
     if world.hostile {
         return vec![write, write, read, collect, collect, forget];
     }
@@ -163,17 +174,17 @@ impl<'a> Process<'a> {
         Self { sim, actor, state, role, volume: None, is_mortal: true, silent_for: SILENT }
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         splitmix(&mut self.state) % n
     }
 
     /// One of the snapshots that must restore, and the chunks of its disk.
-    fn pick(&mut self) -> Option<(Snapshot, Vec<u64>)> {
+    pub(super) fn pick(&mut self) -> Option<(Snapshot, Vec<u64>)> {
         let mut standing = self.sim.ledger.lock().standing();
         (!standing.is_empty()).then(|| standing.swap_remove(self.below(standing.len() as u64) as usize))
     }
 
-    fn pause(&mut self, most: u64) {
+    pub(super) fn pause(&mut self, most: u64) {
         let seconds = self.below(most);
         self.sim.schedule.sleep(self.actor, Duration::from_secs(seconds));
     }
@@ -311,6 +322,7 @@ fn collect(sim: &Sim, actor: usize, seed: u64) {
             patience: time(process.below(4)),
             threads: 1,
             pack_size: 512 << 10,
+            rewrite: sim.world.others && process.below(3) == 0,
             ..CollectOptions::default()
         };
         process.silent_for = options.fence_after;
@@ -320,6 +332,7 @@ fn collect(sim: &Sim, actor: usize, seed: u64) {
                 let count = |case, by| sim.schedule.count(case, by);
                 count("condemned", report.condemned.packs);
                 count("relocation", report.copied.packs);
+                count("sealed anew", report.rewritten.packs);
                 count("rescued", report.rescued);
                 count("swept", report.swept.packs);
             }

@@ -57,6 +57,8 @@ pub enum Plant {
     FirstMarkWithoutParents,
     /// G5: a hint into a pack that is gone is believed, and nothing is looked for by its id.
     StaleHintsCount,
+    /// G5, V8: a mark does not know what checks have found damaged.
+    DamageIsUnknown,
     /// G6: packs of open sessions are condemned.
     OpenIsCondemned,
     /// G1, G6: packs are listed after sessions, and those of sessions that nobody listed are condemned.
@@ -89,11 +91,15 @@ pub enum Plant {
     ReturnedUnchecked,
     /// V2: snapshots that are read are no roots.
     ReadersAreNoRoots,
+    /// V3: a reader does not find what was moved since it began.
+    MovedIsLost,
+    /// V6: a check does not look whether what it misses was of a snapshot that is gone for good.
+    ForgottenIsDamage,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::ListsBeforeOpen,
         Self::OlderListsBarNothing,
         Self::NothingIsBarred,
@@ -113,6 +119,7 @@ impl Plant {
         Self::SessionsBeforeForgets,
         Self::FirstMarkWithoutParents,
         Self::StaleHintsCount,
+        Self::DamageIsUnknown,
         Self::OpenIsCondemned,
         Self::UnknownIsCondemned,
         Self::CopiesUnstored,
@@ -129,6 +136,8 @@ impl Plant {
         Self::ReaderUnchecked,
         Self::ReturnedUnchecked,
         Self::ReadersAreNoRoots,
+        Self::MovedIsLost,
+        Self::ForgottenIsDamage,
     ];
 }
 
@@ -178,6 +187,8 @@ impl fmt::Debug for Planted {
 /// What one life of a process remembers of its own calls.
 #[derive(Debug, Default)]
 pub(super) struct Memories {
+    /// When the process began.
+    began: Option<Timestamp>,
     pub(super) own: Option<SessionId>,
     has_seen: bool,
     /// The newest generation when the process began.
@@ -233,8 +244,8 @@ fn last_opened(memory: &Memory) -> Timestamp {
 
 impl Memories {
     /// A process begins.
-    pub(super) fn new(memory: &Memory) -> Self {
-        Self { newest: newest(memory).0, ..Self::default() }
+    pub(super) fn new(memory: &Memory, now: Timestamp) -> Self {
+        Self { newest: newest(memory).0, began: Some(now), ..Self::default() }
     }
 }
 
@@ -435,7 +446,7 @@ impl Planted {
         let are_there = match seen.role {
             Role::Writes => self.has(Plant::UnlistedIsThere),
             Role::Collects => self.has(Plant::StaleHintsCount) && !memories.has_published,
-            Role::Forgets | Role::Reads => false,
+            Role::Forgets | Role::Reads | Role::Checks | Role::Rotates | Role::Heals => false,
         };
         if is_pack && are_there {
             let packs = self.packs.lock();
@@ -443,6 +454,11 @@ impl Planted {
             let there: HashSet<Key> = found.iter().map(|object| object.key.clone()).collect();
             found.extend(gone.filter(|(key, _)| !there.contains(*key)).map(|(_, listed)| listed.clone()));
             found.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        // A copy has a segment, or is found by its own index.
+        let finds = is_pack || prefix.starts_with(keys::IDX);
+        if finds && matches!(seen.role, Role::Reads | Role::Checks) && self.has(Plant::MovedIsLost) {
+            found.retain(|object| memories.began.is_none_or(|began| object.modified <= began));
         }
         match seen.role {
             Role::Writes => {
@@ -469,6 +485,9 @@ impl Planted {
                 if prefix == keys::SESS && is_first && self.has(Plant::SessionsBeforeForgets) {
                     found.clone_from(&memories.sessions);
                 }
+                if prefix.starts_with(keys::CHECKED) && self.has(Plant::DamageIsUnknown) {
+                    found.clear();
+                }
                 if prefix == keys::GEN {
                     memories.earlier = sessions(&seen.memory);
                 }
@@ -485,7 +504,12 @@ impl Planted {
                 }
                 self.collects(&seen.memory, prefix, is_root, found);
             }
-            Role::Forgets => {}
+            Role::Checks => {
+                if prefix.starts_with(keys::FORGET) && prefix != keys::FORGET && self.has(Plant::ForgottenIsDamage) {
+                    found.clear();
+                }
+            }
+            Role::Forgets | Role::Rotates | Role::Heals => {}
         }
     }
 

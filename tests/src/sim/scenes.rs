@@ -53,6 +53,7 @@ pub(super) fn cast(of: Plant) -> Option<Vec<Play>> {
         Plant::ParentIsExchanged => vec![exchanged::writer, exchanged::forgetter, first::collector],
         Plant::BarsAfterSeen => vec![raise::writer, raise::pulse, raise::forgetter, raise::collector],
         Plant::RowsBeforePacks => vec![rows::writer],
+        Plant::ForgottenIsDamage => vec![checked::writer, checked::check, checked::forgetter, checked::collector],
         Plant::UnknownIsCondemned => vec![unknown::writer, unknown::collector],
         _ => return None,
     })
@@ -247,6 +248,39 @@ mod stalled {
         let mut actor = Actor::new(sim, number, seed, Role::Collects);
         actor.until("forgotten");
         sim.schedule.pass(Duration::from_secs(8 * 86_400));
+        actor.collect(PATIENCE);
+        actor.tell("swept");
+    }
+}
+
+/// `ForgottenIsDamage` (V6): all of a snapshot is swept while a check looks at it.
+mod checked {
+    use super::*;
+    use wherry_repo::CheckOptions;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        store(sim, number, seed);
+    }
+
+    pub(super) fn check(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Checks);
+        actor.until("stored");
+        actor.hold("tail packs/", "", "chosen", "swept");
+        let options = CheckOptions { threads: 1, ..CheckOptions::default() };
+        let checked = actor.0.open().and_then(|repository| repository.check(&options, &|_, _, _| Ok(())));
+        match actor.done("check", checked) {
+            Some(report) if !report.is_clean() => sim.wrong(format!("a check finds damage: {:?}", report.damages)),
+            _ => {}
+        }
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "chosen");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
         actor.collect(PATIENCE);
         actor.tell("swept");
     }

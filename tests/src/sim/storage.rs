@@ -23,6 +23,9 @@ pub(super) enum Role {
     Collects,
     Forgets,
     Reads,
+    Checks,
+    Rotates,
+    Heals,
 }
 
 /// Sessions that were adopted, and what must not be of them.
@@ -123,7 +126,7 @@ impl Seen {
             role: process.role,
             volume: process.volume.clone(),
             planted: sim.planted.clone(),
-            memories: Mutex::new(Memories::new(&sim.memory)),
+            memories: Mutex::new(Memories::new(&sim.memory, wall(sim.schedule.time()))),
             adopted: sim.adopted.clone(),
             readers: sim.readers.clone(),
             silent_for: process.silent_for,
