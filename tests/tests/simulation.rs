@@ -83,14 +83,14 @@ const FOUND: [(Plant, u64); 13] = [
     (Plant::RaiseReplacesNothing, 48),
     (Plant::CommitOverwrites, 4),
     (Plant::AdoptionUnfenced, 9),
-    (Plant::NobodyIsWaitedFor, 29),
+    (Plant::NobodyIsWaitedFor, 31),
     (Plant::SilentArePassedOver, 18),
     (Plant::FenceOverwrites, 18),
-    (Plant::ReadersAreNoRoots, 9),
+    (Plant::ReadersAreNoRoots, 3),
     (Plant::CopiesUnstored, 28),
     (Plant::SweepTheList, 156),
-    (Plant::ReturnedUnchecked, 10),
-    (Plant::MovedIsLost, 27),
+    (Plant::ReturnedUnchecked, 72),
+    (Plant::MovedIsLost, 7),
 ];
 
 /// The first seed that finds a fault, and what it finds: first looked for at one, then everywhere.
@@ -190,7 +190,7 @@ fn what_is_healed_stays_whole() {
         }
     }
     println!("{cases:?}; without what checks have noted {found} of 10 seeds lose something");
-    for case in ["healed", "swept", "keys rotated", "copied"] {
+    for case in ["healed", "packs of nodes made again", "swept", "keys rotated", "copied"] {
         assert!(cases.contains_key(case), "{case}: {cases:?}");
     }
     assert!(found > 0, "collectors need not know what was damaged");

@@ -1,10 +1,10 @@
 //! A pack is damaged, and healed from another repository (M7), while others write, forget, collect and make new keys.
 
 use super::Sim;
-use super::actors::{Play, Process, disk};
+use super::actors::{Play, Process, store_disk};
 use super::others::rotate;
 use super::storage::Role;
-use crate::small::{CHEAP, TestRng, UNIT, backup_with, index, options, password};
+use crate::small::{CHEAP, TestRng, UNIT, index, options, password};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use wherry_repo::heal::admit;
 use wherry_repo::storage::{Key, Memory, Storage, keys};
 use wherry_repo::{
     CheckOptions, CollectOptions, Components, CopyOptions, CopyPlan, ErrorKind, Heal, HealOptions, InitOptions,
-    PackKind, ReadData, ReadSession, Repository, Result, Snapshot, SnapshotCopy, Wanted,
+    NodeHeal, ReadData, ReadSession, Repository, Result, Snapshot, SnapshotCopy, Wanted,
 };
 
 /// Chunks of the disk that is damaged.
@@ -41,7 +41,7 @@ fn other(sim: &Sim, seed: u64) -> Result<(Repository, Snapshot)> {
     let mut init = InitOptions::default();
     (init.chunk_size, init.password_cost) = (UNIT as u32, CHEAP);
     let repository = Repository::init(components, &init, &password())?;
-    let snapshot = backup_with(&repository, index(), &options("another vm"), &disk(&DISK))?;
+    let snapshot = store_disk(&repository, index(), &options("another vm"), &DISK, &sim.world)?;
     Ok((repository, snapshot))
 }
 
@@ -54,20 +54,30 @@ fn look(repository: &Repository) -> Result<Wanted> {
     Ok(wanted)
 }
 
-/// Some pack of chunks is lost, or a byte of it.
+/// Some pack of chunks or of nodes is lost, or a byte of it.
 fn damage(sim: &Sim, process: &mut Process<'_>) -> Result<()> {
     let mut packs: Vec<Key> = Vec::new();
-    sim.memory.list(keys::PACKS, &mut |object| {
-        packs.extend(keys::parse_pack(&object.key).filter(|pack| pack.kind == PackKind::Data).map(|_| object.key));
-        Ok(())
-    })?;
+    for prefix in [keys::PACKS, keys::META] {
+        sim.memory.list(prefix, &mut |object| {
+            packs.push(object.key);
+            Ok(())
+        })?;
+    }
     let key = packs.swap_remove(process.below(packs.len() as u64) as usize);
     if process.below(2) == 0 {
         return sim.memory.delete(&key);
     }
     let mut body = sim.memory.get(&key)?.to_vec();
-    body[1000] ^= 1;
+    // In its first chunk or node.
+    body[80] ^= 1;
     sim.memory.overwrite(&key, body.into())
+}
+
+/// Makes the nodes of all of the disk again; gives the packs that were stored.
+fn make_nodes(mine: &Repository, theirs: &Repository, snapshot: &Snapshot) -> Result<u64> {
+    let session = Arc::new(ReadSession::open(theirs, snapshot)?);
+    let copy = SnapshotCopy::start(session, mine, index(), None, &copying())?;
+    Ok(NodeHeal::new(mine, copy).run(&|_| Ok(()))?.0)
 }
 
 /// Stores the disk, has a pack of it damaged, which is noted before others come, and heals that while they work.
@@ -80,7 +90,7 @@ fn heal_one(sim: &Sim, actor: usize, seed: u64) {
     let mut process = Process::new(sim, actor, seed, Role::Heals);
     process.is_mortal = false;
     let begun = (|| {
-        let stored = backup_with(&process.open()?, index(), &options(VOLUME), &disk(&DISK))?;
+        let stored = store_disk(&process.open()?, index(), &options(VOLUME), &DISK, &sim.world)?;
         sim.ledger.lock().made.push((stored, DISK.to_vec()));
         damage(sim, &mut process)?;
         sim.is_damaged.store(true, Ordering::Relaxed);
@@ -95,11 +105,18 @@ fn heal_one(sim: &Sim, actor: usize, seed: u64) {
     let healed = (|| {
         let (theirs, snapshot) = other(sim, seed)?;
         // New keys may come in between, and a conflict with whoever made them.
-        for _ in 0..5 {
+        for _ in 0..8 {
             let mine = process.open()?;
-            let wanted = look(&mine)?;
-            if wanted.chunks() == 0 {
+            let mut wanted = look(&mine)?;
+            if wanted.chunks() == 0 && wanted.nodes() == 0 {
                 return Ok(true);
+            }
+            if wanted.nodes() > 0 {
+                match make_nodes(&mine, &theirs, &snapshot) {
+                    Err(e) if e.kind() == ErrorKind::Conflict => continue,
+                    made => sim.schedule.count("packs of nodes made again", made?),
+                }
+                wanted = look(&mine)?;
             }
             let options = HealOptions { copy: copying(), dry_run: false };
             let healing = Heal::start(&mine, &wanted, &options)?;
@@ -129,7 +146,7 @@ fn write(sim: &Sim, actor: usize, seed: u64) {
         let made = process.open().and_then(|repository| {
             // Where the packs are, also the one that is damaged.
             known.synchronise(&repository, true)?;
-            backup_with(&repository, known.clone(), &options, &disk(&chunks))
+            store_disk(&repository, known.clone(), &options, &chunks, &sim.world)
         });
         match made {
             Ok(snapshot) => sim.ledger.lock().made.push((snapshot, chunks.to_vec())),

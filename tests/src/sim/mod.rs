@@ -13,8 +13,9 @@ mod planted;
 mod scenes;
 mod schedule;
 mod storage;
+mod trees;
 
-use crate::small::{CHEAP, TestRng, UNIT, password, restore, splitmix};
+use crate::small::{CHEAP, TestRng, UNIT, password, splitmix};
 use actors::{Play, World};
 use parking_lot::Mutex;
 pub use planted::Plant;
@@ -28,17 +29,21 @@ use std::time::Duration;
 use storage::{Adopted, Readers};
 use wherry_repo::storage::{Memory, Storage};
 use wherry_repo::{
-    CheckOptions, Clock, CollectOptions, Components, InitOptions, Pulse, Repository, Snapshot, SnapshotId, Timestamp,
+    CheckOptions, Clock, CollectOptions, Components, InitOptions, Pulse, Repository, Snapshot, SnapshotId,
+    SnapshotReader, Timestamp, TreeReader,
 };
 
 /// What all simulations together must have reached.
-pub const CASES: [&str; 28] = [
+pub const CASES: [&str; 32] = [
     "a delayed call took effect",
     "a fault",
+    "a file was taken over unread",
     "a lost reply",
+    "a node was stored",
     "a process died",
     "a process was silent",
     "a process was silent before it decided",
+    "a tree was read",
     "adoption",
     "checked",
     "checked what had moved",
@@ -59,6 +64,7 @@ pub const CASES: [&str; 28] = [
     "restored",
     "sealed anew",
     "swept",
+    "taken over unread",
     "undo won",
     "who collects or forgets was silent for hours before it decided",
 ];
@@ -81,11 +87,22 @@ pub struct Outcome {
 struct Ledger {
     /// Acknowledged, with their disks as numbers of chunks.
     made: Vec<(Snapshot, Vec<u64>)>,
+    /// Likewise trees, with the versions of their files.
+    trees: Vec<(Snapshot, trees::Versions)>,
     /// Somebody has begun to forget these.
     doomed: BTreeSet<SnapshotId>,
 }
 
 impl Ledger {
+    /// The chunks of a snapshot.
+    fn disk_of(&self, id: &SnapshotId) -> Option<Vec<u64>> {
+        self.made.iter().find(|(snapshot, _)| snapshot.id == *id).map(|(_, chunks)| chunks.clone())
+    }
+
+    fn standing_trees(&self) -> Vec<(Snapshot, trees::Versions)> {
+        self.trees.iter().filter(|(tree, _)| !self.doomed.contains(&tree.id)).cloned().collect()
+    }
+
     fn standing(&self) -> Vec<(Snapshot, Vec<u64>)> {
         self.made.iter().filter(|(snapshot, _)| !self.doomed.contains(&snapshot.id)).cloned().collect()
     }
@@ -148,13 +165,13 @@ pub fn simulate(seed: u64, faults: u64, plants: &[Plant]) -> Outcome {
 /// to the seed, and nothing goes wrong in the storage.
 pub fn scene(of: Plant, seed: u64, plants: &[Plant]) -> Option<Outcome> {
     let cast = scenes::cast(of)?;
-    Some(play(seed, 0, plants, (actors::world(0), cast, seed), false))
+    Some(play(seed, 0, plants, (actors::plain(), cast, seed), false))
 }
 
 /// Plays how a damaged pack is healed from another repository while others write, forget, collect and make new keys. Who comes when is
 /// up to the seed.
 pub fn healing(seed: u64, plants: &[Plant]) -> Outcome {
-    play(seed, 0, plants, (actors::world(0), healing::cast(), seed), true)
+    play(seed, 0, plants, (actors::healing(), healing::cast(), seed), true)
 }
 
 fn play(
@@ -225,10 +242,18 @@ fn verify(sim: &Sim, components: impl Fn() -> Components) {
             Err(e) => return sim.wrong(format!("at the end the repository does not open: {e}")),
         };
         for (snapshot, chunks) in sim.ledger.lock().standing() {
-            match restore(&repository, &snapshot) {
+            let read = SnapshotReader::open(&repository, &snapshot);
+            match read.and_then(|reader| actors::read_disk(&reader, &sim.world, || Ok(()))) {
                 Ok(disk) if disk == actors::disk(&chunks) => {}
                 Ok(_) => sim.wrong(format!("round {round}: {} is not what it was", snapshot.id)),
                 Err(e) => sim.wrong(format!("round {round}: {} does not restore: {e}", snapshot.id)),
+            }
+        }
+        for (tree, versions) in sim.ledger.lock().standing_trees() {
+            match TreeReader::open(&repository, &tree).and_then(|reader| trees::read(&reader, &versions)) {
+                Ok(true) => {}
+                Ok(false) => sim.wrong(format!("round {round}: tree {} is not what it was", tree.id)),
+                Err(e) => sim.wrong(format!("round {round}: tree {} does not restore: {e}", tree.id)),
             }
         }
         let options = CheckOptions { threads: 1, ..CheckOptions::default() };

@@ -1,9 +1,8 @@
 //! Who comes besides in some worlds: checks, mounts, rotated keys.
 
 use super::Sim;
-use super::actors::{Process, disk};
+use super::actors::{Process, disk, read_disk};
 use super::storage::Role;
-use crate::small::read_whole;
 use std::sync::Arc;
 use wherry_repo::{CheckOptions, ErrorKind, ReadData, ReadSession, SnapshotReader};
 
@@ -58,7 +57,7 @@ pub(super) fn mount(sim: &Sim, actor: usize, seed: u64) {
                 _ => {}
             }
         }
-        match read_whole(&reader, || Ok(())) {
+        match read_disk(&reader, &sim.world, || Ok(())) {
             Ok(bytes) if bytes == disk(&chunks) => {
                 sim.schedule.count(if is_doomed() { "mounted while it was forgotten" } else { "mounted" }, 1);
             }

@@ -257,6 +257,9 @@ impl Storage for Seen {
                 done => done,
             },
         });
+        if done.is_ok() && key.as_str().starts_with(keys::META) {
+            self.schedule.count("a node was stored", 1);
+        }
         self.raced(key, &done);
         if let (Role::Reads, true, Some((id, "open"))) = (self.role, done.is_ok(), keys::parse_session(key)) {
             self.readers.lock().enter(id, self.actor);
