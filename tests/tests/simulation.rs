@@ -83,14 +83,14 @@ const FOUND: [(Plant, u64); 13] = [
     (Plant::RaiseReplacesNothing, 48),
     (Plant::CommitOverwrites, 4),
     (Plant::AdoptionUnfenced, 9),
-    (Plant::NobodyIsWaitedFor, 31),
+    (Plant::NobodyIsWaitedFor, 14),
     (Plant::SilentArePassedOver, 18),
     (Plant::FenceOverwrites, 18),
-    (Plant::ReadersAreNoRoots, 3),
+    (Plant::ReadersAreNoRoots, 7),
     (Plant::CopiesUnstored, 28),
     (Plant::SweepTheList, 156),
     (Plant::ReturnedUnchecked, 72),
-    (Plant::MovedIsLost, 7),
+    (Plant::MovedIsLost, 6),
 ];
 
 /// The first seed that finds a fault, and what it finds: first looked for at one, then everywhere.
