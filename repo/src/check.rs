@@ -211,6 +211,17 @@ impl Run<'_> {
         self.repository.is_damage(error)
     }
 
+    /// Notes that a node does not open where it should be. True when its pack is gone: that it was there before it was asked for says
+    /// nothing, a collector may have taken it since (V6).
+    fn does_not_open(&self, node: &Piece, why: &Error) -> bool {
+        let (key, is_gone) = (keys::pack(&node.at.pack), why.kind() == ErrorKind::NotFound);
+        match is_gone {
+            true => self.findings.missing(&key),
+            false => self.findings.part(&key, node.at.ordinal, node.class),
+        }
+        is_gone
+    }
+
     /// Does `work` for each item with several threads; the results are in the order of the items. The first error ends
     /// it.
     fn each<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {

@@ -185,20 +185,33 @@ pub fn restore(repository: &Repository, snapshot: &Snapshot) -> Result<Vec<u8>> 
 }
 
 /// Reads all of a disk; `between` is called after each request.
-pub fn read_whole(reader: &SnapshotReader, mut between: impl FnMut() -> Result<()>) -> Result<Vec<u8>> {
+pub fn read_whole(reader: &SnapshotReader, between: impl FnMut() -> Result<()>) -> Result<Vec<u8>> {
     let mut disk = vec![0; reader.size() as usize];
+    let take = |chunk: &ChunkRef, bytes: &[u8]| {
+        let at = (chunk.number * reader.chunk_size()) as usize;
+        disk[at..at + chunk.len].copy_from_slice(bytes);
+    };
+    read_chunks(reader, take, between)?;
+    Ok(disk)
+}
+
+/// Reads all chunks of a disk that are not zero.
+pub fn read_chunks(
+    reader: &SnapshotReader,
+    mut take: impl FnMut(&ChunkRef, &[u8]),
+    mut between: impl FnMut() -> Result<()>,
+) -> Result<()> {
     let mut next = 0;
     while let Some((chunks, then)) = reader.next_chunks(next)? {
         for fetch in reader.plan(chunks, 1 << 20) {
             let buffer = |chunk: &ChunkRef| vec![0; chunk.len];
             reader.read(&fetch, &mut Vec::new(), buffer, |chunk, opened| -> Result<()> {
-                let at = (chunk.number * reader.chunk_size()) as usize;
-                disk[at..at + chunk.len].copy_from_slice(opened?.as_ref());
+                take(chunk, opened?.as_ref());
                 Ok(())
             })?;
             between()?;
         }
         next = then;
     }
-    Ok(disk)
+    Ok(())
 }

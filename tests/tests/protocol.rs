@@ -6,7 +6,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use std::collections::BTreeSet;
 use wherry_tests::protocol::state::NONE;
 use wherry_tests::protocol::walk::walk;
-use wherry_tests::protocol::{Action, Bounds, CASES, Found, Protocol, Rules, Second, TWICE, create, search};
+use wherry_tests::protocol::{Action, Bounds, CASES, Found, Protocol, Rules, Second, TWICE, create, pins, search};
 
 const ONE: Bounds = Bounds::SMALL;
 const LATE: Bounds =
@@ -396,6 +396,48 @@ fn create_if_absent_tells_the_truth() {
         let history = checker.discovery(create::TRUE).unwrap_or_else(|| panic!("nothing is broken without {name}"));
         println!("create-if-absent without {name}: broken in {} steps", history.into_actions().len());
         assert!(RESULTS.contains(&format!("`{name}`")), "the page does not tell of {name}");
+    }
+}
+
+/// Pins beside forgets: all of it; and each step of F1, F3 and F5 is needed, or the page says that it is not.
+#[test]
+fn what_is_pinned_does_not_go() {
+    let right = pins::Rules::PROTOCOL;
+    let checker = right.checker().threads(1).spawn_bfs().join();
+    let name = "pins beside forgets of one snapshot, 2 forget, 2 pin, one each settles, takes back, unpins";
+    println!("{name}: {} states, depth {}", spaced(checker.unique_state_count()), checker.max_depth());
+    for always in pins::ALWAYS {
+        assert_eq!(checker.discovery(always).map(stateright::Path::into_actions), None, "{always}");
+    }
+    checker.assert_properties();
+    is_told(name, "holds, complete", &spaced(checker.unique_state_count()), &checker.max_depth().to_string());
+    let needed = [
+        ("forget_looks_again", pins::Rules { forget_looks_again: false, ..right }),
+        ("settle_looks", pins::Rules { settle_looks: false, ..right }),
+        ("pin_looks_again", pins::Rules { pin_looks_again: false, ..right }),
+        ("too_late_is_told", pins::Rules { too_late_is_told: false, ..right }),
+        ("pins_settled_once", pins::Rules { settled_once: false, ..right }),
+    ];
+    let second = [
+        ("forget_looks_first", pins::Rules { forget_looks_first: false, ..right }),
+        ("pin_looks_first", pins::Rules { pin_looks_first: false, ..right }),
+        ("pin_sees_its_end", pins::Rules { pin_sees_its_end: false, ..right }),
+    ];
+    for (is_needed, (name, rules)) in
+        needed.map(|rule| (true, rule)).into_iter().chain(second.map(|rule| (false, rule)))
+    {
+        let checker = rules.checker().threads(1).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+        let history = pins::ALWAYS.iter().find_map(|always| Some((always, checker.discovery(always)?)));
+        let history = history.map(|(always, history)| (always, history.into_actions()));
+        println!("pins without {name}: {history:?}");
+        assert_eq!(history.is_some(), is_needed, "without {name}");
+        let steps = history.map_or("none".into(), |(_, history)| history.len().to_string());
+        assert!(RESULTS.contains(&format!("| `{name}` | {steps} |")), "the page does not tell of {name}: {steps}");
+    }
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../repo/src");
+    for (file, name) in pins::FUNCTIONS {
+        let text = std::fs::read_to_string(source.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(text.contains(&format!("fn {name}(")), "there is no function {name} in {file} any more");
     }
 }
 

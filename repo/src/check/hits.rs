@@ -181,9 +181,9 @@ impl<'a> Search<'a> {
 
     fn of_image(&self, image: &Image, top: &Piece) -> Result<Vec<(Key, u64)>> {
         let at = &image.top.at;
-        let view = View::of_image(self.run, image, &mut |_| {
+        let view = View::of_image(self.run, image, &mut |why| {
             if !self.is_bad(top) {
-                self.run.findings.part(&keys::pack(&at.pack), at.ordinal, top.class);
+                self.run.does_not_open(top, why);
                 self.more.borrow_mut().insert((at.pack, top.print()));
             }
         })?;
@@ -311,8 +311,9 @@ impl<'a> Search<'a> {
             match node {
                 Ok(node) => steps.push((n, slot, Some(node))),
                 Err(e) if self.run.is_damage(&e) => {
-                    self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal, 128 + level - 1);
-                    self.more.borrow_mut().insert((slot.at.pack, node_piece(&slot, level - 1).print()));
+                    let piece = node_piece(&slot, level - 1);
+                    self.run.does_not_open(&piece, &e);
+                    self.more.borrow_mut().insert((slot.at.pack, piece.print()));
                     steps.push((n, slot, elsewhere(&slot)?));
                 }
                 Err(e) => return Err(e),

@@ -263,8 +263,7 @@ impl Walk<'_> {
             match node {
                 Ok(node) => nodes.push((n, node)),
                 Err(e) if self.run.is_damage(&e) => {
-                    self.run.findings.part(&keys::pack(&slot.at.pack), slot.at.ordinal, 128 + level - 1);
-                    self.maps.lock().bad.insert((slot.at.pack, node_piece(&slot, level - 1).print()));
+                    self.does_not_open(&node_piece(&slot, level - 1), &e);
                     lost.push((n, slot));
                 }
                 Err(e) => return Err(e),
@@ -335,6 +334,14 @@ impl Walk<'_> {
             self.packs.see_moved(piece, copy);
         }
         Ok(())
+    }
+
+    /// A node is not where its hint says.
+    pub(super) fn does_not_open(&self, node: &Piece, why: &Error) {
+        match self.run.does_not_open(node, why) {
+            true => self.packs.lose(&node.at.pack),
+            false => drop(self.maps.lock().bad.insert((node.at.pack, node.print()))),
+        }
     }
 
     fn beyond(&self, view: &View) {

@@ -66,10 +66,10 @@ impl Finder<'_> {
     /// A node, when it is what led to it says.
     fn open(&self, step: &Step) -> Result<Option<Arc<Node>>> {
         let search = self.search;
-        let node = open(search.run, &step.at, &mut |_| {
+        let node = open(search.run, &step.at, &mut |why| {
             let (at, piece) = (&step.at.at, step.piece());
             if !search.is_bad(&piece) {
-                search.run.findings.part(&keys::pack(&at.pack), at.ordinal, piece.class);
+                search.run.does_not_open(&piece, why);
                 search.more.borrow_mut().insert((at.pack, piece.print()));
             }
         })?;

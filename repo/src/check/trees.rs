@@ -230,19 +230,7 @@ pub(super) fn examine(walk: &Walk<'_>, number: usize, snapshot: &Snapshot) -> Re
 
 impl Walk<'_> {
     fn open(&self, at: &Placed) -> Result<Option<Arc<Node>>> {
-        open(self.run, at, &mut |why| self.damaged(at, why))
-    }
-
-    /// A node is not where its hint says.
-    fn damaged(&self, at: &Placed, why: &Error) {
-        let key = keys::pack(&at.at.pack);
-        if why.kind() == ErrorKind::NotFound {
-            self.packs.lose(&at.at.pack);
-            self.run.findings.missing(&key);
-        } else {
-            self.run.findings.part(&key, at.at.ordinal, at.to.class);
-            self.maps.lock().bad.insert((at.at.pack, piece(at).print()));
-        }
+        open(self.run, at, &mut |why| self.does_not_open(&piece(at), why))
     }
 
     /// An authentic node is not what an authentic node that leads to it says: readers refuse it there.
@@ -313,7 +301,7 @@ impl Walk<'_> {
         if !is_new {
             return Ok(());
         }
-        let view = View::of_image(self.run, image, &mut |why| self.damaged(&image.top, why))?;
+        let view = View::of_image(self.run, image, &mut |why| self.does_not_open(&piece(&image.top), why))?;
         view.map_or(Ok(()), |view| self.map(&view))
     }
 }

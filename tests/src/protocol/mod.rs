@@ -14,6 +14,7 @@ mod actions;
 mod cases;
 mod collector;
 pub mod create;
+pub mod pins;
 mod rules;
 mod search;
 pub mod state;

@@ -1,16 +1,18 @@
 //! What runs beside each other.
 
+use super::others::{check, mount, rotate};
 use super::schedule::Silent;
 use super::storage::{Role, Seen};
-use super::{Sim, schedule};
-use crate::small::{TestRng, index, noise, options, password, read_whole, splitmix};
+use super::{Sim, schedule, trees};
+use crate::small::{TestRng, index, noise, options, password, read_chunks, splitmix};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::{
     Clock, CollectOptions, CommitInfo, Components, Error, ErrorKind, ParentChoice, ReadSession, Repository, Result,
-    Snapshot, SnapshotId, SnapshotReader, SnapshotWriter, Timestamp,
+    Snapshot, SnapshotId, SnapshotReader, SnapshotWriter, Timestamp, WriterOptions,
 };
 
 /// Chunks that there are, in the largest world.
@@ -28,7 +30,7 @@ pub(super) struct World {
     images: u64,
     volumes: u64,
     /// Longest pause of an actor between two things it does, in seconds.
-    pause: u64,
+    pub(super) pause: u64,
     /// Of how long a collector waits for anything at most: one of these seconds.
     times: [u64; 4],
     /// After how many seconds of silence sessions are fenced; `None`: one of `times`. Where that is long, collectors have to
@@ -39,9 +41,16 @@ pub(super) struct World {
     /// All that stands is forgotten at once, and collectors come one after the other: whoever is silent in between is the only
     /// one who still needs a pack.
     hostile: bool,
+    /// There are checks, mounts and new keys besides.
+    others: bool,
+    /// So many chunks lie between one of a disk and the next, all zero but the first: what is far enough apart has nodes in packs.
+    pub(super) spread: u64,
     /// How long actors are silent.
     pub(super) silent: Silent,
 }
+
+/// A disk of four chunks has two nodes below its top.
+const SPREAD: u64 = 43;
 
 /// Pauses where actors are silent for days, in seconds: somebody collects and forgets meanwhile.
 const DAYS: u64 = 4 * 86_400;
@@ -49,12 +58,24 @@ const DAYS: u64 = 4 * 86_400;
 /// Of sixteen seeds four play among actors that are silent for days, four among others of which those who collect and forget are so,
 /// too, for hours.
 pub(super) fn world(seed: u64) -> World {
-    let world = world_of(seed);
+    let others = matches!(seed % 16, 3 | 5 | 6 | 7 | 11 | 14 | 15);
+    let spread = if others { SPREAD } else { 1 };
+    let world = World { others, spread, ..world_of(seed) };
     match seed / 4 % 4 {
         1 => World { silent: Silent::All, ..world },
         2 => World { silent: Silent::Days, pause: DAYS, ..world },
         _ => world,
     }
+}
+
+/// Of scenes.
+pub(super) fn plain() -> World {
+    world(0)
+}
+
+/// Where something is healed: as that of scenes, with nodes in packs.
+pub(super) fn healing() -> World {
+    World { spread: SPREAD, ..world(0) }
 }
 
 /// Every other seed plays in a small world, where all are after the same few disks and little time passes between what
@@ -72,6 +93,8 @@ fn world_of(seed: u64) -> World {
             fence_after: None,
             any_parent: false,
             hostile: false,
+            others: false,
+            spread: 1,
             silent: Silent::Others,
         };
     }
@@ -86,6 +109,8 @@ fn world_of(seed: u64) -> World {
         fence_after: None,
         any_parent: true,
         hostile: false,
+        others: false,
+        spread: 1,
         silent: Silent::Others,
     };
     if seed % 4 == 3 {
@@ -103,6 +128,11 @@ pub(super) type Play = fn(&Sim, usize, u64);
 
 /// Three writers, and some of all others.
 pub(super) fn cast(world: &World, state: &mut u64) -> Vec<Play> {
+    let others: &[Play] = if world.others { &[check, mount, mount, rotate, trees::store] } else { &[] };
+    [&ordinary(world, state), others].concat()
+}
+
+fn ordinary(world: &World, state: &mut u64) -> Vec<Play> {
     if world.hostile {
         return vec![write, write, read, collect, collect, forget];
     }
@@ -117,6 +147,41 @@ pub(super) fn disk(chunks: &[u64]) -> Vec<u8> {
     static CHUNKS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     let all = CHUNKS.get_or_init(|| (0..POOL).map(|n| noise(n + 1, crate::small::UNIT)).collect());
     chunks.iter().map(|n| all[*n as usize].as_slice()).collect::<Vec<_>>().concat()
+}
+
+/// What [`disk`] has, of one that was read; nothing when its chunks are not where they should be.
+pub(super) fn read_disk(
+    reader: &SnapshotReader,
+    world: &World,
+    between: impl FnMut() -> Result<()>,
+) -> Result<Vec<u8>> {
+    let mut parts: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    read_chunks(reader, |chunk, bytes| drop(parts.insert(chunk.number, bytes.to_vec())), between)?;
+    let is_there = |(n, number): (usize, &u64)| n as u64 * world.spread == *number;
+    let is_whole = reader.size() == size(parts.len(), world) && parts.keys().enumerate().all(is_there);
+    Ok(if is_whole { parts.into_values().collect::<Vec<_>>().concat() } else { Vec::new() })
+}
+
+/// Backs a disk up, without a pause.
+pub(super) fn store_disk(
+    repository: &Repository,
+    index: Arc<ChunkIndex>,
+    options: &WriterOptions,
+    chunks: &[u64],
+    world: &World,
+) -> Result<Snapshot> {
+    let writer = SnapshotWriter::start(repository, index, options)?;
+    let mut scratch = writer.scratch()?;
+    for (n, chunk) in disk(chunks).chunks(writer.chunk_size()).enumerate() {
+        writer.put(&mut scratch, n as u64 * world.spread, chunk)?;
+        writer.advance(n as u64 * world.spread + 1)?;
+    }
+    writer.commit(CommitInfo { size: size(chunks.len(), world), ..CommitInfo::default() })
+}
+
+/// Bytes of a disk of so many chunks.
+fn size(chunks: usize, world: &World) -> u64 {
+    ((chunks.max(1) as u64 - 1) * world.spread + 1) * crate::small::UNIT as u64
 }
 
 /// The clock of one process: its wall time is wrong by hours.
@@ -163,17 +228,17 @@ impl<'a> Process<'a> {
         Self { sim, actor, state, role, volume: None, is_mortal: true, silent_for: SILENT }
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         splitmix(&mut self.state) % n
     }
 
     /// One of the snapshots that must restore, and the chunks of its disk.
-    fn pick(&mut self) -> Option<(Snapshot, Vec<u64>)> {
+    pub(super) fn pick(&mut self) -> Option<(Snapshot, Vec<u64>)> {
         let mut standing = self.sim.ledger.lock().standing();
         (!standing.is_empty()).then(|| standing.swap_remove(self.below(standing.len() as u64) as usize))
     }
 
-    fn pause(&mut self, most: u64) {
+    pub(super) fn pause(&mut self, most: u64) {
         let seconds = self.below(most);
         self.sim.schedule.sleep(self.actor, Duration::from_secs(seconds));
     }
@@ -275,10 +340,22 @@ fn backup(process: &mut Process<'_>, index: &Arc<ChunkIndex>, chunks: &[u64]) ->
     process.sim.schedule.count("adoption", u64::from(writer.is_resumed()));
     let (pulse, mut scratch) = (writer.pulse(), writer.scratch()?);
     let content = disk(chunks);
+    // As a list of changed blocks says it: what is the same as in the parent is not read.
+    let is_told = process.sim.world.others && process.below(2) == 0;
+    let parent = writer.parent().filter(|_| is_told && writer.can_inherit()).map(|parent| parent.id);
+    let unchanged = parent.and_then(|id| process.sim.ledger.lock().disk_of(&id)).unwrap_or_default();
     let mut beaten = process.sim.schedule.time();
     for (n, chunk) in content.chunks(writer.chunk_size()).enumerate() {
-        writer.put(&mut scratch, n as u64, chunk)?;
-        writer.advance(n as u64 + 1)?;
+        let number = n as u64 * process.sim.world.spread;
+        let is_known = unchanged.get(n) == Some(&chunks[n]);
+        let place = number..number + 1;
+        if is_known && writer.inheritable(place.clone())? == std::slice::from_ref(&place) {
+            writer.inherit(place, chunk.len() as u64)?;
+            process.sim.schedule.count("taken over unread", 1);
+        } else {
+            writer.put(&mut scratch, number, chunk)?;
+        }
+        writer.advance(number + 1)?;
         if process.below(3) == 0 {
             process.pause(600);
         }
@@ -288,7 +365,8 @@ fn backup(process: &mut Process<'_>, index: &Arc<ChunkIndex>, chunks: &[u64]) ->
             pulse.beat()?;
         }
     }
-    let snapshot = writer.commit(CommitInfo { size: content.len() as u64, ..CommitInfo::default() })?;
+    let snapshot =
+        writer.commit(CommitInfo { size: size(chunks.len(), &process.sim.world), ..CommitInfo::default() })?;
     if process.sim.adopted.lock().ended_later.contains(&snapshot.id) {
         process.sim.wrong(format!("{} committed after another session had adopted it", snapshot.id));
     }
@@ -311,6 +389,7 @@ fn collect(sim: &Sim, actor: usize, seed: u64) {
             patience: time(process.below(4)),
             threads: 1,
             pack_size: 512 << 10,
+            rewrite: sim.world.others && process.below(3) == 0,
             ..CollectOptions::default()
         };
         process.silent_for = options.fence_after;
@@ -320,6 +399,7 @@ fn collect(sim: &Sim, actor: usize, seed: u64) {
                 let count = |case, by| sim.schedule.count(case, by);
                 count("condemned", report.condemned.packs);
                 count("relocation", report.copied.packs);
+                count("sealed anew", report.rewritten.packs);
                 count("rescued", report.rescued);
                 count("swept", report.swept.packs);
             }
@@ -425,7 +505,7 @@ pub(super) fn restore(process: &mut Process<'_>, session: Arc<ReadSession>) -> R
     }
     let reader = SnapshotReader::within(session.clone())?;
     let mut beaten = sim.schedule.time();
-    read_whole(&reader, || {
+    read_disk(&reader, &sim.world, || {
         let now = sim.schedule.time();
         if now.saturating_sub(beaten) > Duration::from_secs(60) {
             beaten = now;

@@ -4,6 +4,7 @@
 //! The table in `repo/docs/concurrency-results.md`, "Results of the simulation", says what each does; the names in the comments here
 //! are those of its rules.
 
+use super::schedule::wall;
 use super::storage::{Role, Seen};
 use crate::small::password;
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use wherry_repo::format::records::{Generation, Sweep};
 use wherry_repo::storage::{Key, Listed, Memory, Storage, keys};
-use wherry_repo::{Components, Repository, Result, SessionId, Timestamp, VolumeId};
+use wherry_repo::{Components, PackId, Repository, Result, SessionId, Timestamp, VolumeId};
 
 /// A step that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,24 +25,44 @@ pub enum Plant {
     OlderListsBarNothing,
     /// W3, D2, R3: no list bars anything.
     NothingIsBarred,
+    /// W7: a session whose parent is refused takes another one: to collectors it has none.
+    ParentIsExchanged,
+    /// W8: a hit counts whether its pack was listed or not.
+    UnlistedIsThere,
+    /// R2: a list bars no pack of the session that reads it.
+    OwnIsNotBarred,
+    /// R3: a list bars nothing before the `seen` of it is there.
+    BarsAfterSeen,
     /// R3, R4: a raise replaces nothing.
     RaiseReplacesNothing,
     /// W5: whether the parent is forgotten is not looked at.
     ParentUnchecked,
     /// D3, C1: packs count before they are stored, and whoever was to store them died after the commit.
     PacksCountUnstored,
+    /// D4: nodes are a stranger's: to collectors a session that has them has no parent.
+    NodesOfStrangers,
+    /// D5: rows are visible before their packs are stored, which comes to pass before the commit.
+    RowsBeforePacks,
     /// C2: a commit overwrites.
     CommitOverwrites,
     /// A2: an adopted session gets no Fence.
     AdoptionUnfenced,
+    /// A4: what a dead session had from its parent is taken over: to collectors whoever adopts it has no parent.
+    SlotsAreAdopted,
     /// F2, F3: `settled` is overwritten.
     SettledTwice,
     /// G2, G3: sessions are listed before forgets.
     SessionsBeforeForgets,
     /// G3, G5: parents of open sessions are no roots of the first mark.
     FirstMarkWithoutParents,
+    /// G5: a hint into a pack that is gone is believed, and nothing is looked for by its id.
+    StaleHintsCount,
+    /// G5, V8: a mark does not know what checks have found damaged.
+    DamageIsUnknown,
     /// G6: packs of open sessions are condemned.
     OpenIsCondemned,
+    /// G1, G6: packs are listed after sessions, and those of sessions that nobody listed are condemned.
+    UnknownIsCondemned,
     /// G7: copies count before they are stored, and are lost; what is read back of them was never there.
     CopiesUnstored,
     /// G8, G12: a list, and a delete set, is overwritten.
@@ -70,23 +91,37 @@ pub enum Plant {
     ReturnedUnchecked,
     /// V2: snapshots that are read are no roots.
     ReadersAreNoRoots,
+    /// V3: a reader does not find what was moved since it began.
+    MovedIsLost,
+    /// V6: a check does not look whether what it misses was of a snapshot that is gone for good.
+    ForgottenIsDamage,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 38] = [
         Self::ListsBeforeOpen,
         Self::OlderListsBarNothing,
         Self::NothingIsBarred,
+        Self::ParentIsExchanged,
+        Self::UnlistedIsThere,
+        Self::OwnIsNotBarred,
+        Self::BarsAfterSeen,
         Self::RaiseReplacesNothing,
         Self::ParentUnchecked,
         Self::PacksCountUnstored,
+        Self::NodesOfStrangers,
+        Self::RowsBeforePacks,
         Self::CommitOverwrites,
         Self::AdoptionUnfenced,
+        Self::SlotsAreAdopted,
         Self::SettledTwice,
         Self::SessionsBeforeForgets,
         Self::FirstMarkWithoutParents,
+        Self::StaleHintsCount,
+        Self::DamageIsUnknown,
         Self::OpenIsCondemned,
+        Self::UnknownIsCondemned,
         Self::CopiesUnstored,
         Self::ListOverwritten,
         Self::NobodyIsWaitedFor,
@@ -101,6 +136,8 @@ impl Plant {
         Self::ReaderUnchecked,
         Self::ReturnedUnchecked,
         Self::ReadersAreNoRoots,
+        Self::MovedIsLost,
+        Self::ForgottenIsDamage,
     ];
 }
 
@@ -133,6 +170,12 @@ pub(super) struct Planted {
     writers: Mutex<BTreeMap<SessionId, VolumeId>>,
     /// Copies that collectors believe to have stored.
     copies: Memory,
+    /// Sessions that lean on more than their `open` says.
+    leaning: Mutex<HashSet<SessionId>>,
+    /// All packs that anybody has stored, or was to store.
+    packs: Mutex<BTreeMap<Key, Listed>>,
+    /// Packs that writers believe to have stored.
+    pending: Mutex<Vec<(SessionId, Key, Bytes)>>,
 }
 
 impl fmt::Debug for Planted {
@@ -144,6 +187,8 @@ impl fmt::Debug for Planted {
 /// What one life of a process remembers of its own calls.
 #[derive(Debug, Default)]
 pub(super) struct Memories {
+    /// When the process began.
+    began: Option<Timestamp>,
     pub(super) own: Option<SessionId>,
     has_seen: bool,
     /// The newest generation when the process began.
@@ -160,6 +205,8 @@ pub(super) struct Memories {
     has_returned: bool,
     /// What sessions there were when a collector listed packs.
     sessions: Vec<Listed>,
+    /// What sessions there were before that, when it listed generations.
+    earlier: Vec<Listed>,
 }
 
 /// The newest generation, and when it was published if it has no delete set.
@@ -197,8 +244,8 @@ fn last_opened(memory: &Memory) -> Timestamp {
 
 impl Memories {
     /// A process begins.
-    pub(super) fn new(memory: &Memory) -> Self {
-        Self { newest: newest(memory).0, ..Self::default() }
+    pub(super) fn new(memory: &Memory, now: Timestamp) -> Self {
+        Self { newest: newest(memory).0, began: Some(now), ..Self::default() }
     }
 }
 
@@ -207,7 +254,9 @@ impl Planted {
     pub(super) fn new(plants: &[Plant], components: Components, memory: Arc<Memory>) -> Result<Self> {
         let twin = Repository::open(components, &password())?;
         let (passed, fences, readers, writers, copies) = Default::default();
-        Ok(Self { plants: plants.to_vec(), twin, memory, passed, fences, readers, writers, copies })
+        let (leaning, packs, pending) = Default::default();
+        let plants = plants.to_vec();
+        Ok(Self { plants, twin, memory, passed, fences, readers, writers, copies, leaning, packs, pending })
     }
 
     /// No step is left out.
@@ -225,14 +274,26 @@ impl Planted {
         if let Some((id, part)) = keys::parse_session(key) {
             match part {
                 "open" => {
-                    memories.has_returned |= memories.own.is_some_and(|own| own != id);
+                    let is_another = memories.own.is_some_and(|own| own != id);
+                    memories.has_returned |= is_another;
                     memories.own = Some(id);
+                    if self.has(Plant::NodesOfStrangers) || is_another && self.has(Plant::ParentIsExchanged) {
+                        self.leaning.lock().insert(id);
+                    }
                     match &seen.volume {
                         Some(name) => drop(self.writers.lock().insert(id, self.twin.volume_id(name))),
                         None => drop(self.readers.lock().insert(id)),
                     }
                 }
                 _ => memories.has_seen |= part.starts_with("seen-"),
+            }
+        }
+        if let Some(pack) = keys::parse_pack(key) {
+            let listed = Listed { key: key.clone(), size: body.len() as u64, modified: wall(seen.schedule.time()) };
+            self.packs.lock().insert(key.clone(), listed);
+            if seen.role == Role::Writes && self.has(Plant::RowsBeforePacks) {
+                self.pending.lock().push((pack.session, key.clone(), body.clone()));
+                return How::Nothing;
             }
         }
         if keys::parse_pack(key).is_some() && seen.role == Role::Writes && self.has(Plant::PacksCountUnstored) {
@@ -249,6 +310,14 @@ impl Planted {
                 self.fences.lock().push(key.clone());
             }
             let own = memories.own == Some(id);
+            if own {
+                self.store_pending(&id, &seen.memory);
+            }
+            if let (Role::Writes, false, true, Some(own)) =
+                (seen.role, own, self.has(Plant::SlotsAreAdopted), memories.own)
+            {
+                self.leaning.lock().insert(own);
+            }
             return match seen.role {
                 Role::Writes if own && self.has(Plant::CommitOverwrites) => How::Overwrite,
                 Role::Writes if !own && self.has(Plant::AdoptionUnfenced) => How::Nothing,
@@ -284,15 +353,23 @@ impl Planted {
         if let Some((n, false)) = keys::parse_generation(key)
             && seen.role == Role::Writes
         {
-            let has_seen = seen.memories.lock().has_seen;
+            let (has_seen, own) = {
+                let memories = seen.memories.lock();
+                (memories.has_seen, memories.own)
+            };
+            if let Some(own) = own.filter(|_| self.has(Plant::OwnIsNotBarred)) {
+                return self.list_without(&seen.memory, n, |pack| pack.session == own);
+            }
+            let is_unseen = own.is_some_and(|own| seen.memory.head(&keys::seen(&own, n)).is_err());
+            let is_early = has_seen && is_unseen && self.has(Plant::BarsAfterSeen);
             let is_old = self.has(Plant::OlderListsBarNothing) && n < newest(&seen.memory).0;
             let is_late = has_seen && self.has(Plant::RaiseReplacesNothing);
-            let is_empty = self.has(Plant::NothingIsBarred) || is_old || is_late;
+            let is_empty = self.has(Plant::NothingIsBarred) || is_old || is_late || is_early;
             return is_empty.then(|| self.empty_list(n)).flatten();
         }
         if let Some((n, true)) = keys::parse_generation(key)
             && seen.role == Role::Collects
-            && self.has(Plant::SweptIsThere)
+            && (self.has(Plant::SweptIsThere) || self.has(Plant::StaleHintsCount))
             && !seen.memories.lock().has_published
         {
             // It may have been made before.
@@ -306,7 +383,8 @@ impl Planted {
         {
             return self.list_as_set(&seen.memory, n);
         }
-        let is_open = seen.role == Role::Collects && self.has(Plant::OpenIsCondemned) && seen.memory.head(key).is_err();
+        let has_ended = self.has(Plant::OpenIsCondemned) || self.has(Plant::UnknownIsCondemned);
+        let is_open = seen.role == Role::Collects && has_ended && seen.memory.head(key).is_err();
         (is_open && keys::parse_snap(key).is_some()).then(|| self.memory.get(key).ok()).flatten()
     }
 
@@ -322,6 +400,26 @@ impl Planted {
         // It may have been made before.
         let _ = self.twin.publish_generation(n, &list);
         self.memory.get(&keys::generation(n)).ok()
+    }
+
+    /// A list that does not condemn these.
+    fn list_without(&self, memory: &Memory, n: u32, is: impl Fn(&PackId) -> bool) -> Option<Bytes> {
+        let key = keys::generation(n);
+        self.memory.overwrite(&key, memory.get(&key).ok()?).ok()?;
+        let mut list = self.twin.generation(n).ok()?;
+        list.condemned.retain(|pack| !is(pack));
+        self.memory.delete(&key).ok()?;
+        self.twin.publish_generation(n, &list).ok()?;
+        self.memory.get(&key).ok()
+    }
+
+    /// What a session believes to have stored is stored, before it commits or ends.
+    fn store_pending(&self, id: &SessionId, memory: &Memory) {
+        let mut pending = self.pending.lock();
+        for (_, key, body) in pending.extract_if(.., |(of, ..)| of == id) {
+            let stored = memory.create(&key, body);
+            debug_assert!(stored.is_ok());
+        }
     }
 
     /// A delete set that has all of its list.
@@ -344,6 +442,24 @@ impl Planted {
         };
         memories.marks = is_root;
         memories.listed = prefix.to_owned();
+        let is_pack = prefix.starts_with(keys::PACKS) || prefix.starts_with(keys::META);
+        let are_there = match seen.role {
+            Role::Writes => self.has(Plant::UnlistedIsThere),
+            Role::Collects => self.has(Plant::StaleHintsCount) && !memories.has_published,
+            Role::Forgets | Role::Reads | Role::Checks | Role::Rotates | Role::Heals => false,
+        };
+        if is_pack && are_there {
+            let packs = self.packs.lock();
+            let gone = packs.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+            let there: HashSet<Key> = found.iter().map(|object| object.key.clone()).collect();
+            found.extend(gone.filter(|(key, _)| !there.contains(*key)).map(|(_, listed)| listed.clone()));
+            found.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        // A copy has a segment, or is found by its own index.
+        let finds = is_pack || prefix.starts_with(keys::IDX);
+        if finds && matches!(seen.role, Role::Reads | Role::Checks) && self.has(Plant::MovedIsLost) {
+            found.retain(|object| memories.began.is_none_or(|began| object.modified <= began));
+        }
         match seen.role {
             Role::Writes => {
                 if prefix == keys::GEN && !memories.has_seen && self.has(Plant::ListsBeforeOpen) {
@@ -369,9 +485,31 @@ impl Planted {
                 if prefix == keys::SESS && is_first && self.has(Plant::SessionsBeforeForgets) {
                     found.clone_from(&memories.sessions);
                 }
+                if prefix.starts_with(keys::CHECKED) && self.has(Plant::DamageIsUnknown) {
+                    found.clear();
+                }
+                if prefix == keys::GEN {
+                    memories.earlier = sessions(&seen.memory);
+                }
+                if self.has(Plant::UnknownIsCondemned) && is_first {
+                    match prefix {
+                        keys::SESS => found.clone_from(&memories.earlier),
+                        _ => {
+                            let known = &memories.earlier;
+                            self.have_ended(&seen.memory, found, |id| {
+                                !known.iter().any(|o| keys::parse_session(&o.key).is_some_and(|(of, _)| of == *id))
+                            });
+                        }
+                    }
+                }
                 self.collects(&seen.memory, prefix, is_root, found);
             }
-            Role::Forgets => {}
+            Role::Checks => {
+                if prefix.starts_with(keys::FORGET) && prefix != keys::FORGET && self.has(Plant::ForgottenIsDamage) {
+                    found.clear();
+                }
+            }
+            Role::Forgets | Role::Rotates | Role::Heals => {}
         }
     }
 
@@ -383,6 +521,11 @@ impl Planted {
         };
         if prefix == keys::SESS && is_root && without_parents {
             found.clear();
+        }
+        if prefix == keys::SESS && is_root {
+            // To a mark it is all one whether it does not see such a session, or sees one without a parent: its packs stay (G6).
+            let leaning = self.leaning.lock();
+            found.retain(|object| keys::parse_session(&object.key).is_none_or(|(id, _)| !leaning.contains(&id)));
         }
         if prefix == keys::SESS && self.has(Plant::ReadersAreNoRoots) {
             let readers = self.readers.lock();
@@ -403,7 +546,7 @@ impl Planted {
                 found.retain(|object| object.modified <= published.max(opened));
             }
             if published.is_none() && self.has(Plant::OpenIsCondemned) {
-                self.all_have_ended(memory, found);
+                self.have_ended(memory, found, |_| true);
             }
         }
     }
@@ -418,9 +561,9 @@ impl Planted {
         found.extend(more);
     }
 
-    /// Open sessions look as if they had a Fence.
-    fn all_have_ended(&self, memory: &Memory, found: &mut Vec<Listed>) {
-        for (id, volume) in self.writers.lock().iter() {
+    /// These open sessions look as if they had a Fence.
+    fn have_ended(&self, memory: &Memory, found: &mut Vec<Listed>, is: impl Fn(&SessionId) -> bool) {
+        for (id, volume) in self.writers.lock().iter().filter(|(id, _)| is(id)) {
             let key = keys::snap(volume, id);
             if memory.head(&key).is_ok() || self.twin.end_session(*volume, *id, "planted").is_err() {
                 continue;

@@ -4,6 +4,7 @@
 //! Each begins with its plant's name. What the code does with all steps in place is played too: then nothing is lost.
 
 mod parents;
+mod writers;
 
 use super::actors::{Play, Process, disk, restore};
 use super::planted::Plant;
@@ -11,19 +12,21 @@ use super::schedule::Gate;
 use super::storage::Role;
 use super::{Ledger, Sim};
 use crate::small::{UNIT, index, options};
-use parents::{first, order, parent, second};
+use parents::{adopted, exchanged, first, order, parent, second};
 use std::sync::Arc;
 use std::time::Duration;
 use wherry_repo::index::ChunkIndex;
 use wherry_repo::{
     CollectOptions, CommitInfo, ErrorKind, ParentChoice, ReadSession, Result, Snapshot, SnapshotId, SnapshotWriter,
 };
+use writers::{raise, rows, unknown};
 
 /// Longer than any scene.
 const LONG: Duration = Duration::from_secs(10_000 * 3600);
 
-/// How long a collector of a scene waits for sessions, a look a second: where a scene goes wrong it ends, and says so.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long a collector of a scene waits for sessions: where a scene goes wrong it ends, and says so. Longer than the seed makes
+/// anybody silent.
+const PATIENCE: Duration = Duration::from_secs(100 * 3600);
 
 /// Who plays the scene of a step.
 pub(super) fn cast(of: Plant) -> Option<Vec<Play>> {
@@ -44,6 +47,14 @@ pub(super) fn cast(of: Plant) -> Option<Vec<Play>> {
         }
         Plant::ReturnedUnchecked => vec![stalled::writer, stalled::reader, stalled::forgetter, stalled::collector],
         Plant::ReaderUnchecked => vec![reader::writer, reader::reader, reader::forgetter, reader::collector],
+        Plant::StaleHintsCount => vec![swept::writer, swept::forgetter, swept::alone],
+        Plant::NodesOfStrangers => vec![first::writer, first::forgetter, first::collector],
+        Plant::SlotsAreAdopted => vec![adopted::writer, first::forgetter, first::collector],
+        Plant::ParentIsExchanged => vec![exchanged::writer, exchanged::forgetter, first::collector],
+        Plant::BarsAfterSeen => vec![raise::writer, raise::pulse, raise::forgetter, raise::collector],
+        Plant::RowsBeforePacks => vec![rows::writer],
+        Plant::ForgottenIsDamage => vec![checked::writer, checked::check, checked::forgetter, checked::collector],
+        Plant::UnknownIsCondemned => vec![unknown::writer, unknown::collector],
         _ => return None,
     })
 }
@@ -93,19 +104,30 @@ impl<'a> Actor<'a> {
 
     /// Begins a backup and puts all of a disk.
     fn begin(&mut self, known: &Arc<ChunkIndex>, parent: ParentChoice, chunks: &[u64]) -> Option<SnapshotWriter> {
-        let begun = (|| {
-            let options = options(self.0.volume.as_deref().unwrap_or_default());
-            let pack_size = if chunks.len() > A.len() { WIDE } else { options.pack_size };
-            let options = wherry_repo::WriterOptions { parent, pack_size, ..options };
-            let writer = SnapshotWriter::start(&self.0.open()?, known.clone(), &options)?;
+        let writer = self.start(known, parent, chunks)?;
+        self.put(&writer, chunks)?;
+        Some(writer)
+    }
+
+    /// Begins a backup of a disk.
+    fn start(&mut self, known: &Arc<ChunkIndex>, parent: ParentChoice, chunks: &[u64]) -> Option<SnapshotWriter> {
+        let options = options(self.0.volume.as_deref().unwrap_or_default());
+        let pack_size = if chunks.len() > A.len() { WIDE } else { options.pack_size };
+        let options = wherry_repo::WriterOptions { parent, pack_size, ..options };
+        let started = self.0.open().and_then(|repository| SnapshotWriter::start(&repository, known.clone(), &options));
+        self.done("backup", started)
+    }
+
+    /// Puts all of a disk.
+    fn put(&self, writer: &SnapshotWriter, chunks: &[u64]) -> Option<()> {
+        let put = (|| {
             let mut scratch = writer.scratch()?;
             for (n, chunk) in disk(chunks).chunks(writer.chunk_size()).enumerate() {
                 writer.put(&mut scratch, n as u64, chunk)?;
             }
-            writer.advance(chunks.len() as u64)?;
-            Ok(writer)
+            writer.advance(chunks.len() as u64)
         })();
-        self.done("backup", begun)
+        self.done("backup", put)
     }
 
     fn commit(&self, writer: Option<SnapshotWriter>, chunks: &[u64]) {
@@ -226,6 +248,39 @@ mod stalled {
         let mut actor = Actor::new(sim, number, seed, Role::Collects);
         actor.until("forgotten");
         sim.schedule.pass(Duration::from_secs(8 * 86_400));
+        actor.collect(PATIENCE);
+        actor.tell("swept");
+    }
+}
+
+/// `ForgottenIsDamage` (V6): all of a snapshot is swept while a check looks at it.
+mod checked {
+    use super::*;
+    use wherry_repo::CheckOptions;
+
+    pub(super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        store(sim, number, seed);
+    }
+
+    pub(super) fn check(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Checks);
+        actor.until("stored");
+        actor.hold("tail packs/", "", "chosen", "swept");
+        let options = CheckOptions { threads: 1, ..CheckOptions::default() };
+        let checked = actor.0.open().and_then(|repository| repository.check(&options, &|_, _, _| Ok(())));
+        match actor.done("check", checked) {
+            Some(report) if !report.is_clean() => sim.wrong(format!("a check finds damage: {:?}", report.damages)),
+            _ => {}
+        }
+    }
+
+    pub(super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        forget_when(sim, number, seed, "chosen");
+    }
+
+    pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
         actor.collect(PATIENCE);
         actor.tell("swept");
     }
@@ -479,5 +534,13 @@ mod swept {
         // Nothing is moved once more.
         actor.collect_with(CollectOptions { copy_most: 0, ..scenic() });
         actor.tell("swept");
+    }
+
+    /// `StaleHintsCount` (G5): the pack is gone when the next mark comes.
+    pub(super) fn alone(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Collects);
+        actor.until("forgotten");
+        actor.collect(PATIENCE);
+        actor.collect_with(CollectOptions { copy_most: 0, ..scenic() });
     }
 }

@@ -254,6 +254,11 @@ impl Schedule {
         }
     }
 
+    /// Whose turn it is, and so who calls: a process may have several threads, of which each is an actor, or works for one.
+    pub(super) fn turn(&self) -> usize {
+        self.state.lock().turn
+    }
+
     pub(super) fn time(&self) -> Duration {
         self.state.lock().time
     }

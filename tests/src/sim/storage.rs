@@ -23,6 +23,9 @@ pub(super) enum Role {
     Collects,
     Forgets,
     Reads,
+    Checks,
+    Rotates,
+    Heals,
 }
 
 /// Sessions that were adopted, and what must not be of them.
@@ -86,7 +89,7 @@ impl Readers {
 /// Of one actor, for one life of its process.
 pub(super) struct Seen {
     pub(super) memory: Arc<Memory>,
-    schedule: Arc<Schedule>,
+    pub(super) schedule: Arc<Schedule>,
     actor: usize,
     pub(super) role: Role,
     /// Of a writer, what it backs up.
@@ -123,7 +126,7 @@ impl Seen {
             role: process.role,
             volume: process.volume.clone(),
             planted: sim.planted.clone(),
-            memories: Mutex::new(Memories::new(&sim.memory)),
+            memories: Mutex::new(Memories::new(&sim.memory, wall(sim.schedule.time()))),
             adopted: sim.adopted.clone(),
             readers: sim.readers.clone(),
             silent_for: process.silent_for,
@@ -146,7 +149,7 @@ impl Seen {
             }
         }
         let tidies = matches!(self.role, Role::Collects | Role::Forgets);
-        Ok(self.schedule.call(self.actor, tidies, &self.memory, &format!("{what} {key}"), is_write))
+        Ok(self.schedule.call(self.schedule.turn(), tidies, &self.memory, &format!("{what} {key}"), is_write))
     }
 
     fn read<T>(&self, what: &str, key: &str, read: impl FnOnce(&Memory) -> Result<T>) -> Result<T> {
@@ -254,6 +257,9 @@ impl Storage for Seen {
                 done => done,
             },
         });
+        if done.is_ok() && key.as_str().starts_with(keys::META) {
+            self.schedule.count("a node was stored", 1);
+        }
         self.raced(key, &done);
         if let (Role::Reads, true, Some((id, "open"))) = (self.role, done.is_ok(), keys::parse_session(key)) {
             self.readers.lock().enter(id, self.actor);

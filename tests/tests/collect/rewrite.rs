@@ -3,7 +3,7 @@
 use super::*;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use wherry_repo::{ErrorKind, ReadSession, SnapshotReader, SnapshotWriter};
+use wherry_repo::{CheckOptions, CheckStep, ErrorKind, ReadSession, SnapshotReader, SnapshotWriter};
 use wherry_tests::meddling::{Fate, Meddling};
 use wherry_tests::recording::{CUTS, Cut, Cutting};
 
@@ -205,4 +205,30 @@ fn what_could_not_be_looked_for_is_not_moved() {
     let error = gc(&world.repository(), &CollectOptions { memory: 2 << 10, dry_run: true, ..anew() }).unwrap_err();
     assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("MiB of memory"), "{error}");
     assert_eq!(keys_of(&*world.storage), there);
+}
+
+/// Packs of nodes that a collector seals anew and sweeps right before a check reads them, in maps, or where it looks what damage hits
+/// (what was moved before makes it look).
+#[test]
+fn a_check_that_meets_nodes_on_the_move_finds_no_damage() {
+    for at in [CheckStep::Maps, CheckStep::Hits] {
+        let (mut world, _, _) = world(140);
+        gc(&world.repository(), &anew()).unwrap();
+        world.backup("moved meanwhile", &disk(&(500..640).collect::<Vec<_>>()));
+        let (repository, other) = (world.repository(), world.repository());
+        other.rotate(&[]).unwrap();
+        let swept = Mutex::new(0);
+        let watch = |step, _, _| {
+            let mut swept = swept.lock();
+            if step == at && *swept == 0 {
+                *swept = gc(&other, &anew())?.swept.packs;
+            }
+            Ok(())
+        };
+        let options = CheckOptions { threads: 1, ..CheckOptions::default() };
+        let report = repository.check(&options, &watch).unwrap();
+        assert!(*swept.lock() > 0, "{at:?}: nothing moved");
+        assert!(report.is_clean(), "{at:?}: {:?}", report.damages);
+        world.verify("moved while it was checked");
+    }
 }

@@ -5,7 +5,12 @@ use super::*;
 /// A session that leans on the first snapshot, hears of both lists, and commits when all is swept.
 fn lean(actor: &mut Actor<'_>) {
     let Some((_, parent)) = actor.made(0) else { return };
-    let writer = actor.begin(&index(), ParentChoice::Snapshot(parent), &A);
+    lean_on(actor, ParentChoice::Snapshot(parent));
+}
+
+/// Likewise, on another one.
+fn lean_on(actor: &mut Actor<'_>, parent: ParentChoice) {
+    let writer = actor.begin(&index(), parent, &A);
     actor.tell("leaning");
     for (published, swept) in [("published 1", "swept 1"), ("published 2", "swept 2")] {
         actor.until(published);
@@ -163,5 +168,44 @@ pub(super) mod order {
         actor.until("stored");
         actor.hold("list meta/", "", "listed", "final");
         collect_twice(&mut actor);
+    }
+}
+
+/// `SlotsAreAdopted` (A4): a session that leans on the first snapshot dies, and another one takes over what it had. As the `open` of that
+/// one does not say so, nobody keeps it.
+pub(super) mod adopted {
+    use super::*;
+
+    pub(in super::super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        actor.backup(&index(), ParentChoice::None, &A);
+        // The newest record of a volume stays.
+        actor.backup(&index(), ParentChoice::None, &B);
+        let Some((_, parent)) = actor.made(0) else { return };
+        drop(actor.begin(&index(), ParentChoice::Snapshot(parent), &A));
+        sim.schedule.pass(Duration::from_secs(3 * 3600));
+        lean(&mut actor);
+    }
+}
+
+/// `ParentIsExchanged` (W7): the parent of a session is refused, and it goes on with another one, which its `open` does not name.
+pub(super) mod exchanged {
+    use super::*;
+
+    pub(in super::super) fn writer(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Writes);
+        actor.backup(&index(), ParentChoice::None, &A);
+        // It shares nothing with the other one: that it is a root keeps none of that.
+        actor.backup(&index(), ParentChoice::None, &B);
+        actor.hold("create sess/", "/open", "chosen", "refused");
+        lean_on(&mut actor, ParentChoice::Auto);
+    }
+
+    pub(in super::super) fn forgetter(sim: &Sim, number: usize, seed: u64) {
+        let mut actor = Actor::new(sim, number, seed, Role::Forgets);
+        actor.until("chosen");
+        actor.forget(1);
+        actor.tell("refused");
+        forget_when(sim, number, seed, "leaning");
     }
 }
