@@ -14,8 +14,9 @@ backup_says() {
   shift 2
   [ $# = 0 ] || fault set "$@"
   backup "$name" app
-  fault clear --all
+  # It holds for the deletion of the snapshot, too, which comes after the backup has ended.
   until_true 120 "nothing is left of backup $name" nothing_is_left 2
+  fault clear --all
   printf '   %s\n' "$(said "$name")"
   grep -qF "$words" <<<"$(said "$name")" || die "it does not say: $words"
 }
