@@ -77,19 +77,22 @@ impl Backup<'_> {
     pub fn run(self, info: CommitInfo) -> Result<(Snapshot, EngineInfo)> {
         // Until the end: a commit waits for uploads, and a run that is silent for long is taken for dead.
         let _beating = Beating::start(self.writer.pulse(), self.beat)?;
-        self.cancel.reads(true);
         let done = self.read();
         let engine = self.source.engine();
         let Self { source, writer, progress, cancel, .. } = self;
         drop(progress);
         // What follows may take long, and whoever wants to unmount or detach the source waits for this.
         drop(source);
-        cancel.reads(false);
+        cancel.drains(true);
         match done {
             Ok(Done { size, hole }) => {
                 tracing::debug!(size, "all is read");
                 let info = CommitInfo { size, hole, engine: engine.name.to_owned(), ..info };
-                Ok((writer.commit_unless(info, || cancel.check())?, engine))
+                let snapshot = writer.commit_unless(info, || {
+                    cancel.drains(false);
+                    cancel.check()
+                })?;
+                Ok((snapshot, engine))
             }
             Err(error) => {
                 if let Err(e) = writer.abandon() {

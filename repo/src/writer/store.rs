@@ -292,13 +292,13 @@ impl Store {
         refused: impl FnOnce() -> Result<()>,
     ) -> Result<Snapshot> {
         if self.data.pool.is_closed() {
-            return Err(Error::internal("a run that takes no more is committed"));
+            return Err(self.given_up(Error::internal("a run that takes no more is committed")));
         }
         let stored = self.close(&self.data).and_then(|()| self.close(&self.meta)).and_then(|()| self.uploads.finish());
         if let Err(e) = stored.and_then(|()| refused()) {
             return Err(self.given_up(e));
         }
-        self.pulse.beat()?;
+        self.pulse.beat().map_err(|e| self.given_up(e))?;
         if let Some(copied) = info.copied.as_ref().filter(|copied| copied.chunks != content.chunks) {
             let (have, all) = (content.chunks, copied.chunks);
             let text = format!("a copy has {have} of {all} chunks; nothing is committed, please report it");
@@ -335,7 +335,7 @@ impl Store {
                 metadata: self.session.written(),
             },
             version: env!("CARGO_PKG_VERSION").into(),
-            nonce: self.repository.nonce()?,
+            nonce: self.repository.nonce().map_err(|e| self.given_up(e))?,
             tree: content.tree,
         };
         self.session.commit(record)

@@ -165,8 +165,8 @@ fn who_gives_up_leaves_a_fence() {
 #[test]
 fn a_commit_that_cannot_store_all_leaves_a_fence() {
     let (storage, _, repository) = world();
-    for (error, fenced) in [(ErrorKind::Full, 1), (ErrorKind::Unavailable, 1)] {
-        let (writer, disk) = (start(&repository, "vm").unwrap(), disk(4, 6));
+    for (error, fenced, name) in [(ErrorKind::Full, 1, "full"), (ErrorKind::Unavailable, 0, "away")] {
+        let (writer, disk) = (start(&repository, name).unwrap(), disk(4, 6));
         put_all(&writer, &disk).unwrap();
         storage.meddle(move |call, name| match call == Call::Write && name.starts_with(keys::PACKS) {
             true => Fate::Fails(Error::new(error, "no room")),
@@ -174,7 +174,8 @@ fn a_commit_that_cannot_store_all_leaves_a_fence() {
         });
         assert_eq!(commit(writer, &disk).unwrap_err().kind(), error);
         storage.leave_alone();
-        assert_eq!(repository.snapshots(None).unwrap().fenced.len(), fenced, "{error:?}");
+        let of_volume = repository.snapshots(Some(repository.volume_id(name))).unwrap();
+        assert_eq!(of_volume.fenced.len(), fenced, "{error:?}");
     }
 }
 

@@ -140,17 +140,21 @@ impl TreeBackup<'_> {
         let _beating = Beating::start(self.writer.pulse(), self.beat)?;
         // After the session began: a page that is written through a mapping sets the ctime only once until it reaches the disk.
         self.root.sync();
-        self.cancel.reads(true);
-        let built = self.build();
+        // Asked to end at the very end, it takes no more, and is not to be committed.
+        let built = self.build().and_then(|built| self.cancel.check().map(|()| built).map_err(Into::into));
         let filesystem = self.root.filesystem().name();
         let Self { root, writer, progress, cancel, .. } = self;
         drop((progress, root));
-        cancel.reads(false);
+        cancel.drains(true);
         match built {
             Ok((top, counts, engine)) => {
                 let info = CommitInfo { hole: counts.hole, engine: engine.to_owned(), ..info };
                 let tree = counts.fill(TreeInfo { filesystem, ..tree });
-                Ok((writer.commit_unless(top, info, tree, || cancel.check())?, counts))
+                let snapshot = writer.commit_unless(top, info, tree, || {
+                    cancel.drains(false);
+                    cancel.check()
+                })?;
+                Ok((snapshot, counts))
             }
             Err(error) => {
                 if let Err(e) = writer.abandon() {
@@ -196,8 +200,8 @@ impl TreeBackup<'_> {
             scope.spawn(|| {
                 let end = end;
                 while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                    // Whoever waits for a slow storage has the source open. The line may be the one that waits.
                     if self.cancel.is_cancelled() || stop.load(Ordering::Relaxed) {
-                        // Whoever waits for a slow storage has the source open.
                         return self.writer.take_no_more();
                     }
                 }
@@ -218,15 +222,17 @@ impl TreeBackup<'_> {
             let built = build();
             if built.is_err() {
                 stop.store(true, Ordering::Relaxed);
+                self.writer.take_no_more();
             }
             drop(ended);
             built
         });
         let engine = if shared.rings.load(Ordering::Relaxed) > 0 { "ring" } else { "threads" };
         match failed.into_inner() {
-            // A worker that found no room any more knows less of why.
+            // A worker that only ended with the others knows less of why.
             Some(error) if kind(&error) == Some(ErrorKind::Cancelled) => {
-                Err(self.cancel.check().err().map_or(error, Into::into))
+                self.cancel.check()?;
+                Err(built.err().unwrap_or(error))
             }
             Some(error) => Err(error),
             None => built.map(|(root, counts)| (root, counts, engine)),
@@ -282,7 +288,7 @@ impl Shared<'_> {
     fn go_on(&self) -> Result<()> {
         self.cancel.check()?;
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::internal("another thread has failed").into());
+            return Err(Error::new(ErrorKind::Cancelled, "another thread has failed").into());
         }
         Ok(())
     }

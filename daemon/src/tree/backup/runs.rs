@@ -46,6 +46,7 @@ impl TreeRuns<'_> {
         let engine = wherry_block::file_engine(context.settings.engine.into(), BATCH)?;
         let options = order.options(budget.pack_size, budget.packs, budget.uploads);
         for attempt in 1.. {
+            context.cancel.drains(false);
             let root = open()?;
             let writer = TreeWriter::start(repository, (*index).clone(), &options)?;
             let progress = context.progress("backup", None);
