@@ -3,9 +3,13 @@
 # forget_soon: both Jobs as often as they may be, without delays.
 forget_soon() { settings forgetInterval=1m gcInterval=1m forgetDelay=0s gcGrace=0s missingFor=0s; }
 # end_what_is_open: agents that other scenes have killed, or whose storage they took away, may have left a backup open in the repository,
-# for which gc waits two hours, five minutes in each Job. Nothing may be uploaded meanwhile.
+# for which gc waits two hours, five minutes in each Job. Nothing may be uploaded meanwhile. A gc ends what it waits for, so there has to be
+# something to delete: the first one condemns it at the latest.
 end_what_is_open() {
-  kubectl --namespace velero exec ds/wherry-agent --container agent -- wherry --memory 256M gc --fence-after 0s >/dev/null || die "wherry gc"
+  local run
+  for run in 1 2; do
+    kubectl --namespace velero exec ds/wherry-agent --container agent -- wherry --memory 256M gc --grace 0s --fence-after 0s >/dev/null || die "wherry gc"
+  done
 }
 # result KIND: of the newest Job. looked KIND STATE SINCE: the newest one ended so, and was made after that (seconds).
 result() { field configmap/wherry-jobs "{.data.$1\.default}"; }

@@ -124,3 +124,5 @@ for name in "$moving" "$taken"; do there_is_no "backup/$name" || die "backup $na
 headline "the backup from before, which Velero has found in the bucket, restores, and another one is made"
 restore "$(fresh found)" found
 backup "$(fresh after)" app
+# What was under way is open in the repository, and nobody goes on with it.
+end_what_is_open
