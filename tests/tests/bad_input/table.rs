@@ -62,6 +62,10 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "latest beside a damaged record",
+        &["bad_input/damage.rs::latest_beside_a_record_that_cannot_be_read_is_13_wherever_it_is_said"],
+    ),
+    (
         "missing pack",
         &[
             "bad_input/damage.rs::a_missing_pack_is_13_for_check_which_names_what_is_hit_and_for_restore",
