@@ -178,7 +178,8 @@ fn ways_in_come_and_go() {
     let (own, _) = before.iter().find(current).unwrap();
     for n in 1..4 {
         let line = home.run(&["key", "remove", &own[..n]]).fails(2);
-        assert!(line.contains("4 digits"), "{line}");
+        // Two slots may begin alike.
+        assert!(line.contains("4 digits") || line.contains("write more digits"), "{line}");
     }
     assert_eq!(slots(&home, true), before);
 

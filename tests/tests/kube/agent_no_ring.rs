@@ -2,7 +2,7 @@
 //! deployed asks for no engine, so it finds the one that is left, says so everywhere, and moves the same bytes.
 
 use crate::agent::{MIB, disk, fill, noise, snapshot_of, tree, uploaded};
-use crate::metrics::{ask, events, samples, until_ok};
+use crate::metrics::{ask, event, samples, until_ok};
 use crate::stand;
 use std::fs;
 use wherry_api::names;
@@ -54,8 +54,8 @@ fn without_io_uring_the_agent_moves_volumes_by_threads_and_says_why() {
     for (name, cr) in [("disk", &of_disk), ("files", &of_files)] {
         let message = cr["status"]["message"].as_str().unwrap();
         assert!(message.contains(&format!("threads engine ({denied}")), "{message}");
-        assert_eq!(events(&stand.kube, &stand.namespace, name)["Completed"], message);
-        assert!(agent.log().contains(message), "{message:?} is not in its log:\n{}", agent.log());
+        assert_eq!(event(&stand, &agent, name, "Completed"), message);
+        agent.says(message);
     }
 
     // By whoever has io_uring what it stored is read as any other.
@@ -76,7 +76,7 @@ fn without_io_uring_the_agent_moves_volumes_by_threads_and_says_why() {
     drop(device);
     assert!(fs::read(&target).unwrap() == fs::read(&file).unwrap(), "it is another disk");
     assert_eq!(tree(&to), tree(&from));
-    let done = events(&stand.kube, &stand.namespace, "disk-back")["DataDone"].clone();
+    let done = event(&stand, &agent, "disk-back", "DataDone");
     assert!(done.contains(&format!("threads engine ({denied}")), "{done}");
 
     let moved = metrics();

@@ -2,6 +2,7 @@
 //! API server and with what was really done. And their Events.
 
 use crate::agent::{MIB, disk, noise, snapshot_of, uploaded};
+use crate::agent_nodes::until;
 use crate::replicas::Replica;
 use crate::{real, stand};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use wherry_api::api::{Api, Key, Kind};
 use wherry_api::kube_api::path;
 use wherry_api::metrics::{By, Type, of};
 use wherry_tests::cluster::real::deployed;
-use wherry_tests::hosted::PATIENCE;
+use wherry_tests::hosted::{Agent, PATIENCE, Stand};
 use wherry_tests::kube::Kube;
 use wherry_tests::server::free_ports;
 
@@ -122,6 +123,13 @@ pub fn events(kube: &Kube, namespace: &str, name: &str) -> BTreeMap<String, Stri
         .collect()
 }
 
+/// The message of the Event of a CR with that reason: it comes after the status, so it is waited for.
+pub fn event(stand: &Stand, agent: &Agent, name: &str, reason: &str) -> String {
+    let found = || events(&stand.kube, &stand.namespace, name).remove(reason);
+    until(agent, &format!("Event {reason} of {name}"), || found().is_some());
+    found().unwrap()
+}
+
 #[test]
 fn the_agent_counts_what_it_did() {
     let stand = stand("agent-metrics");
@@ -162,7 +170,7 @@ fn the_agent_counts_what_it_did() {
     assert_eq!(chosen(&at_start), [wanted.as_str()]);
     assert_eq!(chosen(&after_first), [wanted.as_str()], "{message}");
     assert_eq!(number("wherry_data_seconds_count{kind=\"upload\"}"), 1.0);
-    assert_eq!(events(&stand.kube, &stand.namespace, "first")["Completed"], message);
+    assert_eq!(event(&stand, &agent, "first", "Completed"), message);
 
     // The second one has nothing new, and the restore writes all.
     let second = uploaded(&stand, &agent, "second", &file);
