@@ -34,7 +34,7 @@ struct State {
     /// What the work has read may be sent until then although it was asked to end, as [`now`] has it.
     sends_until: AtomicU64,
     /// The work has its source closed, and sends what it has read.
-    drains: AtomicBool,
+    only_sends: AtomicBool,
 }
 
 impl Default for Cancel {
@@ -47,7 +47,7 @@ impl Default for Cancel {
             why: Mutex::default(),
             until: AtomicU64::new(u64::MAX),
             sends_until: AtomicU64::new(0),
-            drains: AtomicBool::default(),
+            only_sends: AtomicBool::default(),
         };
         Self { state: Arc::new(state) }
     }
@@ -124,7 +124,7 @@ impl Cancel {
         until != u64::MAX && now() > until
     }
 
-    /// What the work has read may be sent for so long from now, whoever asks it to end, while it [drains](Self::drains).
+    /// What the work has read may be sent for so long from now, whoever asks it to end, while it [only sends](Self::only_sends).
     pub fn sends_for(&self, time: Duration) {
         let until = now().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         self.state.sends_until.store(until, Ordering::SeqCst);
@@ -132,13 +132,20 @@ impl Cancel {
 
     /// The work has closed its source and sends what it has read of it, or (`false`) it opens one, or commits: no request may hold up
     /// whoever waits for a source, nor may a commit come long after others were told that there is none.
-    pub fn drains(&self, drains: bool) {
-        self.state.drains.store(drains, Ordering::SeqCst);
+    pub fn only_sends(&self, only: bool) {
+        self.state.only_sends.store(only, Ordering::SeqCst);
+    }
+
+    /// As [`Self::check`], of work that has sent all and commits next.
+    pub fn may_commit(&self) -> Result<()> {
+        self.only_sends(false);
+        self.check()
     }
 
     /// Whether the requests of work that sends what it reads are to end, too.
     pub fn sends_no_more(&self) -> bool {
-        let may = || self.state.drains.load(Ordering::SeqCst) && now() < self.state.sends_until.load(Ordering::SeqCst);
+        let may =
+            || self.state.only_sends.load(Ordering::SeqCst) && now() < self.state.sends_until.load(Ordering::SeqCst);
         self.is_over() || (self.is_cancelled() && !may())
     }
 
@@ -235,7 +242,7 @@ mod tests {
             if let Some(time) = sends {
                 cancel.sends_for(time);
             }
-            cancel.drains(closed);
+            cancel.only_sends(closed);
             assert!(!cancel.sends_no_more(), "it was not asked to end");
             cancel.ask("rollout");
             cancel

@@ -47,7 +47,7 @@ pub(crate) struct Saved {
 /// What kept the snapshot of this CR, if that was made before; else makes it.
 pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
     let Job { agent, task, cancel, report, .. } = job;
-    cancel.drains(false);
+    cancel.only_sends(false);
     let cr: DataUpload = decode(Kind::DataUpload.word(), &report.cr())?;
     let plan = UploadPlan::parse(cr.metadata.annotation(names::PLAN), &task.uid)?;
     let claim = claim(agent, task)?;

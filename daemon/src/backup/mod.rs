@@ -83,16 +83,12 @@ impl Backup<'_> {
         drop(progress);
         // What follows may take long, and whoever wants to unmount or detach the source waits for this.
         drop(source);
-        cancel.drains(true);
+        cancel.only_sends(true);
         match done {
             Ok(Done { size, hole }) => {
                 tracing::debug!(size, "all is read");
                 let info = CommitInfo { size, hole, engine: engine.name.to_owned(), ..info };
-                let snapshot = writer.commit_unless(info, || {
-                    cancel.drains(false);
-                    cancel.check()
-                })?;
-                Ok((snapshot, engine))
+                Ok((writer.commit_unless(info, || cancel.may_commit())?, engine))
             }
             Err(error) => {
                 if let Err(e) = writer.abandon() {

@@ -133,7 +133,7 @@ impl DiskRuns<'_> {
         let budget = context.budget;
         let options = order.options(budget.pack_size, budget.packs, budget.uploads);
         for attempt in 1.. {
-            context.cancel.drains(false);
+            context.cancel.only_sends(false);
             let writer = SnapshotWriter::start(repository, index.clone(), &options)?;
             let unit = writer.chunk_size();
             let mut opened = || Ok((BufferPool::new(READ.max(unit), budget.depth(READ.max(unit) as u64))?, open()?));

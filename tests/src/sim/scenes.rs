@@ -220,10 +220,7 @@ mod reader {
     }
 
     pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Collects);
-        actor.until("forgotten");
-        actor.collect(PATIENCE);
-        actor.tell("swept");
+        sweep_forgotten(sim, number, seed);
     }
 }
 
@@ -279,11 +276,16 @@ mod checked {
     }
 
     pub(super) fn collector(sim: &Sim, number: usize, seed: u64) {
-        let mut actor = Actor::new(sim, number, seed, Role::Collects);
-        actor.until("forgotten");
-        actor.collect(PATIENCE);
-        actor.tell("swept");
+        sweep_forgotten(sim, number, seed);
     }
+}
+
+/// Sweeps what was forgotten.
+fn sweep_forgotten(sim: &Sim, number: usize, seed: u64) {
+    let mut actor = Actor::new(sim, number, seed, Role::Collects);
+    actor.until("forgotten");
+    actor.collect(PATIENCE);
+    actor.tell("swept");
 }
 
 /// There is something to be read.

@@ -145,16 +145,12 @@ impl TreeBackup<'_> {
         let filesystem = self.root.filesystem().name();
         let Self { root, writer, progress, cancel, .. } = self;
         drop((progress, root));
-        cancel.drains(true);
+        cancel.only_sends(true);
         match built {
             Ok((top, counts, engine)) => {
                 let info = CommitInfo { hole: counts.hole, engine: engine.to_owned(), ..info };
                 let tree = counts.fill(TreeInfo { filesystem, ..tree });
-                let snapshot = writer.commit_unless(top, info, tree, || {
-                    cancel.drains(false);
-                    cancel.check()
-                })?;
-                Ok((snapshot, counts))
+                Ok((writer.commit_unless(top, info, tree, || cancel.may_commit())?, counts))
             }
             Err(error) => {
                 if let Err(e) = writer.abandon() {

@@ -46,7 +46,7 @@ impl TreeRuns<'_> {
         let engine = wherry_block::file_engine(context.settings.engine.into(), BATCH)?;
         let options = order.options(budget.pack_size, budget.packs, budget.uploads);
         for attempt in 1.. {
-            context.cancel.drains(false);
+            context.cancel.only_sends(false);
             let root = open()?;
             let writer = TreeWriter::start(repository, (*index).clone(), &options)?;
             let progress = context.progress("backup", None);
