@@ -6,8 +6,8 @@ use crate::format::{Fields, records};
 use crate::id::{PackId, RepositoryId, hex, unhex};
 use crate::storage::{Key, Storage, keys};
 use crate::{Error, ErrorKind, Result, Rng};
-use parking_lot::RwLock;
-use std::collections::BTreeMap;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -127,6 +127,8 @@ pub(crate) struct Keys {
     kek: Option<Secret>,
     /// Where newer epochs are looked for.
     storage: Option<Arc<dyn Storage>>,
+    /// Epochs that a writer has met and that are not to be had.
+    looked_for: Mutex<BTreeSet<u32>>,
 }
 
 impl fmt::Debug for Keys {
@@ -137,8 +139,8 @@ impl fmt::Debug for Keys {
 
 impl Keys {
     pub(crate) fn new(repository: RepositoryId, slot: u64, bundle: Bundle) -> Self {
-        let ids = IdKeys::new(&bundle.id);
-        Self { repository, ids, slot, bundle: RwLock::new(bundle), kek: None, storage: None }
+        let (ids, bundle) = (IdKeys::new(&bundle.id), RwLock::new(bundle));
+        Self { repository, ids, slot, bundle, kek: None, storage: None, looked_for: Mutex::default() }
     }
 
     /// From now on epochs that are met and not known are looked for there.
@@ -155,18 +157,39 @@ impl Keys {
     pub(crate) fn pack(&self, pack: &PackId, epoch: u32) -> Result<PackKey> {
         let known = || self.bundle.read().epochs.get(&epoch).cloned();
         let named = |e: Error| e.with_object(keys::pack(pack));
-        if known().is_none() && epoch > self.epoch() {
+        if known().is_none() {
             self.learn().map_err(named)?;
         }
-        let secret = known().ok_or_else(|| {
-            // Not damage: whoever opens the repository anew may be able to read it.
-            let newer = || {
-                Error::new(ErrorKind::Denied, format!("key epoch {epoch} is newer than this process: start it again"))
-            };
-            let none = || Error::corrupt(format!("key epoch {epoch} is not in this repository's key bundle"));
-            named(if epoch > self.epoch() { newer() } else { none() })
-        })?;
-        PackKey::new(&secret, &self.repository, pack)
+        // It is acknowledged before any pack is sealed under it, and nobody deletes it: what was looked for and is not there is lost.
+        let lost = || {
+            let text = format!("its key is lost: there is no object {} (key epoch {epoch})", keys::epoch(epoch));
+            let way = format!("bring {} back from a copy of the repository", keys::epoch(epoch));
+            named(Error::corrupt(text).advise(&way))
+        };
+        PackKey::new(&known().ok_or_else(lost)?, &self.repository, pack)
+    }
+
+    /// W8: false when the key of packs of this epoch is lost, or not for this slot: what they hold counts as not known.
+    pub(crate) fn has(&self, epoch: u32) -> bool {
+        let known = || self.bundle.read().epochs.contains_key(&epoch);
+        if known() {
+            return true;
+        }
+        // Looked for once: a writer asks for each chunk.
+        let mut looked = self.looked_for.lock();
+        if known() || looked.contains(&epoch) {
+            return known();
+        }
+        let why = match self.learn() {
+            Ok(()) if known() => return true,
+            Ok(()) => format!("there is no object {}", keys::epoch(epoch)),
+            // It may be heard of later.
+            Err(e) if e.kind() == ErrorKind::Unavailable => return false,
+            Err(e) => e.to_string(),
+        };
+        tracing::warn!("packs of key epoch {epoch} cannot be read, and what they hold is stored anew: {why}");
+        looked.insert(epoch);
+        false
     }
 
     pub(crate) fn seal_record(&self, kind: records::Kind, key: &Key, body: &[u8]) -> Result<Vec<u8>> {

@@ -8,6 +8,8 @@ use crate::format::pack;
 use crate::id::{RepositoryId, hex};
 use crate::storage::{Key, Storage, keys};
 use crate::{Error, ErrorKind, Repository, Result, clock};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use zeroize::Zeroizing;
 
 /// What a rotation did.
@@ -45,7 +47,7 @@ pub(super) fn stray(storage: &dyn Storage, listed: &Listed) -> Result<Option<Err
     let slots: Vec<KeySlot> = listed.slots(storage).into_iter().map(|(_, slot)| slot).collect::<Result<_>>()?;
     let Some(n) = listed.epochs.last().copied() else { return Ok(None) };
     let object = read(storage, n)?;
-    if slots.iter().any(|slot| slot.epoch >= n || names(&object, slot)) || is_used(storage, n)? {
+    if slots.iter().any(|slot| slot.epoch >= n || names(&object, slot)) || sealed_under(storage, n)?.is_some() {
         return Ok(None);
     }
     let key = keys::epoch(n);
@@ -57,24 +59,41 @@ pub(super) fn stray(storage: &dyn Storage, listed: &Listed) -> Result<Option<Err
     Ok(Some(Error::new(ErrorKind::Denied, text).with_object(key)))
 }
 
-/// Whether a pack says that it is sealed under this epoch or a later one, or cannot be asked. All are: times say nothing where objects were
-/// brought back, or the repository is a mirror.
-fn is_used(storage: &dyn Storage, epoch: u32) -> Result<bool> {
+/// A pack that says that it is sealed under this epoch or a later one, and which one that is. One of each session is asked, the
+/// last one: what a session seals has no older epoch than what it sealed before. Times say nothing where objects were brought back, or
+/// the repository is a mirror. One that cannot be read says nothing.
+fn sealed_under(storage: &dyn Storage, epoch: u32) -> Result<Option<(Key, u32)>> {
     /// Requests at once.
     const AT_ONCE: usize = 16;
-    let mut packs = Vec::new();
+    let mut packs = HashMap::new();
     for prefix in [keys::PACKS, keys::META] {
         storage.list(prefix, &mut |object| {
-            packs.push(object.key);
+            if let Some(pack) = keys::parse_pack(&object.key) {
+                let last = packs.entry((pack.kind, pack.session)).or_insert(pack);
+                *last = if last.seq < pack.seq { pack } else { *last };
+            }
             Ok(())
         })?;
     }
+    let packs: Vec<Key> = packs.values().map(keys::pack).collect();
+    let found = Mutex::new(None);
     // The first one that is ends it.
     let asked = crate::side::each(AT_ONCE, &packs, |key| {
-        let header = pack::Header::decode(&storage.get_range(key, 0..pack::HEADER as u64)?)?;
-        if header.epoch < epoch { Ok(()) } else { Err(Error::new(ErrorKind::Conflict, "it is used").with_object(key)) }
+        let read = storage.get_range(key, 0..pack::HEADER as u64).and_then(|header| pack::Header::decode(&header));
+        let header = match read {
+            Err(e) if e.kind() == ErrorKind::NotFound || crate::storage::is_damage(storage, &e) => return Ok(()),
+            read => read?,
+        };
+        if header.epoch < epoch {
+            return Ok(());
+        }
+        *found.lock() = Some((key.clone(), header.epoch));
+        Err(Error::new(ErrorKind::Conflict, "it is used"))
     });
-    Ok(asked.is_err())
+    match found.into_inner() {
+        None => asked.map(|_| None),
+        found => Ok(found),
+    }
 }
 
 impl Keys {
@@ -186,6 +205,7 @@ impl Repository {
             );
             return Err(Error::invalid(text));
         }
+        self.look_for_lost(newest)?;
         self.enable(clear::EPOCHS)?;
         let epoch = newest.checked_add(1).filter(|n| *n <= u32::from(u16::MAX));
         let epoch = epoch.ok_or_else(|| Error::invalid("the keys were rotated too often"))?;
@@ -214,6 +234,20 @@ impl Repository {
         let is_late = |(_, slot): &(u64, Result<KeySlot>)| slot.as_ref().is_ok_and(late);
         let left_out = after.iter().filter(|slot| is_late(slot)).map(|(number, _)| *number).collect();
         Ok(Rotated { epoch, slots: found.into_iter().map(|(number, ..)| number).collect(), left_out })
+    }
+
+    /// Fails when packs are sealed under an epoch of which there is no sign but these: its number must not stand for two secrets.
+    fn look_for_lost(&self, newest: u32) -> Result<()> {
+        let Some((pack, epoch)) = sealed_under(self.storage(), newest.saturating_add(1))? else { return Ok(()) };
+        let key = keys::epoch(epoch);
+        if listed(self.storage())?.epochs.contains(&epoch) {
+            let text = format!("somebody else has rotated the keys at the same time: key epoch {epoch} is theirs");
+            return Err(Error::new(ErrorKind::Conflict, text));
+        }
+        let text = format!("{key} is lost, the key of pack {pack} and others: nothing was changed");
+        Err(Error::corrupt(text)
+            .with_object(&key)
+            .advise("bring it back from a copy of the repository; `wherry check` says what it hits"))
     }
 
     /// All slots that open the new epoch were removed while it was made, and those that are there now do not: without these

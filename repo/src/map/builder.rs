@@ -5,7 +5,7 @@
 use super::{Tree, above};
 use crate::crypto::MAX_LEVELS;
 use crate::format::node::{Node, Slot};
-use crate::id::PackId;
+use crate::id::Location;
 use crate::{Error, ErrorKind, Result};
 
 /// Where finished nodes go.
@@ -13,8 +13,8 @@ pub(crate) trait NodeSink {
     /// Stores a node and says where.
     fn store(&self, node: &Node) -> Result<Slot>;
 
-    /// D1, W8: whether the pack was there when the session began.
-    fn is_listed(&self, pack: &PackId) -> bool;
+    /// D1, W8: whether the pack was there when the session began, and can be opened.
+    fn is_listed(&self, at: &Location) -> bool;
 }
 
 /// Builds one map.
@@ -71,7 +71,7 @@ impl MapBuilder {
         let same = match parent {
             Some(tree) if level + 1 < tree.levels() => match tree.node(level, number) {
                 Ok(Some(theirs)) if *theirs == node => {
-                    tree.slot(level + 1, number)?.filter(|slot| sink.is_listed(&slot.at.pack))
+                    tree.slot(level + 1, number)?.filter(|slot| sink.is_listed(&slot.at))
                 }
                 Ok(_) => None,
                 // Nodes may be sealed anew, and then swept, beside a run that takes that long: this one is stored again.
@@ -100,7 +100,7 @@ impl MapBuilder {
 mod tests {
     use super::*;
     use crate::ErrorKind;
-    use crate::id::{Codec, Location, PackKind, SessionId, ShortId};
+    use crate::id::{Codec, PackId, PackKind, SessionId, ShortId};
 
     /// Takes nodes and stores none.
     struct Nowhere;
@@ -110,7 +110,7 @@ mod tests {
             Ok(slot(node.level))
         }
 
-        fn is_listed(&self, _pack: &PackId) -> bool {
+        fn is_listed(&self, _at: &Location) -> bool {
             true
         }
     }

@@ -107,7 +107,7 @@ impl<'a> FolderBuilder<'a> {
             self.path.push((at, loaded));
             (at, depth) = (next, depth + 1);
         };
-        let same = *found == *node && self.ground.is_listed(&at.at.pack);
+        let same = *found == *node && self.ground.is_listed(&at.at);
         self.path.truncate(depth);
         self.path.push((at, found));
         Ok(Some(at).filter(|_| same))

@@ -92,7 +92,7 @@ impl TreeWriter {
         let Some(top) = top else { return Ok(Content::Nothing) };
         let same = match parent {
             // Of an image that was larger a node below the top may be the same.
-            Some((tree, theirs)) if tree.levels() == top.level + 1 && self.store.is_listed(&theirs.top.at.pack) => {
+            Some((tree, theirs)) if tree.levels() == top.level + 1 && self.store.is_listed(&theirs.top.at) => {
                 tree.node(top.level, 0)?.filter(|found| **found == top).map(|_| theirs.top)
             }
             _ => None,
@@ -115,10 +115,10 @@ impl TreeWriter {
     pub(super) fn keep_image(&self, image: &Image) -> Result<Option<Content>> {
         let Some(parent) = self.parent() else { return Ok(None) };
         let Some(tree) = self.or_none(parent.image(image))? else { return Ok(None) };
-        let (mut same, mut found) = (self.store.is_listed(&image.top.at.pack), true);
+        let (mut same, mut found) = (self.store.is_listed(&image.top.at), true);
         let whole = self.each_node(&tree, &mut |_, node| {
             for (_, slot) in node.present() {
-                let listed = self.store.is_listed(&slot.at.pack);
+                let listed = self.store.is_listed(&slot.at);
                 same &= listed;
                 found &= listed || node.level > 0 || self.store.known(&slot.id).is_some();
             }
@@ -134,7 +134,7 @@ impl TreeWriter {
         let mut builder = MapBuilder::new();
         let whole = self.each_node(&tree, &mut |number, node| {
             for (n, slot) in node.present().filter(|_| node.level == 0) {
-                let at = if self.store.is_listed(&slot.at.pack) { Some(slot.at) } else { self.store.known(&slot.id) };
+                let at = if self.store.is_listed(&slot.at) { Some(slot.at) } else { self.store.known(&slot.id) };
                 let Some(at) = at else {
                     found = false;
                     return Ok(false);

@@ -156,7 +156,7 @@ impl<'a> ListBuilder<'a> {
         let Some(at) = self.theirs.as_ref().and_then(|theirs| theirs.get(&(id, LIST + height))).copied() else {
             return Ok(None);
         };
-        if !self.ground.is_listed(&at.at.pack) {
+        if !self.ground.is_listed(&at.at) {
             return Ok(None);
         }
         Ok(self.ground.theirs(&at)?.filter(|theirs| **theirs == *node).map(|_| at))

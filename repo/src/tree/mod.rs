@@ -24,7 +24,7 @@ pub use reader::{Entries, Part, Pieces, Span, TreeReader};
 pub use writer::{Kept, PieceSet, TreeWriter};
 
 use crate::format::tree::{Content, Entry, Extended, ListNode, Piece, Placed, TreeNode, What};
-use crate::id::{Location, PackId, ShortId};
+use crate::id::{Location, ShortId};
 use crate::map::Image;
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -50,8 +50,8 @@ pub(crate) trait Ground: Sync {
     /// A node of the parent's own tree, read where its hint says and nowhere else; `None` when it is damaged or gone.
     fn theirs(&self, at: &Placed) -> Result<Option<Arc<Node>>>;
 
-    /// D1, W8: whether the pack was there when the session began.
-    fn is_listed(&self, pack: &PackId) -> bool;
+    /// D1, W8: whether the pack was there when the session began, and can be opened.
+    fn is_listed(&self, at: &Location) -> bool;
 
     /// What identifies a node beside its class.
     fn id(&self, node: &Node) -> Result<ShortId>;

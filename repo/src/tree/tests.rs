@@ -5,7 +5,7 @@ mod stored;
 use super::*;
 use crate::ErrorKind;
 use crate::format::tree::{Attributes, Below, FOLDER, InodeFlags, Known, LIST, PIECE, Ref, SHARED, Time, Totals};
-use crate::id::{Codec, PackKind, SessionId};
+use crate::id::{Codec, PackId, PackKind, SessionId};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -56,8 +56,8 @@ impl Ground for Fake {
         Ok(found.filter(|_| !self.is_damaged.load(Ordering::Relaxed)))
     }
 
-    fn is_listed(&self, pack: &PackId) -> bool {
-        !self.gone.lock().contains(pack)
+    fn is_listed(&self, at: &Location) -> bool {
+        !self.gone.lock().contains(&at.pack)
     }
 
     fn id(&self, node: &Node) -> Result<ShortId> {

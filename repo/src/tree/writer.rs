@@ -8,7 +8,7 @@ use crate::format::tree::{
     self, ATTRIBUTES, Below, Content, Entry, Extended, FOLDER, Known, ListNode, MAX_HERE, MAX_NODE, MAX_PIECE, Piece,
     Placed, Ref, Set, TreeNode, What,
 };
-use crate::id::{PackId, SessionId, ShortId};
+use crate::id::{Location, SessionId, ShortId};
 use crate::index::ChunkIndex;
 use crate::map::Image;
 use crate::repository::class_of;
@@ -274,7 +274,7 @@ impl TreeWriter {
     }
 
     fn add_kept(&self, set: &mut PieceSet, placed: &Placed) {
-        if set.0.len() < COMPARED && self.store.is_listed(&placed.at.pack) {
+        if set.0.len() < COMPARED && self.store.is_listed(&placed.at) {
             set.0.insert((placed.to.id, placed.to.class), *placed);
         }
     }
@@ -306,7 +306,7 @@ impl TreeWriter {
 
     /// Where a chunk of the parent's is to be referred to: as it is, or a hit where its pack is not listed.
     fn placed(&self, theirs: &Placed) -> Option<Placed> {
-        if self.store.is_listed(&theirs.at.pack) {
+        if self.store.is_listed(&theirs.at) {
             return Some(*theirs);
         }
         self.store.known(&theirs.to.id).map(|at| Placed { at, ..*theirs })
@@ -354,7 +354,7 @@ impl TreeWriter {
     fn each_piece(&self, top: &Placed, take: &mut dyn FnMut(bool, &Piece) -> Result<bool>) -> Result<bool> {
         let mut next = vec![(*top, true)];
         while let Some((at, listed)) = next.pop() {
-            let listed = listed && self.store.is_listed(&at.at.pack);
+            let listed = listed && self.store.is_listed(&at.at);
             let Some(node) = self.theirs(&at)? else { return Ok(false) };
             match &*node {
                 Node::List(ListNode::Inner { children, .. }) => {
@@ -401,7 +401,7 @@ impl TreeWriter {
 
     /// W8: whether a chunk of the parent's may be referred to where it is.
     pub(crate) fn may_keep(&self, theirs: &Placed) -> bool {
-        self.store.is_listed(&theirs.at.pack)
+        self.store.is_listed(&theirs.at)
     }
 
     /// W2: says to all who open the repository from now on that trees in it may have disk images. Once a run.
@@ -482,8 +482,8 @@ impl Ground for TreeWriter {
         self.or_none(parent.node(at))
     }
 
-    fn is_listed(&self, pack: &PackId) -> bool {
-        self.store.is_listed(pack)
+    fn is_listed(&self, at: &Location) -> bool {
+        self.store.is_listed(at)
     }
 
     fn id(&self, node: &Node) -> Result<ShortId> {

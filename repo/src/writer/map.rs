@@ -95,7 +95,7 @@ impl MapWriter {
     fn decide(&self, store: &Store, scratch: &mut Scratch, number: u64, plain: &[u8]) -> Result<Put> {
         let id = store.repository.keys().ids.chunk(self.class, plain);
         let short = id.short();
-        let same = self.parent_slot(store, number)?.filter(|s| s.id == short && store.is_listed(&s.at.pack));
+        let same = self.parent_slot(store, number)?.filter(|s| s.id == short && store.is_listed(&s.at));
         let (at, put) = match same {
             Some(slot) => (slot.at, Put::Unchanged),
             None => store.put_chunk(scratch, self.class, &id, plain)?,
@@ -139,7 +139,7 @@ impl MapWriter {
         loop {
             match tree.next_leaf(leaf) {
                 Ok(Some((number, node))) if number << FANOUT_BITS < chunks.end => {
-                    for (n, _) in node.present().filter(|(_, slot)| !store.is_listed(&slot.at.pack)) {
+                    for (n, _) in node.present().filter(|(_, slot)| !store.is_listed(&slot.at)) {
                         let lost = (number << FANOUT_BITS) + n as u64;
                         if chunks.contains(&lost) {
                             found.push(start..lost);
@@ -224,7 +224,7 @@ impl MapWriter {
                 for (n, slot) in node.present() {
                     let chunk = (number << FANOUT_BITS) + n as u64;
                     if (from..stop).contains(&chunk) {
-                        if !store.is_listed(&slot.at.pack) {
+                        if !store.is_listed(&slot.at) {
                             // Who asked what is inheritable does not come here. The chunk would be lost.
                             return Err(Error::internal(format!(
                                 "chunk {chunk} was taken over unread from {}, which is gone; nothing is committed, please \

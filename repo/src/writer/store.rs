@@ -164,9 +164,9 @@ impl Store {
         self.meta.pool.close();
     }
 
-    /// D1: true when what the parent refers to in this pack may be taken over.
-    pub(crate) fn is_listed(&self, pack: &PackId) -> bool {
-        self.session.is_listed(pack)
+    /// D1: true when what the parent refers to there may be taken over: its pack was listed, and its key is not lost (W8).
+    pub(crate) fn is_listed(&self, at: &Location) -> bool {
+        self.session.is_listed(&at.pack) && self.repository.keys().has(at.epoch)
     }
 
     /// T2: a chunk of this run that is on its way, or a copy anywhere that may still be referred to. The class need not be
@@ -176,7 +176,10 @@ impl Store {
             return Some(at);
         }
         match self.index.lookup(id) {
-            Ok(found) => found.into_iter().find(|at| self.session.may_hit(&at.pack)),
+            Ok(found) => {
+                let has_key = |at: &Location| self.repository.keys().has(at.epoch);
+                found.into_iter().find(|at| has_key(at) && self.session.may_hit(&at.pack))
+            }
             Err(e) => {
                 tracing::warn!("the chunk index is not used any further: {e}");
                 None
@@ -376,8 +379,8 @@ impl NodeSink for Store {
         Ok(Slot { id: id.short(), at })
     }
 
-    fn is_listed(&self, pack: &PackId) -> bool {
-        self.is_listed(pack)
+    fn is_listed(&self, at: &Location) -> bool {
+        self.is_listed(at)
     }
 }
 

@@ -214,6 +214,38 @@ fn the_number_of_an_epoch_whose_object_is_lost_is_not_taken_again() {
 }
 
 #[test]
+fn a_lost_epoch_is_damage_and_nothing_is_built_upon_what_it_sealed() {
+    let (storage, _, repository) = repository();
+    repository.rotate(&[]).unwrap();
+    let after = open(&repository, &password()).unwrap();
+    let snapshot = backup(&after, "vm", 4);
+    assert_eq!(epochs(&after), [1]);
+    let (key, object) = (keys::epoch(1), storage.get(&keys::epoch(1)).unwrap());
+    storage.delete(&key).unwrap();
+
+    let lacking = open(&repository, &password()).unwrap();
+    let error = read(&lacking, &snapshot).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(key.as_str()), "{error}");
+    let report = lacking.check(&Default::default(), &|_, _, _| Ok(())).unwrap();
+    assert!(report.damages.iter().any(|damage| !damage.hits.is_empty()), "{report:?}");
+    assert!(report.damages.iter().all(|damage| damage.what.contains(key.as_str())), "{:?}", report.damages);
+    // Its number is not taken for another secret.
+    let error = lacking.rotate(&[]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(key.as_str()), "{error}");
+
+    // Neither as a hit, nor taken over from the parent.
+    for volume in ["other", "vm"] {
+        let anew = backup(&lacking, volume, 4);
+        read(&lacking, &anew).unwrap();
+        storage.delete(&keys::snap(&anew.volume, &anew.id)).unwrap();
+    }
+    storage.create(&key, object).unwrap();
+    let mended = open(&repository, &password()).unwrap();
+    read(&mended, &snapshot).unwrap();
+    assert_eq!(mended.rotate(&[]).unwrap().epoch, 2);
+}
+
+#[test]
 fn an_upgrade_adds_what_is_lacking_once() {
     let (storage, _, repository) = repository();
     let index = || Arc::new(ChunkIndex::in_memory(1 << 20));
