@@ -75,7 +75,7 @@ impl Repository {
             done.chunks += rows.iter().map(|rows| rows.chunks.len() as u64).sum::<u64>();
         }
         // Not before the new ones are there. Nothing is decided by a segment, and its name comes never again (I1, I2).
-        for (key, _) in done.damaged.iter().filter(|(_, e)| e.kind() == ErrorKind::Corrupt) {
+        for (key, _) in &done.damaged {
             self.storage().delete(key)?;
         }
         Ok(done)

@@ -52,6 +52,8 @@ pub(crate) struct Watched {
     pub(crate) silent: Mutex<Option<&'static str>>,
     /// It is listed and is not given.
     pub(crate) ghost: Mutex<Option<Key>>,
+    /// A disk of this machine, which cannot read this object.
+    pub(crate) unreadable: Mutex<Option<Key>>,
     /// Requests that had no answer.
     pub(crate) unanswered: AtomicUsize,
     /// What is done, once, after an object was created whose key has this in it.
@@ -99,8 +101,14 @@ impl Storage for Watched {
     fn location(&self) -> String {
         "memory".into()
     }
+    fn is_local(&self) -> bool {
+        self.unreadable.lock().is_some()
+    }
     fn get(&self, key: &Key) -> Result<Bytes> {
         self.answer(key.as_str())?;
+        if self.unreadable.lock().as_ref() == Some(key) {
+            return Err(Error::new(ErrorKind::Unavailable, "Input/output error").with_object(key));
+        }
         if self.ghost.lock().as_ref() == Some(key) {
             return Err(Error::new(ErrorKind::NotFound, "it is listed and not given"));
         }
@@ -153,6 +161,7 @@ pub(crate) fn repository() -> (Arc<Watched>, Arc<StillClock>, Repository) {
         refuses: Mutex::default(),
         silent: Mutex::default(),
         ghost: Mutex::default(),
+        unreadable: Mutex::default(),
         unanswered: AtomicUsize::new(0),
         after: Mutex::default(),
         before: Mutex::default(),

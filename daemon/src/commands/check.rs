@@ -279,7 +279,7 @@ fn kind(kind: DamageKind) -> &'static str {
         DamageKind::Pin => "pin",
         DamageKind::Session => "session",
         DamageKind::Index => "index",
-        DamageKind::Snapshot | DamageKind::Pinned => "snapshot",
+        DamageKind::Snapshot | DamageKind::Pinned | DamageKind::Gone => "snapshot",
         DamageKind::Forget => "forget",
         DamageKind::Checked => "checked",
         DamageKind::Generation => "generation",

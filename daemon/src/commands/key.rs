@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use std::time::Instant;
 use wherry_repo::storage::keys;
-use wherry_repo::{CollectOptions, Collected, Credential, Error, PasswordCost, Repository, Timestamp};
+use wherry_repo::{CollectOptions, Collected, Credential, Error, ErrorKind, PasswordCost, Repository, Timestamp};
 
 /// Digits of the name of a slot that are enough to remove it, as for the id of a snapshot.
 const MIN_DIGITS: usize = 4;
@@ -25,12 +25,15 @@ struct View {
     current: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Changed {
     added: Option<String>,
     removed: Option<String>,
     /// The key file that was made.
     key_file: Option<String>,
+    /// Nothing was added, as this slot takes it already.
+    #[serde(skip)]
+    is_there: Option<String>,
 }
 
 /// Lists, adds, removes and replaces ways into the repository. Its data is not touched.
@@ -39,23 +42,21 @@ pub(crate) fn run(context: &Context, command: KeyCommand) -> Result<Exit> {
         KeyCommand::List => list(context, &context.open_repository()?),
         KeyCommand::Add(new) => {
             let (repository, _turn) = context.open_to_write("key add")?;
-            let (slot, key_file) = add(context, &repository, new, true)?;
-            report(context, Changed { added: Some(slot), removed: None, key_file })
+            report(context, add(context, &repository, new, None)?)
         }
         KeyCommand::Remove { slot } => {
             let (repository, _turn) = context.open_to_write("key remove")?;
             let slot = find(&repository, &slot)?;
             repository.remove_slot(slot)?;
-            report(context, Changed { added: None, removed: Some(hex(slot)), key_file: None })
+            report(context, Changed { removed: Some(hex(slot)), ..Changed::default() })
         }
         KeyCommand::Passwd(new) => {
             let (repository, _turn) = context.open_to_write("key passwd")?;
             let current = repository.slots()?.into_iter().flatten().find(|slot| slot.current);
             let current = current.ok_or_else(|| Error::internal("the key slot in use is not among the slots"))?;
-            // The one in use may be replaced by itself: it is removed in the end.
-            let (slot, key_file) = add(context, &repository, new, false)?;
+            let added = add(context, &repository, new, Some(current.slot))?;
             repository.remove_slot(current.slot)?;
-            report(context, Changed { added: Some(slot), removed: Some(hex(current.slot)), key_file })
+            report(context, Changed { removed: Some(hex(current.slot)), ..added })
         }
         KeyCommand::Rotate(args) => rotate(context, args),
     }
@@ -143,6 +144,8 @@ fn list(context: &Context, repository: &Repository) -> Result<Exit> {
                     current: slot.current,
                 });
             }
+            // Removed since it was listed.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => {
                 tracing::error!("a key slot is damaged: {e}");
                 exit = Exit::Damage;
@@ -161,20 +164,19 @@ fn list(context: &Context, repository: &Repository) -> Result<Exit> {
     Ok(exit)
 }
 
-/// Adds a slot; gives its name, and the path of a key file that was made for it. `only_new`: what opens another slot already is
-/// refused, for whoever removed one of the two would believe that it shuts out.
-fn add(
-    context: &Context,
-    repository: &Repository,
-    new: NewKeyArgs,
-    only_new: bool,
-) -> Result<(String, Option<String>)> {
+/// Adds a slot. What opens another one already does not get a second: whoever removed one of the two would believe that it shuts out.
+/// That is refused; in place of the slot `replaced` it is as good, and what a run leaves that is killed before it removes the old one. The
+/// one in use may be replaced by itself.
+fn add(context: &Context, repository: &Repository, new: NewKeyArgs, replaced: Option<u64>) -> Result<Changed> {
     let source = new.source();
     let made = source.missing_key_file().map(|path| credential::make_key_file(path, &context.system).map(|()| path));
-    let made = made.transpose()?.map(|path| path.display().to_string());
+    let key_file = made.transpose()?.map(|path| path.display().to_string());
     let credential = source.read_new("New password: ")?;
     context.admit(&credential)?;
-    if only_new && let Some(slot) = repository.slot_of(&credential)? {
+    if let Some(slot) = repository.slot_of(&credential)?.filter(|slot| Some(*slot) != replaced) {
+        if replaced.is_some() {
+            return Ok(Changed { is_there: Some(hex(slot)), ..Changed::default() });
+        }
         let what = match credential {
             Credential::Password(_) => "password",
             Credential::KeyFile(_) => "key file",
@@ -183,7 +185,7 @@ fn add(
         return Err(Error::invalid(text).into());
     }
     let slot = repository.add_slot(&credential, PasswordCost::default())?;
-    Ok((hex(slot), made))
+    Ok(Changed { added: Some(hex(slot)), key_file, ..Changed::default() })
 }
 
 /// The number of the slot whose name begins so.
@@ -213,8 +215,11 @@ fn find(repository: &Repository, text: &str) -> Result<u64> {
 
 fn report(context: &Context, changed: Changed) -> Result<Exit> {
     context.output.result(&changed, || {
-        let Changed { added, removed, key_file } = &changed;
+        let Changed { added, removed, key_file, is_there } = &changed;
         let mut text = String::new();
+        if let Some(slot) = is_there {
+            text.push_str(&format!("key slot {slot} takes it already\n"));
+        }
         if let Some(slot) = added {
             text.push_str(&format!("added key slot {slot}\n"));
         }

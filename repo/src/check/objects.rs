@@ -3,7 +3,7 @@
 use super::{CheckStep, DamageKind, Run};
 use crate::collect::missing_generation;
 use crate::format::checked::{Readings, States};
-use crate::format::clear::{self, Config};
+use crate::format::clear::{self, Config, Epoch};
 use crate::format::records::{
     Asked, Beat, Generation, Kind, Outcome, Pinned, Record, Seen, SessionOpen, Settled, Sweep, Unpinned, Verdict,
 };
@@ -44,11 +44,17 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
     for slot in run.repository.slots()? {
         records += 1;
         match slot {
+            // Removed since it was listed.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) if run.is_damage(&e) => run.findings.whole(&named(&e)?, e.message()),
             slot => drop(slot?),
         }
     }
-    for (key, epoch) in run.repository.epochs()? {
+    let epochs = run.repository.epochs()?;
+    for key in lost_epochs(&epochs) {
+        run.findings.whole(&key, "it is gone");
+    }
+    for (key, epoch) in epochs {
         records += 1;
         match epoch {
             Err(e) if run.is_damage(&e) => run.findings.whole(&key, e.message()),
@@ -96,6 +102,7 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
         run.findings.whole(key, what.as_str());
     }
     missing_pinned(run, &found, &forgotten)?;
+    missing_roots(run, &found, &forgotten)?;
     snapshots.retain(|s| !forgotten.contains(&s.id));
     lost.retain(|(_, id)| !forgotten.contains(id));
     for id in &only {
@@ -130,6 +137,33 @@ fn missing_pinned(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>)
         }
     }
     Ok(())
+}
+
+/// What the newest list of a collector found to be needed goes only by a forget: of all else the record must be there.
+fn missing_roots(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>) -> Result<()> {
+    let list = found.iter().rev().find(|key| keys::parse_generation(key).is_some_and(|(_, sealed)| !sealed));
+    let Some(list) = list else { return Ok(()) };
+    let roots = match run.repository.read::<Generation>(list) {
+        // Told as damage of the list.
+        Err(e) if run.is_damage(&e) => return Ok(()),
+        list => list?.roots,
+    };
+    let there: HashSet<SnapshotId> = found.iter().filter_map(|key| Some(keys::parse_snap(key)?.1)).collect();
+    for id in roots.iter().filter(|id| !there.contains(*id) && !forgotten.contains(*id)) {
+        // Forgotten, collected and its record taken since forgets were listed.
+        if run.repository.forget_of(id)?.is_none() {
+            let what = format!("it names snapshot {id}, whose record is gone although nobody has forgotten it");
+            run.findings.of_kind(list, DamageKind::Gone, what);
+        }
+    }
+    Ok(())
+}
+
+/// The key epochs that have no object though a newer one has.
+fn lost_epochs(epochs: &[(Key, Result<Epoch>)]) -> Vec<Key> {
+    let there: HashSet<u32> = epochs.iter().filter_map(|(key, _)| keys::parse_epoch(key)).collect();
+    let newest = there.iter().copied().max().unwrap_or_default();
+    (1..newest).filter(|n| !there.contains(n)).map(keys::epoch).collect()
 }
 
 /// The object an error is about.

@@ -145,6 +145,10 @@ impl Damage {
                 "bring the record back from a copy of the repository: the snapshot cannot be restored without it, and `wherry gc` \
                  takes what only it needed; or give it up with `wherry unpin` and its id"
             }
+            DamageKind::Gone => {
+                "bring the record back from a copy of the repository: the snapshot cannot be restored without it, and `wherry gc` \
+                 takes what only it needed; after that nothing says that it was there"
+            }
             DamageKind::Session => {
                 "nothing is lost: at most, a run that was broken off sends again what it had stored; where `wherry gc` does not \
                  work because of it, `wherry repair` ends that run"
@@ -197,6 +201,8 @@ pub enum DamageKind {
     Pin,
     /// The record of a pinned snapshot, which is gone; the object is the pin.
     Pinned,
+    /// The record of a snapshot, which is gone; the object is the list of a collector that names it.
+    Gone,
     /// A list of a collector.
     Generation,
     /// What checks have read.

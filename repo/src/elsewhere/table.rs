@@ -186,7 +186,7 @@ fn read_segment(repository: &Repository, key: &Key) -> Result<Vec<segment::PackR
         segment::decode(&body)
     };
     match read() {
-        Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Ok(Vec::new()),
+        Err(e) if repository.is_damage(&e) => Ok(Vec::new()),
         read => read,
     }
 }

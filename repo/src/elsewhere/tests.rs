@@ -120,6 +120,24 @@ fn what_a_repack_moved_is_found() {
 }
 
 #[test]
+fn a_segment_in_a_sector_that_cannot_be_read_hides_nothing_and_goes() {
+    let (storage, _, first) = repository();
+    let snapshot = backup(&first, "vm", CHUNKS);
+    let old = packs(&first, PackKind::Data);
+    repack(&first, &old);
+    remove(&first, &old);
+    let segment = first.list(keys::IDX).unwrap().remove(0);
+    *storage.unreadable.lock() = Some(segment.clone());
+    let repository = anew(&first);
+    assert_whole(&repository, &snapshot);
+    let report = check(&repository, false);
+    assert!(report.damages.iter().all(|damage| damage.object == segment && damage.hits.is_empty()), "{report:?}");
+    assert_eq!(repository.rebuild_index(&|_, _| Ok(())).unwrap().damaged.len(), 1);
+    assert!(!repository.list(keys::IDX).unwrap().contains(&segment));
+    assert!(check(&anew(&first), true).is_clean());
+}
+
+#[test]
 fn the_copy_of_another_backup_will_do() {
     let (_, _, repository) = repository();
     let one = backup(&repository, "vm", CHUNKS);

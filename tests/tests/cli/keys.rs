@@ -174,6 +174,19 @@ fn ways_in_come_and_go() {
         assert!(before.iter().any(|(slot, _)| line.contains(slot)) && line.contains("already"), "{args:?}: {line}");
     }
     assert_eq!(slots(&home, true), before);
+    // So is what a `passwd` leaves that was killed before it removed the old one: a second run only does that.
+    home.write("third", "a third password\n");
+    let with = |file: &str, args: &[&str]| -> Ran {
+        home.bare().args(args).args(["--repo", "repo", "--password-file", file, "-q"]).output().unwrap().into()
+    };
+    with("new", &["key", "add", "--new-password-file", "third"]).ok();
+    let json = with("new", &["key", "passwd", "--new-password-file", "third", "--json"]).ok().json();
+    assert!(json["added"].is_null() && json["removed"].is_string(), "{json}");
+    assert_eq!(slots(&home, true).len(), before.len());
+    with("new", &["stats"]).fails(12);
+    with("third", &["key", "passwd", "--new-password-file", "new"]).ok();
+    with("third", &["stats"]).fails(12);
+    let before = slots(&home, true);
     let current = |slot: &&(String, bool)| slot.1;
     let (own, _) = before.iter().find(current).unwrap();
     for n in 1..4 {

@@ -1,7 +1,7 @@
 //! Damage has a way out: what nobody needs any more, or what is intact elsewhere, keeps no collector from its work.
 
 use super::*;
-use wherry_repo::{CommitInfo, ErrorKind, Key, PackKind, ReadData, ReadSession, SnapshotWriter};
+use wherry_repo::{CommitInfo, DamageKind, ErrorKind, Key, PackKind, ReadData, ReadSession, SnapshotWriter};
 use wherry_tests::meddling::{Call, Fate, Meddling};
 
 /// One bit of the middle of an object is another one.
@@ -395,4 +395,30 @@ fn lost_data_names_the_snapshot_that_needs_it_and_the_ways_out() {
     drop(reading);
     assert!(world.gc().swept.packs > 0);
     world.verify("what was lost is given up");
+}
+
+/// A record that the storage has lost leaves no trace but that a collector once saw it; a snapshot that went by a forget is missed by nobody.
+#[test]
+fn a_snapshot_record_that_went_without_a_forget_is_missed_by_a_check() {
+    let mut world = World::new();
+    let first = world.backup("vm", &disk(&[1, 2, 3]));
+    let second = world.backup("vm", &disk(&[4, 5, 6]));
+    let other = world.backup("other", &disk(&[7]));
+    world.forget(&first.id);
+    world.gc();
+    let check = |world: &World| world.repository().check(&CheckOptions::default(), &|_, _, _| Ok(())).unwrap().damages;
+    assert_eq!(check(&world), []);
+    let key = keys::snap(&second.volume, &second.id);
+    let record = world.storage.get(&key).unwrap();
+    world.storage.delete(&key).unwrap();
+    let [damage] = &check(&world)[..] else { panic!("{:?}", check(&world)) };
+    assert!(damage.kind == DamageKind::Gone && damage.what.contains(&second.id.to_string()), "{damage:?}");
+    world.storage.create(&key, record).unwrap();
+    assert_eq!(check(&world), []);
+    // Final, and its record is taken: the list names it still.
+    world.forget(&other.id);
+    world.backup("other", &disk(&[8]));
+    world.gc();
+    world.gc();
+    assert_eq!(check(&world), []);
 }

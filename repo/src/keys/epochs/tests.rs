@@ -3,7 +3,10 @@ use crate::index::ChunkIndex;
 use crate::keys::Credential;
 use crate::storage::{Storage, keys};
 use crate::testing::{UNIT, backup, chunk, password, repository};
-use crate::{Error, ErrorKind, PasswordCost, Repository, Result, Snapshot, SnapshotReader};
+use crate::{
+    CommitInfo, Error, ErrorKind, ParentChoice, PasswordCost, Put, Repository, Result, Snapshot, SnapshotReader,
+    SnapshotWriter, WriterOptions,
+};
 use std::sync::Arc;
 
 const CHEAP: PasswordCost = PasswordCost::new(8, 1);
@@ -234,10 +237,19 @@ fn a_lost_epoch_is_damage_and_nothing_is_built_upon_what_it_sealed() {
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(key.as_str()), "{error}");
 
     // Neither as a hit, nor taken over from the parent.
-    for volume in ["other", "vm"] {
-        let anew = backup(&lacking, volume, 4);
+    for (volume, parent) in [("other", ParentChoice::None), ("vm", ParentChoice::Snapshot(snapshot.id))] {
+        let index = Arc::new(ChunkIndex::in_memory(1 << 20));
+        index.synchronise(&lacking, false).unwrap();
+        let options = WriterOptions { name: volume.into(), pack_size: 512 << 10, parent, ..WriterOptions::default() };
+        let writer = SnapshotWriter::start(&lacking, index, &options).unwrap();
+        let mut scratch = writer.scratch().unwrap();
+        for n in 0..4 {
+            assert_eq!(writer.put(&mut scratch, n, &chunk(n)).unwrap(), Put::New);
+        }
+        writer.advance(4).unwrap();
+        let anew = writer.commit(CommitInfo { size: 4 * UNIT as u64, ..CommitInfo::default() }).unwrap();
         read(&lacking, &anew).unwrap();
-        storage.delete(&keys::snap(&anew.volume, &anew.id)).unwrap();
+        lacking.list(keys::IDX).unwrap().iter().for_each(|key| storage.delete(key).unwrap());
     }
     storage.create(&key, object).unwrap();
     let mended = open(&repository, &password()).unwrap();
