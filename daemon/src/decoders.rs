@@ -76,3 +76,8 @@ pub fn attribute(name: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
 pub fn leaves_out(exclude: &Exclude, path: &[u8], folder: bool) -> bool {
     exclude.leaves_out(path, folder)
 }
+
+/// The first file below a directory that `/proc/PID/maps` names.
+pub fn mapped(maps: &str, dir: &Path) -> Option<PathBuf> {
+    crate::mount::holders::mapped(maps, dir)
+}

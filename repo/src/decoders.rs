@@ -76,6 +76,16 @@ pub fn refusal(status: u16, text: &str) -> String {
     object::refusal(status, text)
 }
 
+/// When a server says that it answers, by a date of HTTP.
+pub fn moment(date: &str) -> Option<Timestamp> {
+    object::moment(date)
+}
+
+/// Status and message of one delete of a batch, by the text that there is of it.
+pub fn part_of_batch(text: &str) -> Option<(u16, String)> {
+    object::part_of_batch(text)
+}
+
 /// The values in one section of a file of AWS credentials.
 pub fn section(text: &str, name: &str) -> HashMap<String, String> {
     object::values_in(text, name)

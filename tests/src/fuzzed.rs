@@ -14,7 +14,7 @@ use std::fmt::{Debug, Display};
 use std::ops::Range;
 use std::str::FromStr;
 use wherry::backup::ChangedBlocks;
-use wherry::cli::{Percent, Size, Span, Tag, VolumeName};
+use wherry::cli::{Compression, Parent, Percent, Rate, Size, Span, Tag, VolumeName};
 use wherry::select::SnapSpec;
 use wherry_repo::ErrorKind;
 use wherry_repo::format::checked::{Readings, States};
@@ -251,7 +251,16 @@ fn values(bytes: &[u8]) -> bool {
     if let Ok(Percent(percent)) = &percent {
         assert!((0.0..=100.0).contains(percent), "{text:?} is {percent} %");
     }
-    size || span || name || snap || percent.is_ok() || Tag::from_str(text).is_ok()
+    let rate = Rate::from_str(text).ok().map(|Rate(bytes)| bytes);
+    assert_eq!(rate, Size::from_str(text).ok().map(|Size(bytes)| bytes).filter(|bytes| *bytes > 0), "{text:?}");
+    let compression = Compression::from_str(text);
+    assert!(!matches!(compression, Ok(Compression::Zstd(level)) if !(1..=19).contains(&level)), "{text:?}");
+    match Parent::from_str(text) {
+        Ok(Parent::Snap(parent)) => assert_eq!(SnapSpec::from_str(text), Ok(parent)),
+        Ok(_) => assert!(matches!(text, "auto" | "none")),
+        Err(_) => assert!(!snap, "{text:?} is a snapshot"),
+    }
+    size || span || name || snap || compression.is_ok() || percent.is_ok() || Tag::from_str(text).is_ok()
 }
 
 /// Lists of changed blocks: what they say to read and what they leave out is all there is, once.

@@ -61,6 +61,7 @@ const S3: &str = "\0<?xml?><ListBucketResult xmlns=\"x\"><IsTruncated>true</IsTr
 const BLOBS: &str = "\x01<EnumerationResults><Blobs></Blobs><NextMarker/></EnumerationResults>";
 const ERROR: &str = "\x02<?xml?><Error><Code>NoSuchBucket</Code><Message>gone</Message></Error>";
 const PROFILE: &str = "\x03default\n[default]\naws_access_key_id = a\n# no\n[profile b]\nregion = r\n";
+const PART: &str = "\x06Generic MicrosoftAzure error: request failed for key a/b: The lease is held (code: 412)";
 const HOLDER: &str = "\x04backup of \"vm1\" node-1 77 1779999999000000000";
 
 pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -92,6 +93,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("storage_texts", "error", ERROR),
         text("storage_texts", "profile", PROFILE),
         text("storage_texts", "holder", HOLDER),
+        text("storage_texts", "date", "\x05Thu, 26 Nov 2026 13:00:00 GMT"),
+        text("storage_texts", "batch", PART),
         text("glob", "set", "a*[!b-d]\\?x?\nabce?xy"),
     ]
 }

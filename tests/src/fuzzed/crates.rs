@@ -46,11 +46,12 @@ pub(super) fn packed(bytes: &[u8]) -> bool {
     true
 }
 
-/// The first byte says which: a listing, a refusal, a file of credentials, or the line in a lock file.
+/// The first byte says which: a listing, a refusal, a file of credentials, the line in a lock file, the date of an answer, or what
+/// is said of a part of a batch.
 pub(super) fn storage_texts(bytes: &[u8]) -> bool {
     let Some((which, bytes)) = bytes.split_first() else { return false };
     let text = String::from_utf8_lossy(bytes);
-    match which % 5 {
+    match which % 7 {
         0 => of_repo::is_listing(false, &text),
         1 => of_repo::is_listing(true, &text),
         2 => {
@@ -62,6 +63,16 @@ pub(super) fn storage_texts(bytes: &[u8]) -> bool {
             let values = of_repo::section(text, name);
             assert!(values.keys().all(|name| name.trim() == name), "a name has blanks around it");
             !values.is_empty()
+        }
+        5 => {
+            let Some(Timestamp(moment)) = of_repo::moment(&text) else { return false };
+            assert_eq!(moment % 1_000_000_000, 0, "a date has whole seconds");
+            true
+        }
+        6 => {
+            let Some((_, message)) = of_repo::part_of_batch(&text) else { return false };
+            assert!(text.contains(&message) && message.trim() == message, "{message:?}");
+            true
         }
         _ => {
             let said = of_repo::holder(&text, Timestamp(1_780_000_000_000_000_000));

@@ -29,7 +29,8 @@ pub(super) fn exclude(bytes: &[u8]) -> bool {
     let _ = Exclude::new(&[], false, &patterns);
     let Ok(exclude) = Exclude::new(&patterns, false, &[]) else { return false };
     let (path, folder) = path.strip_suffix(b"/").map_or((path, false), |path| (path, true));
-    if path.split(|byte| *byte == b'/').all(is_name) {
+    // Of more than that all together may be too much where each is not.
+    if bytes.len() <= 4096 && path.split(|byte| *byte == b'/').all(is_name) {
         left_out(&exclude, &patterns, path, folder);
     }
     true

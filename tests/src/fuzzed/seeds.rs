@@ -260,6 +260,7 @@ fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("values", "percent", "10%"),
         text("values", "tag", "key=value"),
         text("values", "snap", "latest:vm1"),
+        text("values", "compression", "zstd:19"),
         text("changed_blocks", "three", "# changed\n0 4096\n8192 100\n1099511627775 1\n"),
         text("exclude", "few", "a/c/b1x/\n*.tmp\n!keep.tmp\n/a/**/b[0-9]?\n# no\n\\!c\nd/"),
     ]
