@@ -262,7 +262,8 @@ fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("values", "snap", "latest:vm1"),
         text("values", "compression", "zstd:19"),
         text("changed_blocks", "three", "# changed\n0 4096\n8192 100\n1099511627775 1\n"),
-        text("exclude", "few", "a/c/b1x/\n*.tmp\n!keep.tmp\n/a/**/b[0-9]?\n# no\n\\!c\nd/"),
+        text("exclude", "few", "a/keep.tmp\n*.tmp\n!keep.tmp\n/a/**/b[0-9]?\n# no\n\\!c\nd/"),
+        text("exclude", "folder", "a/c/d/\n/a/**/b[0-9]?\nd/"),
     ]
 }
 
