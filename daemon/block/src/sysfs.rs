@@ -137,5 +137,5 @@ pub(crate) fn is_swap(stat: &Stat) -> bool {
 /// The paths in `/proc/swaps`.
 pub(crate) fn swaps(table: &str) -> impl Iterator<Item = PathBuf> {
     let names = table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
-    names.map(|name| crate::mounts::unescape(name).into())
+    names.map(crate::mounts::unescape)
 }
