@@ -2,6 +2,7 @@
 //! offers. Each reads as the crate itself does; what must hold of that is said there.
 
 use crate::agent::{blocks, location};
+use crate::tree::exclude::Exclude;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use wherry_api::BackupStorageLocation;
@@ -69,4 +70,14 @@ pub fn backup_uid(bytes: &[u8]) -> Option<String> {
 /// Key and value by which an extended attribute is told in an archive.
 pub fn attribute(name: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
     crate::tree::pax::attribute(name, value)
+}
+
+/// Whether a path from the root is left out, if the directory above it is not.
+pub fn leaves_out(exclude: &Exclude, path: &[u8], folder: bool) -> bool {
+    exclude.leaves_out(path, folder)
+}
+
+/// The first file below a directory that `/proc/PID/maps` names.
+pub fn mapped(maps: &str, dir: &Path) -> Option<PathBuf> {
+    crate::mount::holders::mapped(maps, dir)
 }

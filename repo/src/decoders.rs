@@ -7,7 +7,9 @@ use crate::format::records::{self, Kind};
 use crate::id::PackKind;
 use crate::keys::{self, Bundle, Keys};
 use crate::storage::object;
-use crate::{Codec, Credential, Key, PackId, PasswordCost, RepositoryId, Result, Rng, SessionId, Timestamp};
+use crate::{
+    Codec, Compression, Credential, Key, PackId, PasswordCost, RepositoryId, Result, Rng, SessionId, Timestamp,
+};
 use std::collections::HashMap;
 
 const REPOSITORY: RepositoryId = RepositoryId::new([4; 16]);
@@ -26,6 +28,15 @@ fn beat() -> Result<Key> {
 pub fn unpacked(codec: Codec, packed: &[u8], plain: usize) -> Option<Vec<u8>> {
     let mut out = vec![0; plain];
     crate::codec::unpack(codec, packed, &mut out).map(|()| out)
+}
+
+/// A chunk or a node as a writer packs it.
+///
+/// # Errors
+/// When that fails.
+pub fn packed(compression: Compression, plain: &[u8]) -> Result<(Codec, Vec<u8>)> {
+    let mut packer = crate::codec::Packer::new(compression, plain.len())?;
+    packer.pack(plain).map(|(codec, packed)| (codec, packed.to_vec()))
 }
 
 /// The key bundle that these bytes are, written again.
@@ -63,6 +74,16 @@ pub fn is_listing(azure: bool, page: &str) -> bool {
 /// What is said of an answer that is not success.
 pub fn refusal(status: u16, text: &str) -> String {
     object::refusal(status, text)
+}
+
+/// When a server says that it answers, by a date of HTTP.
+pub fn moment(date: &str) -> Option<Timestamp> {
+    object::moment(date)
+}
+
+/// Status and message of one delete of a batch, by the text that there is of it.
+pub fn part_of_batch(text: &str) -> Option<(u16, String)> {
+    object::part_of_batch(text)
 }
 
 /// The values in one section of a file of AWS credentials.

@@ -1,26 +1,22 @@
 //! Everything that reads bytes from outside, one function for each kind: what `scripts/fuzz` calls with made-up bytes, and
 //! `tests/tests/fuzzed.rs` with those in `fuzz/corpus`. None may panic, and each says what else must hold.
 
+mod cluster;
 mod crate_seeds;
 mod crates;
+mod disks;
 mod local;
+pub mod panics;
+mod patterns;
 pub mod seeds;
 
-use std::ffi::OsString;
 use std::fmt::{Debug, Display};
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::Arc;
 use wherry::backup::ChangedBlocks;
-use wherry::cli::{Percent, Size, Span, Tag, VolumeName};
+use wherry::cli::{Compression, Parent, Percent, Rate, Size, Span, Tag, VolumeName};
 use wherry::select::SnapSpec;
-use wherry::tree::exclude::Exclude;
-use wherry::tree::inside::bytes::{Bytes, Window};
-use wherry::tree::inside::{DiskView, Whose, partitions};
-use wherry::tree::path::TreePath;
-use wherry::tree::view::View;
-use wherry_api::decode::decode;
-use wherry_api::{Base, DataDone, DownloadPlan, UploadPlan, job::JobResult};
+use wherry_repo::ErrorKind;
 use wherry_repo::format::checked::{Readings, States};
 use wherry_repo::format::clear::{self, Config, Epoch, Identity, KeySlot};
 use wherry_repo::format::node::Node;
@@ -31,7 +27,6 @@ use wherry_repo::format::records::{
 use wherry_repo::format::segment;
 use wherry_repo::format::tree::{Entry, Known, ListNode, Set, TreeNode};
 use wherry_repo::storage::{Key, keys};
-use wherry_repo::{ErrorKind, Result, Timestamp};
 
 /// Reads bytes as one kind, and says whether they are that; panics when what it has read is not as it must be.
 pub type Target = fn(&[u8]) -> bool;
@@ -44,16 +39,16 @@ pub const TARGETS: [(&str, Target); 35] = [
     ("changed_blocks", changed_blocks),
     ("clear", clear_lines),
     ("config_file", crates::config_file),
-    ("disk", disk),
-    ("exclude", exclude),
-    ("glob", crates::glob),
+    ("disk", disks::disk),
+    ("exclude", patterns::exclude),
+    ("glob", patterns::glob),
     ("index_values", local::index_values),
-    ("job_result", job_result),
+    ("job_result", cluster::job_result),
     ("key_bundle", crates::key_bundle),
     ("key_slot", crates::key_slot),
     ("keys", names),
     ("kubernetes_answers", crates::kubernetes_answers),
-    ("kubernetes_objects", objects),
+    ("kubernetes_objects", cluster::objects),
     ("list_node", list_node),
     ("local_texts", local::local_texts),
     ("location", crates::location),
@@ -63,8 +58,8 @@ pub const TARGETS: [(&str, Target); 35] = [
     ("pack_index", pack_index),
     ("pack_trailer", pack_trailer),
     ("packed", crates::packed),
-    ("partitions", partition_table),
-    ("plans", plans),
+    ("partitions", disks::partition_table),
+    ("plans", cluster::plans),
     ("records", record),
     ("segment", index_segment),
     ("settings", crates::settings),
@@ -240,60 +235,6 @@ fn names(bytes: &[u8]) -> bool {
     found
 }
 
-fn plans(bytes: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(bytes) else { return false };
-    let (uid, text) = text.split_once('\n').unwrap_or(("", text));
-    let json = |value: serde_json::Result<String>| value.expect("what was read can be written");
-    let (upload, download, done) =
-        (UploadPlan::parse(Some(text), uid), DownloadPlan::parse(Some(text), uid), DataDone::parse(Some(text), uid));
-    let base = Base::parse(Some(text), uid);
-    let found = upload.is_ok() || download.is_ok() || done.is_ok() || base.is_ok();
-    if let Ok(base) = base {
-        assert_eq!(Base::parse(Some(&base.print()), uid), Ok(base));
-    }
-    if let Ok(plan) = upload {
-        assert_eq!(UploadPlan::parse(Some(&json(serde_json::to_string(&plan))), uid), Ok(plan));
-    }
-    if let Ok(plan) = download {
-        assert_eq!(DownloadPlan::parse(Some(&json(serde_json::to_string(&plan))), uid), Ok(plan));
-    }
-    if let Ok(done) = done {
-        assert_eq!(DataDone::parse(Some(&json(serde_json::to_string(&done))), uid), Ok(done));
-    }
-    found
-}
-
-fn job_result(bytes: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(bytes) else { return false };
-    let Ok(result) = JobResult::parse(text) else { return false };
-    let written = serde_json::to_string(&result).expect("what was read can be written");
-    assert_eq!(JobResult::parse(&written).expect("what was written can be read"), result);
-    true
-}
-
-/// Objects of the API, and texts within them.
-fn objects(bytes: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(bytes) else { return false };
-    let mut found = wherry_api::quantity::quantity(text).is_some() || wherry_api::time::parse_duration(text).is_ok();
-    let _ = wherry_api::base64::decode(text);
-    if let Ok(time) = wherry_api::Time::from_str(text) {
-        found = true;
-        assert_eq!(wherry_api::Time::from_str(&time.to_string()).ok(), Some(time));
-    }
-    if let Ok(id) = wherry_api::SnapshotId::from_str(text) {
-        found = true;
-        assert_eq!(wherry_api::SnapshotId::from_str(&id.to_string()).ok(), Some(id));
-    }
-    if let Ok(object) = serde_json::from_str(text) {
-        found |= decode::<wherry_api::DataUpload>("DataUpload", &object).is_ok();
-        found |= decode::<wherry_api::DataDownload>("DataDownload", &object).is_ok();
-        found |= decode::<wherry_api::VolumeSnapshot>("VolumeSnapshot", &object).is_ok();
-        found |= decode::<wherry_api::VolumeSnapshotContent>("VolumeSnapshotContent", &object).is_ok();
-        found |= decode::<wherry_api::BackupStorageLocation>("BackupStorageLocation", &object).is_ok();
-    }
-    found
-}
-
 /// Sizes, times and names as people write them.
 fn values(bytes: &[u8]) -> bool {
     fn shown<T: FromStr<Err = String> + Display>(text: &str) -> bool {
@@ -310,7 +251,16 @@ fn values(bytes: &[u8]) -> bool {
     if let Ok(Percent(percent)) = &percent {
         assert!((0.0..=100.0).contains(percent), "{text:?} is {percent} %");
     }
-    size || span || name || snap || percent.is_ok() || Tag::from_str(text).is_ok()
+    let rate = Rate::from_str(text).ok().map(|Rate(bytes)| bytes);
+    assert_eq!(rate, Size::from_str(text).ok().map(|Size(bytes)| bytes).filter(|bytes| *bytes > 0), "{text:?}");
+    let compression = Compression::from_str(text);
+    assert!(!matches!(compression, Ok(Compression::Zstd(level)) if !(1..=19).contains(&level)), "{text:?}");
+    match Parent::from_str(text) {
+        Ok(Parent::Snap(parent)) => assert_eq!(SnapSpec::from_str(text), Ok(parent)),
+        Ok(_) => assert!(matches!(text, "auto" | "none")),
+        Err(_) => assert!(!snap, "{text:?} is a snapshot"),
+    }
+    size || span || name || snap || compression.is_ok() || percent.is_ok() || Tag::from_str(text).is_ok()
 }
 
 /// Lists of changed blocks: what they say to read and what they leave out is all there is, once.
@@ -328,79 +278,4 @@ fn changed_blocks(bytes: &[u8]) -> bool {
         |r: &Range<u64>| rounded.ranges().iter().any(|read| read.start <= r.start && r.end.min(SIZE) <= read.end);
     assert!(list.ranges().iter().filter(|r| r.start < SIZE).all(is_read), "what is named is read");
     true
-}
-
-/// One pattern a line.
-fn exclude(bytes: &[u8]) -> bool {
-    use std::os::unix::ffi::OsStringExt;
-    let patterns: Vec<OsString> =
-        bytes.split(|byte| *byte == b'\n').map(|line| OsString::from_vec(line.to_vec())).collect();
-    let _ = Exclude::new(&[], false, &patterns);
-    Exclude::new(&patterns, false, &[]).is_ok()
-}
-
-#[derive(Debug)]
-struct Image(Vec<u8>);
-
-impl Bytes for Image {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let from = usize::try_from(offset).expect("an image is in memory");
-        out.copy_from_slice(&self.0[from..from + out.len()]);
-        Ok(())
-    }
-}
-
-/// The same disk with checksums in its first GPT that fit, where it has one: little is read behind those that do not.
-fn with_checksums(bytes: &[u8]) -> Option<Vec<u8>> {
-    const HEAD: usize = 512;
-    let mut disk = bytes.to_vec();
-    let head = disk.get(HEAD..2 * HEAD).filter(|head| head.starts_with(b"EFI PART"))?;
-    let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
-    let (length, start) = (number(12), number(72).checked_mul(512)?);
-    let entries = disk.get(start..start.checked_add(number(80).checked_mul(number(84))?)?)?;
-    let sum = clear::checksum(entries).to_le_bytes();
-    disk[HEAD + 88..HEAD + 92].copy_from_slice(&sum);
-    disk[HEAD + 16..HEAD + 20].fill(0);
-    let sum = clear::checksum(disk.get(HEAD..HEAD.checked_add(length)?)?).to_le_bytes();
-    disk[HEAD + 16..HEAD + 20].copy_from_slice(&sum);
-    Some(disk)
-}
-
-fn partition_table(bytes: &[u8]) -> bool {
-    table(bytes) | with_checksums(bytes).is_some_and(|mended| table(&mended))
-}
-
-fn table(bytes: &[u8]) -> bool {
-    let size = bytes.len() as u64;
-    let table = partitions::read(&Window::whole(Arc::new(Image(bytes.to_vec())))).expect("memory can be read");
-    let partitions = table.map(|table| table.partitions).unwrap_or_default();
-    let is_there = |bytes: &Range<u64>| bytes.start <= bytes.end && bytes.end <= size;
-    assert!(partitions.iter().all(|partition| is_there(&partition.bytes)), "it is on the disk");
-    !partitions.is_empty()
-}
-
-/// Partitions, and the filesystems in them: two levels of directories, and the begin of their files.
-fn disk(bytes: &[u8]) -> bool {
-    let whose = Whose { snapshot: String::new(), time: Timestamp(0), image: TreePath::new(b"") };
-    let Ok(mut view) = DiskView::open(Arc::new(Image(bytes.to_vec())), whose) else { return false };
-    let mut folders = vec![TreePath::new(b"")];
-    for _ in 0..3 {
-        let mut found = Vec::new();
-        for folder in &folders {
-            let _ = view.list(folder, 0, &mut |node| {
-                found.push(folder.join(&node.name));
-                if found.len() < 64 { Ok(()) } else { Err(std::io::Error::other("enough").into()) }
-            });
-        }
-        for path in &found {
-            let _ = view.stat(path);
-            let _ = view.read(path, 0..4096, &mut |_| Ok(()));
-        }
-        folders = found;
-    }
-    view.is_known()
 }

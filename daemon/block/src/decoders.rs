@@ -12,3 +12,8 @@ pub fn mount(line: &str) -> Option<(PathBuf, PathBuf)> {
 pub fn device_number(text: &str) -> Option<(u32, u32)> {
     crate::sysfs::parse_number(text)
 }
+
+/// What swap areas are on, as `/proc/swaps` says it.
+pub fn swaps(table: &str) -> Vec<PathBuf> {
+    crate::sysfs::swaps(table).collect()
+}

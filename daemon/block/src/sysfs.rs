@@ -128,9 +128,14 @@ pub(crate) fn same(a: &Stat, b: &Stat) -> bool {
 /// Swap areas in use that are the device or file with this `stat`.
 pub(crate) fn is_swap(stat: &Stat) -> bool {
     let Ok(table) = fs::read_to_string("/proc/swaps") else { return false };
-    let names = table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
-    names.filter_map(|name| rustix::fs::stat(crate::mounts::unescape(name)).ok()).any(|swap| {
+    swaps(&table).filter_map(|swap| rustix::fs::stat(swap).ok()).any(|swap| {
         let file = matches!(FileType::from_raw_mode(swap.st_mode), FileType::RegularFile | FileType::BlockDevice);
         file && same(&swap, stat)
     })
+}
+
+/// The paths in `/proc/swaps`.
+pub(crate) fn swaps(table: &str) -> impl Iterator<Item = PathBuf> {
+    let names = table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
+    names.map(crate::mounts::unescape)
 }

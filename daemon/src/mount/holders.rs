@@ -46,7 +46,8 @@ fn processes(dir: &Path) -> Vec<String> {
         let links = ["cwd", "root", "exe"].map(|name| process.join(name));
         let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|fd| fd.path());
         let mut paths = links.into_iter().chain(open).filter_map(|link| fs::read_link(link).ok());
-        if let Some(path) = paths.find(|path| is_below(path, dir)).or_else(|| mapped(&process, dir)) {
+        let maps = || fs::read_to_string(process.join("maps")).ok();
+        if let Some(path) = paths.find(|path| is_below(path, dir)).or_else(|| mapped(&maps()?, dir)) {
             let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
             found.insert(pid, format!("{} (pid {pid}, in {})", name.trim_end(), below(&path, dir)));
         }
@@ -54,9 +55,8 @@ fn processes(dir: &Path) -> Vec<String> {
     found.into_values().collect()
 }
 
-/// A file of the mount the process has in its memory.
-fn mapped(process: &Path, dir: &Path) -> Option<PathBuf> {
-    let maps = fs::read_to_string(process.join("maps")).ok()?;
+/// A file of the mount that a process has in its memory, by its `maps`.
+pub(crate) fn mapped(maps: &str, dir: &Path) -> Option<PathBuf> {
     maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..]))).find(|path| is_below(path, dir))
 }
 

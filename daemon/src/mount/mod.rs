@@ -10,7 +10,7 @@ pub mod file;
 pub mod files;
 pub mod fs;
 mod fuse;
-mod holders;
+pub(crate) mod holders;
 pub mod links;
 pub(crate) mod point;
 mod show;

@@ -13,7 +13,7 @@ mod s3;
 mod service;
 
 pub(crate) use credentials::values_in;
-pub(crate) use http::{is_listing, refusal};
+pub(crate) use http::{is_listing, moment, refusal};
 pub(crate) use place::{endpoint, place};
 
 use super::retry::{LAST_REQUEST, LOOK, Over, Policy};
@@ -187,7 +187,7 @@ fn explain(service: Service, error: &object_store::Error) -> (ErrorKind, String)
         }
         // Azure's deletes are batches, whose parts have no answer of their own.
         None if matches!(error, object_store::Error::NotFound { .. }) => (ErrorKind::NotFound, error.to_string()),
-        None if let Some(refused) = refused_part(error) => {
+        None if let Some(refused) = refused_part(&error.to_string()) => {
             let (kind, hint) = service.meaning(&refused);
             (kind, format!("{refused}{hint}"))
         }
@@ -197,11 +197,15 @@ fn explain(service: Service, error: &object_store::Error) -> (ErrorKind, String)
 }
 
 /// What became of one delete of a batch; object_store keeps it as text alone, which ends in `(code: NNN)`.
-fn refused_part(error: &object_store::Error) -> Option<Refused> {
-    let text = error.to_string();
+fn refused_part(text: &str) -> Option<Refused> {
     let (message, status) = text.split_once("request failed for key")?.1.rsplit_once("(code: ")?;
     let status = status.trim_end_matches(')').parse().ok()?;
     Some(Refused { status, code: String::new(), message: message.trim().to_owned() })
+}
+
+/// Status and message of such a text.
+pub(crate) fn part_of_batch(text: &str) -> Option<(u16, String)> {
+    refused_part(text).map(|refused| (refused.status, refused.message))
 }
 
 impl Storage for Objects {

@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 use wherry_api::settings::ENTRIES;
-use wherry_repo::{Codec, decoders as of_repo};
+use wherry_repo::{Codec, Compression, decoders as of_repo};
 
 const TEXT: &[u8] = b"wherry wherry wherry wherry wherry wherry wherry wherry wherry wherry wherry";
 
-fn packed(codec: Codec, packed: &[u8]) -> Vec<u8> {
-    [&[codec as u8, TEXT.len() as u8, 0, 0][..], packed].concat()
+fn packed(codec: Codec, plain: usize, packed: &[u8]) -> Vec<u8> {
+    [&[codec as u8][..], &plain.to_le_bytes()[..3], packed].concat()
+}
+
+/// A frame, as a writer makes it. libFuzzer, which does not see into C, does not come upon one.
+pub(super) fn zstd(plain: &[u8]) -> Vec<u8> {
+    let (codec, frame) = of_repo::packed(Compression::Zstd(3), plain).expect("a seed can be made");
+    assert_eq!(codec, Codec::Zstd, "it is not shorter than what is in it");
+    packed(codec, plain.len(), &frame)
 }
 
 /// A message of the service of changed blocks, by the rules of the encoding: type 2, capacity 1 MiB, two ranges.
@@ -54,6 +61,7 @@ const S3: &str = "\0<?xml?><ListBucketResult xmlns=\"x\"><IsTruncated>true</IsTr
 const BLOBS: &str = "\x01<EnumerationResults><Blobs></Blobs><NextMarker/></EnumerationResults>";
 const ERROR: &str = "\x02<?xml?><Error><Code>NoSuchBucket</Code><Message>gone</Message></Error>";
 const PROFILE: &str = "\x03default\n[default]\naws_access_key_id = a\n# no\n[profile b]\nregion = r\n";
+const PART: &str = "\x06Generic MicrosoftAzure error: request failed for key a/b: The lease is held (code: 412)";
 const HOLDER: &str = "\x04backup of \"vm1\" node-1 77 1779999999000000000";
 
 pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -65,8 +73,9 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("key_bundle", "two", bundle),
         ("key_slot", "slot", [&[0], &slot[..]].concat()),
         ("key_slot", "record", [&[1], &record[..]].concat()),
-        ("packed", "raw", packed(Codec::Raw, TEXT)),
-        ("packed", "lz4", packed(Codec::Lz4, &lz4)),
+        ("packed", "raw", packed(Codec::Raw, TEXT.len(), TEXT)),
+        ("packed", "lz4", packed(Codec::Lz4, TEXT.len(), &lz4)),
+        ("packed", "zstd", zstd(TEXT)),
         ("block_answers", "two", blocks()),
         ("settings", "all", settings()),
         text("location", "aws", AWS),
@@ -84,6 +93,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("storage_texts", "error", ERROR),
         text("storage_texts", "profile", PROFILE),
         text("storage_texts", "holder", HOLDER),
+        text("storage_texts", "date", "\x05Thu, 26 Nov 2026 13:00:00 GMT"),
+        text("storage_texts", "batch", PART),
         text("glob", "set", "a*[!b-d]\\?x?\nabce?xy"),
     ]
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use wherry_api::location::Recorded;
+use wherry_api::settings::ENTRIES;
 use wherry_api::{BackupStorageLocation, Settings, decoders as of_api};
 use wherry_repo::format::clear::{self, KeySlot};
 use wherry_repo::{Codec, Timestamp, decoders as of_repo};
@@ -45,11 +46,12 @@ pub(super) fn packed(bytes: &[u8]) -> bool {
     true
 }
 
-/// The first byte says which: a listing, a refusal, a file of credentials, or the line in a lock file.
+/// The first byte says which: a listing, a refusal, a file of credentials, the line in a lock file, the date of an answer, or what
+/// is said of a part of a batch.
 pub(super) fn storage_texts(bytes: &[u8]) -> bool {
     let Some((which, bytes)) = bytes.split_first() else { return false };
     let text = String::from_utf8_lossy(bytes);
-    match which % 5 {
+    match which % 7 {
         0 => of_repo::is_listing(false, &text),
         1 => of_repo::is_listing(true, &text),
         2 => {
@@ -61,6 +63,16 @@ pub(super) fn storage_texts(bytes: &[u8]) -> bool {
             let values = of_repo::section(text, name);
             assert!(values.keys().all(|name| name.trim() == name), "a name has blanks around it");
             !values.is_empty()
+        }
+        5 => {
+            let Some(Timestamp(moment)) = of_repo::moment(&text) else { return false };
+            assert_eq!(moment % 1_000_000_000, 0, "a date has whole seconds");
+            true
+        }
+        6 => {
+            let Some((_, message)) = of_repo::part_of_batch(&text) else { return false };
+            assert!(text.contains(&message) && message.trim() == message, "{message:?}");
+            true
         }
         _ => {
             let said = of_repo::holder(&text, Timestamp(1_780_000_000_000_000_000));
@@ -118,6 +130,11 @@ pub(super) fn settings(bytes: &[u8]) -> bool {
     match Settings::parse(&data) {
         Ok(settings) => {
             assert!(settings.restore_share + settings.backup_share <= 100);
+            // The same as when nobody says what holds anyway.
+            let is_default = |key: &str, text: &str| ENTRIES.iter().any(|e| e.key == key && e.default == text);
+            let mut said = data;
+            said.retain(|key, text| !is_default(key, text));
+            assert_eq!(Settings::parse(&said).as_ref(), Ok(&settings), "{said:?} means another");
             true
         }
         Err(wrong) => {
@@ -198,17 +215,4 @@ pub(super) fn block_answers(bytes: &[u8]) -> bool {
     assert!(ranges.iter().all(|range| range.start < range.end && range.end <= size), "{ranges:?} of {size}");
     assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start), "ranges ascend and do not touch");
     true
-}
-
-/// A pattern of the shell, a line end, a name.
-pub(super) fn glob(bytes: &[u8]) -> bool {
-    let mut parts = bytes.splitn(2, |byte| *byte == b'\n');
-    let (glob, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let fits = wherry::decoders::matches(glob, name);
-    if !glob.iter().any(|byte| b"*?[\\".contains(byte)) {
-        assert_eq!(fits, glob == name, "without signs it means itself");
-    }
-    let any = [b"*", glob].concat();
-    assert!(!fits || wherry::decoders::matches(&any, name), "with more before it it fits no less");
-    fits
 }

@@ -1,5 +1,6 @@
 //! What lies on this machine, the kernel says or somebody types: the chunk index, notes and secrets, URLs, extended attributes.
 
+use std::path::Path;
 use wherry::decoders as of_wherry;
 use wherry::tree::path::TreePath;
 use wherry_repo::{Credential, decoders as of_repo};
@@ -16,11 +17,11 @@ pub(super) fn index_values(bytes: &[u8]) -> bool {
 }
 
 /// The first byte says which: the note of a restore, what `/proc` says of a process, a password, a key, a request over HTTP, a
-/// device's number, the `velero-backup.json` of a backup.
+/// device's number, the `velero-backup.json` of a backup, `/proc/swaps`, what is in the memory of a process.
 pub(super) fn local_texts(bytes: &[u8]) -> bool {
     let Some((which, bytes)) = bytes.split_first() else { return false };
     let text = std::str::from_utf8(bytes);
-    match which % 7 {
+    match which % 9 {
         0 => {
             let Some(written) = of_wherry::restore_note(bytes) else { return false };
             assert_eq!(of_wherry::restore_note(&written).as_ref(), Some(&written), "it is read as another");
@@ -28,7 +29,7 @@ pub(super) fn local_texts(bytes: &[u8]) -> bool {
         }
         1 => text.ok().and_then(of_repo::started).is_some(),
         2 | 3 => {
-            let is_password = which % 7 == 2;
+            let is_password = which % 9 == 2;
             match of_wherry::secret(is_password, bytes) {
                 Ok(Credential::Password(read)) => assert!(is_password && !read.is_empty()),
                 Ok(Credential::KeyFile(read)) => assert!(!is_password && read.len() >= 16 && bytes.starts_with(&read)),
@@ -42,6 +43,18 @@ pub(super) fn local_texts(bytes: &[u8]) -> bool {
             !path.is_empty()
         }
         5 => text.ok().and_then(wherry_block::decoders::device_number).is_some(),
+        7 => {
+            let Ok(text) = text else { return false };
+            let found = wherry_block::decoders::swaps(text);
+            assert!(found.iter().map(|path| path.as_os_str().len()).sum::<usize>() <= text.len(), "{found:?}");
+            !found.is_empty()
+        }
+        8 => {
+            let dir = Path::new("/mnt/a");
+            let Some(path) = text.ok().and_then(|text| of_wherry::mapped(text, dir)) else { return false };
+            assert!(path.starts_with(dir), "{path:?} is elsewhere");
+            true
+        }
         _ => of_wherry::backup_uid(bytes).inspect(|uid| assert!(!uid.is_empty())).is_some(),
     }
 }
@@ -123,6 +136,9 @@ fn unescaped(key: &[u8]) -> Vec<u8> {
 }
 
 const NOTE: &str = r#"{"snapshot":"00","root":"11","identity":"new"}"#;
+const SWAPS: &str = "Filename\tType\tSize\tUsed\tPriority\n/dev/dm-1 partition\t8\t0\t-2\n/a\\040b file\t8\t0\t-3\n";
+const MAPS: &str =
+    "7f00-7f01 r-xp 0 08:01 7 /usr/lib/a.so\n7f02-7f03 rw-p 0 0:0 0\n7f04-7f05 r--s 0 0:9 8 /mnt/a/b c\n";
 const STAT: &str = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 8515 0 0";
 
 pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -150,6 +166,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("local_texts", "request", text(4, "GET /metrics?a=b HTTP/1.1\r\n\r\n")),
         ("local_texts", "device", text(5, "253:1")),
         ("local_texts", "backup", text(6, r#"{"metadata":{"uid":"u"}}"#)),
+        ("local_texts", "swaps", text(7, SWAPS)),
+        ("local_texts", "maps", text(8, MAPS)),
         ("urls", "s3", text(0, "bucket/a/b/")),
         ("urls", "azure", text(1, "container")),
         ("urls", "google", text(2, "bucket/a")),

@@ -3,21 +3,22 @@
 use crate::small::{in_memory, keys_of};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
-use wherry_api::job::{Forgetting, JobKind, JobResult, State};
-use wherry_api::{Base, UploadPlan, plan};
 use wherry_repo::format::checked::{Checked, ReadTogether, Readings, States};
 use wherry_repo::format::node::{Node, Slot};
 use wherry_repo::format::pack::{self, Header, Index, Trailer};
 use wherry_repo::format::records::{
-    self, Asked, Beat, Fence, Generation, Outcome, Process, Seen, SessionKind, SessionOpen, Settled, Sweep, Verdict,
+    self, Asked, Beat, Fence, Generation, MissingPath, Moved, Origin, Outcome, Pinned, Process, Seen, SessionKind,
+    SessionOpen, Settled, SnapshotRecord, Stats, Sweep, TreeInfo, Unpinned, Verdict,
 };
 use wherry_repo::format::segment::{self, PackRows};
 use wherry_repo::format::tree::{
-    Attributes, Below, Content, Entry, Extended, FOLDER, InodeFlags, Known, LIST, ListNode, PIECE, Piece, Placed, Ref,
-    SHARED, Set, Time, Totals, TreeNode, What,
+    Attributes, Below, Child, Content, Entry, Extended, FOLDER, InodeFlags, Known, LIST, ListNode, PIECE, Piece,
+    Placed, Ref, SHARED, Set, Time, Totals, TreeNode, What,
 };
 use wherry_repo::storage::Storage;
-use wherry_repo::{ChunkId, Codec, Location, PackId, PackKind, SessionId, ShortId, SnapshotId, Timestamp, VolumeId};
+use wherry_repo::{
+    ChunkId, Codec, Location, PackId, PackKind, RepositoryId, SessionId, ShortId, SnapshotId, Timestamp, VolumeId,
+};
 
 const SESSION: SessionId = SessionId::new([7; 16]);
 
@@ -30,7 +31,8 @@ fn placed(class: u8, n: u8) -> Placed {
     let pack = PackId { kind, ..data(0) };
     let ordinal = u32::from(n);
     let at = Location { pack, epoch: 1, ordinal, offset: 64 + 1000 * ordinal, len: 1000, codec: Codec::Lz4 };
-    let plain = if class < 128 { 4096 } else { 16384 };
+    // A node of a map is shorter than one of a tree may be.
+    let plain = if class < FOLDER { 4096 } else { 16384 };
     Placed { to: Ref { id: ShortId::new([n + 1; 16]), class, plain }, at }
 }
 
@@ -78,9 +80,23 @@ fn trees() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         Entry::Unknown { name: b"d".to_vec(), errno: NonZeroU32::MIN },
         entry("e", What::File { size: 1 << 30, content: Content::List(placed(LIST, 9)) }),
         entry("f", What::Block(8, 1)),
+        entry(
+            "g",
+            What::File {
+                size: 4096 + 7,
+                content: Content::Pieces(vec![Piece::Hole(7), Piece::Chunk(placed(PIECE, 2))]),
+            },
+        ),
+        entry("h", What::File { size: 1 << 30, content: Content::Map { class: 16, levels: 2, top: placed(129, 5) } }),
     ]);
+    let totals = Totals { below: 9, folders: 2, bytes: 1 << 20, missing: 1 };
+    let child = |first: &str, n: u8| Child { first: first.into(), node: placed(FOLDER, n), entries: 4, totals };
+    let inner = TreeNode::Inner { height: 1, children: vec![child("a", 3), child("m", 4)] };
+    let lists = ListNode::Inner { height: 1, children: vec![(placed(LIST, 3), 1 << 20), (placed(LIST, 4), 5)] };
     vec![
         ("tree_node", "leaf", leaf.encode()),
+        ("tree_node", "inner", inner.encode()),
+        ("list_node", "inner", lists.encode()),
         ("tree_root", "root", TreeNode::Leaf(vec![Entry::Known(Box::new(folder("")))]).encode()),
         ("list_node", "leaf", list().encode()),
         ("attributes", "two", Set(vec![(b"a".to_vec(), vec![]), (b"user.b".to_vec(), vec![1; 40])]).encode()),
@@ -104,18 +120,52 @@ fn packs() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let trailer = Trailer::of(364, &bytes, 3);
     let size = u64::from(trailer.pack_len);
     let rows = PackRows { pack: data(1), epoch: 1, chunks: vec![(ShortId::new([1; 16]), 100, Codec::Raw)] };
-    let mut node = Node::new(0);
-    for n in [0, 1, 2, 9] {
-        let Placed { to, at } = placed(0, n as u8);
-        node.set(n, Slot { id: to.id, at });
-    }
+    let map = |level: u8, class: u8| {
+        let mut node = Node::new(level);
+        for n in [0, 1, 2, 9] {
+            let Placed { to, at } = placed(class, n as u8);
+            node.set(n, Slot { id: to.id, at });
+        }
+        node.encode()
+    };
     vec![
         ("pack_header", "one", header.encode().to_vec()),
         ("pack_index", "three", [&364_u32.to_le_bytes()[..], &bytes].concat()),
         ("pack_trailer", "one", [&size.to_le_bytes()[..], &trailer.encode()].concat()),
+        ("packed", "node", super::crate_seeds::zstd(&map(1, 128))),
         ("segment", "two", segment::encode(&[rows.clone(), PackRows { pack: data(2), ..rows }])),
-        ("map_node", "leaf", node.encode()),
+        ("map_node", "leaf", map(0, 0)),
+        ("map_node", "inner", map(1, 128)),
     ]
+}
+
+/// With all there is to say of one; of a directory, where that is told.
+fn snapshot(tree: Option<TreeInfo>) -> SnapshotRecord {
+    let (class, levels, chunks) = if tree.is_some() { (0, 0, 0) } else { (22, 2, 300) };
+    SnapshotRecord {
+        name: "vm1".into(),
+        size: 5 << 30,
+        class,
+        levels,
+        root: ChunkId::new([1; 32]),
+        top: vec![1, 2, 3],
+        chunks,
+        parent: Some(SnapshotId::new([3; 16])),
+        tags: [("key".to_owned(), "value".to_owned())].into(),
+        started: Timestamp(1_780_000_000_000_000_000),
+        ended: Timestamp(1_780_000_001_000_000_000),
+        host: "node-1".into(),
+        source: "/dev/sda".into(),
+        run: "r".into(),
+        engine: "ring".into(),
+        partial: tree.is_some(),
+        resumed: true,
+        stats: Stats { read: 9, hole: 8, zero: 7, unchanged: 6, known: 5, new: 4, stored: 3, metadata: 2 },
+        version: "1.0.0".into(),
+        nonce: [2; 16],
+        tree,
+        origin: Some(Origin { repository: RepositoryId::new([4; 16]), snapshot: SnapshotId::new([5; 16]) }),
+    }
 }
 
 fn sealed() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -142,6 +192,18 @@ fn sealed() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         nonce,
         moved: Vec::new(),
     };
+    let moved = vec![Moved { pack: data(1), places: vec![0b101] }, Moved { pack: data(2), places: vec![0, 1] }];
+    let tree = TreeInfo {
+        files: 3,
+        folders: 2,
+        others: 1,
+        missing: 1,
+        first_missing: vec![MissingPath { path: b"a/b".to_vec(), errno: 5 }],
+        unsettled: 1,
+        filesystem: "ext4".into(),
+        excluded: vec!["--exclude *.tmp".into()],
+        thin: vec![ShortId::new([9; 16])],
+    };
     let read = ReadTogether { at, intact: vec![data(1), data(2)], damaged: vec![data(3)] };
     let state = Checked { snapshot: SESSION, said: at, verified: Some(at), damaged: false };
     vec![
@@ -152,6 +214,11 @@ fn sealed() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("records", "settled", body(4, &Settled { verdict: Verdict::Final, at, nonce })),
         ("records", "sweep", body(5, &Sweep { packs: vec![data(1)], nonce })),
         ("records", "generation", body(8, &list)),
+        ("records", "generation-moved", body(8, &Generation { moved, ..list.clone() })),
+        ("records", "pinned", body(6, &Pinned { at, nonce })),
+        ("records", "unpinned", body(7, &Unpinned { at, nonce })),
+        ("records", "snapshot", body(9, &Outcome::Snapshot(Box::new(snapshot(None))))),
+        ("records", "snapshot-tree", body(9, &Outcome::Snapshot(Box::new(snapshot(Some(tree)))))),
         ("records", "readings", body(10, &Readings { groups: vec![read] })),
         ("records", "states", body(11, &States { snapshots: vec![state] })),
         ("records", "fence", body(9, &Outcome::Fence(Fence { reason: "silent".into(), at, nonce }))),
@@ -160,7 +227,8 @@ fn sealed() -> Vec<(&'static str, &'static str, Vec<u8>)> {
 
 /// The lines in the clear of a real repository.
 fn clear() -> Vec<(&'static str, &'static str, Vec<u8>)> {
-    let (storage, _repository) = in_memory();
+    let (storage, repository) = in_memory();
+    repository.rotate(&[]).expect("the keys can be rotated");
     let mut found = Vec::new();
     for key in keys_of(storage.as_ref()) {
         let bytes = storage.get(&key).expect("it was listed");
@@ -179,24 +247,6 @@ fn clear() -> Vec<(&'static str, &'static str, Vec<u8>)> {
 fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let text = |target, name, text: &str| (target, name, text.as_bytes().to_vec());
     let id = "0".repeat(32);
-    let upload = UploadPlan {
-        version: plan::VERSION,
-        cr_uid: "uid".into(),
-        attempt: 1,
-        snapshot_uid: "su".into(),
-        content: "c".into(),
-        content_uid: "cu".into(),
-        snapshot_handle: "h".into(),
-        driver: "d".into(),
-        ..UploadPlan::default()
-    };
-    let completed = wherry_api::Time(1_800_000_000);
-    let (cr, pvc) = ("a".to_owned(), "p".to_owned());
-    let base = Base { version: plan::VERSION, cr_uid: "uid".into(), completed, cr, pvc, ..Base::default() };
-    let mut result =
-        JobResult::new(JobKind::Forget, wherry_api::Time(1_800_000_000), State::OnHold, "many are missing".into());
-    let missing = [("gone".to_owned(), wherry_api::Time(1_700_000_000))].into();
-    result.forgetting = Some(Forgetting { kept: 1, held: 7, missing, ..Forgetting::default() });
     vec![
         text("keys", "seen", &format!("sess/{id}/seen-00000003")),
         text("keys", "snap", &format!("snap/{id}/{id}")),
@@ -205,42 +255,16 @@ fn texts() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("keys", "readings", &format!("checked/packs/{id}-00000002")),
         text("keys", "states", &format!("checked/snaps/{id}")),
         text("keys", "pack", wherry_repo::storage::keys::pack(&data(1)).as_str()),
-        text("plans", "upload", &["uid", &upload.print()].join("\n")),
-        text("plans", "base", &["uid", &base.print()].join("\n")),
-        text("job_result", "forgetting", &result.print()),
-        text(
-            "kubernetes_objects",
-            "upload",
-            r#"{"metadata":{"name":"a","uid":"u"},"spec":{"cancel":true},"status":{"phase":"Prepared"}}"#,
-        ),
-        text("kubernetes_objects", "time", "2026-11-26T13:00:00Z"),
-        text("kubernetes_objects", "quantity", "1.5Gi"),
-        text("kubernetes_objects", "duration", "4h0m10s"),
         text("values", "size", "32M"),
         text("values", "span", "30d"),
         text("values", "percent", "10%"),
         text("values", "tag", "key=value"),
         text("values", "snap", "latest:vm1"),
+        text("values", "compression", "zstd:19"),
         text("changed_blocks", "three", "# changed\n0 4096\n8192 100\n1099511627775 1\n"),
-        text("exclude", "few", "*.tmp\n!keep.tmp\n/a/**/b[0-9]?\n"),
+        text("exclude", "few", "a/keep.tmp\n*.tmp\n!keep.tmp\n/a/**/b[0-9]?\n# no\n\\!c\nd/"),
+        text("exclude", "folder", "a/c/d/\n/a/**/b[0-9]?\nd/"),
     ]
-}
-
-/// An MBR with one primary and one logical partition.
-fn mbr() -> Vec<u8> {
-    let mut disk = vec![0; 16 << 10];
-    let mut entry = |at: usize, kind: u8, start: u32, count: u32| {
-        disk[at + 4] = kind;
-        disk[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
-        disk[at + 12..at + 16].copy_from_slice(&count.to_le_bytes());
-    };
-    entry(446, 0x83, 1, 4);
-    entry(462, 0x05, 8, 16);
-    entry(8 * 512 + 446, 0x83, 1, 4);
-    for at in [510, 8 * 512 + 510] {
-        disk[at..at + 2].copy_from_slice(&[0x55, 0xaa]);
-    }
-    disk
 }
 
 /// Each with the name of its target and its own.
@@ -248,6 +272,8 @@ fn mbr() -> Vec<u8> {
 /// # Panics
 /// When one is not what its target reads.
 pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
-    let disks = vec![("partitions", "mbr", mbr()), ("disk", "mbr", mbr())];
-    [trees(), packs(), sealed(), clear(), texts(), disks, super::crate_seeds::seeds(), super::local::seeds()].concat()
+    let ours = [trees(), packs(), sealed(), clear(), texts()].concat();
+    let theirs =
+        [super::crate_seeds::seeds(), super::local::seeds(), super::cluster::seeds(), super::disks::seeds()].concat();
+    [ours, theirs].concat()
 }

@@ -120,7 +120,7 @@ impl Date {
 }
 
 /// A date of HTTP.
-fn moment(date: &str) -> Option<Timestamp> {
+pub(crate) fn moment(date: &str) -> Option<Timestamp> {
     let moment = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok()?;
     i64::try_from(moment.as_nanosecond()).ok().map(Timestamp)
 }
