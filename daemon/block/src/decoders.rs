@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 /// Mount point and source in a line of `/proc/self/mountinfo`.
-pub fn mount(line: &str) -> Option<(PathBuf, PathBuf)> {
+pub fn mount(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
     crate::mounts::parse(line).map(|mount| (mount.mount_point, mount.source))
 }
 

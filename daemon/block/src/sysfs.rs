@@ -125,12 +125,29 @@ pub(crate) fn same(a: &Stat, b: &Stat) -> bool {
     }
 }
 
+/// What is used as swap by a table of the kernel, whose names need not be UTF-8.
+fn swap_names(table: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = table.split(|&byte| byte == b'\n').skip(1);
+    lines.filter_map(|line| line.split(u8::is_ascii_whitespace).next()).filter(|name| !name.is_empty())
+}
+
 /// Swap areas in use that are the device or file with this `stat`.
 pub(crate) fn is_swap(stat: &Stat) -> bool {
-    let Ok(table) = fs::read_to_string("/proc/swaps") else { return false };
-    let names = table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
-    names.filter_map(|name| rustix::fs::stat(crate::mounts::unescape(name)).ok()).any(|swap| {
+    let Ok(table) = fs::read("/proc/swaps") else { return false };
+    swap_names(&table).filter_map(|name| rustix::fs::stat(crate::mounts::unescape(name)).ok()).any(|swap| {
         let file = matches!(FileType::from_raw_mode(swap.st_mode), FileType::RegularFile | FileType::BlockDevice);
         file && same(&swap, stat)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_no_utf_8_hides_no_other_swap() {
+        let table =
+            b"Filename\tType\tSize\n/dev/sda2   partition\t7\t0\t-2\n/srv/\xff\t\tfile\t7\n/swap\\040file file\t7\n";
+        assert_eq!(swap_names(table).collect::<Vec<_>>(), [&b"/dev/sda2"[..], b"/srv/\xff", b"/swap\\040file"]);
+    }
 }
