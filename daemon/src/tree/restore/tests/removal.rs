@@ -55,12 +55,17 @@ fn a_removal_that_is_to_end_ends() {
 }
 
 /// A mount that goes away.
-struct Mounted(PathBuf);
+pub(super) struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(at: &Path) -> Self {
+        Self::of("tmpfs", at)
+    }
+
+    /// Of this kind, which needs no device.
+    pub(super) fn of(kind: &str, at: &Path) -> Self {
         fs::create_dir_all(at).unwrap();
-        rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), None).unwrap();
+        rustix::mount::mount(kind, at, kind, MountFlags::empty(), None).unwrap();
         Self(at.to_owned())
     }
 }
