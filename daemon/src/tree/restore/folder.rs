@@ -35,7 +35,9 @@ pub(super) struct Look {
 impl Look {
     /// Whether this is the inode that was seen before.
     pub(super) fn is_still(&self, before: &Self) -> bool {
-        (self.identity, self.born) == (before.identity, before.born)
+        // A server may say so one time and not the other.
+        let born = self.born.zip(before.born).is_none_or(|(now, before)| now == before);
+        born && self.identity == before.identity
     }
 }
 
