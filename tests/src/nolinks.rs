@@ -1,6 +1,7 @@
 //! A filesystem that can neither link nor rename without replacing, as some network and removable ones: in memory,
 //! through FUSE. It keeps files, folders, sizes and times, and no more than that. Parts of its files can be spoiled, as by
-//! bad sectors, and it tells which folders were made durable.
+//! bad sectors, and it tells which folders were made durable. More that filesystems get wrong, or do otherwise, is in
+//! [`Quirks`].
 #![allow(clippy::redundant_closure_call, reason = "the closure is what lets `?` end the action of the macro")]
 
 use crate::fuse;
@@ -39,11 +40,25 @@ impl fmt::Debug for NoLinks {
 impl NoLinks {
     /// Mounts an empty one; needs /dev/fuse.
     pub fn mount() -> Self {
+        Self::with(Quirks::default())
+    }
+
+    /// Likewise, one that does not always do as others do.
+    pub fn with(quirks: Quirks) -> Self {
         let folder = tempfile::Builder::new().prefix("wherry-nolinks-").tempdir().expect("a temporary folder");
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("nolinks".into())];
         let nodes = HashMap::from([(ROOT, Node::new(Kind::Folder(BTreeMap::new())))]);
-        let tree = Tree { nodes, next: ROOT + 1, spoiled: Vec::new(), fleeting: None, durable: HashSet::new() };
+        let tree = Tree {
+            nodes,
+            next: ROOT + 1,
+            spoiled: Vec::new(),
+            fleeting: None,
+            durable: HashSet::new(),
+            quirks,
+            shut: HashMap::new(),
+            longer: HashMap::new(),
+        };
         let tree = Arc::new(Mutex::new(tree));
         let session = fuser::spawn_mount(Memory(tree.clone()), folder.path(), &config).expect("FUSE mounts");
         Self { session: Some(session), folder, tree }
@@ -59,6 +74,18 @@ impl NoLinks {
     pub fn is_durable(&self, folder: &Path) -> bool {
         let (tree, ino) = self.find(folder);
         tree.durable.contains(&ino)
+    }
+
+    /// A file cannot be opened any more, for this reason.
+    pub fn shut(&self, path: &Path, errno: Errno) {
+        let (mut tree, ino) = self.find(path);
+        tree.shut.insert(ino, errno);
+    }
+
+    /// A file is said to have so many bytes more than it has.
+    pub fn lengthen(&self, path: &Path, more: u64) {
+        let (mut tree, ino) = self.find(path);
+        tree.longer.insert(ino, more);
     }
 
     fn find(&self, path: &Path) -> (MutexGuard<'_, Tree>, u64) {
@@ -89,6 +116,19 @@ impl NoLinks {
     pub fn has_failed_once(&self) -> bool {
         self.tree.lock().fleeting.take().is_none()
     }
+}
+
+/// What it does otherwise.
+#[derive(Debug, Default)]
+pub struct Quirks {
+    /// Cases of names are not told apart, and a name keeps the spelling that it was made with.
+    pub folds: bool,
+    /// Files with this name are listed, and not found.
+    pub unfound: Option<&'static str>,
+    /// What was written is lost, and `fsync` says so.
+    pub fails_sync: bool,
+    /// What was written is lost, and `close` says so.
+    pub fails_close: bool,
 }
 
 #[derive(Debug)]
@@ -144,6 +184,11 @@ struct Tree {
     fleeting: Option<(Spoiled, u64)>,
     /// Folders that were fsynced.
     durable: HashSet<u64>,
+    quirks: Quirks,
+    /// Files that cannot be opened.
+    shut: HashMap<u64, Errno>,
+    /// Files that are said to be so much longer than they are.
+    longer: HashMap<u64, u64>,
 }
 
 struct Memory(Arc<Mutex<Tree>>);
@@ -172,13 +217,22 @@ impl Tree {
     }
 
     fn find(&mut self, parent: u64, name: &OsStr) -> Result<u64, Errno> {
-        self.folder(parent)?.get(name).copied().ok_or(Errno::ENOENT)
+        let name = self.spelling(parent, name)?;
+        self.folder(parent)?.get(&name).copied().ok_or(Errno::ENOENT)
+    }
+
+    /// A name as the folder has it, if it has it.
+    fn spelling(&mut self, parent: u64, name: &OsStr) -> Result<OsString, Errno> {
+        let folds = self.quirks.folds;
+        let there = self.folder(parent)?.keys().find(|there| folds && there.eq_ignore_ascii_case(name));
+        Ok(there.cloned().unwrap_or_else(|| name.into()))
     }
 
     fn attr(&mut self, ino: u64) -> Result<FileAttr, Errno> {
+        let more = self.longer.get(&ino).copied().unwrap_or_default();
         let node = self.node(ino)?;
         let (kind, size) = match &node.kind {
-            Kind::File(bytes) => (FileType::RegularFile, bytes.len() as u64),
+            Kind::File(bytes) => (FileType::RegularFile, bytes.len() as u64 + more),
             Kind::Folder(_) => (FileType::Directory, 0),
         };
         let (perm, time) = (node.perm, node.modified);
@@ -220,8 +274,9 @@ impl Tree {
             (Kind::File(_), true) => return Err(Errno::ENOTDIR),
             _ => {}
         }
+        let name = self.spelling(parent, name)?;
         // The node stays: somebody may have it open, and nobody counts.
-        self.folder(parent)?.remove(name);
+        self.folder(parent)?.remove(&name);
         Ok(())
     }
 }
@@ -241,7 +296,10 @@ macro_rules! answer {
 
 impl Filesystem for Memory {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        answer!(reply, self, tree => { let ino = tree.find(parent.0, name)?; tree.attr(ino) },
+        answer!(reply, self, tree => {
+            let ino = tree.find(parent.0, name)?;
+            if tree.quirks.unfound.is_some_and(|unfound| name == unfound) { Err(Errno::ENOENT) } else { tree.attr(ino) }
+        },
             attr => reply.entry(&TTL, &attr, Generation(0)));
     }
 
@@ -316,7 +374,8 @@ impl Filesystem for Memory {
         }
         answer!(reply, self, tree => {
             let ino = tree.find(parent.0, name)?;
-            tree.folder(newparent.0)?.insert(newname.into(), ino);
+            let newname = tree.spelling(newparent.0, newname)?;
+            tree.folder(newparent.0)?.insert(newname, ino);
             tree.folder(parent.0)?.remove(name);
             Ok(())
         }, () => reply.ok());
@@ -327,8 +386,14 @@ impl Filesystem for Memory {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // Else the kernel reads ahead, and once more what failed then.
-        let is_counted = self.0.lock().fleeting.as_ref().is_some_and(|(spoiled, _)| spoiled.ino == ino.0);
+        let tree = self.0.lock();
+        if let Some(errno) = tree.shut.get(&ino.0) {
+            return reply.error(*errno);
+        }
+        // Else the kernel reads ahead, and once more what failed then; and fills with zeros what is not there.
+        let is_counted =
+            tree.fleeting.as_ref().is_some_and(|(spoiled, _)| spoiled.ino == ino.0) || tree.longer.contains_key(&ino.0);
+        drop(tree);
         let flags = if is_counted { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
         reply.opened(FileHandle(0), flags);
     }
@@ -385,11 +450,11 @@ impl Filesystem for Memory {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+        if self.0.lock().quirks.fails_close { reply.error(Errno::EDQUOT) } else { reply.ok() }
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+        if self.0.lock().quirks.fails_sync { reply.error(Errno::EDQUOT) } else { reply.ok() }
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {

@@ -47,6 +47,8 @@ mod readers;
 mod rewrite;
 #[path = "cli/signals.rs"]
 mod signals;
+#[path = "cli/smeared.rs"]
+mod smeared;
 #[path = "cli/stream.rs"]
 mod stream;
 #[path = "cli/terminal.rs"]

@@ -27,6 +27,8 @@ mod linked;
 mod memory;
 #[path = "trees/partial.rs"]
 mod partial;
+#[path = "trees/quirks.rs"]
+mod quirks;
 #[path = "trees/refusals.rs"]
 mod refusals;
 #[path = "trees/same.rs"]

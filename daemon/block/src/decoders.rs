@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 /// Mount point and source in a line of `/proc/self/mountinfo`.
-pub fn mount(line: &str) -> Option<(PathBuf, PathBuf)> {
+pub fn mount(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
     crate::mounts::parse(line).map(|mount| (mount.mount_point, mount.source))
 }
 
@@ -14,6 +14,6 @@ pub fn device_number(text: &str) -> Option<(u32, u32)> {
 }
 
 /// What swap areas are on, as `/proc/swaps` says it.
-pub fn swaps(table: &str) -> Vec<PathBuf> {
+pub fn swaps(table: &[u8]) -> Vec<PathBuf> {
     crate::sysfs::swaps(table).collect()
 }

@@ -59,6 +59,8 @@ pub(crate) struct Opened {
     pub(crate) geometry: Geometry,
     /// Whether transfers go past the page cache.
     pub(crate) direct: bool,
+    /// Whether what is read comes from a medium.
+    pub(crate) from_medium: bool,
 }
 
 impl Opened {
@@ -78,11 +80,12 @@ impl Opened {
         };
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
         let kind = kind(path, &stat)?;
+        let memory = if kind == Kind::File { memory_of(&fd) } else { None };
         let logical_block = match kind {
             Kind::Device => rustix::fs::ioctl_blksszget(&fd).map_err(|errno| Error::on_path("ioctl", path, errno))?,
             _ if !direct => ALIGNMENT as u32,
             // These take the flag since Linux 6.6, and have no medium.
-            _ if in_memory(&fd) => {
+            _ if memory == Some(Memory::All) => {
                 direct = false;
                 ALIGNMENT as u32
             }
@@ -95,7 +98,8 @@ impl Opened {
             },
         };
         let size = size(&fd, kind, logical_block).map_err(|errno| Error::on_path("seek in", path, errno))?;
-        let mut opened = Self { fd: Arc::new(fd), stat, geometry: Geometry { kind, size, logical_block }, direct };
+        let geometry = Geometry { kind, size, logical_block };
+        let mut opened = Self { fd: Arc::new(fd), stat, geometry, direct, from_medium: direct && memory.is_none() };
         if !direct {
             opened.fd = Arc::new(buffered(&opened.fd, path, flags)?);
             tracing::info!(path = %path.display(), "no O_DIRECT here, the page cache is used");
@@ -157,9 +161,35 @@ pub(crate) fn device_number(stat: &Stat) -> Option<(u32, u32)> {
     device.then(|| (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
 }
 
-/// True for tmpfs and ramfs.
-fn in_memory(fd: &OwnedFd) -> bool {
-    rustix::fs::fstatfs(fd).is_ok_and(|kind| matches!(u64::try_from(kind.f_type), Ok(0x0102_1994 | 0x8584_58F6)))
+/// What a filesystem takes reads from in spite of `O_DIRECT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// It has no medium.
+    All,
+    /// It has a cache of its own.
+    Cache,
+}
+
+fn memory_of(fd: impl AsFd) -> Option<Memory> {
+    // Where nothing is said nothing is promised.
+    rustix::fs::fstatfs(fd).map_or(Some(Memory::Cache), |kind| memory(u64::try_from(kind.f_type).unwrap_or_default()))
+}
+
+/// By the magic number of the filesystem.
+fn memory(magic: u64) -> Option<Memory> {
+    match magic {
+        // tmpfs, ramfs
+        0x0102_1994 | 0x8584_58F6 => Some(Memory::All),
+        // ZFS
+        0x2FC1_2FC1 => Some(Memory::Cache),
+        _ => None,
+    }
+}
+
+/// Whether an open file is on a filesystem that takes `O_DIRECT` and yet may read from memory: tmpfs and ramfs have no medium,
+/// ZFS has a cache of its own. What was read from there says nothing of a medium.
+pub fn reads_from_memory(file: impl AsFd) -> bool {
+    memory_of(file).is_some()
 }
 
 /// What the filesystem says of direct transfers on this file: their alignment, 0 for "not possible", `None` for nothing.
@@ -176,5 +206,17 @@ fn name_of(kind: FileType) -> &'static str {
         FileType::Socket => "a socket",
         FileType::CharacterDevice => "a character device",
         _ => "this",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_of_its_own_is_no_medium() {
+        assert_eq!([0x0102_1994, 0x8584_58F6].map(memory), [Some(Memory::All); 2]);
+        assert_eq!(memory(0x2FC1_2FC1), Some(Memory::Cache));
+        assert_eq!([0xEF53, 0x5846_5342, 0].map(memory), [None; 3]);
     }
 }

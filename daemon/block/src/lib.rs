@@ -47,7 +47,7 @@ pub use engine::{Cause, Engine, EngineInfo};
 pub use error::{Error, Result};
 pub use extents::Extents;
 pub use files::{FileRing, ToOpen, file_engine};
-pub use geometry::{Geometry, Identity, Kind};
+pub use geometry::{Geometry, Identity, Kind, reads_from_memory};
 pub use reader::{ReadDone, Reader};
 pub use sink::{Sink, SinkOptions};
 pub use source::{MountedSource, Source};

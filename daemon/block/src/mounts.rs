@@ -23,24 +23,29 @@ pub(crate) struct Mount {
 
 /// All mounts this process sees; none where /proc is not to be had.
 fn mounts() -> Vec<Mount> {
-    fs::read_to_string("/proc/self/mountinfo").map(|text| text.lines().filter_map(parse).collect()).unwrap_or_default()
+    fs::read("/proc/self/mountinfo").map(|table| all(&table)).unwrap_or_default()
+}
+
+/// Those of a table. Names in it need not be UTF-8.
+fn all(table: &[u8]) -> Vec<Mount> {
+    table.split(|&byte| byte == b'\n').filter_map(parse).collect()
 }
 
 /// "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"
-pub(crate) fn parse(line: &str) -> Option<Mount> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let mut fields = mount.split(' ');
-    let device = sysfs::parse_number(fields.nth(2)?)?;
+pub(crate) fn parse(line: &[u8]) -> Option<Mount> {
+    let end = line.windows(3).position(|bytes| bytes == b" - ")?;
+    let (mount, filesystem) = (&line[..end], &line[end + 3..]);
+    let mut fields = mount.split(|&byte| byte == b' ');
+    let device = sysfs::parse_number(std::str::from_utf8(fields.nth(2)?).ok()?)?;
     let mount_point = unescape(fields.nth(1)?);
-    let mut fields = filesystem.split(' ');
+    let mut fields = filesystem.split(|&byte| byte == b' ');
     let source = unescape(fields.nth(1)?);
-    let writable = fields.next()?.split(',').any(|option| option == "rw");
+    let writable = fields.next()?.split(|&byte| byte == b',').any(|option| option == b"rw");
     Some(Mount { device, mount_point, source, writable })
 }
 
 /// Undoes the octal escapes (`\040`) of the tables of the kernel.
-pub(crate) fn unescape(field: &str) -> PathBuf {
-    let bytes = field.as_bytes();
+pub(crate) fn unescape(bytes: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
@@ -150,12 +155,20 @@ mod tests {
 
     #[test]
     fn reads_mountinfo() {
-        let line = r"36 35 7:1 / /mnt/a\040b ro,noatime master:1 shared:2 - ext4 /dev/loop1 rw,errors=continue";
+        let line = br"36 35 7:1 / /mnt/a\040b ro,noatime master:1 shared:2 - ext4 /dev/loop1 rw,errors=continue";
         let expected =
             Mount { device: (7, 1), mount_point: "/mnt/a b".into(), source: "/dev/loop1".into(), writable: true };
         assert_eq!(parse(line), Some(expected));
-        assert_eq!(parse("36 35 7:1 / /mnt"), None);
-        assert!(!parse("1 0 0:1 / / rw - tmpfs none ro,size=4k").unwrap().writable);
-        assert_eq!(unescape(r"\0"), PathBuf::from(r"\0"));
+        assert_eq!(parse(b"36 35 7:1 / /mnt"), None);
+        assert!(!parse(b"1 0 0:1 / / rw - tmpfs none ro,size=4k").unwrap().writable);
+        assert_eq!(unescape(br"\0"), PathBuf::from(r"\0"));
+    }
+
+    #[test]
+    fn a_name_that_is_no_utf_8_hides_no_other_mount() {
+        let table = b"1 0 7:1 / /mnt/a rw - ext4 /dev/loop1 rw\n2 0 7:2 / /mnt/\xff\xfe rw - ext4 /dev/loop2 rw\n";
+        let points: Vec<_> =
+            all(table).into_iter().map(|mount| mount.mount_point.into_os_string().into_vec()).collect();
+        assert_eq!(points, [&b"/mnt/a"[..], b"/mnt/\xff\xfe"]);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::buffer::{Buffer, BufferPool};
@@ -129,6 +129,11 @@ impl Source {
         matches!(&self.from, From::Disk(disk) if disk.opened.direct)
     }
 
+    /// Whether what is read comes from a medium: past the page cache, and of no filesystem that has one of its own, or no medium.
+    pub fn is_from_medium(&self) -> bool {
+        matches!(&self.from, From::Disk(disk) if disk.opened.from_medium)
+    }
+
     /// Which device or file this is. `None` for a stream.
     pub fn identity(&self) -> Option<&Identity> {
         match &self.from {
@@ -163,6 +168,15 @@ impl Source {
         match &self.from {
             From::Disk(disk) => disk.recheck(),
             From::Stream(_) => Ok(()),
+        }
+    }
+
+    /// Whether an image file has been written to since it was opened, or otherwise changed: its times say so, and nothing says it
+    /// of a device.
+    pub fn was_written(&self) -> bool {
+        match &self.from {
+            From::Disk(disk) => disk.was_written(),
+            From::Stream(_) => false,
         }
     }
 
@@ -263,6 +277,13 @@ impl Opening {
         let was = self.opened.geometry.size;
         let now = self.opened.current_size().map_err(|errno| Error::on_path("seek in", path, errno))?;
         if now == was { Ok(()) } else { Err(Error::Changed { path: path.clone(), was, now }) }
+    }
+
+    fn was_written(&self) -> bool {
+        let times = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+        let opened = &self.opened;
+        opened.geometry.kind == Kind::File
+            && rustix::fs::fstat(&opened.fd).is_ok_and(|now| times(&now) != times(&opened.stat))
     }
 
     /// Reads through the page cache what cannot be read directly.

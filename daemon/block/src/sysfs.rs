@@ -125,17 +125,31 @@ pub(crate) fn same(a: &Stat, b: &Stat) -> bool {
     }
 }
 
+/// The paths in `/proc/swaps`, whose names need not be UTF-8.
+pub(crate) fn swaps(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+    let lines = table.split(|&byte| byte == b'\n').skip(1);
+    let names = lines.filter_map(|line| line.split(u8::is_ascii_whitespace).next()).filter(|name| !name.is_empty());
+    names.map(crate::mounts::unescape)
+}
+
 /// Swap areas in use that are the device or file with this `stat`.
 pub(crate) fn is_swap(stat: &Stat) -> bool {
-    let Ok(table) = fs::read_to_string("/proc/swaps") else { return false };
+    let Ok(table) = fs::read("/proc/swaps") else { return false };
     swaps(&table).filter_map(|swap| rustix::fs::stat(swap).ok()).any(|swap| {
         let file = matches!(FileType::from_raw_mode(swap.st_mode), FileType::RegularFile | FileType::BlockDevice);
         file && same(&swap, stat)
     })
 }
 
-/// The paths in `/proc/swaps`.
-pub(crate) fn swaps(table: &str) -> impl Iterator<Item = PathBuf> {
-    let names = table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
-    names.map(crate::mounts::unescape)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_no_utf_8_hides_no_other_swap() {
+        let table =
+            b"Filename\tType\tSize\n/dev/sda2   partition\t7\t0\t-2\n/srv/\xff\t\tfile\t7\n/swap\\040file file\t7\n";
+        let names: Vec<_> = swaps(table).map(|path| path.into_os_string().into_encoded_bytes()).collect();
+        assert_eq!(names, [&b"/dev/sda2"[..], b"/srv/\xff", b"/swap file"]);
+    }
 }

@@ -318,15 +318,17 @@ fn since(cr: &Value) -> Option<Time> {
     }
 }
 
-/// Storage or API server may answer otherwise in a while: they were away, full, or their credentials had expired. Not so the
-/// volume: one that is full stays full, and a user who waits for hours does not hear why.
+/// Storage or API server may answer otherwise in a while: they were away, full, or their credentials had expired; and who else has
+/// the repository or the volume, as an agent that is about to end, lets it go. Else not so the volume: one that is full stays full,
+/// and a user who waits for hours does not hear why.
 fn may_pass(error: &anyhow::Error) -> bool {
     if error.chain().any(|cause| cause.is::<OfTarget>()) {
         return false;
     }
     let of_api = |e: &ApiError| !matches!(e.refusal, Refusal::Invalid);
     let of_storage = |e: &wherry_repo::Error| {
-        matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Denied | ErrorKind::Full | ErrorKind::Conflict)
+        use ErrorKind::{Busy, Conflict, Denied, Full, Unavailable};
+        matches!(e.kind(), Unavailable | Denied | Full | Conflict | Busy)
     };
     error.chain().any(|cause| cause.downcast_ref().is_some_and(of_api) || cause.downcast_ref().is_some_and(of_storage))
 }
@@ -374,6 +376,7 @@ mod tests {
     fn what_may_pass_is_tried_again() {
         let of = |kind| may_pass(&anyhow::Error::from(Error::new(kind, "x")));
         assert!(of(ErrorKind::Unavailable) && of(ErrorKind::Denied) && of(ErrorKind::Full));
+        assert!(of(ErrorKind::Conflict) && of(ErrorKind::Busy));
         assert!(!of(ErrorKind::Invalid) && !of(ErrorKind::Corrupt) && !of(ErrorKind::NoSnapshot));
         let full = || Error::new(ErrorKind::Full, "x").with_source(OfTarget(std::io::ErrorKind::StorageFull.into()));
         assert!(!may_pass(&anyhow::Error::from(full()).context("while restoring")));

@@ -175,6 +175,15 @@ impl Backup<'_> {
             return Err(error);
         }
         self.source.recheck()?;
+        if self.source.was_written()
+            && let Some(identity) = self.source.identity()
+        {
+            tracing::warn!(
+                "{} was written to while it was read: what was read may not fit together; back up a copy of it, or stop or freeze \
+                 what uses it meanwhile",
+                identity.path.display()
+            );
+        }
         let tracker = tracker.lock();
         let size = if stream { tracker.end() } else { size };
         // A piece that went missing between the engine and the workers would be taken for zeros.

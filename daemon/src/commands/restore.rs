@@ -108,7 +108,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         engine_used = sink.engine();
         drop((progress, sink));
         if verify {
-            from_medium = Source::open(&target, context.settings.engine.into())?.is_direct();
+            from_medium = Source::open(&target, context.settings.engine.into())?.is_from_medium();
             let wrong = work.differing("verify", false)?;
             if let Some(first) = wrong.runs(0, reader.chunk_count()).next() {
                 let text = format!(
@@ -169,8 +169,8 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         }
         if verify && !dry_run && !report.verified {
             lines.push(format!(
-                "NOT verified: {} is read through the page cache only (no O_DIRECT, or in memory); what was read back says \
-                 nothing of a medium",
+                "NOT verified: {} is read through the page cache only (no O_DIRECT, or in memory), or one of its own (ZFS); \
+                 what was read back says nothing of a medium",
                 report.target
             ));
         }

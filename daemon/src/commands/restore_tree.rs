@@ -96,13 +96,16 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
         return refuse(format!("{} cannot be made: {why}", args.target.display()));
     }
     let target = if args.dry_run { Target::there(&args.target)? } else { Some(Target::open(&args.target)?) };
+    // Also while the marker is taken away at the end.
+    let _held = target.as_ref().filter(|_| !args.dry_run).map(Target::hold).transpose()?;
     let user = rustix::process::geteuid().as_raw();
+    let parts = if select.is_whole() { String::new() } else { parts(&paths) };
     // The marker tells a restore that began in an empty directory from one that was allowed to overwrite.
     let marker = |began: &str| {
         // Another mode is another restore: what one may overwrite the other may not.
         let (mode, ids) = (args.overwrite, if args.numeric_ids { "numeric" } else { "named" });
         let over = args.force || args.delta;
-        let root = format!("{} {began}, {mode:?}, force {over}, {ids}, user {user}", snapshot.record.root);
+        let root = format!("{} {began}, {mode:?}, force {over}, {ids}, user {user}{parts}", snapshot.record.root);
         Marker::new(&args.target, &context.state_dir(), &snapshot.id, &root)
     };
     let (run, empty) = match &target {
@@ -213,6 +216,14 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
     let lost = report.lost.clone();
     show(context, snapshot, args, Outcome { told, report, changes, resumed, seconds: start.elapsed().as_secs_f64() })?;
     lost.first.first().map_or(Ok(exit), |first| Err(lost_error(args, lost.count, first)))
+}
+
+/// What a marker says of the paths that are wanted, in whatever order they were given.
+fn parts(paths: &[TreePath]) -> String {
+    let mut paths: Vec<_> = paths.iter().map(TreePath::bytes).collect();
+    paths.sort();
+    paths.dedup();
+    format!(", paths {}", blake3::hash(&paths.join(&0)).to_hex())
 }
 
 /// Ends a restore that left something out.

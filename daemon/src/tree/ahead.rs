@@ -5,15 +5,15 @@ use super::attributes::{Look, Scratch, look};
 use super::dir::Dir;
 use super::exclude::Exclude;
 use super::inode::InodeKind;
-use super::names::{Listed, Name, Names, Spill, list_small};
+use super::names::{Listed, Name, Names, Spill, list_again, list_small};
 use super::walk::MAX_DEPTH;
 use crate::exit::caught;
 use parking_lot::{Condvar, Mutex};
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::cmp::Ordering as Order;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::ffi::CString;
 use std::io;
 use std::sync::Arc;
@@ -24,6 +24,10 @@ use std::thread::JoinHandle;
 const SMALL: usize = 1024;
 /// The same while the window is full.
 const TIGHT: usize = 16;
+/// Names that are not found are looked at so often as long as they are listed.
+const LOOKS: u32 = 3;
+/// So often a directory is listed once more for names that were not found.
+const LISTED_AGAIN: u32 = 16;
 /// Bytes of extended attributes that one job may come to before it leaves the rest for later.
 const HEAVY: usize = 1 << 20;
 /// Bytes of extended attributes that count as one entry more.
@@ -373,6 +377,7 @@ impl Shared {
             }
         };
         let (mut found, mut jobs) = (Vec::with_capacity(names.len()), Vec::new());
+        let mut unfound = Vec::new();
         let (mut extended, mut total) = (0, 0);
         for (ordinal, Name { name, kind }) in names {
             let said = kind == FileType::Directory;
@@ -387,8 +392,10 @@ impl Shared {
             let mut weight = 1;
             let seen = match looked {
                 None => Seen::Later,
-                // It is gone: no entry, no error.
-                Some(Err(Errno::NOENT)) => continue,
+                Some(Err(Errno::NOENT)) => {
+                    unfound.push((ordinal, name));
+                    continue;
+                }
                 Some(Err(errno)) => Seen::Failed(errno),
                 Some(Ok(mut look)) => {
                     let folder = look.inode.kind == InodeKind::Folder;
@@ -415,11 +422,56 @@ impl Shared {
             total += weight;
             found.push(Found { name, ordinal, seen, weight });
         }
+        if let Ok(fd) = &fd
+            && !unfound.is_empty()
+        {
+            total += self.listed_still(dir, fd.as_fd(), unfound, &mut found, scratch);
+        }
         self.used.fetch_add(total, Ordering::SeqCst);
         if !jobs.is_empty() {
             self.push(jobs);
         }
         found
+    }
+
+    /// Names that were listed and not found. Those that are not listed any more are gone: no entry, no error. The others are
+    /// there, and something is wrong with them. Gives what is added to the window.
+    fn listed_still(
+        &self,
+        dir: &Arc<Dir>,
+        fd: BorrowedFd<'_>,
+        mut unfound: Vec<(u64, CString)>,
+        found: &mut Vec<Found>,
+        scratch: &mut Scratch,
+    ) -> usize {
+        let more = found.len();
+        // One that comes and goes all the time may be listed and gone again: it is looked at more than once.
+        for left in (0..LOOKS).rev() {
+            // Where many go while a large directory is read, it is not listed for each few of them.
+            if unfound.is_empty() || dir.lists_again() > LISTED_AGAIN {
+                break;
+            }
+            let mut wanted: HashSet<_> = unfound.iter().map(|(_, name)| name.as_bytes()).collect();
+            let listed = list_again(fd, |name| !wanted.remove(name) || !wanted.is_empty());
+            let gone: HashSet<Vec<u8>> = match listed {
+                // The directory itself is gone.
+                Ok(()) | Err(Errno::NOENT) => wanted.into_iter().map(<[u8]>::to_vec).collect(),
+                Err(_) => HashSet::new(),
+            };
+            unfound.retain(|(_, name)| !gone.contains(name.as_bytes()));
+            unfound.retain(|(ordinal, name)| {
+                let seen = match look(fd, name, scratch) {
+                    Err(Errno::NOENT) if left > 0 => return true,
+                    Err(errno) => Seen::Failed(errno),
+                    Ok(_) => Seen::Later,
+                };
+                found.push(Found { name: name.clone(), ordinal: *ordinal, seen, weight: 1 });
+                false
+            });
+        }
+        let more = found.len() - more;
+        found.sort_by_key(|found| found.ordinal);
+        more
     }
 
     fn folder(&self, dir: &Arc<Dir>, name: &CString, ordinal: u64, look: &mut Look) -> (Arc<Dir>, Option<Arc<Job>>) {

@@ -2,6 +2,7 @@
 //! reached the same way, so no link, no mount and nobody who renames things meanwhile leads out of it.
 
 use super::attributes::{Device, Look, Scratch, look, look_at_root, looked_alike};
+use super::filesystem::Filesystem;
 use super::inode::{Inode, InodeKind};
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +14,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use wherry_repo::{Error, ErrorKind, Result};
@@ -69,6 +70,7 @@ impl Root {
             filesystem: Mutex::new(Some(kind)),
             fd: Mutex::new(Some(Arc::new(fd))),
             used: AtomicBool::new(false),
+            again: AtomicU32::new(0),
             open: Arc::new(open),
         };
         let root = Self { path: path.to_owned(), dir: Arc::new(dir), look };
@@ -105,69 +107,6 @@ impl Root {
     }
 }
 
-/// A kind of filesystem, by the magic number that the kernel gives for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Filesystem(u64);
-
-impl Filesystem {
-    fn of(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
-        #[allow(clippy::unnecessary_cast, reason = "the type of the field depends on the architecture")]
-        Ok(Self(u64::from(rustix::fs::fstatfs(fd)?.f_type as u32)))
-    }
-
-    /// Its name: `ext4`, `xfs`, ..; for one that is not in the table its number.
-    pub fn name(self) -> String {
-        let known = MAGIC.iter().find(|(magic, _, _)| *magic == self.0);
-        known.map_or_else(|| format!("0x{:x}", self.0), |(_, name, _)| (*name).to_owned())
-    }
-
-    /// So much before a run's start a ctime must be to say that nothing changed since: 2 s, and an hour where another
-    /// machine's clock writes it or the kind is not known.
-    pub fn margin(self) -> Duration {
-        let local = MAGIC.iter().any(|(magic, _, network)| *magic == self.0 && !*network);
-        Duration::from_secs(if local { 2 } else { 3600 })
-    }
-}
-
-/// Magic number, name, and whether another machine (or program) writes the times.
-const MAGIC: &[(u64, &str, bool)] = &[
-    (0xef53, "ext4", false),
-    (0x5846_5342, "xfs", false),
-    (0x9123_683e, "btrfs", false),
-    (0x2fc1_2fc1, "zfs", false),
-    (0xf2f5_2010, "f2fs", false),
-    (0xca45_1a4e, "bcachefs", false),
-    (0x0102_1994, "tmpfs", false),
-    (0x8584_58f6, "ramfs", false),
-    (0x794c_7630, "overlay", false),
-    (0x4d44, "vfat", false),
-    (0x2011_bab0, "exfat", false),
-    (0x7366_746e, "ntfs3", false),
-    (0x5265_4973, "reiserfs", false),
-    (0x3153_464a, "jfs", false),
-    (0x3434, "nilfs", false),
-    (0x9660, "iso9660", false),
-    (0x1501_3346, "udf", false),
-    (0x7371_7368, "squashfs", false),
-    (0xe0f5_e1e2, "erofs", false),
-    (0x9fa0, "proc", false),
-    (0x6265_6572, "sysfs", false),
-    (0x6969, "nfs", true),
-    (0xff53_4d42, "cifs", true),
-    (0xfe53_4d42, "smb2", true),
-    (0x517b, "smb", true),
-    (0x00c3_6400, "ceph", true),
-    (0x0102_1997, "9p", true),
-    (0x6573_5546, "fuse", true),
-    (0x5346_414f, "afs", true),
-    (0x0116_1970, "gfs2", true),
-    (0x7461_636f, "ocfs2", true),
-    (0x0bd0_0bd0, "lustre", true),
-    (0x1983_0326, "beegfs", true),
-    (0x4750_4653, "gpfs", true),
-    (0x786f_4256, "vboxsf", true),
-];
-
 /// A directory of the walk. Its descriptor may be closed when many are open, and is opened again when it is needed: by
 /// its name in the directory above, and only if it still is the same inode.
 pub struct Dir {
@@ -181,6 +120,8 @@ pub struct Dir {
     filesystem: Mutex<Option<Filesystem>>,
     fd: Mutex<Option<Arc<OwnedFd>>>,
     used: AtomicBool,
+    /// How often it was listed once more.
+    again: AtomicU32,
     open: Arc<OpenSet>,
 }
 
@@ -216,6 +157,7 @@ impl Dir {
             filesystem: Mutex::new(None),
             fd: Mutex::new(None),
             used: AtomicBool::new(false),
+            again: AtomicU32::new(0),
             open: self.open.clone(),
         })
     }
@@ -250,6 +192,11 @@ impl Dir {
         self.open.all_filesystems
     }
 
+    /// It is about to be listed once more: so often it was with this.
+    pub(crate) fn lists_again(&self) -> u32 {
+        self.again.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Its path from the root, without a slash at either end; empty for the root.
     pub fn path(&self) -> Vec<u8> {
         let mut names = Vec::new();
@@ -281,7 +228,7 @@ impl Dir {
             }
             match &at.parent {
                 Some(parent) => at = parent,
-                None => return Filesystem(0),
+                None => return Filesystem::default(),
             }
         }
     }

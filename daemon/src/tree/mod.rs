@@ -9,6 +9,7 @@ pub mod dir;
 pub mod exclude;
 pub mod extents;
 pub mod fetch;
+pub mod filesystem;
 pub mod first;
 pub mod inode;
 pub mod inside;

@@ -2,7 +2,7 @@
 //! a file without a name, and merged from there.
 
 use parking_lot::Mutex;
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{FileType, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use std::ffi::CString;
@@ -129,6 +129,17 @@ pub(crate) fn list_small(dir: BorrowedFd<'_>, most: usize, spill: &Arc<Spill>) -
     arena.sort();
     spill.take(arena.size());
     Listed::All(Names { inner: Inner::Here { arena, next: 0, spill: spill.clone() }, last: None }, missing)
+}
+
+/// Reads the names of a directory once more, by a descriptor of its own: others may be reading by this one. `take` says whether
+/// to go on.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn list_again(dir: BorrowedFd<'_>, mut take: impl FnMut(&[u8]) -> bool) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(dir, c".", flags, Mode::empty())?;
+    read(dir.as_fd(), |name, _| take(name)).map_or(Ok(()), Err)
 }
 
 /// From its beginning to its end or to the first error; `take` says whether to go on. A name that is too long for the

@@ -1,6 +1,8 @@
-//! Names of owners and groups, as the system knows them. Asking may go over a network, so each number is asked for once.
+//! Names of owners and groups, as the system knows them. Asking may go over a network, so each number is asked for once, unless that
+//! failed.
 
 use nix::unistd::{Gid, Group, Uid, User};
+use rustix::io::Errno;
 use std::collections::HashMap;
 
 /// Names that are kept at once, of each kind.
@@ -11,25 +13,59 @@ const LIMIT: usize = 4096;
 pub struct Owners {
     users: HashMap<u32, Vec<u8>>,
     groups: HashMap<u32, Vec<u8>>,
+    /// It was said that some cannot be asked for.
+    told: bool,
 }
 
 impl Owners {
-    /// Name of a user; empty where the system knows none, or none that the format can hold.
-    pub fn user(&mut self, id: u32) -> &[u8] {
-        cached(&mut self.users, id, || User::from_uid(Uid::from_raw(id)).ok().flatten().map(|user| user.name))
+    /// Names of a user and of a group; empty where the system knows none, or none that the format can hold. `None`: it cannot
+    /// say, now, which is said once.
+    pub fn names(&mut self, user: u32, group: u32) -> Option<(Vec<u8>, Vec<u8>)> {
+        let names = self.user(user).and_then(|user| Ok((user, self.group(group)?)));
+        if let Err(e) = &names
+            && !std::mem::replace(&mut self.told, true)
+        {
+            let e = std::io::Error::from(*e);
+            tracing::warn!(
+                "names of owners cannot be asked for, numbers alone are kept of some (the first: {user}:{group}): {e}"
+            );
+        }
+        names.ok()
     }
 
-    /// Name of a group, likewise.
-    pub fn group(&mut self, id: u32) -> &[u8] {
-        cached(&mut self.groups, id, || Group::from_gid(Gid::from_raw(id)).ok().flatten().map(|group| group.name))
+    fn user(&mut self, id: u32) -> Result<Vec<u8>, Errno> {
+        cached(&mut self.users, id, || Ok(answer(User::from_uid(Uid::from_raw(id)))?.map(|user| user.name)))
+    }
+
+    fn group(&mut self, id: u32) -> Result<Vec<u8>, Errno> {
+        cached(&mut self.groups, id, || Ok(answer(Group::from_gid(Gid::from_raw(id)))?.map(|group| group.name)))
     }
 }
 
-fn cached(known: &mut HashMap<u32, Vec<u8>>, id: u32, ask: impl FnOnce() -> Option<String>) -> &[u8] {
-    if known.len() >= LIMIT && !known.contains_key(&id) {
+fn cached(
+    known: &mut HashMap<u32, Vec<u8>>,
+    id: u32,
+    ask: impl FnOnce() -> Result<Option<String>, Errno>,
+) -> Result<Vec<u8>, Errno> {
+    if let Some(name) = known.get(&id) {
+        return Ok(name.clone());
+    }
+    let name = fit(ask()?);
+    if known.len() >= LIMIT {
         known.clear();
     }
-    known.entry(id).or_insert_with(|| fit(ask()))
+    known.insert(id, name.clone());
+    Ok(name)
+}
+
+/// What the system says of a name or number. Some of its services answer with an error where there is none, see getpwnam(3).
+pub(crate) fn answer<T>(asked: nix::Result<Option<T>>) -> Result<Option<T>, Errno> {
+    use nix::errno::Errno as E;
+    match asked {
+        Err(E::ENOENT | E::ESRCH | E::EBADF | E::EPERM) => Ok(None),
+        Err(e) => Err(Errno::from_raw_os_error(e as i32)),
+        Ok(found) => Ok(found),
+    }
 }
 
 /// At most 255 bytes, none of them zero, and as it was: not one that had to be made UTF-8.
@@ -46,21 +82,29 @@ mod tests {
     #[test]
     fn root_has_a_name_and_others_have_none() {
         let mut owners = Owners::default();
-        assert_eq!(owners.user(0), b"root");
-        assert_eq!(owners.group(0), b"root");
-        assert_eq!(owners.user(3_999_999_999), b"");
+        assert_eq!(owners.names(0, 0), Some((b"root".to_vec(), b"root".to_vec())));
+        assert_eq!(owners.names(3_999_999_999, 3_999_999_999), Some(Default::default()));
     }
 
     #[test]
     fn each_number_is_asked_for_once_and_the_table_is_bounded() {
         let mut known = HashMap::new();
-        assert_eq!(cached(&mut known, 7, || Some("seven".into())), b"seven");
-        assert_eq!(cached(&mut known, 7, || unreachable!()), b"seven");
+        assert_eq!(cached(&mut known, 7, || Ok(Some("seven".into()))).unwrap(), b"seven");
+        assert_eq!(cached(&mut known, 7, || unreachable!()).unwrap(), b"seven");
         for id in 100..100 + 3 * LIMIT as u32 {
-            cached(&mut known, id, || None);
+            cached(&mut known, id, || Ok(None)).unwrap();
             assert!(known.len() <= LIMIT);
         }
-        assert_eq!(cached(&mut known, 7, || Some("new".into())), b"new");
+        assert_eq!(cached(&mut known, 7, || Ok(Some("new".into()))).unwrap(), b"new");
+    }
+
+    #[test]
+    fn an_answer_that_failed_is_no_name_and_is_not_remembered() {
+        let mut known = HashMap::new();
+        assert_eq!(cached(&mut known, 7, || Err(Errno::IO)), Err(Errno::IO));
+        assert_eq!(cached(&mut known, 7, || Ok(Some("seven".into()))).unwrap(), b"seven");
+        assert_eq!(answer::<()>(Err(nix::errno::Errno::ENOENT)), Ok(None));
+        assert_eq!(answer::<()>(Err(nix::errno::Errno::EMFILE)), Err(Errno::MFILE));
     }
 
     #[test]

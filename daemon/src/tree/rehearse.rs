@@ -516,8 +516,9 @@ impl<'b> Walk<'_, 'b> {
 
     fn same_metadata(&self, there: &Inode, known: &Known) -> Result<bool> {
         let a = &known.attributes;
-        let owner = self.owners.user(&a.owner_name, a.owner);
-        let group = self.owners.group(&a.group_name, a.group);
+        // One that cannot be asked for is not set.
+        let owner = self.owners.user(&a.owner_name, a.owner).unwrap_or(there.owner);
+        let group = self.owners.group(&a.group_name, a.group).unwrap_or(there.group);
         // Links have no permissions; flags of what is neither file nor directory come with the directory it is made in.
         let permissions = matches!(known.what, What::Link(_)) || there.permissions == a.permissions;
         let flags = !matches!(known.what, What::File { .. } | What::Folder { .. }) || there.flags == a.flags;

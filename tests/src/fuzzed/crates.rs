@@ -185,7 +185,7 @@ pub(super) fn mounts(bytes: &[u8]) -> bool {
     let mut found = false;
     for line in bytes.split(|byte| *byte == b'\n') {
         let ours = wherry::decoders::mount(line);
-        let theirs = std::str::from_utf8(line).ok().and_then(wherry_block::decoders::mount);
+        let theirs = wherry_block::decoders::mount(line);
         found |= ours.is_some();
         let length = |path: &PathBuf| path.as_os_str().as_bytes().len();
         for (at, source) in [&ours, &theirs].into_iter().flatten() {

@@ -44,9 +44,8 @@ pub(super) fn local_texts(bytes: &[u8]) -> bool {
         }
         5 => text.ok().and_then(wherry_block::decoders::device_number).is_some(),
         7 => {
-            let Ok(text) = text else { return false };
-            let found = wherry_block::decoders::swaps(text);
-            assert!(found.iter().map(|path| path.as_os_str().len()).sum::<usize>() <= text.len(), "{found:?}");
+            let found = wherry_block::decoders::swaps(bytes);
+            assert!(found.iter().map(|path| path.as_os_str().len()).sum::<usize>() <= bytes.len(), "{found:?}");
             !found.is_empty()
         }
         8 => {

@@ -1,7 +1,7 @@
 //! kill -9 of a backup and of a restore; the same command again goes on.
 
 use super::{backup, files};
-use crate::harness::Home;
+use crate::harness::{Home, PATIENCE, Running};
 use std::fs;
 use wherry_tests::small::noise;
 use wherry_tests::trees::{assert_same, list};
@@ -84,6 +84,11 @@ fn what_a_restore_was_writing_when_it_was_killed_goes_away() {
 
 /// Kills a restore to `out` that has made a directory and waits for its data.
 fn kill_waiting(home: &Home, restore: &mut std::process::Command) {
+    waiting(home, restore, |running| assert!(!running.kill()));
+}
+
+/// A restore to `out` that has made a directory and waits for its data: what then becomes of it.
+fn waiting(home: &Home, restore: &mut std::process::Command, then: impl FnOnce(Running<'_>)) {
     let packs: Vec<_> = home.tree("repo/packs").into_keys().collect();
     for pack in &packs {
         fs::rename(pack, pack.with_extension("held")).unwrap();
@@ -92,11 +97,53 @@ fn kill_waiting(home: &Home, restore: &mut std::process::Command) {
     }
     let mut running = home.started(restore.spawn().unwrap());
     running.until("a directory", || home.path("out/d").exists());
-    assert!(!running.kill());
+    then(running);
     for pack in &packs {
         fs::remove_file(pack).unwrap();
         fs::rename(pack.with_extension("held"), pack).unwrap();
     }
+}
+
+/// A part is no whole that goes on, and what it ends with is not the end of the whole.
+#[test]
+fn a_restore_of_a_part_is_another_restore() {
+    let home = Home::with_repository();
+    files(&home.path("tree"), &[("d/one", b"1"), ("d/two", b"2")]);
+    backup(&home, "tree", &[]);
+    let args = |paths: &[&'static str]| [&["restore", "latest:t", "out", "--json"], paths].concat();
+    let cases =
+        [(&[][..], &["d/one"][..]), (&["d/one"], &[]), (&["d/one"], &["d/two"]), (&["d/one", "d/two"], &["d/one"])];
+    for (first, other) in cases {
+        kill_waiting(&home, home.command().args(args(first)));
+        assert!(home.run(&args(other)).fails(2).contains("not empty"), "{other:?} went on with {first:?}");
+        // In any order, and however they are written.
+        let again: Vec<_> = first.iter().rev().map(|path| format!("/{path}")).collect();
+        let again: Vec<_> = args(&[]).into_iter().map(str::to_owned).chain(again).collect();
+        let again = home.run(&again).ok().json();
+        assert_eq!(again["resumed"], true, "{again}");
+        fs::remove_dir_all(home.path("out")).unwrap();
+    }
+}
+
+/// Each would remove what the other one is writing.
+#[test]
+fn a_directory_is_the_target_of_one_restore_at_a_time() {
+    let home = Home::with_repository();
+    files(&home.path("tree"), &[("d/one", b"1"), ("d/two", b"2")]);
+    backup(&home, "tree", &[]);
+    let args = ["restore", "latest:t", "out", "--json"];
+    waiting(&home, home.command().args(args), |running| {
+        for other in [&args[..], &["restore", "latest:t", "out", "d/one", "--overwrite", "always"]] {
+            let line = home.spawn(other).end_within(PATIENCE / 5).fails(11);
+            assert!(line.contains("out") && line.contains("in use") && line.contains("same command"), "{line}");
+        }
+        home.run(&[&args[..], &["--dry-run"]].concat()).ok();
+        // Killed, it leaves nothing that keeps the next one out.
+        assert!(!running.kill());
+    });
+    let again = home.run(&args).ok().json();
+    assert_eq!(again["resumed"], true, "{again}");
+    assert_same(&list(&home.path("out")), &list(&home.path("tree")), "gone on with");
 }
 
 /// What it had finished has other owners than this one would give.

@@ -1,7 +1,7 @@
 //! Small files, many at once over a ring: what is as it was seen, whole and quiet is read here. Any other file is left to
 //! [`Shared::read_file`], so what is said of a file does not depend on the way it was read.
 
-use super::read::{Data, Job, Read, Stamp};
+use super::read::{Data, Job, Read, Stamp, reaches};
 use super::{Shared, Work};
 use crate::tree::attributes::looked_alike;
 use crate::tree::dir::beneath;
@@ -101,7 +101,10 @@ impl Shared<'_> {
         let wanted: Vec<_> = quiet.iter().map(|(_, file, stamp)| (file.as_fd(), stamp.size as usize)).collect();
         let read = ring.read_all(&wanted);
         for ((n, file, stamp), bytes) in quiet.into_iter().zip(read) {
-            if let Some(bytes) = bytes.ok().filter(|bytes| is_whole(&file, &stamp, bytes)) {
+            let dir = &all[n].0.dir;
+            // The kernel says of FUSE that all came by a ring, also where less did.
+            let ends_there = || dir.filesystem().is_local() || reaches(&file, 0..stamp.size).unwrap_or(false);
+            if let Some(bytes) = bytes.ok().filter(|bytes| is_whole(&file, &stamp, bytes) && ends_there()) {
                 let data = Data::Small(bytes);
                 all[n].1 = Some(Read { stamp, unsettled: false, hole: 0, fresh: None, data });
             }

@@ -2,12 +2,12 @@
 //! them with the same disk backed up as a volume. Section *Content of files* of `repo/docs/format.md`.
 
 use super::Shared;
-use super::read::{Stop, fill};
+use super::read::{Data, Once, Stop, fill, reaches};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use wherry_repo::format::tree::{Content, Known};
+use wherry_repo::format::tree::Known;
 use wherry_repo::{ImageWriter, Put, Scratch};
 
 /// No file that is shorter is a disk image (bytes).
@@ -60,8 +60,8 @@ impl Filling<'_, '_> {
 }
 
 impl<'a> Shared<'a> {
-    /// Reads what has data of a disk image of `size` bytes, whatever the file has become meanwhile; gives its content and how
-    /// many bytes are in holes. `ranges` are those that have data.
+    /// Reads what has data of a disk image of `size` bytes, whatever the file has become meanwhile. `ranges` are those that have
+    /// data.
     pub(super) fn read_image(
         &self,
         file: &File,
@@ -69,15 +69,16 @@ impl<'a> Shared<'a> {
         ranges: impl Iterator<Item = io::Result<Range<u64>>>,
         parent: Option<&Known>,
         scratch: &mut Scratch,
-    ) -> Result<(Content, u64), Stop> {
+    ) -> Result<Once, Stop> {
         let image = self.writer.image(size, parent)?;
         let unit = image.chunk_size();
         let mut window = self.window()?;
         let mut filling = Filling { shared: self, image, scratch, chunk: None, bytes: &mut window.bytes };
-        let mut data = 0;
+        let (mut data, mut last, mut whole) = (0, 0, true);
         for range in ranges {
             let Range { start: mut at, end } = range?;
             data += end - at;
+            last = end;
             while at < end {
                 let number = at / unit as u64;
                 let first = number * unit as u64;
@@ -90,11 +91,12 @@ impl<'a> Shared<'a> {
                 }
                 let stop = end.min(first + unit as u64);
                 self.pay(stop - at)?;
-                fill(file, &mut filling.bytes[(at - first) as usize..(stop - first) as usize], at)?;
+                whole &= fill(file, &mut filling.bytes[(at - first) as usize..(stop - first) as usize], at)?;
                 at = stop;
             }
         }
         filling.store()?;
-        Ok((filling.image.finish()?, size - data))
+        whole &= reaches(file, last..size)?;
+        Ok(Once { data: Data::Stored(filling.image.finish()?), hole: size - data, whole })
     }
 }

@@ -349,16 +349,20 @@ impl<'a> Line<'a> {
         let extended = self.backup.writer.extended(&mut self.scratch, inode.extended.clone(), kept.as_ref())?;
         // Who looked at it has left out what is too long.
         let extended = extended.ok_or_else(|| Error::internal("extended attributes are too long for a tree"))?;
+        let names = self.owners.names(inode.owner, inode.group);
+        let has_names = names.is_some();
+        let (owner_name, group_name) = names.unwrap_or_default();
         let attributes = Arc::new(Attributes {
             permissions: inode.permissions,
             owner: inode.owner,
             group: inode.group,
-            owner_name: self.owners.user(inode.owner).to_vec(),
-            group_name: self.owners.group(inode.group).to_vec(),
+            owner_name,
+            group_name,
             flags: inode.flags,
             extended,
         });
-        self.last = Some(attributes.clone());
+        // The next one asks again.
+        self.last = has_names.then(|| attributes.clone());
         Ok(attributes)
     }
 

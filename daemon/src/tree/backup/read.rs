@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use wherry_repo::Scratch;
@@ -43,7 +44,7 @@ pub(super) struct Job {
 pub(super) struct Read {
     /// What it was when its last byte was read.
     pub(super) stamp: Stamp,
-    /// It changed each time.
+    /// It changed each time, or was shorter than it is said to be.
     pub(super) unsettled: bool,
     /// Bytes of it that were not allocated.
     pub(super) hole: u64,
@@ -106,6 +107,23 @@ impl Stamp {
     }
 }
 
+/// What came of reading a file once.
+pub(super) struct Once {
+    pub(super) data: Data,
+    /// Bytes of it that were not allocated.
+    pub(super) hole: u64,
+    /// It did not end before its end.
+    pub(super) whole: bool,
+}
+
+/// What came of opening a file.
+enum Opened {
+    File(File),
+    /// The name is gone.
+    Gone,
+    Failed(io::Error),
+}
+
 /// Why a file was not read to its end.
 pub(super) enum Stop {
     /// The file: its snapshot is partial.
@@ -147,12 +165,9 @@ impl Shared<'_> {
             read(stamp, false, 0, Data::Missing(errno), fresh)
         };
         let file = match opened {
-            Ok(file) => file,
-            // The name itself is not there, in a directory that is.
-            Err(e) if Errno::from_io_error(&e) == Some(Errno::NOENT) => {
-                return read(stamp, false, 0, Data::Gone, fresh);
-            }
-            Err(e) => return missing(stamp, &e, fresh),
+            Opened::File(file) => file,
+            Opened::Gone => return read(stamp, false, 0, Data::Gone, fresh),
+            Opened::Failed(e) => return missing(stamp, &e, fresh),
         };
         for attempt in 1.. {
             let before = match Stamp::of(&file) {
@@ -160,12 +175,12 @@ impl Shared<'_> {
                 Err(e) => return missing(stamp, &e, fresh),
             };
             stamp = before;
-            let (data, hole) = match self.read_once(job, &file, before.size, scratch) {
+            let Once { data, hole, whole } = match self.read_once(job, &file, before.size, scratch) {
                 Ok(read) => read,
                 Err(Stop::Run(e)) => return Err(e),
                 Err(Stop::File(e)) => return missing(stamp, &e, fresh),
             };
-            let settled = Stamp::of(&file).is_ok_and(|after| after == before);
+            let settled = whole && Stamp::of(&file).is_ok_and(|after| after == before);
             if settled || attempt == TRIES {
                 let fresh = if stamp.changed == job.seen.changed { fresh } else { self.look_again(job, &stamp, fresh) };
                 return read(stamp, !settled, hole, data, fresh);
@@ -182,43 +197,51 @@ impl Shared<'_> {
     }
 
     /// Opens the file; or the one that has taken its name since it was seen, with what is seen of that.
-    fn open(&self, job: &Job) -> (io::Result<File>, Option<Look>) {
+    fn open(&self, job: &Job) -> (Opened, Option<Look>) {
         let mut fresh: Option<Look> = None;
+        let mut last = Errno::STALE;
         for _ in 0..TRIES {
-            match job.dir.open_file(&job.name, fresh.as_ref().map_or(&job.seen, |look| &look.inode)) {
-                Err(e) if Errno::from_io_error(&e) == Some(Errno::STALE) => match job.dir.look(&job.name) {
-                    Ok(look) if look.inode.kind == InodeKind::File => fresh = Some(look),
-                    Ok(_) => return (Err(e), None),
-                    Err(errno) => return (Err(errno.into()), None),
-                },
-                opened => return (opened, fresh),
+            let e = match job.dir.open_file(&job.name, fresh.as_ref().map_or(&job.seen, |look| &look.inode)) {
+                Ok(file) => return (Opened::File(file), fresh),
+                Err(e) => e,
+            };
+            last = match Errno::from_io_error(&e) {
+                // A name that can be looked at is there, whatever is wrong with what it leads to.
+                Some(errno @ (Errno::STALE | Errno::NOENT)) => errno,
+                _ => return (Opened::Failed(e), fresh),
+            };
+            match job.dir.look(&job.name) {
+                Ok(look) if look.inode.kind == InodeKind::File => fresh = Some(look),
+                Ok(_) => return (Opened::Failed(Errno::STALE.into()), None),
+                // The name itself is not there, in a directory that is.
+                Err(Errno::NOENT) => return (Opened::Gone, None),
+                Err(errno) => return (Opened::Failed(errno.into()), None),
             }
         }
-        (Err(Errno::STALE.into()), None)
+        (Opened::Failed(last.into()), None)
     }
 
     /// Reads `size` bytes, whatever the file has become meanwhile: what is not there any more is zero.
-    fn read_once(&self, job: &Job, file: &File, size: u64, scratch: &mut Scratch) -> Result<(Data, u64), Stop> {
+    fn read_once(&self, job: &Job, file: &File, size: u64, scratch: &mut Scratch) -> Result<Once, Stop> {
         if size == 0 {
-            return Ok((Data::Stored(Content::Nothing), 0));
+            return Ok(Once { data: Data::Stored(Content::Nothing), hole: 0, whole: true });
         }
         let mut ranges = extents(file, 0..size);
         let first = ranges.next().transpose()?;
         if size <= MAX_SHARED && first.as_ref().is_some_and(|range| *range == (0..size)) {
             let mut bytes = vec![0; size as usize];
             self.pay(size)?;
-            fill(file, &mut bytes, 0)?;
-            return Ok((Data::Small(bytes), 0));
+            let whole = fill(file, &mut bytes, 0)?;
+            return Ok(Once { data: Data::Small(bytes), hole: 0, whole });
         }
         if looks_like_one(file, size)? {
             let ranges = first.into_iter().map(Ok).chain(ranges);
-            let (content, hole) = self.read_image(file, size, ranges, job.parent.as_deref(), scratch)?;
-            return Ok((Data::Stored(content), hole));
+            return self.read_image(file, size, ranges, job.parent.as_deref(), scratch);
         }
         let mut list = self.writer.list(job.parent.as_deref().and_then(content));
         let mut window = self.window()?;
         let kept = job.parent.as_deref().map(|theirs| self.writer.kept_pieces(theirs)).transpose()?;
-        let (mut end, mut hole) = (0, 0);
+        let (mut end, mut hole, mut whole) = (0, 0, true);
         for range in first.into_iter().map(Ok).chain(ranges) {
             let range = range?;
             hole += range.start - end;
@@ -229,7 +252,7 @@ impl Shared<'_> {
                 let room = window.bytes.len() - have;
                 let more = ((end - at) as usize).min(room);
                 self.pay(more as u64)?;
-                fill(file, &mut window.bytes[have..have + more], at)?;
+                whole &= fill(file, &mut window.bytes[have..have + more], at)?;
                 (at, have) = (at + more as u64, have + more);
                 let mut cut = 0;
                 // What is left over must be as long as a piece can be, or all there is.
@@ -244,12 +267,13 @@ impl Shared<'_> {
             }
         }
         list.push(Piece::Hole(size - end))?;
-        Ok((Data::Stored(list.finish()?), hole + size - end))
+        whole &= reaches(file, end..size)?;
+        Ok(Once { data: Data::Stored(list.finish()?), hole: hole + size - end, whole })
     }
 }
 
-/// Reads at `at` until `out` is full; what is behind the end of the file is zero.
-pub(super) fn fill(file: &File, out: &mut [u8], at: u64) -> io::Result<()> {
+/// Reads at `at` until `out` is full; what is behind the end of the file is zero, and then it is not true that all came.
+pub(super) fn fill(file: &File, out: &mut [u8], at: u64) -> io::Result<bool> {
     let mut done = 0;
     while done < out.len() {
         match file.read_at(&mut out[done..], at + done as u64) {
@@ -260,7 +284,12 @@ pub(super) fn fill(file: &File, out: &mut [u8], at: u64) -> io::Result<()> {
         }
     }
     out[done..].fill(0);
-    Ok(())
+    Ok(done == out.len())
+}
+
+/// Whether the last byte of a range of a file is there. Where there are no data at its end: a hole, or nothing any more.
+pub(super) fn reaches(file: &File, behind: Range<u64>) -> io::Result<bool> {
+    if behind.is_empty() { Ok(true) } else { fill(file, &mut [0], behind.end - 1) }
 }
 
 /// The content of a regular file.

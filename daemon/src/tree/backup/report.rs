@@ -28,7 +28,7 @@ pub struct Counts {
     pub hole: u64,
     /// Files that were taken over unread.
     pub kept: u64,
-    /// Files that changed each time they were read.
+    /// Files that changed each time they were read, or were shorter than they are said to be.
     pub unsettled: u64,
     /// Directories and files over which another filesystem is mounted, which was left out.
     pub boundaries: u64,
@@ -63,11 +63,14 @@ impl Counts {
         }
     }
 
-    /// Notes that a file changed each time it was read.
+    /// Notes that a file changed each time it was read, or was shorter than it is said to be.
     pub(super) fn unsettle(&mut self, path: &[u8]) {
         self.unsettled += 1;
         if self.unsettled <= NAMED as u64 {
-            tracing::warn!("{}: changed each time it was read; what was read last is kept", escaped(path));
+            tracing::warn!(
+                "{}: changed each time it was read, or ended before its end; what was read last is kept",
+                escaped(path)
+            );
         }
     }
 

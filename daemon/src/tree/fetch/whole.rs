@@ -34,6 +34,14 @@ impl Snapshots for Whole<'_> {
         })
     }
 
+    fn names(&self, folder: &Self::Folder, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let Some(folder) = folder else { return Ok(()) };
+        for entry in self.tree.list(folder, 0)? {
+            each(entry?.1.name())?;
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         Ok(self.cancel.check()?)
     }

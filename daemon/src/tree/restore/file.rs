@@ -2,7 +2,7 @@
 
 use super::Step;
 use super::descriptors::Slot;
-use super::folder::{Folder, Identity, look_at, open};
+use super::folder::{Folder, Look, look_at, open};
 use super::metadata::{Metadata, On, Origin, apply};
 use super::readback::{ReadBack, Written};
 use super::shared::{Place, Shared, failed};
@@ -29,7 +29,7 @@ pub(super) struct Temporary {
     pub(super) name: Vec<u8>,
     /// What it is called in the end.
     pub(super) last: Vec<u8>,
-    identity: Identity,
+    pub(super) made: Look,
     slot: Arc<Slot>,
     state: AtomicU8,
 }
@@ -51,7 +51,7 @@ impl Temporary {
                         folder: Arc::clone(folder),
                         name,
                         last: last.to_vec(),
-                        identity: look_at(&file)?.identity,
+                        made: look_at(&file)?,
                         slot: Arc::default(),
                         state: AtomicU8::new(WRITING),
                     };
@@ -75,7 +75,7 @@ impl Temporary {
         let here = self.folder.open(shared)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | flags;
         let file = open(&here, &self.name, flags, Mode::empty(), ResolveFlags::empty())?;
-        match look_at(&file)?.identity == self.identity {
+        match look_at(&file)?.identity == self.made.identity {
             true => Ok(file),
             false => Err(io::Error::other("another file has taken its place")),
         }
@@ -84,10 +84,6 @@ impl Temporary {
     /// It does not get its name, although it was finished.
     pub(super) fn reject(&self) {
         self.state.store(GIVEN_UP, Ordering::Release);
-    }
-
-    pub(super) fn identity(&self) -> Identity {
-        self.identity
     }
 
     /// `None` while it is being written; then whether it is whole.
@@ -224,11 +220,29 @@ impl FileHandle {
         let folder = &temporary.folder;
         let origin = Origin { foreign: folder.inherits, flagged: folder.flagged };
         apply(shared, &place, On::File(&file), &self.metadata, origin)?;
+        if !folder.on.syncs_all() {
+            let sync = || {
+                shared.step(Step::Sync, &place)?;
+                sync(&file)
+            };
+            sync().map_err(|e| failed(Step::Sync, &place, e))?;
+        }
         temporary.slot.close();
         shared.report.lock().bytes += self.written.load(Ordering::Relaxed);
         temporary.state.store(DONE, Ordering::Release);
         Ok(())
     }
+}
+
+/// Has a file written out where the `syncfs` of the window would not say that this failed. Some filesystems say so only to
+/// who closes it: any descriptor will do.
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        // There is nothing that could be written out later.
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::INVAL | Errno::OPNOTSUPP)) => {}
+        synced => synced?,
+    }
+    Ok(nix::unistd::close(file.try_clone()?)?)
 }
 
 impl Drop for FileHandle {

@@ -3,12 +3,14 @@
 use super::descriptors::Slot;
 use super::metadata::{ACL_DEFAULT, by_descriptor};
 use super::shared::Shared;
+use crate::tree::filesystem::Filesystem;
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, OFlags, ResolveFlags, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use wherry_repo::format::tree::Time;
 
@@ -26,6 +28,17 @@ pub(super) struct Look {
     /// Names it has.
     pub(super) links: u32,
     pub(super) device: (u32, u32),
+    /// When it was made, where the filesystem knows: the number of one that is gone is given to another one.
+    born: Option<Time>,
+}
+
+impl Look {
+    /// Whether this is the inode that was seen before.
+    pub(super) fn is_still(&self, before: &Self) -> bool {
+        // A server may say so one time and not the other.
+        let born = self.born.zip(before.born).is_none_or(|(now, before)| now == before);
+        born && self.identity == before.identity
+    }
 }
 
 /// Looks at an open inode.
@@ -42,15 +55,18 @@ pub(super) fn look(folder: &File, name: &[u8]) -> io::Result<Option<Look>> {
 }
 
 fn statx(folder: &File, name: &[u8], flags: AtFlags) -> io::Result<Look> {
-    let s = rustix::fs::statx(folder, name, flags | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS)?;
+    let s =
+        rustix::fs::statx(folder, name, flags | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+    let time = |t: &StatxTimestamp| Time { seconds: t.tv_sec, nanoseconds: t.tv_nsec };
     Ok(Look {
         kind: FileType::from_raw_mode(s.stx_mode.into()),
         permissions: s.stx_mode & 0o7777,
         identity: (s.stx_dev_major, s.stx_dev_minor, s.stx_ino),
-        modified: Time { seconds: s.stx_mtime.tv_sec, nanoseconds: s.stx_mtime.tv_nsec },
+        modified: time(&s.stx_mtime),
         size: s.stx_size,
         links: s.stx_nlink,
         device: (s.stx_rdev_major, s.stx_rdev_minor),
+        born: (s.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(&s.stx_btime)),
     })
 }
 
@@ -71,6 +87,8 @@ pub(super) struct Folder {
     above: Option<Arc<Folder>>,
     name: Vec<u8>,
     pub(super) identity: Identity,
+    /// What it is on.
+    pub(super) on: Filesystem,
     /// This restore made it.
     pub(super) fresh: bool,
     /// It has a default ACL, which what is made in it gets.
@@ -100,12 +118,14 @@ impl Folder {
         let before = make_accessible(shared, &file)?;
         let (inherits, flagged) = (has_default_acl(&file), before.no_dump);
         let identity = look_at(&file)?.identity;
+        let on = Filesystem::of(file.as_fd())?;
         let slot = Slot::held(file);
         Ok((
             Arc::new(Self {
                 above: None,
                 name: Vec::new(),
                 identity,
+                on,
                 fresh,
                 inherits,
                 flagged,
@@ -170,10 +190,14 @@ impl Folder {
         file: File,
         change: impl FnOnce(&mut Self),
     ) -> io::Result<Arc<Self>> {
+        let identity @ (major, minor, _) = look_at(&file)?.identity;
+        // Another one is mounted there, or it is a volume of its own.
+        let is_other = (major, minor) != (self.identity.0, self.identity.1);
         let mut folder = Self {
             above: Some(Arc::clone(self)),
             name: name.to_vec(),
-            identity: look_at(&file)?.identity,
+            identity,
+            on: if is_other { Filesystem::of(file.as_fd())? } else { self.on },
             fresh: true,
             inherits: false,
             flagged: self.flagged,
@@ -223,6 +247,12 @@ impl Folder {
     /// tell cases apart has one for both. In a directory that this restore made that is all there is.
     pub(super) fn is_taken(&self, identity: Identity) -> bool {
         self.fresh || self.named.lock().contains(&identity)
+    }
+
+    /// Whether a name in it, by its descriptor, still leads to what this restore has made there.
+    pub(super) fn has_still(&self, here: &File, name: &[u8], made: &Look) -> io::Result<bool> {
+        let there = look(here, name)?;
+        Ok(there.is_some_and(|there| there.is_still(made) || !self.on.keeps_numbers()))
     }
 
     /// Closes its descriptor: nothing more is going to be done in it.

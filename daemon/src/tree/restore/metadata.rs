@@ -30,8 +30,9 @@ pub(super) fn io_error(errno: Errno) -> io::Error {
 #[derive(Clone, Debug)]
 pub(super) struct Metadata {
     pub(super) permissions: u16,
-    pub(super) owner: u32,
-    pub(super) group: u32,
+    /// An error: by its name it cannot be told.
+    pub(super) owner: Result<u32, Errno>,
+    pub(super) group: Result<u32, Errno>,
     pub(super) flags: InodeFlags,
     pub(super) extended: Set,
     pub(super) modified: Time,
@@ -62,6 +63,14 @@ impl Metadata {
         flags.set(IFlags::IMMUTABLE, self.flags.0 & InodeFlags::IMMUTABLE != 0);
         flags.set(IFlags::APPEND, self.flags.0 & InodeFlags::APPEND != 0);
         flags
+    }
+
+    /// The permissions as they are right without the access ACL: with it those of the group are its mask, and where it is
+    /// refused they would be the group's.
+    fn bare_permissions(&self) -> u16 {
+        let acl = self.extended.0.iter().find(|(name, _)| name == ACL_ACCESS);
+        let group = acl.map(|(_, acl)| group_of(acl).unwrap_or(0) << 3);
+        group.map_or(self.permissions, |group| self.permissions & !0o070 | group)
     }
 
     fn no_dump(&self) -> bool {
@@ -142,6 +151,18 @@ impl On<'_> {
     }
 }
 
+/// What an access ACL in the kernel's form lets the group of an inode do; `None` if it cannot be read.
+fn group_of(acl: &[u8]) -> Option<u16> {
+    const GROUP: u16 = 4;
+    const MASK: u16 = 0x10;
+    let entries = acl.strip_prefix(&2_u32.to_le_bytes())?;
+    let of = |wanted: u16| {
+        let entry = entries.chunks_exact(8).find(|entry| entry[..2] == wanted.to_le_bytes());
+        entry.map(|entry| u16::from_le_bytes([entry[2], entry[3]]) & 7)
+    };
+    Some(of(GROUP)? & of(MASK).unwrap_or(7))
+}
+
 /// A path that names what the descriptor holds.
 pub(super) fn by_descriptor(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
@@ -176,7 +197,7 @@ pub(super) fn apply(shared: &Shared, place: &Place<'_>, on: On<'_>, metadata: &M
         shared.attempt(Step::Attribute, Some(name), place, || on.set_attribute(name, value))?;
     }
     if !matches!(on, On::Link(_)) {
-        let mode = metadata.permissions & !denied_bits(on, owner, group);
+        let mode = metadata.bare_permissions() & !denied_bits(on, owner, group);
         shared.attempt(Step::Mode, None, place, || on.set_mode(mode))?;
     }
     for (name, value) in attributes(acl) {
@@ -191,13 +212,22 @@ pub(super) fn apply(shared: &Shared, place: &Place<'_>, on: On<'_>, metadata: &M
 
 /// Sets owner and group, and says which of them it could. Who may not give files away may often choose the group.
 fn own(shared: &Shared, place: &Place<'_>, on: On<'_>, metadata: &Metadata) -> Result<(bool, bool)> {
-    let mut group = false;
-    let owner = shared.attempt(Step::Owner, None, place, || {
-        on.own(Some(metadata.owner), Some(metadata.group)).inspect_err(|_| {
-            group = on.own(None, Some(metadata.group)).is_ok();
+    let (owner, group) = (metadata.owner.ok(), metadata.group.ok());
+    if let Some(errno) = metadata.owner.err().or(metadata.group.err()) {
+        shared.step(Step::Owner, place)?;
+        shared.refuse(Step::Owner, None, place, errno);
+        // What is known of the two it may get all the same.
+        let group = group.is_some() && on.own(None, group).is_ok();
+        let owner = owner.is_some() && on.own(owner, None).is_ok();
+        return Ok((owner && group, group));
+    }
+    let mut grouped = false;
+    let owned = shared.attempt(Step::Owner, None, place, || {
+        on.own(owner, group).inspect_err(|_| {
+            grouped = on.own(None, group).is_ok();
         })
     })?;
-    Ok((owner, owner || group))
+    Ok((owned, owned || grouped))
 }
 
 /// A set-id bit would let others act as whoever restores, not as the owner that could not be set. On a directory the bit of

@@ -8,10 +8,12 @@
 //!    capabilities, so it comes first.
 //! 2. Owner: clears them too.
 //! 3. Extended attributes but ACLs, capabilities last.
-//! 4. Permissions with set-id and sticky: only now nobody else's file can get a set-id bit.
+//! 4. Permissions with set-id and sticky: only now nobody else's file can get a set-id bit. Of an inode with an ACL those of its
+//!    group, and not the mask that stands in their place: the next step may be refused.
 //! 5. ACLs: a change of the permissions behind them would change their mask.
 //! 6. No dump, then times, behind all that might set them.
-//! 7. For a window of many: `syncfs`, and then the final names. So no name shows what is not on the disk.
+//! 7. For a window of many: `syncfs`, and then the final names. So no name shows what is not on the disk. Where `syncfs` may
+//!    keep an error to itself, each file is written out, and closed, behind 6.
 //! 8. Further names of linked inodes: their first name is there now.
 //! 9. Directories that nothing comes to any more, deepest first, 2 to 6. Their default ACL only now, else what is made in
 //!    them would inherit it; their times only now, as every name made in them sets these.

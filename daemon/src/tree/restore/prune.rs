@@ -10,6 +10,8 @@ use super::shared::{Place, Shared};
 use anyhow::Result;
 use rustix::fs::{FileType, IFlags, Mode, ResolveFlags};
 use rustix::io::Errno;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use wherry_repo::Error;
@@ -28,6 +30,12 @@ pub trait Known {
     /// # Errors
     /// When the snapshot cannot be read; nothing more is removed then.
     fn find(&self, folder: &Self::Folder, name: &[u8]) -> Result<Has<Self::Folder>>;
+
+    /// All names of a directory.
+    ///
+    /// # Errors
+    /// When the snapshot cannot be read, and those of `each`.
+    fn names(&self, folder: &Self::Folder, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>;
 
     /// Asked before each name.
     ///
@@ -62,6 +70,10 @@ impl Known for Nothing {
         Ok(Has::Nothing)
     }
 
+    fn names(&self, (): &(), _: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         Ok(())
     }
@@ -78,10 +90,13 @@ struct Frame<F> {
     modified: Time,
 }
 
+/// Names of one directory that are removed at once.
+const FOREIGN: usize = 1 << 14;
+
 impl Restorer {
     /// Removes from the target what the snapshot does not have. To be called when all else has succeeded, with nothing but the
     /// target entered, before [`Self::finish`]. Links are removed, not followed; what is mounted in the target is not entered
-    /// and stays. What cannot be removed is in the report. Memory: the names of directories in each directory above the one
+    /// and stays; so does what the target knows by a name of the snapshot that is spelled otherwise. What cannot be removed is in the report. Memory: the names of directories in each directory above the one
     /// that is looked at.
     ///
     /// # Errors
@@ -161,30 +176,94 @@ fn begin<K: Known>(
 ) -> Result<Frame<K::Folder>> {
     let here = folder.open(shared)?;
     let modified = look_at(&here)?.modified;
-    let mut inside = Vec::new();
+    let (mut inside, mut foreign) = (Vec::new(), Vec::new());
     names::list(&here, |name, mut kind| {
-        snapshot.check()?;
         if kind == FileType::Unknown {
             match look(&here, name)? {
                 None => return Ok(()),
                 Some(there) => kind = there.kind,
             }
         }
-        if kind == FileType::Directory {
-            inside.push(name.to_vec());
-            return Ok(());
-        }
         let gone = match &has {
             None => true,
             Some(folder) => matches!(snapshot.find(folder, name)?, Has::Nothing),
         };
-        if gone {
-            let place = Place { folder: &folder, name };
-            note(shared, &place, remove(shared, &here, &place, false))?;
+        match gone {
+            true => foreign.push((name.to_vec(), kind)),
+            false if kind == FileType::Directory => inside.push(name.to_vec()),
+            false => {}
+        }
+        if foreign.len() >= FOREIGN {
+            let foreign = std::mem::take(&mut foreign);
+            remove_all(shared, snapshot, &folder, has.as_ref(), foreign, &mut inside)?;
         }
         Ok::<_, anyhow::Error>(())
     })?;
+    remove_all(shared, snapshot, &folder, has.as_ref(), foreign, &mut inside)?;
     Ok(Frame { folder, has, inside, before, modified })
+}
+
+/// Removes these names, which the snapshot does not have; directories are still to be entered.
+fn remove_all<K: Known>(
+    shared: &Shared,
+    snapshot: &K,
+    folder: &Arc<Folder>,
+    has: Option<&K::Folder>,
+    foreign: Vec<(Vec<u8>, FileType)>,
+    inside: &mut Vec<Vec<u8>>,
+) -> Result<()> {
+    let here = folder.open(shared)?;
+    let known = match has {
+        Some(has) if !foreign.is_empty() => known_otherwise(snapshot, has, &here, &foreign)?,
+        _ => HashSet::new(),
+    };
+    for (name, kind) in foreign {
+        snapshot.check()?;
+        let place = Place { folder, name: &name };
+        if known.contains(&name) {
+            shared.skip(&place, Why::Taken);
+        } else if kind == FileType::Directory {
+            inside.push(name);
+        } else {
+            note(shared, &place, remove(shared, &here, &place, false))?;
+        }
+    }
+    Ok(())
+}
+
+/// Which of these names are how the target spells one that the snapshot has: it does not tell cases, or forms of a letter,
+/// apart, so that what they lead to was restored just now.
+fn known_otherwise<K: Known>(
+    snapshot: &K,
+    has: &K::Folder,
+    here: &File,
+    foreign: &[(Vec<u8>, FileType)],
+) -> Result<HashSet<Vec<u8>>> {
+    let mut inodes = HashMap::new();
+    for (name, _) in foreign {
+        if let Some(there) = look(here, name)? {
+            inodes.entry(there.identity).or_insert_with(Vec::new).push(name);
+        }
+    }
+    let mut met = HashMap::new();
+    snapshot.names(has, &mut |name| {
+        snapshot.check()?;
+        // One that the target cannot have leads to nothing.
+        if let Ok(Some(there)) = look(here, name)
+            && inodes.contains_key(&there.identity)
+        {
+            met.insert(name.to_vec(), there.identity);
+        }
+        Ok(())
+    })?;
+    if !met.is_empty() {
+        // What is there as the snapshot spells it is a further name of the same inode.
+        names::list(here, |name, _| {
+            met.remove(name);
+            Ok::<_, io::Error>(())
+        })?;
+    }
+    Ok(met.into_values().filter_map(|inode| inodes.get(&inode)).flatten().map(|name| (*name).clone()).collect())
 }
 
 /// A directory is done: it goes, or gets back what was changed.

@@ -2,7 +2,7 @@
 
 use super::Step;
 use super::file::Temporary;
-use super::shared::{Place, Shared, failed};
+use super::shared::{Place, Shared};
 use super::there::{Became, Old, is_zero};
 use anyhow::Result;
 use rustix::fs::{Advice, OFlags};
@@ -16,9 +16,6 @@ use wherry_block::Buffer;
 
 /// What direct reads begin at a multiple of.
 const BLOCK: u64 = 4096;
-
-/// Filesystems that take `O_DIRECT` and yet may read from memory: tmpfs and ramfs have no medium, ZFS has a cache of its own.
-const CACHED: [u64; 3] = [0x0102_1994, 0x8584_58F6, 0x2FC1_2FC1];
 
 #[derive(Clone, Debug)]
 pub(super) enum Written {
@@ -75,8 +72,7 @@ impl ReadBack {
         let place = self.place();
         shared.step(Step::ReadBack, &place)?;
         let Some(file) = shared.settle(Step::ReadBack, &place, file)? else { return Ok(None) };
-        let kind = rustix::fs::fstatfs(&file).map_err(|e| failed(Step::ReadBack, &place, e.into()))?;
-        direct &= !CACHED.contains(&u64::try_from(kind.f_type).unwrap_or_default());
+        direct &= !wherry_block::reads_from_memory(&file);
         // Also where it was opened for direct reads: some files are read through the page cache all the same, such as
         // compressed ones of btrfs. What is clean there, as all is by now, is read anew.
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);

@@ -217,9 +217,9 @@ impl Restorer {
             return Ok(false);
         };
         let (name, node) = temporary;
-        let identity = look_at(&node).map_err(|e| failed(Step::Create, &place, e))?.identity;
+        let made = look_at(&node).map_err(|e| failed(Step::Create, &place, e))?;
         let (here, last) = (Arc::clone(&folder), item.name.to_vec());
-        self.window.add(Pending::Other { folder: here, temporary: name, last, identity }, 0);
+        self.window.add(Pending::Other { folder: here, temporary: name, last, made }, 0);
         let on = if matches!(item.inode.kind, InodeKind::Link(_)) { On::Link(&node) } else { On::Other(&node) };
         let mut metadata = Metadata::new(item, &shared.owners);
         // What lies in a directory with the flag has it from there.

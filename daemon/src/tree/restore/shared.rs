@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::Resource;
 use rustix::thread::CapabilitySet;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wherry_repo::{Error, ErrorKind};
@@ -60,7 +61,8 @@ impl Shared {
             owners: Owners::new(options.numeric_ids),
             report: Mutex::default(),
             privileged,
-            next: AtomicU64::new(0),
+            // Where another restore of the same snapshot is in the target all the same, its names are others.
+            next: AtomicU64::new(u64::from(RandomState::new().hash_one(0) as u32) << 32),
             options,
         }
     }
@@ -160,6 +162,16 @@ impl std::error::Error for OfTarget {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source()
     }
+}
+
+/// The error that ends a restore when what has a temporary name of it is not what it has made.
+pub(super) fn intruded(place: &Place<'_>) -> anyhow::Error {
+    let text = format!(
+        "{}: what was written for it is gone, or something else has its temporary name: another restore or program is in the \
+         target; once that has ended, give the same command again",
+        place.path().escape_ascii()
+    );
+    Error::new(ErrorKind::Busy, text).into()
 }
 
 /// The error that ends a restore.

@@ -2,13 +2,13 @@
 
 use super::folder::look_at;
 use super::names;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use wherry_repo::{Error, Result};
+use wherry_repo::{Error, ErrorKind, Result};
 
 /// A directory, open. Links in its own path are followed: whoever runs the restore typed them.
 #[derive(Debug)]
@@ -19,10 +19,12 @@ pub struct Target {
 }
 
 impl Target {
-    /// Opens the directory; makes it (0700) if there is nothing of this name.
+    /// Opens the directory; makes it (0700) if there is nothing of this name. It is this restore's alone until all that was
+    /// opened by it is closed, also by the end of the process: two would take each other's temporary files for their own.
     ///
     /// # Errors
-    /// `Invalid`, when it is no directory, cannot be made or opened, or the kernel lacks openat2 (before 5.6).
+    /// `Invalid`, when it is no directory, cannot be made or opened, or the kernel lacks openat2 (before 5.6); `Busy`, when it
+    /// is another one's.
     pub fn open(path: &Path) -> Result<Self> {
         let made = match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => true,
@@ -32,7 +34,32 @@ impl Target {
                 return Err(Error::invalid(text).with_source(e));
             }
         };
-        Self::opened(path, made)
+        let this = Self::opened(path, made)?;
+        match rustix::fs::flock(&this.folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                let text = format!(
+                    "{} is in use: another restore writes to it, or another program has locked it; once that has ended, give \
+                     the same command again",
+                    path.display()
+                );
+                Err(Error::new(ErrorKind::Busy, text))
+            }
+            // What keeps no locks of directories, as NFS, has the names of temporary files alone to tell restores apart.
+            Err(e) => {
+                tracing::debug!("{} cannot be locked: {e}", path.display());
+                Ok(this)
+            }
+            Ok(()) => Ok(this),
+        }
+    }
+
+    /// Keeps other restores out for as long as this lives, also when all else of the target is closed.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn hold(&self) -> Result<File> {
+        let held = self.folder.try_clone();
+        held.map_err(|e| Error::invalid(format!("{} cannot be held open: {e}", self.path.display())))
     }
 
     /// Opens the directory if there is something of this name, and makes nothing.

@@ -2,13 +2,13 @@
 
 use super::Overwrite;
 use super::file::Temporary;
-use super::folder::{Before, Folder, Identity, look, look_at, open};
+use super::folder::{Before, Folder, Identity, Look, look, look_at, open};
 use super::metadata::{Metadata, On, Origin, apply};
 use super::prune::clear_away;
 use super::remove::{loosen, remove};
 use super::report::{Step, Why};
 use super::restorer::Restorer;
-use super::shared::{Place, Shared, failed};
+use super::shared::{Place, Shared, failed, intruded};
 use super::there::{Became, Old};
 use crate::tree::path::escaped;
 use anyhow::Result;
@@ -46,7 +46,7 @@ pub(super) enum Pending {
         folder: Arc<Folder>,
         temporary: Vec<u8>,
         last: Vec<u8>,
-        identity: Identity,
+        made: Look,
     },
 }
 
@@ -57,6 +57,15 @@ impl Pending {
             Self::File { temporary, .. } => (&temporary.folder, &temporary.name, &temporary.last),
             Self::There { old, .. } => (&old.folder, &old.name, &old.name),
             Self::Other { folder, temporary, last, .. } => (folder, temporary, last),
+        }
+    }
+
+    /// What was made for it.
+    fn made(&self) -> Option<&Look> {
+        match self {
+            Self::File { temporary, .. } => Some(&temporary.made),
+            Self::There { .. } => None,
+            Self::Other { made, .. } => Some(made),
         }
     }
 
@@ -307,7 +316,7 @@ impl Restorer {
         } else {
             let temporary = shared.temporary();
             match make(&temporary) {
-                Ok(()) => give_name(&shared, &link.folder, &temporary, &link.name, over),
+                Ok(()) => give_name(&shared, &link.folder, (&temporary, &inode), &link.name, over),
                 Err(e) => Err(io::Error::from(e).into()),
             }
         };
@@ -371,13 +380,15 @@ impl Restorer {
         for mut pending in self.window.pending.drain(..) {
             // One that is not settled is not begun, or ends with its temporary name.
             let _ = pending.settle();
-            if matches!(pending, Pending::There { .. }) {
-                continue;
-            }
+            let Some(made) = pending.made() else { continue };
             let (folder, name, _) = pending.names();
             let place = Place { folder, name };
+            let remove = |here: Arc<File>| match folder.has_still(&here, name, made)? {
+                true => remove(&self.shared, &here, &place, false),
+                false => Ok(false),
+            };
             // Nothing to tell: the same run removes it when it goes on.
-            let _ = folder.open(&self.shared).and_then(|here| remove(&self.shared, &here, &place, false));
+            let _ = folder.open(&self.shared).and_then(remove);
         }
     }
 }
@@ -419,14 +430,11 @@ fn name_it(shared: &Shared, pending: &Pending) -> Result<(bool, Option<(Late, bo
         return Ok((false, None));
     }
     let over = matches!(pending, Pending::File { over: Some(_), .. });
-    if !give_name(shared, folder, temporary, last, over)? {
+    let Some(made) = pending.made() else { return Ok((false, None)) };
+    if !give_name(shared, folder, (temporary, made), last, over)? {
         return Ok((false, None));
     }
-    match pending {
-        Pending::File { temporary, .. } => folder.note(temporary.identity()),
-        Pending::Other { identity, .. } => folder.note(*identity),
-        Pending::There { .. } => {}
-    }
+    folder.note(made.identity);
     let mut report = shared.report.lock();
     match pending {
         Pending::Other { .. } => report.others += 1,
@@ -438,7 +446,7 @@ fn name_it(shared: &Shared, pending: &Pending) -> Result<(bool, Option<(Late, bo
 /// The flags that an inode which has its name is still to get, and whether further names come before these.
 fn late(pending: &Pending) -> Option<(Late, bool)> {
     let (identity, flags, linked) = match pending {
-        Pending::File { temporary, flags, linked, .. } => (temporary.identity(), *flags, *linked),
+        Pending::File { temporary, flags, linked, .. } => (temporary.made.identity, *flags, *linked),
         Pending::There { old, flags, linked } if matches!(old.became(), Became::Kept) => {
             (old.identity, *flags, *linked)
         }
@@ -454,12 +462,21 @@ fn discard(shared: &Shared, folder: &Arc<Folder>, temporary: &[u8]) -> Result<()
     shared.settle(Step::Remove, &place, removed).map(drop)
 }
 
-/// Renames a temporary name to a final one, as the overwrite mode says; `over`: whatever it says. False: it could not be, and
-/// the temporary name is gone; the report says why.
-fn give_name(shared: &Shared, folder: &Arc<Folder>, temporary: &[u8], last: &[u8], over: bool) -> Result<bool> {
+/// Renames a temporary name, which led to this inode, to a final one, as the overwrite mode says; `over`: whatever it says.
+/// False: it could not be, and the temporary name is gone; the report says why.
+fn give_name(
+    shared: &Shared,
+    folder: &Arc<Folder>,
+    (temporary, made): (&[u8], &Look),
+    last: &[u8],
+    over: bool,
+) -> Result<bool> {
     let place = Place { folder, name: last };
     let here = folder.open(shared).map_err(|e| failed(Step::Rename, &place, e))?;
     shared.step(Step::Rename, &place)?;
+    if !folder.has_still(&here, temporary, made).map_err(|e| failed(Step::Rename, &place, e))? {
+        return Err(intruded(&place));
+    }
     let over = over || shared.options.overwrite != Overwrite::Never;
     // If it cannot be looked at, the renaming tells.
     let is_taken = || look(&here, last).ok().flatten().is_some_and(|there| folder.is_taken(there.identity));

@@ -1,6 +1,6 @@
 //! The order of the steps, and what is left when a restore ends at any of them.
 
-use super::super::{Options, Overwrite, Step};
+use super::super::{Options, Overwrite, Restorer, Step, Target, is_temporary};
 use super::feeder::{Node, acl, capability, restore};
 use super::kinds::everything;
 use super::lister::{Facts, Scratch, assert_holds, below, list};
@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use wherry_repo::format::tree::InodeFlags;
+use wherry_repo::{Error, ErrorKind};
 
 type Taken = Vec<(Step, Vec<u8>)>;
 
@@ -158,4 +159,80 @@ fn temporary_names_of_other_runs_stay() {
     std::fs::remove_file(other).unwrap();
     restore(&target, &tree, &options).unwrap();
     assert_holds(&target, &tree);
+}
+
+/// Another restore that was not kept out.
+#[test]
+fn what_has_taken_a_temporary_name_does_not_get_the_final_one() {
+    for theirs in [None, Some("theirs")] {
+        let scratch = Scratch::new();
+        let target = scratch.at("target");
+        let at = target.clone();
+        // The number of the file goes to the next one that is made.
+        let meddle = move |step, path: &[u8]| {
+            if (step, path) == (Step::Rename, &b"a"[..]) {
+                let temporary = std::fs::read_dir(&at)?.next().unwrap()?.path();
+                std::fs::remove_file(&temporary)?;
+                theirs.map_or(Ok(()), |theirs| std::fs::write(&temporary, theirs))?;
+            }
+            Ok(())
+        };
+        let tree = Node::folder([("a", Node::file("ours"))]);
+        let options = Options { steps: Some(Arc::new(meddle)), ..Options::new(1) };
+        let error = restore(&target, &tree, &options).unwrap_err();
+        assert_eq!(error.downcast_ref::<Error>().map(Error::kind), Some(ErrorKind::Busy), "{error:#}");
+        let names: Vec<_> = std::fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names.len(), usize::from(theirs.is_some()), "{names:?}");
+        assert!(!target.join("a").exists() && names.iter().all(|path| std::fs::read(path).unwrap() == b"theirs"));
+    }
+}
+
+#[test]
+fn no_two_restores_have_a_temporary_name_in_common() {
+    let scratch = Scratch::new();
+    let names = || {
+        let target = scratch.at("target");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (record, at) = (Arc::clone(&seen), target.clone());
+        let watch = move |step, _: &[u8]| {
+            if step == Step::Sync {
+                record.lock().extend(std::fs::read_dir(&at)?.map(|entry| entry.unwrap().file_name()));
+            }
+            Ok(())
+        };
+        let tree = Node::folder([("a", Node::file("a")), ("b", Node::link("c"))]);
+        let options = Options { steps: Some(Arc::new(watch)), ..Options::new(1) };
+        restore(&target, &tree, &options).unwrap();
+        std::fs::remove_dir_all(&target).unwrap();
+        let mut names = std::mem::take(&mut *seen.lock());
+        names.retain(|name| is_temporary(1, name.as_encoded_bytes()));
+        names
+    };
+    let (first, second) = (names(), names());
+    assert_eq!((first.len(), second.len()), (2, 2), "{first:?} {second:?}");
+    assert!(!first.iter().any(|name| second.contains(name)), "{first:?} {second:?}");
+}
+
+#[test]
+fn a_target_is_one_restores_until_it_is_gone() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    let first = Target::open(&target).unwrap();
+    let held = first.hold().unwrap();
+    let mut restorer = Restorer::start(first, Options::new(1)).unwrap();
+    let node = Node::file("a");
+    let begun = restorer.file(&node.item(b"a")).unwrap();
+    let busy = || Target::open(&target).err().map(|e| e.kind());
+    assert_eq!(busy(), Some(ErrorKind::Busy));
+    assert!(Target::there(&target).unwrap().is_some(), "who changes nothing is let in");
+    drop(begun);
+    restorer.finish().unwrap();
+    assert_eq!(busy(), Some(ErrorKind::Busy), "until its marker is away");
+    drop(held);
+    assert_eq!(busy(), None);
+    // One that failed.
+    let restorer = Restorer::start(Target::open(&target).unwrap(), Options::new(1)).unwrap();
+    assert_eq!(busy(), Some(ErrorKind::Busy));
+    drop(restorer);
+    assert_eq!(busy(), None);
 }

@@ -234,6 +234,10 @@ impl<'a> Known for Snapshot<'a> {
         })
     }
 
+    fn names(&self, folder: &&'a Node, each: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        folder.inside.keys().try_for_each(|name| each(name))
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         Ok(())
     }
@@ -251,6 +255,10 @@ impl<'a> Known for Ends<'a> {
 
     fn find(&self, folder: &&'a Node, name: &[u8]) -> anyhow::Result<Has<&'a Node>> {
         self.0.find(folder, name)
+    }
+
+    fn names(&self, folder: &&'a Node, each: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        self.0.names(folder, each)
     }
 
     fn check(&self) -> anyhow::Result<()> {

@@ -1,11 +1,12 @@
 //! Everything comes back, as root.
 
-use super::super::{Begun, Options, Overwrite, Restorer, Target};
+use super::super::{Begun, Options, Overwrite, Restorer, Step, Target};
 use super::feeder::{Node, acl, capability, restore};
 use super::lister::{Scratch, assert_holds, below, list};
+use super::removal::Mounted;
 use crate::tree::inode::InodeKind;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use wherry_repo::format::tree::InodeFlags;
 
 /// Every kind of inode with everything it can have.
@@ -206,4 +207,33 @@ fn names_that_are_none_are_refused() {
     assert!(restorer.link(b"x", b"../x").is_err(), "a first name outside");
     assert!(restorer.leave().is_err(), "the target was left");
     assert_eq!(fs::read_dir(below(&scratch.at("target"), b"")).unwrap().count(), 0);
+}
+
+/// With an ACL the permissions of the group are the mask.
+#[test]
+fn a_refused_acl_leaves_nothing_open_to_the_group() {
+    let scratch = Scratch::new();
+    let mount = Mounted::of("ramfs", &scratch.at("ramfs"));
+    let target = scratch.at("ramfs/target");
+    let with = |acl: Vec<u8>| Node::file("a").mode(0o674).attribute("system.posix_acl_access", acl);
+    let minimal = acl(6, (0, 0), 4, 7, 4).into_iter().enumerate();
+    // Neither the one user nor the mask.
+    let minimal =
+        minimal.filter(|(n, _)| !(12..20).contains(n) && !(28..36).contains(n)).map(|(_, byte)| byte).collect();
+    let tree = Node::folder([
+        ("closed", with(acl(6, (1000, 7), 0, 7, 4))),
+        ("masked", with(acl(6, (1000, 7), 6, 5, 4))),
+        ("minimal", with(minimal)),
+        ("odd", with(b"\x03\0\0\0".to_vec())),
+    ]);
+    let report = restore(&target, &tree, &Options::new(1)).unwrap();
+    assert_eq!(report.refused.kinds[&Step::Acl], 4, "{:?}", report.refused);
+    let mode = |name: &str| format!("{:o}", fs::metadata(target.join(name)).unwrap().permissions().mode() & 0o7777);
+    let modes = ["closed", "masked", "minimal", "odd"].map(mode);
+    assert_eq!(modes, ["604", "644", "644", "604"]);
+    drop(mount);
+    // Where it is not refused, the mask stands in their place.
+    let tree = Node::folder([("masked", with(acl(6, (1000, 7), 6, 7, 4)))]);
+    restore(&scratch.at("target"), &tree, &Options::new(1)).unwrap();
+    assert_holds(&scratch.at("target"), &tree);
 }

@@ -55,12 +55,17 @@ fn a_removal_that_is_to_end_ends() {
 }
 
 /// A mount that goes away.
-struct Mounted(PathBuf);
+pub(super) struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(at: &Path) -> Self {
+        Self::of("tmpfs", at)
+    }
+
+    /// Of this kind, which needs no device.
+    pub(super) fn of(kind: &str, at: &Path) -> Self {
         fs::create_dir_all(at).unwrap();
-        rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), None).unwrap();
+        rustix::mount::mount(kind, at, kind, MountFlags::empty(), None).unwrap();
         Self(at.to_owned())
     }
 }
@@ -104,4 +109,31 @@ fn nothing_goes_unless_it_is_asked_for() {
     let tree = Node::folder([("a", Node::file("a"))]);
     restore(&target, &tree, &Options { delete: false, ..options() }).unwrap();
     assert_eq!(list(&target).len(), 3);
+}
+
+/// More than are removed at once.
+#[test]
+fn however_many_names_the_snapshot_lacks_they_go() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    fs::create_dir(&target).unwrap();
+    (0..17_000).for_each(|n| drop(fs::File::create(target.join(format!("extra {n}"))).unwrap()));
+    let tree = Node::folder([("a", Node::file("a"))]);
+    let report = restore(&target, &tree, &options()).unwrap();
+    assert_eq!(report.removed, 17_000);
+    assert_holds(&target, &tree);
+}
+
+/// It leads to what a name of the snapshot leads to, and yet is a name of its own.
+#[test]
+fn a_further_name_of_what_stays_goes() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("a"), "theirs").unwrap();
+    fs::hard_link(target.join("a"), target.join("extra")).unwrap();
+    let tree = Node::folder([("a", Node::file("a"))]);
+    let report = restore(&target, &tree, &Options { overwrite: Overwrite::Never, ..options() }).unwrap();
+    assert_eq!((report.removed, report.reasons), (1, [(Why::Exists, 1)].into()));
+    assert!(target.join("a").exists() && !target.join("extra").exists());
 }
