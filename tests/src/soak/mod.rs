@@ -151,6 +151,13 @@ impl Soak {
         }
     }
 
+    /// The greatest value there was.
+    fn at_most(&self, what: String, value: u64) {
+        let mut counters = self.counters.lock();
+        let most = counters.entry(what).or_default();
+        *most = value.max(*most);
+    }
+
     fn wrong(&self, what: String) {
         self.wrong.lock().push(what);
     }

@@ -66,11 +66,13 @@ impl Soak {
             self.end_what_hangs(pid, args);
             std::thread::sleep(Duration::from_millis(10));
         }
-        let killed = {
+        let Running { killed, until, .. } = {
             let mut running = self.running.lock();
             let at = running.iter().position(|running| running.pid == pid).expect("it was put there");
-            running.swap_remove(at).killed
+            running.swap_remove(at)
         };
+        let ran = (Instant::now() + HANGS).saturating_duration_since(until);
+        self.at_most(format!("s at most of {what}"), ran.as_secs());
         let code = child.wait().expect("it has ended").code();
         let text = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         let ended = Ended {
