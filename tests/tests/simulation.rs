@@ -217,7 +217,8 @@ fn the_page_says_which_seed_finds_what() {
         .filter_map(|(plant, row)| Some((plant.to_owned(), row.rsplit_once("| ")?.1.parse::<u64>().ok()?)))
         .collect();
     let mut found = FOUND.map(|(plant, seed, _)| (format!("{plant:?}"), seed)).to_vec();
-    (told.sort_unstable(), found.sort_unstable());
+    told.sort_unstable();
+    found.sort_unstable();
     assert_eq!(told, found);
 }
 

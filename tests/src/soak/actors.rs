@@ -91,20 +91,25 @@ pub(super) fn forget(soak: &Soak, seed: u64) {
         if splitmix(&mut state).is_multiple_of(6) {
             find_strangers(soak);
         }
-        let older = soak.ledger.older(KEPT);
-        let Some(at) = pick(&older, &mut state) else { continue };
-        let promise @ Promise { id, .. } = &older[at];
-        // Most are never read otherwise.
-        if splitmix(&mut state).is_multiple_of(3) && restore_one(soak, promise, &target) == Some(0) {
-            soak.count("restores before a forget", 1);
+        // Some at a time: one alone does not keep up with four who write, nearly all would stand to the end, and little be garbage.
+        let mut goes = soak.ledger.older(KEPT);
+        goes.retain(|_| splitmix(&mut state).is_multiple_of(3));
+        let Some(Promise { id, .. }) = goes.first() else { continue };
+        for promise in &goes {
+            // Most are never read otherwise.
+            if splitmix(&mut state).is_multiple_of(3) && restore_one(soak, promise, &target) == Some(0) {
+                soak.count("restores before a forget", 1);
+            }
+            soak.ledger.doom(&promise.id);
         }
-        soak.ledger.doom(id);
         let delay = ["0s", "0s", "3s", "60s"][(splitmix(&mut state) % 4) as usize];
-        if soak.run("forget", "cache-0", &["forget", id, "--delay", delay, "-q", "--json"]).code != Some(0) {
+        let ids = goes.iter().map(|promise| promise.id.as_str());
+        let args: Vec<_> = std::iter::once("forget").chain(ids).chain(["--delay", delay, "-q", "--json"]).collect();
+        if soak.run("forget", "cache-0", &args).code != Some(0) {
             // It may have been done, or be done yet.
             continue;
         }
-        soak.count("forgotten", 1);
+        soak.count("forgotten", goes.len() as u64);
         if splitmix(&mut state).is_multiple_of(3)
             && soak.run("unforget", "cache-0", &["unforget", id, "-q"]).code == Some(0)
         {
