@@ -169,10 +169,10 @@ fn restore_one(soak: &Soak, promise: &Promise, target: &str) -> Option<i32> {
     match ended.code {
         Some(0) => {
             let found = hash(&fs::read(target).expect("what was restored"));
-            if found != *expected {
-                soak.wrong(format!("snapshot {id} of {volume} restores to {found} and not to {expected}"));
+            match found == *expected {
+                true => soak.ledger.restored(id),
+                false => soak.wrong(format!("snapshot {id} of {volume} restores to {found} and not to {expected}")),
             }
-            soak.ledger.restored(id);
         }
         // Not reached: that says nothing about the data.
         None | Some(1) => {}
@@ -246,10 +246,10 @@ fn read_one(soak: &Soak, folder: &Path, promise: &Promise) {
         }
     };
     let found = hash(&bytes);
-    if found != *expected {
-        soak.wrong(format!("snapshot {id} of {volume} reads as {found} in the mount, and not as {expected}"));
+    match found == *expected {
+        true => soak.ledger.restored(id),
+        false => soak.wrong(format!("snapshot {id} of {volume} reads as {found} in the mount, and not as {expected}")),
     }
-    soak.ledger.restored(id);
     soak.count("restores from the mount", 1);
 }
 

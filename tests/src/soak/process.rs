@@ -37,8 +37,8 @@ pub(super) struct Ended {
 /// Codes that nothing here explains: no repository, no access, damage, a version that is too new; a panic has 101.
 const NEVER: [i32; 5] = [10, 12, 13, 15, 101];
 
-/// So long no command takes, however often it is hit; the time in which it was stopped does not count.
-const HANGS: Duration = Duration::from_secs(300);
+/// So long no command takes, however often it is hit and whatever else the machine does; the time in which it was stopped does not count.
+const HANGS: Duration = Duration::from_secs(600);
 
 /// What a server that answers nothing costs is a sixth of this.
 const RETRY: [&str; 2] = ["--retry-for", "60s"];
