@@ -88,7 +88,7 @@ pub(super) fn forget(soak: &Soak, seed: u64) {
     let target = soak.home.text("restored-before-it-is-forgotten");
     while !soak.is_over() {
         soak.pause(Duration::from_millis(200 + splitmix(&mut state) % 1200));
-        if splitmix(&mut state).is_multiple_of(6) {
+        if splitmix(&mut state).is_multiple_of(3) {
             find_strangers(soak);
         }
         // Some at a time: one alone does not keep up with four who write, nearly all would stand to the end, and little be garbage.
