@@ -93,7 +93,9 @@ pub(super) fn forget(soak: &Soak, seed: u64) {
         }
         // Some at a time: one alone does not keep up with four who write, nearly all would stand to the end, and little be garbage.
         let mut goes = soak.ledger.older(KEPT);
-        goes.retain(|_| splitmix(&mut state).is_multiple_of(3));
+        // So few that it does not read all the time.
+        let odds = (goes.len() as u64 / 8).max(3);
+        goes.retain(|_| splitmix(&mut state).is_multiple_of(odds));
         let Some(Promise { id, .. }) = goes.first() else { continue };
         for promise in &goes {
             // Most are never read otherwise.
