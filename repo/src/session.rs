@@ -396,6 +396,14 @@ impl Repository {
     pub fn publish_sweep(&self, n: u32, sweep: &Sweep) -> Result<()> {
         self.create(&keys::sealed(n), sweep).map(drop)
     }
+
+    /// The delete set of generation n. For collectors and tests.
+    ///
+    /// # Errors
+    /// As [`Self::generation`].
+    pub fn sweep(&self, n: u32) -> Result<Sweep> {
+        self.read(&keys::sealed(n))
+    }
 }
 
 /// Creates a Fence on a session's key; the bytes that took (none when somebody else had fenced it), or `None` when the

@@ -115,6 +115,8 @@ pub struct Chaos {
     pub seed: u64,
     /// Of a thousand requests so many are hit.
     pub per_mille: u64,
+    /// Of a thousand PUTs, of which there are few.
+    pub puts_per_mille: u64,
     /// Drawn from evenly.
     pub faults: Vec<Fault>,
 }
@@ -133,15 +135,18 @@ struct State {
     releases: u64,
     seen: Vec<Seen>,
     hits: BTreeMap<&'static str, u64>,
+    /// Those of them that were PUTs.
+    put_hits: BTreeMap<&'static str, u64>,
 }
 
 impl State {
     /// Counts a request and decides what happens to it.
     fn decide(&mut self, method: &str, path: &str, len: u64) -> Option<Fault> {
         self.seen.push(Seen { method: method.into(), path: path.into(), len, open: true });
-        let fault = self.by_rule(method, path).or_else(|| self.by_chance());
+        let fault = self.by_rule(method, path).or_else(|| self.by_chance(method));
         if let Some(fault) = fault {
             *self.hits.entry(fault.name()).or_default() += 1;
+            *self.put_hits.entry(fault.name()).or_default() += u64::from(method == "PUT");
         }
         fault
     }
@@ -159,7 +164,7 @@ impl State {
         Some(rule.fault)
     }
 
-    fn by_chance(&mut self) -> Option<Fault> {
+    fn by_chance(&mut self, method: &str) -> Option<Fault> {
         let chaos = self.chaos.as_mut()?;
         let mut draw = |below: u64| {
             // splitmix64
@@ -169,7 +174,7 @@ impl State {
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             (z ^ (z >> 31)) % below
         };
-        let hit = draw(1000) < chaos.per_mille;
+        let hit = draw(1000) < if method == "PUT" { chaos.puts_per_mille } else { chaos.per_mille };
         let which = draw(chaos.faults.len() as u64) as usize;
         hit.then(|| chaos.faults.get(which).copied()).flatten()
     }
@@ -252,6 +257,11 @@ impl FaultyS3 {
         self.state.lock().pace = bytes;
     }
 
+    /// Whether no rule waits for requests to hit.
+    pub fn is_spent(&self) -> bool {
+        self.state.lock().rules.iter().all(|rule| rule.times == 0)
+    }
+
     /// No rule holds any longer.
     pub fn heal(&self) {
         self.state.lock().rules.clear();
@@ -290,6 +300,11 @@ impl FaultyS3 {
     /// Requests that were hit, by [`Fault::name`].
     pub fn hits(&self) -> BTreeMap<&'static str, u64> {
         self.state.lock().hits.clone()
+    }
+
+    /// PUTs that were hit, likewise: one that ends in the middle of a request, say, does nothing to a GET.
+    pub fn put_hits(&self) -> BTreeMap<&'static str, u64> {
+        self.state.lock().put_hits.clone()
     }
 }
 
@@ -507,6 +522,7 @@ mod tests {
         let (lost, stall) = (Some(Fault::LoseReply), Some(Fault::Stall));
         assert_eq!(seen, [None, lost, stall, lost, None, None]);
         assert_eq!((state.seen.len(), state.hits["lose-reply"], state.hits["stall"]), (6, 2, 1));
+        assert_eq!((state.put_hits["lose-reply"], state.put_hits["stall"]), (2, 0));
     }
 
     #[test]
@@ -529,7 +545,8 @@ mod tests {
     fn a_seed_repeats() {
         let decide = |seed| {
             let faults = vec![Fault::LoseReply, Fault::CutReply];
-            let mut state = State { chaos: Some(Chaos { seed, per_mille: 300, faults }), ..State::default() };
+            let mut state =
+                State { chaos: Some(Chaos { seed, per_mille: 300, puts_per_mille: 0, faults }), ..State::default() };
             (0..200).map(|_| state.decide("GET", "/", 0)).collect::<Vec<_>>()
         };
         assert_eq!(decide(1), decide(1));

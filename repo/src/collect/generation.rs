@@ -86,7 +86,7 @@ impl Run<'_> {
 
     /// The packs of a delete set.
     pub(super) fn delete_set(&self, n: u32) -> Result<Vec<PackId>> {
-        Ok(self.repository.read::<Sweep>(&keys::sealed(n))?.packs)
+        Ok(self.repository.sweep(n)?.packs)
     }
 
     /// The random parts of the names of all packs in delete sets, sorted.

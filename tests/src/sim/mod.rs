@@ -7,6 +7,7 @@
 //! clocks are hours apart.
 
 mod actors;
+mod deletes;
 mod healing;
 mod others;
 mod planted;
@@ -17,6 +18,7 @@ mod trees;
 
 use crate::small::{CHEAP, TestRng, UNIT, password, splitmix};
 use actors::{Play, World};
+use deletes::Deletes;
 use parking_lot::Mutex;
 pub use planted::Plant;
 use planted::Planted;
@@ -117,6 +119,7 @@ struct Sim {
     planted: Arc<Planted>,
     adopted: Arc<Mutex<Adopted>>,
     readers: Arc<Mutex<Readers>>,
+    deletes: Arc<Deletes>,
     ledger: Mutex<Ledger>,
     /// Writers that have ended.
     writers_done: AtomicU64,
@@ -190,7 +193,7 @@ fn play(
     };
     let mut options = InitOptions::default();
     (options.chunk_size, options.password_cost) = (UNIT as u32, CHEAP);
-    Repository::init(components(), &options, &password()).expect("an empty storage takes a repository");
+    let made = Repository::init(components(), &options, &password()).expect("an empty storage takes a repository");
     let twin = Arc::new(Memory::new(Arc::new(StorageClock(schedule.clone()))));
     let copied = memory.list("", &mut |object| twin.create(&object.key, memory.get(&object.key)?));
     copied.expect("a storage in memory can be copied");
@@ -200,6 +203,7 @@ fn play(
         planted: Arc::new(planted.expect("a copy of a repository is one")),
         adopted: Arc::default(),
         readers: Arc::default(),
+        deletes: Arc::new(Deletes::new(made, memory.clone())),
         memory: memory.clone(),
         schedule: schedule.clone(),
         ledger: Mutex::default(),
@@ -227,6 +231,7 @@ fn play(
         sim.wrong("all actors wait for each other: the scene is wrong".into());
     }
     sim.wrong.lock().append(&mut sim.adopted.lock().hasty);
+    sim.wrong.lock().append(&mut sim.deletes.told());
     verify(&sim, components);
     let (cases, steps, trace) = sim.schedule.told();
     let wrong = std::mem::take(&mut *sim.wrong.lock());

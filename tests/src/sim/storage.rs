@@ -1,6 +1,7 @@
 //! The storage as one process sees it.
 
 use super::actors::Process;
+use super::deletes::Deletes;
 use super::planted::{How, Memories, Planted};
 use super::schedule::{Fate, Schedule, wall};
 use bytes::Bytes;
@@ -98,6 +99,7 @@ pub(super) struct Seen {
     pub(super) memories: Mutex<Memories>,
     adopted: Arc<Mutex<Adopted>>,
     readers: Arc<Mutex<Readers>>,
+    deletes: Arc<Deletes>,
     /// Whom a process ends was silent for so long.
     silent_for: Duration,
     heard: Mutex<Option<Heard>>,
@@ -129,6 +131,7 @@ impl Seen {
             memories: Mutex::new(Memories::new(&sim.memory, wall(sim.schedule.time()))),
             adopted: sim.adopted.clone(),
             readers: sim.readers.clone(),
+            deletes: sim.deletes.clone(),
             silent_for: process.silent_for,
             heard: Mutex::default(),
             life: Mutex::new(life),
@@ -303,6 +306,7 @@ impl Storage for Seen {
         {
             self.is_silent(&id, READER_SILENT);
         }
+        self.deletes.asked(self.actor, key);
         self.write("delete", key, move |memory| {
             if let Some((id, "open")) = keys::parse_session(&of) {
                 let mut readers = readers.lock();

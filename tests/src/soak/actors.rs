@@ -2,6 +2,7 @@
 
 use super::Soak;
 use super::ledger::Promise;
+use super::process::Ended;
 use crate::small::{noise, splitmix};
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,8 @@ use std::time::Duration;
 const CHUNK: usize = 64 << 10;
 /// Chunks of a disk.
 const DISK: u64 = 160;
-/// Chunks that there are: with so few, what one volume drops another one has, drops too, and gets back.
+/// Every other chunk is one of so few: what one volume drops another one has, drops too, and gets back. The others are never had
+/// again: nobody stores another copy of what is lost of them.
 const POOL: u64 = 600;
 /// What a file of the mount says that cannot be read.
 const EIO: i32 = 5;
@@ -32,41 +34,84 @@ pub(super) fn write(soak: &Soak, n: usize, seed: u64) {
         for _ in 0..1 + splitmix(&mut state) % (DISK / 2) {
             // The front changes often, the end seldom: packs lose their chunks bit by bit.
             let at = ((splitmix(&mut state) % DISK) * (splitmix(&mut state) % DISK) / DISK) as usize * CHUNK;
-            disk[at..at + CHUNK].copy_from_slice(&noise(1 + splitmix(&mut state) % POOL, CHUNK));
+            let which = splitmix(&mut state);
+            let which = if which.is_multiple_of(2) { 1 + which / 2 % POOL } else { which };
+            disk[at..at + CHUNK].copy_from_slice(&noise(which, CHUNK));
         }
         let path = soak.home.write(&name, &disk);
-        let ended =
-            soak.run("backup", &cache, &["backup", &path, "--name", &volume, "--json", "-q", "--memory", "64M"]);
-        if ended.code != Some(0) {
-            continue;
-        }
-        match ended.json["snapshot"].as_str() {
-            Some(id) => {
-                soak.ledger.acknowledge(Promise { id: id.to_owned(), volume: volume.clone(), hash: hash(&disk) });
+        let run = soak.ledger.begin(&volume, hash(&disk));
+        let tag = format!("run={run}");
+        let args = ["backup", &path, "--name", &volume, "--tag", &tag, "--json", "-q", "--memory", "64M"];
+        let ended = soak.run("backup", &cache, &args);
+        // What was named is promised, however the process ended then.
+        match (ended.json["snapshot"].as_str(), ended.code) {
+            (Some(id), code) => {
+                take(soak, id, run);
                 soak.count("snapshots", 1);
+                soak.count("snapshots of backups that were ended after they had named it", (code != Some(0)).into());
             }
-            None => soak.wrong(format!("a backup of {volume} ended well and named no snapshot: {}", ended.json)),
+            (None, Some(0)) => {
+                soak.wrong(format!("a backup of {volume} ended well and named no snapshot: {}", ended.json));
+            }
+            (None, _) => continue,
         }
         soak.pause(Duration::from_millis(splitmix(&mut state) % 1500));
     }
 }
 
+/// Whether that is news.
+fn take(soak: &Soak, id: &str, run: usize) -> bool {
+    soak.ledger.take(id, run).unwrap_or_else(|what| {
+        soak.wrong(what);
+        false
+    })
+}
+
+/// Takes what stands and nobody was told of into the ledger: its process was ended between the commit and the word of it. All of it is
+/// a root for every collector, so it must restore like any other one, and must go like any other one, or less and less would be garbage.
+fn find_strangers(soak: &Soak) -> Ended {
+    let ended = soak.run("snapshots", "cache-0", &["snapshots", "--json", "-q"]);
+    for listed in ended.json.as_array().into_iter().flatten() {
+        let id = listed["snapshot"].as_str().unwrap_or_default();
+        let run = listed["tags"]["run"].as_str().and_then(|run| run.parse().ok());
+        match run {
+            Some(run) => soak.count("strangers", take(soak, id, run).into()),
+            None => soak.wrong(format!("a snapshot that nobody made is listed: {listed}")),
+        }
+    }
+    ended
+}
+
 /// Forgets what is older, and changes its mind now and then.
 pub(super) fn forget(soak: &Soak, seed: u64) {
     let mut state = seed;
+    let target = soak.home.text("restored-before-it-is-forgotten");
     while !soak.is_over() {
         soak.pause(Duration::from_millis(200 + splitmix(&mut state) % 1200));
-        let older = soak.ledger.older(KEPT);
-        let Some(Promise { id, .. }) = older.get((splitmix(&mut state) % older.len().max(1) as u64) as usize) else {
-            continue;
-        };
-        soak.ledger.doom(id);
+        if splitmix(&mut state).is_multiple_of(3) {
+            find_strangers(soak);
+        }
+        // Some at a time: one alone does not keep up with four who write, nearly all would stand to the end, and little be garbage.
+        let mut goes = soak.ledger.older(KEPT);
+        // So few that it does not read all the time.
+        let odds = (goes.len() as u64 / 8).max(3);
+        goes.retain(|_| splitmix(&mut state).is_multiple_of(odds));
+        let Some(Promise { id, .. }) = goes.first() else { continue };
+        for promise in &goes {
+            // Most are never read otherwise.
+            if splitmix(&mut state).is_multiple_of(3) && restore_one(soak, promise, &target) == Some(0) {
+                soak.count("restores before a forget", 1);
+            }
+            soak.ledger.doom(&promise.id);
+        }
         let delay = ["0s", "0s", "3s", "60s"][(splitmix(&mut state) % 4) as usize];
-        if soak.run("forget", "cache-0", &["forget", id, "--delay", delay, "-q", "--json"]).code != Some(0) {
+        let ids = goes.iter().map(|promise| promise.id.as_str());
+        let args: Vec<_> = std::iter::once("forget").chain(ids).chain(["--delay", delay, "-q", "--json"]).collect();
+        if soak.run("forget", "cache-0", &args).code != Some(0) {
             // It may have been done, or be done yet.
             continue;
         }
-        soak.count("forgotten", 1);
+        soak.count("forgotten", goes.len() as u64);
         if splitmix(&mut state).is_multiple_of(3)
             && soak.run("unforget", "cache-0", &["unforget", id, "-q"]).code == Some(0)
         {
@@ -112,24 +157,24 @@ pub(super) fn restore(soak: &Soak, seed: u64) {
         soak.pause(Duration::from_millis(splitmix(&mut state) % 800));
         let standing = soak.ledger.standing();
         let Some(at) = pick(&standing, &mut state) else { continue };
-        if restore_one(soak, &standing[at], &target) {
+        if restore_one(soak, &standing[at], &target) == Some(0) {
             soak.count("restores", 1);
         }
     }
 }
 
-/// True when it was restored; says what is wrong.
-fn restore_one(soak: &Soak, promise: &Promise, target: &str) -> bool {
-    let Promise { id, volume, hash: expected } = promise;
+/// How it ended; says what is wrong.
+fn restore_one(soak: &Soak, promise: &Promise, target: &str) -> Option<i32> {
+    let Promise { id, volume, hash: expected, .. } = promise;
     let _ = fs::remove_file(target);
     let ended = soak.run("restore", "cache-0", &["restore", id, target, "--force", "-q"]);
     match ended.code {
         Some(0) => {
             let found = hash(&fs::read(target).expect("what was restored"));
-            if found != *expected {
-                soak.wrong(format!("snapshot {id} of {volume} restores to {found} and not to {expected}"));
+            match found == *expected {
+                true => soak.ledger.restored(id),
+                false => soak.wrong(format!("snapshot {id} of {volume} restores to {found} and not to {expected}")),
             }
-            return true;
         }
         // Not reached: that says nothing about the data.
         None | Some(1) => {}
@@ -137,7 +182,7 @@ fn restore_one(soak: &Soak, promise: &Promise, target: &str) -> bool {
         Some(14) if soak.ledger.is_doomed(id) => soak.count("restores of what was forgotten meanwhile", 1),
         Some(code) => soak.wrong(format!("snapshot {id} of {volume} does not restore ({code}): {}", ended.line)),
     }
-    false
+    ended.code
 }
 
 /// Checks while everybody else goes on.
@@ -189,7 +234,7 @@ fn unmount(folder: &Path) {
 
 /// What can be read is right; what cannot be reached, or is not in the listing yet, says nothing.
 fn read_one(soak: &Soak, folder: &Path, promise: &Promise) {
-    let Promise { id, volume, hash: expected } = promise;
+    let Promise { id, volume, hash: expected, .. } = promise;
     // What was made meanwhile is shown after a listing only.
     let _ = fs::read_dir(folder.join("by-id")).map(Iterator::count);
     let bytes = match fs::read(folder.join("by-id").join(id).join("disk.raw")) {
@@ -203,8 +248,9 @@ fn read_one(soak: &Soak, folder: &Path, promise: &Promise) {
         }
     };
     let found = hash(&bytes);
-    if found != *expected {
-        soak.wrong(format!("snapshot {id} of {volume} reads as {found} in the mount, and not as {expected}"));
+    match found == *expected {
+        true => soak.ledger.restored(id),
+        false => soak.wrong(format!("snapshot {id} of {volume} reads as {found} in the mount, and not as {expected}")),
     }
     soak.count("restores from the mount", 1);
 }
@@ -225,11 +271,26 @@ fn read_again(soak: &Soak, folder: &Path, promise: &Promise) {
             promise.id, promise.volume
         ));
     }
-    soak.spoil(Some(soak.ledger.ever() as u64));
+    soak.spoil(Some(soak.ledger.ever().0));
 }
 
-/// When all is quiet: what is garbage goes, and everything that was promised is there.
+/// When all is quiet: what is garbage goes, and everything that was promised is there, and nothing else.
 pub(super) fn verify(soak: &Soak) {
+    let ended = find_strangers(soak);
+    if ended.code != Some(0) {
+        soak.wrong(format!("snapshots at the end ended with {:?}: {}", ended.code, ended.line));
+    }
+    let ended = soak.run("snapshots", "cache-0", &["snapshots", "--forgotten", "--json", "-q"]);
+    match (ended.code, ended.json.as_array()) {
+        (Some(0), Some(listed)) => {
+            for id in listed.iter().filter_map(|listed| listed["snapshot"].as_str()) {
+                if !soak.ledger.is_doomed(id) {
+                    soak.wrong(format!("snapshot {id} is forgotten, and nobody asked for that"));
+                }
+            }
+        }
+        (code, _) => soak.wrong(format!("snapshots --forgotten at the end ended with {code:?}: {}", ended.line)),
+    }
     for _ in 0..4 {
         let ended = soak.run("gc", "cache-1", &["gc", "--grace", "0s", "--fence-after", "0s", "-q", "--json"]);
         match ended.code {
@@ -242,11 +303,25 @@ pub(super) fn verify(soak: &Soak) {
         soak.wrong(format!("check at the end ended with {:?}: {} {}", ended.code, ended.line, ended.json));
     }
     let target = soak.home.text("restored-at-the-end");
-    for promise in soak.ledger.standing() {
-        if !restore_one(soak, &promise, &target) {
+    let (standing, doomed) = soak.ledger.all();
+    for promise in standing {
+        if restore_one(soak, &promise, &target) != Some(0) {
             soak.wrong(format!("snapshot {} of {} was not restored at the end", promise.id, promise.volume));
         }
         soak.count("restores at the end", 1);
     }
-    soak.count("promises", soak.ledger.ever() as u64);
+    // Those whose forget never came about, or whose time has not come, are there.
+    for promise in doomed {
+        match restore_one(soak, &promise, &target) {
+            Some(0) => soak.count("restores at the end of what was to be forgotten", 1),
+            Some(14) => {}
+            code => soak.wrong(format!(
+                "snapshot {} of {}, which was to be forgotten, ends with {code:?}",
+                promise.id, promise.volume
+            )),
+        }
+    }
+    let (promises, restored) = soak.ledger.ever();
+    soak.count("promises", promises);
+    soak.count("promises that were restored", restored);
 }

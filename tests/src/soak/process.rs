@@ -1,6 +1,7 @@
 //! Processes that are run to their end, and what kills and stops them.
 
 use super::Soak;
+use crate::faulty_s3::{Fault, Rule};
 use crate::small::splitmix;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
@@ -16,6 +17,8 @@ pub(super) struct Running {
     /// Until when it is stopped.
     stopped: Option<Instant>,
     killed: bool,
+    /// Whoever still runs then hangs.
+    until: Instant,
 }
 
 /// How a process ended.
@@ -34,6 +37,9 @@ pub(super) struct Ended {
 /// Codes that nothing here explains: no repository, no access, damage, a version that is too new; a panic has 101.
 const NEVER: [i32; 5] = [10, 12, 13, 15, 101];
 
+/// So long no command takes, however often it is hit and whatever else the machine does; the time in which it was stopped does not count.
+const HANGS: Duration = Duration::from_secs(600);
+
 /// What a server that answers nothing costs is a sixth of this.
 const RETRY: [&str; 2] = ["--retry-for", "60s"];
 
@@ -49,17 +55,24 @@ impl Soak {
             // With the lock, so that nobody misses it.
             let mut running = self.running.lock();
             let child = command.spawn().expect("wherry starts");
-            running.push(Running { pid: Pid::from_child(&child), what, stopped: None, killed: false });
+            let until = Instant::now() + HANGS;
+            running.push(Running { pid: Pid::from_child(&child), what, stopped: None, killed: false, until });
             child
         };
         let pid = Pid::from_child(&child);
         // It is not reaped before it is off the list: no other process has its number then.
-        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).expect("a child of this process");
-        let killed = {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        while waitid(WaitId::Pid(pid), options).expect("a child of this process").is_none() {
+            self.end_what_hangs(pid, args);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let Running { killed, until, .. } = {
             let mut running = self.running.lock();
             let at = running.iter().position(|running| running.pid == pid).expect("it was put there");
-            running.swap_remove(at).killed
+            running.swap_remove(at)
         };
+        let ran = (Instant::now() + HANGS).saturating_duration_since(until);
+        self.at_most(format!("s at most of {what}"), ran.as_secs());
         let code = child.wait().expect("it has ended").code();
         let text = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         let ended = Ended {
@@ -70,6 +83,19 @@ impl Soak {
         };
         self.note(what, args, &ended);
         ended
+    }
+
+    /// A mount is to end when the soak does, everything else by itself.
+    fn end_what_hangs(&self, pid: Pid, args: &[&str]) {
+        let mut running = self.running.lock();
+        let Some(it) = running.iter_mut().find(|running| running.pid == pid) else { return };
+        if it.what == "mount" && !self.is_over() {
+            it.until = Instant::now() + HANGS;
+        }
+        if it.until <= Instant::now() && !it.killed {
+            it.killed = kill_process(pid, Signal::KILL).is_ok();
+            self.wrong(format!("{args:?} hangs: it ran for more than {} s", HANGS.as_secs()));
+        }
     }
 
     fn note(&self, what: &str, args: &[&str], ended: &Ended) {
@@ -96,18 +122,46 @@ fn alike(line: &str) -> String {
     words.collect::<Vec<_>>().join(" ").chars().take(160).collect()
 }
 
-/// Kills a random process every now and then, or stops one for longer than any grace.
+/// A commit that is done, and whose answer does not come: long enough to end its process before it can say a word of it.
+const COMMITTED: Rule = Rule { method: "PUT", path: "/snap/", skip: 0, times: 1, fault: Fault::StallReply };
+
+/// How far such a commit has come.
+enum Trap {
+    None,
+    Set,
+    /// Its request came then.
+    Sprung(Instant),
+}
+
+/// Kills a random process every now and then, or stops one for longer than any grace, or all backups when one of them has just committed.
 pub(super) fn kill(soak: &Soak, seed: u64) {
     let mut state = seed;
     let mut next = Instant::now();
+    let mut trap = Trap::None;
     while !soak.is_over() {
         std::thread::sleep(Duration::from_millis(20));
         let mut running = soak.running.lock();
         wake(&mut running, false);
+        match trap {
+            Trap::Set if soak.faulty.is_spent() => trap = Trap::Sprung(Instant::now()),
+            Trap::Sprung(at) if at.elapsed() > Duration::from_millis(500) => {
+                for it in running.iter_mut().filter(|it| it.what == "backup") {
+                    it.killed |= kill_process(it.pid, Signal::KILL).is_ok();
+                }
+                trap = Trap::None;
+            }
+            _ => {}
+        }
         if next.elapsed() == Duration::ZERO || Instant::now() < next || running.is_empty() {
             continue;
         }
         next = Instant::now() + Duration::from_millis(400 + splitmix(&mut state) % 2600);
+        if matches!(trap, Trap::None) && splitmix(&mut state).is_multiple_of(8) {
+            soak.faulty.heal();
+            soak.faulty.inject(COMMITTED);
+            trap = Trap::Set;
+            continue;
+        }
         let at = (splitmix(&mut state) % running.len() as u64) as usize;
         let it = &mut running[at];
         // A mount is one process for the whole time, and a collector the slowest of all: they are to get something done, too.
@@ -121,7 +175,9 @@ pub(super) fn kill(soak: &Soak, seed: u64) {
         }
         if splitmix(&mut state).is_multiple_of(3) && it.what != "mount" {
             if it.stopped.is_none() && kill_process(it.pid, Signal::STOP).is_ok() {
-                it.stopped = Some(Instant::now() + Duration::from_millis(500 + splitmix(&mut state) % 12_000));
+                let time = Duration::from_millis(500 + splitmix(&mut state) % 12_000);
+                it.stopped = Some(Instant::now() + time);
+                it.until += time;
                 drop(running);
                 soak.count("stops", 1);
             }
@@ -129,6 +185,7 @@ pub(super) fn kill(soak: &Soak, seed: u64) {
             it.killed = true;
         }
     }
+    soak.faulty.heal();
     // Whoever runs still ends by itself.
     wake(&mut soak.running.lock(), true);
 }

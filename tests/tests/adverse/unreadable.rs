@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 use wherry_repo::storage::{Local, Storage, keys};
-use wherry_repo::{Error, ErrorKind, Key, PackKind, Repository, Snapshot};
+use wherry_repo::{CheckOptions, Error, ErrorKind, Key, PackKind, ReadData, Repository, SessionId, Snapshot};
 use wherry_tests::binary::wherry_bin;
 use wherry_tests::meddling::{Call, Fate, Meddling, unavailable};
 use wherry_tests::nolinks::NoLinks;
 use wherry_tests::small::*;
 
-/// Two volumes with two snapshots each, in maps of more than one level; two ways in; one forgotten and had back.
+/// Two volumes with two snapshots each, in maps of more than one level; two ways in; one forgotten and had back, another one pinned; a run that
+/// was ended; what a check has noted.
 fn fixture(local: bool) -> (std::sync::Arc<Meddling>, Vec<(Snapshot, Vec<u8>)>) {
     let (memory, repository) = in_memory();
     repository.add_slot(&password(), CHEAP).unwrap();
@@ -29,6 +30,10 @@ fn fixture(local: bool) -> (std::sync::Arc<Meddling>, Vec<(Snapshot, Vec<u8>)>) 
     }
     repository.forget(&snapshots[1].0.id, Duration::ZERO, "test").unwrap();
     repository.unforget(&snapshots[1].0.id).unwrap();
+    assert!(repository.pin(&snapshots[2].0.id).unwrap());
+    repository.end_session(snapshots[2].0.volume, SessionId::new([7; 16]), "test").unwrap();
+    let keep = CheckOptions { read_data: Some(ReadData::default()), keep: true, ..CheckOptions::default() };
+    assert_eq!(repository.check(&keep, &|_, _, _| Ok(())).unwrap().damages, []);
     (Meddling::new(memory, local), snapshots)
 }
 
@@ -86,7 +91,10 @@ fn one_unreadable_object_keeps_nobody_from_the_others() {
         keys_of(&*storage.inner).iter().filter(|key| !all.contains(key)).for_each(|made| storage.delete(made).unwrap());
     }
     assert_eq!(failed, [""; 0]);
-    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["forget", "idx", "keys", "meta", "packs", "sess", "snap"]);
+    assert_eq!(
+        kinds.into_iter().collect::<Vec<_>>(),
+        ["checked", "forget", "idx", "keys", "meta", "packs", "pin", "sess", "snap"]
+    );
 }
 
 /// What does not answer over a network is not damaged: nothing may be built on its absence.

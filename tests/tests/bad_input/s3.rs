@@ -90,7 +90,7 @@ fn what_passes_is_tried_again_and_nothing_is_doubled() {
             Fault::CutRequest,
             Fault::CutReply,
         ];
-        proxy.chaos(Some(Chaos { seed, per_mille: 120, faults }));
+        proxy.chaos(Some(Chaos { seed, per_mille: 120, puts_per_mille: 120, faults }));
         // Six faults in a row hit one request in three hundred thousand.
         let kept = Kept::begin(home);
         everything(&kept, &[]);

@@ -110,6 +110,9 @@ fn an_unknown_feature_for_writers_ends_writing_with_15_and_reading_works() {
 #[test]
 fn an_unknown_feature_for_collectors_is_nobody_elses_business() {
     let (home, id) = home();
+    // There is something to collect.
+    let gone = home.backup("other", &[7; 100_000]);
+    home.run(&["forget", &gone, "--delay", "0s"]).ok();
     add_feature(&home, "gc");
     let before = home.tree("repo");
     let line = home.run(&["gc", "--grace", "0s", "--fence-after", "0s"]).ends(15);
@@ -119,6 +122,7 @@ fn an_unknown_feature_for_collectors_is_nobody_elses_business() {
     for args in reads.iter().chain(writes.iter().filter(|args| **args != ["gc"])) {
         home.run(args).ok();
     }
+    assert_eq!(fs::read(home.path("out.raw")).unwrap(), b"content");
 }
 
 #[test]

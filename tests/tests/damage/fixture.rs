@@ -1,16 +1,16 @@
 //! A repository of a few disks, known chunk by chunk, and ways to damage it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use wherry_repo::format::records::Generation;
+use wherry_repo::format::records::{Generation, Sweep};
 use wherry_repo::storage::Local;
 use wherry_repo::{
-    CheckOptions, CheckReport, CommitInfo, Damage, Error, ErrorKind, Key, PackKind, ReadData, Repository, Snapshot,
-    SnapshotReader, SnapshotWriter, storage::keys,
+    CheckOptions, CheckReport, CommitInfo, Damage, Error, ErrorKind, Key, PackKind, ReadData, Repository, SessionId,
+    Snapshot, SnapshotReader, SnapshotWriter, storage::keys,
 };
 use wherry_tests::small::*;
 /// A sparse disk: chunks that are not there are zero.
@@ -72,6 +72,25 @@ impl Fixture {
         fixture.repository.forget(&forgotten, Duration::from_secs(1), "test").unwrap();
         fixture.repository.unforget(&forgotten).unwrap();
         fixture.repository.publish_generation(1, &Generation::default()).unwrap();
+        fixture
+    }
+
+    /// Likewise, with an object of each kind that there is: a delete set, a Fence, a pin and the end of one, a key epoch, and what a check
+    /// has noted.
+    pub fn of_all_kinds() -> Self {
+        let fixture = Self::new();
+        let repository = &fixture.repository;
+        let (first, last) = (&fixture.snapshots[0].0, &fixture.snapshots[5].0);
+        repository.publish_sweep(1, &Sweep::default()).unwrap();
+        repository.end_session(first.volume, SessionId::new([7; 16]), "test").unwrap();
+        [first.id, last.id].iter().for_each(|id| assert!(repository.pin(id).unwrap()));
+        repository.unpin(&last.id).unwrap();
+        // Both ways in.
+        repository.rotate(&[password()]).unwrap();
+        let keep = CheckOptions { read_data: Some(ReadData::default()), keep: true, ..CheckOptions::default() };
+        assert_eq!(check(&fixture.open().unwrap(), &keep).damages, []);
+        let kinds: BTreeSet<String> = fixture.keys().iter().map(kind_of_object).collect();
+        assert_eq!(kinds.into_iter().collect::<Vec<_>>(), KINDS);
         fixture
     }
 
@@ -194,6 +213,44 @@ pub fn flip_from_end(at: usize) -> impl Fn(&mut Vec<u8>) {
     move |bytes| {
         let at = bytes.len() - at;
         bytes[at] ^= 0x10;
+    }
+}
+
+/// Where objects lie, and how the last part of their names ends where that says what they are.
+const KINDS: [&str; 19] = [
+    "checked/packs",
+    "checked/snaps",
+    "config",
+    "forget asked",
+    "forget settled",
+    "gc/gen",
+    "gc/gen sealed",
+    "idx",
+    "keys",
+    "keys epoch",
+    "meta",
+    "packs",
+    "pin pinned",
+    "pin unpinned",
+    "repo.json",
+    "sess beat",
+    "sess open",
+    "sess seen",
+    "snap",
+];
+
+fn kind_of_object(key: &Key) -> String {
+    let text = key.as_str();
+    let place = match text.split('/').collect::<Vec<_>>()[..] {
+        [place @ ("checked" | "gc"), below, ..] => format!("{place}/{below}"),
+        [place, ..] => place.to_owned(),
+        [] => String::new(),
+    };
+    let parts = ["asked", "settled", "sealed", "epoch", "unpinned", "pinned", "beat", "open", "seen"];
+    let name = text.rsplit('/').next().unwrap_or_default();
+    match parts.into_iter().find(|part| name.contains(part)) {
+        Some(part) => format!("{place} {part}"),
+        None => place,
     }
 }
 

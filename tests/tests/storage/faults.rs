@@ -194,7 +194,7 @@ fn the_contract_holds_over_a_storage_that_breaks_one_request_in_twelve() {
     open("s3://chaos/x", &options).unwrap().delete(&key("first")).unwrap();
     // Not 412 and not half a body for nothing: all that can happen on the way.
     let faults = PASSING.to_vec();
-    proxy.chaos(Some(Chaos { seed, per_mille: 80, faults }));
+    proxy.chaos(Some(Chaos { seed, per_mille: 80, puts_per_mille: 80, faults }));
     let amount = Amount { rounds: 15, large_rounds: 1, racers: 16, large: 2 << 20, objects: 100 };
     conforms(&|| open("s3://chaos/x", &options), &amount);
     println!("{} requests, hit: {:?}; creates: {}", proxy.requests(), proxy.hits(), counters.create.requests());
