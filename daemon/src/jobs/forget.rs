@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use wherry_api::api::{Api, Kind};
-use wherry_api::job::{ACCEPTED, DELETING, Forgetting, State};
+use wherry_api::job::{ACCEPTED, DELETING, Forgetting, JobKind, State};
 use wherry_api::{BackupStorageLocation, Phase, SnapshotId, Time, labels};
 use wherry_repo::{ErrorKind, Key, Repository, SnapshotRecord, Storage};
 
@@ -26,7 +26,7 @@ pub(crate) const REASON: &str = "job: ";
 const SEEN: i64 = 30 * 86_400;
 
 pub(super) fn run(job: &Job<'_>, args: &JobForgetArgs) -> Result<Outcome> {
-    let (location, store) = match job.open()? {
+    let (location, store) = match job.open(JobKind::Forget)? {
         Ok(opened) => opened,
         Err(refused) => return Ok(refused),
     };

@@ -6,22 +6,21 @@ use crate::cli::JobGcArgs;
 use crate::commands::gc::collect;
 use crate::output::{count, size};
 use anyhow::Result;
-use wherry_api::job::{Collecting, State};
+use wherry_api::job::{Collecting, JobKind, State};
 use wherry_repo::{CollectOptions, Collected};
 
 pub(super) fn run(job: &Job<'_>, args: &JobGcArgs) -> Result<Outcome> {
-    let store = match job.open()? {
+    let store = match job.open(JobKind::Gc)? {
         Ok((_, store)) => store,
         Err(refused) => return Ok(refused),
     };
     let repository = &store.repository;
-    let turn = repository.begin_writing("gc")?;
     let default = CollectOptions::default();
     // What a Job has forgotten is made final by the Job that looks whether its backup is still gone.
     let grace = args.grace.map_or(default.grace, |grace| grace.0);
     let options = CollectOptions { grace, spared_reason: Some(REASON), ..default };
     let context = job.context.for_job(store.url.clone(), job.context.budget, job.context.cancel.clone())?;
-    let (report, _) = collect(&context, repository, Some(turn), options)?;
+    let (report, _) = collect(&context, repository, None, options)?;
     Ok(Outcome {
         state: state(&report),
         message: text(&report),
