@@ -4,6 +4,7 @@ mod identity;
 mod recover;
 
 use crate::elsewhere::Elsewhere;
+use crate::forget::Forget;
 use crate::format::clear::{self, Config, KeySlot, SUITE};
 use crate::format::records::{self, Outcome, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SessionId, SnapshotId, VolumeId};
@@ -15,7 +16,7 @@ use crate::tree::TreeCache;
 use crate::{Clock, Error, ErrorKind, Result, Rng, Timestamp, clock};
 use bytes::Bytes;
 use identity::{create_identity, highest_config, is_young, read_identity};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -106,8 +107,10 @@ pub struct SnapshotList {
     pub snapshots: Vec<Snapshot>,
     /// Those that are gone for good and whose records a collector has not removed yet.
     pub(crate) gone: Vec<Snapshot>,
-    /// What each forgotten or asked-for snapshot's newest forget says; in a list of one volume, of those with a record alone.
-    pub forgets: BTreeMap<SnapshotId, crate::forget::Forget>,
+    /// What the newest forget says of each snapshot that has a record and was asked for.
+    pub forgets: BTreeMap<SnapshotId, Forget>,
+    /// Those with a forget that was settled, and without a record; not in a list of one volume.
+    pub traces: BTreeSet<SnapshotId>,
     /// Objects that are damaged, and how; but for those of snapshots that are gone for good.
     pub damaged: Vec<(Key, Error)>,
     /// Records that are damaged, of what is gone for good.
@@ -429,16 +432,43 @@ impl Repository {
 
     /// Every snapshot of every volume, or of one.
     pub fn snapshots(&self, volume: Option<VolumeId>) -> Result<SnapshotList> {
+        // Records first: of each that is among them what was asked by then is known. One that a collector removes in between is not found.
+        let found = self.listed_records(volume)?;
+        let own: BTreeSet<SnapshotId> = found.iter().map(|((_, id), _)| *id).collect();
+        let listed = match volume {
+            Some(_) => self.listed_forgets_of(&own)?,
+            None => self.listed_forgets(keys::FORGET)?,
+        };
+        let traces = listed.settled().filter(|id| volume.is_none() && !own.contains(id)).collect();
+        // There is one for each snapshot that ever went: only those of what is there are read.
+        let forgets = self.verdicts(listed, |id| own.contains(id))?;
+        Ok(SnapshotList { traces, ..self.read_records(&found, forgets)? })
+    }
+
+    /// The outcome objects of all volumes, or of one.
+    fn listed_records(&self, volume: Option<VolumeId>) -> Result<Vec<((VolumeId, SnapshotId), Key)>> {
         let prefix = volume.map_or_else(|| keys::SNAP.to_string(), |v| format!("{}{v}/", keys::SNAP));
-        // Forgets first: a snapshot whose record a collector removes in between is then known to be forgotten.
-        let forgets = self.listed_forgets(keys::FORGET)?;
-        let found: Vec<_> =
-            self.list(&prefix)?.into_iter().filter_map(|key| Some((keys::parse_snap(&key)?, key))).collect();
-        // There is a record of each snapshot that ever went: of one volume only its own are read.
-        let own: HashSet<SnapshotId> = found.iter().filter(|_| volume.is_some()).map(|((_, id), _)| *id).collect();
-        let forgets = self.verdicts(forgets, |id| volume.is_none() || own.contains(id))?;
+        Ok(self.list(&prefix)?.into_iter().filter_map(|key| Some((keys::parse_snap(&key)?, key))).collect())
+    }
+
+    /// The snapshots of one volume, of whose forgets this is known.
+    pub(crate) fn snapshots_beside(
+        &self,
+        volume: VolumeId,
+        forgets: &BTreeMap<SnapshotId, Forget>,
+    ) -> Result<SnapshotList> {
+        let found = self.listed_records(Some(volume))?;
+        let own = found.iter().filter_map(|((_, id), _)| Some((*id, *forgets.get(id)?))).collect();
+        self.read_records(&found, own)
+    }
+
+    fn read_records(
+        &self,
+        found: &[((VolumeId, SnapshotId), Key)],
+        forgets: BTreeMap<SnapshotId, Forget>,
+    ) -> Result<SnapshotList> {
         let mut list = SnapshotList { forgets, ..SnapshotList::default() };
-        for (((volume, id), key), outcome) in found.iter().zip(self.read_many(&found)) {
+        for (((volume, id), key), outcome) in found.iter().zip(self.read_many(found)) {
             match outcome {
                 Ok((Outcome::Snapshot(record), record_size)) => {
                     list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record, record_size })
