@@ -178,8 +178,9 @@ impl Repository {
     ) -> Result<()> {
         Run { repository: self, options, watch, now }.sweep(report)?;
         if report.swept.packs == 0 {
-            return Err(full
-                .advise("nothing that was condemned before is to be deleted yet, so room has to be made by other means"));
+            return Err(full.advise(
+                "nothing that was condemned before is to be deleted yet, so room has to be made by other means",
+            ));
         }
         tracing::warn!("the storage was full; {} packs that were condemned before are deleted", report.swept.packs);
         Ok(())
