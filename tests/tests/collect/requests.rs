@@ -105,7 +105,7 @@ fn what_removing_records_asks_does_not_grow_with_volumes() {
             count.fetch_add(usize::from(call == Call::List && name == keys::FORGET), Ordering::Relaxed);
             Fate::Done
         });
-        assert_eq!(gc(&world.over(storage), &now()).unwrap().records, volumes as u64);
+        assert_eq!(gc(&world.over(storage), &now()).unwrap().records, volumes);
         lists.load(Ordering::Relaxed)
     });
     assert_eq!(asked[0], asked[1]);
