@@ -213,7 +213,7 @@ impl Context {
         if let SnapSpec::LatestOf(volume) = spec {
             // One volume's records are fewer than all; the whole list is for the error that names what there is.
             let list = repository.snapshots(Some(repository.volume_id(volume)))?;
-            if let Ok(found) = pick(&list, spec) {
+            if let Ok(found) = pick(repository, &list, spec) {
                 return Ok((list, found));
             }
             if let Some((key, error)) = unread(&list).next() {
@@ -223,7 +223,7 @@ impl Context {
             }
         }
         let list = repository.snapshots(None)?;
-        let found = pick(&list, spec)?;
+        let found = pick(repository, &list, spec)?;
         Ok((list, found))
     }
 
@@ -273,17 +273,23 @@ impl Context {
 }
 
 /// The one of these of a list that is meant. A record that cannot be read may be the one: by its id that is an error.
-pub fn resolve<'a>(list: &SnapshotList, summaries: &'a [Summary], spec: &SnapSpec) -> Result<&'a Summary> {
+pub fn resolve<'a>(
+    repository: &Repository,
+    list: &SnapshotList,
+    summaries: &'a [Summary],
+    spec: &SnapSpec,
+) -> Result<&'a Summary> {
     let found = spec.resolve(summaries);
     if found.as_ref().is_err_and(|e| e.kind() == ErrorKind::NoSnapshot) {
         let meant = |key: &wherry_repo::Key| key.as_str().rsplit('/').next().is_some_and(|id| spec.names(id));
         if let Some((key, error)) = list.damaged.iter().find(|(key, _)| meant(key)) {
             return Err(Error::corrupt(format!("the record of this snapshot cannot be read: {error}")).with_object(key));
         }
-        let gone = list.forgets.iter().find(|(id, forget)| forget.is_final() && spec.names(&id.to_string()));
-        if let Some((id, _)) = gone {
-            let text = format!("snapshot {id} was forgotten for good; `wherry snapshots` shows what there is");
-            return Err(Error::new(ErrorKind::NoSnapshot, text));
+        for id in list.forgets.keys().chain(&list.traces).filter(|id| spec.names(&id.to_string())) {
+            if repository.is_gone(id)? {
+                let text = format!("snapshot {id} was forgotten for good; `wherry snapshots` shows what there is");
+                return Err(Error::new(ErrorKind::NoSnapshot, text));
+            }
         }
     }
     found
@@ -325,8 +331,8 @@ fn doubt(list: &SnapshotList, found: &Snapshot, spec: &SnapSpec) -> Option<Error
 }
 
 /// Picks from a list.
-fn pick(list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
-    let id = resolve(list, &select::summaries(list), spec)?.id;
+fn pick(repository: &Repository, list: &SnapshotList, spec: &SnapSpec) -> Result<Snapshot> {
+    let id = resolve(repository, list, &select::summaries(list), spec)?.id;
     let snapshot = list.snapshots.iter().find(|s| s.id == id).cloned();
     snapshot.ok_or_else(|| Error::internal("a snapshot is in one list and not in the other"))
 }

@@ -75,6 +75,8 @@ pub enum Reason {
     Within,
     /// Partial, but no whole one is newer.
     Partial,
+    /// It was made after the one with the latest time, whatever its own says: some clock is or was wrong, and it may be the newest.
+    Newest,
     /// Its time has not come: some clock is or was wrong, and no rule is to be trusted with it.
     Future,
     /// Somebody pinned it.
@@ -92,6 +94,7 @@ impl fmt::Display for Reason {
             Self::Yearly => "yearly",
             Self::Within => "within",
             Self::Partial => "partial",
+            Self::Newest => "newest",
             Self::Future => "future",
             Self::Pinned => "pinned",
         })
@@ -152,15 +155,32 @@ impl Decision {
     }
 }
 
-/// Decides on each snapshot that is not forgotten already; by volume, the newest first. Those in `pins` stay; for the
-/// rules they count as any other.
+/// Those that were made after the one with the latest time of their volume, as what was built upon it or ended after it. Only whole ones
+/// that are neither forgotten nor of a time to come are compared with: the others nobody would have built upon.
+fn newest(all: &[Summary], now: Timestamp) -> BTreeSet<SnapshotId> {
+    let past = || all.iter().filter(|s| !s.forgotten && s.time <= now && s.made.ended <= now);
+    let mut latest: BTreeMap<&str, &Summary> = BTreeMap::new();
+    for snapshot in past().filter(|s| !s.partial) {
+        let entry = latest.entry(&snapshot.volume).or_insert(snapshot);
+        if (entry.time, entry.id) < (snapshot.time, snapshot.id) {
+            *entry = snapshot;
+        }
+    }
+    let later = |s: &&Summary| latest.get(&*s.volume).is_some_and(|l| s.time < l.time && s.made.is_later(&l.made));
+    past().filter(later).map(|s| s.id).collect()
+}
+
+/// Decides on each of `snapshots` that is not forgotten already; by volume, the newest first. Those in `pins` stay; for the
+/// rules they count as any other. `all`: what there is of their volumes besides.
 pub fn decide(
+    all: &[Summary],
     snapshots: &[Summary],
     pins: &BTreeSet<SnapshotId>,
     policy: &Policy,
     now: Timestamp,
     zone: &TimeZone,
 ) -> Vec<Decision> {
+    let newest = newest(all, now);
     let mut volumes: BTreeMap<&str, Vec<&Summary>> = BTreeMap::new();
     for snapshot in snapshots.iter().filter(|s| !s.forgotten) {
         volumes.entry(&snapshot.volume).or_default().push(snapshot);
@@ -168,7 +188,7 @@ pub fn decide(
     let mut decisions = Vec::new();
     for mut volume in volumes.into_values() {
         volume.sort_by_key(|s| std::cmp::Reverse((s.time, s.id)));
-        decisions.extend(decide_volume(&volume, pins, policy, now, zone));
+        decisions.extend(decide_volume(&volume, &newest, pins, policy, now, zone));
     }
     decisions
 }
@@ -176,6 +196,7 @@ pub fn decide(
 /// One volume, the newest first.
 fn decide_volume(
     volume: &[&Summary],
+    made_last: &BTreeSet<SnapshotId>,
     pins: &BTreeSet<SnapshotId>,
     policy: &Policy,
     now: Timestamp,
@@ -204,6 +225,9 @@ fn decide_volume(
             }
             if snapshot.partial && newest.is_none_or(|newest| snapshot.time > newest) {
                 reasons.push(Reason::Partial);
+            }
+            if made_last.contains(&snapshot.id) {
+                reasons.push(Reason::Newest);
             }
         }
         if pins.contains(&snapshot.id) {
@@ -263,6 +287,19 @@ fn rules(policy: &Policy) -> [Rule; 6] {
 
 fn day(time: &Zoned) -> i64 {
     i64::from(time.year()) * 1000 + i64::from(time.day_of_year())
+}
+
+/// Of a volume so many partial snapshots stay without a word.
+const PARTIAL: usize = 10;
+
+/// Volumes of which many snapshots stay for no other reason than that no whole one is newer, and how many: no policy ever drops one.
+pub fn only_partial(decisions: &[Decision]) -> BTreeMap<&str, usize> {
+    let mut volumes = BTreeMap::new();
+    for decision in decisions.iter().filter(|d| d.reasons == [Reason::Partial]) {
+        *volumes.entry(decision.volume.as_str()).or_default() += 1;
+    }
+    volumes.retain(|_, n| *n > PARTIAL);
+    volumes
 }
 
 /// So many snapshots a policy may always drop in one run.

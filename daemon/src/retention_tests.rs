@@ -1,6 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use wherry_repo::Made;
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
@@ -17,7 +18,19 @@ fn at(text: &str) -> Timestamp {
 
 fn snapshot(number: u8, volume: &str, time: Timestamp) -> Summary {
     let id = SnapshotId::new([number; 16]);
-    Summary { id, volume: volume.to_owned(), time, tags: BTreeMap::new(), partial: false, forgotten: false }
+    let made = Made { id, started: time, ended: time, parent: None };
+    Summary { id, volume: volume.to_owned(), time, made, tags: BTreeMap::new(), partial: false, forgotten: false }
+}
+
+/// On all there are.
+fn decide(
+    all: &[Summary],
+    pins: &BTreeSet<SnapshotId>,
+    policy: &Policy,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Vec<Decision> {
+    super::decide(all, all, pins, policy, now, zone)
 }
 
 fn snapshots(times: &[&str]) -> Vec<Summary> {
@@ -334,4 +347,50 @@ fn a_pinned_one_stays_and_counts_as_any_other() {
     // One from the future too: its pin is one more reason.
     let decisions = decide(&all, &pins, &policy, at("2026-01-02T12:00:00Z"), &berlin());
     assert_eq!(decisions[0].reasons, [Reason::Future, Pinned]);
+}
+
+/// Made by a host whose clock lost its time: what was built upon the newest, or ended after it, is newer, whatever it says of when it began.
+#[test]
+fn no_policy_drops_what_was_made_last() {
+    let policy = Policy { last: 2, ..Policy::default() };
+    let mut all =
+        snapshots(&["2020-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"]);
+    assert_eq!(kept(&all, &policy), [2, 3]);
+    let (last, ended) = (all[3].id, at("2026-01-04T00:00:00Z"));
+    all[0].made.parent = Some(last);
+    assert_eq!(kept(&all, &policy), [0, 2, 3]);
+    let decisions = decide(&all, &BTreeSet::new(), &policy, at("2027-01-01T00:00:00Z"), &berlin());
+    let reasons = |n: u8| decisions.iter().find(|d| d.id == SnapshotId::new([n; 16])).unwrap().reasons.clone();
+    assert_eq!((reasons(0), reasons(3)), (vec![Reason::Newest], vec![Reason::Last]));
+    assert_eq!(Reason::Newest.to_string(), "newest");
+    // Of those that a filter leaves, too: what it was built upon is not among them.
+    let some = super::decide(&all, &all[..3], &BTreeSet::new(), &policy, ended, &berlin());
+    assert_eq!(some.iter().filter(|d| d.keep()).count(), 3);
+    // When there is a newer one by its time the rules hold again.
+    let mut more = all.clone();
+    more.push(snapshot(4, "v", ended));
+    assert_eq!(kept(&more, &policy), [3, 4]);
+    // One of a time to come is no measure, nor is one that says that it ended then.
+    let mut future = all.clone();
+    future[3].time = at("2040-01-01T00:00:00Z");
+    assert_eq!(kept(&future, &policy), [1, 2, 3]);
+    (all[0].made.parent, all[0].made.ended) = (None, ended);
+    assert_eq!(kept(&all, &policy), [0, 2, 3]);
+    all[0].made.ended = at("2040-01-01T00:00:00Z");
+    assert_eq!(kept(&all, &policy), [2, 3]);
+}
+
+#[test]
+fn many_that_stay_only_as_no_whole_one_is_newer_are_told() {
+    let policy = Policy { last: 1, ..Policy::default() };
+    let told = |partial: u8| {
+        let mut all = vec![snapshot(0, "v", Timestamp(0)), snapshot(99, "other", Timestamp(99))];
+        all.extend((1..=partial).map(|n| Summary { partial: true, ..snapshot(n, "v", Timestamp(n.into())) }));
+        // Of this one there is another reason as well.
+        let pins = BTreeSet::from([SnapshotId::new([1; 16])]);
+        let decisions = decide(&all, &pins, &policy, Timestamp(100), &TimeZone::UTC);
+        only_partial(&decisions).into_iter().map(|(volume, n)| (volume.to_owned(), n)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(11), []);
+    assert_eq!(told(12), [("v".to_owned(), 11)]);
 }

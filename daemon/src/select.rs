@@ -4,7 +4,7 @@ use crate::cli::Filter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use wherry_repo::{Error, ErrorKind, Result, SnapshotId, SnapshotList, Timestamp, storage};
+use wherry_repo::{Error, ErrorKind, Made, Result, SnapshotId, SnapshotList, Timestamp, storage};
 
 /// What choosing among snapshots needs to know of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Summary {
     pub volume: String,
     /// When it was taken.
     pub time: Timestamp,
+    /// What else says when it was made.
+    pub made: Made,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
     /// Some of the data could not be read: never `latest`, never a parent.
@@ -49,6 +51,7 @@ pub fn summaries(list: &SnapshotList) -> Vec<Summary> {
         id: s.id,
         volume: s.record.name.clone(),
         time: s.record.started,
+        made: s.made(),
         tags: s.record.tags.clone(),
         partial: s.record.partial,
         forgotten: !list.is_visible(&s.id),

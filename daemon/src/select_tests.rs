@@ -1,10 +1,12 @@
 use super::*;
 
 fn snapshot(id: &str, volume: &str, time: i64) -> Summary {
+    let id = format!("{id:0<32}").parse().unwrap();
     Summary {
-        id: format!("{id:0<32}").parse().unwrap(),
+        id,
         volume: volume.to_owned(),
         time: Timestamp(time),
+        made: Made { id, started: Timestamp(time), ended: Timestamp(time), parent: None },
         tags: BTreeMap::new(),
         partial: false,
         forgotten: false,

@@ -29,6 +29,7 @@ pub use report::{Collected, Packed, Waiting};
 use crate::format::records::Beat;
 use crate::id::SessionId;
 use crate::storage::{Storage, keys};
+use crate::turn::{Turn, stop_for_others};
 use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
 use generation::Chain;
 use std::time::Duration;
@@ -104,7 +105,7 @@ pub type CollectWatch<'a> = &'a (dyn Fn(CollectStep, u64, u64) -> Result<()> + S
 const TRIES: usize = 5;
 
 impl Repository {
-    /// Collects garbage. Whoever calls it has a turn ([`begin_writing`](Self::begin_writing)).
+    /// Collects garbage. Whoever calls it has a turn ([`begin_collecting`](Self::begin_collecting)).
     ///
     /// Errors: `Unsupported` a feature this build must not delete beside; `Corrupt` when anything cannot be read that leads
     /// to what is kept: then nothing is condemned, and the error names the object; `Invalid` when memory does not suffice.
@@ -125,16 +126,8 @@ impl Repository {
         let lead = match Lead::open(self) {
             // Not even that fits. What was sealed before makes room.
             Err(full) if full.kind() == ErrorKind::Full => {
-                self.sweep_without_room(options, watch, &mut report)?;
-                if report.swept.packs == 0 {
-                    return Err(full.advise(
-                        "nothing that was condemned before is to be deleted yet, so room has to be made by other means",
-                    ));
-                }
-                tracing::warn!(
-                    "the storage was full; {} packs that were condemned before are deleted",
-                    report.swept.packs
-                );
+                let now = self.newest_time(watch)?;
+                self.make_room(full, now, options, watch, &mut report)?;
                 Lead::open(self)?
             }
             lead => lead?,
@@ -154,14 +147,48 @@ impl Repository {
         Ok(report)
     }
 
-    /// G13 where nothing can be written: what time it is by the storage's clock its newest object says, which is not later than it
-    /// is. So nothing is deleted too soon.
-    fn sweep_without_room(
+    /// [`begin_writing`](Self::begin_writing) for whoever collects. Where the note of a turn has no room it deletes first what was sealed
+    /// before (T2); how much that was is the second value.
+    pub fn begin_collecting(
         &self,
+        what: &str,
+        options: &CollectOptions,
+        watch: CollectWatch<'_>,
+    ) -> Result<(Turn, Packed)> {
+        let full = match self.begin_writing(what) {
+            // A storage that has a lock needs no note.
+            Err(full) if full.kind() == ErrorKind::Full && self.storage().lock(what)?.is_none() => full,
+            turn => return Ok((turn?, Packed::default())),
+        };
+        let now = self.newest_time(watch)?;
+        stop_for_others(self, None, now.at)?;
+        let mut report = Collected::default();
+        self.make_room(full, now, options, watch, &mut report)?;
+        Ok((self.begin_writing(what)?, report.swept))
+    }
+
+    /// G13 where nothing can be written.
+    fn make_room(
+        &self,
+        full: Error,
+        now: Now,
         options: &CollectOptions,
         watch: CollectWatch<'_>,
         report: &mut Collected,
     ) -> Result<()> {
+        Run { repository: self, options, watch, now }.sweep(report)?;
+        if report.swept.packs == 0 {
+            return Err(full.advise(
+                "nothing that was condemned before is to be deleted yet, so room has to be made by other means",
+            ));
+        }
+        tracing::warn!("the storage was full; {} packs that were condemned before are deleted", report.swept.packs);
+        Ok(())
+    }
+
+    /// What time it is by the storage's clock, where nothing can be written: its newest object says it, which is not later than it
+    /// is. So nothing is deleted too soon, and nobody taken for dead who is not.
+    fn newest_time(&self, watch: CollectWatch<'_>) -> Result<Now> {
         let (mut newest, mut listed) = (Timestamp(i64::MIN), 0u64);
         self.storage().list("", &mut |object| {
             newest = newest.max(object.modified);
@@ -169,8 +196,7 @@ impl Repository {
             if listed.is_multiple_of(1000) { watch(CollectStep::Lists, listed, 0) } else { Ok(()) }
         })?;
         // An object from the future, of a clock that was wrong, must not let a grace end early.
-        let now = Now { at: newest.min(self.clock().now()), since: self.clock().monotonic() };
-        Run { repository: self, options, watch, now }.sweep(report)
+        Ok(Now { at: newest.min(self.clock().now()), since: self.clock().monotonic() })
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{ErrorKind, Repository, Result};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use table::{Table, walk};
 
@@ -64,8 +64,8 @@ pub(crate) struct Elsewhere {
     recent: Mutex<VecDeque<(PackId, Arc<(Index, u32)>)>>,
     found: AtomicU64,
     named: Mutex<HashSet<PackId>>,
-    /// Some pack's index could not be read.
-    left_out: AtomicBool,
+    /// Packs whose index could not be read.
+    left_out: Mutex<HashSet<PackId>>,
 }
 
 /// What is known of packs of one kind.
@@ -87,7 +87,7 @@ impl Default for Elsewhere {
             recent: Mutex::default(),
             found: AtomicU64::new(0),
             named: Mutex::default(),
-            left_out: AtomicBool::new(false),
+            left_out: Mutex::default(),
         }
     }
 }
@@ -110,9 +110,9 @@ impl Elsewhere {
         Self { memory: AtomicU64::new(memory), ..Self::default() }
     }
 
-    /// Whether some pack that is there, or may be, was left out as its index could not be read: what was not found may be in it.
-    pub(crate) fn left_out(&self) -> bool {
-        self.left_out.load(Ordering::Relaxed)
+    /// Packs that are there, or may be, and were left out as their index could not be read: what was not found may be in them.
+    pub(crate) fn left_out(&self) -> Vec<PackId> {
+        self.left_out.lock().iter().copied().collect()
     }
 
     /// What is known is forgotten: packs came that nobody saw go.
@@ -324,7 +324,7 @@ impl Elsewhere {
             let known = match self.index(repository, &pack) {
                 Ok(known) => known,
                 Err(e) if repository.is_damage(&e) => {
-                    self.left_out.fetch_or(e.kind() != ErrorKind::NotFound, Ordering::Relaxed);
+                    self.left_out.lock().extend((e.kind() != ErrorKind::NotFound).then_some(pack));
                     continue;
                 }
                 Err(e) => return Err(e),
@@ -432,7 +432,7 @@ impl Side {
         repository: &Repository,
         kind: PackKind,
         id: &ShortId,
-        left_out: &AtomicBool,
+        left_out: &Mutex<HashSet<PackId>>,
     ) -> Result<Vec<PackId>> {
         self.wanted.lock().insert(*id);
         let mut walked = self.walked.lock();

@@ -3,9 +3,9 @@
 
 use crate::format::records::{Asked, Settled, Verdict};
 use crate::id::SnapshotId;
-use crate::storage::keys;
+use crate::storage::{Key, keys};
 use crate::{Error, ErrorKind, Repository, Result, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What the newest forget of a snapshot says.
@@ -44,13 +44,30 @@ impl Forget {
     }
 }
 
+/// Objects that one request lists.
+const PAGE: usize = 1000;
+
 /// What a listing says of forgets.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ListedForgets {
     /// The newest of each snapshot, as if it were not settled.
     found: BTreeMap<SnapshotId, Forget>,
     /// Those that are.
     settled: Vec<(SnapshotId, u32)>,
+}
+
+impl ListedForgets {
+    fn note(&mut self, key: &Key) {
+        let Some((id, k, is_settled)) = keys::parse_forget(key) else { return };
+        let entry = self.found.entry(id).or_insert(Forget { k, verdict: None, any_final: false, unreadable: None });
+        entry.k = entry.k.max(k);
+        self.settled.extend(is_settled.then_some((id, k)));
+    }
+
+    /// The snapshots of which one is settled.
+    pub(crate) fn settled(&self) -> impl Iterator<Item = SnapshotId> {
+        self.settled.iter().map(|(id, _)| *id)
+    }
 }
 
 impl Repository {
@@ -62,16 +79,42 @@ impl Repository {
 
     /// The forgets that there are, whatever became of them.
     pub(crate) fn listed_forgets(&self, prefix: &str) -> Result<ListedForgets> {
-        let mut found: BTreeMap<SnapshotId, Forget> = BTreeMap::new();
-        let mut settled = Vec::new();
+        let mut listed = ListedForgets::default();
         self.storage().list(prefix, &mut |object| {
-            let Some((id, k, is_settled)) = keys::parse_forget(&object.key) else { return Ok(()) };
-            let entry = found.entry(id).or_insert(Forget { k, verdict: None, any_final: false, unreadable: None });
-            entry.k = entry.k.max(k);
-            settled.extend(is_settled.then_some((id, k)));
+            listed.note(&object.key);
             Ok(())
         })?;
-        Ok(ListedForgets { found, settled })
+        Ok(listed)
+    }
+
+    /// Those of some snapshots, and maybe others. There is one for each that ever went: a listing that takes longer than one for each of
+    /// these is given up for that.
+    pub(crate) fn listed_forgets_of(&self, ids: &BTreeSet<SnapshotId>) -> Result<ListedForgets> {
+        let lanes = self.storage().lanes().max(1);
+        let most = PAGE * ids.len().div_ceil(lanes);
+        let (mut listed, mut seen) = (ListedForgets::default(), 0);
+        if ids.is_empty() {
+            return Ok(listed);
+        }
+        let done = self.storage().list(keys::FORGET, &mut |object| {
+            seen += 1;
+            if seen > most {
+                return Err(Error::internal("a listing goes on in parts"));
+            }
+            listed.note(&object.key);
+            Ok(())
+        });
+        if seen <= most {
+            return done.map(|()| listed);
+        }
+        let ids: Vec<SnapshotId> = ids.iter().copied().collect();
+        let parts = crate::side::each(lanes, &ids, |id| self.listed_forgets(&of(id)))?;
+        let mut listed = ListedForgets::default();
+        for part in parts {
+            listed.found.extend(part.found);
+            listed.settled.extend(part.settled);
+        }
+        Ok(listed)
     }
 
     /// What became of them, for the snapshots that are asked for: others are left out.
@@ -108,7 +151,12 @@ impl Repository {
 
     /// The newest forget of one snapshot.
     pub(crate) fn forget_of(&self, id: &SnapshotId) -> Result<Option<Forget>> {
-        Ok(self.verdicts(self.listed_forgets(&format!("{}{id}/", keys::FORGET))?, |_| true)?.remove(id))
+        Ok(self.verdicts(self.listed_forgets(&of(id))?, |_| true)?.remove(id))
+    }
+
+    /// Whether a snapshot is gone for good.
+    pub fn is_gone(&self, id: &SnapshotId) -> Result<bool> {
+        Ok(self.forget_of(id)?.is_some_and(|forget| forget.is_final()))
     }
 
     /// F1. Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
@@ -144,7 +192,7 @@ impl Repository {
     /// then F1. A process that is ended in between leaves the snapshot as if nobody had asked. False when it is gone for good, when
     /// nobody has asked, or when it goes as soon as that anyhow. `Invalid` when it is pinned.
     pub fn forget_sooner(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
-        let Some(due) = self.forget_due(id)? else { return Ok(false) };
+        let Some(due) = self.pending_due(id)? else { return Ok(false) };
         let wanted = self.storage_time()?.0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
         if due.0 <= wanted {
             return Ok(false);
@@ -223,11 +271,30 @@ impl Repository {
         }
     }
 
-    /// When the newest pending forget of a snapshot may become final, by the storage's clock.
+    /// When the newest pending forget of a snapshot may become final, by the storage's clock. `None` if none is pending, or it cannot
+    /// be read.
     pub fn forget_due(&self, id: &SnapshotId) -> Result<Option<Timestamp>> {
+        Ok(self.unless_damaged(id, self.pending_due(id))?.flatten())
+    }
+
+    fn pending_due(&self, id: &SnapshotId) -> Result<Option<Timestamp>> {
         match self.forget_of(id)? {
             Some(forget) if forget.is_pending() => Ok(Some(self.asked_at(id, forget.k)?.1)),
             _ => Ok(None),
+        }
+    }
+
+    /// A forget that cannot be read says nothing, and keeps nobody from looking at others.
+    pub(crate) fn unless_damaged<T>(&self, id: &SnapshotId, read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Err(e) if self.is_damage(&e) => {
+                tracing::warn!(
+                    "the forget of snapshot {id} cannot be read and is left as it is; `wherry unforget {id}`, then `wherry forget {id}`, \
+                     makes another one: {e}"
+                );
+                Ok(None)
+            }
+            read => read.map(Some),
         }
     }
 
@@ -241,9 +308,9 @@ impl Repository {
         Ok((asked, Timestamp(came.0.saturating_add(delay))))
     }
 
-    /// The reason that was given for the newest pending forget of a snapshot; `None` if none is pending.
+    /// The reason that was given for the newest pending forget of a snapshot; `None` if none is pending, or it cannot be read.
     pub fn forget_reason(&self, id: &SnapshotId) -> Result<Option<String>> {
-        Ok(self.asked(id)?.map(|asked| asked.reason))
+        Ok(self.unless_damaged(id, self.asked(id))?.flatten().map(|asked| asked.reason))
     }
 
     fn asked(&self, id: &SnapshotId) -> Result<Option<Asked>> {
@@ -252,6 +319,11 @@ impl Repository {
             _ => Ok(None),
         }
     }
+}
+
+/// Where the forgets of a snapshot are.
+fn of(id: &SnapshotId) -> String {
+    format!("{}{id}/", keys::FORGET)
 }
 
 fn pinned(id: &SnapshotId) -> Error {

@@ -60,7 +60,7 @@ pub use heal::{Candidate, Heal, HealOptions, HealWatch, Healed, NodeHeal};
 pub use id::*;
 pub use index_sync::Synced;
 pub use keys::{Credential, MIN_KEY_FILE, PasswordCost, Rotated, SlotInfo};
-pub use newest::Newest;
+pub use newest::{Made, Newest};
 pub use process::host_name;
 pub use reader::{ChunkReader, ChunkRef, Fetch, SnapshotReader, Verified};
 pub use repair::{LostSession, Rebuilt};

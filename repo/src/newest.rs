@@ -3,7 +3,7 @@
 
 use crate::id::{SnapshotId, VolumeId};
 use crate::storage::{Key, keys};
-use crate::{Repository, Result, SnapshotList, SnapshotRecord, Timestamp};
+use crate::{Repository, Result, Snapshot, SnapshotList, SnapshotRecord, Timestamp};
 use std::collections::HashSet;
 
 /// The newest snapshot of a volume.
@@ -50,12 +50,16 @@ impl Repository {
 }
 
 /// What the record of a snapshot says of when it was made.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Made {
-    pub(crate) id: SnapshotId,
-    pub(crate) started: Timestamp,
-    ended: Timestamp,
-    parent: Option<SnapshotId>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Its id.
+    pub id: SnapshotId,
+    /// When it was begun.
+    pub started: Timestamp,
+    /// When it was committed.
+    pub ended: Timestamp,
+    /// What it was built upon.
+    pub parent: Option<SnapshotId>,
 }
 
 impl Made {
@@ -64,8 +68,15 @@ impl Made {
     }
 
     /// Clocks differ and jump, and runs overlap: what began last need not be what was made last.
-    fn is_later(&self, newest: &Self) -> bool {
+    pub fn is_later(&self, newest: &Self) -> bool {
         self.ended > newest.ended || self.parent == Some(newest.id)
+    }
+}
+
+impl Snapshot {
+    /// What its record says of when it was made.
+    pub fn made(&self) -> Made {
+        Made::new(self.id, &self.record)
     }
 }
 
@@ -90,7 +101,7 @@ fn judge(list: &SnapshotList, now: Timestamp) -> Newest {
     if let Some((key, error)) = list.damaged.first() {
         return unclear(format!("{key} cannot be read, and may be the newest snapshot of the volume ({error})"));
     }
-    let all: Vec<Made> = list.snapshots.iter().chain(&list.gone).map(|s| Made::new(s.id, &s.record)).collect();
+    let all: Vec<Made> = list.snapshots.iter().chain(&list.gone).map(Snapshot::made).collect();
     let Some(made) = newest(&all) else {
         return unclear("the volume has no snapshot yet".to_owned());
     };

@@ -1,11 +1,13 @@
 //! A repository: made, opened, its records read and written, its snapshots listed.
 
 mod identity;
+mod listing;
 mod recover;
 
 use crate::elsewhere::Elsewhere;
+use crate::forget::Forget;
 use crate::format::clear::{self, Config, KeySlot, SUITE};
-use crate::format::records::{self, Outcome, Record, SnapshotRecord};
+use crate::format::records::{self, Record, SnapshotRecord};
 use crate::id::{RepositoryId, SessionId, SnapshotId, VolumeId};
 use crate::keys::{self as bundle, Bundle, Credential, Keys, PasswordCost, SlotInfo};
 use crate::map::NodeCache;
@@ -15,7 +17,7 @@ use crate::tree::TreeCache;
 use crate::{Clock, Error, ErrorKind, Result, Rng, Timestamp, clock};
 use bytes::Bytes;
 use identity::{create_identity, highest_config, is_young, read_identity};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -106,8 +108,10 @@ pub struct SnapshotList {
     pub snapshots: Vec<Snapshot>,
     /// Those that are gone for good and whose records a collector has not removed yet.
     pub(crate) gone: Vec<Snapshot>,
-    /// What each forgotten or asked-for snapshot's newest forget says; in a list of one volume, of those with a record alone.
-    pub forgets: BTreeMap<SnapshotId, crate::forget::Forget>,
+    /// What the newest forget says of each snapshot that has a record and was asked for.
+    pub forgets: BTreeMap<SnapshotId, Forget>,
+    /// Those with a forget that was settled, and without a record; not in a list of one volume.
+    pub traces: BTreeSet<SnapshotId>,
     /// Objects that are damaged, and how; but for those of snapshots that are gone for good.
     pub damaged: Vec<(Key, Error)>,
     /// Records that are damaged, of what is gone for good.
@@ -425,38 +429,6 @@ impl Repository {
             Ok(())
         })?;
         Ok(found)
-    }
-
-    /// Every snapshot of every volume, or of one.
-    pub fn snapshots(&self, volume: Option<VolumeId>) -> Result<SnapshotList> {
-        let prefix = volume.map_or_else(|| keys::SNAP.to_string(), |v| format!("{}{v}/", keys::SNAP));
-        // Forgets first: a snapshot whose record a collector removes in between is then known to be forgotten.
-        let forgets = self.listed_forgets(keys::FORGET)?;
-        let found: Vec<_> =
-            self.list(&prefix)?.into_iter().filter_map(|key| Some((keys::parse_snap(&key)?, key))).collect();
-        // There is a record of each snapshot that ever went: of one volume only its own are read.
-        let own: HashSet<SnapshotId> = found.iter().filter(|_| volume.is_some()).map(|((_, id), _)| *id).collect();
-        let forgets = self.verdicts(forgets, |id| volume.is_none() || own.contains(id))?;
-        let mut list = SnapshotList { forgets, ..SnapshotList::default() };
-        for (((volume, id), key), outcome) in found.iter().zip(self.read_many(&found)) {
-            match outcome {
-                Ok((Outcome::Snapshot(record), record_size)) => {
-                    list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record, record_size })
-                }
-                Ok((Outcome::Fence(fence), _)) => list.fenced.push((*id, fence.at)),
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                // The others are as they were. One that is gone for good nobody misses.
-                Err(e) if self.is_damage(&e) && list.forgets.get(id).is_some_and(|f| f.is_final()) => {
-                    list.spoiled.push(key.clone());
-                }
-                Err(e) if self.is_damage(&e) => list.damaged.push((key.clone(), e)),
-                Err(e) => return Err(e),
-            }
-        }
-        let is_final = |s: &mut Snapshot| list.forgets.get(&s.id).is_some_and(|f| f.is_final());
-        list.gone = list.snapshots.extract_if(.., is_final).collect();
-        list.snapshots.sort_by_key(|s| (s.record.started, s.id));
-        Ok(list)
     }
 
     /// Reads records, and how long they are, with several requests under way, in the order of `found`.

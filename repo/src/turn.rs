@@ -127,7 +127,7 @@ fn writes(session: &OpenSession) -> bool {
 }
 
 /// T3: an error when some other process that lives has a place. Places of dead ones are cleared.
-fn stop_for_others(repository: &Repository, own: Option<SessionId>, now: Timestamp) -> Result<()> {
+pub(crate) fn stop_for_others(repository: &Repository, own: Option<SessionId>, now: Timestamp) -> Result<()> {
     for session in
         open_sessions(repository, &HashSet::new(), now)?.into_iter().filter(|s| Some(s.id) != own && writes(s))
     {

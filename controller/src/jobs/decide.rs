@@ -116,6 +116,12 @@ pub struct Plan {
     pub next: Option<Time>,
 }
 
+impl Plan {
+    fn looks_at(&mut self, at: Time) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+}
+
 /// Of each repository the location that Jobs are made for: the first that can be used. Where none can, the first one, which
 /// says what is wrong.
 fn chosen(locations: &[Location]) -> BTreeMap<&str, &Location> {
@@ -145,6 +151,9 @@ pub fn plan(view: &View, settings: &Settings) -> Plan {
         let jobs: Vec<&Job> = view.jobs.iter().filter(|job| job.repository == repository).collect();
         make(view, settings, location, repository, &jobs, &mut plan);
         plan.said.extend(overdue(view, settings, location));
+        if let Some((_, at)) = overdue_at(view, settings, location).filter(|(_, at)| *at > view.now) {
+            plan.looks_at(at);
+        }
     }
     remove(view, settings, &mut plan);
     tell(view, &mut plan);
@@ -155,32 +164,31 @@ fn make(view: &View, settings: &Settings, location: &Location, repository: &str,
     if settings.pause || !location.usable || jobs.iter().any(|job| job.ended.is_none()) {
         return;
     }
-    let mut later = |at: Time| plan.next = Some(plan.next.map_or(at, |next| next.min(at)));
-    for kind in JobKind::ALL {
+    let due = |kind| {
         let interval = interval(kind, settings);
-        if interval.is_zero() {
-            continue;
-        }
         let before = jobs.iter().filter(|job| job.kind == kind).max_by_key(|job| job.created);
         let due = match before {
             Some(Job { ended: Some((ended, false)), .. }) => ended.after(interval.min(AGAIN)),
             Some(job) => job.created.after(interval),
-            // The Jobs of before are gone, and what they said is there.
-            None => location.result(kind).map_or(view.now, |result| result.at.after(interval)),
+            // The Jobs of before are gone, and what they said is there. What never was is due before all that was.
+            None => location.result(kind).map_or(Time::default(), |result| result.at.after(interval)),
         };
-        if due > view.now {
-            later(due);
-            continue;
-        }
-        // The other kind has its turn when this one has ended.
-        plan.acts.push(Act::Make {
-            kind,
-            location: location.name.clone(),
-            repository: repository.to_owned(),
-            after: before.map(|job| job.created),
-        });
+        (!interval.is_zero()).then_some((due, kind, before))
+    };
+    // One that takes as long as its interval is due again when it ends: the other kind has its turn then.
+    let Some((due, kind, before)) = JobKind::ALL.into_iter().filter_map(due).min_by_key(|(due, ..)| *due) else {
+        return;
+    };
+    if due > view.now {
+        plan.looks_at(due);
         return;
     }
+    plan.acts.push(Act::Make {
+        kind,
+        location: location.name.clone(),
+        repository: repository.to_owned(),
+        after: before.map(|job| job.created),
+    });
 }
 
 /// Of each kind and repository the newest stay.
@@ -239,10 +247,15 @@ fn tell(view: &View, plan: &mut Plan) {
     }
 }
 
-/// Since when no gc of the repository of a location has succeeded, if that is too long ago. Where none ever has: since the first Job of
-/// that kind that is known of, as a process may not live as long as that.
+/// Since when no gc of the repository of a location has succeeded, if that is too long ago.
 #[must_use]
 pub fn overdue_since(view: &View, settings: &Settings, location: &Location) -> Option<Time> {
+    overdue_at(view, settings, location).filter(|(_, at)| view.now >= *at).map(|(since, _)| since)
+}
+
+/// Likewise, however long ago, and from when on it is too long. Where none ever has: since the first Job of that kind that is known of,
+/// as a process may not live as long as that.
+fn overdue_at(view: &View, settings: &Settings, location: &Location) -> Option<(Time, Time)> {
     if settings.gc_interval.is_zero() || settings.gc_overdue.is_zero() {
         return None;
     }
@@ -255,7 +268,9 @@ pub fn overdue_since(view: &View, settings: &Settings, location: &Location) -> O
     // A location that is only read from has neither: others collect there.
     let never = || if location.usable { first.or(Some(view.since)) } else { first };
     let last = done.or_else(never)?;
-    (view.now >= last.after(settings.gc_overdue)).then_some(last)
+    // Where gc is seldom wanted, one that has not come yet is not late.
+    let late = settings.gc_overdue.max(settings.gc_interval.saturating_mul(2));
+    Some((last, last.after(late)))
 }
 
 /// The locations whose repository has had no gc that succeeded for too long: one of each repository.

@@ -66,6 +66,17 @@ fn one_at_a_time_and_each_in_its_turn() {
     assert_eq!((made(&both, &usual), plan(&both, &usual).next), (None, Some(hours_ago(-1))));
 }
 
+/// Jobs that take as long as the time between two of them are due again when they end.
+#[test]
+fn what_takes_long_leaves_the_other_kind_its_turn() {
+    let usual = settings(&[]);
+    let forgot = job("f1", JobKind::Forget, hours_ago(2), Some((hours_ago(0), true)));
+    let collected = |hours| job("g1", JobKind::Gc, hours_ago(hours), Some((hours_ago(hours - 1), true)));
+    assert_eq!(made(&view(vec![forgot.clone(), collected(26)]), &usual), Some((JobKind::Gc, Some(hours_ago(26)))));
+    assert_eq!(made(&view(vec![forgot.clone(), collected(24)]), &usual), Some((JobKind::Forget, Some(hours_ago(2)))));
+    assert_eq!(made(&view(vec![forgot]), &usual), Some((JobKind::Gc, None)), "there was none yet");
+}
+
 #[test]
 fn what_was_done_by_jobs_that_are_gone_counts() {
     let mut known = view(vec![]);
@@ -238,6 +249,14 @@ fn a_gc_that_does_not_succeed_is_said_once_a_day() {
     reads.locations[0].usable = true;
     assert_eq!(all_overdue(&reads, &usual), BTreeSet::from(["default"]));
     assert_eq!(plan(&known, &settings(&[("gcOverdue", "0")])).said, []);
+    // Nor is one late that is wanted once a week.
+    for (hours, overdue) in [(168 + 97, 0), (2 * 168, 1)] {
+        let since = View { since: hours_ago(hours), ..view(vec![]) };
+        assert_eq!(all_overdue(&since, &settings(&[("gcInterval", "168h")])).len(), overdue, "{hours} h");
+    }
+    // It is looked at when it is late, whatever else is to be done.
+    let paused = settings(&[("pause", "true")]);
+    assert_eq!(plan(&View { since: hours_ago(90), ..view(vec![]) }, &paused).next, Some(hours_ago(-6)));
     assert_eq!(plan(&known, &settings(&[("gcInterval", "0")])).said, []);
 }
 
@@ -287,7 +306,7 @@ fn jobs_that_fail_are_counted_by_kind_until_one_succeeds() {
     assert_eq!(served(&view), [1, 0, 0, 0]);
     view.locations[0].results.insert(JobKind::Forget, result(JobKind::Forget, State::OnHold));
     let mut gc = result(JobKind::Gc, State::Done);
-    gc.collecting = Some(wherry_api::job::Collecting { live_bytes: 70, deleted_bytes: 5, ..Default::default() });
+    gc.collecting = Some(wherry_api::job::Collecting { live_bytes: Some(70), deleted_bytes: 5, ..Default::default() });
     view.locations[0].results.insert(JobKind::Gc, gc);
     assert_eq!(served(&view), [0, 0, 70, 5]);
     // One that fails has deleted nothing, and what there was is there.
@@ -297,4 +316,11 @@ fn jobs_that_fail_are_counted_by_kind_until_one_succeeds() {
     figures.take(&view, &settings(&[]));
     let of = figures.locations.values().next().unwrap();
     assert_eq!((of.live_bytes, of.deleted_bytes), (70, 0));
+    // Nor does one that only waited say what stays.
+    let mut waited = result(JobKind::Gc, State::Unfinished);
+    waited.collecting = Some(wherry_api::job::Collecting { deleted_bytes: 3, ..Default::default() });
+    view.locations[0].results.insert(JobKind::Gc, JobResult::parse(&waited.print()).unwrap());
+    figures.take(&view, &settings(&[]));
+    let of = figures.locations.values().next().unwrap();
+    assert_eq!((of.live_bytes, of.deleted_bytes), (70, 3));
 }

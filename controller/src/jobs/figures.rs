@@ -52,7 +52,7 @@ impl Figures {
             let forget = result(JobKind::Forget);
             let forgetting = forget.and_then(|result| result.forgetting.clone()).unwrap_or_default();
             let collecting = result(JobKind::Gc).and_then(|result| result.collecting.clone());
-            // One that failed left what the one before had left.
+            // One that failed left what the one before had left, and so did one that only waited.
             let left = || before.get(&location.name).map_or(0, |of| of.live_bytes);
             OfLocation {
                 on_hold: forget.is_some_and(|result| result.state == State::OnHold),
@@ -62,7 +62,7 @@ impl Figures {
                 forgot: forget.and_then(|result| result.last_done),
                 collected: result(JobKind::Gc).and_then(|result| result.last_done),
                 gc_overdue: overdue.contains(location.name.as_str()),
-                live_bytes: collecting.as_ref().map_or_else(left, |of| of.live_bytes),
+                live_bytes: collecting.as_ref().and_then(|of| of.live_bytes).unwrap_or_else(left),
                 deleted_bytes: collecting.map_or(0, |of| of.deleted_bytes),
             }
         };

@@ -38,16 +38,16 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What it works with.
 #[derive(Debug, Clone)]
-pub(crate) struct Around {
-    pub(crate) api: KubeApi,
+pub(crate) struct Around<A = KubeApi> {
+    pub(crate) api: A,
     pub(crate) options: Options,
     pub(crate) settings: Receiver<Option<Settings>>,
     /// Until when no other replica acts.
     pub(crate) held: Receiver<Option<Instant>>,
 }
 
-struct Jobs {
-    around: Around,
+struct Jobs<A> {
+    around: Around<A>,
     since: Time,
     locations: BTreeMap<String, BackupStorageLocation>,
     jobs: BTreeMap<String, Value>,
@@ -84,18 +84,7 @@ pub(crate) async fn run(around: Around) {
         watches.spawn(follow_as(around.api.clone(), of, None, to.clone(), kept));
     }
     let mut settings = around.settings.clone();
-    let mut jobs = Jobs {
-        around,
-        since: time(),
-        locations: BTreeMap::new(),
-        jobs: BTreeMap::new(),
-        listed: BTreeSet::new(),
-        deleting: Deleting::default(),
-        said: BTreeMap::new(),
-        figures: Figures::default(),
-        counted: BTreeSet::new(),
-        look: Instant::now(),
-    };
+    let mut jobs = Jobs::new(around);
     loop {
         tokio::select! {
             event = seen.recv() => match event {
@@ -112,7 +101,22 @@ pub(crate) async fn run(around: Around) {
     }
 }
 
-impl Jobs {
+impl<A: Api> Jobs<A> {
+    fn new(around: Around<A>) -> Self {
+        Self {
+            around,
+            since: time(),
+            locations: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            deleting: Deleting::default(),
+            said: BTreeMap::new(),
+            figures: Figures::default(),
+            counted: BTreeSet::new(),
+            look: Instant::now(),
+        }
+    }
+
     /// Jobs, and where they belong, are known.
     fn is_ready(&self) -> bool {
         [Kind::Location, Kind::Job].iter().all(|kind| self.listed.contains(kind))
@@ -187,26 +191,30 @@ impl Jobs {
         self.look = Instant::now() + pause;
     }
 
-    /// Gives how long nothing is due.
+    /// Gives how long nothing is due. What fails keeps nothing else from being done: the first error comes at the end.
     async fn look(&mut self, settings: &Settings) -> Result<Duration, ApiError> {
-        let namespace = self.around.options.namespace.clone();
-        if self.deleting.is_due() {
-            self.may_write()?;
-            in_time(self.deleting.write(&self.around.api, &namespace, time())).await?;
-        }
+        let mut failed = if self.deleting.is_due() { self.keep_deleting().await.err() } else { None };
         let view = self.view().await?;
         let plan = plan(&view, settings);
         let still: BTreeSet<String> = still_said(&view).into_iter().map(ToOwned::to_owned).collect();
         self.said.retain(|of, _| still.contains(of));
         self.count(&view, settings);
         for said in &plan.said {
-            self.say(said, view.now).await?;
+            failed = failed.or(self.say(said, view.now).await.err());
         }
         for act in &plan.acts {
-            self.act(act, settings).await?;
+            failed = failed.or(self.act(act, settings).await.err());
+        }
+        if let Some(failed) = failed {
+            return Err(failed);
         }
         let until = plan.next.map_or(LONGEST, |next| seconds(next.0 - view.now.0));
         Ok(if plan.acts.is_empty() { until.clamp(SETTLE, LONGEST) } else { SETTLE })
+    }
+
+    async fn keep_deleting(&mut self) -> Result<(), ApiError> {
+        self.may_write()?;
+        in_time(self.deleting.write(&self.around.api, &self.around.options.namespace, time())).await
     }
 
     async fn view(&self) -> Result<View, ApiError> {
@@ -341,7 +349,101 @@ fn job_of(object: &Value) -> Option<Job> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
     use serde_json::json;
+    use std::sync::Arc;
+    use tokio::sync::watch::channel;
+    use wherry_api::metrics::{By, Registry};
+
+    /// A server with a repository of one location. It takes no write to objects of these names, and notes those that it takes.
+    #[derive(Clone, Default)]
+    struct Server {
+        refused: Arc<Mutex<Vec<&'static str>>>,
+        written: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Server {
+        fn write(&self, what: String) -> Result<Value, ApiError> {
+            if self.refused.lock().iter().any(|name| what.contains(name)) {
+                return Err(ApiError::new(Refusal::Unavailable, &what, "an admission webhook is away".to_owned()));
+            }
+            self.written.lock().push(what);
+            Ok(Value::Null)
+        }
+    }
+
+    impl Api for Server {
+        async fn get(&self, key: &Key) -> Result<Option<Value>, ApiError> {
+            let recorded = json!({ "data": { "default": "{\"repository\":\"r\",\"location\":\"s3://b/x\"}" } });
+            Ok((key.name == REPOSITORIES).then_some(recorded))
+        }
+
+        async fn list(&self, _: Kind, _: &str, _: &[(&str, &str)]) -> Result<Vec<Value>, ApiError> {
+            Ok(Vec::new())
+        }
+
+        async fn list_where(
+            &self,
+            _: Kind,
+            _: &str,
+            _: impl Fn(&Value) -> bool + Send + Sync,
+        ) -> Result<Vec<Value>, ApiError> {
+            Ok(Vec::new())
+        }
+
+        async fn create(&self, key: &Key, _: &Value) -> Result<Value, ApiError> {
+            self.write(format!("create {}", key.name))
+        }
+
+        async fn patch(&self, key: &Key, _: &Value) -> Result<Value, ApiError> {
+            self.write(format!("patch {}", key.name))
+        }
+
+        async fn delete(&self, key: &Key, _: &Guard) -> Result<(), ApiError> {
+            self.write(format!("delete {}", key.name)).map(drop)
+        }
+    }
+
+    /// Whichever write the server does not take, the others are done, and the figures are those of this look.
+    #[tokio::test]
+    async fn one_write_that_is_refused_stops_nothing_else() {
+        let pairs = [("hostingImage", "w"), ("jobHistory", "1")];
+        let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let settings = Settings::parse(&BTreeMap::from(pairs)).unwrap();
+        let registry = Arc::new(Registry::new(By::Controller));
+        let (namespace, identity) = ("velero".to_owned(), "a".to_owned());
+        let options = Options { namespace, identity, image: String::new(), registry, beat: None };
+        let held = channel(Some(Instant::now() + Duration::from_secs(600))).1;
+        let api = Server::default();
+        let mut jobs = Jobs::new(Around { api: api.clone(), options, settings: channel(None).1, held });
+        let mut location = BackupStorageLocation::default();
+        (location.metadata.name, location.status.phase) = ("default".into(), "Available".into());
+        jobs.locations.insert("default".into(), location);
+        for (name, created) in [("old", 1), ("older", 0)] {
+            let mut object = build::job("velero", JobKind::Gc, "default", "r", None, &settings);
+            object["metadata"]["name"] = json!(name);
+            object["metadata"]["uid"] = json!(name);
+            object["metadata"]["resourceVersion"] = json!("7");
+            object["metadata"]["creationTimestamp"] = json!(Time(created));
+            object["status"] = json!({ "conditions": [{ "type": "Complete", "status": "True" }] });
+            jobs.know(Kind::Job, object);
+        }
+        let all = ["create wherry-deleting", "create wherry-forget-r", "delete older"];
+        let cases = [vec![all[0]], vec![all[1]], vec![all[2]], all.to_vec(), Vec::new()];
+        for (n, refused) in cases.into_iter().enumerate() {
+            (*api.refused.lock(), *api.written.lock()) = (refused.clone(), Vec::new());
+            jobs.figures = Figures::default();
+            let backup = json!({ "metadata": { "uid": format!("u{n}") }, "status": { "phase": "Deleting" } });
+            jobs.know(Kind::Backup, backup);
+            assert_eq!(jobs.look(&settings).await.is_err(), !refused.is_empty(), "{refused:?}");
+            let written = api.written.lock().clone();
+            for what in all {
+                let is_done = written.iter().any(|done| done.starts_with(what));
+                assert_eq!(is_done, !refused.contains(&what), "{what} of {written:?}");
+            }
+            assert!(jobs.figures.locations.contains_key("default"), "{refused:?}");
+        }
+    }
 
     #[test]
     fn a_job_as_the_server_has_it_is_read() {

@@ -49,7 +49,7 @@ reasons! {
     JOB_FAILED = Controller, "JobFailed", true,
         "Of a BackupStorageLocation: a Job that forgets or collects has failed, or left no result; the next one tries again.";
     GC_OVERDUE = Controller, "GcOverdue", true,
-        "Of a BackupStorageLocation: no gc of its repository has succeeded for the setting gcOverdue; said once a day.";
+        "Of a BackupStorageLocation: no gc of its repository has succeeded for the setting gcOverdue, nor for twice gcInterval; said once a day.";
 }
 
 /// Characters of a message that the API server takes.

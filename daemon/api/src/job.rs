@@ -135,8 +135,9 @@ pub struct Forgetting {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Collecting {
-    /// Size of the packs that stay.
-    pub live_bytes: u64,
+    /// Size of the packs that stay; none where the run had to end before it had looked at them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_bytes: Option<u64>,
     /// Size of the packs that it named to go.
     pub condemned_bytes: u64,
     /// Size of the packs that it deleted.

@@ -112,7 +112,12 @@ pub const ENTRIES: &[Entry] = &[
     ),
     entry("forgetInterval", "1h0m0s", "duration", "between two Jobs that forget, of one repository; 0: none is made"),
     entry("gcInterval", "24h0m0s", "duration", "between two gc of one repository; 0: none is made"),
-    entry("gcOverdue", "96h0m0s", "duration", "an Event says that no gc has succeeded for so long; 0: never"),
+    entry(
+        "gcOverdue",
+        "96h0m0s",
+        "duration",
+        "an Event says that no gc has succeeded for so long, and for twice gcInterval; 0: never",
+    ),
     entry("forgetDelay", "168h0m0s", "duration", "a snapshot that was forgotten can be brought back for so long"),
     entry(
         "missingFor",

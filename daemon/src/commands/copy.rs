@@ -133,7 +133,7 @@ pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
     filter.warn_of_nothing(&summaries, &listed);
     let mut chosen: Vec<SnapshotId> = match snaps.is_empty() {
         true => summaries.iter().filter(|s| !s.forgotten).map(|s| s.id).collect(),
-        false => named(&snaps, &listed, &summaries)?,
+        false => named(&source, &snaps, &listed, &summaries)?,
     };
     // From old to new, so that each is built upon the one before.
     let of_run: Vec<Snapshot> = {
@@ -162,11 +162,12 @@ pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
 }
 
 fn named(
+    source: &Repository,
     snaps: &[SnapSpec],
     listed: &SnapshotList,
     summaries: &[select::Summary],
 ) -> wherry_repo::Result<Vec<SnapshotId>> {
-    snaps.iter().map(|spec| resolve(listed, summaries, spec).map(|found| found.id)).collect()
+    snaps.iter().map(|spec| resolve(source, listed, summaries, spec).map(|found| found.id)).collect()
 }
 
 /// Names the records of the target that cannot be read. A copy may be among them: then there will be a second one.

@@ -68,14 +68,15 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     };
     let mut list = repository.snapshots(None)?;
     let pins = repository.pins()?;
-    let summaries: Vec<_> = select::summaries(&list).into_iter().filter(|s| filter.admits(s)).collect();
+    let all = select::summaries(&list);
+    let summaries: Vec<_> = all.iter().filter(|s| filter.admits(s)).cloned().collect();
     filter.warn_of_nothing(&summaries, &list);
     // Their records cannot be read: they are named by their ids, and nothing else is known of them.
     let mut given_up = BTreeSet::new();
     let (decisions, why) = match snaps.is_empty() {
         true => {
             let zone = jiff::tz::TimeZone::system();
-            (retention::decide(&summaries, &pins, &policy, context.system.now(), &zone), "policy")
+            (retention::decide(&all, &summaries, &pins, &policy, context.system.now(), &zone), "policy")
         }
         false => {
             let (lost, snaps): (Vec<_>, Vec<_>) = snaps.iter().cloned().partition(|spec| spec.damaged(&list).is_some());
@@ -88,6 +89,12 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     }
     if snaps.is_empty() && !force && !dry_run {
         retention::guard(&decisions)?;
+    }
+    for (volume, n) in retention::only_partial(&decisions) {
+        tracing::warn!(
+            "{n} partial snapshots of {volume:?} are newer than each whole one, and no policy drops one: see to it that a whole backup \
+             comes, or forget them by their ids"
+        );
     }
     // Whoever says how long means that also of what is forgotten already.
     let sooner = delay.is_some();

@@ -108,10 +108,7 @@ pub(crate) fn options() -> CollectOptions {
 pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
     let start = Instant::now();
     let GcArgs { dry_run, rewrite, grace, fence_after } = args;
-    let (repository, turn) = match dry_run {
-        true => (context.open_repository()?, None),
-        false => context.open_to_write("gc").map(|(repository, turn)| (repository, Some(turn)))?,
-    };
+    let repository = context.open_repository()?;
     let default = options();
     let options = CollectOptions {
         dry_run,
@@ -120,13 +117,13 @@ pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
         fence_after: fence_after.map_or(default.fence_after, |after| after.0),
         ..default
     };
-    let (report, options) = collect(context, &repository, turn, options)?;
+    let (report, options) = collect(context, &repository, None, options)?;
     let view = View::new(&report, dry_run, start.elapsed().as_secs_f64());
     context.output.result(&view, || text(&report, &options))?;
     Ok(if report.failed.packs > 0 { Exit::Failed } else { Exit::Done })
 }
 
-/// One run, with the threads and the memory that this process has; the second value is how it was done.
+/// One run, with the threads and the memory that this process has, and the turn if it has one already; the second value is how it was done.
 pub(crate) fn collect(
     context: &Context,
     repository: &Repository,
@@ -140,9 +137,16 @@ pub(crate) fn collect(
         pack_size: usize::try_from(budget.pack_size)?,
         ..options
     };
-    let shown = Showing { context, turn, at: Mutex::default() };
+    let mut shown = Showing { context, turn, at: Mutex::default() };
     let _armed = context.cancel.arm("what is condemned stays so, and nothing is lost: the next gc goes on");
-    let report = repository.collect(&options, &|step, done, total| shown.watch(step, done, total))?;
+    let mut before = Packed::default();
+    if shown.turn.is_none() && !options.dry_run {
+        let begun = repository.begin_collecting("gc", &options, &|step, done, total| shown.watch(step, done, total))?;
+        (shown.turn, before) = (Some(begun.0), begun.1);
+    }
+    let mut report = repository.collect(&options, &|step, done, total| shown.watch(step, done, total))?;
+    report.swept.packs += before.packs;
+    report.swept.bytes += before.bytes;
     Ok((report, options))
 }
 

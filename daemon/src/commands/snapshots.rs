@@ -38,7 +38,7 @@ pub(super) struct View {
     damaged: Option<String>,
     #[serde(skip)]
     pub(super) verified_local: String,
-    /// When a forgotten one may go for good.
+    /// When a forgotten one may go for good; null also where that cannot be read.
     due: Option<String>,
     #[serde(skip)]
     due_local: String,
@@ -205,7 +205,7 @@ impl View {
             damaged: checked.filter(|checked| checked.damaged).map(|checked| output::utc_time(checked.said)),
             verified_local: if is_known { verified(checked) } else { "unknown".to_owned() },
             due: due.map(output::utc_time),
-            due_local: due.map(output::local_time).unwrap_or_default(),
+            due_local: due.map_or_else(|| "unknown".to_owned(), output::local_time),
             read: stats.read,
             hole: stats.hole,
             zero: stats.zero,

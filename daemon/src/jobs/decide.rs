@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use wherry_api::Time;
+use wherry_api::job::JobKind;
+use wherry_repo::{ErrorKind, Timestamp};
 
 /// The own clock and that of the storage may differ by so much (seconds): else no time that is compared means anything.
 const SKEW: i64 = 300;
@@ -26,6 +28,18 @@ pub(super) fn refusal(phase: &str, access_mode: &str, ahead: i64) -> Option<Stri
     }
     let differ = || format!("the clocks of this machine and of the storage differ by {} s", ahead.abs());
     (ahead.abs() > SKEW).then(differ)
+}
+
+/// How many seconds the own clock is ahead of the storage's, which is told by an object that is written. A gc goes on where there is no room
+/// for that: it makes room first, by the times of what is stored.
+pub(super) fn ahead(kind: JobKind, now: Time, storage: wherry_repo::Result<Timestamp>) -> wherry_repo::Result<i64> {
+    match storage {
+        Err(full) if full.kind() == ErrorKind::Full && kind == JobKind::Gc => {
+            tracing::warn!("whether the clocks of this machine and of the storage agree is not known: {full}");
+            Ok(0)
+        }
+        time => Ok(now.0.saturating_sub(time?.seconds())),
+    }
 }
 
 /// A backup, as its snapshots name it.

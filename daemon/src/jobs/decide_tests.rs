@@ -341,3 +341,15 @@ fn whose_a_folder_is_is_asked_only_where_it_matters() {
     let known = Evidence { stored: vec![unread("a"), unread("b"), unread("c")], ..in_api("a") };
     assert_eq!(doubtful(&[snap("a"), snap("b"), snap("d")], &known), BTreeSet::from(["b".to_owned()]));
 }
+
+/// The one that makes room is not kept from it by there being none.
+#[test]
+fn a_full_storage_keeps_no_gc_from_its_work() {
+    let error = |kind| Err(wherry_repo::Error::new(kind, "why"));
+    let of = |kind, time| ahead(kind, Time(NOW), time).map_err(|e| e.kind());
+    assert_eq!(of(JobKind::Gc, error(ErrorKind::Full)), Ok(0));
+    assert_eq!(of(JobKind::Forget, error(ErrorKind::Full)), Err(ErrorKind::Full));
+    assert_eq!(of(JobKind::Gc, error(ErrorKind::Unavailable)), Err(ErrorKind::Unavailable));
+    let behind = || Ok(Timestamp((NOW - 400) * 1_000_000_000));
+    assert_eq!((of(JobKind::Gc, behind()), of(JobKind::Forget, behind())), (Ok(400), Ok(400)));
+}

@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use wherry_api::api::{Api, Kind};
-use wherry_api::job::{ACCEPTED, DELETING, Forgetting, State};
+use wherry_api::job::{ACCEPTED, DELETING, Forgetting, JobKind, State};
 use wherry_api::{BackupStorageLocation, Phase, SnapshotId, Time, labels};
 use wherry_repo::{ErrorKind, Key, Repository, SnapshotRecord, Storage};
 
@@ -26,7 +26,7 @@ pub(crate) const REASON: &str = "job: ";
 const SEEN: i64 = 30 * 86_400;
 
 pub(super) fn run(job: &Job<'_>, args: &JobForgetArgs) -> Result<Outcome> {
-    let (location, store) = match job.open()? {
+    let (location, store) = match job.open(JobKind::Forget)? {
         Ok(opened) => opened,
         Err(refused) => return Ok(refused),
     };
@@ -243,7 +243,7 @@ fn text(job: &Job<'_>, decided: &Decided, done: &Forgetting) -> String {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use wherry_repo::storage::Memory;
+    use wherry_repo::storage::{Memory, keys};
     use wherry_repo::{Clock, Components, Credential, InitOptions, PasswordCost, System, Timestamp};
 
     /// That of a node which is a year ahead.
@@ -264,16 +264,40 @@ mod tests {
         }
     }
 
-    /// By its clock the delay of a forget is over; by the storage's, which counts, it is not.
-    #[test]
-    fn a_node_that_is_ahead_makes_nothing_final_and_fails_no_job() {
+    fn repository() -> Repository {
         let storage = Arc::new(Memory::default());
         let components = Components { storage, clock: Arc::new(Ahead::default()), rng: Arc::new(System::default()) };
         let mut options = InitOptions::default();
         options.password_cost = PasswordCost::new(8, 1);
-        let password = Credential::Password("x".to_owned().into());
-        let repository = Repository::init(components, &options, &password).unwrap();
-        let snap = Snap { id: "0123456789abcdef".repeat(2), backup: None, expires: None, tombstone: true };
+        Repository::init(components, &options, &Credential::Password("x".to_owned().into())).unwrap()
+    }
+
+    fn tombstone() -> Snap {
+        Snap { id: "0123456789abcdef".repeat(2), backup: None, expires: None, tombstone: true }
+    }
+
+    /// Whose it is nobody can tell then: it is left alone, until somebody asks anew.
+    #[test]
+    fn a_forget_that_cannot_be_read_fails_no_job() {
+        let (repository, snap) = (repository(), tombstone());
+        let id = snap.id.parse().unwrap();
+        assert!(repository.forget(&id, Duration::ZERO, REASON).unwrap());
+        repository.storage().overwrite(&keys::forget(&id, 0, false), b"junk".as_slice().into()).unwrap();
+        for verdict in [Verdict::Settle, Verdict::Undo, Verdict::Forget] {
+            let mut done = Forgetting::default();
+            act(&repository, &snap, verdict, Duration::ZERO, true, &mut done).unwrap();
+            assert_eq!(done, Forgetting::default(), "{verdict:?}");
+        }
+        assert_eq!(repository.forget_due(&id).unwrap(), None);
+        // The way out that is named.
+        assert!(repository.unforget(&id).unwrap() && repository.forget(&id, Duration::ZERO, REASON).unwrap());
+        assert!(repository.forget_due(&id).unwrap().is_some());
+    }
+
+    /// By its clock the delay of a forget is over; by the storage's, which counts, it is not.
+    #[test]
+    fn a_node_that_is_ahead_makes_nothing_final_and_fails_no_job() {
+        let (repository, snap) = (repository(), tombstone());
         let id = snap.id.parse().unwrap();
         let hour = Duration::from_secs(3600);
         assert!(repository.forget(&id, hour, REASON).unwrap());

@@ -6,22 +6,21 @@ use crate::cli::JobGcArgs;
 use crate::commands::gc::collect;
 use crate::output::{count, size};
 use anyhow::Result;
-use wherry_api::job::{Collecting, State};
+use wherry_api::job::{Collecting, JobKind, State};
 use wherry_repo::{CollectOptions, Collected};
 
 pub(super) fn run(job: &Job<'_>, args: &JobGcArgs) -> Result<Outcome> {
-    let store = match job.open()? {
+    let store = match job.open(JobKind::Gc)? {
         Ok((_, store)) => store,
         Err(refused) => return Ok(refused),
     };
     let repository = &store.repository;
-    let turn = repository.begin_writing("gc")?;
     let default = CollectOptions::default();
     // What a Job has forgotten is made final by the Job that looks whether its backup is still gone.
     let grace = args.grace.map_or(default.grace, |grace| grace.0);
     let options = CollectOptions { grace, spared_reason: Some(REASON), ..default };
     let context = job.context.for_job(store.url.clone(), job.context.budget, job.context.cancel.clone())?;
-    let (report, _) = collect(&context, repository, Some(turn), options)?;
+    let (report, _) = collect(&context, repository, None, options)?;
     Ok(Outcome {
         state: state(&report),
         message: text(&report),
@@ -40,9 +39,14 @@ fn state(report: &Collected) -> State {
     }
 }
 
+/// One that goes on with what another has begun may end before it has looked at anything.
+fn has_looked(report: &Collected) -> bool {
+    report.all.packs > 0 || report.completed
+}
+
 fn numbers(report: &Collected) -> Collecting {
     Collecting {
-        live_bytes: report.live.bytes,
+        live_bytes: has_looked(report).then_some(report.live.bytes),
         condemned_bytes: report.condemned.bytes + report.thin.bytes,
         deleted_bytes: report.swept.bytes,
         deleted_packs: report.swept.packs,
@@ -54,8 +58,7 @@ fn numbers(report: &Collected) -> Collecting {
 
 fn text(report: &Collected) -> String {
     let mut text = format!("deleted {}", size(report.swept.bytes));
-    // One that goes on with what another has begun may end before it has looked at anything.
-    if report.all.packs > 0 || report.completed {
+    if has_looked(report) {
         text += &format!(", {} stay", size(report.live.bytes));
     }
     let condemned = report.condemned.bytes + report.thin.bytes;
@@ -97,6 +100,8 @@ mod tests {
         let waits = Collected { generation: Some(1), waiting: vec![waiting], ..Collected::default() };
         let said = "deleted 0 B, waits for 1 backup, the first of volume \"vm\", pid 7 on host node";
         assert_eq!(with(waits.clone()), (State::Unfinished, said.to_owned()));
+        // What stays it does not know: that is not nothing.
+        assert_eq!((numbers(&waits).live_bytes, numbers(&done).live_bytes), (None, Some(0)));
         // It has sealed what was left by another run before that.
         assert_eq!(state(&Collected { completed: true, ..waits }), State::Done);
         let (ended, said) = with(Collected { overtaken: true, ..Collected::default() });

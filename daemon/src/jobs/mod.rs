@@ -8,7 +8,7 @@ mod result;
 
 use crate::agent::store::{Store, Use};
 use crate::agent::surroundings::Surroundings;
-use crate::backup::kind;
+use crate::backup;
 use crate::cli::JobCommand;
 use crate::context::Context;
 use crate::exit::{Exit, one_line};
@@ -71,10 +71,10 @@ impl Job<'_> {
     }
 
     /// The repository, unless the location or what lies there is not as it should be: then why.
-    fn open(&self) -> Result<Opened> {
+    fn open(&self, kind: JobKind) -> Result<Opened> {
         let refused = |why: String| Outcome { state: State::Refused, message: why, ..Outcome::default() };
         let location = match Store::location(&self.around, &self.location) {
-            Err(e) if kind(&e) == Some(ErrorKind::Invalid) => return Ok(Err(refused(one_line(&e)))),
+            Err(e) if is_invalid(&e) => return Ok(Err(refused(one_line(&e)))),
             location => location?,
         };
         let name = &self.location;
@@ -84,19 +84,23 @@ impl Job<'_> {
         }
         let cancel = &self.context.cancel;
         let store = match Store::open(&self.around, name, Use::Known, cancel, self.context) {
-            Err(e) if kind(&e) == Some(ErrorKind::Invalid) => return Ok(Err(refused(one_line(&e)))),
+            Err(e) if is_invalid(&e) => return Ok(Err(refused(one_line(&e)))),
             store => store?,
         };
         let (budget, repository) = (&self.context.budget, &store.repository);
         repository.limit_nodes(budget.nodes);
         repository.limit_lookups(budget.index);
-        let ahead = self.now().0.saturating_sub(repository.storage_time()?.seconds());
+        let ahead = decide::ahead(kind, self.now(), repository.storage_time())?;
         if let Some(why) = why(ahead) {
             let repository = Some(repository.id().to_string());
             return Ok(Err(Outcome { repository, ..refused(format!("BackupStorageLocation {name}: {why}")) }));
         }
         Ok(Ok((location, store)))
     }
+}
+
+fn is_invalid(error: &anyhow::Error) -> bool {
+    backup::kind(error) == Some(ErrorKind::Invalid)
 }
 
 /// The location and its repository, or why not.

@@ -68,7 +68,7 @@ impl Run<'_> {
             ..std::mem::take(report)
         };
         let roots = lists.roots.all()?;
-        self.mark(&mut lists.packs, &roots)?;
+        let kept = self.mark(&mut lists.packs, &roots)?;
         let dead = lists.roots.dead(&roots);
         let may_condemn = lists.roots.may_condemn();
         let packs = &lists.packs;
@@ -77,7 +77,7 @@ impl Run<'_> {
         for n in packs.listed() {
             let (id, size) = (packs.id(n), packs.size(n));
             report.all.add(size);
-            match (packs.is_live(n), may_condemn(&id.session)) {
+            match (packs.is_live(n), may_condemn(&id.session) && !kept.contains(&n)) {
                 (true, may) => {
                     report.live.add(size);
                     report.live_bytes += packs.live(n);

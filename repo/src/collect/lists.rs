@@ -173,7 +173,10 @@ impl Run<'_> {
     /// G2. A run without effects takes those for final that it would make so.
     fn list_forgets(&self) -> Result<HashSet<SnapshotId>> {
         let mut finals = HashSet::new();
-        for (id, forget) in self.repository.forgets()? {
+        for (n, (id, forget)) in self.repository.forgets()?.into_iter().enumerate() {
+            if self.options.dry_run {
+                (self.watch)(CollectStep::Lists, n as u64, 0)?;
+            }
             let is_due = || Ok(forget.is_pending() && self.due_of(&id, forget.k)? == Due::Now);
             let due = || Ok::<_, Error>(is_due()? && !self.repository.is_pinned(&id)?);
             if forget.is_final() || (self.options.dry_run && due()?) {
@@ -185,27 +188,22 @@ impl Run<'_> {
 
     /// Whether a forget that is not settled is to be made final, by the storage's clock. One that cannot be read is not.
     fn due_of(&self, id: &SnapshotId, k: u32) -> Result<Due> {
-        match self.repository.asked_at(id, k) {
-            Ok((asked, due)) => {
-                let spared = self.options.spared_reason.is_some_and(|reason| asked.reason.starts_with(reason));
-                Ok(match (self.now() >= due, spared) {
-                    (false, _) => Due::Later,
-                    (true, true) => Due::Left,
-                    (true, false) => Due::Now,
-                })
-            }
-            Err(e) if self.repository.is_damage(&e) => {
-                tracing::warn!("a forget cannot be read and is left as it is: {e}");
-                Ok(Due::Later)
-            }
-            Err(e) => Err(e),
-        }
+        let Some((asked, due)) = self.repository.unless_damaged(id, self.repository.asked_at(id, k))? else {
+            return Ok(Due::Later);
+        };
+        let spared = self.options.spared_reason.is_some_and(|reason| asked.reason.starts_with(reason));
+        Ok(match (self.now() >= due, spared) {
+            (false, _) => Due::Later,
+            (true, true) => Due::Left,
+            (true, false) => Due::Now,
+        })
     }
 
     /// F3, for all whose delay is over; without effects only those are counted that are left to others.
     pub(super) fn settle_due(&self, report: &mut Collected) -> Result<()> {
         report.left_forgets = 0;
-        for (id, forget) in self.repository.forgets()? {
+        for (n, (id, forget)) in self.repository.forgets()?.into_iter().enumerate() {
+            (self.watch)(CollectStep::Lists, n as u64, 0)?;
             if forget.is_unclear() {
                 tracing::warn!(
                     "whether snapshot {id} is gone for good cannot be read, and what is there of it is kept: `wherry forget {id}` \

@@ -113,15 +113,16 @@ fn of_tree(node: &Node) -> Vec<Child> {
 }
 
 impl Run<'_> {
-    /// G5. Anything that cannot be found or read is an error that names it. The result are the condemned packs that hold
-    /// what has no other copy and is not where its hint says.
+    /// G5. Anything that cannot be found or read is an error that names it. The result are packs that are not to go although nothing in
+    /// them is marked, or a list condemns them: what they hold, or may hold, has no other copy.
     pub(super) fn mark(&self, packs: &mut Packs, roots: &[Root]) -> Result<HashSet<Number>> {
         let elsewhere = Elsewhere::new(self.options.memory / 2);
         let (stack, last_copies) = (Vec::new(), HashSet::new());
-        let mut mark = Mark { run: self, packs, elsewhere, stack, last_copies, is_final: false };
+        let mut mark = Mark { run: self, packs, elsewhere, stack, last_copies, is_final: false, is_unclear: false };
         for part in roots.chunks(ROOTS) {
             mark.roots(part)?;
         }
+        mark.keep_left_out()?;
         Ok(mark.last_copies)
     }
 
@@ -164,6 +165,8 @@ struct Mark<'a, 'b> {
     last_copies: HashSet<Number>,
     /// The root that is walked is a snapshot that is gone for good. What it misses of a swept pack is passed over.
     is_final: bool,
+    /// Of some chunk no copy was found but in packs that a check has found damaged.
+    is_unclear: bool,
 }
 
 /// From this rank on a copy is in a pack that a check has found damaged.
@@ -250,7 +253,7 @@ impl Mark<'_, '_> {
                         // Whoever holds such a root opened after it was final, and is refused (W5, V1).
                         // But not where the index of a pack could not be read: that pack may have it.
                         let gone = self.is_final && child.own && self.packs.is_swept(&child.at.pack);
-                        if gone && !self.elsewhere.left_out() {
+                        if gone && self.elsewhere.left_out().is_empty() {
                             continue;
                         }
                         return Err(nowhere(&child, is_cut));
@@ -280,20 +283,35 @@ impl Mark<'_, '_> {
         if !self.may_be_lost(pack, child) {
             return Ok(());
         }
-        let Some((rank, n, copy)) = self.best(child)? else { return Ok(()) };
-        if rank >= DAMAGED {
-            return self.keep_all(child);
+        match self.best(child)? {
+            Some((rank, n, copy)) if rank < DAMAGED => self.keep(n, &copy),
+            Some(_) => self.keep_all(child),
+            None => {
+                self.is_unclear = true;
+                Ok(())
+            }
         }
-        self.keep(n, &copy)
     }
 
     /// All copies of a chunk that are only in packs in which a check has found damage: any of them may be the intact one.
     fn keep_all(&mut self, child: &Child) -> Result<()> {
+        self.is_unclear = true;
         let repository = self.run.repository;
         for copy in self.elsewhere.find_all(repository, &child.id, child.class, &child.at)? {
             if let Some((_, n)) = rank(self.packs, repository, &copy)? {
                 self.keep(n, &copy)?;
             }
+        }
+        Ok(())
+    }
+
+    /// An intact copy may be in a pack whose index cannot be read for now.
+    fn keep_left_out(&mut self) -> Result<()> {
+        if !self.is_unclear {
+            return Ok(());
+        }
+        for pack in self.elsewhere.left_out() {
+            self.last_copies.extend(self.packs.find(self.run.repository, &pack)?);
         }
         Ok(())
     }

@@ -3,10 +3,10 @@
 use super::report::Collected;
 use super::{Run, since};
 use crate::format::records::{SessionKind, SessionOpen};
-use crate::id::SessionId;
+use crate::id::{SessionId, SnapshotId};
 use crate::storage::{Key, Listed, keys};
 use crate::{ErrorKind, Result};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 /// A reader that was silent for so long reads no more (V4).
@@ -75,10 +75,11 @@ impl Run<'_> {
         Ok(found)
     }
 
-    /// The sessions that have an outcome; of one whose snapshot is gone for good that is what says so.
-    pub(super) fn list_outcomes(&self) -> Result<HashSet<SessionId>> {
-        let forgets = self.repository.forgets()?;
+    /// The sessions that have an outcome, of these; of one whose snapshot is gone for good that is what says so.
+    fn list_outcomes(&self, of: &[Noted]) -> Result<HashSet<SessionId>> {
         let mut outcomes = self.list_records()?;
+        let rest: BTreeSet<SnapshotId> = of.iter().map(|noted| noted.id).filter(|id| !outcomes.contains(id)).collect();
+        let forgets = self.repository.verdicts(self.repository.listed_forgets_of(&rest)?, |id| rest.contains(id))?;
         outcomes.extend(forgets.iter().filter(|(_, f)| f.is_final()).map(|(id, _)| *id));
         Ok(outcomes)
     }
@@ -107,9 +108,13 @@ impl Run<'_> {
     /// G13: notes of sessions with an outcome, and what is left of ones whose `open` is gone. Those who write are asked for
     /// by their successors, so they stay for the grace.
     pub(super) fn clear_sessions(&self, report: &mut Collected) -> Result<()> {
-        let sessions = self.list_sessions()?;
-        let outcomes = self.list_outcomes()?;
-        for noted in sessions.into_iter().filter(|noted| noted.silent >= self.options.grace) {
+        let mut sessions = self.list_sessions()?;
+        sessions.retain(|noted| noted.silent >= self.options.grace);
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let outcomes = self.list_outcomes(&sessions)?;
+        for noted in sessions {
             if outcomes.contains(&noted.id) || (noted.open.is_none() && !noted.may_write()) {
                 self.clear(noted, report)?;
             }

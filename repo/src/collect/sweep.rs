@@ -3,12 +3,13 @@
 use super::generation::Chain;
 use super::report::Collected;
 use super::{CollectStep, Run};
-use crate::Result;
 use crate::format::records::Generation;
 use crate::id::{PackId, SnapshotId, VolumeId};
 use crate::newest::{Made, witnesses};
 use crate::storage::keys;
+use crate::{Result, Snapshot};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Deletes between two looks at the watch.
 const BATCH: usize = 256;
@@ -21,11 +22,18 @@ impl Run<'_> {
         self.await_grace(&chain, report)?;
         let doomed = self.doomed(&due)?;
         let total: u64 = doomed.iter().map(|(_, size)| size).sum();
+        let is_silent = AtomicBool::new(false);
         for part in doomed.chunks(BATCH) {
             let deleted = crate::side::each(self.options.threads, part, |(id, size)| {
                 let deleted = self.storage().delete(&keys::pack(id));
-                if let Err(e) = &deleted {
-                    tracing::warn!("{} was not deleted, the next run tries again: {e}", keys::pack(id));
+                let silence = deleted.as_ref().is_err_and(|e| self.repository.is_silence(e));
+                // Each waits for as long as the storage may be away. One may fail for itself; after two without one that goes well
+                // in between there is no end to it.
+                let was_silent = is_silent.swap(silence, Ordering::Relaxed);
+                match &deleted {
+                    Err(_) if silence && was_silent => return deleted.map(|()| (false, *size)),
+                    Err(e) => tracing::warn!("{} was not deleted, the next run tries again: {e}", keys::pack(id)),
+                    Ok(()) => {}
                 }
                 Ok((deleted.is_ok(), *size))
             })?;
@@ -35,8 +43,7 @@ impl Run<'_> {
             (self.watch)(CollectStep::Sweep, report.swept.bytes, total)?;
         }
         self.clear_sessions(report)?;
-        report.records = self.remove_records(&due)?;
-        Ok(())
+        self.remove_records(&due, report)
     }
 
     /// The generations whose grace is over, and those where it is not.
@@ -83,16 +90,18 @@ impl Run<'_> {
     }
 
     /// Removes the records that these lists call dead, but for those that say which snapshot of a volume is the newest.
-    fn remove_records(&self, due: &[u32]) -> Result<u64> {
-        let forgets = self.repository.forgets()?;
+    fn remove_records(&self, due: &[u32], report: &mut Collected) -> Result<()> {
         let mut gone: HashMap<SnapshotId, VolumeId> = HashMap::new();
         self.storage().list(keys::SNAP, &mut |object| {
-            let name = keys::parse_snap(&object.key);
-            gone.extend(name.filter(|(_, id)| forgets.get(id).is_some_and(|f| f.is_final())).map(|(v, id)| (id, v)));
+            gone.extend(keys::parse_snap(&object.key).map(|(volume, id)| (id, volume)));
             Ok(())
         })?;
+        // Of what has no record there is nothing to remove.
+        let forgets = self.repository.listed_forgets(keys::FORGET)?;
+        let forgets = self.repository.verdicts(forgets, |id| gone.contains_key(id))?;
+        gone.retain(|id, _| forgets.get(id).is_some_and(|forget| forget.is_final()));
         if gone.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let mut dead: BTreeMap<VolumeId, Vec<SnapshotId>> = BTreeMap::new();
         for (k, part) in due.chunks(self.options.threads.max(1)).enumerate() {
@@ -107,21 +116,22 @@ impl Run<'_> {
         // A session that has notes and no record might be taken for one that is open.
         let noted: HashSet<SnapshotId> =
             self.repository.list(keys::SESS)?.iter().filter_map(keys::parse_session).map(|(id, _)| id).collect();
-        let mut removed = 0;
         for (volume, ids) in dead {
-            let list = self.repository.snapshots(Some(volume))?;
+            (self.watch)(CollectStep::Sweep, report.swept.bytes, report.swept.bytes)?;
+            let list = self.repository.snapshots_beside(volume, &forgets)?;
             if !list.damaged.is_empty() {
                 continue;
             }
-            let all: Vec<Made> = list.snapshots.iter().chain(&list.gone).map(|s| Made::new(s.id, &s.record)).collect();
+            let all: Vec<Made> = list.snapshots.iter().chain(&list.gone).map(Snapshot::made).collect();
             let kept = witnesses(&all);
             // One that became damaged since a list named it stays (G4): it may be the newest.
             let read: HashSet<SnapshotId> = list.snapshots.iter().chain(&list.gone).map(|s| s.id).collect();
             for id in ids.into_iter().filter(|id| read.contains(id) && !kept.contains(id) && !noted.contains(id)) {
+                (self.watch)(CollectStep::Sweep, report.swept.bytes, report.swept.bytes)?;
                 self.storage().delete(&keys::snap(&volume, &id))?;
-                removed += 1;
+                report.records += 1;
             }
         }
-        Ok(removed)
+        Ok(())
     }
 }

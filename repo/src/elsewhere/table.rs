@@ -6,8 +6,8 @@ use crate::id::{PackId, PackKind, SessionId, ShortId};
 use crate::pack::read_index;
 use crate::storage::{Key, keys};
 use crate::{ErrorKind, Repository, Result};
+use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Requests under way at once.
@@ -67,7 +67,7 @@ impl Table {
         repository: &Repository,
         kind: PackKind,
         most: usize,
-        left_out: &AtomicBool,
+        left_out: &Mutex<HashSet<PackId>>,
     ) -> Result<()> {
         let start = repository.clock().monotonic();
         if self.is_full {
@@ -114,7 +114,7 @@ impl Table {
 
 /// Calls `take` with the ids of all that each pack of a kind holds, from index segments where `segment` says so, and from
 /// its own index for packs no segment names; only packs that are there and that `pack` admits, until `take` returns
-/// false. A segment or pack that is damaged is left out; of a pack that is not gone `left_out` then says so. What collectors
+/// false. A segment or pack that is damaged is left out; of a pack that is not gone `left_out` then knows. What collectors
 /// copied comes first: that is what is looked for most, so whoever has not room for all has it.
 pub(super) fn walk(
     repository: &Repository,
@@ -122,7 +122,7 @@ pub(super) fn walk(
     mut segment: impl FnMut(&(SessionId, u32)) -> bool,
     mut pack: impl FnMut(&PackId) -> bool,
     mut take: impl FnMut(&PackId, &[ShortId]) -> bool,
-    left_out: &AtomicBool,
+    left_out: &Mutex<HashSet<PackId>>,
 ) -> Result<()> {
     let lanes = repository.storage().lanes().min(THREADS);
     let prefix = if kind == PackKind::Data { keys::PACKS } else { keys::META };
@@ -136,7 +136,7 @@ pub(super) fn walk(
             let read = |id: &PackId| match read_index(repository.storage(), repository.keys(), id) {
                 Ok((index, ..)) => Ok(Some((*id, index))),
                 Err(e) if repository.is_damage(&e) => {
-                    left_out.fetch_or(e.kind() != ErrorKind::NotFound, Ordering::Relaxed);
+                    left_out.lock().extend((e.kind() != ErrorKind::NotFound).then_some(*id));
                     Ok(None)
                 }
                 Err(e) => Err(e),

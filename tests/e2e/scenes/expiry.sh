@@ -70,12 +70,12 @@ served() {
   return 1
 }
 until_true 600 "a gc has succeeded" looked gc done 0
-settings gcInterval=24h gcOverdue=1m
-until_true 300 "the metric says that no gc has succeeded for a minute" served wherry_gc_overdue 1
+settings gcInterval=1m gcOverdue=1m pause=true
+until_true 300 "the metric says that no gc has succeeded for two minutes" served wherry_gc_overdue 1
 overdue() { kubectl --namespace velero get events --field-selector reason=GcOverdue,involvedObject.kind=BackupStorageLocation --output 'jsonpath={.items[*].message}' | grep 'has succeeded since'; }
 until_true 60 "an Event says so" overdue
 from=$(date +%s)
-settings gcInterval=1m
+settings pause=false
 until_true 600 "another gc has succeeded" looked gc done "$from"
 not_overdue() { ! served wherry_gc_overdue 1; }
 until_true 60 "the metric says so no more" not_overdue

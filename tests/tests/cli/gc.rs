@@ -338,3 +338,33 @@ fn what_a_job_has_forgotten_is_left_to_the_jobs() {
     assert_eq!((&ran["rewrite"]["left_to_jobs"], &ran["rewrite"]["settled"]), (&json!(1), &json!(0)), "{ran}");
     home.run(&["unforget", &two]).ok();
 }
+
+/// A forget that cannot be read says nothing of when it is over, stops nobody, and is told with the way out. One that is final is told by
+/// what is left of it.
+#[test]
+fn a_forget_that_cannot_be_read_is_told_and_asked_anew() {
+    let home = Home::with_repository();
+    let [gone, id, _] = [1, 2, 3].map(|n| home.backup("vm", &noise(n, MIB)));
+    forget(&home, &gone);
+    home.run(&AT_ONCE).ok();
+    assert_eq!(home.tree(&format!("repo/forget/{gone}")).len(), 2);
+    let ran = home.run(&["show", &gone]);
+    assert!(ran.code != 0 && ran.stderr.contains("was forgotten for good"), "{ran:?}");
+
+    home.run(&["forget", &id, "-q"]).ok();
+    let due = || home.run(&["snapshots", "--forgotten", "--json"]).ok().json()[0]["due"].clone();
+    assert!(due().is_string());
+    let asked = home.tree(&format!("repo/forget/{id}"));
+    assert_eq!(asked.len(), 1);
+    asked.keys().for_each(|path| fs::write(path, "damaged").unwrap());
+    assert!(due().is_null());
+    let way_out = format!("`wherry unforget {id}`, then `wherry forget {id}`");
+    for args in [&["snapshots", "--forgotten"][..], &["show", &id], &AT_ONCE] {
+        let ran = home.run(args).ok();
+        assert!(ran.stderr.contains(&way_out), "{ran:?}");
+        assert!(args[0] != "snapshots" || ran.stdout.contains("unknown"), "{ran:?}");
+    }
+    home.run(&["unforget", &id, "-q"]).ok();
+    home.run(&["forget", &id, "-q"]).ok();
+    assert!(due().is_string());
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 use wherry_repo::{CommitInfo, DamageKind, ErrorKind, Key, PackKind, ReadData, ReadSession, SnapshotWriter};
-use wherry_tests::meddling::{Call, Fate, Meddling};
+use wherry_tests::meddling::{Call, Fate, Meddling, unavailable};
 
 /// One bit of the middle of an object is another one.
 fn spoil(world: &World, key: &Key) {
@@ -264,6 +264,41 @@ fn the_only_intact_copy_stays_also_where_memory_is_too_little_to_know_of_it() {
     }
     let restored = restore(&world.repository(), &kept).unwrap();
     assert!(restored == world.disks[&kept.id]);
+}
+
+/// Likewise where it cannot be told which one is intact, as the index of the pack that has it cannot be read for now.
+#[test]
+fn the_only_intact_copy_stays_also_where_its_index_cannot_be_read() {
+    let mut world = World::new();
+    let bytes = disk(&[1, 2, 3]);
+    let [kept, intact] = ["a", "b"].map(|name| {
+        world.clock.advance(Duration::from_secs(60));
+        backup_with(&world.repository(), index(), &wide(name), &bytes).unwrap()
+    });
+    world.disks.insert(kept.id, bytes);
+    let data = |of: &Snapshot| {
+        let mut keys = world.packs().into_iter().filter(|pack| pack.session == of.id).map(|pack| keys::pack(&pack));
+        keys.find(|key| key.as_str().starts_with(keys::PACKS)).unwrap()
+    };
+    let (damaged, there) = (data(&kept), data(&intact));
+    let mut body = world.storage.get(&damaged).unwrap().to_vec();
+    body[64 + 7] ^= 1;
+    world.storage.overwrite(&damaged, body.into()).unwrap();
+    let options = CheckOptions { read_data: Some(ReadData::default()), keep: true, ..CheckOptions::default() };
+    assert_eq!(world.repository().check(&options, &|_, _, _| Ok(())).unwrap().damages.len(), 1);
+    world.forget(&intact.id);
+    let storage = Meddling::new(world.storage.clone(), true);
+    let unread = there.clone();
+    storage.meddle(move |call, name| match call == Call::Read && name == unread.as_str() {
+        true => Fate::Fails(unavailable()),
+        false => Fate::Done,
+    });
+    for _ in 0..2 {
+        gc(&world.over(storage.clone()), &now()).unwrap();
+        assert!(world.storage.get(&there).is_ok(), "the intact copy was swept");
+    }
+    gc(&world.repository(), &now()).unwrap();
+    assert!(restore(&world.repository(), &kept).unwrap() == world.disks[&kept.id]);
 }
 
 /// Of a snapshot that is gone for good, or was brought back, nobody can tell any more which of both it is.

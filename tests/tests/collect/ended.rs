@@ -68,3 +68,39 @@ fn who_cannot_hear_of_lists_is_not_taken_for_alive() {
     world.verify("it was ended");
     world.verify_lean("it was ended");
 }
+
+/// Nor has the note of a turn room there, on a storage for one process at a time. Who has a turn already is not worked beside.
+#[test]
+fn a_full_storage_for_one_at_a_time_is_collected() {
+    let (mut world, _, _, snapshot) = world();
+    world.forget(&snapshot.id);
+    let grace = CollectOptions { grace: Duration::from_secs(3600), ..now() };
+    assert!(gc(&world.repository(), &grace).unwrap().graced.packs > 0);
+    world.clock.advance(Duration::from_secs(7200));
+    world.repository().publish_config(1, |config| config.single_writer = true).unwrap();
+    let storage = Meddling::new(world.storage.clone(), false);
+    let mut is_full = true;
+    storage.meddle(move |call, name| {
+        is_full &= call != Call::Delete || !(name.starts_with(keys::PACKS) || name.starts_with(keys::META));
+        match call == Call::Write && is_full {
+            true => Fate::Fails(Error::new(ErrorKind::Full, "no room")),
+            false => Fate::Done,
+        }
+    });
+    let repository = world.over(storage);
+    let begin = || repository.begin_collecting("gc", &grace, &|_, _, _| Ok(()));
+    assert_eq!(repository.begin_writing("forget").unwrap_err().kind(), ErrorKind::Full);
+    let packs = world.packs();
+    let other = world.repository().begin_writing("forget").unwrap();
+    assert_eq!(begin().unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(world.packs(), packs, "another process writes");
+    drop(other);
+    let (turn, swept) = begin().unwrap();
+    assert_eq!(swept.packs, (packs.len() - world.packs().len()) as u64);
+    assert!(swept.packs > 0);
+    // It has a turn by now as anybody has.
+    assert_eq!(world.repository().begin_writing("forget").unwrap_err().kind(), ErrorKind::Busy);
+    gc(&repository, &grace).unwrap();
+    drop(turn);
+    world.verify("room was made");
+}

@@ -330,7 +330,7 @@ fn the_grace_goes_by_the_clock_of_the_storage() {
     world.verify("the grace is over");
 }
 
-/// A delete that fails is no error, and done by the next run.
+/// A delete that is refused is no error, and done by the next run.
 #[test]
 fn a_delete_that_fails_is_tried_again() {
     let (mut world, _, _, snapshot) = world();
@@ -338,7 +338,7 @@ fn a_delete_that_fails_is_tried_again() {
     let storage = Meddling::new(world.storage.clone(), false);
     let repository = world.over(storage.clone());
     storage.meddle(|call, name| match call == Call::Delete && name.starts_with("packs/") {
-        true => Fate::Fails(Error::new(ErrorKind::Unavailable, "no")),
+        true => Fate::Fails(Error::new(ErrorKind::Denied, "no")),
         false => Fate::Done,
     });
     let report = gc(&repository, &now()).unwrap();

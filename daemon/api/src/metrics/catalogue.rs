@@ -170,5 +170,5 @@ catalogue! {
     DELETED_BYTES = Controller Type::Gauge, "wherry_gc_deleted_bytes", "bytes", [],
         "Size of the packs that the newest gc of each location deleted.";
     GC_OVERDUE = Controller Type::Gauge, "wherry_gc_overdue", "repositories", [],
-        "Repositories in which no gc has succeeded for longer than the setting gcOverdue; where none ever has, since the first Job.";
+        "Repositories in which no gc has succeeded for longer than the settings gcOverdue and twice gcInterval; where none ever has, since the first Job.";
 }
