@@ -179,7 +179,7 @@ fn results() -> [(&'static str, String); 2] {
         repository: Some("r".into()),
         last_done: Some(at),
         first: Some(at),
-        collecting: Some(Collecting { live_bytes: 9, deleted_packs: 2, ..Collecting::default() }),
+        collecting: Some(Collecting { live_bytes: Some(9), deleted_packs: 2, ..Collecting::default() }),
         ..JobResult::new(JobKind::Gc, at, State::Done, String::new())
     };
     [("forgetting", forgetting.print()), ("collecting", collecting.print())]
