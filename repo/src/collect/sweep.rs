@@ -91,13 +91,13 @@ impl Run<'_> {
 
     /// Removes the records that these lists call dead, but for those that say which snapshot of a volume is the newest.
     fn remove_records(&self, due: &[u32], report: &mut Collected) -> Result<()> {
+        let forgets = self.repository.listed_forgets(keys::FORGET)?;
         let mut gone: HashMap<SnapshotId, VolumeId> = HashMap::new();
         self.storage().list(keys::SNAP, &mut |object| {
             gone.extend(keys::parse_snap(&object.key).map(|(volume, id)| (id, volume)));
             Ok(())
         })?;
         // Of what has no record there is nothing to remove.
-        let forgets = self.repository.listed_forgets(keys::FORGET)?;
         let forgets = self.repository.verdicts(forgets, |id| gone.contains_key(id))?;
         gone.retain(|id, _| forgets.get(id).is_some_and(|forget| forget.is_final()));
         if gone.is_empty() {
