@@ -156,9 +156,9 @@ impl Decision {
 }
 
 /// Those that were made after the one with the latest time of their volume, as what was built upon it or ended after it. Only whole ones
-/// that are neither forgotten nor of a time to come are compared with: the others nobody would have built upon.
+/// that are neither forgotten nor of a time to come are compared with: the others nobody would have built upon. Copies come in any order.
 fn newest(all: &[Summary], now: Timestamp) -> BTreeSet<SnapshotId> {
-    let past = || all.iter().filter(|s| !s.forgotten && s.time <= now && s.made.ended <= now);
+    let past = || all.iter().filter(|s| !s.forgotten && !s.copied && s.time <= now && s.made.ended <= now);
     let mut latest: BTreeMap<&str, &Summary> = BTreeMap::new();
     for snapshot in past().filter(|s| !s.partial) {
         let entry = latest.entry(&snapshot.volume).or_insert(snapshot);

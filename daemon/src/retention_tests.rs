@@ -19,7 +19,16 @@ fn at(text: &str) -> Timestamp {
 fn snapshot(number: u8, volume: &str, time: Timestamp) -> Summary {
     let id = SnapshotId::new([number; 16]);
     let made = Made { id, started: time, ended: time, parent: None };
-    Summary { id, volume: volume.to_owned(), time, made, tags: BTreeMap::new(), partial: false, forgotten: false }
+    Summary {
+        id,
+        volume: volume.to_owned(),
+        time,
+        made,
+        copied: false,
+        tags: BTreeMap::new(),
+        partial: false,
+        forgotten: false,
+    }
 }
 
 /// On all there are.
@@ -376,6 +385,12 @@ fn no_policy_drops_what_was_made_last() {
     assert_eq!(kept(&future, &policy), [1, 2, 3]);
     (all[0].made.parent, all[0].made.ended) = (None, ended);
     assert_eq!(kept(&all, &policy), [0, 2, 3]);
+    // A copy ended when it was copied.
+    for copied in [0, 3] {
+        let mut copies = all.clone();
+        copies[copied].copied = true;
+        assert_eq!(kept(&copies, &policy).contains(&0), copied == 3, "compared with one that is no copy");
+    }
     all[0].made.ended = at("2040-01-01T00:00:00Z");
     assert_eq!(kept(&all, &policy), [2, 3]);
 }

@@ -17,6 +17,8 @@ pub struct Summary {
     pub time: Timestamp,
     /// What else says when it was made.
     pub made: Made,
+    /// A copy: it was begun when what it is a copy of was, and ended when it was copied.
+    pub copied: bool,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
     /// Some of the data could not be read: never `latest`, never a parent.
@@ -52,6 +54,7 @@ pub fn summaries(list: &SnapshotList) -> Vec<Summary> {
         volume: s.record.name.clone(),
         time: s.record.started,
         made: s.made(),
+        copied: s.record.origin.is_some(),
         tags: s.record.tags.clone(),
         partial: s.record.partial,
         forgotten: !list.is_visible(&s.id),

@@ -7,6 +7,7 @@ fn snapshot(id: &str, volume: &str, time: i64) -> Summary {
         volume: volume.to_owned(),
         time: Timestamp(time),
         made: Made { id, started: Timestamp(time), ended: Timestamp(time), parent: None },
+        copied: false,
         tags: BTreeMap::new(),
         partial: false,
         forgotten: false,

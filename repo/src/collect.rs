@@ -155,13 +155,15 @@ impl Repository {
         options: &CollectOptions,
         watch: CollectWatch<'_>,
     ) -> Result<(Turn, Packed)> {
+        self.check_collectable()?;
         let full = match self.begin_writing(what) {
             // A storage that has a lock needs no note.
             Err(full) if full.kind() == ErrorKind::Full && self.storage().lock(what)?.is_none() => full,
             turn => return Ok((turn?, Packed::default())),
         };
         let now = self.newest_time(watch)?;
-        stop_for_others(self, None, now.at)?;
+        // Where nothing is written the newest object gets no older: whoever died would be waited for for ever.
+        stop_for_others(self, None, self.storage().time()?.unwrap_or(now.at))?;
         let mut report = Collected::default();
         self.make_room(full, now, options, watch, &mut report)?;
         Ok((self.begin_writing(what)?, report.swept))

@@ -190,11 +190,18 @@ impl Repository {
 
     /// Asks anew for what is asked for already, where `delay` from now is over sooner than the delay that was asked for: F2, and
     /// then F1. A process that is ended in between leaves the snapshot as if nobody had asked. False when it is gone for good, when
-    /// nobody has asked, or when it goes as soon as that anyhow. `Invalid` when it is pinned.
+    /// nobody has asked, or when it goes as soon as that anyhow. `Invalid` when it is pinned. What was asked for and cannot be read
+    /// would never come to pass: it is asked for anew.
     pub fn forget_sooner(&self, id: &SnapshotId, delay: Duration, reason: &str) -> Result<bool> {
-        let Some(due) = self.pending_due(id)? else { return Ok(false) };
+        let due = match self.pending_due(id) {
+            Err(e) if self.is_damage(&e) => None,
+            due => match due? {
+                None => return Ok(false),
+                due => due,
+            },
+        };
         let wanted = self.storage_time()?.0.saturating_add(i64::try_from(delay.as_nanos()).unwrap_or(i64::MAX));
-        if due.0 <= wanted {
+        if due.is_some_and(|due| due.0 <= wanted) {
             return Ok(false);
         }
         match self.undo(id, self.forget_of(id)?) {

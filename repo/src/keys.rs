@@ -169,6 +169,10 @@ impl Keys {
         PackKey::new(&known().ok_or_else(lost)?, &self.repository, pack)
     }
 
+    fn is_damage(&self, error: &Error) -> bool {
+        self.storage.as_ref().is_some_and(|storage| crate::storage::is_damage(&**storage, error))
+    }
+
     /// W8: false when the key of packs of this epoch is lost, or not for this slot: what they hold counts as not known.
     pub(crate) fn has(&self, epoch: u32) -> bool {
         let known = || self.bundle.read().epochs.contains_key(&epoch);
@@ -184,7 +188,7 @@ impl Keys {
             Ok(()) if known() => return true,
             Ok(()) => format!("there is no object {}", keys::epoch(epoch)),
             // It may be heard of later.
-            Err(e) if e.kind() == ErrorKind::Unavailable => return false,
+            Err(e) if e.kind() == ErrorKind::Unavailable && !self.is_damage(&e) => return false,
             Err(e) => e.to_string(),
         };
         tracing::warn!("packs of key epoch {epoch} cannot be read, and what they hold is stored anew: {why}");
@@ -310,6 +314,10 @@ pub(crate) fn slots(storage: &dyn Storage) -> Result<Vec<(u64, Result<KeySlot>)>
 }
 
 impl Listed {
+    pub(crate) fn leave_out(&mut self, slot: Option<u64>) {
+        self.slots.retain(|other| Some(*other) != slot);
+    }
+
     pub(crate) fn slots(&self, storage: &dyn Storage) -> Vec<(u64, Result<KeySlot>)> {
         self.slots.iter().map(|slot| (*slot, read_slot(storage, *slot))).collect()
     }
@@ -324,8 +332,17 @@ fn read_slot(storage: &dyn Storage, slot: u64) -> Result<KeySlot> {
 
 /// Tries `credential` on every slot.
 pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential: &Credential) -> Result<Keys> {
+    unlock_one_of(storage, repository, credential, &listed(storage)?)
+}
+
+/// Likewise, of some of them.
+pub(crate) fn unlock_one_of(
+    storage: &dyn Storage,
+    repository: RepositoryId,
+    credential: &Credential,
+    listed: &Listed,
+) -> Result<Keys> {
     let (mut damaged, mut tried, mut lacks) = (None, 0, None);
-    let listed = listed(storage)?;
     if listed.slots.is_empty() {
         let text = format!("each key slot below keys/ of the repository at {} is gone", storage.location());
         return Err(Error::corrupt(text)
@@ -369,7 +386,7 @@ pub(crate) fn unlock(storage: &dyn Storage, repository: RepositoryId, credential
     if let Some(e) = lacks {
         let slots_are_intact = damaged.is_none();
         // What to do about it is worth no other error.
-        let stray = slots_are_intact.then(|| epochs::stray(storage, &listed)).and_then(|n| n.ok().flatten());
+        let stray = slots_are_intact.then(|| epochs::stray(storage, listed)).and_then(|n| n.ok().flatten());
         return Err(stray.filter(|_| e.kind() == ErrorKind::Denied).unwrap_or(e));
     }
     if let Some(e) = damaged {

@@ -467,9 +467,11 @@ impl Repository {
         Ok(slot)
     }
 
-    /// The number of a slot that this opens; `None` when it opens none of those that can be read.
-    pub fn slot_of(&self, credential: &Credential) -> Result<Option<u64>> {
-        match bundle::unlock(self.storage(), self.id(), credential) {
+    /// The number of a slot that this opens, other than `but`; `None` when it opens none of those that can be read.
+    pub fn slot_of(&self, credential: &Credential, but: Option<u64>) -> Result<Option<u64>> {
+        let mut listed = bundle::listed(self.storage())?;
+        listed.leave_out(but);
+        match bundle::unlock_one_of(self.storage(), self.id(), credential, &listed) {
             Ok(keys) => Ok(Some(keys.slot)),
             Err(e) if e.kind() == ErrorKind::Denied || self.is_damage(&e) => Ok(None),
             Err(e) => Err(e),

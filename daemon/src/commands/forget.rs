@@ -79,9 +79,19 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
             (retention::decide(&all, &summaries, &pins, &policy, context.system.now(), &zone), "policy")
         }
         false => {
-            let (lost, snaps): (Vec<_>, Vec<_>) = snaps.iter().cloned().partition(|spec| spec.damaged(&list).is_some());
-            given_up = lost.iter().filter_map(|spec| spec.damaged(&list)).collect();
-            (named(&snaps, &list, &summaries, &pins)?, "by hand")
+            let mut there = Vec::new();
+            for spec in &snaps {
+                match spec.damaged(&list) {
+                    Some(id) => drop(given_up.insert(id)),
+                    None => match spec {
+                        SnapSpec::Id(id) if all.iter().all(|s| s.id != *id) && repository.is_missed(id)? => {
+                            given_up.insert(*id);
+                        }
+                        _ => there.push(spec.clone()),
+                    },
+                }
+            }
+            (named(&there, &list, &summaries, &pins)?, "by hand")
         }
     };
     if let Some(id) = given_up.intersection(&pins).next() {

@@ -173,7 +173,7 @@ fn add(context: &Context, repository: &Repository, new: NewKeyArgs, replaced: Op
     let key_file = made.transpose()?.map(|path| path.display().to_string());
     let credential = source.read_new("New password: ")?;
     context.admit(&credential)?;
-    if let Some(slot) = repository.slot_of(&credential)?.filter(|slot| Some(*slot) != replaced) {
+    if let Some(slot) = repository.slot_of(&credential, replaced)? {
         if replaced.is_some() {
             return Ok(Changed { is_there: Some(hex(slot)), ..Changed::default() });
         }

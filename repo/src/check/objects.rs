@@ -11,7 +11,7 @@ use crate::format::segment;
 use crate::id::{SnapshotId, VolumeId};
 use crate::repository::check_mac;
 use crate::storage::{Key, keys};
-use crate::{Error, ErrorKind, Result, Snapshot};
+use crate::{Error, ErrorKind, Repository, Result, Snapshot};
 use std::collections::{BTreeMap, HashSet};
 
 /// What the later steps need of the records.
@@ -141,13 +141,7 @@ fn missing_pinned(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>)
 
 /// What the newest list of a collector found to be needed goes only by a forget: of all else the record must be there.
 fn missing_roots(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>) -> Result<()> {
-    let list = found.iter().rev().find(|key| keys::parse_generation(key).is_some_and(|(_, sealed)| !sealed));
-    let Some(list) = list else { return Ok(()) };
-    let roots = match run.repository.read::<Generation>(list) {
-        // Told as damage of the list.
-        Err(e) if run.is_damage(&e) => return Ok(()),
-        list => list?.roots,
-    };
+    let Some((list, roots)) = newest_roots(run.repository, found)? else { return Ok(()) };
     let there: HashSet<SnapshotId> = found.iter().filter_map(|key| Some(keys::parse_snap(key)?.1)).collect();
     for id in roots.iter().filter(|id| !there.contains(*id) && !forgotten.contains(*id)) {
         // Forgotten, collected and its record taken since forgets were listed.
@@ -157,6 +151,33 @@ fn missing_roots(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>) 
         }
     }
     Ok(())
+}
+
+/// The newest of these lists of collectors, and the snapshots that were needed then. `None` also where it is damaged.
+fn newest_roots<'a>(repository: &Repository, found: &'a [Key]) -> Result<Option<(&'a Key, Vec<SnapshotId>)>> {
+    let number = |key: &Key| keys::parse_generation(key).filter(|(_, sealed)| !sealed).map(|(n, _)| n);
+    let Some(list) = found.iter().filter(|key| number(key).is_some()).max_by_key(|key| number(key)) else {
+        return Ok(None);
+    };
+    match repository.read::<Generation>(list) {
+        // Told as damage of the list.
+        Err(e) if repository.is_damage(&e) => Ok(None),
+        read => Ok(Some((list, read?.roots))),
+    }
+}
+
+impl Repository {
+    /// Whether a check misses the record of this snapshot: the newest list of a collector names it, and it is gone though nobody has
+    /// forgotten it. A [`forget`](Self::forget) gives it up.
+    pub fn is_missed(&self, id: &SnapshotId) -> Result<bool> {
+        let lists = self.list(keys::GEN)?;
+        let is_root = newest_roots(self, &lists)?.is_some_and(|(_, roots)| roots.contains(id));
+        if !is_root || self.forget_of(id)?.is_some() {
+            return Ok(false);
+        }
+        let snapshots = self.list(keys::SNAP)?;
+        Ok(!snapshots.iter().any(|key| keys::parse_snap(key).is_some_and(|(_, other)| other == *id)))
+    }
 }
 
 /// The key epochs that have no object though a newer one has.

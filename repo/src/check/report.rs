@@ -147,7 +147,7 @@ impl Damage {
             }
             DamageKind::Gone => {
                 "bring the record back from a copy of the repository: the snapshot cannot be restored without it, and `wherry gc` \
-                 takes what only it needed; after that nothing says that it was there"
+                 takes what only it needed; or give it up with `wherry forget` and its id"
             }
             DamageKind::Session => {
                 "nothing is lost: at most, a run that was broken off sends again what it had stored; where `wherry gc` does not \

@@ -9,10 +9,38 @@ use crate::newest::{Made, witnesses};
 use crate::storage::keys;
 use crate::{Result, Snapshot};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Deletes between two looks at the watch.
 const BATCH: usize = 256;
+
+/// Whether a storage answers deletes. Each waits for as long as it may be away. One may fail for itself; after two without an answer
+/// to any in between there is no end to it.
+#[derive(Default)]
+struct Silence {
+    last: AtomicBool,
+    for_good: AtomicBool,
+    answers: AtomicUsize,
+}
+
+impl Silence {
+    fn is_for_good(&self) -> bool {
+        self.for_good.load(Ordering::Relaxed)
+    }
+
+    /// A delete begins: the answers so far.
+    fn begin(&self) -> usize {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// One that began after so many answers had one, or none.
+    fn end(&self, begun: usize, silence: bool) {
+        let answers = self.answers.fetch_add(usize::from(!silence), Ordering::Relaxed);
+        if self.last.swap(silence, Ordering::Relaxed) && silence && answers == begun {
+            self.for_good.store(true, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Run<'_> {
     pub(super) fn sweep(&self, report: &mut Collected) -> Result<()> {
@@ -22,18 +50,17 @@ impl Run<'_> {
         self.await_grace(&chain, report)?;
         let doomed = self.doomed(&due)?;
         let total: u64 = doomed.iter().map(|(_, size)| size).sum();
-        let is_silent = AtomicBool::new(false);
+        let silence = Silence::default();
         for part in doomed.chunks(BATCH) {
             let deleted = crate::side::each(self.options.threads, part, |(id, size)| {
+                if silence.is_for_good() {
+                    return Ok((false, *size));
+                }
+                let begun = silence.begin();
                 let deleted = self.storage().delete(&keys::pack(id));
-                let silence = deleted.as_ref().is_err_and(|e| self.repository.is_silence(e));
-                // Each waits for as long as the storage may be away. One may fail for itself; after two without one that goes well
-                // in between there is no end to it.
-                let was_silent = is_silent.swap(silence, Ordering::Relaxed);
-                match &deleted {
-                    Err(_) if silence && was_silent => return deleted.map(|()| (false, *size)),
-                    Err(e) => tracing::warn!("{} was not deleted, the next run tries again: {e}", keys::pack(id)),
-                    Ok(()) => {}
+                silence.end(begun, deleted.as_ref().is_err_and(|e| self.repository.is_silence(e)));
+                if let Err(e) = &deleted {
+                    tracing::warn!("{} was not deleted, the next run tries again: {e}", keys::pack(id));
                 }
                 Ok((deleted.is_ok(), *size))
             })?;
@@ -41,6 +68,11 @@ impl Run<'_> {
                 if deleted { report.swept.add(size) } else { report.failed.add(size) }
             }
             (self.watch)(CollectStep::Sweep, report.swept.bytes, total)?;
+            // Whether that is the storage or these packs, what comes next tells.
+            if silence.is_for_good() {
+                tracing::warn!("no more packs are deleted by this run: the storage did not answer twice in a row");
+                break;
+            }
         }
         self.clear_sessions(report)?;
         self.remove_records(&due, report)
@@ -133,5 +165,26 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Silence;
+
+    #[test]
+    fn only_silence_without_an_answer_to_any_is_for_good() {
+        let silence = Silence::default();
+        // Two that take long, side by side, while others are answered.
+        let slow = [silence.begin(), silence.begin()];
+        silence.end(silence.begin(), false);
+        slow.into_iter().for_each(|begun| silence.end(begun, true));
+        assert!(!silence.is_for_good());
+        let begun = silence.begin();
+        silence.end(silence.begin(), false);
+        silence.end(begun, true);
+        assert!(!silence.is_for_good(), "one between answers");
+        silence.end(silence.begin(), true);
+        assert!(silence.is_for_good());
     }
 }

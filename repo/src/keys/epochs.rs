@@ -5,7 +5,7 @@ use super::{Credential, Keys, Listed, kek, listed, slot_context, unhex_vec};
 use crate::crypto::{self, Secret};
 use crate::format::clear::{self, Epoch, EpochSlot, KeySlot};
 use crate::format::pack;
-use crate::id::{RepositoryId, hex};
+use crate::id::{PackId, RepositoryId, hex};
 use crate::storage::{Key, Storage, keys};
 use crate::{Error, ErrorKind, Repository, Result, clock};
 use parking_lot::Mutex;
@@ -47,9 +47,10 @@ pub(super) fn stray(storage: &dyn Storage, listed: &Listed) -> Result<Option<Err
     let slots: Vec<KeySlot> = listed.slots(storage).into_iter().map(|(_, slot)| slot).collect::<Result<_>>()?;
     let Some(n) = listed.epochs.last().copied() else { return Ok(None) };
     let object = read(storage, n)?;
-    if slots.iter().any(|slot| slot.epoch >= n || names(&object, slot)) || sealed_under(storage, n)?.is_some() {
+    if slots.iter().any(|slot| slot.epoch >= n || names(&object, slot)) {
         return Ok(None);
     }
+    let Sealed { found: None, unclear: false } = sealed_under(storage, n)? else { return Ok(None) };
     let key = keys::epoch(n);
     let text = format!(
         "no key slot opens key epoch {n}: it came from a rotation of the keys that had failed, after the slots it was made for were \
@@ -59,40 +60,54 @@ pub(super) fn stray(storage: &dyn Storage, listed: &Listed) -> Result<Option<Err
     Ok(Some(Error::new(ErrorKind::Denied, text).with_object(key)))
 }
 
-/// A pack that says that it is sealed under this epoch or a later one, and which one that is. One of each session is asked, the
-/// last one: what a session seals has no older epoch than what it sealed before. Times say nothing where objects were brought back, or
-/// the repository is a mirror. One that cannot be read says nothing.
-fn sealed_under(storage: &dyn Storage, epoch: u32) -> Result<Option<(Key, u32)>> {
+/// Which packs are sealed under an epoch or a later one.
+struct Sealed {
+    /// One that says so, and which epoch that is.
+    found: Option<(Key, u32)>,
+    /// Of some session no pack could be asked.
+    unclear: bool,
+}
+
+/// Looks for packs that are sealed under this epoch or a later one. Of each session one is asked, the last one that can be read: what
+/// a session seals has no older epoch than what it sealed before. Times say nothing where objects were brought back, or the repository is
+/// a mirror.
+fn sealed_under(storage: &dyn Storage, epoch: u32) -> Result<Sealed> {
     /// Requests at once.
     const AT_ONCE: usize = 16;
-    let mut packs = HashMap::new();
+    /// Packs of a session and kind that are asked at most.
+    const LAST: usize = 4;
+    let mut packs: HashMap<_, Vec<PackId>> = HashMap::new();
     for prefix in [keys::PACKS, keys::META] {
         storage.list(prefix, &mut |object| {
             if let Some(pack) = keys::parse_pack(&object.key) {
-                let last = packs.entry((pack.kind, pack.session)).or_insert(pack);
-                *last = if last.seq < pack.seq { pack } else { *last };
+                let last = packs.entry((pack.kind, pack.session)).or_default();
+                last.insert(last.partition_point(|other| other.seq > pack.seq), pack);
+                last.truncate(LAST);
             }
             Ok(())
         })?;
     }
-    let packs: Vec<Key> = packs.values().map(keys::pack).collect();
+    let packs: Vec<Vec<PackId>> = packs.into_values().collect();
     let found = Mutex::new(None);
     // The first one that is ends it.
-    let asked = crate::side::each(AT_ONCE, &packs, |key| {
-        let read = storage.get_range(key, 0..pack::HEADER as u64).and_then(|header| pack::Header::decode(&header));
-        let header = match read {
-            Err(e) if e.kind() == ErrorKind::NotFound || crate::storage::is_damage(storage, &e) => return Ok(()),
-            read => read?,
-        };
-        if header.epoch < epoch {
-            return Ok(());
+    let asked = crate::side::each(AT_ONCE, &packs, |last| {
+        for key in last.iter().map(keys::pack) {
+            let read = storage.get_range(&key, 0..pack::HEADER as u64).and_then(|header| pack::Header::decode(&header));
+            match read {
+                Err(e) if crate::storage::is_damage(storage, &e) => {}
+                Err(e) => return Err(e),
+                Ok(header) if header.epoch < epoch => return Ok(true),
+                Ok(header) => {
+                    *found.lock() = Some((key, header.epoch));
+                    return Err(Error::new(ErrorKind::Conflict, "it is used"));
+                }
+            }
         }
-        *found.lock() = Some((key.clone(), header.epoch));
-        Err(Error::new(ErrorKind::Conflict, "it is used"))
+        Ok(false)
     });
     match found.into_inner() {
-        None => asked.map(|_| None),
-        found => Ok(found),
+        None => Ok(Sealed { found: None, unclear: asked?.contains(&false) }),
+        found => Ok(Sealed { found, unclear: false }),
     }
 }
 
@@ -238,7 +253,7 @@ impl Repository {
 
     /// Fails when packs are sealed under an epoch of which there is no sign but these: its number must not stand for two secrets.
     fn look_for_lost(&self, newest: u32) -> Result<()> {
-        let Some((pack, epoch)) = sealed_under(self.storage(), newest.saturating_add(1))? else { return Ok(()) };
+        let Some((pack, epoch)) = sealed_under(self.storage(), newest.saturating_add(1))?.found else { return Ok(()) };
         let key = keys::epoch(epoch);
         if listed(self.storage())?.epochs.contains(&epoch) {
             let text = format!("somebody else has rotated the keys at the same time: key epoch {epoch} is theirs");

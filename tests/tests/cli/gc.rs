@@ -367,4 +367,31 @@ fn a_forget_that_cannot_be_read_is_told_and_asked_anew() {
     home.run(&["unforget", &id, "-q"]).ok();
     home.run(&["forget", &id, "-q"]).ok();
     assert!(due().is_string());
+    // Who says how long is asked for anew at once.
+    let asked = home
+        .tree(&format!("repo/forget/{id}"))
+        .into_keys()
+        .filter(|path| path.to_string_lossy().ends_with("-asked"))
+        .max()
+        .unwrap();
+    fs::write(asked, "damaged").unwrap();
+    home.run(&["forget", &id, "--delay", "1d", "-q"]).ok();
+    assert!(due().is_string());
+}
+
+/// Only that a collector had seen it tells of a record which the storage has lost.
+#[test]
+fn a_record_that_was_lost_is_told_and_given_up() {
+    let home = Home::with_repository();
+    let ids = [1, 2, 3].map(|n| home.backup("vm", &noise(n, MIB)));
+    forget(&home, &ids[0]);
+    home.run(&["gc", "-q"]).ok();
+    home.run(&["forget", "ffffffffffffffffffffffffffffffff"]).fails(14);
+    let folder = fs::read_dir(home.path("repo/snap")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(folder.join(&ids[1])).unwrap();
+    let ran = home.run(&["check"]);
+    assert!(ran.code == 13 && ran.stdout.contains(&ids[1]) && ran.stdout.contains("wherry forget"), "{ran:?}");
+    home.run(&["forget", &ids[1]]).ok();
+    home.run(&["check"]).ok();
+    home.run(&["forget", &ids[1]]).fails(14);
 }

@@ -448,6 +448,16 @@ fn a_snapshot_record_that_went_without_a_forget_is_missed_by_a_check() {
     world.storage.delete(&key).unwrap();
     let [damage] = &check(&world)[..] else { panic!("{:?}", check(&world)) };
     assert!(damage.kind == DamageKind::Gone && damage.what.contains(&second.id.to_string()), "{damage:?}");
+    assert!(world.repository().is_missed(&second.id).unwrap());
+    for other in [&first.id, &other.id] {
+        assert!(!world.repository().is_missed(other).unwrap(), "it is gone by a forget, or there");
+    }
+    // Given up, nobody misses it.
+    let given_up = world.copy();
+    assert!(given_up.repository().forget(&second.id, Duration::ZERO, "test").unwrap());
+    assert_eq!(check(&given_up), []);
+    given_up.gc();
+    assert_eq!(check(&given_up), []);
     world.storage.create(&key, record).unwrap();
     assert_eq!(check(&world), []);
     // Final, and its record is taken: the list names it still.

@@ -95,6 +95,17 @@ fn a_full_storage_for_one_at_a_time_is_collected() {
     assert_eq!(begin().unwrap_err().kind(), ErrorKind::Busy);
     assert_eq!(world.packs(), packs, "another process writes");
     drop(other);
+    // What this build does not know of collectors it must not delete beside.
+    let unknown = world.copy();
+    unknown.repository().publish_config(2, |config| config.gc.push("quantum".into())).unwrap();
+    let full = Meddling::new(unknown.storage.clone(), false);
+    full.meddle(|call, _| match call {
+        Call::Write => Fate::Fails(Error::new(ErrorKind::Full, "no room")),
+        _ => Fate::Done,
+    });
+    let refused = unknown.over(full).begin_collecting("gc", &grace, &|_, _, _| Ok(())).unwrap_err();
+    assert_eq!((refused.kind(), unknown.packs()), (ErrorKind::Unsupported, packs.clone()));
+
     let (turn, swept) = begin().unwrap();
     assert_eq!(swept.packs, (packs.len() - world.packs().len()) as u64);
     assert!(swept.packs > 0);

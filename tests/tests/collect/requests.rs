@@ -149,23 +149,31 @@ fn a_storage_that_goes_away_ends_the_sweep() {
     world.backup("vm", &disk(&[100]));
     let sealed = gc(&world.repository(), &CollectOptions { grace: Duration::from_secs(3600), ..now() }).unwrap();
     assert!(sealed.graced.packs > 20);
-    let victim = world.packs().into_iter().find(|pack| pack.session == gone[20]).map(|pack| keys::pack(&pack)).unwrap();
-    for away in [true, false] {
+    let of = |n: usize| {
+        world.packs().into_iter().find(|pack| pack.session == gone[n]).map(|pack| keys::pack(&pack)).unwrap()
+    };
+    let victims = [of(10), of(20)];
+    // The storage is away; two packs fail for themselves; and when nothing else is left to delete.
+    for (away, swept) in [(true, false), (false, true), (false, false)] {
         world.clock.advance(Duration::from_secs(7200));
         let (storage, tries) = (Meddling::new(world.storage.clone(), false), Arc::new(AtomicUsize::new(0)));
-        let (count, victim) = (tries.clone(), victim.clone());
+        let (count, victims) = (tries.clone(), victims.clone());
         storage.meddle(move |call, name| {
             let is_pack = call == Call::Delete && (name.starts_with(keys::PACKS) || name.starts_with(keys::META));
-            if !is_pack || !(away || name == victim.as_str()) {
-                return Fate::Done;
+            if is_pack && (away || victims.iter().any(|victim| name == victim.as_str())) {
+                count.fetch_add(1, Ordering::Relaxed);
+                return Fate::Fails(unavailable());
             }
-            count.fetch_add(1, Ordering::Relaxed);
-            Fate::Fails(unavailable())
+            if away && count.load(Ordering::Relaxed) > 0 { Fate::Fails(unavailable()) } else { Fate::Done }
         });
         let ended = gc(&world.over(storage), &CollectOptions { threads: 1, ..now() });
+        assert_eq!(tries.load(Ordering::Relaxed), 2);
         match away {
-            true => assert_eq!((ended.unwrap_err().kind(), tries.load(Ordering::Relaxed)), (ErrorKind::Unavailable, 2)),
-            false => assert_eq!((ended.unwrap().failed.packs, tries.load(Ordering::Relaxed)), (1, 1)),
+            true => assert_eq!(ended.unwrap_err().kind(), ErrorKind::Unavailable),
+            false => {
+                let ended = ended.unwrap();
+                assert_eq!((ended.failed.packs, ended.swept.packs > 20), (2, swept), "{ended:?}");
+            }
         }
     }
     world.gc();
