@@ -22,6 +22,8 @@ pub(super) type Identity = (u32, u32, u64);
 pub(super) struct Look {
     pub(super) kind: FileType,
     pub(super) permissions: u16,
+    pub(super) owner: u32,
+    pub(super) group: u32,
     pub(super) identity: Identity,
     pub(super) modified: Time,
     pub(super) size: u64,
@@ -61,6 +63,8 @@ fn statx(folder: &File, name: &[u8], flags: AtFlags) -> io::Result<Look> {
     Ok(Look {
         kind: FileType::from_raw_mode(s.stx_mode.into()),
         permissions: s.stx_mode & 0o7777,
+        owner: s.stx_uid,
+        group: s.stx_gid,
         identity: (s.stx_dev_major, s.stx_dev_minor, s.stx_ino),
         modified: time(&s.stx_mtime),
         size: s.stx_size,
