@@ -138,7 +138,11 @@ fn an_owner_that_cannot_be_asked_for_is_refused() {
     // Where another service is asked behind it, that one's answer counts.
     home.write("nsswitch", "passwd: files\ngroup: files\n");
     let services = home.path("nsswitch");
-    let bound = [(passwd.as_path(), Path::new("/etc/passwd")), (services.as_path(), Path::new("/etc/nsswitch.conf"))];
+    let mut bound = vec![(passwd.as_path(), Path::new("/etc/passwd")), (&services, Path::new("/etc/nsswitch.conf"))];
+    // A cache of names would answer in their place.
+    let (cache, none) = (Path::new("/run/nscd"), home.path("none"));
+    fs::create_dir(&none).unwrap();
+    bound.extend(cache.exists().then_some((none.as_path(), cache)));
     let run = |args: &[&str]| home.ran(home.command_with_bound(&bound).args(args).output().unwrap());
 
     let report = partly(&run(&["restore", "latest:t", "out", "--json"]));
