@@ -58,6 +58,8 @@ impl NoLinks {
             quirks,
             shut: HashMap::new(),
             longer: HashMap::new(),
+            numbers: HashMap::new(),
+            numbered: HashMap::new(),
         };
         let tree = Arc::new(Mutex::new(tree));
         let session = fuser::spawn_mount(Memory(tree.clone()), folder.path(), &config).expect("FUSE mounts");
@@ -123,6 +125,8 @@ impl NoLinks {
 pub struct Quirks {
     /// Cases of names are not told apart, and a name keeps the spelling that it was made with.
     pub folds: bool,
+    /// The number of an inode is that of a name in a folder: by another spelling it has another one.
+    pub numbers_names: bool,
     /// Files with this name are listed, and not found.
     pub unfound: Option<&'static str>,
     /// What was written is lost, and `fsync` says so.
@@ -189,6 +193,10 @@ struct Tree {
     shut: HashMap<u64, Errno>,
     /// Files that are said to be so much longer than they are.
     longer: HashMap<u64, u64>,
+    /// Numbers of names, in which folder and of which node.
+    numbers: HashMap<(u64, OsString, u64), u64>,
+    /// The nodes that these are of.
+    numbered: HashMap<u64, u64>,
 }
 
 struct Memory(Arc<Mutex<Tree>>);
@@ -199,7 +207,20 @@ impl Tree {
     }
 
     fn node(&mut self, ino: u64) -> Result<&mut Node, Errno> {
+        let ino = self.numbered.get(&ino).copied().unwrap_or(ino);
         self.nodes.get_mut(&ino).ok_or(Errno::ENOENT)
+    }
+
+    /// What is told of a node that was found, or made, by a name.
+    fn named(&mut self, parent: u64, name: &OsStr, ino: u64) -> Result<FileAttr, Errno> {
+        if !self.quirks.numbers_names {
+            return self.attr(ino);
+        }
+        let parent = self.numbered.get(&parent).copied().unwrap_or(parent);
+        let number = *self.numbers.entry((parent, name.into(), ino)).or_insert(self.next);
+        self.next = self.next.max(number + 1);
+        self.numbered.insert(number, ino);
+        self.attr(number)
     }
 
     fn folder(&mut self, ino: u64) -> Result<&mut BTreeMap<OsString, u64>, Errno> {
@@ -263,7 +284,7 @@ impl Tree {
         self.next += 1;
         self.nodes.insert(ino, Node::new(kind));
         self.folder(parent)?.insert(name.into(), ino);
-        self.attr(ino)
+        self.named(parent, name, ino)
     }
 
     fn remove(&mut self, parent: u64, name: &OsStr, folder: bool) -> Result<(), Errno> {
@@ -298,7 +319,8 @@ impl Filesystem for Memory {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         answer!(reply, self, tree => {
             let ino = tree.find(parent.0, name)?;
-            if tree.quirks.unfound.is_some_and(|unfound| name == unfound) { Err(Errno::ENOENT) } else { tree.attr(ino) }
+            let unfound = tree.quirks.unfound.is_some_and(|unfound| name == unfound);
+            if unfound { Err(Errno::ENOENT) } else { tree.named(parent.0, name, ino) }
         },
             attr => reply.entry(&TTL, &attr, Generation(0)));
     }

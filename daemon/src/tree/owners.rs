@@ -1,18 +1,52 @@
-//! Names of owners and groups, as the system knows them. Asking may go over a network, so each number is asked for once, unless that
-//! failed.
+//! Names of owners and groups, as the system knows them. Asking may go over a network, so each number is asked for once, or,
+//! where that failed, once in a while.
 
 use nix::unistd::{Gid, Group, Uid, User};
 use rustix::io::Errno;
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
 
-/// Names that are kept at once, of each kind.
+/// Answers that are kept at once, of each kind.
 const LIMIT: usize = 4096;
+/// So long that it failed is an answer, too: a service that hangs would be waited for at each entry.
+const FAILED: Duration = Duration::from_mins(1);
+
+/// What the system has answered.
+#[derive(Debug)]
+pub(crate) struct Answers<K, V>(HashMap<K, (Result<V, Errno>, Instant)>);
+
+impl<K, V> Default for Answers<K, V> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash, V: Clone> Answers<K, V> {
+    /// The answer to this, if it was asked and need not be asked again.
+    pub(crate) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q, now: Instant) -> Option<Result<V, Errno>>
+    where
+        K: Borrow<Q>,
+    {
+        let (answer, at) = self.0.get(key)?;
+        (answer.is_ok() || now.duration_since(*at) < FAILED).then(|| answer.clone())
+    }
+
+    /// Keeps the answer that was had at a time.
+    pub(crate) fn keep(&mut self, key: K, answer: Result<V, Errno>, now: Instant) {
+        if self.0.len() >= LIMIT {
+            self.0.clear();
+        }
+        self.0.insert(key, (answer, now));
+    }
+}
 
 /// The names that were asked for.
 #[derive(Debug, Default)]
 pub struct Owners {
-    users: HashMap<u32, Vec<u8>>,
-    groups: HashMap<u32, Vec<u8>>,
+    users: Answers<u32, Vec<u8>>,
+    groups: Answers<u32, Vec<u8>>,
     /// It was said that some cannot be asked for.
     told: bool,
 }
@@ -43,19 +77,17 @@ impl Owners {
 }
 
 fn cached(
-    known: &mut HashMap<u32, Vec<u8>>,
+    known: &mut Answers<u32, Vec<u8>>,
     id: u32,
     ask: impl FnOnce() -> Result<Option<String>, Errno>,
 ) -> Result<Vec<u8>, Errno> {
-    if let Some(name) = known.get(&id) {
-        return Ok(name.clone());
+    if let Some(answer) = known.get(&id, Instant::now()) {
+        return answer;
     }
-    let name = fit(ask()?);
-    if known.len() >= LIMIT {
-        known.clear();
-    }
-    known.insert(id, name.clone());
-    Ok(name)
+    let name = ask().map(fit);
+    // It may have taken long.
+    known.keep(id, name.clone(), Instant::now());
+    name
 }
 
 /// What the system says of a name or number. Some of its services answer with an error where there is none, see getpwnam(3).
@@ -88,21 +120,26 @@ mod tests {
 
     #[test]
     fn each_number_is_asked_for_once_and_the_table_is_bounded() {
-        let mut known = HashMap::new();
+        let mut known = Answers::default();
         assert_eq!(cached(&mut known, 7, || Ok(Some("seven".into()))).unwrap(), b"seven");
         assert_eq!(cached(&mut known, 7, || unreachable!()).unwrap(), b"seven");
         for id in 100..100 + 3 * LIMIT as u32 {
             cached(&mut known, id, || Ok(None)).unwrap();
-            assert!(known.len() <= LIMIT);
+            assert!(known.0.len() <= LIMIT);
         }
         assert_eq!(cached(&mut known, 7, || Ok(Some("new".into()))).unwrap(), b"new");
     }
 
     #[test]
-    fn an_answer_that_failed_is_no_name_and_is_not_remembered() {
-        let mut known = HashMap::new();
+    fn an_answer_that_failed_is_no_name_and_is_remembered_for_a_while() {
+        let mut known = Answers::default();
         assert_eq!(cached(&mut known, 7, || Err(Errno::IO)), Err(Errno::IO));
+        assert_eq!(cached(&mut known, 7, || unreachable!()), Err(Errno::IO), "it is asked at once again");
+        let before = Instant::now().checked_sub(FAILED).unwrap();
+        known.keep(7, Err(Errno::IO), before);
+        known.keep(8, Ok(b"eight".to_vec()), before);
         assert_eq!(cached(&mut known, 7, || Ok(Some("seven".into()))).unwrap(), b"seven");
+        assert_eq!(cached(&mut known, 8, || unreachable!()).unwrap(), b"eight");
         assert_eq!(answer::<()>(Err(nix::errno::Errno::ENOENT)), Ok(None));
         assert_eq!(answer::<()>(Err(nix::errno::Errno::EMFILE)), Err(Errno::MFILE));
     }

@@ -11,7 +11,7 @@ use super::fetch::Told;
 use super::first::FirstNames;
 use super::inode::{Inode, InodeKind, kind_of};
 use super::path::TreePath;
-use super::restore::{Overwrite, Owners, Refused, Report, Skipped, Step, Why, is_zero};
+use super::restore::{Overwrite, Owners, Refused, Report, Skipped, Step, Why, is_zero, were_given};
 use super::select::Select;
 use crate::signals::Cancel;
 use anyhow::Result;
@@ -501,7 +501,7 @@ impl<'b> Walk<'_, 'b> {
         self.rehearsal.trust_names
             && there.kind == kind
             && there.modified == known.modified
-            && (matches!(kind, InodeKind::Link(_)) || there.permissions == known.attributes.permissions & 0o7777)
+            && (matches!(kind, InodeKind::Link(_)) || were_given(known.attributes.permissions, there.permissions))
             && (kind != InodeKind::File || there.size == size)
     }
 

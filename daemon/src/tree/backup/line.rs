@@ -361,7 +361,7 @@ impl<'a> Line<'a> {
             flags: inode.flags,
             extended,
         });
-        // The next one asks again.
+        // The next one asks again, which costs nothing for a while.
         self.last = has_names.then(|| attributes.clone());
         Ok(attributes)
     }

@@ -22,6 +22,8 @@ pub(super) type Identity = (u32, u32, u64);
 pub(super) struct Look {
     pub(super) kind: FileType,
     pub(super) permissions: u16,
+    pub(super) owner: u32,
+    pub(super) group: u32,
     pub(super) identity: Identity,
     pub(super) modified: Time,
     pub(super) size: u64,
@@ -34,9 +36,9 @@ pub(super) struct Look {
 
 impl Look {
     /// Whether this is the inode that was seen before.
-    pub(super) fn is_still(&self, before: &Self) -> bool {
-        // A server may say so one time and not the other.
-        let born = self.born.zip(before.born).is_none_or(|(now, before)| now == before);
+    fn is_still(&self, before: &Self, on: Filesystem) -> bool {
+        // A server may say when one time and not the other, or another time later.
+        let born = self.born.zip(before.born).filter(|_| on.is_local()).is_none_or(|(now, before)| now == before);
         born && self.identity == before.identity
     }
 }
@@ -61,6 +63,8 @@ fn statx(folder: &File, name: &[u8], flags: AtFlags) -> io::Result<Look> {
     Ok(Look {
         kind: FileType::from_raw_mode(s.stx_mode.into()),
         permissions: s.stx_mode & 0o7777,
+        owner: s.stx_uid,
+        group: s.stx_gid,
         identity: (s.stx_dev_major, s.stx_dev_minor, s.stx_ino),
         modified: time(&s.stx_mtime),
         size: s.stx_size,
@@ -252,7 +256,7 @@ impl Folder {
     /// Whether a name in it, by its descriptor, still leads to what this restore has made there.
     pub(super) fn has_still(&self, here: &File, name: &[u8], made: &Look) -> io::Result<bool> {
         let there = look(here, name)?;
-        Ok(there.is_some_and(|there| there.is_still(made) || !self.on.keeps_numbers()))
+        Ok(there.is_some_and(|there| there.is_still(made, self.on) || !self.on.keeps_numbers()))
     }
 
     /// Closes its descriptor: nothing more is going to be done in it.
@@ -310,4 +314,26 @@ fn make_accessible(shared: &Shared, folder: &File) -> io::Result<Before> {
         }
     }
     Ok(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where servers say when it was made they may say otherwise later.
+    #[test]
+    fn the_number_of_one_that_is_gone_is_another_file_on_local_filesystems() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = File::open(scratch.path()).unwrap();
+        let (local, other) = (Filesystem::of(folder.as_fd()).unwrap(), Filesystem::default());
+        assert!(local.is_local(), "the test wants scratch files on a local filesystem");
+        let born = |seconds| Some(Time { seconds, nanoseconds: 0 });
+        let look = |born| Look { born, ..look_at(&folder).unwrap() };
+        for (now, is_same) in [(born(1), true), (born(2), false), (None, true)] {
+            assert_eq!(look(now).is_still(&look(born(1)), local), is_same, "{now:?}");
+            assert!(look(now).is_still(&look(born(1)), other), "{now:?}");
+        }
+        let identity = (0, 0, 0);
+        assert!(!Look { identity, ..look(None) }.is_still(&look(None), other));
+    }
 }

@@ -1,10 +1,13 @@
 //! What an inode gets besides its data, and in which order. Why: in [`super`].
 
+use super::folder::{Look, look_at, open};
 use super::owners::Owners;
+use super::remove::loosen;
 use super::shared::{Place, Shared};
 use super::{Item, Step};
+use crate::tree::inode::InodeKind;
 use anyhow::Result;
-use rustix::fs::{AtFlags, CWD, Gid, IFlags, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Gid, IFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -228,6 +231,51 @@ fn own(shared: &Shared, place: &Place<'_>, on: On<'_>, metadata: &Metadata) -> R
         })
     })?;
     Ok((owned, owned || grouped))
+}
+
+/// What an earlier run made whole and could not give to its owner: that was refused, or the owner could not be asked for. It is
+/// tried once more.
+///
+/// # Errors
+/// As of [`apply`].
+pub(super) fn own_again(shared: &Shared, place: &Place<'_>, here: &File, there: &Look, item: &Item<'_>) -> Result<()> {
+    let mut metadata = Metadata::new(item, &shared.owners);
+    let is_link = matches!(item.inode.kind, InodeKind::Link(_));
+    if (metadata.owner, metadata.group) == (Ok(there.owner), Ok(there.group))
+        && (is_link || metadata.permissions == there.permissions)
+    {
+        return Ok(());
+    }
+    let is_file = item.inode.kind == InodeKind::File;
+    let flags = if is_file { OFlags::RDONLY | OFlags::NONBLOCK } else { OFlags::PATH };
+    let opened = open(here, place.name, flags, Mode::empty(), ResolveFlags::NO_XDEV);
+    let opened = opened.and_then(|file| match look_at(&file)?.identity == there.identity {
+        false if place.folder.on.keeps_numbers() => Err(Errno::STALE.into()),
+        _ => Ok(file),
+    });
+    let Some(file) = shared.settle(Step::Owner, place, opened)? else { return Ok(()) };
+    let on = match is_file {
+        true => On::File(&file),
+        false if is_link => On::Link(&file),
+        false => On::Other(&file),
+    };
+    if is_file {
+        // They hinder this, and come last again.
+        let _ = loosen(here, place.name);
+    } else {
+        // Those that it has came with its directory.
+        metadata.flags = InodeFlags::default();
+    }
+    // Unless all of it comes to the right owner nothing more may hang on it than does.
+    if let (true, true) = own(shared, place, on, &metadata)? {
+        apply(shared, place, on, &metadata, Origin::default())?;
+    }
+    Ok(())
+}
+
+/// True for the permissions of a file that an earlier run gave these: without set-id bits, if its owner was refused.
+pub(crate) fn were_given(wanted: u16, there: u16) -> bool {
+    there == wanted & 0o7777 || there == wanted & 0o7777 & !SET_ID
 }
 
 /// A set-id bit would let others act as whoever restores, not as the owner that could not be set. On a directory the bit of

@@ -1,20 +1,17 @@
 //! Owners by their names.
 
-use crate::tree::owners::answer;
+use crate::tree::owners::{Answers, answer};
 use nix::unistd::{Group, User};
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::time::Instant;
 
-/// Names that are remembered; a tree with more owners asks the system again.
-const REMEMBERED: usize = 4096;
-
-/// Finds the numbers of owners, each name asked for once.
+/// Finds the numbers of owners, each name asked for once, or, where that failed, once in a while.
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
     numeric: bool,
-    users: Mutex<HashMap<Vec<u8>, Option<u32>>>,
-    groups: Mutex<HashMap<Vec<u8>, Option<u32>>>,
+    users: Mutex<Answers<Vec<u8>, Option<u32>>>,
+    groups: Mutex<Answers<Vec<u8>, Option<u32>>>,
 }
 
 impl Owners {
@@ -42,36 +39,37 @@ impl Owners {
 
     fn find(
         &self,
-        known: &Mutex<HashMap<Vec<u8>, Option<u32>>>,
+        known: &Mutex<Answers<Vec<u8>, Option<u32>>>,
         name: &[u8],
         ask: impl FnOnce(&str) -> Result<Option<u32>, Errno>,
     ) -> Result<Option<u32>, Errno> {
         if self.numeric || name.is_empty() {
             return Ok(None);
         }
-        let mut known = known.lock();
-        if let Some(&number) = known.get(name) {
-            return Ok(number);
+        if let Some(answer) = known.lock().get(name, Instant::now()) {
+            return answer;
         }
-        // A name that is no UTF-8 cannot be asked for.
-        let number = std::str::from_utf8(name).ok().map(ask).transpose()?.flatten();
-        if known.len() < REMEMBERED {
-            known.insert(name.to_vec(), number);
-        }
-        Ok(number)
+        // A name that is no UTF-8 cannot be asked for. It may take long: nobody waits for the lock meanwhile.
+        let number = std::str::from_utf8(name).ok().map_or(Ok(None), ask);
+        known.lock().keep(name.to_vec(), number, Instant::now());
+        number
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn an_answer_that_failed_is_no_answer() {
         let owners = Owners::new(false);
         let find = |ask: Result<Option<u32>, Errno>| owners.find(&owners.users, b"somebody", |_| ask);
         assert_eq!(find(Err(Errno::IO)), Err(Errno::IO));
-        assert_eq!(find(Ok(Some(7))), Ok(Some(7)), "the failure was remembered");
+        assert_eq!(find(Ok(Some(7))), Err(Errno::IO), "it was asked at once again");
+        let before = Instant::now().checked_sub(Duration::from_secs(61)).unwrap();
+        owners.users.lock().keep(b"somebody".to_vec(), Err(Errno::IO), before);
+        assert_eq!(find(Ok(Some(7))), Ok(Some(7)), "the failure was remembered for good");
         assert_eq!(find(Err(Errno::IO)), Ok(Some(7)));
         assert_eq!(owners.user(b"root", 5), Ok(0));
         assert_eq!(owners.user(b"there is no such user", 5), Ok(5));

@@ -1,16 +1,16 @@
 //! What the snapshot does not have goes.
 
-use super::folder::{Before, Folder, look, look_at};
+use super::folder::{Before, Folder, Identity, Look, look_at, open};
 use super::metadata::On;
 use super::names;
 use super::remove::remove;
 use super::report::{Step, Why};
 use super::restorer::Restorer;
-use super::shared::{Place, Shared};
+use super::shared::{Place, Shared, ends, failed};
 use anyhow::Result;
-use rustix::fs::{FileType, IFlags, Mode, ResolveFlags};
+use rustix::fs::{FileType, IFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -92,12 +92,22 @@ struct Frame<F> {
 
 /// Names of one directory that are removed at once.
 const FOREIGN: usize = 1 << 14;
+/// Names of the snapshot that are looked for at once in what a directory lists.
+const SPELLED: usize = 1 << 16;
+
+/// Names of a directory that the snapshot does not have.
+#[derive(Default)]
+struct Foreign {
+    waiting: Vec<(Vec<u8>, FileType)>,
+    /// See [`known_otherwise`], once that was asked.
+    otherwise: Option<HashSet<Identity>>,
+}
 
 impl Restorer {
     /// Removes from the target what the snapshot does not have. To be called when all else has succeeded, with nothing but the
     /// target entered, before [`Self::finish`]. Links are removed, not followed; what is mounted in the target is not entered
-    /// and stays; so does what the target knows by a name of the snapshot that is spelled otherwise. What cannot be removed is in the report. Memory: the names of directories in each directory above the one
-    /// that is looked at.
+    /// and stays; so does what the target knows by a name of the snapshot that is spelled otherwise. What cannot be removed is
+    /// in the report. Memory: the names of directories in each directory above the one that is looked at.
     ///
     /// # Errors
     /// When the system fails, the snapshot cannot be read, or [`super::Options::delete`] is not set.
@@ -176,51 +186,57 @@ fn begin<K: Known>(
 ) -> Result<Frame<K::Folder>> {
     let here = folder.open(shared)?;
     let modified = look_at(&here)?.modified;
-    let (mut inside, mut foreign) = (Vec::new(), Vec::new());
+    let (mut inside, mut foreign) = (Vec::new(), Foreign::default());
     names::list(&here, |name, mut kind| {
+        snapshot.check()?;
         if kind == FileType::Unknown {
-            match look(&here, name)? {
-                None => return Ok(()),
-                Some(there) => kind = there.kind,
-            }
+            kind = match look_here(&here, name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // Who enters it hears why, and tells.
+                Err(_) => FileType::Directory,
+                Ok(there) => there.kind,
+            };
         }
         let gone = match &has {
             None => true,
             Some(folder) => matches!(snapshot.find(folder, name)?, Has::Nothing),
         };
         match gone {
-            true => foreign.push((name.to_vec(), kind)),
+            true => foreign.waiting.push((name.to_vec(), kind)),
             false if kind == FileType::Directory => inside.push(name.to_vec()),
             false => {}
         }
-        if foreign.len() >= FOREIGN {
-            let foreign = std::mem::take(&mut foreign);
-            remove_all(shared, snapshot, &folder, has.as_ref(), foreign, &mut inside)?;
+        if foreign.waiting.len() >= FOREIGN {
+            remove_all(shared, snapshot, &folder, has.as_ref(), &mut foreign, &mut inside)?;
         }
         Ok::<_, anyhow::Error>(())
     })?;
-    remove_all(shared, snapshot, &folder, has.as_ref(), foreign, &mut inside)?;
+    remove_all(shared, snapshot, &folder, has.as_ref(), &mut foreign, &mut inside)?;
     Ok(Frame { folder, has, inside, before, modified })
 }
 
-/// Removes these names, which the snapshot does not have; directories are still to be entered.
+/// Removes the names that wait; directories are still to be entered.
 fn remove_all<K: Known>(
     shared: &Shared,
     snapshot: &K,
     folder: &Arc<Folder>,
     has: Option<&K::Folder>,
-    foreign: Vec<(Vec<u8>, FileType)>,
+    foreign: &mut Foreign,
     inside: &mut Vec<Vec<u8>>,
 ) -> Result<()> {
     let here = folder.open(shared)?;
-    let known = match has {
-        Some(has) if !foreign.is_empty() => known_otherwise(snapshot, has, &here, &foreign)?,
-        _ => HashSet::new(),
+    let otherwise = match (foreign.otherwise.take(), has) {
+        (Some(known), _) => known,
+        (None, Some(has)) if !foreign.waiting.is_empty() => known_otherwise(shared, snapshot, folder, has)?,
+        (None, _) => HashSet::new(),
     };
-    for (name, kind) in foreign {
+    for (name, kind) in foreign.waiting.drain(..) {
         snapshot.check()?;
         let place = Place { folder, name: &name };
-        if known.contains(&name) {
+        // Where numbers tell nothing any of them may be what was restored just now.
+        let taken = !otherwise.is_empty()
+            && (!folder.on.keeps_numbers() || inode(&here, &place)?.is_some_and(|inode| otherwise.contains(&inode)));
+        if taken {
             shared.skip(&place, Why::Taken);
         } else if kind == FileType::Directory {
             inside.push(name);
@@ -228,42 +244,57 @@ fn remove_all<K: Known>(
             note(shared, &place, remove(shared, &here, &place, false))?;
         }
     }
+    foreign.otherwise = Some(otherwise);
     Ok(())
 }
 
-/// Which of these names are how the target spells one that the snapshot has: it does not tell cases, or forms of a letter,
-/// apart, so that what they lead to was restored just now.
+/// What names of the snapshot lead to that the directory does not list: the target does not tell cases, or forms of a letter,
+/// apart, so that it lists what was restored just now as it spells it.
 fn known_otherwise<K: Known>(
+    shared: &Shared,
     snapshot: &K,
+    folder: &Arc<Folder>,
     has: &K::Folder,
-    here: &File,
-    foreign: &[(Vec<u8>, FileType)],
-) -> Result<HashSet<Vec<u8>>> {
-    let mut inodes = HashMap::new();
-    for (name, _) in foreign {
-        if let Some(there) = look(here, name)? {
-            inodes.entry(there.identity).or_insert_with(Vec::new).push(name);
+) -> Result<HashSet<Identity>> {
+    let (mut inodes, mut names) = (HashSet::new(), HashSet::new());
+    let here = folder.open(shared)?;
+    let mut sift = |names: &mut HashSet<Vec<u8>>| {
+        if names.is_empty() {
+            return Ok(());
         }
-    }
-    let mut met = HashMap::new();
+        // By a descriptor of its own: whoever needs this is in the midst of listing by the other one.
+        let again = open(&here, b".", OFlags::DIRECTORY, Mode::empty(), ResolveFlags::empty())?;
+        names::list(&again, |name, _| {
+            snapshot.check()?;
+            names.remove(name);
+            Ok::<_, anyhow::Error>(())
+        })?;
+        for name in names.drain() {
+            inodes.extend(inode(&here, &Place { folder, name: &name })?);
+        }
+        Ok::<_, anyhow::Error>(())
+    };
     snapshot.names(has, &mut |name| {
         snapshot.check()?;
-        // One that the target cannot have leads to nothing.
-        if let Ok(Some(there)) = look(here, name)
-            && inodes.contains_key(&there.identity)
-        {
-            met.insert(name.to_vec(), there.identity);
-        }
-        Ok(())
+        names.insert(name.to_vec());
+        if names.len() < SPELLED { Ok(()) } else { sift(&mut names) }
     })?;
-    if !met.is_empty() {
-        // What is there as the snapshot spells it is a further name of the same inode.
-        names::list(here, |name, _| {
-            met.remove(name);
-            Ok::<_, io::Error>(())
-        })?;
+    sift(&mut names)?;
+    Ok(inodes)
+}
+
+/// What a name leads to. `None`: to nothing, to what is mounted there, or it cannot be looked at, which who removes it hears.
+fn inode(here: &File, place: &Place<'_>) -> Result<Option<Identity>> {
+    match look_here(here, place.name) {
+        Ok(there) => Ok(Some(there.identity)),
+        Err(e) if Errno::from_io_error(&e).is_some_and(|errno| !ends(Step::Remove, errno)) => Ok(None),
+        Err(e) => Err(failed(Step::Remove, place, e)),
     }
-    Ok(met.into_values().filter_map(|inode| inodes.get(&inode)).flatten().map(|name| (*name).clone()).collect())
+}
+
+/// Looks at a name, but not at what is mounted there: a server that is away would be waited for.
+fn look_here(here: &File, name: &[u8]) -> io::Result<Look> {
+    look_at(&open(here, name, OFlags::PATH, Mode::empty(), ResolveFlags::NO_XDEV)?)
 }
 
 /// A directory is done: it goes, or gets back what was changed.

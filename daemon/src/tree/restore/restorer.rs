@@ -2,7 +2,7 @@
 
 use super::file::{FileHandle, Temporary};
 use super::folder::{Folder, Identity, Look, look, look_at, open};
-use super::metadata::{Metadata, On, Origin, apply};
+use super::metadata::{Metadata, On, Origin, apply, own_again, were_given};
 use super::remove::remove;
 use super::report::{Report, Step, Why};
 use super::shared::{Place, Shared, failed};
@@ -351,6 +351,9 @@ impl Restorer {
             if !compared && there.links == 1 {
                 folder.note(there.identity);
             }
+            if !compared {
+                own_again(shared, place, &here, &there, item)?;
+            }
             return Ok((!compared).then_some((Why::Done, there)));
         }
         let why = match shared.options.overwrite {
@@ -394,7 +397,7 @@ fn check(folder: &Folder, name: &[u8]) -> Result<()> {
 /// True if an earlier run of the same restore made what is there.
 fn is_done(here: &File, there: &Look, item: &Item<'_>) -> bool {
     let inode = item.inode;
-    let mode = there.permissions == inode.permissions & 0o7777;
+    let mode = were_given(inode.permissions, there.permissions);
     there.modified == inode.modified
         && match &inode.kind {
             InodeKind::File => mode && there.kind == FileType::RegularFile && there.size == inode.size,

@@ -138,7 +138,7 @@ impl Shared {
 }
 
 /// True if no other step will do better.
-fn ends(step: Step, errno: Errno) -> bool {
+pub(super) fn ends(step: Step, errno: Errno) -> bool {
     match errno {
         Errno::IO | Errno::ROFS | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::BADF | Errno::STALE => true,
         // Attributes have a space of their own, small on some filesystems; a quota of another owner is not ours.

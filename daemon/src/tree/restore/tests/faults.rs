@@ -44,7 +44,10 @@ fn an_inode_gets_all_it_has_in_the_right_order() {
     let tree = Node::folder([("folder", folder)]);
     let taken = steps(&scratch.at("target"), &tree, Options::new(1));
 
-    let kinds = |path: &str| of(&taken, path).into_iter().map(|(_, step)| step).collect::<Vec<_>>();
+    // Where `syncfs` is not relied upon each file is written out, too.
+    let kinds = |path: &str| {
+        of(&taken, path).into_iter().map(|(_, step)| step).filter(|step| *step != Step::Sync).collect::<Vec<_>>()
+    };
     let attributes = [Step::Attribute, Step::Attribute, Step::Mode, Step::Acl, Step::NoDump, Step::Times];
     let data = [Step::Create, Step::Write, Step::Write, Step::Truncate, Step::Owner];
     assert_eq!(kinds("folder/a"), [&data[..], &attributes, &[Step::Rename, Step::Flags]].concat());
@@ -206,6 +209,9 @@ fn no_two_restores_have_a_temporary_name_in_common() {
         std::fs::remove_dir_all(&target).unwrap();
         let mut names = std::mem::take(&mut *seen.lock());
         names.retain(|name| is_temporary(1, name.as_encoded_bytes()));
+        // There may have been several steps that were looked at.
+        names.sort();
+        names.dedup();
         names
     };
     let (first, second) = (names(), names());

@@ -1,6 +1,6 @@
 //! As somebody who may not do everything: a thread of this process that has given up all it may.
 
-use super::super::{Options, Overwrite, Report, Step};
+use super::super::{Options, Overwrite, Report, Step, Why};
 use super::feeder::{Node, capability, restore};
 use super::lister::{Scratch, assert_holds, list};
 use crate::tree::inode::InodeKind;
@@ -81,6 +81,27 @@ fn what_may_be_restored_is_and_the_rest_is_named() {
         left.inside.insert(name.into(), node);
     }
     assert_holds(&target, &left);
+}
+
+/// The same once more goes on with what there is, and forgets nothing that was refused.
+#[test]
+fn an_owner_that_is_refused_is_refused_each_time() {
+    let scratch = Scratch::new();
+    let target = place(&scratch);
+    let theirs = [("file", Node::file("x")), ("link", Node::link("x")), ("set-id", Node::file("x").mode(0o4755))];
+    let tree = Node::folder(theirs).owned(NOBODY, NOBODY);
+    let again = Options { resume: true, trust_names: true, ..Options::new(1) };
+    for options in [Options::new(1), again.clone()] {
+        let report = restore_as_nobody(&target, &tree, &options).unwrap();
+        assert_eq!(
+            (report.refused.kinds, report.reasons.contains_key(&Why::Exists)),
+            ([(Step::Owner, 3)].into(), false)
+        );
+    }
+    // Who may do it does, with all that hung on it.
+    let report = restore(&target, &tree, &again).unwrap();
+    assert_eq!((report.refused.list.first, report.files), (vec![], 0));
+    assert_holds(&target, &tree);
 }
 
 /// Directories that their owner may not write, read or enter, with further names across them.

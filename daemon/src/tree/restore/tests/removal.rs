@@ -7,8 +7,13 @@ use super::lister::{Scratch, assert_holds, list};
 use rustix::fs::IFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::cell::Cell;
+use std::ffi::CString;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 fn options() -> Options {
     Options { overwrite: Overwrite::Always, delete: true, ..Options::new(1) }
@@ -36,21 +41,25 @@ fn what_the_snapshot_lacks_goes_and_the_rest_is_as_it_was() {
     assert_holds(&target, &tree);
 }
 
-/// Once the work is to end nothing more goes, in directories of the snapshot and in others.
+/// Once the work is to end nothing more goes, in directories of the snapshot and in others; nor is a directory listed to its
+/// end of which the snapshot has all.
 #[test]
 fn a_removal_that_is_to_end_ends() {
     let scratch = Scratch::new();
-    for (name, folder) in [("known", ""), ("unknown", "extra")] {
+    let all = Node::folder((0..50).map(|n| (n.to_string(), Node::file("x"))));
+    let none = Node::folder::<&str>([]);
+    let cases =
+        [("known", "", &none, 65, 30..50), ("unknown", "extra", &none, 65, 30..50), ("all", "", &all, 10, 50..51)];
+    for (name, folder, tree, checks, wanted) in cases {
         let target = scratch.at(name);
         fs::create_dir_all(target.join(folder)).unwrap();
         (0..50).for_each(|n| fs::write(target.join(folder).join(n.to_string()), "x").unwrap());
-        let tree = Node::folder::<&str>([]);
         let mut restorer = Restorer::start(Target::open(&target).unwrap(), options()).unwrap();
         restorer.root(&tree.item(b""));
-        let error = restorer.prune(&Ends(Snapshot(&tree), Cell::new(10))).unwrap_err();
+        let error = restorer.prune(&Ends(Snapshot(tree), Cell::new(checks))).unwrap_err();
         assert!(error.to_string().contains("it is over"), "{error}");
         let left = fs::read_dir(target.join(folder)).unwrap().count();
-        assert!((40..50).contains(&left), "{name}: {left} of 50 are left");
+        assert!(wanted.contains(&left), "{name}: {left} of 50 are left");
     }
 }
 
@@ -64,8 +73,13 @@ impl Mounted {
 
     /// Of this kind, which needs no device.
     pub(super) fn of(kind: &str, at: &Path) -> Self {
+        Self::with(kind, at, "")
+    }
+
+    fn with(kind: &str, at: &Path, options: &str) -> Self {
         fs::create_dir_all(at).unwrap();
-        rustix::mount::mount(kind, at, kind, MountFlags::empty(), None).unwrap();
+        let options = CString::new(options).unwrap();
+        rustix::mount::mount(kind, at, kind, MountFlags::empty(), Some(&*options)).unwrap();
         Self(at.to_owned())
     }
 }
@@ -111,17 +125,17 @@ fn nothing_goes_unless_it_is_asked_for() {
     assert_eq!(list(&target).len(), 3);
 }
 
-/// More than are removed at once.
+/// More than are removed at once, and all of them lead to what a name of the snapshot leads to.
 #[test]
 fn however_many_names_the_snapshot_lacks_they_go() {
     let scratch = Scratch::new();
     let target = scratch.at("target");
-    fs::create_dir(&target).unwrap();
-    (0..17_000).for_each(|n| drop(fs::File::create(target.join(format!("extra {n}"))).unwrap()));
     let tree = Node::folder([("a", Node::file("a"))]);
-    let report = restore(&target, &tree, &options()).unwrap();
-    assert_eq!(report.removed, 17_000);
-    assert_holds(&target, &tree);
+    restore(&target, &tree, &Options::new(1)).unwrap();
+    (0..20_000).for_each(|n| fs::hard_link(target.join("a"), target.join(format!("extra {n}"))).unwrap());
+    let report = restore(&target, &tree, &Options { overwrite: Overwrite::Never, ..options() }).unwrap();
+    assert_eq!(report.removed, 20_000);
+    assert_eq!(list(&target).len(), 2);
 }
 
 /// It leads to what a name of the snapshot leads to, and yet is a name of its own.
@@ -136,4 +150,42 @@ fn a_further_name_of_what_stays_goes() {
     let report = restore(&target, &tree, &Options { overwrite: Overwrite::Never, ..options() }).unwrap();
     assert_eq!((report.removed, report.reasons), (1, [(Why::Exists, 1)].into()));
     assert!(target.join("a").exists() && !target.join("extra").exists());
+}
+
+/// What is mounted there is asked nothing: it may be a server that is away, which would be waited for.
+#[test]
+fn what_is_spelled_otherwise_stays_and_what_is_mounted_is_not_looked_at() {
+    let scratch = Scratch::new();
+    let target = scratch.at("target");
+    fs::create_dir(&target).unwrap();
+    ["readme", "extra"].iter().for_each(|name| fs::write(target.join(name), "x").unwrap());
+    let device = fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let mount = Mounted::with(
+        "fuse",
+        &target.join("mounted"),
+        &format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd()),
+    );
+    // Whoever asks waits until this is closed.
+    let (end, ended) = mpsc::channel::<()>();
+    let server = thread::spawn(move || {
+        let _ = ended.recv_timeout(Duration::from_secs(10));
+        drop(device);
+    });
+    // Any target knows this name, and lists it otherwise.
+    let tree = Node::folder([("./readme", Node::file("x"))]);
+    let mut restorer = Restorer::start(Target::open(&target).unwrap(), options()).unwrap();
+    restorer.root(&tree.item(b""));
+    let pruned = restorer.prune(&Snapshot(&tree));
+    let waited = server.is_finished();
+    drop(end);
+    server.join().unwrap();
+    drop(mount);
+    pruned.unwrap();
+    assert!(!waited, "what is mounted was looked at");
+    let report = restorer.finish().unwrap();
+    let mut skipped: Vec<_> = report.skipped.first.iter().map(|s| (&s.path[..], s.why)).collect();
+    skipped.sort_by_key(|(path, _)| *path);
+    assert_eq!(skipped, [(&b"mounted"[..], Why::Mounted), (b"readme", Why::Taken)]);
+    assert_eq!((report.removed, report.refused.list.first.len()), (1, 0));
+    assert!(target.join("readme").exists() && !target.join("extra").exists());
 }
