@@ -103,18 +103,18 @@ setup_tool() {
   rm -rf "$cache/tools/build"
 }
 
-# build_wherry [NAME...]: builds the executable, and those named, and links them, and the lists of their sources that cargo
+# build_wherry [NAME...]: builds the executable, and those named, and has them, and the lists of their sources that cargo
 # writes beside them, into the run directory: another build may replace the ones in the target directory meanwhile. $wherry
 # is its path. Always the whole workspace: with `--package`, cargo picks other features for some dependencies and compiles
 # RocksDB a second time.
 build_wherry() {
-  local bins=(wherry "$@") bin file
+  local bins=(wherry "$@") bin
   cargo build --release --locked --quiet --workspace "${bins[@]/#/--bin=}"
   mkdir -p "$run_dir/bin"
   wherry=$run_dir/bin/wherry
   for bin in "${bins[@]}"; do
-    for file in "$bin" "$bin.d"; do
-      cp -pl "$CARGO_TARGET_DIR/release/$file" "$run_dir/bin/" 2>/dev/null || cp -p "$CARGO_TARGET_DIR/release/$file" "$run_dir/bin/"
-    done
+    cp -pl "$CARGO_TARGET_DIR/release/$bin" "$run_dir/bin/" 2>/dev/null || cp -p "$CARGO_TARGET_DIR/release/$bin" "$run_dir/bin/"
+    # Another build writes into this file as it is, so a link to it would change under who runs.
+    cp -p "$CARGO_TARGET_DIR/release/$bin.d" "$run_dir/bin/"
   done
 }
