@@ -9,7 +9,7 @@ use crate::id::{PackId, RepositoryId, hex};
 use crate::storage::{Key, Storage, keys};
 use crate::{Error, ErrorKind, Repository, Result, clock};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// What a rotation did.
@@ -72,11 +72,9 @@ struct Sealed {
 /// a session seals has no older epoch than what it sealed before. Times say nothing where objects were brought back, or the repository is
 /// a mirror.
 fn sealed_under(storage: &dyn Storage, epoch: u32) -> Result<Sealed> {
-    /// Requests at once.
-    const AT_ONCE: usize = 16;
     /// Packs of a session and kind that are asked at most.
     const LAST: usize = 4;
-    let mut packs: HashMap<_, Vec<PackId>> = HashMap::new();
+    let mut packs: BTreeMap<_, Vec<PackId>> = BTreeMap::new();
     for prefix in [keys::PACKS, keys::META] {
         storage.list(prefix, &mut |object| {
             if let Some(pack) = keys::parse_pack(&object.key) {
@@ -90,7 +88,7 @@ fn sealed_under(storage: &dyn Storage, epoch: u32) -> Result<Sealed> {
     let packs: Vec<Vec<PackId>> = packs.into_values().collect();
     let found = Mutex::new(None);
     // The first one that is ends it.
-    let asked = crate::side::each(AT_ONCE, &packs, |last| {
+    let asked = crate::side::each(storage.lanes(), &packs, |last| {
         for key in last.iter().map(keys::pack) {
             let read = storage.get_range(&key, 0..pack::HEADER as u64).and_then(|header| pack::Header::decode(&header));
             match read {
