@@ -81,14 +81,9 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
         false => {
             let mut there = Vec::new();
             for spec in &snaps {
-                match spec.damaged(&list) {
+                match lost(&repository, spec, &list)? {
                     Some(id) => drop(given_up.insert(id)),
-                    None => match spec {
-                        SnapSpec::Id(id) if all.iter().all(|s| s.id != *id) && repository.is_missed(id)? => {
-                            given_up.insert(*id);
-                        }
-                        _ => there.push(spec.clone()),
-                    },
+                    None => there.push(spec.clone()),
                 }
             }
             (named(&there, &list, &summaries, &pins)?, "by hand")
@@ -122,6 +117,16 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     context.output.result(&views, || text(&decisions, &views, known, delay))?;
     list.damaged.retain(|(key, _)| !storage::keys::parse_snap(key).is_some_and(|(_, id)| given_up.contains(&id)));
     Ok(super::snapshots::damage(&list))
+}
+
+/// The id of what is named by all of it and has no record that can be read: damaged, or lost by the storage.
+fn lost(repository: &Repository, spec: &SnapSpec, list: &SnapshotList) -> Result<Option<SnapshotId>> {
+    let damaged = spec.damaged(list);
+    let SnapSpec::Id(id) = spec else { return Ok(damaged) };
+    if damaged.is_some() || list.snapshots.iter().any(|s| s.id == *id) {
+        return Ok(damaged);
+    }
+    Ok(repository.is_missed(id)?.then_some(*id))
 }
 
 /// Those that are named, each once, in the order of the command line. `Invalid` when one of them is pinned, `Corrupt` when it
