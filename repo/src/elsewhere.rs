@@ -184,6 +184,19 @@ impl Elsewhere {
         self.after_a_loss(repository, id, class, not)
     }
 
+    /// Looks anew, for whoever has learned what collectors are about to delete: all that they have copied of it is known then.
+    pub(crate) fn look_anew(&self, repository: &Repository) -> Result<()> {
+        for (side, kind) in [(&self.data, PackKind::Data), (&self.meta, PackKind::Meta)] {
+            let mut table = side.table.lock();
+            if table.made.is_some() {
+                table.update(repository, kind, self.most(), &self.left_out)?;
+            }
+            drop(table);
+            side.walked.lock().clear();
+        }
+        Ok(())
+    }
+
     /// What `open` makes of a copy of a chunk or node of `class` that is not the one at `not`. It says `None` of a copy
     /// that is damaged or gone. `None` when it does so of all of them, also of those that came since the last look.
     pub(crate) fn first<T>(

@@ -73,12 +73,11 @@ pub(super) struct Search<'a> {
     pub(super) more: RefCell<HashSet<(PackId, u64)>>,
     /// Whether a damaged chunk is elsewhere: many snapshots refer to the same.
     answers: RefCell<HashMap<(PackId, u64), bool>>,
-    /// The random parts of the names of all packs that may go at any moment: those in sealed delete sets.
+    /// The random parts of the names of all packs that may go at any moment, those in sealed delete sets: from when somebody needed
+    /// to know, and nothing that is known of packs is older.
     condemned: RefCell<Option<HashSet<u64>>>,
     /// What is nowhere.
     pub(super) wanted: RefCell<Wanted>,
-    /// Somebody wants to know what is nowhere, to bring it back.
-    heals: bool,
     /// Snapshots done, and all.
     at: Cell<(u64, u64)>,
 }
@@ -88,7 +87,7 @@ impl<'a> Search<'a> {
         let names = bad.parts.iter().map(|(pack, _)| *pack).chain(bad.packs.iter().copied()).collect();
         let (more, answers, condemned) = (RefCell::default(), RefCell::default(), RefCell::default());
         let wanted = RefCell::new(Wanted::new(most));
-        Self { run, packs, bad, names, more, answers, condemned, wanted, heals: most > 0, at: Cell::default() }
+        Self { run, packs, bad, names, more, answers, condemned, wanted, at: Cell::default() }
     }
 
     pub(super) fn watch(&self) -> Result<()> {
@@ -225,6 +224,19 @@ impl<'a> Search<'a> {
     }
 
     fn look_elsewhere(&self, piece: &Piece) -> Result<bool> {
+        let knew = self.condemned.borrow().is_some();
+        if self.look(piece)? {
+            return Ok(true);
+        }
+        // That was of before it was known what is condemned. What a collector copied of it is there by now (G7).
+        if knew || self.condemned.borrow().is_none() {
+            return Ok(false);
+        }
+        self.run.repository.elsewhere().look_anew(self.run.repository)?;
+        self.look(piece)
+    }
+
+    fn look(&self, piece: &Piece) -> Result<bool> {
         let known = self.packs.elsewhere(piece)?;
         if self.is_among(piece, &known)? {
             return Ok(true);
@@ -243,9 +255,8 @@ impl<'a> Search<'a> {
         let believed = self.bad.packs.contains(&piece.at.pack) && !copies.iter().any(is_bad);
         for copy in copies.iter().filter(|copy| !is_bad(copy)) {
             let there = Piece { at: copy.at, ..*piece };
-            // A collector that has sealed its list asks nobody any more. For who heals that is none; others are told when it is gone:
-            // what came in its place may not be in the table yet.
-            if self.heals && self.is_condemned(&copy.pack)? {
+            // A collector that has sealed its list asks nobody any more: what it has not copied of that goes.
+            if self.is_condemned(&copy.pack)? {
                 continue;
             }
             if believed {
