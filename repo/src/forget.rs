@@ -47,36 +47,48 @@ impl Forget {
 /// Objects that one request lists.
 const PAGE: usize = 1000;
 
-/// What a listing says of forgets.
+/// What a listing says of forgets: of each snapshot that ever went, so in a row each (24 bytes).
 #[derive(Debug, Default)]
 pub(crate) struct ListedForgets {
-    /// The newest of each snapshot, as if it were not settled.
-    found: BTreeMap<SnapshotId, Forget>,
-    /// Those that are.
-    settled: Vec<(SnapshotId, u32)>,
+    rows: Vec<Row>,
+}
+
+/// A forget, of which there may be two rows: that it was asked for, and that it is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    id: SnapshotId,
+    k: u32,
+    is_settled: bool,
 }
 
 impl ListedForgets {
     fn note(&mut self, key: &Key) {
         let Some((id, k, is_settled)) = keys::parse_forget(key) else { return };
-        let entry = self.found.entry(id).or_insert(Forget { k, verdict: None, any_final: false, unreadable: None });
-        entry.k = entry.k.max(k);
-        self.settled.extend(is_settled.then_some((id, k)));
+        let asked = Row { id, k, is_settled: false };
+        match self.rows.last_mut() {
+            // Most storages list in the order of names.
+            Some(last) if is_settled && *last == asked => last.is_settled = true,
+            _ => self.rows.push(Row { id, k, is_settled }),
+        }
     }
 
     /// The snapshots of which one is settled.
     pub(crate) fn settled(&self) -> impl Iterator<Item = SnapshotId> {
-        self.settled.iter().map(|(id, _)| *id)
+        self.rows.iter().filter(|row| row.is_settled).map(|row| row.id)
+    }
+
+    /// The snapshots whose newest forget is not settled.
+    pub(crate) fn unsettled(&self) -> BTreeSet<SnapshotId> {
+        let asked = self.rows.iter().filter(|row| !row.is_settled);
+        let mut newest: BTreeMap<SnapshotId, Row> = asked.map(|row| (row.id, *row)).collect();
+        for row in &self.rows {
+            newest.entry(row.id).and_modify(|newest| *newest = (*newest).max(*row));
+        }
+        newest.into_values().filter(|row| !row.is_settled).map(|row| row.id).collect()
     }
 }
 
 impl Repository {
-    /// The newest forget of each snapshot that has one. A settled record that cannot be read makes nothing final, so that
-    /// nothing is given up because of damage; and the snapshot stays hidden, as it may be gone.
-    pub(crate) fn forgets(&self) -> Result<BTreeMap<SnapshotId, Forget>> {
-        self.verdicts(self.listed_forgets(keys::FORGET)?, |_| true)
-    }
-
     /// The forgets that there are, whatever became of them.
     pub(crate) fn listed_forgets(&self, prefix: &str) -> Result<ListedForgets> {
         let mut listed = ListedForgets::default();
@@ -110,23 +122,26 @@ impl Repository {
         let ids: Vec<SnapshotId> = ids.iter().copied().collect();
         let parts = crate::side::each(lanes, &ids, |id| self.listed_forgets(&of(id)))?;
         let mut listed = ListedForgets::default();
-        for part in parts {
-            listed.found.extend(part.found);
-            listed.settled.extend(part.settled);
-        }
+        parts.into_iter().for_each(|part| listed.rows.extend(part.rows));
         Ok(listed)
     }
 
-    /// What became of them, for the snapshots that are asked for: others are left out.
+    /// The newest forget of each snapshot that has one, for those that are asked for: there is one for each that ever went, and what
+    /// became of it takes a request. A settled record that cannot be read makes nothing final, so that nothing is given up because of
+    /// damage; and the snapshot stays hidden, as it may be gone.
     pub(crate) fn verdicts(
         &self,
-        listed: ListedForgets,
+        listed: &ListedForgets,
         wanted: impl Fn(&SnapshotId) -> bool,
     ) -> Result<BTreeMap<SnapshotId, Forget>> {
-        let ListedForgets { mut found, mut settled } = listed;
-        found.retain(|id, _| wanted(id));
-        settled.retain(|(id, _)| wanted(id));
-        // There is one for each snapshot that ever went: many at once, and a part at a time.
+        let (mut found, mut settled) = (BTreeMap::new(), Vec::new());
+        for Row { id, k, is_settled } in listed.rows.iter().filter(|row| wanted(&row.id)) {
+            let forget = Forget { k: *k, verdict: None, any_final: false, unreadable: None };
+            let entry = found.entry(*id).or_insert(forget);
+            entry.k = entry.k.max(*k);
+            settled.extend(is_settled.then_some((*id, *k)));
+        }
+        // Many at once, and a part at a time.
         for part in settled.chunks(1024) {
             let part: Vec<_> = part.iter().map(|(id, k)| ((*id, *k), keys::forget(id, *k, true))).collect();
             for (((id, k), _), settled) in part.iter().zip(self.read_many::<_, Settled>(&part)) {
@@ -151,7 +166,7 @@ impl Repository {
 
     /// The newest forget of one snapshot.
     pub(crate) fn forget_of(&self, id: &SnapshotId) -> Result<Option<Forget>> {
-        Ok(self.verdicts(self.listed_forgets(&of(id))?, |_| true)?.remove(id))
+        Ok(self.verdicts(&self.listed_forgets(&of(id))?, |_| true)?.remove(id))
     }
 
     /// Whether a snapshot is gone for good.

@@ -7,10 +7,11 @@ use super::packs::{Pack, Packs};
 use super::report::Collected;
 use super::sessions::Noted;
 use super::wait::without_open;
+use crate::forget::ListedForgets;
 use crate::format::records::{Outcome, SessionOpen};
 use crate::id::{PackId, SessionId, SnapshotId, VolumeId};
 use crate::newest::{Made, witnesses};
-use crate::storage::{Listed, keys};
+use crate::storage::{Key, Listed, keys};
 use crate::{Error, ErrorKind, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -50,6 +51,9 @@ pub(super) struct Roots {
     left: HashSet<SessionId>,
 }
 
+/// An outcome object.
+type Named = ((VolumeId, SnapshotId), Key);
+
 /// What is to become of a forget that is not settled.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Due {
@@ -76,12 +80,14 @@ impl Run<'_> {
     pub(super) fn lists(&self, chain: &Chain) -> Result<Lists> {
         let swept = self.swept(chain)?;
         let packs = self.list_packs(swept)?;
-        Ok(Lists { packs, roots: self.roots()? })
+        let roots = self.roots(packs.sessions())?;
+        Ok(Lists { packs, roots })
     }
 
     /// G10: packs come last, so that those of a snapshot that was just committed are among them.
     pub(super) fn lists_again(&self, n: u32) -> Result<Lists> {
-        let roots = self.roots()?;
+        // By what is condemned already nobody's outcome is asked for.
+        let roots = self.roots(HashSet::new())?;
         let mut chain = self.list_generations()?;
         // What another collector sealed in between is the end of this try, and must not look like damage.
         chain.sealed.retain(|sealed, _| *sealed < n);
@@ -89,11 +95,13 @@ impl Run<'_> {
         Ok(Lists { packs: self.list_packs(swept)?, roots })
     }
 
-    /// G2 to G4.
-    fn roots(&self) -> Result<Roots> {
-        let finals = self.list_forgets()?;
+    /// G2 to G4. `writers` are sessions whose outcomes are to be known although nothing but packs may be left of them.
+    fn roots(&self, writers: HashSet<SessionId>) -> Result<Roots> {
+        let forgets = self.list_forgets()?;
         let sessions = self.list_sessions()?;
-        let Outcomes { mut outcomes, snapshots, spoiled } = self.list_snapshots(&finals)?;
+        let listed = self.list_snapshots()?;
+        let finals = self.finals(&forgets, writers, &sessions, &listed)?;
+        let Outcomes { mut outcomes, snapshots, spoiled } = self.read_snapshots(listed, &finals)?;
         // The record of one that is gone for good may be gone too; that it is Final is its outcome then.
         outcomes.extend(&finals);
         // What it builds on and writes is not known: it may need anything.
@@ -170,12 +178,34 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// G2. A run without effects takes those for final that it would make so.
-    fn list_forgets(&self) -> Result<HashSet<SnapshotId>> {
+    /// G2. What became of them is read when it is known of whom that matters: it never changes, and of all that ever went it would take
+    /// longer than all else.
+    fn list_forgets(&self) -> Result<ListedForgets> {
+        self.repository.listed_forgets(keys::FORGET)
+    }
+
+    /// The Final ones, of `wanted` and of those that have a record or a session, or that a session was to build upon. A run without
+    /// effects takes those for final that it would make so.
+    fn finals(
+        &self,
+        forgets: &ListedForgets,
+        mut wanted: HashSet<SnapshotId>,
+        sessions: &[Noted],
+        listed: &[Named],
+    ) -> Result<HashSet<SnapshotId>> {
+        wanted.extend(listed.iter().map(|((_, id), _)| *id));
+        wanted.extend(sessions.iter().map(|noted| noted.id));
+        wanted.extend(sessions.iter().filter_map(|noted| noted.open.as_ref()?.parent));
         let mut finals = HashSet::new();
-        for (n, (id, forget)) in self.repository.forgets()?.into_iter().enumerate() {
+        for (n, (id, forget)) in self.repository.verdicts(forgets, |id| wanted.contains(id))?.into_iter().enumerate() {
             if self.options.dry_run {
                 (self.watch)(CollectStep::Lists, n as u64, 0)?;
+            }
+            if forget.is_unclear() {
+                tracing::warn!(
+                    "whether snapshot {id} is gone for good cannot be read, and what is there of it is kept: `wherry forget {id}` \
+                     gives it up"
+                );
             }
             let is_due = || Ok(forget.is_pending() && self.due_of(&id, forget.k)? == Due::Now);
             let due = || Ok::<_, Error>(is_due()? && !self.repository.is_pinned(&id)?);
@@ -199,17 +229,15 @@ impl Run<'_> {
         })
     }
 
-    /// F3, for all whose delay is over; without effects only those are counted that are left to others.
+    /// F3, for all whose delay is over; without effects only those are counted that are left to others. Of those that are settled
+    /// nothing is read.
     pub(super) fn settle_due(&self, report: &mut Collected) -> Result<()> {
         report.left_forgets = 0;
-        for (n, (id, forget)) in self.repository.forgets()?.into_iter().enumerate() {
+        let forgets = self.list_forgets()?;
+        let unsettled = forgets.unsettled();
+        let forgets = self.repository.verdicts(&forgets, |id| unsettled.contains(id))?;
+        for (n, (id, forget)) in forgets.into_iter().enumerate() {
             (self.watch)(CollectStep::Lists, n as u64, 0)?;
-            if forget.is_unclear() {
-                tracing::warn!(
-                    "whether snapshot {id} is gone for good cannot be read, and what is there of it is kept: `wherry forget {id}` \
-                     gives it up"
-                );
-            }
             if !forget.is_pending() {
                 continue;
             }
@@ -230,13 +258,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// G4: who has an outcome, and the snapshots among them.
-    fn list_snapshots(&self, finals: &HashSet<SnapshotId>) -> Result<Outcomes> {
+    /// G4.
+    fn list_snapshots(&self) -> Result<Vec<Named>> {
         let mut found = Vec::new();
         self.storage().list(keys::SNAP, &mut |Listed { key, .. }| {
             found.extend(keys::parse_snap(&key).map(|name| (name, key)));
             Ok(())
         })?;
+        Ok(found)
+    }
+
+    /// Who has an outcome, and the snapshots among them.
+    fn read_snapshots(&self, found: Vec<Named>, finals: &HashSet<SnapshotId>) -> Result<Outcomes> {
         let (mut snapshots, mut spoiled) = (HashMap::new(), HashSet::new());
         for part in found.chunks(256) {
             for (((volume, id), _), outcome) in part.iter().zip(self.repository.read_many::<_, Outcome>(part)) {

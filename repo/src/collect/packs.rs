@@ -5,7 +5,7 @@
 
 use crate::crypto::TAG;
 use crate::format::pack::MAX_PACK;
-use crate::id::PackId;
+use crate::id::{PackId, SessionId};
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Repository, Result};
 use std::collections::{HashMap, HashSet};
@@ -242,6 +242,11 @@ impl Packs {
     /// The packs that were listed and are not as good as gone.
     pub(super) fn listed(&self) -> impl Iterator<Item = Number> + '_ {
         (0..self.listed).filter(|n| !self.packs[*n].swept)
+    }
+
+    /// Who wrote the packs that were listed.
+    pub(super) fn sessions(&self) -> HashSet<SessionId> {
+        self.listed().map(|n| self.packs[n].id.session).collect()
     }
 
     /// Whether a pack of this name was ever in a delete set.

@@ -79,7 +79,7 @@ impl Run<'_> {
     fn list_outcomes(&self, of: &[Noted]) -> Result<HashSet<SessionId>> {
         let mut outcomes = self.list_records()?;
         let rest: BTreeSet<SnapshotId> = of.iter().map(|noted| noted.id).filter(|id| !outcomes.contains(id)).collect();
-        let forgets = self.repository.verdicts(self.repository.listed_forgets_of(&rest)?, |id| rest.contains(id))?;
+        let forgets = self.repository.verdicts(&self.repository.listed_forgets_of(&rest)?, |id| rest.contains(id))?;
         outcomes.extend(forgets.iter().filter(|(_, f)| f.is_final()).map(|(id, _)| *id));
         Ok(outcomes)
     }

@@ -130,7 +130,7 @@ impl Run<'_> {
             Ok(())
         })?;
         // Of what has no record there is nothing to remove.
-        let forgets = self.repository.verdicts(forgets, |id| gone.contains_key(id))?;
+        let forgets = self.repository.verdicts(&forgets, |id| gone.contains_key(id))?;
         gone.retain(|id, _| forgets.get(id).is_some_and(|forget| forget.is_final()));
         if gone.is_empty() {
             return Ok(());

@@ -126,11 +126,15 @@ pub(super) fn walk(
 ) -> Result<()> {
     let lanes = repository.storage().lanes().min(THREADS);
     let prefix = if kind == PackKind::Data { keys::PACKS } else { keys::META };
-    let mut wanted = HashSet::new();
+    // Of millions of packs a set would take twice as much.
+    let mut wanted = Vec::new();
     repository.storage().list(prefix, &mut |object| {
         wanted.extend(keys::parse_pack(&object.key).filter(|id| pack(id)));
         Ok(())
     })?;
+    wanted.sort_unstable();
+    wanted.dedup();
+    let mut done = vec![false; wanted.len()];
     let of_packs = |packs: Vec<PackId>, take: &mut dyn FnMut(&PackId, &[ShortId]) -> bool| -> Result<bool> {
         for part in packs.chunks(lanes) {
             let read = |id: &PackId| match read_index(repository.storage(), repository.keys(), id) {
@@ -157,8 +161,11 @@ pub(super) fn walk(
             .filter_map(keys::parse_snap)
             .map(|(_, id)| id)
             .collect();
-        let mut copies: Vec<PackId> = wanted.extract_if(|id| collectors.contains(&id.session)).collect();
-        copies.sort_unstable();
+        let mut copies = Vec::new();
+        for (id, done) in wanted.iter().zip(&mut done).filter(|(id, _)| collectors.contains(&id.session)) {
+            *done = true;
+            copies.push(*id);
+        }
         if !of_packs(copies, &mut take)? {
             return Ok(());
         }
@@ -168,15 +175,16 @@ pub(super) fn walk(
         for part in segments.chunks(lanes) {
             for rows in side_by_side(part, |key| read_segment(repository, key))?.into_iter().flatten() {
                 let ids: Vec<ShortId> = rows.chunks.iter().map(|(id, ..)| *id).collect();
-                if wanted.remove(&rows.pack) && !take(&rows.pack, &ids) {
+                let Ok(at) = wanted.binary_search(&rows.pack) else { continue };
+                if !std::mem::replace(&mut done[at], true) && !take(&rows.pack, &ids) {
                     return Ok(());
                 }
             }
         }
     }
-    let mut rest: Vec<PackId> = wanted.into_iter().collect();
-    rest.sort_unstable();
-    of_packs(rest, &mut take).map(drop)
+    let mut is_done = done.into_iter();
+    wanted.retain(|_| !is_done.next().unwrap_or(false));
+    of_packs(wanted, &mut take).map(drop)
 }
 
 /// What a segment says of each pack; nothing when it is gone or damaged.

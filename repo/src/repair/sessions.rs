@@ -43,15 +43,16 @@ impl Repository {
         // From before sessions are listed: of what came since, while this process was stalled, it would not know.
         let now = self.storage_time()?;
         let (mut found, mut volumes) = self.lost_sessions()?;
-        let finals: HashSet<SessionId> =
-            self.forgets()?.iter().filter(|(_, forget)| forget.is_final()).map(|(id, _)| *id).collect();
+        let theirs: BTreeSet<SessionId> = found.iter().map(|(id, _)| *id).collect();
+        let forgets = self.verdicts(&self.listed_forgets_of(&theirs)?, |id| theirs.contains(id))?;
+        let is_final = |id: &SessionId| forgets.get(id).is_some_and(|forget| forget.is_final());
         let mut ended = HashSet::new();
         for (volume, id) in self.list(keys::SNAP)?.iter().filter_map(keys::parse_snap) {
             volumes.insert(volume);
             ended.insert(id);
         }
         // What has an outcome a collector clears away.
-        found.retain(|(id, _)| !ended.contains(id) && !finals.contains(id));
+        found.retain(|(id, _)| !ended.contains(id) && !is_final(id));
         // Without a volume there is no snapshot; the packs of the session are to be condemned all the same (G6).
         if volumes.is_empty() {
             volumes.insert(VolumeId::new([0; 16]));

@@ -19,8 +19,7 @@ impl Repository {
             None => self.listed_forgets(keys::FORGET)?,
         };
         let traces = listed.settled().filter(|id| volume.is_none() && !own.contains(id)).collect();
-        // There is one for each snapshot that ever went: only those of what is there are read.
-        let forgets = self.verdicts(listed, |id| own.contains(id))?;
+        let forgets = self.verdicts(&listed, |id| own.contains(id))?;
         Ok(SnapshotList { traces, ..self.read_records(&found, forgets)? })
     }
 

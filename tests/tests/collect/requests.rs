@@ -87,6 +87,34 @@ fn all_that_ever_went_is_not_listed_for_one_volume() {
     let all = repository.snapshots(None).unwrap();
     assert_eq!((all.snapshots, all.forgets), (list.snapshots, list.forgets));
     assert_eq!(all.traces.len(), 3000);
+    // Nor does a collector read what became of them.
+    let report = gc(&repository, &now()).unwrap();
+    assert!(report.completed && world.repository().is_gone(&asked.id).is_ok_and(|gone| !gone), "{report:?}");
+}
+
+/// Packs outlive the record and the notes of whoever wrote them, where others refer to them; they go with the last of these.
+#[test]
+fn packs_go_although_nothing_else_is_left_of_their_session() {
+    let mut world = World::new();
+    let first = world.backup("vm", &disk(&[1, 2, 3]));
+    let second = world.backup("vm", &disk(&[1, 2, 3]));
+    let left = |world: &World| {
+        let is_pack = |key: &&wherry_repo::Key| keys::parse_pack(key).is_some_and(|pack| pack.session == first.id);
+        let noted = |key: &wherry_repo::Key| {
+            [keys::SNAP, keys::SESS].iter().any(|kind| key.as_str().starts_with(kind))
+                && key.as_str().contains(&first.id.to_string())
+        };
+        let keys = keys_of(&*world.storage);
+        (keys.iter().filter(is_pack).count(), keys.iter().any(noted))
+    };
+    world.forget(&first.id);
+    world.gc();
+    assert_eq!(left(&world), (1, false), "its pack, and neither record nor notes");
+    world.forget(&second.id);
+    world.backup("vm", &disk(&[9]));
+    world.gc();
+    assert_eq!(left(&world), (0, false));
+    world.verify("both are gone");
 }
 
 /// Records of many volumes are removed by what was read once, and each step can be the last.
@@ -149,10 +177,10 @@ fn a_storage_that_goes_away_ends_the_sweep() {
     world.backup("vm", &disk(&[100]));
     let sealed = gc(&world.repository(), &CollectOptions { grace: Duration::from_secs(3600), ..now() }).unwrap();
     assert!(sealed.graced.packs > 20);
-    let of = |n: usize| {
-        world.packs().into_iter().find(|pack| pack.session == gone[n]).map(|pack| keys::pack(&pack)).unwrap()
-    };
-    let victims = [of(10), of(20)];
+    // Not one after the other: packs are deleted in the order of their names.
+    let mut doomed: Vec<_> = world.packs().into_iter().filter(|pack| gone.contains(&pack.session)).collect();
+    doomed.sort_unstable();
+    let victims = [5, 25].map(|n| keys::pack(&doomed[n]));
     // The storage is away; two packs fail for themselves; and when nothing else is left to delete.
     for (away, swept) in [(true, false), (false, true), (false, false)] {
         world.clock.advance(Duration::from_secs(7200));
