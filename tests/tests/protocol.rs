@@ -488,6 +488,29 @@ fn each_action_is_a_function_of_the_code() {
     }
 }
 
+/// Each pair of operations has a cell, and each letter and note in one is told of.
+#[test]
+fn each_pair_of_operations_has_its_reasons() {
+    let (_, part) = PAGE.split_once("## Operations x operations\n").unwrap();
+    let (text, table) = part.split_once("\n\n|").unwrap();
+    let (table, notes) = table.split_once("\n\n").unwrap();
+    let letters: BTreeSet<&str> = text.split("**").skip(1).step_by(2).collect();
+    let is_told = |reason: &str| letters.contains(reason) || notes.contains(&format!("{reason} "));
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect();
+    let operations = &rows[0][1..];
+    assert_eq!(operations.len(), 16, "{operations:?}");
+    assert_eq!(rows.len(), 2 + operations.len());
+    for (n, row) in rows[2..].iter().enumerate() {
+        assert_eq!(row[0].trim_end_matches(" ⁸"), operations[n]);
+        for (other, cell) in operations.iter().zip(&row[1..]).take(n + 1) {
+            assert!(!cell.is_empty(), "{} beside {other} has no reason", row[0]);
+            let unknown: Vec<&str> = cell.split(' ').filter(|reason| !is_told(reason)).collect();
+            assert!(unknown.is_empty(), "{} beside {other}: {unknown:?} is not told of", row[0]);
+        }
+    }
+}
+
 /// What stands in backticks behind the number of a rule is the function that does it. And what fences, fences.
 #[test]
 fn each_name_behind_a_rule_is_a_function_of_the_code() {

@@ -101,6 +101,13 @@ impl ReadSession {
             }
         };
         // Never before `open` is there: a collector that did not see it has made the snapshot final earlier.
+        self.refuse_final(state)?;
+        self.seen.store(self.now(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// V1, what comes after `open`.
+    fn refuse_final(&self, state: &mut State) -> Result<()> {
         let forget = self.repository.forget_of(&self.snapshot.id);
         self.repository.reached(&forget);
         let gone = match forget {
@@ -110,15 +117,14 @@ impl ReadSession {
                 return Err(e);
             }
         };
-        if gone {
-            self.leave(state);
-            let left = if let State::Gone { left } = state { *left } else { None };
-            *state = State::Refused { left };
-            self.seen.store(i64::MIN, Ordering::Relaxed);
-            return Err(self.refused());
+        if !gone {
+            return Ok(());
         }
-        self.seen.store(self.now(), Ordering::Relaxed);
-        Ok(())
+        self.leave(state);
+        let left = if let State::Gone { left } = state { *left } else { None };
+        *state = State::Refused { left };
+        self.seen.store(i64::MIN, Ordering::Relaxed);
+        Err(self.refused())
     }
 
     fn create(&self) -> Result<SessionId> {

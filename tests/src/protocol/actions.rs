@@ -74,7 +74,7 @@ impl Action {
             Self::Commit(_) => ("session.rs", "commit"),
             Self::GiveUp(_) => ("writer/store.rs", "abandon"),
             Self::OpenRead(_) => ("session/read.rs", "enter"),
-            Self::CheckRead => ("session/read.rs", "admit"),
+            Self::CheckRead => ("session/read.rs", "refuse_final"),
             Self::ClearRead => ("collect/sessions.rs", "clear_readers"),
             Self::OpenReadAgain => ("session/read.rs", "look"),
             Self::CloseRead => ("session/read.rs", "close"),
