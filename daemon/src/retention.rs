@@ -331,9 +331,19 @@ fn is_much(dropped: usize, all: usize) -> bool {
     dropped > HARMLESS && dropped * 2 > all
 }
 
-/// Refuses decisions of one run that would drop more than `HARMLESS` snapshots and more than half of all that were considered,
-/// or of one volume and leave fewer than `FEW` of it: a policy or a clock may be wrong, also for one volume among many.
+/// Refuses decisions that drop more than is believed of a policy in one run.
 pub fn guard(decisions: &[Decision]) -> Result<()> {
+    excess(decisions).map_or(Ok(()), |what| {
+        let text = format!(
+            "this would forget {what}; nothing was changed: look at it with --dry-run, and add --force if it is right"
+        );
+        Err(Error::invalid(text))
+    })
+}
+
+/// What decisions of one run would drop, where that is more than `HARMLESS` snapshots and more than half of all that were
+/// considered, or of one volume and leaves fewer than `FEW` of it: a policy or a clock may be wrong, also for one volume among many.
+pub fn excess(decisions: &[Decision]) -> Option<String> {
     let mut volumes: BTreeMap<&str, Fate> = BTreeMap::new();
     for decision in decisions {
         let fate = volumes.entry(&decision.volume).or_default();
@@ -344,22 +354,15 @@ pub fn guard(decisions: &[Decision]) -> Result<()> {
         fate.times.push(decision.time);
     }
     let dropped = volumes.values().map(|fate| fate.dropped).sum();
-    let what = match volumes.iter().find(|(_, fate)| fate.loses_nearly_all()) {
-        _ if is_much(dropped, decisions.len()) => {
-            format!(
-                "{dropped} of the {} snapshots it is about, more than {HARMLESS} and more than half",
-                decisions.len()
-            )
-        }
-        Some((volume, fate)) => format!(
-            "{} of the {} snapshots of volume {volume:?}, more than {HARMLESS} and more than half, and leave {} whole ones",
-            fate.dropped, fate.all, fate.whole
-        ),
-        None => return Ok(()),
-    };
-    Err(Error::invalid(format!(
-        "this would forget {what}; nothing was changed: look at it with --dry-run, and add --force if it is right"
-    )))
+    let all = decisions.len();
+    if is_much(dropped, all) {
+        return Some(format!("{dropped} of the {all} snapshots it is about, more than {HARMLESS} and more than half"));
+    }
+    let (volume, fate) = volumes.iter().find(|(_, fate)| fate.loses_nearly_all())?;
+    Some(format!(
+        "{} of the {} snapshots of volume {volume:?}, more than {HARMLESS} and more than half, and leave {} whole ones",
+        fate.dropped, fate.all, fate.whole
+    ))
 }
 
 #[cfg(test)]

@@ -92,8 +92,11 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     if let Some(id) = given_up.intersection(&pins).next() {
         return Err(is_pinned_text(id, "a volume that is not known").into());
     }
-    if snaps.is_empty() && !force && !dry_run {
-        retention::guard(&decisions)?;
+    if snaps.is_empty() && !force {
+        match retention::excess(&decisions) {
+            Some(what) if dry_run => tracing::warn!("this would forget {what}, and is refused without --force"),
+            _ => retention::guard(&decisions)?,
+        }
     }
     for (volume, n) in retention::only_partial(&decisions) {
         tracing::warn!(

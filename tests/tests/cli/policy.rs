@@ -65,3 +65,23 @@ fn a_policy_with_a_name_or_a_tag_decides_about_those_alone() {
     home.run(&["forget", "--keep-last", "1", "--tag", "kind=weekly"]).ok();
     assert_eq!(left(&home), of(&[("a", 2), ("b", 1)]));
 }
+
+#[test]
+fn most_of_all_is_dropped_by_force_alone_and_a_dry_run_says_so() {
+    let home = Home::with_repository();
+    for version in 0..12 {
+        backup(&home, "a", "kind=daily", version);
+    }
+    let policy = ["forget", "--keep-last", "1"];
+    let says = "11 of the 12 snapshots";
+    let dry = home.run(&[&policy[..], &["--dry-run"]].concat()).ok();
+    assert!(dry.stderr.contains(says) && dry.stderr.contains("refused without --force"), "{}", dry.stderr);
+    assert_eq!(dry.stdout.matches("would go").count(), 11, "{}", dry.stdout);
+    let line = home.run(&policy).fails(2);
+    assert!(line.contains(says) && line.contains("add --force"), "{line}");
+    assert_eq!(left(&home), of(&[("a", 12)]));
+    let dry = home.run(&[&policy[..], &["--dry-run", "--force"]].concat()).ok();
+    assert!(!dry.stderr.contains("refused"), "{}", dry.stderr);
+    home.run(&[&policy[..], &["--force"]].concat()).ok();
+    assert_eq!(left(&home), of(&[("a", 1)]));
+}
