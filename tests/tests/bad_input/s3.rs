@@ -270,12 +270,21 @@ fn wrong_credentials_and_places_are_told_at_once() {
         ("ftp://localhost", &["ftp://localhost", "http(s)://"]),
         ("http://", &["names no host"]),
         ("https://user:hidden@host", &["must not hold credentials"]),
+        ("http://host:99999", &["http://host:99999", "no valid host or port"]),
+        ("http://host:abc", &["no valid host or port"]),
+        ("http://a b", &["no valid host or port"]),
+        ("http://[::1", &["no valid host or port"]),
     ] {
         has(&with("AWS_ENDPOINT_URL", endpoint, &["snapshots"]).fails(2), words);
         let line = home.run(&["snapshots", "--s3-endpoint", endpoint]).fails(2);
         has(&line, words);
         assert!(!line.contains("hidden"), "{line}");
     }
+    for address in ["http://127.0.0.1:1", "http://[::1]:1"] {
+        let line = home.run(&["snapshots", "--s3-endpoint", address, "--s3-virtual-host"]).fails(2);
+        has(&line, &[address, "is an address"]);
+    }
+    has(&home.run(&["snapshots", "--s3-region", "a b\nc"]).fails(2), &["no name of a region"]);
     // Nobody listens there.
     let line = home.run(&["snapshots", "--s3-endpoint", "http://127.0.0.1:1", "--retry-for", "1s"]).ends(1);
     has(&line, &["gave up after", "onnection refused"]);

@@ -57,7 +57,18 @@ pub(super) fn check_endpoint(text: &str, instead: &str) -> Result<String> {
     if host.is_empty() {
         return Err(invalid("names no host"));
     }
-    Ok(format!("{scheme}://{host}"))
+    let endpoint = format!("{scheme}://{host}");
+    // Both read it later, and neither takes no for an answer.
+    let is_url =
+        reqwest::Url::parse(&endpoint).is_ok_and(|url| url.has_host()) && endpoint.parse::<http::Uri>().is_ok();
+    if is_url { Ok(endpoint) } else { Err(invalid("names no valid host or port")) }
+}
+
+/// Whether an endpoint names its host by an address: no bucket can stand before that.
+pub(super) fn is_address(endpoint: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(endpoint) else { return false };
+    let host = url.host_str().unwrap_or_default();
+    host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok()
 }
 
 /// For the fuzz target `urls`: the place as it is shown, bucket and prefix.

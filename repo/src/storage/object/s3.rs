@@ -2,11 +2,11 @@
 
 use super::client::{Connector, no_retries};
 use super::credentials::{Credentials, Profile};
-use super::place::{Place, check_endpoint};
+use super::place::{Place, check_endpoint, is_address};
 use super::{Objects, Service};
-use crate::Result;
 use crate::storage::retry::Policy;
 use crate::storage::{Options, Storage};
+use crate::{Error, Result};
 use object_store::ClientOptions;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use std::collections::HashMap;
@@ -106,6 +106,15 @@ pub(in crate::storage) fn open(place: &str, all: &Options, policy: Policy) -> Re
     let region = options.region.clone().or_else(|| set(&["AWS_REGION", "AWS_DEFAULT_REGION"])).or(named.region);
     let endpoint = options.endpoint.clone().or_else(|| set(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
     let endpoint = endpoint.or(named.endpoint).map(|text| check_endpoint(&text, INSTEAD)).transpose()?;
+    if let Some(endpoint) = endpoint.as_ref().filter(|endpoint| options.virtual_host && is_address(endpoint)) {
+        let text = format!(
+            "the endpoint {endpoint:?} is an address, and no bucket can stand before one: leave out the virtual host style"
+        );
+        return Err(Error::invalid(text));
+    }
+    if let Some(region) = region.as_ref().filter(|region| !region.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(Error::invalid(format!("the region {region:?} is no name of a region")));
+    }
     let connector = Connector::new(all, env.get("AWS_CA_BUNDLE"))?;
     let date = connector.date();
     let region = match region {
