@@ -499,6 +499,10 @@ fn from_environment(global: &mut Global, env: &Environment<'_>) -> Result<()> {
     Ok(())
 }
 
+fn is_out_of_sight(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+}
+
 /// The files to read, the one that wins first.
 fn read_files(
     named: Option<PathBuf>,
@@ -519,8 +523,12 @@ fn read_files(
         match File::read(&path) {
             Ok(Some(file)) => files.push((path, file?)),
             Ok(None) => {}
-            // The system's file may hold what is root's business alone.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && path == env.system_file => {
+            // The system's file may hold what is root's business alone. A home that may not be entered is another one's, as under
+            // `setpriv`: there is no saying whether there is such a file.
+            Err(e)
+                if e.kind() == io::ErrorKind::PermissionDenied
+                    && (path == env.system_file || is_out_of_sight(&path)) =>
+            {
                 warnings.push(format!("{} is left out: it may not be read ({e})", path.display()));
             }
             Err(e) => return Err(cannot(&path, &e)),

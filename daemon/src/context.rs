@@ -169,7 +169,7 @@ impl Context {
             None => storage,
         };
         // After the storage: nobody should type a password to learn that there is no repository.
-        let credential = credential.read(&format!("Password of {place}: "))?;
+        let credential = credential.read(&format!("Password of {place}: "), &self.cancel)?;
         self.admit(&credential)?;
         let repository = Repository::open(self.components(storage), &credential)?;
         repository.limit_nodes(self.budget.nodes);

@@ -2,12 +2,18 @@
 //! `Debug`, and are wiped from memory.
 
 use crate::cli::{CredentialFlags, NewKeyArgs, ToCredentialFlags};
+use crate::signals::{Armed, Cancel};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 use wherry_repo::{Credential, Error, ErrorKind, MIN_KEY_FILE, Result, Rng};
 use zeroize::Zeroizing;
 
@@ -133,25 +139,26 @@ impl NewKeyArgs {
 }
 
 impl CredentialSource {
-    /// Reads an existing password or key. `prompt` is what a terminal shows. Errors are of kind
-    /// [`ErrorKind::Denied`].
-    pub fn read(&self, prompt: &str) -> Result<Credential> {
+    /// Reads an existing password or key. `prompt` is what a terminal shows, and a signal that comes meanwhile ends the process, with
+    /// the terminal as it was. Errors are of kind [`ErrorKind::Denied`].
+    pub fn read(&self, prompt: &str, cancel: &Cancel) -> Result<Credential> {
         match self {
             Self::PasswordFile(path) => read_file(path, "password").and_then(password),
             Self::PasswordCommand(command) => run(command).and_then(password),
             Self::Environment => from_environment("WHERRY_PASSWORD").and_then(password),
             Self::EnvironmentOf(second) => from_environment(second.variable()).and_then(password),
             Self::KeyFile(path) => read_file(path, "key").and_then(|key| key_of(path, key)),
-            Self::Prompt => ask(prompt, "").and_then(password),
-            Self::PromptOf(second) => ask(prompt, second.flags()).and_then(password),
+            Self::Prompt => ask(prompt, "", cancel).and_then(password),
+            Self::PromptOf(second) => ask(prompt, second.flags(), cancel).and_then(password),
         }
     }
 
-    /// Reads a password that is about to be set, or a key: a prompt asks twice.
-    pub fn read_new(&self, prompt: &str) -> Result<Credential> {
-        let Self::Prompt = self else { return self.read(prompt) };
-        let first = ask(prompt, "")?;
-        if *first != *ask("The same again: ", "")? {
+    /// Reads a password that is about to be set, or a key: a prompt asks twice. `of` is what the names of the flags begin with that would
+    /// have named another source.
+    pub fn read_new(&self, prompt: &str, of: &str, cancel: &Cancel) -> Result<Credential> {
+        let Self::Prompt = self else { return self.read(prompt, cancel) };
+        let first = ask(prompt, of, cancel)?;
+        if *first != *ask("The same again: ", of, cancel)? {
             return Err(denied("the two passwords differ: nothing was changed"));
         }
         password(first)
@@ -258,18 +265,63 @@ pub(crate) fn can_ask() -> bool {
 }
 
 /// `of`: what the names of the flags begin with that would have named another source.
-fn ask(prompt: &str, of: &str) -> Result<Zeroizing<Vec<u8>>> {
+fn ask(prompt: &str, of: &str, cancel: &Cancel) -> Result<Zeroizing<Vec<u8>>> {
     // The prompt goes to the terminal itself; where nobody would see it, nobody is asked.
     if !can_ask() {
         let env = of.to_uppercase().replace('-', "_");
-        return Err(denied(format!(
-            "no password: give --{of}password-file, --{of}password-command or --{of}key-file, or set WHERRY_{env}PASSWORD; \
-             there is no terminal to ask on"
-        )));
+        // Of a new one there is no more.
+        let more = match of {
+            "new-" => "or --new-key-file".to_owned(),
+            _ => format!("--{of}password-command or --{of}key-file, or set WHERRY_{env}PASSWORD"),
+        };
+        return Err(denied(format!("no password: give --{of}password-file, {more}; there is no terminal to ask on")));
     }
-    let text =
-        rpassword::prompt_password(prompt).map_err(|e| denied("the terminal gives no password").with_source(e))?;
+    let _echo = Echo::restored_by(cancel);
+    let text = rpassword::prompt_password(prompt).map_err(|e| match e.kind() {
+        // The prompt takes the key for itself, and no signal comes of it.
+        io::ErrorKind::Interrupted => cancel.error(),
+        _ => denied("the terminal gives no password").with_source(e),
+    })?;
     Ok(Zeroizing::new(text.into_bytes()))
+}
+
+/// While a prompt has the echo of the terminal off, a signal from elsewhere ends the process with the terminal as it was.
+struct Echo<'a> {
+    /// Ends who waits for a signal.
+    over: Arc<AtomicBool>,
+    waits: Option<JoinHandle<()>>,
+    _armed: Armed<'a>,
+}
+
+impl<'a> Echo<'a> {
+    /// `None` where it is not known how the terminal was.
+    fn restored_by(cancel: &'a Cancel) -> Option<Self> {
+        let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
+        let before = tcgetattr(&terminal).ok()?;
+        let (armed, over) = (cancel.arm_saying("", ""), Arc::new(AtomicBool::new(false)));
+        let (is_over, cancel) = (Arc::clone(&over), cancel.clone());
+        let wait = move || {
+            while !is_over.load(Ordering::Relaxed) {
+                if cancel.is_cancelled() {
+                    let _ = tcsetattr(&terminal, OptionalActions::Now, &before);
+                    let _ = terminal.write_all(b"\n");
+                    std::process::exit(if cancel.terminated() { 143 } else { 130 });
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        let waits = std::thread::Builder::new().name("echo".to_owned()).spawn(wait).ok()?;
+        Some(Self { over, waits: Some(waits), _armed: armed })
+    }
+}
+
+impl Drop for Echo<'_> {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(waits) = self.waits.take() {
+            let _ = waits.join();
+        }
+    }
 }
 
 /// What a new key file holds: 64 random hex digits and a line end.

@@ -6,7 +6,7 @@ fn flags() -> CredentialFlags {
 }
 
 fn text(source: &CredentialSource) -> Result<String> {
-    match source.read("") {
+    match source.read("", &Cancel::default()) {
         Ok(Credential::Password(p)) => Ok(p.as_str().to_owned()),
         Ok(Credential::KeyFile(k)) => Ok(String::from_utf8(k.to_vec()).unwrap()),
         Err(e) => Err(e),

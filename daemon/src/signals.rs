@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use wherry_repo::{Error, ErrorKind, Result};
 
+/// What a signal is answered with, unless the work says so in its own way.
+const ENDS: &str = "ends cleanly as soon as it can; another one ends at once";
+
 /// Tells work that it should end. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Cancel {
@@ -27,6 +30,8 @@ struct State {
     signal: Arc<AtomicUsize>,
     /// What the user can do to go on later.
     hint: Mutex<&'static str>,
+    /// What a signal is answered with; nothing when it is empty.
+    says: Mutex<&'static str>,
     /// Why the work should end, where it was no signal.
     why: Mutex<String>,
     /// The work may go on until then, unless that is put off: as [`now`] has it.
@@ -44,6 +49,7 @@ impl Default for Cancel {
             asked: Arc::default(),
             signal: Arc::default(),
             hint: Mutex::new(""),
+            says: Mutex::new(ENDS),
             why: Mutex::default(),
             until: AtomicU64::new(u64::MAX),
             sends_until: AtomicU64::new(0),
@@ -73,10 +79,14 @@ impl Cancel {
             signal_hook::flag::register(signal, Arc::clone(&state.at_once))?;
         }
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let told = cancel.clone();
         // Work may take a while to notice: whoever sits at the terminal is told that the signal has come.
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in &mut signals {
-                tracing::warn!("{}: ends cleanly as soon as it can; another one ends at once", signal_name(signal));
+                let says = *told.state.says.lock();
+                if !says.is_empty() {
+                    tracing::warn!("{}: {says}", signal_name(signal));
+                }
             }
         })?;
         Ok(cancel)
@@ -86,7 +96,14 @@ impl Cancel {
     /// `hint` tells the user how to go on after that, as a sentence without its full stop.
     #[must_use]
     pub fn arm(&self, hint: &'static str) -> Armed<'_> {
+        self.arm_saying(hint, ENDS)
+    }
+
+    /// Likewise, for work that answers a signal in its own way, which `says` tells the user; nothing when it is empty.
+    #[must_use]
+    pub fn arm_saying(&self, hint: &'static str, says: &'static str) -> Armed<'_> {
         *self.state.hint.lock() = hint;
+        *self.state.says.lock() = says;
         self.state.at_once.store(self.is_cancelled(), Ordering::SeqCst);
         Armed { cancel: self }
     }

@@ -50,8 +50,8 @@ pub(crate) fn run(context: &Context, args: InitArgs) -> Result<Exit> {
     let missing = source.missing_key_file().filter(|_| state != State::Half { slot: true });
     let known = match (missing, state) {
         (Some(_), _) => None,
-        (None, State::Half { slot: true }) => Some(source.read(&prompt)?),
-        (None, _) => Some(source.read_new(&format!("New password of {place}: "))?),
+        (None, State::Half { slot: true }) => Some(source.read(&prompt, &context.cancel)?),
+        (None, _) => Some(source.read_new(&format!("New password of {place}: "), "", &context.cancel)?),
     };
     known.as_ref().map_or(Ok(()), |credential| context.admit(credential))?;
     admit(context, single_writer)?;
@@ -59,7 +59,7 @@ pub(crate) fn run(context: &Context, args: InitArgs) -> Result<Exit> {
         (Some(known), _) => (known, None),
         (None, missing) => {
             missing.map_or(Ok(()), |path| credential::make_key_file(path, &context.system))?;
-            (source.read(&prompt)?, missing.map(|path| path.display().to_string()))
+            (source.read(&prompt, &context.cancel)?, missing.map(|path| path.display().to_string()))
         }
     };
     let mut options = InitOptions::default();

@@ -80,7 +80,7 @@ fn rotate(context: &Context, args: RotateArgs) -> Result<Exit> {
     let (repository, turn) = context.open_to_write("key rotate")?;
     let passwords = slot_password_files.into_iter().map(CredentialSource::PasswordFile);
     let others = passwords.chain(slot_key_files.into_iter().map(CredentialSource::KeyFile));
-    let others = others.map(|source| source.read("")).collect::<wherry_repo::Result<Vec<_>>>()?;
+    let others = others.map(|source| source.read("", &context.cancel)).collect::<wherry_repo::Result<Vec<_>>>()?;
     others.iter().try_for_each(|credential| context.admit(credential))?;
     let done = repository.rotate(&others)?;
     for slot in &done.left_out {
@@ -171,7 +171,7 @@ fn add(context: &Context, repository: &Repository, new: NewKeyArgs, replaced: Op
     let source = new.source();
     let made = source.missing_key_file().map(|path| credential::make_key_file(path, &context.system).map(|()| path));
     let key_file = made.transpose()?.map(|path| path.display().to_string());
-    let credential = source.read_new("New password: ")?;
+    let credential = source.read_new("New password: ", "new-", &context.cancel)?;
     context.admit(&credential)?;
     if let Some(slot) = repository.slot_of(&credential, replaced)? {
         if replaced.is_some() {

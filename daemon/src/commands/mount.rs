@@ -7,6 +7,7 @@ use crate::mount::{Limits, Mount, Point};
 use crate::output::shown;
 use anyhow::{Context as _, Result};
 use rustix::fs::{FileType, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use std::fs::{DirBuilder, File};
 use std::io::{BufRead, BufReader};
@@ -51,7 +52,7 @@ fn serve(context: &Context, args: &MountArgs, detach: bool) -> Result<Exit> {
     };
     let limits = Limits::new(&context.budget, chunk);
     // From here on a signal unmounts.
-    let _armed = context.cancel.arm("");
+    let _armed = context.cancel.arm_saying("", "unmounts, unless somebody uses it");
     let mount = Mount::start(repository.clone(), only, point.clone(), limits, *allow_other)?;
     let log = match report(context, &repository, &point, detach) {
         Ok(log) => log,
@@ -151,7 +152,14 @@ fn start_another(context: &Context) -> Result<Exit> {
         BufReader::new(stdout).read_line(&mut line).context("waiting for the mount")?;
     }
     if !line.is_empty() {
-        context.output.bytes(line.as_bytes())?;
+        if let Err(e) = context.output.bytes(line.as_bytes()) {
+            // Nobody knows of it: it is not to stay.
+            if let Some(pid) = i32::try_from(other.id()).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::TERM);
+                let _ = other.wait();
+            }
+            return Err(e);
+        }
         return Ok(Exit::Done);
     }
     let status = other.wait().context("waiting for the mount")?;

@@ -210,7 +210,7 @@ fn a_repository_that_cannot_be_written_to_is_read() {
     drop(bind);
     assert_eq!(home.tree("repo"), before);
     // Of another user, who may read it and no more.
-    let nobody = |args: &[&str]| -> Ran {
+    let nobody_with = |extra: &[(&str, String)], args: &[&str]| -> Ran {
         let command = home.command();
         let mut other = Command::new("setpriv");
         other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(command.get_program()).args(args);
@@ -219,8 +219,10 @@ fn a_repository_that_cannot_be_written_to_is_read() {
                 other.env(name, value);
             }
         }
+        other.envs(extra.iter().map(|(name, value)| (name, value)));
         other.current_dir(home.path("")).stdin(Stdio::null()).output().unwrap().into()
     };
+    let nobody = |args: &[&str]| nobody_with(&[], args);
     let folder = |mode| fs::set_permissions(home.path(""), fs::Permissions::from_mode(mode)).unwrap();
     sh("chmod", &["-R", "a+rX", &home.text("repo"), &home.text("key")]);
     folder(0o777);
@@ -229,6 +231,19 @@ fn a_repository_that_cannot_be_written_to_is_read() {
     assert!(fs::read(home.path("nobodys.raw")).unwrap() == disk);
     let ran = nobody(&["cat", &id, "--length", "0"]).ok();
     assert!(ran.stderr.contains("without a session"), "{}", ran.stderr);
+    // The home is still that of whoever changed the user, and may not be entered: what settings are there nobody can say.
+    let theirs = home.text("theirs");
+    fs::create_dir(&theirs).unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
+    let ran = nobody_with(&[("XDG_CONFIG_HOME", theirs.clone())], &["cat", &id, "--length", "0"]).ok();
+    assert!(ran.stderr.contains("is left out: it may not be read"), "{}", ran.stderr);
+    // One that is seen and not read is no such thing.
+    fs::create_dir(home.path("theirs/wherry")).unwrap();
+    fs::write(home.path("theirs/wherry/config.toml"), "").unwrap();
+    fs::set_permissions(home.path("theirs/wherry/config.toml"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o755)).unwrap();
+    nobody_with(&[("XDG_CONFIG_HOME", theirs.clone())], &["cat", &id, "--length", "0"]).fails(2);
+    fs::remove_dir_all(&theirs).unwrap();
     folder(0o700);
     assert_eq!(home.tree("repo"), before);
 }

@@ -27,9 +27,14 @@ struct Terminal {
 impl Terminal {
     /// `args` have no characters that mean something to the shell.
     fn run(home: &Home, args: &str) -> Self {
+        Self::of(home, &format!("exec '{}' {args}", wherry_bin().display()))
+    }
+
+    /// A line of the shell.
+    fn of(home: &Home, line: &str) -> Self {
         let mut script = Command::new("/usr/bin/script");
         home.prepare(&mut script);
-        let line = format!("tty; stty cols 80 rows 24; exec '{}' {args}", wherry_bin().display());
+        let line = format!("tty; stty cols 80 rows 24; {line}");
         script.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
         let variables =
             [("SHELL", "/bin/sh"), ("TERM", "xterm"), ("PATH", "/usr/bin:/bin"), ("WHERRY_REPOSITORY", "repo")];
@@ -60,6 +65,11 @@ impl Terminal {
 
     /// Types an answer when this question has come and what is typed is not shown.
     fn answer(&mut self, question: &str, answer: &str) {
+        self.type_at(question, format!("{answer}\n").as_bytes());
+    }
+
+    /// Likewise, with these keys.
+    fn type_at(&mut self, question: &str, keys: &[u8]) {
         let read = self.read;
         self.wait(question, || self.screen()[read..].contains(question));
         let terminal = self.screen().lines().next().unwrap().trim().to_owned();
@@ -67,7 +77,7 @@ impl Terminal {
         let terminal = OpenOptions::new().read(true).custom_flags(noctty).open(terminal).unwrap();
         self.wait("the echo to be off", || !tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ECHO));
         self.read = self.screen().len();
-        self.keys.write_all(format!("{answer}\n").as_bytes()).unwrap();
+        self.keys.write_all(keys).unwrap();
     }
 
     /// Its exit code and all that was seen.
@@ -110,6 +120,29 @@ fn a_password_is_asked_for_twice_to_set_it_and_once_to_use_it() {
     // The password is the one that was typed.
     let typed = home.bare().args(["stats", "--repo", "repo"]).env("WHERRY_PASSWORD", SECRET).output().unwrap();
     Ran::from(typed).ok();
+}
+
+#[test]
+fn a_signal_at_a_prompt_leaves_the_terminal_as_it_was() {
+    let home = Home::with_repository();
+    for (keys, code) in [(&b"\x03"[..], 130), (b"", 143)] {
+        let shows = "stty -a | tr ' ;' '\\n\\n' | grep -x -e echo -e -echo";
+        let exe = wherry_bin();
+        let exe = exe.display();
+        let line = format!("trap : INT; echo \"pid $$\"; '{exe}' snapshots; echo \"ended with $?\"; {shows}");
+        let mut terminal = Terminal::of(&home, &line);
+        terminal.type_at("Password of repo: ", keys);
+        if keys.is_empty() {
+            let shell = terminal.screen().lines().find_map(|line| line.trim().strip_prefix("pid ").map(str::to_owned));
+            let killed = Command::new("pkill").args(["-TERM", "-P", &shell.unwrap()]).status().unwrap();
+            assert!(killed.success());
+        }
+        let (_, screen) = terminal.end();
+        let lines: Vec<&str> = screen.lines().map(str::trim).collect();
+        assert!(lines.contains(&&*format!("ended with {code}")), "{screen}");
+        assert_eq!(lines.last(), Some(&"echo"), "{screen}");
+        assert!(!screen.contains("ends cleanly"), "{screen}");
+    }
 }
 
 #[test]

@@ -247,7 +247,9 @@ fn a_partial_snapshot_needs_leave_and_ends_with_3() {
     let home = home();
     let content = disk(9, MIB + 5);
     let storage = Arc::new(Local::new(home.path("repo"), false));
-    let key = wherry::credential::CredentialSource::KeyFile(home.path("key")).read("").unwrap();
+    let key = wherry::credential::CredentialSource::KeyFile(home.path("key"))
+        .read("", &wherry::signals::Cancel::default())
+        .unwrap();
     let repository = Repository::open(components(storage), &key).unwrap();
     let writer = SnapshotWriter::start(&repository, index(), &options("vm")).unwrap();
     put_all(&writer, &content).unwrap();
