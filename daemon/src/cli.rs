@@ -29,9 +29,9 @@ pub const VERSION: &str = env!("WHERRY_VERSION");
 #[command(
     name = "wherry",
     version = VERSION,
-    about = "Backs up disks into a deduplicating, encrypted repository; restores, mounts and checks them",
-    long_about = "Backs up block devices and disk images into a deduplicating, encrypted repository on local disks or \
-        object storage, restores them, and mounts any snapshot read-only.",
+    about = "Backs up disks and directories into a deduplicating, encrypted repository; restores, mounts and checks them",
+    long_about = "Backs up block devices, disk images and directories into a deduplicating, encrypted repository on local \
+        disks or object storage, restores them, and mounts any snapshot read-only.",
     after_long_help = args::MAIN_EXAMPLES,
     arg_required_else_help = true,
     subcommand_required = true,
@@ -84,7 +84,8 @@ pub struct Global {
     /// The form of the log lines on standard error [default: text]
     #[arg(long, global = true, value_name = "FORMAT", hide_short_help = true)]
     pub log_format: Option<LogFormat>,
-    /// The ceiling of the memory of the whole process, at least 64M [default: 256M]
+    /// The ceiling of the memory of the whole process, at least 64M; with a password 88M, for the backup of a
+    /// directory 128M [default: 256M]
     #[arg(long, global = true, value_name = "SIZE", hide_short_help = true)]
     pub memory: Option<Size>,
     /// How devices and files are read and written: io_uring, a pool of threads, or what works [default: auto]
@@ -146,9 +147,9 @@ pub struct S3Flags {
 pub enum Command {
     /// Makes a new repository
     Init(InitArgs),
-    /// Takes a snapshot of a block device, a disk image or standard input
+    /// Takes a snapshot of a block device, a disk image, directories or standard input
     Backup(BackupArgs),
-    /// Writes a snapshot to a block device or a file
+    /// Writes a snapshot to a block device, a file or a directory
     Restore(RestoreArgs),
     /// Writes a disk, or a file inside it or of a directory, to standard output
     Cat(CatArgs),

@@ -141,11 +141,12 @@ impl SnapSpec {
                     let names = shortened(volumes.into_iter().map(|v| format!("latest:{v}")));
                     return Err(Error::invalid(format!("latest could be of several volumes; write one of {names}")));
                 }
-                newest(snapshots.iter()).ok_or_else(|| none("there is no snapshot yet".to_owned()))
+                newest(snapshots.iter()).ok_or_else(|| none(only_partial(snapshots.iter())))
             }
             Self::LatestOf(volume) => newest(snapshots.iter().filter(|s| s.volume == *volume)).ok_or_else(|| {
+                let of_it = || snapshots.iter().filter(|s| s.volume == *volume);
                 let hint = match shortened(volumes(snapshots).into_iter()) {
-                    names if names.is_empty() => "there is no snapshot yet".to_owned(),
+                    names if names.is_empty() || of_it().any(is_partial) => only_partial(of_it()),
                     names => format!("the volumes are {names}"),
                 };
                 none(format!("there is no whole snapshot of volume {volume:?}; {hint}"))
@@ -182,6 +183,20 @@ impl Filter {
 /// What `latest` and a parent may be: whole, and not forgotten.
 fn eligible(snapshot: &&Summary) -> bool {
     !snapshot.partial && !snapshot.forgotten
+}
+
+fn is_partial(snapshot: &Summary) -> bool {
+    snapshot.partial && !snapshot.forgotten
+}
+
+/// What there is where none may be `latest`.
+fn only_partial<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> String {
+    match snapshots.filter(|s| is_partial(s)).max_by_key(|s| s.age()) {
+        Some(newest) => {
+            format!("there are only partial ones, which have to be named by their ids; the newest is {}", newest.id)
+        }
+        None => "there is no snapshot yet".to_owned(),
+    }
 }
 
 fn newest<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> Option<&'a Summary> {

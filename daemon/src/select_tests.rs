@@ -78,6 +78,20 @@ fn partial_and_forgotten_are_never_latest_but_have_ids() {
 }
 
 #[test]
+fn where_there_are_only_partial_ones_the_newest_is_named() {
+    let mut all = [snapshot("aaaa", "a", 5), snapshot("bbbb", "a", 9), snapshot("cccc", "b", 7)];
+    (all[0].partial, all[1].partial) = (true, true);
+    let error = resolve("latest:a", &all).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSnapshot);
+    assert!(error.to_string().contains("only partial") && error.to_string().contains("bbbb"), "{error}");
+    all[2].partial = true;
+    let error = resolve("latest", &all).unwrap_err().to_string();
+    assert!(error.contains("only partial") && error.contains("bbbb"), "{error}");
+    all.iter_mut().for_each(|snapshot| snapshot.forgotten = true);
+    assert_eq!(resolve("latest", &all).unwrap_err().to_string(), "there is no snapshot yet");
+}
+
+#[test]
 fn snapshots_of_one_moment_have_an_order() {
     let all = [snapshot("bbbb", "a", 5), snapshot("aaaa", "a", 5)];
     assert_eq!(resolve("latest", &all).unwrap(), "bbbb");

@@ -44,7 +44,8 @@ pub(crate) fn peek(storage: &dyn Storage) -> Result<Option<Config>> {
     match storage.head(&keys::repo()) {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             let place = storage.location();
-            let text = format!("there is no repository at {place}: check --repo, or make one with `wherry init`");
+            let text =
+                format!("there is no repository at {place}: check how it is named, or make one with `wherry init`");
             return Err(Error::new(ErrorKind::NoRepository, text));
         }
         found => found?,

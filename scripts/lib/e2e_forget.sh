@@ -1,7 +1,7 @@
 # Jobs that forget and collect. Source e2e_velero.sh first.
 
-# forget_soon: both Jobs as often as they may be, without delays.
-forget_soon() { settings forgetInterval=1m gcInterval=1m forgetDelay=0s gcGrace=0s missingFor=0s; }
+# forget_soon [DELAY [GRACE]]: both Jobs as often as they may be, without delays, or with these.
+forget_soon() { settings forgetInterval=1m gcInterval=1m "forgetDelay=${1:-0s}" "gcGrace=${2:-0s}" missingFor=0s; }
 # end_what_is_open: agents that other scenes have killed, or whose storage they took away, may have left a backup open in the repository,
 # for which gc waits two hours, five minutes in each Job. Nothing may be uploaded meanwhile. A gc ends what it waits for, so there has to be
 # something to delete: the first one condemns it at the latest.

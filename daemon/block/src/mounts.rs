@@ -140,7 +140,7 @@ fn user(stat: &Stat, loops: bool) -> Option<String> {
             ));
         }
     }
-    sysfs::is_swap(stat).then(|| "it is in use as swap".to_owned())
+    sysfs::is_swap(stat).then(|| "it is in use as swap (`swapoff` ends that)".to_owned())
 }
 
 /// As [`user_of`], by path, with a word for "nobody known".

@@ -22,8 +22,10 @@ pub(super) fn read_identity(storage: &dyn Storage) -> Result<RepositoryId> {
 }
 
 fn none(storage: &dyn Storage) -> Error {
-    let text =
-        format!("there is no repository at {}: check --repo, or make one with `wherry init`", storage.location());
+    let text = format!(
+        "there is no repository at {}: check how it is named, or make one with `wherry init`",
+        storage.location()
+    );
     Error::new(ErrorKind::NoRepository, text)
 }
 

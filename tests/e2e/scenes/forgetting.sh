@@ -33,15 +33,16 @@ backup "$second" app
 until_true 120 "nothing is left of the backups" nothing_is_left 2
 kubectl delete namespace app --wait --timeout=180s >/dev/null
 
-headline "velero backup delete: forgotten, and collected"
+headline "velero backup delete: forgotten, and collected after the delays"
 end_what_is_open
-forget_soon
-before=$(packed)
+forget_soon 2m 1m
+before=$(packed) from=$(date +%s)
 velero backup delete "$first" --confirm >/dev/null
 until_true 300 "Velero has deleted backup $first" there_is_no "backup/$first"
 until_true 600 "its snapshots are forgotten" forgotten "$first"
 [ "$(snapshots --tag "backup=$second")" = 2 ] || die "snapshots of $second are gone, too"
 until_true 900 "the bucket is smaller by what only $first had" has_shrunk "$before"
+[ $(($(date +%s) - from)) -ge 180 ] || die "the bucket is smaller although the delay and the grace are not over"
 say "$((before >> 20)) MiB of packs were there, $(($(packed) >> 20)) MiB are; $(result gc)"
 velero restore create "$second-back" --from-backup "$second" --wait >/dev/null
 restore_is_complete "$second-back"

@@ -58,9 +58,35 @@ fn commands(id: &str) -> (Vec<Vec<&str>>, Vec<Vec<&str>>) {
     (reads, writes)
 }
 
+/// More of them, also with this repository as the second one; `fine` is one that all can read.
+fn others(id: &str) -> Vec<Vec<&str>> {
+    let this = ["--repo", "fine", "--key-file", "fine.key"];
+    let fine = ["--to", "fine", "--to-key-file", "fine.key"];
+    vec![
+        vec!["ls", id],
+        vec!["find", id],
+        vec!["diff", id, id],
+        vec!["dump", id],
+        vec!["gc", "--dry-run"],
+        vec!["mount", "mnt"],
+        [&["copy"], &fine[..]].concat(),
+        [&["copy", "--to", "repo", "--to-key-file", "key"], &this[..]].concat(),
+        vec!["repair", "--from", "fine", "--from-key-file", "fine.key"],
+        [&["repair", "--from", "repo", "--from-key-file", "key"], &this[..]].concat(),
+    ]
+}
+
+/// The second repository, with something to copy.
+fn second(home: &Home) {
+    home.run(&["init", "-q", "--repo", "fine", "--key-file", "fine.key"]).ok();
+    home.run(&["backup", "vm.raw", "--name", "vm", "--repo", "fine", "--key-file", "fine.key"]).ok();
+    fs::create_dir_all(home.path("mnt")).unwrap();
+}
+
 #[test]
 fn a_newer_format_ends_everything_with_15() {
     let (home, id) = home();
+    second(&home);
     let line = fs::read_to_string(home.path("repo/repo.json")).unwrap();
     let newer = line.replace("\"format\":1", "\"format\":2");
     let at = newer.find("\"crc\":\"").unwrap() + 7;
@@ -69,8 +95,7 @@ fn a_newer_format_ends_everything_with_15() {
     fs::write(home.path("repo/repo.json"), zeroed.replacen("00000000", &crc, 1)).unwrap();
     let before = home.tree("repo");
     let (reads, writes) = commands(&id);
-    for args in reads.iter().chain(&writes).chain([&vec!["mount", "mnt"]]) {
-        fs::create_dir_all(home.path("mnt")).unwrap();
+    for args in reads.iter().chain(&writes).chain(&others(&id)) {
         let line = home.run(args).ends(15);
         assert!(line.contains("format 2") && line.contains("newer wherry"), "{args:?}: {line}");
     }
@@ -80,10 +105,11 @@ fn a_newer_format_ends_everything_with_15() {
 #[test]
 fn an_unknown_feature_for_readers_ends_everything_with_15() {
     let (home, id) = home();
+    second(&home);
     add_feature(&home, "read");
     let before = home.tree("repo");
     let (reads, writes) = commands(&id);
-    for args in reads.iter().chain(&writes) {
+    for args in reads.iter().chain(&writes).chain(&others(&id)) {
         let line = home.run(args).ends(15);
         assert!(line.contains("flux-capacitor") && line.contains("newer wherry"), "{args:?}: {line}");
     }
@@ -115,8 +141,10 @@ fn an_unknown_feature_for_collectors_is_nobody_elses_business() {
     home.run(&["forget", &gone, "--delay", "0s"]).ok();
     add_feature(&home, "gc");
     let before = home.tree("repo");
-    let line = home.run(&["gc", "--grace", "0s", "--fence-after", "0s"]).ends(15);
-    assert!(line.contains("flux-capacitor") && line.contains("newer wherry"), "{line}");
+    for args in [&["gc", "--grace", "0s", "--fence-after", "0s"][..], &["gc", "--dry-run"]] {
+        let line = home.run(args).ends(15);
+        assert!(line.contains("flux-capacitor") && line.contains("newer wherry"), "{line}");
+    }
     assert_eq!(home.tree("repo"), before);
     let (reads, writes) = commands(&id);
     for args in reads.iter().chain(writes.iter().filter(|args| **args != ["gc"])) {
