@@ -40,7 +40,7 @@ pub(super) type Newest = BTreeMap<u64, Newer>;
 
 /// Which blocks the journal in this inode has newer.
 pub(super) fn newest(raw: &Raw, inode: u64) -> Found<Newest> {
-    let blocks = raw.blocks_of(inode)?;
+    let blocks = raw.journal(inode)?;
     let head = Head::read(&block(raw, &blocks, 0)?, raw, blocks.len)?;
     if head.start == 0 {
         return Ok(Newest::new());

@@ -47,7 +47,7 @@ impl Disk {
         assert!(made.status.success(), "{made:?}");
         let image = std::fs::read(&path).unwrap();
         let raw = Raw::new(Window::whole(Arc::new(image.clone()))).unwrap();
-        let blocks = raw.blocks_of(8).unwrap();
+        let blocks = raw.journal(8).unwrap();
         let blocks: Vec<usize> = (0..blocks.len).map(|n| blocks.at(n).unwrap() as usize).collect();
         Self { image, last: blocks.len(), blocks, compatible, incompatible, next: 0, sequence: 0, sum: !0, time: 100 }
     }

@@ -10,7 +10,7 @@ const MOST_BLOCK: u64 = 64 << 10;
 const MOST_GROUPS: u64 = 1 << 20;
 /// Most blocks that list the blocks of one file.
 const MOST_LISTS: u64 = 1 << 18;
-/// Most pieces of a file that are kept.
+/// Most pieces of a journal.
 const MOST_RUNS: usize = 1 << 18;
 
 static CRC32C: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
@@ -67,7 +67,7 @@ struct Walk<'a> {
     each: &'a mut dyn FnMut(Run) -> Found<()>,
 }
 
-/// The blocks of a file without holes.
+/// The blocks of a journal.
 #[derive(Debug)]
 pub(super) struct Blocks {
     /// How many there are.
@@ -147,12 +147,12 @@ impl Raw {
         Ok(found)
     }
 
-    /// The blocks of a regular file that has no holes and is all written.
-    pub(super) fn blocks_of(&self, inode: u64) -> Found<Blocks> {
+    /// The blocks of the journal, a regular file that has no holes and is all written.
+    pub(super) fn journal(&self, inode: u64) -> Found<Blocks> {
         let (inode, seed) = self.inode(inode)?;
         let size = number(&inode, 4, 4) | number(&inode, 108, 4) << 32;
         if number(&inode, 0, 2) & 0xf000 != 0x8000 || number(&inode, 26, 2) == 0 || size > self.window.size() {
-            return Err(Fault::broken("what should be a file of its own is none"));
+            return Err(Fault::broken("what should be the file of its journal is none"));
         }
         let len = size / self.block;
         let mut runs: Vec<Run> = Vec::new();
@@ -160,12 +160,12 @@ impl Raw {
             let at = runs.last().map_or(0, |last| last.at + last.len);
             let is_there = run.from > 0 && run.from.checked_add(run.len).is_some_and(|end| end <= self.blocks);
             if run.unwritten || !is_there || run.at != at {
-                return Err(Fault::broken("a file of its own has no blocks where it should have some"));
+                return Err(Fault::broken("its journal has no blocks where it should have some"));
             }
             let is_full = runs.len() == MOST_RUNS;
             match runs.last_mut() {
                 Some(last) if last.from + last.len == run.from => last.len += run.len,
-                _ if is_full => return Err(Fault::broken("a file of its own is in too many pieces")),
+                _ if is_full => return Err(Fault::broken("its journal is in too many pieces")),
                 _ => runs.push(run),
             }
             Ok(())
