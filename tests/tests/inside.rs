@@ -6,6 +6,8 @@
 mod compare;
 #[path = "inside/images.rs"]
 mod images;
+#[path = "inside/journals.rs"]
+mod journals;
 #[path = "inside/said.rs"]
 mod said;
 

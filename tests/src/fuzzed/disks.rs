@@ -169,8 +169,47 @@ fn gpt(sector: usize, number: usize) -> Vec<u8> {
     with_checksums(&disk, (sector, number)).expect("it has that header")
 }
 
+/// The ext2 of the corpus with a journal of twelve blocks that was not replayed: it goes round, has a file newer than the
+/// filesystem, and revokes what one transaction says in the next.
+fn journal() -> Vec<u8> {
+    const BLOCK: usize = 1024;
+    const FIRST: usize = 28;
+    const MAGIC: u32 = 0xc03b_3998;
+    let mut disk = include_bytes!("../../../fuzz/corpus/disk/ext2").to_vec();
+    let inode = |n: usize| 5 * BLOCK + (n - 1) * 256;
+    let content = disk[inode(12) + 40..inode(12) + 44].to_vec();
+    let content = u32::from_le_bytes(content.try_into().expect("it is a number"));
+    // The journal is there, was not replayed, and is in inode 8: a file of these blocks.
+    for (at, value) in [(92, 4), (96, 4), (224, 8)] {
+        disk[BLOCK + at] |= value;
+    }
+    disk[inode(8)..inode(8) + 2].copy_from_slice(&0x8180_u16.to_le_bytes());
+    disk[inode(8) + 4..inode(8) + 8].copy_from_slice(&(12 * BLOCK as u32).to_le_bytes());
+    disk[inode(8) + 26] = 1;
+    for n in 0..12 {
+        disk[inode(8) + 40 + 4 * n] = (FIRST + n) as u8;
+    }
+    let (free, start) = (FIRST as u32 + 12, 8);
+    let head = [MAGIC, 4, 0, BLOCK as u32, 12, 1, 5, start, 0, 0, 1];
+    let log = [
+        // Two tags, the second of which is the last. A UUID is behind none.
+        (8, &[MAGIC, 1, 5, content, 2, free, 10][..]),
+        (9, &[u32::from_be_bytes(*b"newe")]),
+        (11, &[MAGIC, 2, 5]),
+        (1, &[MAGIC, 5, 6, 20, free]),
+        (2, &[MAGIC, 2, 6]),
+    ];
+    for (n, words) in std::iter::once((0, &head[..])).chain(log) {
+        let at = (FIRST + n) * BLOCK;
+        let words: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        disk[at..at + words.len()].copy_from_slice(&words);
+    }
+    disk
+}
+
 pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     vec![
+        ("disk", "ext3-journal", journal()),
         ("partitions", "mbr", mbr()),
         ("partitions", "gpt-second", gpt(512, 3)),
         ("partitions", "gpt-4096", gpt(4096, 1)),

@@ -124,3 +124,55 @@ fn what_the_reader_would_get_wrong_is_said_and_not_shown() {
     let line = home.run(&["cat", "latest", "/p0/old"]).fails(1);
     assert!(line.contains("times before 1970"), "{line}");
 }
+
+#[test]
+fn what_only_the_journal_knows_to_be_never_written_is_said_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, copy) = (dir.path().join("image"), dir.path().join("copy"));
+    make(&image, 32);
+    mkfs(&image, "ext4", &["-b", "1024"]);
+    {
+        let mounted = Mounted::new(&image, None, "rw");
+        let path = |name: &str| mounted.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("secret"), vec![b'S'; 20 << 20]).unwrap();
+        sh("sync", &["-f", &path("")]);
+        std::fs::remove_file(path("secret")).unwrap();
+        sh("sync", &["-f", &path("")]);
+        // Of this file alone: its inode is in the journal, and where it belongs something else is.
+        sh("fallocate", &["-l", "16M", &path("reserved")]);
+        File::open(path("reserved")).unwrap().sync_all().unwrap();
+        std::fs::copy(&image, &copy).unwrap();
+    }
+    let state = sh("dumpe2fs", &["-h", copy.to_str().unwrap()]);
+    assert!(state.contains("needs_recovery"), "{state}");
+    let home = home_with(&copy);
+    let line = home.run(&["cat", "latest", "/p0/reserved"]).fails(1);
+    assert!(line.contains("never written"), "{line}");
+    let ran = home.run(&["dump", "latest", "/p0"]);
+    assert!(ran.code == 3 && !ran.stdout.contains("SSSS") && ran.stderr.contains("/p0/reserved"), "{}", ran.stderr);
+}
+
+#[test]
+fn changes_that_are_told_in_fast_commits_are_not_left_out_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, copy) = (dir.path().join("image"), dir.path().join("copy"));
+    make(&image, 64);
+    mkfs(&image, "ext4", &["-O", "fast_commit", "-J", "size=8"]);
+    {
+        let mounted = Mounted::new(&image, None, "rw");
+        let write = |name: &str| {
+            let path = mounted.path().join(name);
+            std::fs::write(&path, name).unwrap();
+            File::open(path).unwrap().sync_all().unwrap();
+        };
+        write("first");
+        sh("sync", &["-f", mounted.path().to_str().unwrap()]);
+        write("second");
+        std::fs::copy(&image, &copy).unwrap();
+    }
+    let line = home_with(&copy).run(&["cat", "latest", "/p0/second"]).fails(1);
+    assert!(line.contains("fast commits") && line.contains("restore the disk and mount that"), "{line}");
+    // The kernel makes nothing of them that is left.
+    drop(Mounted::new(&copy, None, "rw"));
+    assert_eq!(home_with(&copy).run(&["cat", "latest", "/p0/second"]).ok().stdout, "second");
+}

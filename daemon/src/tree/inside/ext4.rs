@@ -2,6 +2,8 @@
 
 use super::bytes::Window;
 use super::filesystem::{Fault, Filesystem, Found, MOST_READ};
+use super::raw::Raw;
+use super::replayed;
 use crate::tree::inode::{Inode, InodeKind};
 use crate::tree::path::joined;
 use crate::tree::view::Node;
@@ -13,17 +15,12 @@ use wherry_repo::format::tree::{InodeFlags, Set, Time};
 
 /// Longest target of a link (bytes).
 const MOST_TARGET: u64 = 4096;
-/// Largest block (bytes).
-const MOST_BLOCK: u64 = 64 << 10;
-/// Most groups of blocks: descriptors of so many take 16 MiB. Of 128 MiB each they make 128 TiB.
-const MOST_GROUPS: u64 = 1 << 20;
 /// EIO.
 const UNREADABLE: NonZeroU32 = NonZeroU32::new(5).expect("it is not zero");
 
 /// An opened filesystem.
 pub(super) struct Ext {
     fs: Ext4,
-    inodes: u64,
     /// For what the crate does not tell.
     raw: Raw,
     /// The directory that was looked up last: its path has no link in it.
@@ -39,26 +36,12 @@ impl Ext4Read for Reader {
 }
 
 impl Ext {
-    /// Opens it. What its superblock says is checked first where the crate would take memory by it.
+    /// Opens it, as it is once its journal was replayed.
     pub(super) fn open(window: Window) -> Found<Self> {
-        let superblock = window.take(1024, 1024)?.ok_or_else(|| Fault::broken("it is too small"))?;
-        let field = |at: usize| superblock[at..at + 4].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
-        let block = 1024u64.checked_shl(field(24) as u32).filter(|block| *block <= MOST_BLOCK && field(24) < 7);
-        let block = block.ok_or_else(|| Fault::broken("its blocks have an impossible size"))?;
-        let wide = field(96) & 0x80 != 0;
-        let blocks = field(4) | if wide { field(336) << 32 } else { 0 };
-        if blocks.checked_mul(block).is_none_or(|bytes| bytes > window.size()) {
-            return Err(Fault::broken(format!(
-                "it has {blocks} blocks of {block} bytes, and the partition only {} bytes",
-                window.size()
-            )));
-        }
-        if field(32) == 0 || blocks / field(32) > MOST_GROUPS {
-            return Err(Fault::broken("it has too many groups of blocks"));
-        }
-        let raw = Raw::new(window.clone(), &superblock, block);
+        let window = replayed::window(window)?;
+        let raw = Raw::new(window.clone())?;
         let fs = Ext4::load(Box::new(Reader(window))).map_err(fault)?;
-        Ok(Self { fs, inodes: field(0), raw, known: Vec::new() })
+        Ok(Self { fs, raw, known: Vec::new() })
     }
 
     /// Metadata at a path, of a link itself. The crate follows links on the way, so each name is looked at.
@@ -207,73 +190,8 @@ impl Filesystem for Ext {
     }
 
     fn most_folders(&self) -> u64 {
-        self.inodes
+        self.raw.inodes
     }
-}
-
-/// Inodes and extents as they are on the disk, a journal that was not replayed left out of account.
-struct Raw {
-    window: Window,
-    block: u64,
-    /// The first byte of the descriptors of groups, and the length of one.
-    groups: (u64, u64),
-    inode: u64,
-    per_group: u64,
-}
-
-impl Raw {
-    fn new(window: Window, superblock: &[u8], block: u64) -> Self {
-        let wide = number(superblock, 96, 4) & 0x80 != 0;
-        let descriptor = if wide { number(superblock, 254, 2).max(32) } else { 32 };
-        let inode = if number(superblock, 76, 4) == 0 { 128 } else { number(superblock, 88, 2) };
-        let first = if block == 1024 { 2 } else { 1 };
-        Self { window, block, groups: (first * block, descriptor), inode, per_group: number(superblock, 40, 4).max(1) }
-    }
-
-    fn take(&self, at: u64, len: u64) -> Found<Vec<u8>> {
-        self.window.take(at, len as usize)?.ok_or_else(|| Fault::broken("a block is beyond the end of the partition"))
-    }
-
-    /// Whether the file of this inode has extents that were never written.
-    fn has_unwritten(&self, inode: u64) -> Found<bool> {
-        let (group, place) = ((inode - 1) / self.per_group, (inode - 1) % self.per_group);
-        let descriptor = self.take(self.groups.0 + group * self.groups.1, self.groups.1)?;
-        let high = if descriptor.len() >= 64 { number(&descriptor, 40, 4) << 32 } else { 0 };
-        let table = (number(&descriptor, 8, 4) | high).saturating_mul(self.block);
-        let inode = self.take(table.saturating_add(place * self.inode), 128)?;
-        if number(&inode, 32, 4) & 0x8_0000 == 0 {
-            return Ok(false);
-        }
-        self.unwritten_in(&inode[40..100], 5, &mut 0)
-    }
-
-    fn unwritten_in(&self, node: &[u8], most_depth: u64, seen: &mut u64) -> Found<bool> {
-        /// Blocks of extents of one file.
-        const MOST: u64 = 1 << 18;
-        *seen += 1;
-        let (count, depth) = (number(node, 2, 2), number(node, 6, 2));
-        if number(node, 0, 2) != 0xf30a || depth > most_depth || *seen > MOST {
-            return Err(Fault::broken("the extents of a file are damaged"));
-        }
-        for entry in node.get(12..).unwrap_or_default().chunks_exact(12).take(count as usize) {
-            if depth == 0 {
-                if number(entry, 4, 2) > 0x8000 {
-                    return Ok(true);
-                }
-                continue;
-            }
-            let at = (number(entry, 4, 4) | number(entry, 8, 2) << 32).saturating_mul(self.block);
-            if self.unwritten_in(&self.take(at, self.block)?, depth - 1, seen)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// A little-endian number of so many bytes.
-fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
-    bytes.get(at..at + len).unwrap_or_default().iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
 }
 
 fn fault(error: Ext4Error) -> Fault {

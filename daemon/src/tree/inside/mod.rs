@@ -8,8 +8,11 @@ pub mod bytes;
 mod ext4;
 mod fat;
 pub mod filesystem;
+mod journal;
 mod magic;
 pub mod partitions;
+mod raw;
+mod replayed;
 
 use super::inode::{Inode, InodeKind};
 use super::path::{TreePath, escaped, joined};
