@@ -387,6 +387,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("local", stand(&World::new(local).run_to(4))),
         ("left", stand(&left)),
         ("lease", LEASE.as_bytes().to_vec()),
+        ("lease-most", LEASE.replace(":3}", ":2147483647}").into_bytes()),
         ("jobs", JOBS.as_bytes().to_vec()),
     ]
     .map(|(name, bytes)| ("cluster_state", name, bytes))
