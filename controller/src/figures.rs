@@ -258,7 +258,7 @@ fn at_risk(known: &Known, settings: &Settings, time: Time) -> bool {
 }
 
 /// Why no node takes a pod, in the words of the scheduler.
-fn unschedulable(object: &Value) -> Option<String> {
+pub(crate) fn unschedulable(object: &Value) -> Option<String> {
     let conditions = object["status"]["conditions"].as_array()?;
     let is = |condition: &&Value| condition["type"] == "PodScheduled" && condition["reason"] == "Unschedulable";
     conditions.iter().find(is)?["message"].as_str().map(ToOwned::to_owned)

@@ -157,7 +157,7 @@ async fn orphans<A: Api>(api: &A, namespace: &str) -> Result<BTreeMap<String, Ob
 }
 
 /// uid of the CR that an object was made for, or marked.
-fn cr_of(kind: Kind, object: &Value, namespace: &str) -> Option<String> {
+pub(crate) fn cr_of(kind: Kind, object: &Value, namespace: &str) -> Option<String> {
     let labels = &object["metadata"]["labels"];
     if labels[names::VELERO_NAMESPACE] == namespace {
         return labels[names::CR_UID].as_str().map(ToOwned::to_owned);

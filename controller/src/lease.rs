@@ -18,6 +18,9 @@ pub const RENEW: Duration = Duration::from_secs(20);
 /// A holder that could not renew it for so long acts no more: before others may.
 pub const GIVE_UP: Duration = Duration::from_secs(45);
 
+/// The largest `leaseTransitions` that the API takes: an int32.
+const MOST_TRANSITIONS: u64 = i32::MAX as u64;
+
 /// One replica's view of the Lease.
 #[derive(Debug)]
 pub struct Elector {
@@ -109,7 +112,9 @@ impl Elector {
                 return Turn::Theirs(holder.to_owned());
             }
             spec["acquireTime"] = json!(micro(time));
-            spec["leaseTransitions"] = json!(lease["spec"]["leaseTransitions"].as_u64().unwrap_or(0).saturating_add(1));
+            // The API has no larger number, and refuses the Lease with one.
+            let before = lease["spec"]["leaseTransitions"].as_u64().unwrap_or(0);
+            spec["leaseTransitions"] = json!(before.saturating_add(1).min(MOST_TRANSITIONS));
         }
         Turn::Write(Write::Patch { key: self.key(), guard: guard(lease), patch: json!({ "spec": spec }) })
     }

@@ -9,6 +9,8 @@
 
 pub mod admission;
 pub mod apply;
+#[doc(hidden)]
+pub mod decoders;
 pub mod drain;
 mod figures;
 pub mod glance;

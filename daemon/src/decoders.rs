@@ -3,10 +3,15 @@
 
 use crate::agent::{blocks, location};
 use crate::tree::exclude::Exclude;
+use rustix::io::Errno;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use wherry_api::BackupStorageLocation;
+use wherry_api::{BackupStorageLocation, Time};
 use wherry_repo::Result;
+use wherry_repo::format::tree::Set;
 
 /// Reads a configuration file.
 ///
@@ -65,6 +70,40 @@ pub fn secret(is_password: bool, bytes: &[u8]) -> Result<wherry_repo::Credential
 /// The uid of a backup, by its `velero-backup.json`.
 pub fn backup_uid(bytes: &[u8]) -> Option<String> {
     crate::jobs::forget::uid_in(bytes)
+}
+
+/// The uids of Backups that are being deleted, by the ConfigMap with those that were seen so.
+pub fn deleting(map: &Value, now: Time) -> BTreeSet<String> {
+    crate::jobs::forget::deleting(map, now)
+}
+
+/// The session of the snapshot that a DataDownload reads, or is going to.
+pub fn restored(cr: &Value) -> Option<String> {
+    crate::jobs::forget::restored(cr)
+}
+
+/// Since when the time of a CR runs.
+pub fn since(cr: &Value) -> Option<Time> {
+    crate::agent::since(cr)
+}
+
+/// By what CRs have their turn: whether and when they were made, and their uid.
+pub fn turn(cr: &Value) -> ((bool, Option<Time>), String) {
+    crate::agent::turn(cr)
+}
+
+/// What a list of names of extended attributes comes to, by the values that the kernel gives for them; `None`: it is gone by then.
+///
+/// # Errors
+/// The error number, where that is more than a set may be.
+pub fn attributes(list: &[u8], mut value: impl FnMut(&CStr) -> Option<Vec<u8>>) -> std::result::Result<Set, i32> {
+    let gathered = crate::tree::attributes::gathered(list, |name| value(name).ok_or(Errno::NODATA));
+    gathered.map_err(Errno::raw_os_error)
+}
+
+/// What an ACL lets the group of an inode do.
+pub fn group_of(acl: &[u8]) -> Option<u16> {
+    crate::tree::restore::group_of(acl)
 }
 
 /// Key and value by which an extended attribute is told in an archive.

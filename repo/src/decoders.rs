@@ -2,7 +2,7 @@
 //! offers. Each reads as the crate itself does; what must hold of that is said there.
 
 use crate::crypto::{self, Secret};
-use crate::format::clear::{self, KeySlot};
+use crate::format::clear::{self, Epoch, KeySlot};
 use crate::format::records::{self, Kind};
 use crate::id::PackKind;
 use crate::keys::{self, Bundle, Keys};
@@ -56,6 +56,20 @@ pub fn slot(slot: &KeySlot) -> Result<Option<Vec<u8>>> {
     let Some(wrapped) = keys::unhex_vec(&slot.wrapped) else { return Ok(None) };
     let opened = crypto::open(&kek, &keys::slot_context(&REPOSITORY, slot)?, &wrapped);
     opened.map(|bytes| bundle(&bytes)).transpose()
+}
+
+/// The secrets of an epoch that the key of [`seeds`] opens, each with the name of its slot, and what it is when it was wrapped again.
+///
+/// # Errors
+/// When one cannot be wrapped.
+pub fn epoch(epoch: &Epoch) -> Result<Vec<(String, [u8; 32], Option<[u8; 32]>)>> {
+    let open = |number, mine: &_| keys::unwrapped(&SECRET, &REPOSITORY, number, mine).map(|secret| *secret.bytes());
+    let opened = epoch.slots.iter().filter_map(|mine| Some((mine, open(epoch.epoch, mine)?)));
+    let again = |(mine, secret): (&clear::EpochSlot, [u8; 32])| {
+        let wrapped = keys::wrapped(&SECRET, &REPOSITORY, epoch.epoch, &mine.slot, &secret)?;
+        Ok((mine.slot.clone(), secret, open(epoch.epoch, &wrapped)))
+    };
+    opened.map(again).collect()
 }
 
 /// The body of a sealed record.
@@ -147,15 +161,17 @@ impl Rng for Fixed {
     }
 }
 
-/// What is made here, and nowhere else: a key bundle, a line with a slot that holds one, a sealed record.
+/// What is made here, and nowhere else: a key bundle, a line with a slot that holds one, a sealed record, a line with an epoch.
 ///
 /// # Errors
 /// When one cannot be made.
-pub fn seeds() -> Result<[Vec<u8>; 3]> {
+pub fn seeds() -> Result<[Vec<u8>; 4]> {
     let bundle = Bundle::draw(&Fixed)?;
     let encoded = bundle.encode().to_vec();
     let keys = Keys::new(REPOSITORY, 1, bundle);
     let slot = keys.wrap(&key_file(), PasswordCost::default(), 1, 1_780_000_000, &Fixed)?;
     let sealed = records::seal(&SECRET, Kind::Beat, &REPOSITORY, &beat()?, b"body")?;
-    Ok([encoded, clear::encode(&slot)?, sealed])
+    let slots = vec![keys::wrapped(&SECRET, &REPOSITORY, 2, "0000000000000001", &[9; 32])?];
+    let epoch = Epoch { wherry: "epoch".into(), epoch: 2, created: 1_780_000_000, slots, crc: String::new() };
+    Ok([encoded, clear::encode(&slot)?, sealed, clear::encode(&epoch)?])
 }

@@ -412,3 +412,4 @@ pub(crate) fn unhex_vec(text: &str) -> Option<Vec<u8>> {
 
 mod epochs;
 pub use epochs::Rotated;
+pub(crate) use epochs::{unwrapped, wrapped};

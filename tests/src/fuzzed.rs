@@ -9,7 +9,9 @@ mod local;
 pub mod panics;
 mod patterns;
 pub mod seeds;
+mod state;
 
+use std::ffi::CStr;
 use std::fmt::{Debug, Display};
 use std::ops::Range;
 use std::str::FromStr;
@@ -32,12 +34,13 @@ use wherry_repo::storage::{Key, keys};
 pub type Target = fn(&[u8]) -> bool;
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 35] = [
+pub const TARGETS: [(&str, Target); 36] = [
     ("archived", local::archived),
     ("attributes", attributes),
     ("block_answers", crates::block_answers),
     ("changed_blocks", changed_blocks),
     ("clear", clear_lines),
+    ("cluster_state", state::cluster_state),
     ("config_file", crates::config_file),
     ("disk", disks::disk),
     ("exclude", patterns::exclude),
@@ -151,10 +154,16 @@ fn list_node(bytes: &[u8]) -> bool {
     true
 }
 
+/// A set, which the kernel tells as it is, or a list of names as the kernel gives it.
 fn attributes(bytes: &[u8]) -> bool {
-    let Ok(set) = Set::decode(bytes) else { return false };
+    let is_list = local::attribute_names(bytes);
+    let Ok(set) = Set::decode(bytes) else { return is_list };
     same(set.encode(), bytes);
     assert_eq!(set.encoded_len(), bytes.len());
+    let list: Vec<u8> = set.0.iter().flat_map(|(name, _)| [name, &[0][..]].concat()).collect();
+    let value =
+        |wanted: &CStr| set.0.iter().find(|(name, _)| name == wanted.to_bytes()).map(|(_, value)| value.clone());
+    assert_eq!(wherry::decoders::attributes(&list, value).as_ref(), Ok(&set), "a backup sees it as another");
     true
 }
 

@@ -95,8 +95,40 @@ fn every_target_has_a_corpus_and_every_corpus_a_target() {
     assert!(corpora.iter().map(String::as_str).eq(known), "a corpus without a target, or the reverse");
 }
 
-/// What a line holds that reads bytes from outside. Others do so too, and are in the table all the same.
-const SIGNS: [&str; 5] = ["fn decode", "fn parse", "FromStr for", "serde_json::from_", "toml::from_str"];
+/// What a line of code holds that reads bytes from outside, or a field or text of what was read so. Others do so too, and are in a table
+/// all the same.
+const SIGNS: [&str; 12] = [
+    "fn decode",
+    "fn parse",
+    "FromStr for",
+    "Deserialize",
+    "serde_json::from_",
+    "toml::from_str",
+    "from_str(",
+    "from_utf8(",
+    ".parse(",
+    ".parse::<",
+    ".pointer(",
+    ".get(\"",
+];
+
+/// Whether a line of code reads. A field by its name stands behind what it is of, and a list of texts does not.
+fn reads(line: &str) -> bool {
+    let is_of_something =
+        |(at, _): (usize, &str)| line[..at].ends_with(|c: char| c.is_alphanumeric() || "_)]".contains(c));
+    let is_code = !line.trim_start().starts_with("//");
+    is_code && (SIGNS.iter().any(|sign| line.contains(sign)) || line.match_indices("[\"").any(is_of_something))
+}
+
+#[test]
+fn a_line_that_reads_is_told_from_one_that_does_not() {
+    for line in ["object[\"spec\"]", "list()[\"a\"]", "a[0][\"b\"]", "text.parse::<u64>()", "map.get(\"storage\")"] {
+        assert!(reads(line), "{line}");
+    }
+    for line in ["[\"a\", \"b\"]", "&[\"a\"]", "// object[\"a\"]", "map.get(key)", "parse_all()"] {
+        assert!(!reads(line), "{line}");
+    }
+}
 
 /// The files of source beneath a folder, but for tests.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -111,14 +143,22 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// `fuzz/README.md`: files, and the targets that read what they read.
-fn table() -> Vec<(String, BTreeSet<String>)> {
+/// What `fuzz/README.md` says of a file: what it reads by which targets, or why by none.
+struct Row {
+    file: String,
+    why: String,
+    targets: BTreeSet<String>,
+}
+
+/// The rows of its tables.
+fn table() -> Vec<Row> {
     let text = std::fs::read_to_string(fuzz().join("README.md")).unwrap();
     let row = |line: &str| {
         let mut cells = line.strip_prefix("| `")?.split('|');
         let file = cells.next()?.trim().trim_end_matches('`').to_owned();
-        let targets = cells.nth(1)?.split('`').skip(1).step_by(2).map(ToOwned::to_owned);
-        Some((file, targets.collect()))
+        let why = cells.next()?.trim().to_owned();
+        let targets = cells.next()?.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect();
+        Some(Row { file, why, targets })
     };
     text.lines().filter_map(row).collect()
 }
@@ -131,18 +171,22 @@ fn no_decoder_is_without_a_target() {
         sources(&top.join(folder), &mut found);
     }
     let table = table();
-    let is_known = |path: &Path| table.iter().any(|(file, _)| top.join(file) == path);
     let decodes = |path: &Path| {
         let text = std::fs::read_to_string(path).unwrap();
         // Modules with tests stand last.
-        let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-        SIGNS.iter().any(|sign| text.contains(sign))
+        text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().lines().any(reads)
     };
+    let is_known = |path: &Path| table.iter().any(|row| top.join(&row.file) == path);
     let missing: Vec<_> = found.iter().filter(|path| decodes(path) && !is_known(path)).collect();
     assert!(missing.is_empty(), "these read bytes from outside and are not in fuzz/README.md: {missing:?}");
-    let gone: Vec<_> = table.iter().filter(|(file, _)| !found.contains(&top.join(file))).collect();
-    assert!(gone.is_empty(), "fuzz/README.md names files that are not there: {gone:?}");
-    let named: BTreeSet<&str> = table.iter().flat_map(|(_, targets)| targets).map(String::as_str).collect();
+    let mut seen = BTreeSet::new();
+    for Row { file, why, targets } in &table {
+        assert!(found.contains(&top.join(file)), "fuzz/README.md names {file}, which is not there");
+        assert!(seen.insert(file), "fuzz/README.md names {file} twice");
+        assert!(!why.is_empty(), "fuzz/README.md says nothing of {file}");
+        assert!(!targets.is_empty() || decodes(&top.join(file)), "{file} reads nothing, and needs no reason for that");
+    }
+    let named: BTreeSet<&str> = table.iter().flat_map(|row| &row.targets).map(String::as_str).collect();
     let known: BTreeSet<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
     assert_eq!(named, known, "the targets that fuzz/README.md names, and those that there are");
 }

@@ -12,7 +12,7 @@ const KEPT: Duration = Duration::from_secs(30 * 86_400);
 
 /// What was seen, and is not written yet.
 #[derive(Debug, Default)]
-pub(super) struct Deleting {
+pub(crate) struct Deleting {
     /// By uid.
     seen: BTreeMap<String, Time>,
     /// Of those it is in the ConfigMap.
@@ -21,7 +21,7 @@ pub(super) struct Deleting {
 
 impl Deleting {
     /// A Backup as it is now.
-    pub(super) fn see(&mut self, backup: &Value, now: Time) {
+    pub(crate) fn see(&mut self, backup: &Value, now: Time) {
         let uid = backup["metadata"]["uid"].as_str().unwrap_or_default();
         if backup["status"]["phase"] == "Deleting" && !uid.is_empty() && !self.written.contains_key(uid) {
             self.seen.entry(uid.to_owned()).or_insert(now);
@@ -29,7 +29,7 @@ impl Deleting {
     }
 
     /// Whether there is something to be written.
-    pub(super) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         !self.seen.is_empty()
     }
 
@@ -37,7 +37,7 @@ impl Deleting {
     ///
     /// # Errors
     /// Those of the API; what was seen is kept for the next time.
-    pub(super) async fn write(&mut self, api: &impl Api, namespace: &str, now: Time) -> Result<(), ApiError> {
+    pub(crate) async fn write(&mut self, api: &impl Api, namespace: &str, now: Time) -> Result<(), ApiError> {
         let key = Key::new(Kind::ConfigMap, namespace, DELETING);
         match api.get(&key).await? {
             None => {

@@ -3,7 +3,7 @@
 
 mod build;
 pub mod decide;
-mod deleting;
+pub(crate) mod deleting;
 pub mod figures;
 
 use crate::run::{Options, in_time};
@@ -304,7 +304,7 @@ fn is_usable(location: &BackupStorageLocation) -> bool {
     location.status.phase == "Available" && location.spec.access_mode != "ReadOnly" && !location.metadata.is_going()
 }
 
-fn location_of(location: &BackupStorageLocation, repositories: &Value, results: &Value) -> Location {
+pub(crate) fn location_of(location: &BackupStorageLocation, repositories: &Value, results: &Value) -> Location {
     let name = &location.metadata.name;
     let recorded = repositories["data"][name].as_str().and_then(|text| serde_json::from_str::<Recorded>(text).ok());
     let result = |kind: JobKind| {
@@ -331,7 +331,7 @@ fn ended(object: &Value) -> Option<(Time, bool)> {
 }
 
 /// `None`: it has not our labels.
-fn job_of(object: &Value) -> Option<Job> {
+pub(crate) fn job_of(object: &Value) -> Option<Job> {
     let meta = &object["metadata"];
     let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
     let word = meta["labels"][job::JOB].as_str()?;

@@ -298,8 +298,12 @@ impl Client {
 }
 
 fn retry_after(answer: &Response) -> Option<Duration> {
-    let seconds = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    pause(answer.headers().get(RETRY_AFTER)?.to_str().ok()?)
+}
+
+/// What a header `Retry-After` asks for, where it says seconds.
+pub(crate) fn pause(text: &str) -> Option<Duration> {
+    text.parse().ok().map(Duration::from_secs)
 }
 
 /// An error and all that it comes from, in one line.

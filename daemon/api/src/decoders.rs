@@ -1,9 +1,10 @@
 //! Decoders that are nobody's business outside of this crate, for the fuzz targets in `tests/src/fuzzed`: no part of what it
 //! offers. Each reads as the crate itself does; what must hold of that is said there.
 
-use crate::snapshot_metadata::{self, Service};
+use crate::snapshot_metadata::{self, AccountToken, Service};
 use crate::watch;
 use serde_json::Value;
+use std::time::Duration;
 
 /// A page of a list: its objects, its version, and where the next page begins.
 ///
@@ -43,6 +44,16 @@ pub fn served(groups: &Value) -> Result<&'static str, String> {
 /// What it lacks.
 pub fn service(object: &Value) -> Result<Service, String> {
     snapshot_metadata::service("driver", object)
+}
+
+/// The token in a TokenRequest that was answered.
+pub fn token(answer: &Value) -> Option<AccountToken> {
+    snapshot_metadata::token(answer)
+}
+
+/// What a header `Retry-After` asks for.
+pub fn retry_after(text: &str) -> Option<Duration> {
+    crate::client::pause(text)
 }
 
 /// What a request over HTTP asks for.

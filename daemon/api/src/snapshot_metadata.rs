@@ -84,14 +84,15 @@ impl KubeApi {
         });
         let body = Some(("application/json", body.to_string().into_bytes()));
         let answer = self.client().send(&call, Method::POST, &path, body).await?;
-        match answer["status"]["token"].as_str().filter(|token| !token.is_empty()) {
-            Some(token) => Ok(AccountToken {
-                text: token.to_owned(),
-                expires: answer["status"]["expirationTimestamp"].as_str().and_then(|text| text.parse().ok()),
-            }),
-            None => Err(ApiError::new(Refusal::Unavailable, &call, "the answer has no token".to_owned())),
-        }
+        token(&answer).ok_or_else(|| ApiError::new(Refusal::Unavailable, &call, "the answer has no token".to_owned()))
     }
+}
+
+/// The token in a TokenRequest that was answered; `None`: there is none.
+pub(crate) fn token(answer: &Value) -> Option<AccountToken> {
+    let text = answer["status"]["token"].as_str().filter(|token| !token.is_empty())?.to_owned();
+    let expires = answer["status"]["expirationTimestamp"].as_str().and_then(|text| text.parse().ok());
+    Some(AccountToken { text, expires })
 }
 
 /// The version to ask in, of an `APIGroupList`; else why there is none.

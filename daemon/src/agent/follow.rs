@@ -223,7 +223,7 @@ impl Loop {
 /// by uid. One whose creation cannot be read is the last.
 type Turn = ((bool, Option<Time>), String);
 
-fn turn(cr: &Value) -> Turn {
+pub(crate) fn turn(cr: &Value) -> Turn {
     let created = cr["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse().ok());
     ((created.is_none(), created), cr["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
 }

@@ -308,7 +308,7 @@ fn deadline(job: &Job<'_>) -> Time {
 
 /// Since when that counts, as the controller has it: of one that Velero has made, its creation, as Velero counts; of an upload of a local
 /// volume, which somebody else has made and no one gives up, not the time in the queue.
-fn since(cr: &Value) -> Option<Time> {
+pub(crate) fn since(cr: &Value) -> Option<Time> {
     let time = |value: &Value| value.as_str().and_then(|text| text.parse::<Time>().ok());
     let created = time(&cr["metadata"]["creationTimestamp"]);
     if cr["spec"]["snapshotType"] == names::LOCAL {

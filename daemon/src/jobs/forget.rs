@@ -126,19 +126,21 @@ fn cluster(job: &Job<'_>, evidence: &mut Evidence) -> Result<()> {
         evidence.api.insert(text("uid"), text("name"));
     }
     evidence.restoring = list(Kind::DataDownload)?.iter().filter_map(restored).collect();
-    let deleting = around.get(Kind::ConfigMap, DELETING)?.unwrap_or_default();
-    // A deletion may fail, and the backup be whole again: what was seen long ago says nothing.
-    let now = job.now();
-    let counts = |at: &Value| at.as_str().and_then(|at| at.parse::<Time>().ok()).is_some_and(|at| now.0 < at.0 + SEEN);
-    let seen = deleting["data"].as_object().into_iter().flatten().filter(|(_, at)| counts(at));
-    evidence.deleting = seen.map(|(uid, _)| uid.clone()).collect();
-    // Never the uid of a backup that has none.
-    evidence.deleting.remove("");
+    evidence.deleting = deleting(&around.get(Kind::ConfigMap, DELETING)?.unwrap_or_default(), job.now());
     Ok(())
 }
 
+/// The uids of Backups that were seen in phase Deleting, by the ConfigMap that says so. A deletion may fail, and the backup be whole
+/// again: what was seen long ago says nothing.
+pub(crate) fn deleting(map: &Value, now: Time) -> BTreeSet<String> {
+    let counts = |at: &Value| at.as_str().and_then(|at| at.parse::<Time>().ok()).is_some_and(|at| now.0 < at.0 + SEEN);
+    let seen = map["data"].as_object().into_iter().flatten().filter(|(_, at)| counts(at));
+    // Never the uid of a backup that has none.
+    seen.map(|(uid, _)| uid.clone()).filter(|uid| !uid.is_empty()).collect()
+}
+
 /// The snapshot that a DataDownload reads, or is going to.
-fn restored(cr: &Value) -> Option<String> {
+pub(crate) fn restored(cr: &Value) -> Option<String> {
     let phase = Phase::from(cr["status"]["phase"].as_str().unwrap_or_default());
     let id: SnapshotId = cr["spec"]["snapshotID"].as_str()?.parse().ok()?;
     (!phase.is_terminal()).then_some(id.session)

@@ -157,13 +157,20 @@ fn extended(dir: BorrowedFd<'_>, name: &CStr, scratch: &mut Scratch) -> Result<S
         Err(Errno::OPNOTSUPP) => 0,
         Err(errno) => return Err(errno),
     };
+    gathered(&list[..length], |attribute| {
+        let got = sized(value, |value| wherry_block::get_xattr(dir, name, attribute, value));
+        got.map(|got| value[..got].to_vec())
+    })
+}
+
+/// What a list of names, as the kernel gives it, and the values come to that it gives for them.
+pub(crate) fn gathered(list: &[u8], mut value: impl FnMut(&CStr) -> Result<Vec<u8>, Errno>) -> Result<Set, Errno> {
     let mut set = Vec::new();
     let mut bytes = 2;
-    for attribute in list[..length].split_inclusive(|byte| *byte == 0) {
+    for attribute in list.split_inclusive(|byte| *byte == 0) {
         let Ok(attribute) = CStr::from_bytes_with_nul(attribute) else { continue };
-        let got = sized(value, |value| wherry_block::get_xattr(dir, name, attribute, value));
-        let got = match got {
-            Ok(got) => &value[..got],
+        let got = match value(attribute) {
+            Ok(got) => got,
             Err(Errno::NODATA | Errno::OPNOTSUPP) => continue,
             Err(errno) => return Err(errno),
         };
@@ -175,7 +182,7 @@ fn extended(dir: BorrowedFd<'_>, name: &CStr, scratch: &mut Scratch) -> Result<S
         if bytes > MAX_SET {
             return Err(Errno::TOOBIG);
         }
-        set.push((attribute.to_vec(), got.to_vec()));
+        set.push((attribute.to_vec(), got));
     }
     set.sort_unstable();
     set.dedup_by(|a, b| a.0 == b.0);

@@ -36,6 +36,28 @@ fn context(repository: &RepositoryId, epoch: u32, slot: &str) -> Vec<u8> {
     [b"wherry1 epoch".as_slice(), repository.bytes(), keys::epoch(epoch).as_str().as_bytes(), slot.as_bytes()].concat()
 }
 
+/// The secret of an epoch, as `kek` opens it for a slot; `None`: it does not.
+pub(crate) fn unwrapped(kek: &Secret, repository: &RepositoryId, epoch: u32, mine: &EpochSlot) -> Option<Secret> {
+    let wrapped = unhex_vec(&mine.wrapped)?;
+    let opened = crypto::open(kek, &context(repository, epoch, &mine.slot), &wrapped).map(Zeroizing::new)?;
+    <[u8; 32]>::try_from(opened.as_slice()).ok().map(Secret::new)
+}
+
+/// The reverse.
+///
+/// # Errors
+/// When sealing fails.
+pub(crate) fn wrapped(
+    kek: &Secret,
+    repository: &RepositoryId,
+    epoch: u32,
+    slot: &str,
+    secret: &[u8; 32],
+) -> Result<EpochSlot> {
+    let sealed = crypto::seal(kek, &context(repository, epoch, slot), secret)?;
+    Ok(EpochSlot { slot: slot.to_owned(), wrapped: hex(&sealed) })
+}
+
 /// Whether an epoch says what a slot needs.
 fn names(epoch: &Epoch, slot: &KeySlot) -> bool {
     epoch.slots.iter().any(|other| other.slot == slot.slot)
@@ -125,11 +147,8 @@ impl Keys {
                 );
                 return Err(Error::new(ErrorKind::Denied, text));
             };
-            let wrapped = unhex_vec(&mine.wrapped).unwrap_or_default();
-            let opened = crypto::open(kek, &context(&self.repository, *n, &slot), &wrapped).map(Zeroizing::new);
-            let secret = opened.as_ref().and_then(|secret| <[u8; 32]>::try_from(secret.as_slice()).ok());
             let damaged = || Error::corrupt("a key epoch does not open with its slot").with_object(keys::epoch(*n));
-            let secret = Secret::new(secret.ok_or_else(damaged)?);
+            let secret = unwrapped(kek, &self.repository, *n, mine).ok_or_else(damaged)?;
             self.bundle.write().epochs.insert(*n, secret);
         }
         Ok(())
@@ -223,10 +242,7 @@ impl Repository {
         let epoch = newest.checked_add(1).filter(|n| *n <= u32::from(u16::MAX));
         let epoch = epoch.ok_or_else(|| Error::invalid("the keys were rotated too often"))?;
         let secret = Zeroizing::new(clock::random::<32>(self.rng())?);
-        let wrap = |(_, slot, key): &(u64, String, Secret)| {
-            let sealed = crypto::seal(key, &context(&self.id(), epoch, slot), secret.as_slice())?;
-            Ok(EpochSlot { slot: slot.clone(), wrapped: hex(&sealed) })
-        };
+        let wrap = |(_, slot, key): &(u64, String, Secret)| wrapped(key, &self.id(), epoch, slot, &secret);
         let slots: Vec<EpochSlot> = found.iter().map(wrap).collect::<Result<_>>()?;
         let created = self.clock().now().seconds();
         let object = Epoch { wherry: "epoch".into(), epoch, created, slots, crc: String::new() };

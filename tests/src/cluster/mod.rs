@@ -16,7 +16,9 @@ mod volumes;
 mod world;
 
 pub use agent::AgentProcess;
+pub(crate) use clock::now;
 pub use scene::{BEFORE, DOWNLOAD, Scene, UPLOAD};
+pub(crate) use server::merge;
 pub use server::{Client, How, Server, Who};
 pub use wherry_controller::observe::View as WorldView;
 pub use world::{Content, Event, Outcome, Tamper, Trigger, World};

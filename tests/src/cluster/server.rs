@@ -90,7 +90,7 @@ fn error(refusal: Refusal, verb: &str, key: &Key, message: &str) -> ApiError {
 }
 
 /// RFC 7386.
-fn merge(target: &mut Value, patch: &Value) {
+pub(crate) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return;

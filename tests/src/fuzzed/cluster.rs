@@ -3,12 +3,17 @@
 use crate::block_service::base64;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::fmt::Debug;
 use std::str::FromStr;
+use wherry::decoders as of_wherry;
+use wherry_api::cluster::{Attachment, Claim, Node, Pod, StorageClass, Volume};
 use wherry_api::decode::decode;
 use wherry_api::job::{Collecting, Forgetting, JobKind, JobResult, State};
 use wherry_api::quantity::quantity;
-use wherry_api::{Base, DataDone, DownloadPlan, LocalVolume, SnapshotId, Time, UploadPlan, names, plan};
+use wherry_api::{
+    Base, DataDone, DataDownload, DownloadPlan, LocalVolume, Meta, SnapshotId, Time, UploadPlan, names, plan,
+};
 
 fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("what was read can be written")
@@ -73,12 +78,45 @@ pub(super) fn objects(bytes: &[u8]) -> bool {
         found |= again::<wherry_api::VolumeSnapshot>("VolumeSnapshot", &object);
         found |= again::<wherry_api::VolumeSnapshotContent>("VolumeSnapshotContent", &object);
         found |= again::<wherry_api::BackupStorageLocation>("BackupStorageLocation", &object);
+        found |= again::<Claim>("PersistentVolumeClaim", &object);
+        found |= again::<Volume>("PersistentVolume", &object);
+        found |= again::<Pod>("Pod", &object);
+        found |= again::<Node>("Node", &object);
+        found |= again::<StorageClass>("StorageClass", &object);
+        found |= again::<Attachment>("VolumeAttachment", &object);
+        as_it_is(&object);
     }
     found
 }
 
+/// What is asked of an object as it is says the same as all of it when it is read.
+fn as_it_is(object: &Value) {
+    let ((unknown, created), uid) = of_wherry::turn(object);
+    assert_eq!(unknown, created.is_none(), "one that says when it was made has its turn first");
+    if let Ok(Meta { uid: read, creation_timestamp, .. }) = decode("", &object["metadata"]) {
+        assert_eq!((created, uid), (creation_timestamp, read));
+    }
+    let since = of_wherry::since(object);
+    assert!(since >= created, "{since:?} is before it was made, {created:?}");
+    if let Some(session) = of_wherry::restored(object)
+        && let Ok(DataDownload { spec, status, .. }) = decode("", object)
+    {
+        assert!(!status.phase.is_terminal(), "one that has ended reads nothing");
+        assert_eq!(SnapshotId::from_str(&spec.snapshot_id).ok().map(|id| id.session), Some(session));
+    }
+    let deleting = |now: i64| of_wherry::deleting(object, Time(now));
+    let all = deleting(i64::MIN);
+    assert!(all.iter().all(|uid| !uid.is_empty() && object["data"][uid].is_string()), "{all:?}");
+    let mut times = all.iter().filter_map(|uid| object["data"][uid].as_str()?.parse().ok());
+    if let Some(Time(at)) = times.next() {
+        let (then, later) = (deleting(at), deleting(at + 86_400));
+        assert!(!then.is_empty() && then.is_superset(&later) && all.is_superset(&then), "{all:?} {then:?} {later:?}");
+        assert!(deleting(i64::MAX).is_empty(), "what was seen long ago counts");
+    }
+}
+
 /// Reads an object as one of this kind, and what it was read as once more.
-fn again<T: Serialize + DeserializeOwned + PartialEq + Debug>(kind: &str, object: &serde_json::Value) -> bool {
+fn again<T: Serialize + DeserializeOwned + PartialEq + Debug>(kind: &str, object: &Value) -> bool {
     let Ok(read) = decode::<T>(kind, object) else { return false };
     let written = serde_json::to_value(&read).expect("what was read can be written");
     assert_eq!(decode::<T>(kind, &written).as_ref(), Ok(&read), "it is read as another");
@@ -127,6 +165,15 @@ const DOWNLOAD: &str = r#"{"metadata":{"name":"a"},"spec":{"targetVolume":{"pvc"
 const SNAPSHOT: &str = r#"{"metadata":{"name":"s"},"spec":{"volumeSnapshotClassName":"c"},"status":{"boundVolumeSnapshotContentName":"t","readyToUse":true,"restoreSize":"1Gi","error":{"message":"m"}}}"#;
 const CONTENT: &str = r#"{"spec":{"deletionPolicy":"Delete","driver":"d","volumeSnapshotClassName":"c","source":{"volumeHandle":"v"},"sourceVolumeMode":"Block","volumeSnapshotRef":{"namespace":"n","name":"s","uid":"u"}},"status":{"snapshotHandle":"h","restoreSize":9,"creationTime":1700000000000000000,"readyToUse":true,"error":{"message":"m"}}}"#;
 const LOCATION: &str = r#"{"spec":{"provider":"aws","config":{"region":"r"},"credential":{"name":"s","key":"k"},"objectStorage":{"bucket":"b","prefix":"p","caCert":"UEVN","caCertRef":{"name":"s","key":"k"}},"accessMode":"ReadOnly"},"status":{"phase":"Available","message":"m"}}"#;
+
+const CLAIM: &str = r#"{"metadata":{"name":"c","namespace":"n"},"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}},"storageClassName":"s","volumeAttributesClassName":"a","volumeMode":"Block","volumeName":"v","selector":{"matchLabels":{"k":"v"}}},"status":{"phase":"Bound","capacity":{"storage":"1Gi"}}}"#;
+const VOLUME: &str = r#"{"metadata":{"name":"v"},"spec":{"persistentVolumeReclaimPolicy":"Retain","claimRef":{"namespace":"n","name":"c","uid":"u"},"capacity":{"storage":"1Gi"},"nodeAffinity":{"required":{}},"volumeMode":"Block","local":{"path":"/mnt/a","fsType":"ext4"},"csi":{"driver":"d"},"hostPath":{"path":"/"}},"status":{"phase":"Bound"}}"#;
+const POD: &str = r#"{"metadata":{"name":"p"},"spec":{"nodeName":"o","securityContext":{"fsGroup":7,"seLinuxOptions":{"type":"spc_t"}},"containers":[{"name":"c","securityContext":{}}],"volumes":[{"persistentVolumeClaim":{"claimName":"c","readOnly":true}}]},"status":{"phase":"Pending","conditions":[{"type":"PodScheduled","status":"False","reason":"Unschedulable","message":"m","lastTransitionTime":"2026-11-26T13:00:00Z"}]}}"#;
+const NODE: &str = r#"{"metadata":{"name":"o"},"spec":{"taints":[{"key":"node.kubernetes.io/out-of-service"}]},"status":{"conditions":[{"type":"Ready","status":"Unknown","lastTransitionTime":"2026-11-26T13:00:00Z"}]}}"#;
+const CLASS: &str = r#"{"metadata":{"name":"s"},"reclaimPolicy":"Retain","volumeBindingMode":"WaitForFirstConsumer"}"#;
+const ATTACHMENT: &str = r#"{"metadata":{"name":"a"},"spec":{"nodeName":"o","source":{"persistentVolumeName":"v"}}}"#;
+const DELETING: &str = r#"{"metadata":{"name":"wherry-deleting"},"data":{"u":"2026-11-26T13:00:00Z","t":"2026-10-26T13:00:00Z","no":"time"}}"#;
+const OF_VOLUME: &str = r#"{"metadata":{"uid":"u","creationTimestamp":"2026-11-26T13:00:00Z"},"spec":{"snapshotType":"Local"},"status":{"acceptedTimestamp":"2026-11-26T14:00:00Z"}}"#;
 
 fn annotations() -> Vec<(&'static str, String)> {
     let uid = || "uid".to_owned();
@@ -194,6 +241,14 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("snapshot", SNAPSHOT),
         ("content", CONTENT),
         ("location", LOCATION),
+        ("claim", CLAIM),
+        ("volume", VOLUME),
+        ("pod", POD),
+        ("node", NODE),
+        ("class", CLASS),
+        ("attachment", ATTACHMENT),
+        ("deleting", DELETING),
+        ("upload-local", OF_VOLUME),
         ("time", "2026-11-26T13:00:00Z"),
         ("quantity", "1.5Gi"),
         ("duration", "4h0m10s"),

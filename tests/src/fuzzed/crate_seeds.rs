@@ -51,6 +51,8 @@ const WATCH: &str = r#"{"type":"ADDED","object":{"metadata":{"name":"a","resourc
 {"type":"ERROR","object":{"code":410,"message":"too old"}}
 "#;
 const REFUSED: &str = r#"{"kind":"Status","reason":"NotFound","message":"m","details":{"name":"a"}}"#;
+const TOKEN: &str =
+    r#"{"kind":"TokenRequest","status":{"token":"a.b.c","expirationTimestamp":"2026-11-26T13:00:00Z"}}"#;
 const GROUPS: &str =
     r#"{"groups":[{"name":"cbt.storage.k8s.io","versions":[{"version":"v1alpha1"},{"version":"v1beta1"}]}]}"#;
 const SERVICE: &str = r#"{"spec":{"address":"10.0.0.1:1","audience":"a","caCert":"UEVN"}}"#;
@@ -65,7 +67,7 @@ const PART: &str = "\x06Generic MicrosoftAzure error: request failed for key a/b
 const HOLDER: &str = "\x04backup of \"vm1\" node-1 77 1779999999000000000";
 
 pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
-    let [bundle, slot, record] = of_repo::seeds().expect("seeds can be made");
+    let [bundle, slot, record, epoch] = of_repo::seeds().expect("seeds can be made");
     let text = |target, name, text: &str| (target, name, text.as_bytes().to_vec());
     // Of all but the last byte nothing repeats: one run of literals, as the format of LZ4 blocks has it.
     let lz4 = [&[0xf0, TEXT.len() as u8 - 15][..], TEXT].concat();
@@ -73,6 +75,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("key_bundle", "two", bundle),
         ("key_slot", "slot", [&[0], &slot[..]].concat()),
         ("key_slot", "record", [&[1], &record[..]].concat()),
+        ("key_slot", "epoch", [&[0], &epoch[..]].concat()),
         ("packed", "raw", packed(Codec::Raw, TEXT.len(), TEXT)),
         ("packed", "lz4", packed(Codec::Lz4, TEXT.len(), &lz4)),
         ("packed", "zstd", zstd(TEXT)),
@@ -86,6 +89,8 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         text("kubernetes_answers", "refused", REFUSED),
         text("kubernetes_answers", "groups", GROUPS),
         text("kubernetes_answers", "service", SERVICE),
+        text("kubernetes_answers", "token", TOKEN),
+        text("kubernetes_answers", "retry-after", "120"),
         text("config_file", "few", CONFIG),
         text("mounts", "two", MOUNTS),
         text("storage_texts", "s3", S3),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use wherry_api::location::Recorded;
 use wherry_api::settings::ENTRIES;
 use wherry_api::{BackupStorageLocation, Settings, decoders as of_api};
-use wherry_repo::format::clear::{self, KeySlot};
+use wherry_repo::format::clear::{self, Epoch, KeySlot};
 use wherry_repo::{Codec, Timestamp, decoders as of_repo};
 
 /// Longest plaintext that is unpacked; the longest there is takes too long.
@@ -20,11 +20,15 @@ pub(super) fn key_bundle(bytes: &[u8]) -> bool {
     true
 }
 
-/// The first byte says which: a slot, whose checksum is set, so that more than that is read of it, or a sealed record.
+/// The first byte says which: a sealed record; or a slot, whose checksum is set, so that more than that is read of it, and likewise a key
+/// epoch, which slots open.
 pub(super) fn key_slot(bytes: &[u8]) -> bool {
     let Some((which, bytes)) = bytes.split_first() else { return false };
     if which % 2 == 1 {
         return of_repo::record(bytes).is_ok();
+    }
+    if let Ok(epoch) = serde_json::from_slice::<Epoch>(bytes) {
+        return epoch_opens(&epoch);
     }
     let Ok(slot) = serde_json::from_slice::<KeySlot>(bytes) else { return false };
     let line = clear::encode(&slot).expect("what was read can be written");
@@ -32,6 +36,18 @@ pub(super) fn key_slot(bytes: &[u8]) -> bool {
     let Ok(Some(bundle)) = of_repo::slot(&slot) else { return false };
     assert!(of_repo::bundle(&bundle).is_ok());
     true
+}
+
+/// Secrets are sealed for the number of the epoch and for the slot.
+fn epoch_opens(epoch: &Epoch) -> bool {
+    let opened = of_repo::epoch(epoch).expect("what was opened can be sealed");
+    assert!(opened.iter().all(|(_, secret, again)| again.as_ref() == Some(secret)), "it is read as another");
+    let next = Epoch { epoch: epoch.epoch.wrapping_add(1), ..epoch.clone() };
+    assert_eq!(of_repo::epoch(&next).ok(), Some(Vec::new()), "it opens as another epoch");
+    let mut swapped = epoch.clone();
+    swapped.slots.iter_mut().for_each(|mine| mine.slot.push('0'));
+    assert_eq!(of_repo::epoch(&swapped).ok(), Some(Vec::new()), "it opens for another slot");
+    !opened.is_empty()
 }
 
 /// The codec, and the length of the plaintext, come first.
@@ -92,7 +108,7 @@ fn is_exact(value: &Value) -> bool {
     }
 }
 
-/// What an API server answers: pages, objects, lines of a watch, refusals.
+/// What an API server answers: pages, objects, lines of a watch, refusals, tokens, and for how long it is to be left alone.
 pub(super) fn kubernetes_answers(bytes: &[u8]) -> bool {
     let mut found = false;
     if let Ok((objects, version, more)) = of_api::page(bytes) {
@@ -108,6 +124,18 @@ pub(super) fn kubernetes_answers(bytes: &[u8]) -> bool {
         assert!(!is_exact(&object) || again == object, "{object} is read as {again}");
         assert!(object["metadata"]["managedFields"].is_null(), "nobody reads that");
         let _ = (of_api::served(&object), of_api::service(&object));
+        if let Some(token) = of_api::token(&object) {
+            assert!(!token.text.is_empty(), "a token that is none is sent");
+            let said = token.expires.map(|at| at.to_string().parse());
+            assert_eq!(said.transpose().ok(), Some(token.expires), "it expires at another time");
+        }
+    }
+    if let Some(text) = std::str::from_utf8(bytes).ok()
+        && let Some(pause) = of_api::retry_after(text)
+    {
+        found = true;
+        assert_eq!(of_api::retry_after(&pause.as_secs().to_string()), Some(pause), "{text:?}");
+        assert_eq!(text.trim_start_matches(['+', '0']), pause.as_secs().to_string().trim_start_matches('0'));
     }
     let half = bytes.split_at(bytes.len() / 2);
     let lines = of_api::watched(&[bytes]);

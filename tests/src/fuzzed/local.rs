@@ -1,5 +1,6 @@
 //! What lies on this machine, the kernel says or somebody types: the chunk index, notes and secrets, URLs, extended attributes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use wherry::decoders as of_wherry;
 use wherry::tree::path::TreePath;
@@ -102,11 +103,39 @@ fn is_refused(said: &str) -> bool {
     false
 }
 
-/// The name of an extended attribute, a zero, its value: as an archive tells it.
+/// Names of extended attributes as the kernel lists them, each with a zero behind it. Each has itself for a value, but for those with a
+/// minus sign, which are gone when they are asked for.
+pub(super) fn attribute_names(list: &[u8]) -> bool {
+    let is_gone = |name: &[u8]| name.starts_with(b"-");
+    let Ok(set) = of_wherry::attributes(list, |name| (!is_gone(name.to_bytes())).then(|| name.to_bytes().to_vec()))
+    else {
+        return false;
+    };
+    assert!(set.0.is_empty() || set.fault().is_none(), "no reader would take {set:?}");
+    assert!(set.0.iter().all(|(name, value)| name == value), "a name has another one's value");
+    let names: BTreeSet<&[u8]> =
+        list.split_inclusive(|byte| *byte == 0).filter_map(|name| name.strip_suffix(&[0])).collect();
+    let there = names.into_iter().filter(|name| !is_gone(name));
+    assert!(there.eq(set.0.iter().map(|(name, _)| &name[..])), "{set:?} is not what {list:?} says");
+    !set.0.is_empty()
+}
+
+/// What an ACL as text lets the group do.
+fn group_in(text: &[u8]) -> Option<u16> {
+    let bits = |of: &[u8]| {
+        let can = text.split(|byte| *byte == b',').find_map(|entry| entry.strip_prefix(of))?;
+        Some(can.iter().zip([4, 2, 1]).filter(|(letter, _)| **letter != b'-').map(|(_, bit)| bit).sum::<u16>())
+    };
+    Some(bits(b"group::")? & bits(b"mask::").unwrap_or(7))
+}
+
+/// The name of an extended attribute, a zero, its value: as an archive tells it, and as a restore heeds it where it is an ACL.
 pub(super) fn archived(bytes: &[u8]) -> bool {
     let mut parts = bytes.splitn(2, |byte| *byte == 0);
     let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let (key, told) = of_wherry::attribute(name, value);
+    let group = of_wherry::group_of(value);
+    assert!(group.is_none_or(|bits| bits <= 7), "{group:?} is more than there is to be allowed");
     assert!(!key.contains(&b'='), "the key ends there");
     match key.strip_prefix(b"SCHILY.xattr.") {
         Some(escaped) => {
@@ -116,6 +145,7 @@ pub(super) fn archived(bytes: &[u8]) -> bool {
         None => {
             let is_acl = key.starts_with(b"SCHILY.acl.");
             assert!(!is_acl || told.is_ascii() && value.len() == 4 + 8 * told.split(|byte| *byte == b',').count());
+            assert!(!is_acl || group == group_in(&told), "an archive says something else than a restore heeds");
         }
     }
     true
@@ -172,6 +202,7 @@ pub(super) fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("urls", "google", text(2, "bucket/a")),
         ("urls", "endpoint", text(3, "https://host:9000/")),
         ("urls", "path", text(4, "/a/./b/../c//")),
+        ("attributes", "list", b"user.b\0security.selinux\0-gone\0user.a\0user.b\0".to_vec()),
         ("archived", "acl", acl.concat()),
         ("archived", "label", b"security.selinux\0a:b:c:s0\0".to_vec()),
         ("archived", "escaped", b"user.a=b%\0value".to_vec()),

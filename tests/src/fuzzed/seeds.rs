@@ -275,5 +275,5 @@ pub fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let ours = [trees(), packs(), sealed(), clear(), texts()].concat();
     let theirs =
         [super::crate_seeds::seeds(), super::local::seeds(), super::cluster::seeds(), super::disks::seeds()].concat();
-    [ours, theirs].concat()
+    [ours, theirs, super::state::seeds()].concat()
 }

@@ -155,7 +155,7 @@ impl On<'_> {
 }
 
 /// What an access ACL in the kernel's form lets the group of an inode do; `None` if it cannot be read.
-fn group_of(acl: &[u8]) -> Option<u16> {
+pub(crate) fn group_of(acl: &[u8]) -> Option<u16> {
     const GROUP: u16 = 4;
     const MASK: u16 = 0x10;
     let entries = acl.strip_prefix(&2_u32.to_le_bytes())?;

@@ -40,7 +40,7 @@ mod window;
 mod tests;
 
 pub use file::FileHandle;
-pub(crate) use metadata::were_given;
+pub(crate) use metadata::{group_of, were_given};
 pub(crate) use names::{is_temporary, list as list_names};
 pub(crate) use owners::Owners;
 pub use prune::{Has, Known};
