@@ -305,7 +305,7 @@ impl<'a> Echo<'a> {
                 if cancel.is_cancelled() {
                     let _ = tcsetattr(&terminal, OptionalActions::Now, &before);
                     let _ = terminal.write_all(b"\n");
-                    std::process::exit(if cancel.terminated() { 143 } else { 130 });
+                    std::process::exit(128 + cancel.signal());
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }

@@ -2,6 +2,7 @@
 
 use crate::signals::Cancel;
 use crate::telemetry;
+use signal_hook::consts::{SIGHUP, SIGTERM};
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
@@ -33,6 +34,8 @@ pub enum Exit {
     NoSnapshot = 14,
     /// Written by a newer version, or with a feature that this one lacks.
     Unsupported = 15,
+    /// Ended by SIGHUP.
+    HungUp = 129,
     /// Ended by SIGINT.
     Interrupted = 130,
     /// Ended by SIGTERM.
@@ -59,6 +62,7 @@ impl Exit {
             Self::Damage,
             Self::NoSnapshot,
             Self::Unsupported,
+            Self::HungUp,
             Self::Interrupted,
             Self::Terminated,
         ];
@@ -77,8 +81,11 @@ pub fn of_kind(kind: ErrorKind, cancel: &Cancel) -> Exit {
         ErrorKind::NoSnapshot => Exit::NoSnapshot,
         ErrorKind::Unsupported => Exit::Unsupported,
         ErrorKind::Invalid => Exit::Usage,
-        ErrorKind::Cancelled if cancel.terminated() => Exit::Terminated,
-        ErrorKind::Cancelled => Exit::Interrupted,
+        ErrorKind::Cancelled => match cancel.signal() {
+            SIGHUP => Exit::HungUp,
+            SIGTERM => Exit::Terminated,
+            _ => Exit::Interrupted,
+        },
         // Unavailable, Full, Conflict, Internal: nothing that a caller would act on by the code.
         _ => Exit::Failed,
     }

@@ -1,9 +1,11 @@
-//! SIGINT and SIGTERM. While a piece of work is armed, the first signal asks it to end cleanly and the second ends the
-//! process at once; while nothing is armed, the first one does.
+//! SIGINT, SIGTERM and SIGHUP. While a piece of work is armed, the first signal asks it to end cleanly and the second ends the
+//! process at once; while nothing is armed, the first one does. SIGHUP, of a terminal that has gone, is nothing to a process
+//! that was begun so (`nohup`), or has [stayed behind](Cancel::outlive_terminal).
 
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::SigId;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ struct State {
     asked: Arc<AtomicBool>,
     /// The number of the signal that asked; 0 when none did.
     signal: Arc<AtomicUsize>,
+    /// What is done at a SIGHUP.
+    hangup: Mutex<Vec<SigId>>,
     /// What the user can do to go on later.
     hint: Mutex<&'static str>,
     /// What a signal is answered with; nothing when it is empty.
@@ -48,6 +52,7 @@ impl Default for Cancel {
             at_once: Arc::new(AtomicBool::new(true)),
             asked: Arc::default(),
             signal: Arc::default(),
+            hangup: Mutex::default(),
             hint: Mutex::new(""),
             says: Mutex::new(ENDS),
             why: Mutex::default(),
@@ -71,25 +76,45 @@ impl Cancel {
     pub fn listen() -> io::Result<Self> {
         let cancel = Self::default();
         let state = &cancel.state;
-        for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
-            // In this order: a signal looks whether it is the one to end the process before it says that the next is.
-            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&state.at_once))?;
-            signal_hook::flag::register_usize(signal, Arc::clone(&state.signal), signal as usize)?;
-            signal_hook::flag::register(signal, Arc::clone(&state.asked))?;
-            signal_hook::flag::register(signal, Arc::clone(&state.at_once))?;
+        let mut all = vec![(SIGINT, 130), (SIGTERM, 143)];
+        if !ignores(SIGHUP) {
+            all.push((SIGHUP, 129));
         }
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        let told = cancel.clone();
+        for &(signal, code) in &all {
+            // In this order: a signal looks whether it is the one to end the process before it says that the next is.
+            let ids = [
+                signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&state.at_once))?,
+                signal_hook::flag::register_usize(signal, Arc::clone(&state.signal), signal as usize)?,
+                signal_hook::flag::register(signal, Arc::clone(&state.asked))?,
+                signal_hook::flag::register(signal, Arc::clone(&state.at_once))?,
+            ];
+            if signal == SIGHUP {
+                state.hangup.lock().extend(ids);
+            }
+        }
+        let mut signals = Signals::new(all.iter().map(|(signal, _)| signal))?;
         // Work may take a while to notice: whoever sits at the terminal is told that the signal has come.
+        let told = cancel.clone();
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in &mut signals {
                 let says = *told.state.says.lock();
-                if !says.is_empty() {
+                if !says.is_empty() && (signal != SIGHUP || told.heeds_hangup()) {
                     tracing::warn!("{}: {says}", signal_name(signal));
                 }
             }
         })?;
         Ok(cancel)
+    }
+
+    /// From now on SIGHUP is nothing to this process: it lets go of its terminal.
+    pub fn outlive_terminal(&self) {
+        for id in self.state.hangup.lock().drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+
+    fn heeds_hangup(&self) -> bool {
+        !self.state.hangup.lock().is_empty()
     }
 
     /// From now until the guard is dropped a signal only asks to end, and whoever works looks at [`Cancel::check`].
@@ -173,9 +198,12 @@ impl Cancel {
         self.state.at_once.store(false, Ordering::SeqCst);
     }
 
-    /// Whether it was SIGTERM that asked.
-    pub fn terminated(&self) -> bool {
-        self.state.signal.load(Ordering::Relaxed) == SIGTERM as usize
+    /// The number of the signal that asked: SIGINT where it was none.
+    pub fn signal(&self) -> i32 {
+        match i32::try_from(self.state.signal.load(Ordering::Relaxed)) {
+            Ok(signal @ (SIGHUP | SIGTERM)) => signal,
+            _ => SIGINT,
+        }
     }
 
     /// An error of kind [`ErrorKind::Cancelled`] when the work should end.
@@ -192,7 +220,7 @@ impl Cancel {
         if self.is_over() {
             return Error::new(ErrorKind::Cancelled, "this process was stopped for too long");
         }
-        let signal = signal_name(if self.terminated() { SIGTERM } else { SIGINT });
+        let signal = signal_name(self.signal());
         let hint = *self.state.hint.lock();
         let end = if hint.is_empty() { String::new() } else { format!("; {hint}") };
         Error::new(ErrorKind::Cancelled, format!("ended by {signal}{end}"))
@@ -205,7 +233,19 @@ impl Cancel {
 }
 
 fn signal_name(signal: i32) -> &'static str {
-    if signal == SIGTERM { "SIGTERM" } else { "SIGINT" }
+    match signal {
+        SIGHUP => "SIGHUP",
+        SIGTERM => "SIGTERM",
+        _ => "SIGINT",
+    }
+}
+
+/// Whether this process was begun so that it ignores a signal. Without `/proc` it does not.
+fn ignores(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
 
 /// Work that ends cleanly is under way.

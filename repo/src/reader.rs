@@ -237,12 +237,14 @@ impl ChunkReader {
     }
 
     /// What is missing may be so because this reader was taken for dead while its request was stalled (V4), and its snapshot was
-    /// forgotten for good: then it comes too late, and nothing is lost.
+    /// forgotten for good: then it comes too late, and nothing is lost. A sector that a local disk cannot read is damage here,
+    /// which takes what needs it and nothing else; a disk that gives nothing at all has no note of this reader to show either.
     fn judged(&self, e: Error) -> Error {
         let look = || self.session.as_ref().map_or(Ok(()), |session| session.admit_anew());
         match self.repository.is_damage(&e).then(look) {
             Some(Err(late)) => late,
-            _ => e,
+            Some(Ok(())) => e.into_damage(),
+            None => e,
         }
     }
 

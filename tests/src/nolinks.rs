@@ -8,7 +8,7 @@ use crate::fuse;
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -129,6 +129,8 @@ pub struct Quirks {
     pub numbers_names: bool,
     /// Files with this name are listed, and not found.
     pub unfound: Option<&'static str>,
+    /// Which attributes these names have cannot be read.
+    pub no_attributes: &'static [&'static str],
     /// What was written is lost, and `fsync` says so.
     pub fails_sync: bool,
     /// What was written is lost, and `close` says so.
@@ -469,6 +471,22 @@ impl Filesystem for Memory {
             tree.node(ino.0)?.modified = now();
             Ok(data.len() as u32)
         }, len => reply.written(len));
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let tree = self.0.lock();
+        let of = |node: &Node, name: &str| match &node.kind {
+            Kind::Folder(entries) => entries.get(OsStr::new(name)) == Some(&ino.0),
+            Kind::File(_) => false,
+        };
+        let names = tree.quirks.no_attributes;
+        if names.is_empty() {
+            return reply.error(Errno::ENOSYS);
+        }
+        if names.iter().any(|name| tree.nodes.values().any(|node| of(node, name))) {
+            return reply.error(Errno::EIO);
+        }
+        if size == 0 { reply.size(0) } else { reply.data(&[]) }
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {

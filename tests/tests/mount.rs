@@ -324,6 +324,41 @@ fn a_signal_unmounts() {
 }
 
 #[test]
+fn a_terminal_that_goes_takes_a_mount_in_the_foreground_with_it_and_no_other() {
+    let place = Place::new();
+    place.backup("vm", &[1]);
+    let mount = place.mount_here();
+    mount.signal(Signal::HUP);
+    wait("an empty folder", || fs::read_dir(&mount.mnt).is_ok_and(|names| names.count() == 0));
+    wait("its end", || !is_mounted(&mount.mnt));
+    drop(mount);
+
+    let survives = |mount: &Path, signal: &dyn Fn(Signal)| {
+        // What it would do it does within a tick.
+        for _ in 0..3 {
+            signal(Signal::HUP);
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
+        assert_eq!(fs::read(latest(mount, "vm")).unwrap(), [1]);
+    };
+    let mount = place.mount(&[]);
+    survives(&mount.mnt, &|signal| mount.signal(signal));
+    mount.signal(Signal::TERM);
+    mount.ended();
+
+    let mut command = Command::new("nohup");
+    let plain = place.command(&[]);
+    command.arg(plain.get_program()).args(["mount", place.mnt().to_str().unwrap(), "--foreground"]);
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).env_remove("WHERRY_PASSWORD");
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut mount = Foreground { mnt: place.mnt(), child, lines: channel().1 };
+    wait("the mount", || is_mounted(&mount.mnt));
+    survives(&mount.mnt, &|signal| mount.signal(signal));
+    mount.signal(Signal::TERM);
+    assert_eq!(mount.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn what_a_mount_in_the_background_says_is_kept_in_a_file_it_names() {
     let place = Place::new();
     place.backup("vm", &[1; 5000]);

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -400,31 +400,75 @@ fn each_command_shows_odd_names_and_says_what_is_not_there() {
     }
 }
 
+/// Dumps a snapshot of which this byte of its one pack is wrong, and unpacks that; gives what was said.
+#[track_caller]
+fn dumped_with(home: &Home, pack: &Path, at: usize, into: &Path) -> String {
+    let sound = fs::read(pack).unwrap();
+    let mut bytes = sound.clone();
+    bytes[at] ^= 1;
+    fs::set_permissions(pack, PermissionsExt::from_mode(0o600)).unwrap();
+    fs::write(pack, bytes).unwrap();
+    let dumped = home.command().args(["dump", "latest"]).output().unwrap();
+    fs::write(pack, sound).unwrap();
+    let said = String::from_utf8_lossy(&dumped.stderr).into_owned();
+    assert_eq!(dumped.status.code(), Some(13), "{said}");
+    unpack(&dumped.stdout, into);
+    said
+}
+
 #[test]
 fn what_is_damaged_is_named_and_the_rest_is_there() {
     let home = Home::with_repository();
     let tree = home.path("tree");
     fs::create_dir_all(&tree).unwrap();
-    fs::write(tree.join("big"), noise(3, 3 << 20)).unwrap();
+    let big = noise(3, 3 << 20);
+    fs::write(tree.join("big"), &big).unwrap();
+    fs::hard_link(tree.join("big"), tree.join("too")).unwrap();
     fs::write(tree.join("small"), "small").unwrap();
     backup(&home);
     let packs: Vec<_> = home.tree("repo/packs").into_keys().collect();
-    assert!(!packs.is_empty());
-    for pack in packs {
-        let mut bytes = fs::read(&pack).unwrap();
-        // In the first chunk, which is a piece of the large file.
-        bytes[1000] ^= 1;
-        fs::set_permissions(&pack, PermissionsExt::from_mode(0o600)).unwrap();
-        fs::write(&pack, bytes).unwrap();
-    }
-    let dumped = home.command().args(["dump", "latest"]).output().unwrap();
-    let said = String::from_utf8_lossy(&dumped.stderr);
-    assert_eq!(dumped.status.code(), Some(13), "{said}");
-    assert!(said.contains("/big"), "{said}");
-    unpack(&dumped.stdout, &home.path("copy"));
+    let [pack] = &packs[..] else { panic!("{packs:?}") };
+    // In the first chunk, which is a piece of the large file: there is nothing to begin with, by no name of it.
+    let said = dumped_with(&home, pack, 1000, &home.path("copy"));
+    assert!(said.contains("/big is left out: ") && said.contains("/too is left out: "), "{said}");
     assert_eq!(fs::read(home.path("copy/small")).unwrap(), b"small");
-    assert_eq!(fs::read(home.path("copy/big")).unwrap().len(), 3 << 20);
-    assert_eq!(home.run(&["ls", "latest"]).ok().stdout.lines().count(), 3);
+    assert_eq!(fs::read_dir(home.path("copy")).unwrap().count(), 1);
+    // Further on: the size was said already.
+    let said = dumped_with(&home, pack, 2 << 20, &home.path("midst"));
+    assert!(said.contains("/big cannot be read") && said.contains("zeros stand in its place from byte "), "{said}");
+    let copy = fs::read(home.path("midst/big")).unwrap();
+    let rest = copy.iter().zip(&big).position(|(a, b)| a != b).unwrap();
+    assert!(copy.len() == big.len() && rest > 0 && copy[rest..].iter().all(|b| *b == 0), "from byte {rest} on");
+    assert_eq!(fs::read(home.path("midst/small")).unwrap(), b"small");
+    assert_eq!(fs::metadata(home.path("midst/too")).unwrap().nlink(), 2);
+
+    let mut bytes = fs::read(pack).unwrap();
+    bytes[1000] ^= 1;
+    fs::write(pack, bytes).unwrap();
+    assert_eq!(home.run(&["ls", "latest"]).ok().stdout.lines().count(), 4);
     assert!(home.run(&["cat", "latest", "/big"]).stderr.contains("/big"));
     assert_eq!(home.run(&["cat", "latest", "/big"]).code, 13);
+}
+
+#[test]
+fn a_file_with_holes_whose_data_is_damaged_is_no_file_of_zeros() {
+    let home = Home::with_repository();
+    let tree = home.path("tree");
+    fs::create_dir_all(&tree).unwrap();
+    let file = fs::File::create(tree.join("sparse")).unwrap();
+    file.set_len(8 << 20).unwrap();
+    for (n, at) in [1 << 20, 4 << 20].into_iter().enumerate() {
+        file.write_all_at(&noise(n as u64, 300_000), at).unwrap();
+    }
+    file.sync_all().unwrap();
+    backup(&home);
+    let packs: Vec<_> = home.tree("repo/packs").into_keys().collect();
+    let [pack] = &packs[..] else { panic!("{packs:?}") };
+    let said = dumped_with(&home, pack, 1000, &home.path("copy"));
+    assert!(said.contains("/sparse is left out: "), "{said}");
+    assert_eq!(fs::read_dir(home.path("copy")).unwrap().count(), 0);
+    let said = dumped_with(&home, pack, 500_000, &home.path("midst"));
+    assert!(said.contains("zeros stand in its place"), "{said}");
+    let copy = fs::read(home.path("midst/sparse")).unwrap();
+    assert!(copy.len() == 8 << 20 && copy[1 << 20..][..300_000] == noise(0, 300_000));
 }

@@ -23,9 +23,10 @@ Sizes are bytes or K, M, G, T (of 1024); times are 30s, 5m, 12h, 7d, 2w.
 Exit codes:
   0  done               10  no repository            14  no such snapshot
   1  failed             11  busy                     15  written by a newer version
-  2  usage, or refused  12  wrong or missing key    130  ended by SIGINT
-  3  finished, but      13  damage found            143  ended by SIGTERM
-     some data was unreadable, or the snapshot is partial";
+  2  usage, or refused  12  wrong or missing key    129  ended by SIGHUP
+  3  finished, but      13  damage found            130  ended by SIGINT
+     some data was unreadable, or                   143  ended by SIGTERM
+     the snapshot is partial";
 
 /// `wherry init`
 #[derive(Args, Debug)]
@@ -307,7 +308,7 @@ pub struct StatsArgs {}
 /// `wherry mount`
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Returns as soon as DIR answers. `umount DIR` or SIGTERM ends it. Where somebody uses it, SIGTERM leaves it mounted and a \
+Returns as soon as DIR answers. `umount DIR` or SIGTERM ends it, and with --foreground the end of its terminal. Where somebody uses it, SIGTERM leaves it mounted and a \
 line on standard error says who. A mount that stays in the background keeps standard error where that is a terminal, a \
 file or the journal; else its lines go to mount-PID.log in the cache folder, and the first line names that file.
 

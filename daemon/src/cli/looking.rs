@@ -85,8 +85,8 @@ pub struct FindArgs {
 A POSIX archive (pax): names, modes, owners, times, links; of snapshots of directories also extended attributes, ACLs, \
 devices and holes. Names in it begin below PATH. GNU tar gives the tree back with --numeric-owner --xattrs \
 --xattrs-include='*' --acls --selinux -xp, as root. What is left out is said on standard error: sockets, inode flags; of a \
-directory inside a disk extended attributes, ACLs and devices. Where data cannot be read, zeros stand in its place, and the \
-exit code is 3, or 13 where the repository has lost it.
+directory inside a disk extended attributes, ACLs and devices. A file that cannot be read from its first byte on is left out; \
+where reading ends further on, zeros stand in place of the rest. The exit code is 3 then, or 13 where the repository has lost it.
 
 Examples:
   wherry dump latest:vm1 /p1/etc | tar -tv

@@ -7,7 +7,7 @@ use crate::exit::{self, Exit};
 use crate::output::Output;
 use crate::tree::alike;
 use crate::tree::first::{FirstNames, Key};
-use crate::tree::inode::InodeKind;
+use crate::tree::inode::{Inode, InodeKind, OWNERS};
 use crate::tree::path::{TreePath, escaped};
 use crate::tree::pax::{self, BLOCK, Form};
 use crate::tree::view::{Failed, Node, View, is_damage, is_local, kind_word, page, walk};
@@ -164,13 +164,20 @@ impl<'a> Archive<'a> {
         if node.inode.flags.0 != 0 {
             *self.left.entry("inode flags (immutable, append only, no dump)").or_default() += 1;
         }
-        let extended = match view.extended(path, node) {
+        let (extended, is_lost) = match view.extended(path, node) {
             Err(e) if is_local(&e) => {
                 self.failed.add(&e);
-                Set::default()
+                (Set::default(), true)
             }
-            extended => extended?,
+            extended => (extended?, false),
         };
+        // Without the ACL that may be among them, what its mask lets through would be the group's.
+        let may_lack_acl = is_lost || node.missing.is_some() && node.inode.extended.0.is_empty();
+        let guarded = may_lack_acl.then(|| {
+            let inode = Inode { permissions: node.inode.permissions & OWNERS, ..node.inode.clone() };
+            Node { inode, ..node.clone() }
+        });
+        let node = guarded.as_ref().unwrap_or(node);
         if node.is_file() {
             if !self.file(view, path, name, node, &extended)? {
                 return Ok(());
@@ -192,28 +199,34 @@ impl<'a> Archive<'a> {
         (nearest.map_or(0, |n| n as u64 + 1), node.inode.number, alike::of_inode(&node.inode, node.missing.is_some()))
     }
 
-    /// Writes a regular file, with its holes as such. False: nothing of it was written, as not even its parts are known.
+    /// Writes a regular file, with its holes as such. False: nothing of it was written, as its parts are not known, or its data
+    /// cannot be read from the first byte on: zeros alone would pass for the file.
     fn file(&mut self, view: &mut dyn View, path: &TreePath, name: &[u8], node: &Node, extended: &Set) -> Result<bool> {
         let size = node.inode.size;
-        let (mut count, mut data, mut text) = (0u64, 0, 0u64);
+        let (mut count, mut data, mut text, mut first) = (0u64, 0, 0u64, None);
         let sum = regions(view, path, size, &mut |_, range| {
             count += 1;
             data += range.end - range.start;
+            first.get_or_insert_with(|| range.start..range.end.min(range.start + BLOCK));
             text += pax::region(&range).len() as u64;
             Ok(())
         });
         match sum {
-            Err(e) if is_local(&e) => {
-                self.failed.add(&e);
-                return Ok(false);
-            }
+            Err(e) if is_local(&e) => return self.unread(path, e),
             sum => sum?,
         }
         if data == size {
-            self.header(name, node, extended, Form::Whole)?;
-            self.data(view, path, 0..size)?;
-            self.pad(size)?;
-            return Ok(true);
+            let header = header(name, node, extended, Form::Whole)?;
+            let is_written = self.data(view, path, 0..size, header)?;
+            if is_written {
+                self.pad(size)?;
+            }
+            return Ok(is_written);
+        }
+        // The map comes between: whether anything follows it is asked first.
+        match first.map_or(Ok(()), |first| view.read(path, first, &mut |_| Ok(()))) {
+            Err(e) if is_local(&e) => return self.unread(path, e),
+            read => read?,
         }
         text += format!("{count}\n").len() as u64;
         let map = text.next_multiple_of(BLOCK);
@@ -221,32 +234,43 @@ impl<'a> Archive<'a> {
         self.out.put(format!("{count}\n").as_bytes())?;
         regions(view, path, size, &mut |_, range| self.out.put(pax::region(&range).as_bytes()))?;
         self.zeros(map - text)?;
-        regions(view, path, size, &mut |view, range| self.data(view, path, range))?;
+        regions(view, path, size, &mut |view, range| self.data(view, path, range, Vec::new()).map(drop))?;
         self.pad(data)?;
         Ok(true)
     }
 
-    /// Writes bytes of a file. What cannot be read is zeros: its size was said already.
-    fn data(&mut self, view: &mut dyn View, path: &TreePath, range: Range<u64>) -> Result<()> {
+    /// Writes bytes of a file, after its `header`, if that is still to come. What cannot be read is zeros, once its size was
+    /// said; false: that was not so, and nothing was written.
+    fn data(&mut self, view: &mut dyn View, path: &TreePath, range: Range<u64>, mut header: Vec<u8>) -> Result<bool> {
         let (out, cancel) = (&mut self.out, &self.context.cancel);
         let mut at = range.start;
-        if range.is_empty() {
-            return Ok(());
-        }
-        let read = view.read(path, range.clone(), &mut |bytes| {
-            cancel.check()?;
-            at += bytes.len() as u64;
-            out.put(bytes)
-        });
-        if let Err(e) = read {
-            if !is_local(&e) {
-                return Err(e);
+        let read = match range.is_empty() {
+            true => Ok(()),
+            false => view.read(path, range.clone(), &mut |bytes| {
+                cancel.check()?;
+                out.put(&std::mem::take(&mut header))?;
+                at += bytes.len() as u64;
+                out.put(bytes)
+            }),
+        };
+        match read {
+            Ok(()) => self.out.put(&header)?,
+            Err(e) if !is_local(&e) => return Err(e),
+            Err(e) if !header.is_empty() => return self.unread(path, e),
+            Err(e) => {
+                tracing::error!("{}; zeros stand in its place from byte {at} on", exit::one_line(&e));
+                self.failed.count += 1;
+                self.failed.damaged |= is_damage(&e);
             }
-            tracing::error!("{}; zeros stand in its place from byte {at} on", exit::one_line(&e));
-            self.failed.count += 1;
-            self.failed.damaged |= is_damage(&e);
         }
-        self.zeros(range.end.saturating_sub(at))
+        self.zeros(range.end.saturating_sub(at))?;
+        Ok(true)
+    }
+
+    /// A file that is left out for this reason: gives false.
+    fn unread(&mut self, path: &TreePath, e: anyhow::Error) -> Result<bool> {
+        self.failed.add(&e.context(format!("{path} is left out")));
+        Ok(false)
     }
 
     /// Fills up the last block behind so many bytes.
@@ -265,12 +289,15 @@ impl<'a> Archive<'a> {
         Ok(())
     }
 
-    /// Writes a header, after one of extensions for what does not fit into it.
     fn header(&mut self, name: &[u8], node: &Node, extended: &Set, form: Form<'_>) -> Result<()> {
-        let bytes = pax::header(name, node, extended, form);
-        let bytes = bytes.with_context(|| format!("making the header of {} in an archive", escaped(name)))?;
-        self.out.put(&bytes)
+        self.out.put(&header(name, node, extended, form)?)
     }
+}
+
+/// A header, after one of extensions for what does not fit into it.
+fn header(name: &[u8], node: &Node, extended: &Set, form: Form<'_>) -> Result<Vec<u8>> {
+    let bytes = pax::header(name, node, extended, form);
+    bytes.with_context(|| format!("making the header of {} in an archive", escaped(name)))
 }
 
 /// Ranges of data that are looked up at once.

@@ -93,6 +93,7 @@ fn report(context: &Context, repository: &Repository, point: &Point, detach: boo
         context.output.result(&report, text)?;
         return Ok(None);
     }
+    context.cancel.outlive_terminal();
     let nowhere = File::options().read(true).write(true).open("/dev/null").context("opening /dev/null")?;
     rustix::process::setsid().context("starting a session of its own")?;
     std::env::set_current_dir("/").context("leaving the working folder")?;

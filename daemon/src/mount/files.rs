@@ -14,6 +14,7 @@ use super::streams::Streams;
 use super::workers::Scratch;
 use crate::readers::Readers;
 use crate::tree::alike;
+use crate::tree::inode::permissions;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
@@ -547,7 +548,7 @@ fn of_known(number: u64, known: &Known, links: u64, allocated: u64) -> Attribute
         kind,
         size,
         allocated,
-        permissions: attributes.permissions,
+        permissions: permissions(known),
         owner: Some((attributes.owner, attributes.group)),
         links,
         device,

@@ -411,8 +411,8 @@ impl Shared {
                         jobs.extend(job.clone());
                         Seen::Folder(look, below, job)
                     } else {
-                        if look.device != dir.device() {
-                            // Inode numbers of another filesystem: no names of one inode can be told by them.
+                        if look.mounted {
+                            // Its other names are where it was mounted from.
                             look.inode.links = 1;
                         }
                         Seen::Leaf(look)

@@ -13,7 +13,7 @@ use self::readback::Check;
 use self::work::{Job, Place, Places, Target, Work};
 use super::alike;
 use super::first::FirstNames;
-use super::inode::{Inode, kind_of};
+use super::inode::{Inode, OWNERS, kind_of, permissions};
 use super::path::escaped;
 use super::restore::{Begun, FileHandle, Item, Listed, ReadBack, Restorer, There, Why};
 use super::select::Select;
@@ -445,7 +445,7 @@ impl<'a, 'b> Walk<'a, 'b> {
                 let path = if known.name.is_empty() { self.path.clone() } else { self.path_of(&known.name) };
                 self.lose_folder(&path, &e);
                 let inode = self.inode_with(known, Set::default());
-                Ok(Inode { permissions: inode.permissions & 0o700, ..inode })
+                Ok(Inode { permissions: inode.permissions & OWNERS, ..inode })
             }
             inode => inode,
         }
@@ -460,7 +460,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         let (kind, size) = kind_of(&known.what);
         Inode {
             kind,
-            permissions: attributes.permissions,
+            permissions: permissions(known),
             owner: attributes.owner,
             group: attributes.group,
             flags: attributes.flags,

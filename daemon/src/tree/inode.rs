@@ -1,6 +1,6 @@
 //! An inode as the kernel tells of it.
 
-use wherry_repo::format::tree::{InodeFlags, Set, Time, What};
+use wherry_repo::format::tree::{Extended, InodeFlags, Known, Set, Time, What};
 
 /// Metadata of one inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,19 @@ pub enum InodeKind {
     Character(u32, u32),
     /// A block device: major and minor number.
     Block(u32, u32),
+}
+
+/// What of the permissions its owner has, without bits that let a program run as somebody.
+pub const OWNERS: u16 = 0o700;
+
+/// The permissions of an entry, for who makes it or lets others at it. Where something of it could not be read and no
+/// attribute is known, an ACL may be what is missing: the bits of the group would be its mask, so only the owner's are given.
+pub fn permissions(known: &Known) -> u16 {
+    let attributes = &known.attributes;
+    let may_lack_acl = known.missing.is_some()
+        && matches!(attributes.extended, Extended::None)
+        && !matches!(known.what, What::Link(_));
+    if may_lack_acl { attributes.permissions & OWNERS } else { attributes.permissions }
 }
 
 /// The type that an entry of a tree has, and the bytes of a regular file; 0 for everything else.

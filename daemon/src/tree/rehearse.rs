@@ -9,7 +9,7 @@ use super::compare::Change;
 use super::dir::{Dir, Root};
 use super::fetch::Told;
 use super::first::FirstNames;
-use super::inode::{Inode, InodeKind, kind_of};
+use super::inode::{Inode, InodeKind, kind_of, permissions};
 use super::path::TreePath;
 use super::restore::{Overwrite, Owners, Refused, Report, Skipped, Step, Why, is_zero, were_given};
 use super::select::Select;
@@ -501,7 +501,7 @@ impl<'b> Walk<'_, 'b> {
         self.rehearsal.trust_names
             && there.kind == kind
             && there.modified == known.modified
-            && (matches!(kind, InodeKind::Link(_)) || were_given(known.attributes.permissions, there.permissions))
+            && (matches!(kind, InodeKind::Link(_)) || were_given(permissions(known), there.permissions))
             && (kind != InodeKind::File || there.size == size)
     }
 
@@ -520,9 +520,9 @@ impl<'b> Walk<'_, 'b> {
         let owner = self.owners.user(&a.owner_name, a.owner).unwrap_or(there.owner);
         let group = self.owners.group(&a.group_name, a.group).unwrap_or(there.group);
         // Links have no permissions; flags of what is neither file nor directory come with the directory it is made in.
-        let permissions = matches!(known.what, What::Link(_)) || there.permissions == a.permissions;
+        let same = matches!(known.what, What::Link(_)) || there.permissions == permissions(known);
         let flags = !matches!(known.what, What::File { .. } | What::Folder { .. }) || there.flags == a.flags;
-        Ok(permissions
+        Ok(same
             && flags
             && (there.owner, there.group, there.modified) == (owner, group, known.modified)
             && there.extended == self.rehearsal.extended(known)?)

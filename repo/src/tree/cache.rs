@@ -8,7 +8,7 @@ use super::Node;
 use crate::format::tree::{ListNode, Placed, Ref, TreeNode};
 use crate::id::{Location, PackId};
 use crate::storage::keys;
-use crate::{Error, Repository, Result};
+use crate::{Error, ErrorKind, Repository, Result};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +22,8 @@ const DEFAULT: usize = 24 << 20;
 const PACK: u64 = 4 << 20;
 /// Packs whose misses are counted.
 const COUNTED: usize = 4096;
+/// The misses of a pack that cannot be read as a whole: no power of two, and they stay as they are.
+const NEVER: u32 = u32::MAX;
 
 /// A bounded number of bytes of nodes: a third as they are used, the rest as packs. What was used last stays.
 #[derive(Debug)]
@@ -102,7 +104,7 @@ impl TreeCache {
         if let Some(node) = self.kept(&at.at, &at.to, true) {
             return Ok(node);
         }
-        match repository.elsewhere().tree_node(repository, at, why.kind() == crate::ErrorKind::NotFound)? {
+        match repository.elsewhere().tree_node(repository, at, why.kind() == ErrorKind::NotFound)? {
             Some(bytes) => Ok(self.keep(at, true, bytes.len(), decode(&at.to, &bytes)?)),
             None => {
                 let text = format!(
@@ -138,14 +140,22 @@ impl TreeCache {
         if misses >= 2 && misses.is_power_of_two() && misses.trailing_zeros() % 2 == 1 {
             let tail = repository.storage().get_tail(&key, PACK);
             repository.reached(&tail);
-            let tail = tail?;
-            if tail.bytes.len() as u64 == tail.size
-                && let Some(sealed) = part(&tail.bytes)
-            {
-                let most = self.limit.load(Ordering::Relaxed) / 3 * 2;
-                let len = tail.bytes.len();
-                self.kept.lock().packs.insert(at.pack, tail.bytes, len, most);
-                return Ok((sealed, true));
+            match tail {
+                Ok(tail) => {
+                    if tail.bytes.len() as u64 == tail.size
+                        && let Some(sealed) = part(&tail.bytes)
+                    {
+                        let most = self.limit.load(Ordering::Relaxed) / 3 * 2;
+                        let len = tail.bytes.len();
+                        self.kept.lock().packs.insert(at.pack, tail.bytes, len, most);
+                        return Ok((sealed, true));
+                    }
+                }
+                // What cannot be read may be another part of the pack. It is not asked for as a whole again.
+                Err(e) if e.kind() != ErrorKind::NotFound && repository.is_damage(&e) => {
+                    self.kept.lock().misses.insert(at.pack, NEVER);
+                }
+                Err(e) => return Err(e),
             }
         }
         Ok((part_of(repository, at)?, false))

@@ -14,6 +14,7 @@ use wherry_tests::binary::wherry_bin;
 use wherry_tests::meddling::{Call, Fate, Meddling, unavailable};
 use wherry_tests::nolinks::NoLinks;
 use wherry_tests::small::*;
+use wherry_tests::trees::{assert_same, list};
 
 /// Two volumes with two snapshots each, in maps of more than one level; two ways in; one forgotten and had back, another one pinned; a run that
 /// was ended; what a check has noted.
@@ -170,6 +171,38 @@ impl Home {
         assert_eq!(found.len(), 1, "{folder}: {found:?}");
         found.remove(0)
     }
+}
+
+/// Nodes are read with their whole pack when that is asked for often. A sector of it that none of them is in takes none.
+#[test]
+fn a_bad_sector_at_the_end_of_a_pack_takes_no_part_of_the_tree() {
+    let home = Home { folder: tempfile::tempdir().unwrap(), mount: NoLinks::mount() };
+    home.ok(&["init", "--single-writer"]);
+    let tree = home.path("tree");
+    fs::create_dir(&tree).unwrap();
+    for n in 0..20_000 {
+        fs::write(tree.join(format!("{n:0>100}")), "").unwrap();
+    }
+    home.ok(&["backup", &home.text("tree"), "--name", "t"]);
+    let pack = home.object("meta", |_| true);
+    let len = pack.metadata().unwrap().size() as usize;
+    home.mount.spoil(&pack, len - 512..len, true);
+    home.ok(&["restore", "latest:t", &home.text("out")]);
+    assert_same(&list(&home.path("out")), &list(&tree), "beside a bad sector");
+}
+
+/// What of a disk is lost ends its restore, which says how the rest is to be had.
+#[test]
+fn a_bad_sector_below_a_disk_names_the_way_to_the_rest() {
+    let home = Home { folder: tempfile::tempdir().unwrap(), mount: NoLinks::mount() };
+    home.ok(&["init", "--single-writer"]);
+    fs::write(home.path("image"), disk(1, 9)).unwrap();
+    home.ok(&["backup", &home.text("image"), "--name", "vm"]);
+    home.mount.spoil(&home.object("packs", |_| true), 1000..1512, true);
+    let failed = home.run(&["restore", "latest", &home.text("out")]);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert_eq!(failed.status.code(), Some(13), "{said}");
+    assert!(said.contains("dd if=DIR/by-id/") && said.contains("wherry check --read-data"), "{said}");
 }
 
 #[test]

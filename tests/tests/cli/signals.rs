@@ -1,4 +1,4 @@
-//! How SIGINT and SIGTERM end a backup.
+//! How SIGINT, SIGTERM and SIGHUP end a backup.
 
 use super::harness::{Home, Ran};
 use rustix::process::{Pid, Signal, kill_process};
@@ -103,7 +103,9 @@ fn open_sessions(home: &Home) -> usize {
 #[test]
 fn the_first_signal_ends_cleanly_and_says_how_to_go_on() {
     let home = Home::with_repository();
-    for (signal, code, name) in [(Signal::INT, 130, "SIGINT"), (Signal::TERM, 143, "SIGTERM")] {
+    for (signal, code, name) in
+        [(Signal::INT, 130, "SIGINT"), (Signal::TERM, 143, "SIGTERM"), (Signal::HUP, 129, "SIGHUP")]
+    {
         let endless = Endless::start(&home);
         endless.send(signal);
         let ran = endless.end();

@@ -119,6 +119,12 @@ fn what_the_reader_would_get_wrong_is_said_and_not_shown() {
     assert_eq!(home.run(&["cat", "latest", "/p0/other"]).ok().stdout, "fine");
     let ran = home.run(&["dump", "latest", "/p0"]);
     assert!(ran.code == 3 && !ran.stdout.contains("SSSS") && ran.stderr.contains("/p0/reserved"), "{}", ran.stderr);
+    // Zeros alone would pass for the files.
+    let archive = dir.path().join("tar");
+    std::fs::write(&archive, home.command().args(["dump", "latest", "/p0"]).output().unwrap().stdout).unwrap();
+    let names = sh("tar", &["-tf", archive.to_str().unwrap()]);
+    assert!(names.lines().any(|name| name == "./other" || name == "other"), "{names}");
+    assert!(!names.contains("reserved") && !names.contains("mixed"), "{names}");
     let ran = home.run(&["ls", "latest", "/p0"]);
     assert!(ran.code == 3 && ran.stdout.contains("old (unreadable)"), "{}", ran.stdout);
     let line = home.run(&["cat", "latest", "/p0/old"]).fails(1);

@@ -6,6 +6,8 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use wherry_tests::nolinks::NoLinks;
 use wherry_tests::small::noise;
 use wherry_tests::trees::{assert_same, list};
 
@@ -17,7 +19,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let home = Home::with_repository();
+        Self::with(Home::with_repository())
+    }
+
+    fn with(home: Home) -> Self {
         let mut names = Vec::new();
         for n in 0..12 {
             names.push(format!("d/{n}"));
@@ -35,10 +40,7 @@ impl World {
 
     /// The one object below a folder of the repository.
     fn object(&self, folder: &str) -> PathBuf {
-        let mut all = self.home.tree(&format!("repo/{folder}")).into_keys();
-        let object = all.next().unwrap();
-        assert!(all.next().is_none(), "{folder} has more than one");
-        object
+        object_in(&self.home, &self.home.path("repo"), folder)
     }
 
     fn restore(&self, flags: &[&str]) -> Ran {
@@ -74,6 +76,14 @@ impl World {
         assert_eq!(self.home.tree("out").len(), left, "something else is in the target");
         named
     }
+}
+
+/// The one object below a folder of a repository, wherever that lies.
+fn object_in(home: &Home, repository: &Path, folder: &str) -> PathBuf {
+    let mut all = home.tree(repository.join(folder).to_str().unwrap()).into_keys();
+    let object = all.next().unwrap();
+    assert!(all.next().is_none(), "{folder} has more than one");
+    object
 }
 
 fn flip(path: &Path, at: usize) {
@@ -158,4 +168,81 @@ fn a_damaged_part_of_the_tree_takes_what_is_below_it_and_nothing_else() {
         let _ = fs::remove_dir_all(world.home.path("out"));
     }
     assert!(parts > 0, "no directory was hit");
+}
+
+/// A disk of this machine says of a bad sector that it cannot read it now, and of no other one.
+#[test]
+fn a_bad_sector_takes_what_lies_in_it_and_nothing_else() {
+    let mount = NoLinks::mount();
+    let repository = mount.path().join("repo");
+    let home = Home::new().at(repository.to_str().unwrap(), &[]);
+    home.run(&["init", "-q", "--single-writer"]).ok();
+    let world = World::with(home);
+    let home = &world.home;
+    let pack = object_in(home, &repository, "packs");
+    let len = fs::metadata(&pack).unwrap().len() as usize;
+    for n in 1..8 {
+        mount.spoil(&pack, len * n / 8..len * n / 8 + 4096, true);
+        let named = world.all_but_the_named(&world.restore(&[]));
+        assert!(!named.is_empty() && named.len() <= 48, "{named:?}");
+        if n == 4 {
+            for args in [&["dump", "latest:t"][..], &["cat", "latest:t", named.first().unwrap()]] {
+                assert_eq!(home.command().args(args).output().unwrap().status.code(), Some(13), "{args:?}");
+            }
+        }
+        mount.heal(&pack);
+        fs::remove_dir_all(home.path("out")).unwrap();
+    }
+}
+
+/// A sector is read with the others of its page, so there are many nodes.
+#[test]
+fn a_bad_sector_among_directories_takes_what_is_below_it_and_nothing_else() {
+    const FOLDERS: usize = 8;
+    const NAMES: usize = 400;
+    let mount = NoLinks::mount();
+    let repository = mount.path().join("repo");
+    let home = Home::new().at(repository.to_str().unwrap(), &[]);
+    home.run(&["init", "-q", "--single-writer"]).ok();
+    let name = |folder: usize, n: usize| format!("{folder}/{n:0>100}");
+    for n in 0..FOLDERS * NAMES {
+        files(&home.path("tree"), &[(&name(n % FOLDERS, n / FOLDERS), b"")]);
+    }
+    backup(&home, "tree", &[]);
+    let pack = object_in(&home, &repository, "meta");
+    // Another tree to compare with, which has no node in common: what is lost is not found in it.
+    assert!(
+        Command::new("find").arg(home.path("tree")).args(["-exec", "touch", "{}", "+"]).status().unwrap().success()
+    );
+    let after = home.run(&["backup", "tree", "--name", "t2", "--json"]).ok().json();
+    let after = after["snapshot"].as_str().unwrap();
+    let len = fs::metadata(&pack).unwrap().len() as usize;
+    let (mut parts, mut codes) = (0, BTreeSet::new());
+    for sector in [1, 3, 5, 7] {
+        mount.spoil(&pack, len * sector / 8..len * sector / 8 + 512, true);
+        let ran = home.run(&["restore", "latest:t", "out", "--json"]);
+        assert!([0, 13].contains(&ran.code), "{ran:?}");
+        if ran.code == 13 && !ran.stdout.is_empty() {
+            let result = ran.json();
+            let named: Vec<_> = result["lost_paths"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+            assert!(!named.is_empty(), "{result}");
+            for folder in 0..FOLDERS {
+                let is_named = named.iter().any(|name| *name == "./" || *name == format!("{folder}/"));
+                let there = (0..NAMES).filter(|n| home.path("out").join(name(folder, *n)).exists()).count();
+                assert!(is_named || there == NAMES, "{there} of {folder}: {result}");
+            }
+            parts += usize::from(!named.contains(&"./"));
+        }
+        let commands =
+            [&["ls", "-R", "latest:t"][..], &["find", "latest:t"], &["dump", "latest:t"], &["diff", "latest:t", after]];
+        for args in commands {
+            let code = home.command().args(args).output().unwrap().status.code();
+            assert!([Some(0), Some(13)].contains(&code), "{args:?}: {code:?}");
+            codes.extend((code == Some(13)).then_some(args[0]));
+        }
+        mount.heal(&pack);
+        let _ = fs::remove_dir_all(home.path("out"));
+    }
+    assert!(parts > 0, "no directory was hit");
+    assert_eq!(codes.len(), 4, "{codes:?}");
 }

@@ -68,3 +68,50 @@ fn links_that_do_not_fit_into_memory_become_files_and_that_is_said() {
     let whole = home.run(&["restore", "latest:t", "copy", "--json"]).ok().json();
     assert_eq!((&whole["unlinked"], alone(&home.path("copy"))), (&0.into(), 0), "{whole}");
 }
+
+/// An overlay shows a file with the number that it has in its layer, and layers may lie on several filesystems: which of them
+/// an inode is of tells it from another one of that number.
+#[test]
+fn links_in_an_overlay_of_two_filesystems_are_links() {
+    let home = Home::with_repository();
+    // In a namespace of mounts of its own, so nothing is left mounted. Both layers are made alike, so numbers are met twice.
+    const SCRIPT: &str = r#"set -e
+        mkdir layers all
+        mount -t tmpfs none layers && mkdir layers/1 layers/2
+        for n in 1 2; do
+            mount -t tmpfs none layers/$n
+            mkdir layers/$n/both layers/$n/only-$n
+            for name in a b; do
+                printf %s "$n$name" > layers/$n/both/$name-$n
+                ln layers/$n/both/$name-$n layers/$n/only-$n/$name
+                touch -d @1000000000 layers/$n/both/$name-$n
+            done
+            mkfifo layers/$n/both/fifo-$n && ln layers/$n/both/fifo-$n layers/$n/only-$n/fifo
+        done
+        mount -t overlay none -o xino=off,lowerdir=layers/1:layers/2 all
+        stat -c '%n %i %d %h' all/both/* >&2
+        sleep 2.1
+        "$WHERRY" backup all --name t --json
+        "$WHERRY" restore latest:t copy --json >&2
+        "$WHERRY" backup all --name t --json"#;
+    let mut unshare = Command::new("unshare");
+    home.prepare(&mut unshare);
+    home.point_to_repository(&mut unshare);
+    unshare.env("WHERRY", wherry_tests::binary::wherry_bin());
+    let ran = home.ran(unshare.args(["--mount", "sh", "-c", SCRIPT]).output().unwrap()).ok();
+    let copy = home.path("copy");
+    let number = |path: String| fs::metadata(copy.join(path)).unwrap().ino();
+    for n in [1, 2] {
+        for name in ["a", "b"] {
+            let path = copy.join(format!("both/{name}-{n}"));
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{n}{name}"));
+            assert_eq!(fs::metadata(&path).unwrap().nlink(), 2, "{path:?}: {ran:?}");
+            assert_eq!(number(format!("both/{name}-{n}")), number(format!("only-{n}/{name}")), "{name}: {ran:?}");
+        }
+        assert_eq!(number(format!("both/fifo-{n}")), number(format!("only-{n}/fifo")), "{ran:?}");
+    }
+    // Whatever filesystem it is on, it is not another one that is mounted there.
+    let reports: Vec<serde_json::Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&reports[0]["files"], &reports[0]["boundaries"]), (&8.into(), &0.into()), "{reports:?}");
+    assert_eq!(reports[1]["files_unread"], 4, "they have the same numbers again: {reports:?}");
+}

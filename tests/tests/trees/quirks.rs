@@ -4,7 +4,9 @@ use super::{backup, files, has};
 use crate::harness::{Home, Ran};
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use wherry_tests::nolinks::{NoLinks, Quirks};
 use wherry_tests::small::noise;
 
@@ -96,6 +98,45 @@ fn a_file_that_is_there_and_cannot_be_opened_is_missing_whatever_the_reason() {
         assert_eq!(missing["path"].as_str().unwrap().trim_start_matches('/'), "shut");
         assert_eq!(report["files"], 3, "{report}");
     }
+}
+
+/// An ACL may be what is missing: the bits of the group are its mask then.
+#[test]
+fn what_may_lack_its_acl_is_its_owners_alone() {
+    let home = Home::with_repository();
+    let source = NoLinks::with(Quirks { no_attributes: &["secret", "shut"], ..Quirks::default() });
+    files(source.path(), &[("secret", b"1"), ("open", b"2"), ("shut/in", b"3")]);
+    for (name, mode) in [("secret", 0o6775), ("open", 0o660), ("shut", 0o1775), ("shut/in", 0o664)] {
+        fs::set_permissions(source.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let report = partly(&home.run(&["backup", text(source.path()), "--name", "t", "--json"]));
+    assert_eq!((&report["missing"], &report["missing_paths"][0]["errno"]), (&2.into(), &5.into()), "{report}");
+    let id = report["snapshot"].as_str().unwrap();
+    let expected = [("secret", 0o700), ("open", 0o660), ("shut", 0o700), ("shut/in", 0o664)];
+    let modes = |at: &Path| expected.map(|(name, _)| (name, fs::metadata(at.join(name)).unwrap().mode() & 0o7777));
+
+    let restored = partly(&home.run(&["restore", id, "out", "--allow-partial", "--json"]));
+    assert_eq!(modes(&home.path("out")), expected, "{restored}");
+    let again = ["restore", id, "out", "--allow-partial", "--delta", "--dry-run", "--json"];
+    let dry = partly(&home.run(&again));
+    assert_eq!(dry["changes"].as_array().map(Vec::len).unwrap_or_default(), 0, "{dry}");
+
+    fs::create_dir(home.path("unpacked")).unwrap();
+    let dumped = home.command().args(["dump", id]).output().unwrap();
+    home.write("tar", &dumped.stdout);
+    assert_eq!(dumped.status.code(), Some(3));
+    let tar = Command::new("tar").args(["-xpf", &home.text("tar"), "-C", &home.text("unpacked")]).status().unwrap();
+    assert!(tar.success());
+    assert_eq!(modes(&home.path("unpacked")), expected, "of the archive");
+
+    fs::create_dir(home.path("mnt")).unwrap();
+    let mut mount = home.spawn(&["mount", "mnt", id, "--foreground", "--allow-other"]);
+    let shown = home.path("mnt/by-id").join(id).join("files");
+    mount.until("the mount answers", || shown.join("open").exists());
+    let seen = modes(&shown);
+    mount.send(rustix::process::Signal::TERM);
+    mount.end();
+    assert_eq!(seen, expected, "of the mount");
 }
 
 /// What is said of it and what it holds are not of one moment.

@@ -218,6 +218,7 @@ impl<'a> Line<'a> {
             folder.dir.sync();
         }
         let what = What::Folder { boundary: folder.boundary, below: None };
+        self.links.devices.folder(folder.look.device);
         let mut known = self.known(name, &folder.look, what, theirs.as_ref())?;
         known.missing = folder.missing.or(known.missing);
         known.links = None;
@@ -264,6 +265,7 @@ impl<'a> Line<'a> {
         let is_first = key.is_none_or(|key| self.links.meet(key, inode.links));
         let what = What::File { size: inode.size, content: Content::Nothing };
         let known = self.known(name, &look, what, theirs.as_ref())?;
+        let number = known.inode;
         let mut pending = Pending { known, key, reserved: 0 };
         if is_first {
             if inode.size == 0 {
@@ -271,7 +273,7 @@ impl<'a> Line<'a> {
             }
             let margin = self.beside.last().map_or(Duration::MAX, Beside::margin);
             let same = self.rule.as_ref().zip(theirs.as_ref());
-            let same = same.filter(|(rule, theirs)| rule.is_same(inode, theirs, margin));
+            let same = same.filter(|(rule, theirs)| rule.is_same(inode, number, theirs, margin));
             if let Some((_, theirs)) = same
                 && let Some(kept) = self.backup.writer.keep(theirs)?
             {
@@ -315,13 +317,15 @@ impl<'a> Line<'a> {
     fn known(&mut self, name: Vec<u8>, look: &Look, what: What, theirs: Option<&Known>) -> Result<Known> {
         let inode = &look.inode;
         let attributes = self.attributes(inode, theirs)?;
+        let links = NonZeroU64::new(inode.links).filter(|links| links.get() > 1);
+        let linked = links.and_then(|links| Some((self.links.devices.number(look)?, links)));
         Ok(Known {
             name,
             attributes,
             modified: inode.modified,
             changed: inode.changed,
-            inode: inode.number,
-            links: NonZeroU64::new(inode.links).filter(|links| links.get() > 1),
+            inode: linked.map_or(inode.number, |(number, _)| number),
+            links: linked.map(|(_, links)| links),
             missing: look.missing,
             unsettled: false,
             what,

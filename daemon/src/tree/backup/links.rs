@@ -1,6 +1,7 @@
 //! Names of one inode: the first one in the order of the walk is read, the others say the same.
 
 use super::read::Stamp;
+use crate::tree::attributes::{Device, Look};
 use std::collections::HashMap;
 use wherry_repo::format::tree::{Attributes, Content, Extended, Known, Piece, Time, What};
 
@@ -8,7 +9,7 @@ use wherry_repo::format::tree::{Attributes, Content, Extended, Known, Piece, Tim
 const EACH: usize = 48;
 
 /// An inode: the filesystem it is on, its number there, and when it was made, where that is known.
-pub(super) type InodeKey = ((u32, u32), u64, Option<Time>);
+pub(super) type InodeKey = (Device, u64, Option<Time>);
 
 /// What another name of an inode is.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ struct State {
 /// Inodes with several names, of which not all were seen.
 #[derive(Debug)]
 pub(super) struct Links {
+    /// Where inodes are.
+    pub(super) devices: Devices,
     inodes: HashMap<InodeKey, State>,
     bytes: usize,
     most: usize,
@@ -43,7 +46,7 @@ pub(super) struct Links {
 impl Links {
     /// None yet. About `most` bytes are taken by inodes whose other names are still to come; beyond, a file is read again.
     pub(super) fn new(most: usize) -> Self {
-        Self { inodes: HashMap::new(), bytes: 0, most }
+        Self { devices: Devices::default(), inodes: HashMap::new(), bytes: 0, most }
     }
 
     /// Meets a name of an inode with so many names. True when it is the first one and is to be read; false when it says what
@@ -99,6 +102,36 @@ impl Links {
     }
 }
 
+/// Bits of an inode number that tell devices apart.
+const TAG: u32 = 12;
+
+/// Devices of inodes with several names. An overlay shows files with the numbers of its layers, which may lie on several
+/// filesystems: in the tree of one snapshot two inodes would have one number. All but those on the device of a directory
+/// get another number, with that of the device, in the order they are met, in its highest bits.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    tags: HashMap<Device, u64>,
+    met: u64,
+}
+
+impl Devices {
+    /// A directory is on this one: numbers of inodes on it stay as they are.
+    pub(super) fn folder(&mut self, device: Device) {
+        self.tags.entry(device).or_default();
+    }
+
+    /// The number under which an inode is known in the tree; `None`: there is none by which its names could be told.
+    pub(super) fn number(&mut self, look: &Look) -> Option<u64> {
+        let tag = *self.tags.entry(look.device).or_insert_with(|| {
+            self.met += 1;
+            self.met
+        });
+        let room = u64::BITS - TAG;
+        let fits = tag == 0 || (tag >> TAG == 0 && look.inode.number >> room == 0);
+        fits.then_some(tag << room | look.inode.number)
+    }
+}
+
 /// What an entry takes (bytes). Attributes that others have too are counted for each.
 fn weight(known: &Known) -> usize {
     let pieces = match &known.what {
@@ -117,8 +150,27 @@ fn weight(known: &Known) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::inode::{Inode, InodeKind};
     use std::sync::Arc;
     use wherry_repo::format::tree::{InodeFlags, Set};
+
+    fn look(device: Device, number: u64) -> Look {
+        let inode = Inode {
+            kind: InodeKind::File,
+            permissions: 0o644,
+            owner: 0,
+            group: 0,
+            flags: InodeFlags::default(),
+            extended: Set::default(),
+            modified: Time::default(),
+            changed: Time::default(),
+            number,
+            links: 2,
+            size: 0,
+            allocated: 0,
+        };
+        Look { inode, missing: None, device, born: None, mounted: false, automount: false }
+    }
 
     fn known(name: &str) -> Known {
         let attributes = Attributes {
@@ -179,6 +231,18 @@ mod tests {
         assert_eq!(links.follow(born, b"c", &other), same, "it changed meanwhile, and is the same by its birth");
         assert_eq!(links.inodes.len(), 2, "those of which another name, or the first, is still to come");
         assert!(links.meet(((0, 1), 7, None), 3), "as if never seen");
+    }
+
+    #[test]
+    fn numbers_of_two_devices_are_told_apart() {
+        let mut devices = Devices::default();
+        devices.folder((0, 1));
+        let mut of = |device, number| devices.number(&look((0, device), number));
+        assert_eq!(of(1, u64::MAX), Some(u64::MAX), "beside its directory");
+        assert_eq!([of(8, 7), of(9, 7), of(8, 7), of(1, 7)], [1 << 52 | 7, 2 << 52 | 7, 1 << 52 | 7, 7].map(Some));
+        assert_eq!((of(8, 1 << 52), of(9, (1 << 52) - 1)), (None, Some((3 << 52) - 1)));
+        (10..4103).for_each(|device| assert!(of(device, 7).is_some()));
+        assert_eq!((of(4103, 7), of(4102, 7)), (None, Some(4095 << 52 | 7)), "there are no more numbers");
     }
 
     #[test]

@@ -103,9 +103,9 @@ impl Rule {
         Time { seconds, nanoseconds: nanoseconds.rem_euclid(1_000_000_000) as u32 }
     }
 
-    /// True when the file is the one that the parent has. `margin` is that of the filesystem it is on: with all filesystems
-    /// a tree has several.
-    pub(super) fn is_same(&self, seen: &Inode, theirs: &Known, margin: Duration) -> bool {
+    /// True when the file, which has this number in the tree, is the one that the parent has. `margin` is that of the filesystem
+    /// it is on: with all filesystems a tree has several.
+    pub(super) fn is_same(&self, seen: &Inode, number: u64, theirs: &Known, margin: Duration) -> bool {
         let What::File { size, content } = &theirs.what else { return false };
         let thin = match content {
             Content::Shared { chunk, .. } => self.thin.binary_search(&chunk.to.id).is_ok(),
@@ -114,7 +114,7 @@ impl Rule {
         *size == seen.size
             && theirs.modified == seen.modified
             && theirs.changed == seen.changed
-            && (self.ignore_inode || theirs.inode == seen.number)
+            && (self.ignore_inode || theirs.inode == number)
             && theirs.missing.is_none()
             && !theirs.unsettled
             && seen.changed < self.before(margin)
@@ -180,7 +180,7 @@ mod tests {
             (3600, 9997, 0, false),
         ] {
             let (seen, theirs) = file(Time { seconds, nanoseconds });
-            let said = rule.is_same(&seen, &theirs, Duration::from_secs(margin));
+            let said = rule.is_same(&seen, seen.number, &theirs, Duration::from_secs(margin));
             assert_eq!(said, same, "{seconds} s, margin {margin} s");
         }
     }
