@@ -213,6 +213,25 @@ impl ChunkIndex {
         }
     }
 
+    /// True when it leaves rows out for want of room, or soon will.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.writable().is_some_and(Rocks::is_crowded)
+    }
+
+    /// Drops all rows when at least half of the packs are gone: then they can be taken in anew without leaving out so many.
+    /// Says whether it did.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    pub(crate) fn clear_if(&self, is_gone: impl Fn(&PackId) -> bool) -> Result<bool> {
+        let Some(rocks) = self.writable() else { return Ok(false) };
+        let cleared = rocks.count_packs(is_gone).and_then(|(all, gone)| match gone > 0 && gone >= all / 2 {
+            true => rocks.clear().map(|()| true),
+            false => Ok(false),
+        });
+        cleared.or_else(|e| self.failed(e).map(|()| false))
+    }
+
     /// Brings everything to the disk; what was taken in since the last time is otherwise lost when the process is killed.
     /// Dropping the index does it too.
     pub fn flush(&self) -> Result<()> {
