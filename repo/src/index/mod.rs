@@ -30,6 +30,8 @@
 //! [`IndexOptions::max_disk`] the index begins to keep only the chunks whose ids end in a zero bit, then two, and so on
 //! (ids are uniform, so each bit halves it); a compaction in the background drops the others. At eight tenths nothing is
 //! taken until that is done; the rest is for what a compaction writes before it removes what it read. What is lost is the deduplication against chunks whose rows were left out.
+//! Rows of packs that are gone are let go of all at once: whoever brings the index up to date and finds it that full looks which packs
+//! there are, and where at least half are gone it takes all in anew.
 
 mod memory;
 mod options;

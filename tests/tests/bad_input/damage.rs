@@ -236,7 +236,10 @@ fn an_object_of_a_wild_length_and_a_pipe_in_place_of_one_are_damage() {
     let check = home.run(&["check"]);
     assert!(check.code == 13 && check.stdout.contains(&key(home, &record)), "{check:?}");
     let listed = home.run(&["snapshots"]);
-    assert!(listed.code == 13 && listed.stdout.contains(&kept.id) && !listed.stdout.contains(&other), "{listed:?}");
+    assert!(
+        listed.code == 13 && listed.stdout.contains(&kept.id[..8]) && !listed.stdout.contains(&other[..8]),
+        "{listed:?}"
+    );
     has(&home.run(&["gc", "--grace", "0s"]).fails(13), &[&other, "nothing that is written there is longer"]);
     fs::write(&record, &whole).unwrap();
     for folder in ["idx", "sess", "packs"] {
@@ -247,14 +250,12 @@ fn an_object_of_a_wild_length_and_a_pipe_in_place_of_one_are_damage() {
         assert!(check.code == 13 && check.stdout.contains(&key(home, &object)), "{folder}: {check:?}");
         fs::write(&object, whole).unwrap();
     }
-    for name in ["repo.json", "config/00000000"] {
-        let path = home.path(&format!("repo/{name}"));
-        let whole = fs::read(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        has(&home.spawn(&["snapshots"]).end_within(PATIENCE).fails(13), &["no regular file stands there"]);
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, whole).unwrap();
-    }
+    let path = home.path("repo/repo.json");
+    let whole = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    has(&home.spawn(&["snapshots"]).end_within(PATIENCE).fails(13), &["no regular file stands there"]);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, whole).unwrap();
     kept.is_whole_with(2);
 }

@@ -5,6 +5,7 @@ use crate::harness::Home;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use wherry_tests::fuse::Held;
 use wherry_tests::small::noise;
 use wherry_tests::volumes::Loop;
 

@@ -235,7 +235,6 @@ impl Credentials {
     }
 
     /// Keys that need no request.
-
     fn here(&self) -> Result<Option<Arc<AwsCredential>>, Failed> {
         if !self.profile.first
             && let Some(keys) = self.of_environment()?

@@ -126,7 +126,8 @@ fn a_file_that_is_seen_half_way_ends_nothing() {
     }
     let path = home.0.path().join(".aws/credentials");
     let credentials = home.open(Some("work"), &[], None);
-    let now = SystemTime::now();
+    std::fs::write(&path, FILE).unwrap();
+    let now = path.metadata().unwrap().modified().unwrap();
     for secret in ["one", "two"] {
         std::fs::write(&path, FILE.replace("= wsecret", &format!("= {secret}"))).unwrap();
         File::options().write(true).open(&path).unwrap().set_modified(now).unwrap();
