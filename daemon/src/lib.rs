@@ -23,6 +23,7 @@ pub mod select;
 pub mod signals;
 mod storage;
 pub mod telemetry;
+mod threads;
 mod throttle;
 pub mod tree;
 

@@ -3,6 +3,7 @@
 
 use crate::exit::{complain, of_kind};
 use crate::signals::Cancel;
+use crate::threads;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use std::fmt;
@@ -67,7 +68,9 @@ impl Readers {
     pub fn until_a_signal<T>(&self, cancel: &Cancel, work: impl FnOnce() -> T) -> T {
         std::thread::scope(|scope| {
             let (done, ended) = bounded::<()>(0);
-            scope.spawn(|| self.end_at_a_signal(cancel, ended));
+            if let Err(e) = threads::one(scope, || self.end_at_a_signal(cancel, ended)) {
+                tracing::debug!("a signal is waited for by nobody: {e}");
+            }
             let _done = done;
             work()
         })

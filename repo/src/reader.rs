@@ -404,6 +404,13 @@ impl ChunkReader {
         if let Some(found) = found {
             return Ok(found);
         }
+        // Before it is called lost: that its pack is not there was said once.
+        if why.kind() == ErrorKind::NotFound {
+            match self.read_at(chunk, &slot.at.pack, &slot.at, scratch, buffer(chunk)) {
+                Err(e) if self.repository.is_damage(&e) => {}
+                read => return read,
+            }
+        }
         let start = chunk.number << chunk.class;
         let what = match self.is_tree {
             true => "a chunk".to_owned(),

@@ -435,14 +435,9 @@ impl Repository {
     pub(crate) fn read_many<K: Sync, T: Record + Send>(&self, found: &[(K, Key)]) -> Vec<Result<(T, u64)>> {
         let lanes = self.storage().lanes();
         let share = found.len().div_ceil(lanes).max(8);
-        std::thread::scope(|scope| {
-            let parts: Vec<_> = found
-                .chunks(share)
-                .map(|part| scope.spawn(move || part.iter().map(|(_, key)| self.read_sized(key)).collect::<Vec<_>>()))
-                .collect();
-            let lost = || vec![Err(Error::internal("a thread that read records panicked"))];
-            parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|_| lost())).collect()
-        })
+        let read = |part: &[(K, Key)]| part.iter().map(|(_, key)| self.read_sized(key)).collect::<Vec<_>>();
+        let lost = || vec![Err(Error::internal("a thread that read records panicked"))];
+        crate::side::at_once(found.chunks(share), read, lost).into_iter().flatten().collect()
     }
 
     /// The key slots; damaged ones as errors.
@@ -512,8 +507,18 @@ impl Repository {
         let deleted = storage.delete(&key);
         // Of two who remove each the other's way in, whoever looks last sees that none is left.
         let looked = bundle::slots(storage);
-        if looked.as_ref().is_ok_and(|all| all.iter().any(is_another)) {
-            return deleted;
+        if let Ok(all) = &looked
+            && all.iter().any(is_another)
+        {
+            deleted?;
+            // Who hears that it is gone may give away what opens it.
+            let gone = |object: &Result<KeySlot>| object.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound);
+            if all.iter().any(|(n, object)| *n == slot && !gone(object)) {
+                let text =
+                    format!("key slot {slot:016x} is still there, although it was removed: run the same command again");
+                return Err(Error::new(ErrorKind::Unavailable, text).with_object(&key));
+            }
+            return Ok(());
         }
         match kept.map(|bytes| storage.create(&key, bytes)) {
             Some(Err(e)) if e.kind() != ErrorKind::Conflict => {

@@ -17,6 +17,8 @@ pub enum Fault {
     Refuse(u16),
     /// Answered as if the bucket did not exist; the server sees nothing.
     NoSuchBucket,
+    /// Answered as by an ingress that knows no way to the server, which sees nothing.
+    NoBackend,
     /// Who asks with this access key is answered that the token has expired, and the server sees nothing; others are served.
     ExpiredToken(&'static str),
     /// The request waits until [`FaultyS3::release`], then it is served.
@@ -43,6 +45,7 @@ impl Fault {
         match self {
             Self::Refuse(_) => "refuse",
             Self::NoSuchBucket => "no-such-bucket",
+            Self::NoBackend => "no-backend",
             Self::ExpiredToken(_) => "expired-token",
             Self::Hold => "hold",
             Self::ApplyAndRefuse(_) => "apply-and-refuse",
@@ -352,6 +355,13 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number:
             discard(&mut incoming, body).await?;
             return refuse(&mut client, 404, "NoSuchBucket", method).await;
         }
+        Some(Fault::NoBackend) => {
+            discard(&mut incoming, body).await?;
+            let text = if method == "HEAD" { "" } else { "404 page not found\n" };
+            let head = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 19\r\n";
+            client.write_all(format!("{head}Connection: close\r\n\r\n{text}").as_bytes()).await?;
+            return client.shutdown().await;
+        }
         // The scope of a signature begins with the access key ("Signature Version 4" in the documentation of S3).
         Some(Fault::ExpiredToken(key)) if request.text.contains(&format!("Credential={key}/")) => {
             discard(&mut incoming, body).await?;
@@ -405,6 +415,13 @@ async fn serve(mut client: TcpStream, server: u16, state: &Mutex<State>, number:
             // The XML API answers with the tag of the object.
             let Some(reply) = read_head(&mut upstream).await? else { return Ok(()) };
             let head = reply.text.replacen("\r\n", "\r\nETag: \"1\"\r\n", 1);
+            client.write_all(head.as_bytes()).await?;
+            tokio::io::copy(&mut reply.rest.as_slice().chain(&mut upstream), &mut client).await.map(|_| ())
+        }
+        _ if google => {
+            // Which numbers its answers.
+            let Some(reply) = read_head(&mut upstream).await? else { return Ok(()) };
+            let head = reply.text.replacen("\r\n", "\r\nX-GUploader-UploadID: 1\r\n", 1);
             client.write_all(head.as_bytes()).await?;
             tokio::io::copy(&mut reply.rest.as_slice().chain(&mut upstream), &mut client).await.map(|_| ())
         }

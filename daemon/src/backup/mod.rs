@@ -12,6 +12,7 @@ pub use runs::{DiskRuns, Order, TRIES};
 use crate::exit::caught;
 use crate::progress::Progress;
 use crate::signals::Cancel;
+use crate::threads;
 use crate::throttle::Throttle;
 use anyhow::Result;
 pub(crate) use beating::Beating;
@@ -147,7 +148,7 @@ impl Backup<'_> {
         };
         std::thread::scope(|scope| {
             let (ended, end) = bounded::<()>(0);
-            scope.spawn(|| {
+            let watch = || {
                 let end = end;
                 while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                     if let Err(e) = self.cancel.check().and_then(|()| self.writer.check()) {
@@ -159,14 +160,13 @@ impl Backup<'_> {
                         return drop(reader.lock().take());
                     }
                 }
-            });
-            let workers: Vec<_> = (0..self.workers.max(1))
-                .map(|_| scope.spawn(wherry_repo::as_here(|| caught(work).unwrap_or_else(&fail))))
-                .collect();
-            for worker in workers {
-                if worker.join().is_err() {
+            };
+            let worker = || caught(work).unwrap_or_else(&fail);
+            match threads::one(scope, watch).and_then(|_| threads::some(scope, self.workers, worker)) {
+                Ok(workers) => workers.into_iter().filter_map(|worker| worker.join().err()).for_each(|_| {
                     fail(wherry_repo::Error::internal("a worker thread panicked").into());
-                }
+                }),
+                Err(e) => fail(e.into()),
             }
             drop(ended);
         });

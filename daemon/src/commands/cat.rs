@@ -5,6 +5,7 @@ use crate::cli::CatArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::readers::Readers;
+use crate::threads;
 use crate::tree::inside::DISK;
 use crate::tree::view::not_a_file;
 use anyhow::Result;
@@ -131,9 +132,9 @@ fn read(reader: &SnapshotReader, window: Range<u64>, threads: usize) -> Result<H
         Ok(())
     };
     let results: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.min(plan.len())).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|t| t.join()).collect()
-    });
+        let threads = threads::some(scope, threads.min(plan.len()), work)?;
+        Ok::<_, Error>(threads.into_iter().map(|t| t.join()).collect())
+    })?;
     for result in results {
         result.map_err(|_| Error::internal("a worker thread panicked"))??;
     }

@@ -2,6 +2,7 @@
 
 use crate::progress::Progress;
 use crate::signals::Cancel;
+use crate::threads;
 use anyhow::Result;
 use parking_lot::Mutex;
 use std::ops::Range;
@@ -163,9 +164,9 @@ impl Compare<'_> {
         // One that failed ends the others: what they would find is of no use.
         let work = || work().inspect_err(|_| stop.store(true, Ordering::Relaxed));
         let results = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.workers.max(1)).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().map(|t| t.join()).collect::<Vec<_>>()
-        });
+            let threads = threads::some(scope, self.workers, work)?;
+            Ok::<_, wherry_repo::Error>(threads.into_iter().map(|t| t.join()).collect::<Vec<_>>())
+        })?;
         for result in results {
             result.map_err(|_| wherry_repo::Error::internal("a worker thread panicked"))??;
         }

@@ -16,6 +16,7 @@ pub(crate) use seen::Seen;
 use crate::exit::caught;
 use crate::progress::Progress;
 use crate::signals::Cancel;
+use crate::threads;
 use anyhow::Result;
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
@@ -78,15 +79,15 @@ impl Restore<'_> {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.fetchers.max(1))
-                .map(|_| {
-                    scope.spawn(wherry_repo::as_here(|| {
-                        caught(work).unwrap_or_else(&fail);
-                        // Whoever plans must not wait for a queue that nobody empties.
-                        jobs.iter().for_each(drop);
-                    }))
-                })
-                .collect();
+            let worker = || {
+                caught(work).unwrap_or_else(&fail);
+                // Whoever plans must not wait for a queue that nobody empties.
+                jobs.iter().for_each(drop);
+            };
+            let workers = match threads::some(scope, self.fetchers, worker) {
+                Ok(workers) => workers,
+                Err(e) => return fail(e.into()),
+            };
             self.plan(|fetch| !stop.load(Ordering::Relaxed) && queue.send(fetch).is_ok()).unwrap_or_else(&fail);
             drop(queue);
             for worker in workers {

@@ -20,6 +20,7 @@ use super::select::Select;
 use crate::exit::one_line;
 use crate::progress::Progress;
 use crate::signals::Cancel;
+use crate::threads;
 use anyhow::Result;
 use crossbeam_channel::{Sender, bounded};
 use std::sync::Arc;
@@ -92,16 +93,13 @@ impl TreeRestore<'_> {
         let (queue, jobs) = bounded::<Job>(self.fetchers.max(1) * 2);
         let work = Work::new(self, damage)?;
         std::thread::scope(|scope| {
-            for _ in 0..self.fetchers.max(1) {
-                let jobs = jobs.clone();
-                scope.spawn(wherry_repo::as_here(|| work.run(jobs)));
-            }
-            drop(jobs);
+            let work = &work;
+            threads::some(scope, self.fetchers, move || work.run(jobs))?;
             let mut walk = Walk {
                 restore: self,
                 restorer,
                 queue,
-                work: &work,
+                work,
                 places: Places::new(),
                 chunks: Vec::new(),
                 bytes: 0,

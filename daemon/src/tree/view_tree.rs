@@ -3,6 +3,7 @@
 use super::inode::{Inode, InodeKind, kind_of};
 use super::path::{TreePath, escaped, joined};
 use super::view::{Each, Node, PathError, Take, View, not_a_file};
+use crate::threads;
 use anyhow::Result;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -229,7 +230,9 @@ impl<'a> TreeView<'a> {
             0 => {}
             1 => work(),
             many => std::thread::scope(|scope| {
-                (0..self.threads.min(many)).for_each(|_| drop(scope.spawn(work)));
+                if threads::some(scope, self.threads.min(many), work).is_err() {
+                    work();
+                }
             }),
         }
         found.into_inner()

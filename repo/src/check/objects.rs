@@ -201,23 +201,35 @@ fn subject(key: &Key) -> Option<SnapshotId> {
 fn open(run: &Run<'_>, key: &Key) -> Result<Item> {
     match decode(run, key) {
         Ok(item) => Ok(item),
-        // Sessions and forgotten snapshots come to an end.
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Item::Fine),
+        Err(e) if e.kind() == ErrorKind::NotFound && is_over(run, key)? => Ok(Item::Fine),
         Err(e) if run.is_damage(&e) => {
+            let what = match e.kind() {
+                ErrorKind::NotFound => "it is listed, and the storage says that it is not there",
+                _ => e.message(),
+            };
             if let Some((id, _, true)) = keys::parse_forget(key) {
-                return Ok(Item::Unsettled(id, key.clone(), e.message().to_owned()));
+                return Ok(Item::Unsettled(id, key.clone(), what.to_owned()));
             }
             if let Some((volume, id)) = keys::parse_snap(key) {
-                return Ok(Item::Lost(volume, id, key.clone(), e.message().to_owned()));
+                return Ok(Item::Lost(volume, id, key.clone(), what.to_owned()));
             }
             match run.repository.damaged_config() == Some(key) {
-                true => run.findings.of_kind(key, DamageKind::Newest, e.message()),
-                false => run.findings.whole(key, e.message()),
+                true => run.findings.of_kind(key, DamageKind::Newest, what),
+                false => run.findings.whole(key, what),
             }
             Ok(Item::Fine)
         }
         Err(e) => Err(e),
     }
+}
+
+/// Whether what was listed may be gone by now: sessions end, segments and notes of checks are put together, and a collector takes the
+/// record of a snapshot that was made final before. Nobody takes anything else.
+fn is_over(run: &Run<'_>, key: &Key) -> Result<bool> {
+    if let Some((_, id)) = keys::parse_snap(key) {
+        return run.repository.is_gone(&id);
+    }
+    Ok([keys::SESS, keys::IDX, keys::CHECKED].iter().any(|prefix| key.as_str().starts_with(prefix)))
 }
 
 fn decode(run: &Run<'_>, key: &Key) -> Result<Item> {

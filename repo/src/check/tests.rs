@@ -1,6 +1,7 @@
 //! What damage of the storage cannot do, and a mistake of a writer could: authentic objects that do not fit each other.
 
 mod healing;
+mod listed;
 mod lost_notes;
 mod over_time;
 mod stored;

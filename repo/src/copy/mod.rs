@@ -303,7 +303,8 @@ impl Work<'_> {
         };
         let threads = self.options.threads.clamp(1, plan.len());
         std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| tell(work()))).collect();
+            let start = |_| std::thread::Builder::new().spawn_scoped(scope, || tell(work())).ok();
+            let others: Vec<_> = (1..threads).map_while(start).collect();
             tell(work());
             for other in others {
                 if other.join().is_err() {

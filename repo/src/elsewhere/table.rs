@@ -199,20 +199,8 @@ fn read_segment(repository: &Repository, key: &Key) -> Result<Vec<segment::PackR
     }
 }
 
-/// Does `work` for a few items at once. What no thread can be had for is done without one.
+/// Does `work` for a few items at once.
 fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
-    let work = &work;
-    std::thread::scope(|scope| {
-        let begin = |item| {
-            let work = move || work(item);
-            std::thread::Builder::new().spawn_scoped(scope, work).map_err(|_| work())
-        };
-        let begun: Vec<_> = items.iter().map(begin).collect();
-        let lost = || Err(crate::Error::internal("a thread that read indexes panicked"));
-        let done = begun.into_iter().map(|begun| match begun {
-            Ok(thread) => thread.join().unwrap_or_else(|_| lost()),
-            Err(done) => done,
-        });
-        done.collect()
-    })
+    let lost = || Err(crate::Error::internal("a thread that read indexes panicked"));
+    crate::side::at_once(items.iter(), work, lost).into_iter().collect()
 }

@@ -30,6 +30,8 @@
 //! [`IndexOptions::max_disk`] the index begins to keep only the chunks whose ids end in a zero bit, then two, and so on
 //! (ids are uniform, so each bit halves it); a compaction in the background drops the others. At eight tenths nothing is
 //! taken until that is done; the rest is for what a compaction writes before it removes what it read. What is lost is the deduplication against chunks whose rows were left out.
+//! Rows of packs that are gone are let go of all at once: whoever brings the index up to date and finds it that full looks which packs
+//! there are, and where at least half are gone it takes all in anew.
 
 mod memory;
 mod options;
@@ -211,6 +213,25 @@ impl ChunkIndex {
             Some(Err(error)) => self.failed(error).map(|()| false),
             None => Ok(false),
         }
+    }
+
+    /// True when it leaves rows out for want of room, or soon will.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.writable().is_some_and(Rocks::is_crowded)
+    }
+
+    /// Drops all rows when at least half of the packs are gone: then they can be taken in anew without leaving out so many.
+    /// Says whether it did.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    pub(crate) fn clear_if(&self, is_gone: impl Fn(&PackId) -> bool) -> Result<bool> {
+        let Some(rocks) = self.writable() else { return Ok(false) };
+        let cleared = rocks.count_packs(is_gone).and_then(|(all, gone)| match gone > 0 && gone >= all / 2 {
+            true => rocks.clear().map(|()| true),
+            false => Ok(false),
+        });
+        cleared.or_else(|e| self.failed(e).map(|()| false))
     }
 
     /// Brings everything to the disk; what was taken in since the last time is otherwise lost when the process is killed.

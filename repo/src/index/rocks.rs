@@ -4,8 +4,8 @@ use super::options::{self, max_disk, sampled};
 use super::place::{Lock, Place};
 use super::row::{self, Copy, Pack, Row};
 use super::values::{
-    MAX_SAMPLING, SAMPLING, STAMP, Sampling, VERSION, covered_key, merge, next_after, number_in, number_key,
-    number_value, pack_in, pack_key, pack_value, row_key, stamp, stamp_in,
+    MAX_SAMPLING, NUMBERS, SAMPLING, STAMP, Sampling, TAKEN, VERSION, covered_key, merge, next_after, number_in,
+    number_key, number_value, numbered, pack_in, pack_key, pack_value, row_key, stamp, stamp_in,
 };
 use super::{IndexOptions, IndexStats, Opened};
 use crate::{Error, ErrorKind, Location, PackId, RepositoryId, Result, ShortId};
@@ -315,6 +315,41 @@ impl Rocks {
             }
         }
         Ok(used < self.max_disk / 10 * 8)
+    }
+
+    /// True when rows are left out for want of room, or soon will be.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.sampling.load(Ordering::Acquire) > 0
+            || self.property(rocksdb::properties::TOTAL_SST_FILES_SIZE) >= self.max_disk / 10 * 6
+    }
+
+    /// How many packs were taken in, and of how many of them this says that they are gone.
+    pub(super) fn count_packs(&self, is_gone: impl Fn(&PackId) -> bool) -> Result<(u64, u64)> {
+        let (mut all, mut gone) = (0, 0);
+        for entry in self.db.iterator(IteratorMode::From(&NUMBERS, Direction::Forward)) {
+            let (key, _) = entry.map_err(|e| self.error(&e))?;
+            let Some(pack) = numbered(&key) else { break };
+            all += 1;
+            gone += u64::from(is_gone(&pack));
+        }
+        Ok((all, gone))
+    }
+
+    /// Drops all rows, and what says that they were taken in. Numbers keep their names: somebody may be looking one up.
+    pub(super) fn clear(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        if let Some(trim) = writer.trim.take() {
+            let _ = trim.join();
+        }
+        let mut batch = WriteBatch::default();
+        TAKEN.iter().for_each(|first| batch.delete_range([*first], [first + 1]));
+        self.write(batch.data())?;
+        self.note_sampling(Sampling { bits: 0, trimmed: true })?;
+        self.sampling.store(0, Ordering::Release);
+        self.flush()?;
+        // Else they take the room of those that come.
+        self.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        Ok(())
     }
 
     fn note_sampling(&self, sampling: Sampling) -> Result<()> {

@@ -9,6 +9,8 @@ pub(super) const ROW: u8 = b'r';
 const PACK: u8 = b'p';
 const NUMBER: u8 = b'P';
 const COVERED: u8 = b'c';
+/// First bytes of all that is taken in of packs and segments, but for the names of packs.
+pub(super) const TAKEN: [u8; 3] = [NUMBER, COVERED, ROW];
 pub(super) const STAMP: &[u8] = b"m-stamp";
 pub(super) const SAMPLING: &[u8] = b"m-sampling";
 
@@ -110,6 +112,14 @@ pub(super) fn number_key(id: &PackId) -> [u8; 1 + PackId::LEN] {
     let mut key = [NUMBER; 1 + PackId::LEN];
     key[1..].copy_from_slice(&id.to_bytes());
     key
+}
+
+/// Where the keys of packs by their names begin.
+pub(super) const NUMBERS: [u8; 1] = [NUMBER];
+
+/// The pack of a key made by [`number_key`]; `None` for any other key.
+pub(super) fn numbered(key: &[u8]) -> Option<PackId> {
+    PackId::from_bytes(key.strip_prefix(&NUMBERS)?.try_into().ok()?)
 }
 
 pub(super) fn covered_key(segment: &str) -> Vec<u8> {

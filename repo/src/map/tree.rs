@@ -226,13 +226,8 @@ impl Tree {
                 .map(|parts| parts.into_iter().flatten().collect());
         }
         let share = groups.len().div_ceil(lanes);
-        let parts: Vec<Result<Vec<(u64, Node)>>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = groups
-                .chunks(share)
-                .map(|part| scope.spawn(|| part.iter().map(read).collect::<Result<Vec<_>>>().map(|p| p.concat())))
-                .collect();
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(lost()))).collect()
-        });
+        let read = |part: &[Group]| part.iter().map(read).collect::<Result<Vec<_>>>().map(|parts| parts.concat());
+        let parts = crate::side::at_once(groups.chunks(share), read, || Err(lost()));
         Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 

@@ -46,13 +46,15 @@ impl Repository {
         forgets: BTreeMap<SnapshotId, Forget>,
     ) -> Result<SnapshotList> {
         let mut list = SnapshotList { forgets, ..SnapshotList::default() };
+        let is_final = |list: &SnapshotList, id: &SnapshotId| list.forgets.get(id).is_some_and(|f| f.is_final());
         for (((volume, id), key), outcome) in found.iter().zip(self.read_many(found)) {
             match outcome {
                 Ok((Outcome::Snapshot(record), record_size)) => {
                     list.snapshots.push(Snapshot { id: *id, volume: *volume, record: *record, record_size })
                 }
                 Ok((Outcome::Fence(fence), _)) => list.fenced.push((*id, fence.at)),
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                // Whoever takes a record has made that final before; maybe only since forgets were listed.
+                Err(e) if e.kind() == ErrorKind::NotFound && (is_final(&list, id) || self.is_gone(id)?) => {}
                 // The others are as they were. One that is gone for good nobody misses.
                 Err(e) if self.is_damage(&e) && list.forgets.get(id).is_some_and(|f| f.is_final()) => {
                     list.spoiled.push(key.clone());

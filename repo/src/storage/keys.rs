@@ -1,5 +1,6 @@
 //! The key of every object, in one place. Format: `docs/format.md`, section "Keys".
 
+use crate::format::pack::MAX_PACK;
 use crate::id::{PackId, PackKind, SessionId, VolumeId, unhex};
 use crate::{Error, Result};
 use std::fmt;
@@ -69,6 +70,18 @@ const SEEN: &str = "seen-";
 
 /// Prefix of what a probe writes and removes again.
 pub const PROBE: &str = "probe/";
+
+/// Bytes that no object of this key has more of. What may grow with the repository gets a gibibyte.
+pub(super) fn most(key: &Key) -> u64 {
+    let below = |prefixes: &[&str]| prefixes.iter().any(|prefix| key.as_str().starts_with(prefix));
+    if parse_pack(key).is_some() {
+        MAX_PACK
+    } else if below(&[KEYS, CONFIG, SESS, FORGET, PIN, LEAD]) || *key == repo() {
+        16 << 20
+    } else {
+        1 << 30
+    }
+}
 
 /// `probe/<random>/<name>`; `name` obeys the rules of keys.
 pub fn probe(random: u64, name: &str) -> Result<Key> {

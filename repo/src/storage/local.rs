@@ -20,7 +20,7 @@ mod write;
 
 pub use lock::Lock;
 
-use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict, too_short};
+use super::{Key, Listed, Storage, Tail, check_prefix, check_range, check_size, conflict, too_short};
 use crate::{Error, ErrorKind, Result, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -36,7 +36,8 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Once, OnceLock};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A pipe is not waited at; for files this says nothing.
+const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 const READ: &str = "read";
 /// So many folders in a folder are listed several at a time.
@@ -252,6 +253,7 @@ impl Storage for Local {
 
     fn get(&self, key: &Key) -> Result<Bytes> {
         let (file, stat) = self.open(key).map_err(|e| self.failed(READ, key, e))?;
+        check_size(key, size(&stat))?;
         self.read(key, &file, 0..size(&stat))
     }
 

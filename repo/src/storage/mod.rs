@@ -68,7 +68,7 @@ pub trait Storage: Send + Sync + Debug {
         16
     }
 
-    /// The whole object.
+    /// The whole object. [`Corrupt`](crate::ErrorKind::Corrupt) where it is longer than one of its kind can be.
     fn get(&self, key: &Key) -> Result<Bytes>;
 
     /// Bytes `range.start..range.end` of an object, exactly; an object that ends before is
@@ -190,6 +190,16 @@ fn check_range(key: &Key, range: &Range<u64>, size: u64) -> Result<()> {
         return Err(Error::invalid(format!("bytes {range:?} of {key} end before they begin")));
     }
     if range.end > size { Err(too_short(key, range, size)) } else { Ok(()) }
+}
+
+/// An object is not longer than one of its kind can be: what is damaged in its length is not brought into memory.
+fn check_size(key: &Key, size: u64) -> Result<()> {
+    let most = keys::most(key);
+    if size <= most {
+        return Ok(());
+    }
+    let text = format!("{key} is {size} bytes long, and nothing that is written there is longer than {most}");
+    Err(Error::corrupt(text).with_object(key))
 }
 
 fn too_short(key: &Key, range: &Range<u64>, size: u64) -> Error {

@@ -17,7 +17,7 @@ pub(crate) use http::{is_listing, moment, refusal};
 pub(crate) use place::{endpoint, place};
 
 use super::retry::{LAST_REQUEST, LOOK, Over, Policy};
-use super::{Key, Listed, Storage, Tail, check_prefix, check_range, conflict, keys};
+use super::{Key, Listed, Storage, Tail, check_prefix, check_range, check_size, conflict, keys};
 use crate::{Error, ErrorKind, Result, Timestamp};
 use bytes::Bytes;
 use http::{Broken, Date, Refused};
@@ -25,6 +25,7 @@ use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use place::Place;
+use role::NotGiven;
 use service::Service;
 use std::future::Future;
 use std::ops::Range;
@@ -104,12 +105,15 @@ impl Objects {
         Path::parse(&text).map_err(|e| Error::internal(format!("{text} is no object path")).with_source(e))
     }
 
+    /// Bytes of an object, and its size; none where all of them were asked for and there are too many.
     fn fetch(&self, key: &Key, range: Option<GetRange>) -> Result<(Bytes, u64), object_store::Error> {
         let path = self.path(key).map_err(|e| object_store::Error::Generic { store: "path", source: e.into() })?;
+        let all = range.is_none();
         self.wait(async {
             let found = self.store.get_opts(&path, GetOptions { range, ..GetOptions::default() }).await?;
             let size = found.meta.size;
-            Ok((found.bytes().await?, size))
+            let is_too_long = all && check_size(key, size).is_err();
+            Ok((if is_too_long { Bytes::new() } else { found.bytes().await? }, size))
         })
     }
 
@@ -170,6 +174,14 @@ fn cause<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error +
 
 /// What a failure means, and what to do about it.
 fn explain(service: Service, error: &object_store::Error) -> (ErrorKind, String) {
+    if let Some(NotGiven { kind, text }) = cause::<NotGiven>(error) {
+        let untrusted = service.untrusted(text);
+        return match (kind, untrusted) {
+            (_, Some(step)) => (ErrorKind::Denied, format!("{text}; {step}")),
+            (ErrorKind::Denied, None) => (ErrorKind::Denied, format!("{text}{}", service.credentials())),
+            (kind, None) => (*kind, text.clone()),
+        };
+    }
     if let Some(refused) = cause::<Refused>(error) {
         let (kind, hint) = service.meaning(refused);
         return (kind, format!("{refused}{hint}"));
@@ -200,7 +212,8 @@ fn explain(service: Service, error: &object_store::Error) -> (ErrorKind, String)
 fn refused_part(text: &str) -> Option<Refused> {
     let (message, status) = text.split_once("request failed for key")?.1.rsplit_once("(code: ")?;
     let status = status.trim_end_matches(')').parse().ok()?;
-    Some(Refused { status, code: String::new(), message: message.trim().to_owned() })
+    // The batch as a whole was answered by the storage.
+    Some(Refused { status, code: String::new(), message: message.trim().to_owned(), is_known: true })
 }
 
 /// Status and message of such a text.
@@ -215,6 +228,7 @@ impl Storage for Objects {
 
     fn get(&self, key: &Key) -> Result<Bytes> {
         let (bytes, size) = self.fetch(key, None).map_err(|e| self.failed("read", key, e))?;
+        check_size(key, size)?;
         if bytes.len() as u64 == size { Ok(bytes) } else { Err(cut(key, bytes.len(), size)) }
     }
 
@@ -272,7 +286,16 @@ impl Storage for Objects {
 
     fn head(&self, key: &Key) -> Result<Listed> {
         let path = self.path(key)?;
-        let meta = self.wait(self.store.head(&path)).map_err(|e| self.failed("look at", key, e))?;
+        let meta = match self.wait(self.store.head(&path)) {
+            // It has no text that would say who answers: that of a read does.
+            Err(error) if cause::<Refused>(&error).is_some_and(Refused::is_hearsay) => {
+                let options = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
+                self.wait(async { Ok(self.store.get_opts(&path, options).await?.meta) })
+                    .map_err(|read| if cause::<Refused>(&read).is_some_and(|r| r.status == 416) { error } else { read })
+            }
+            found => found,
+        };
+        let meta = meta.map_err(|e| self.failed("look at", key, e))?;
         self.listed(&meta).ok_or_else(|| Error::internal("another object than asked for").with_object(key))
     }
 

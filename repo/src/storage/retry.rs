@@ -28,10 +28,14 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// A request that is under way when the work is over gets so long: what it sends need not be sent again then.
 pub const LAST_REQUEST: Duration = Duration::from_secs(3);
 
+/// An attempt that took longer was not silent: making a connection, and twice the patience with what then moves or not.
+const SILENT: Duration = Duration::from_secs(100);
+
 /// How long and how often to try.
 #[derive(Clone, Copy, Debug)]
 pub struct Retries {
-    /// No new attempt begins when this much time has passed since the first one began.
+    /// No new attempt begins when attempts and the pauses between them took this much time. One that took longer than a server is
+    /// waited for without a sign of life was moving something: of it no more counts than that, and never more than a third of this.
     pub total: Duration,
     /// Mean pause before the second attempt; it doubles each time.
     pub first: Duration,
@@ -93,15 +97,19 @@ impl Policy {
     pub(super) fn run<T>(&self, doing: &str, name: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let mut pauses = self.pauses(doing, name);
         loop {
+            let begin = self.clock.monotonic();
             match attempt() {
-                Err(error) if error.kind() == ErrorKind::Unavailable => pauses.pause(error)?,
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    pauses.charge(self.clock.monotonic().saturating_sub(begin));
+                    pauses.pause(error)?;
+                }
                 done => return done,
             }
         }
     }
 
     fn pauses<'a>(&'a self, doing: &'a str, name: &'a str) -> Pauses<'a> {
-        Pauses { policy: self, doing, name, begin: self.clock.monotonic(), failures: 0 }
+        Pauses { policy: self, doing, name, begin: self.clock.monotonic(), spent: Duration::ZERO, failures: 0 }
     }
 }
 
@@ -111,10 +119,18 @@ struct Pauses<'a> {
     doing: &'a str,
     name: &'a str,
     begin: Duration,
+    /// What counts of the time since then.
+    spent: Duration,
     failures: u32,
 }
 
 impl Pauses<'_> {
+    /// An attempt took so long, and failed.
+    fn charge(&mut self, took: Duration) {
+        let counts = if took > SILENT { SILENT.min(self.policy.settings.total / 3) } else { took };
+        self.spent = self.spent.saturating_add(counts);
+    }
+
     /// Waits before the next attempt; gives the error back when there is to be none.
     fn pause(&mut self, error: Error) -> Result<()> {
         let Policy { settings, over, clock, rng } = self.policy;
@@ -122,11 +138,10 @@ impl Pauses<'_> {
         if over.is_over() {
             return Err(self.not_again(error));
         }
-        let passed = clock.monotonic().saturating_sub(self.begin);
-        let left = settings.total.saturating_sub(passed);
+        let left = settings.total.saturating_sub(self.spent);
         if left.is_zero() {
             let Self { doing, name, failures, .. } = self;
-            let seconds = passed.as_secs_f64();
+            let seconds = clock.monotonic().saturating_sub(self.begin).as_secs_f64();
             return Err(error
                 .context(format!(
                     "{doing} {name}: gave up after {failures} attempts in {seconds:.0} s (--retry-for allows more)"
@@ -136,6 +151,7 @@ impl Pauses<'_> {
         let doubled = settings.first.saturating_mul(1u32.checked_shl(self.failures - 1).unwrap_or(u32::MAX));
         let spread = f64::from(u32::from_le_bytes(random(&**rng)?)) / f64::from(u32::MAX);
         let pause = doubled.min(settings.longest).mul_f64(0.5 + spread).min(left);
+        self.spent = self.spent.saturating_add(pause);
         tracing::warn!(
             doing = self.doing, object = self.name, attempt = self.failures, pause_ms = pause.as_millis() as u64, %error,
             "storage does not answer as it should, trying again"

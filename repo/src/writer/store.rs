@@ -109,6 +109,10 @@ impl Store {
         session.or_leave(crate::index_sync::adopt(&repository, &index, &session.adopts, left))?;
         let data = PackPool::new(options.pack_buffers.max(2), pack_capacity(options.pack_size, largest));
         let uploads = Uploads::start(session.clone(), index.clone(), options.uploads, options.checkpoint_packs);
+        let uploads = uploads.inspect_err(|_| {
+            // It is not the storage that does not answer.
+            session.leave().unwrap_or_else(|e| tracing::debug!("session {} stays open: {e}", session.id));
+        })?;
         Ok(Self {
             repository,
             counts: Counts::default(),

@@ -8,13 +8,13 @@ use crate::pack::SealedPack;
 use crate::session::Session;
 use crate::side::as_here;
 use crate::storage::keys;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 #[derive(Debug)]
 pub(super) struct Uploads {
@@ -39,13 +39,16 @@ pub(super) struct Shared {
 }
 
 impl Uploads {
-    /// With `threads` packs under way at once.
+    /// With `threads` packs under way at once; fewer where no more threads can be had.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is none at all.
     pub(super) fn start(
         session: Arc<Session>,
         index: Arc<ChunkIndex>,
         threads: usize,
         checkpoint_packs: usize,
-    ) -> Self {
+    ) -> Result<Self> {
         let shared = Arc::new(Shared {
             session,
             index,
@@ -57,16 +60,24 @@ impl Uploads {
             stored: AtomicU64::new(0),
         });
         if threads == 0 {
-            return Self { shared, queue: Mutex::default(), threads: Mutex::default() };
+            return Ok(Self { shared, queue: Mutex::default(), threads: Mutex::default() });
         }
         // As long as packs have buffers; the pool is what bounds them.
         let (sender, receiver): (_, Receiver<SealedPack>) = bounded(1024);
-        let worker = |_| {
+        let mut workers = Vec::with_capacity(threads);
+        for _ in 0..threads {
             let (shared, receiver) = (shared.clone(), receiver.clone());
-            std::thread::spawn(as_here(move || receiver.iter().for_each(|pack| shared.upload(pack))))
-        };
-        let threads = (0..threads).map(worker).collect();
-        Self { shared, queue: Mutex::new(Some(sender)), threads: Mutex::new(threads) }
+            let work = as_here(move || receiver.iter().for_each(|pack| shared.upload(pack)));
+            match Builder::new().spawn(work) {
+                Ok(worker) => workers.push(worker),
+                Err(e) if workers.is_empty() => {
+                    let text = "no thread could be started for uploads: allow this user more processes";
+                    return Err(Error::new(ErrorKind::Unavailable, text).with_source(e));
+                }
+                Err(_) => break,
+            }
+        }
+        Ok(Self { shared, queue: Mutex::new(Some(sender)), threads: Mutex::new(workers) })
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {

@@ -5,7 +5,7 @@ use super::{Kept, MIB, UNIT, has};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use wherry_tests::home::Home;
+use wherry_tests::home::{Home, PATIENCE};
 use wherry_tests::small::noise;
 
 /// A change to the bytes of an object.
@@ -221,4 +221,41 @@ fn latest_beside_a_record_that_cannot_be_read_is_13_wherever_it_is_said() {
         fs::write(&path, b"x").unwrap();
     }
     has(&home.run(&["restore", "latest:kept", "out"]).fails(13), &["no whole snapshot", "is damaged"]);
+}
+
+/// What is read whole is not brought into memory before it is known that it can be: nor is a pipe waited at.
+#[test]
+fn an_object_of_a_wild_length_and_a_pipe_in_place_of_one_are_damage() {
+    let kept = Kept::new();
+    let home = &kept.home;
+    let other = home.backup("other", &noise(3, MIB));
+    let long = |path: &Path| fs::File::options().write(true).open(path).unwrap().set_len(8 << 40).unwrap();
+    let record = objects(home, "snap").into_iter().find(|path| path.ends_with(&other)).unwrap();
+    let whole = fs::read(&record).unwrap();
+    long(&record);
+    let check = home.run(&["check"]);
+    assert!(check.code == 13 && check.stdout.contains(&key(home, &record)), "{check:?}");
+    let listed = home.run(&["snapshots"]);
+    assert!(
+        listed.code == 13 && listed.stdout.contains(&kept.id[..8]) && !listed.stdout.contains(&other[..8]),
+        "{listed:?}"
+    );
+    has(&home.run(&["gc", "--grace", "0s"]).fails(13), &[&other, "nothing that is written there is longer"]);
+    fs::write(&record, &whole).unwrap();
+    for folder in ["idx", "sess", "packs"] {
+        let object = objects(home, folder).remove(0);
+        let whole = fs::read(&object).unwrap();
+        long(&object);
+        let check = home.run(&["check", "--read-data"]);
+        assert!(check.code == 13 && check.stdout.contains(&key(home, &object)), "{folder}: {check:?}");
+        fs::write(&object, whole).unwrap();
+    }
+    let path = home.path("repo/repo.json");
+    let whole = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    has(&home.spawn(&["snapshots"]).end_within(PATIENCE).fails(13), &["no regular file stands there"]);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, whole).unwrap();
+    kept.is_whole_with(2);
 }

@@ -4,6 +4,7 @@
 use super::{Kept, MIB, has, restores};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use wherry_tests::home::Home;
 use wherry_tests::nolinks::NoLinks;
 use wherry_tests::small::noise;
@@ -140,4 +141,69 @@ fn a_filesystem_without_links_is_refused_unless_there_is_one_writer() {
     let id = home.backup("vm", &disk);
     restores(&home, &id, &disk);
     home.run(&["check", "--read-data"]).ok();
+}
+
+/// A user that nobody else is: so many threads it may have, those of all its processes together.
+const USER: u32 = 61_847;
+
+/// Some work needs a thread of its own, and says so; of what is done by several fewer do.
+#[test]
+fn with_few_threads_a_command_does_its_work_or_says_so_and_leaves_nothing_open() {
+    let kept = Kept::new();
+    let home = &kept.home;
+    home.write("disk", noise(41, 9 * MIB));
+    for n in 0..300 {
+        fs::create_dir_all(home.path("tree")).unwrap();
+        home.write(&format!("tree/{n}"), noise(n, 5000));
+    }
+    fs::copy(wherry_tests::binary::wherry_bin(), home.path("wherry")).unwrap();
+    let of_user = |path: &str| {
+        let status = Command::new("chown").args(["-R", &format!("{USER}:{USER}")]).arg(home.path(path)).status();
+        assert!(status.unwrap().success());
+    };
+    of_user("");
+    let run = |threads: usize, args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        home.prepare(&mut command);
+        let ids = [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".to_owned()];
+        command.env("WHERRY_REPOSITORY", home.path("repo")).env("WHERRY_KEY_FILE", home.path("key")).args(ids);
+        command.args(["prlimit", &format!("--nproc={threads}")]).arg(home.path("wherry")).args(args);
+        home.ran(command.arg("--no-cache").output().unwrap())
+    };
+    let mut ended = std::collections::BTreeMap::new();
+    for threads in (1..16).chain([20, 24, 32]) {
+        for args in [
+            &["backup", "disk", "--name", "vm", "--memory", "64M"][..],
+            &["backup", "tree", "--name", "t", "--memory", "128M"],
+            &["restore", "latest:kept", "out", "--force"],
+            &["restore", "latest:t", "outs", "--overwrite", "always"],
+            &["cat", "latest:kept"],
+            &["check", "--read-data"],
+            &["snapshots"],
+        ] {
+            let ran = run(threads, args);
+            let what = format!("{threads} threads, {args:?}: {} {}", ran.code, ran.stderr);
+            assert!(!ran.stderr.contains("bug") && !ran.stderr.contains("panicked"), "{what}");
+            match ran.code {
+                0 => {}
+                // Of what was never stored.
+                14 if args.contains(&"latest:t") => {}
+                1 => assert!(["thread", "Resource temporarily"].iter().any(|why| ran.stderr.contains(why)), "{what}"),
+                _ => panic!("{what}"),
+            }
+            *ended.entry((args[..2.min(args.len())].join(" "), ran.code)).or_insert(0) += 1;
+        }
+    }
+    println!("{ended:?}");
+    for code in [0, 1] {
+        assert!(ended.contains_key(&("backup disk".to_owned(), code)), "{ended:?}");
+    }
+    let text = |path: std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let outcomes: Vec<String> = home.tree("repo/snap").into_keys().map(text).collect();
+    for open in home.tree("repo/sess").into_keys().filter(|path| path.ends_with("open")) {
+        let session = text(open.parent().unwrap().to_owned());
+        assert!(outcomes.contains(&session), "session {session} is open");
+    }
+    home.run(&["check", "--read-data"]).ok();
+    kept.restores();
 }

@@ -83,6 +83,7 @@ fn what_passes_is_tried_again_and_nothing_is_doubled() {
             Fault::Refuse(429),
             Fault::Refuse(409),
             Fault::Refuse(412),
+            Fault::NoBackend,
             Fault::ApplyAndRefuse(500),
             Fault::ApplyAndRefuse(409),
             Fault::LoseReply,
@@ -151,6 +152,7 @@ fn cases() -> Vec<Case> {
         case("GET", "list-type", Fault::Refuse(404), ALL, 10, &["HTTP 404", "make the bucket"]),
         case("PUT", "", Fault::Refuse(404), WRITERS, 10, &["HTTP 404", "make the bucket"]),
         case("GET", "/packs/", Fault::Refuse(404), &["restore"], 13, &["HTTP 404", "/packs/", "wherry check"]),
+        case("", "", Fault::NoBackend, ALL, 1, &["gave up after", "404 page not found", "what stands before it"]),
         case("PUT", "", Fault::Refuse(409), WRITERS, 1, GAVE_UP),
         case("PUT", "", Fault::Refuse(412), WRITERS, 1, GAVE_UP),
         case("", "", Fault::Refuse(429), ALL, 1, GAVE_UP),
@@ -216,6 +218,35 @@ fn what_stays_ends_in_bounded_time_with_a_clear_error() {
             });
         }
     });
+    kept.is_whole();
+}
+
+/// For a second nobody is behind it: what it then says is nothing that the storage said.
+#[test]
+fn an_ingress_that_knows_no_way_is_no_storage_without_the_object() {
+    let (proxy, kept) = Kept::behind("ingress");
+    let home = &kept.home;
+    // And what the storage itself says is looked at once more before a pack is called lost.
+    for (method, path, fault) in [
+        ("GET", "/packs/", Fault::NoBackend),
+        ("GET", "/snap/", Fault::NoBackend),
+        ("HEAD", "repo.json", Fault::NoBackend),
+        ("GET", "/packs/", Fault::Refuse(404)),
+    ] {
+        proxy.inject(Rule { method, path, skip: 0, times: 1, fault });
+        let _ = fs::remove_file(home.path("out"));
+        home.run(&["restore", &kept.id, "out"]).ok();
+        assert!(proxy.is_spent(), "{method} {path}");
+    }
+    // A way in that others know of is not there any more when that is said.
+    home.run(&["key", "add", "--new-key-file", "other"]).ok();
+    let slots = || home.run(&["key", "list", "--json"]).ok().json().as_array().unwrap().clone();
+    let added = slots().into_iter().find(|slot| slot["current"] != true).unwrap()["slot"].as_str().unwrap().to_owned();
+    proxy.inject(Rule::next("DELETE", Fault::Refuse(404)));
+    has(&home.run(&["key", "remove", &added]).ends(1), &[&added, "is still there"]);
+    proxy.inject(Rule::next("DELETE", Fault::NoBackend));
+    home.run(&["key", "remove", &added]).ok();
+    assert!(proxy.is_spent() && slots().len() == 1, "{:?}", slots());
     kept.is_whole();
 }
 

@@ -42,6 +42,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "bad_input/damage.rs::every_kind_of_object_cut_or_flipped_is_13_or_goes_on_and_no_wrong_byte_comes_out",
             "bad_input/damage.rs::a_backup_beside_damage_is_whole_and_does_not_build_on_it",
+            "bad_input/damage.rs::an_object_of_a_wild_length_and_a_pipe_in_place_of_one_are_damage",
             "bad_input/noted.rs::noted_damage_is_looked_at_by_every_check_until_it_is_gone",
             "bad_input/noted.rs::a_damaged_newest_configuration_keeps_from_writing_until_repair_and_from_nothing_else",
             "trees/damaged.rs::a_damaged_chunk_takes_its_files_and_no_others_and_the_rest_comes_when_it_is_there_again",
@@ -89,10 +90,15 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "bad_input/s3.rs::what_passes_is_tried_again_and_nothing_is_doubled",
             "bad_input/s3.rs::stalls_are_noticed_and_tried_again",
+            "bad_input/s3.rs::an_ingress_that_knows_no_way_is_no_storage_without_the_object",
             "bad_input/s3.rs::what_stays_ends_in_bounded_time_with_a_clear_error",
             "bad_input/s3.rs::a_mount_whose_storage_fails_answers_with_an_error_and_goes_on_when_it_is_back",
             "storage/faults.rs::a_create_survives_what_passes_and_is_never_doubled",
         ],
+    ),
+    (
+        "few threads, or none",
+        &["bad_input/room.rs::with_few_threads_a_command_does_its_work_or_says_so_and_leaves_nothing_open"],
     ),
     (
         "kill -9 at log-uniform times",

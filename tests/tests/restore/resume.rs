@@ -5,6 +5,7 @@ use crate::harness::Home;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use wherry_tests::fuse::Held;
 use wherry_tests::small::noise;
 use wherry_tests::volumes::Loop;
 
@@ -51,25 +52,14 @@ fn packs(home: &Home, snap: &str) -> Vec<PathBuf> {
 /// when `begun` says so. How far it can come is so the same on every machine.
 fn kill(home: &Home, args: &[&str], held: usize, begun: impl Fn() -> bool) {
     let packs = packs(home, args[0]);
-    let held = &packs[packs.len() - held..];
-    fs::create_dir(home.path("held")).unwrap();
-    let away = |pack: &Path| home.path("held").join(pack.file_name().unwrap());
-    for pack in held {
-        fs::rename(pack, away(pack)).unwrap();
-        // Whoever opens it waits, for ever.
-        sh("mkfifo", &[pack.to_str().unwrap()]);
-    }
+    let held: Vec<Held> = packs[packs.len() - held..].iter().map(|pack| Held::over(pack)).collect();
     let mut killed = Killed(home.command().arg("restore").args(args).spawn().unwrap());
     wait("the restore to begin", || {
         assert_eq!(killed.0.try_wait().unwrap(), None, "it ended");
         begun().then_some(())
     });
     drop(killed);
-    for pack in held {
-        fs::remove_file(pack).unwrap();
-        fs::rename(away(pack), pack).unwrap();
-    }
-    fs::remove_dir(home.path("held")).unwrap();
+    drop(held);
 }
 
 /// Bytes of whole chunks that are data and as they should be.

@@ -3,6 +3,7 @@
 use super::{backup, files};
 use crate::harness::{Home, PATIENCE, Running};
 use std::fs;
+use wherry_tests::fuse::Held;
 use wherry_tests::small::noise;
 use wherry_tests::trees::{assert_same, list};
 
@@ -89,19 +90,12 @@ fn kill_waiting(home: &Home, restore: &mut std::process::Command) {
 
 /// A restore to `out` that has made a directory and waits for its data: what then becomes of it.
 fn waiting(home: &Home, restore: &mut std::process::Command, then: impl FnOnce(Running<'_>)) {
-    let packs: Vec<_> = home.tree("repo/packs").into_keys().collect();
-    for pack in &packs {
-        fs::rename(pack, pack.with_extension("held")).unwrap();
-        // Whoever opens it waits, for ever.
-        assert!(std::process::Command::new("mkfifo").arg(pack).status().unwrap().success());
-    }
+    let packs = home.tree("repo/packs").into_keys();
+    let held: Vec<Held> = packs.map(|pack| Held::over(&pack)).collect();
     let mut running = home.started(restore.spawn().unwrap());
     running.until("a directory", || home.path("out/d").exists());
     then(running);
-    for pack in &packs {
-        fs::remove_file(pack).unwrap();
-        fs::rename(pack.with_extension("held"), pack).unwrap();
-    }
+    drop(held);
 }
 
 /// A part is no whole that goes on, and what it ends with is not the end of the whole.

@@ -23,6 +23,7 @@ use crate::backup::{Beating, kind};
 use crate::exit::caught;
 use crate::progress::Progress;
 use crate::signals::Cancel;
+use crate::threads;
 use crate::throttle::Throttle;
 use anyhow::Result;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -193,7 +194,7 @@ impl TreeBackup<'_> {
         let (ready, results) = unbounded::<Done>();
         let built = std::thread::scope(|scope| {
             let (ended, end) = bounded::<()>(0);
-            scope.spawn(|| {
+            let watch = || {
                 let end = end;
                 while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                     // Whoever waits for a slow storage has the source open. The line may be the one that waits.
@@ -201,21 +202,19 @@ impl TreeBackup<'_> {
                         return self.writer.take_no_more();
                     }
                 }
-            });
-            for _ in 0..self.shares.workers.max(1) {
-                let (jobs, ready) = (jobs.clone(), ready.clone());
-                scope.spawn(wherry_repo::as_here(|| {
-                    let (jobs, ready) = (jobs, ready);
-                    if let Err(e) = caught(|| shared.work(&jobs, &ready)) {
-                        failed.lock().get_or_insert(e);
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                }));
-            }
-            drop(ready);
+            };
+            let (shared, failed, stop) = (&shared, &failed, &stop);
+            let worker = move || {
+                if let Err(e) = caught(|| shared.work(&jobs, &ready)) {
+                    failed.lock().get_or_insert(e);
+                    stop.store(true, Ordering::Relaxed);
+                }
+            };
+            // The last worker takes the other end of the line with it.
+            let begun = threads::one(scope, watch).and_then(|_| threads::some(scope, self.shares.workers, worker));
             // Dropped with the line: then the workers end.
-            let build = || Line::new(self, work, &results)?.run(Walk::start(&self.root, options)?, &stop);
-            let built = build();
+            let build = || Line::new(self, work, &results)?.run(Walk::start(&self.root, options)?, stop);
+            let built = begun.map_err(anyhow::Error::from).and_then(|_| build());
             if built.is_err() {
                 stop.store(true, Ordering::Relaxed);
                 self.writer.take_no_more();

@@ -220,3 +220,26 @@ fn what_root_makes_in_a_folder_of_another_user_is_that_users() {
     Local::new(folder.path(), true).create(&key("sess/bb/open"), Bytes::from_static(b"1")).unwrap();
     assert_eq!((owner("sess").0, owner("sess/bb").0, owner("sess/bb/open").0), (0, 0, 0));
 }
+
+/// Whoever brings it into memory, or waits for it, is at its mercy.
+#[test]
+fn a_wild_length_and_a_pipe_are_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Local::new(folder.path(), false);
+    for (key, most) in [("snap/a", 1 << 30), ("sess/a/open", 16 << 20), ("repo.json", 16 << 20)] {
+        let key = Key::new(key).unwrap();
+        storage.create(&key, Bytes::from_static(b"sound")).unwrap();
+        let file = std::fs::File::options().write(true).open(folder.path().join(key.as_str())).unwrap();
+        for len in [most + 1, 8 << 40] {
+            file.set_len(len).unwrap();
+            let error = storage.get(&key).unwrap_err();
+            assert!(error.kind() == ErrorKind::Corrupt && error.object() == Some(key.as_str()), "{error}");
+            assert_eq!(storage.get_range(&key, 0..5).unwrap(), "sound");
+        }
+    }
+    let pipe = folder.path().join("snap/pipe");
+    assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    let key = Key::new("snap/pipe").unwrap();
+    assert_eq!(storage.get(&key).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(storage.head(&key).unwrap_err().kind(), ErrorKind::Corrupt);
+}

@@ -60,10 +60,9 @@ pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -
     }
     // A key that is no base64 is told by its name, never by its value.
     let unusable = |e: object_store::Error| place.unusable(&e);
-    let mut store = builder.clone().build().map_err(unusable)?;
-    if !named {
-        let role = Role::new(Arc::clone(store.credentials()), ADVICE);
-        store = builder.with_credentials(Arc::new(role)).build().map_err(unusable)?;
-    }
+    named |= set(&["IDENTITY_ENDPOINT", "MSI_ENDPOINT"]).is_some();
+    let given = builder.clone().build().map_err(unusable)?;
+    let role = Role::new(Arc::clone(given.credentials()), named, ADVICE);
+    let store = builder.with_credentials(Arc::new(role)).build().map_err(unusable)?;
     Ok(Arc::new(Objects::new(Service::Azure, place, Arc::new(store), options.single_writer, policy, date)?))
 }

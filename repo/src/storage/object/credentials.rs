@@ -2,7 +2,7 @@
 //! machine, in this order. Files are read again when they change, so that credentials that are renewed while a backup
 //! runs are used.
 
-use super::role::Role;
+use super::role::{NotGiven, Role};
 use super::s3::Environment;
 use crate::{Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -10,9 +10,23 @@ use object_store::CredentialProvider;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Files that changed so short a time ago are read again the next time.
+const YOUNG: Duration = Duration::from_secs(2);
+/// For so long keys are used that the files held before, and do not hold now.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// Variables by which a user names who gives credentials.
+const SERVERS: [&str; 4] = [
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_METADATA_ENDPOINT",
+];
 
 /// There are no credentials, or unusable ones.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +89,12 @@ impl Profile {
         Ok(values)
     }
 
-    /// When the files were last changed.
-    fn changed(&self) -> [Option<SystemTime>; 2] {
-        [0, 1].map(|n| self.files.get(n)?.metadata().ok()?.modified().ok())
+    /// What the files are now.
+    fn stamps(&self) -> [Option<Stamp>; 2] {
+        self.files.each_ref().map(|file| {
+            let found = file.metadata().ok()?;
+            Some(Stamp { modified: found.modified().ok()?, size: found.size(), inode: found.ino() })
+        })
     }
 
     /// The keys of the profile; none where it has none.
@@ -132,13 +149,41 @@ pub(crate) fn values_in(text: &str, section: &str) -> HashMap<String, String> {
     values
 }
 
+/// By what it is seen that a file is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: SystemTime,
+    size: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// It may be changed once more without a change of this: filesystems tell times in ticks, some in whole seconds.
+    fn is_young(&self) -> bool {
+        self.modified.elapsed().map_or(true, |age| age < YOUNG)
+    }
+}
+
+/// What the files said.
+#[derive(Default)]
+struct Reading {
+    /// As long as they are these nobody need read them again.
+    of: Option<[Option<Stamp>; 2]>,
+    /// The newest keys.
+    keys: Option<Arc<AwsCredential>>,
+    /// Since then they hold none, though they did.
+    without: Option<Instant>,
+}
+
+/// Why there are no keys: [`Missing`], or [`NotGiven`] where that may pass.
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
 /// Answers object_store's question before each request.
 pub(super) struct Credentials {
     profile: Profile,
     env: Environment,
     role: Role<AwsCredential>,
-    /// What the files said, and when they were changed.
-    read: Mutex<Option<([Option<SystemTime>; 2], Option<Arc<AwsCredential>>)>>,
+    read: Mutex<Reading>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -150,7 +195,8 @@ impl std::fmt::Debug for Credentials {
 impl Credentials {
     pub(super) fn new(profile: Profile, env: Environment, role: AwsCredentialProvider) -> Self {
         let advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile: --s3-profile";
-        Self { profile, env, role: Role::new(role, advice), read: Mutex::default() }
+        let is_named = SERVERS.iter().any(|name| env.get(name).is_some());
+        Self { profile, env, role: Role::new(role, is_named, advice), read: Mutex::default() }
     }
 
     fn of_environment(&self) -> Result<Option<AwsCredential>, Missing> {
@@ -163,28 +209,40 @@ impl Credentials {
         }
     }
 
-    fn of_files(&self) -> Result<Option<Arc<AwsCredential>>, Missing> {
-        let changed = self.profile.changed();
+    fn of_files(&self) -> Result<Option<Arc<AwsCredential>>, Failed> {
+        let stamps = self.profile.stamps();
         let mut read = self.read.lock();
-        if let Some((then, keys)) = &*read
-            && *then == changed
-        {
-            return Ok(keys.clone());
+        if read.of == Some(stamps) {
+            return Ok(read.keys.clone());
         }
-        let keys = self.profile.keys()?.map(Arc::new);
-        *read = Some((changed, keys.clone()));
-        Ok(keys)
+        let found = match (self.profile.keys(), read.keys.clone()) {
+            (Ok(Some(keys)), _) => Some(Arc::new(keys)),
+            (found, None) => found?.map(Arc::new),
+            // Whoever renews a file may write it in place.
+            (_, Some(known)) if read.without.get_or_insert_with(Instant::now).elapsed() < KEPT => {
+                return Ok(Some(known));
+            }
+            (found, Some(_)) => {
+                let [file, _] = &self.profile.files;
+                let why =
+                    found.err().map_or_else(|| format!("there are none in {}", file.display()), |e| e.to_string());
+                return Err(NotGiven::for_now(&why).into());
+            }
+        };
+        let is_young = stamps.iter().flatten().any(Stamp::is_young);
+        *read = Reading { of: (!is_young).then_some(stamps), keys: found.clone(), without: None };
+        Ok(found)
     }
 
     /// Keys that need no request.
-    fn here(&self) -> Result<Option<Arc<AwsCredential>>, Missing> {
+    fn here(&self) -> Result<Option<Arc<AwsCredential>>, Failed> {
         if !self.profile.first
             && let Some(keys) = self.of_environment()?
         {
             return Ok(Some(Arc::new(keys)));
         }
         match self.of_files()? {
-            None if self.profile.first => Err(Missing(format!("profile {:?} holds no keys", self.profile.name))),
+            None if self.profile.first => Err(Missing(format!("profile {:?} holds no keys", self.profile.name)).into()),
             keys => Ok(keys),
         }
     }
@@ -195,7 +253,7 @@ impl CredentialProvider for Credentials {
     type Credential = AwsCredential;
 
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let failed = |missing: Missing| object_store::Error::Generic { store: "S3", source: missing.into() };
+        let failed = |source: Failed| object_store::Error::Generic { store: "S3", source };
         if let Some(keys) = self.here().map_err(failed)? {
             return Ok(keys);
         }

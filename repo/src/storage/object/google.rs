@@ -50,13 +50,15 @@ pub(in crate::storage) fn open(place: &str, options: &Options, policy: Policy) -
             return Err(Error::new(ErrorKind::Denied, text));
         }
         builder = builder.with_application_credentials(file.display().to_string());
-        builder.build().map_err(|e| {
+        let of_file = builder.clone().build().map_err(|e| {
             let text = format!("{} holds no usable credentials: {e}", file.display());
             Error::new(ErrorKind::Denied, text).with_source(e)
-        })?
+        })?;
+        let role = Role::new(Arc::clone(of_file.credentials()), true, ADVICE);
+        builder.with_credentials(Arc::new(role)).build().map_err(unusable)?
     } else {
         let machine = builder.clone().build().map_err(unusable)?;
-        let role = Role::new(Arc::clone(machine.credentials()), ADVICE);
+        let role = Role::new(Arc::clone(machine.credentials()), false, ADVICE);
         builder.with_credentials(Arc::new(role)).build().map_err(unusable)?
     };
     Ok(Arc::new(Objects::new(Service::Google, place, Arc::new(store), options.single_writer, policy, date)?))

@@ -25,6 +25,9 @@ const TEXT: usize = 16 << 10;
 /// A page of a listing, a thousand objects or five thousand, is much shorter.
 const PAGE: usize = 64 << 20;
 
+/// Headers in which servers number their answers: whoever answers in their place does not.
+const NUMBERS: [&str; 4] = ["x-amz-request-id", "x-amz-id-2", "x-ms-request-id", "x-guploader-uploadid"];
+
 /// An answer that is not success.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) struct Refused {
@@ -33,16 +36,30 @@ pub(super) struct Refused {
     pub(super) code: String,
     /// Its `Message`, or the beginning of the text.
     pub(super) message: String,
+    /// It is the storage that answered, and not something that stands before it.
+    pub(super) is_known: bool,
 }
 
 impl Refused {
-    fn new(status: u16, text: &str) -> Self {
+    fn new(status: u16, headers: &http::HeaderMap, text: &str) -> Self {
         let element = |name: &str| {
             let (_, rest) = text.split_once(&format!("<{name}>"))?;
             Some(rest.split_once(&format!("</{name}>"))?.0.to_owned())
         };
         let message = element("Message").unwrap_or_else(|| text.chars().take(200).collect());
-        Self { status, code: element("Code").unwrap_or_default(), message }
+        let of_header = || Some(headers.get("x-ms-error-code")?.to_str().ok()?.to_owned());
+        let code = element("Code").or_else(of_header).unwrap_or_default();
+        // Google's JSON has a reason and no code.
+        let says = code.starts_with("NoSuch") || code.ends_with("NotFound") || text.contains("\"notFound\"");
+        let numbered =
+            |name: &http::HeaderName| NUMBERS.contains(&name.as_str()) || name.as_str().starts_with("x-goog-");
+        Self { status, code, message, is_known: says || headers.keys().any(numbered) }
+    }
+
+    /// Something is not there, says somebody who need not know: an ingress without a backend, say, or a server that gives the
+    /// answer to a HEAD no number.
+    pub(super) fn is_hearsay(&self) -> bool {
+        self.status == 404 && !self.is_known
     }
 }
 
@@ -170,7 +187,7 @@ impl HttpService for Patient {
                 break;
             }
         }
-        let refused = Refused::new(parts.status.as_u16(), &String::from_utf8_lossy(&text));
+        let refused = Refused::new(parts.status.as_u16(), &parts.headers, &String::from_utf8_lossy(&text));
         Err(HttpError::new(HttpErrorKind::Unknown, refused))
     }
 }
@@ -217,7 +234,7 @@ pub(crate) fn is_listing(azure: bool, page: &str) -> bool {
 
 /// What is said of an answer that is not success.
 pub(crate) fn refusal(status: u16, text: &str) -> String {
-    Refused::new(status, text).to_string()
+    Refused::new(status, &http::HeaderMap::new(), text).to_string()
 }
 
 /// A body on its way out that counts what the connection took.
@@ -320,9 +337,35 @@ mod tests {
 
     #[test]
     fn refusals_keep_code_and_message() {
+        let new = |status, text| Refused::new(status, &http::HeaderMap::new(), text);
         let text = "<?xml?><Error><Code>NoSuchBucket</Code><Message>gone</Message></Error>";
-        assert_eq!(Refused::new(404, text).to_string(), "HTTP 404 NoSuchBucket gone");
-        assert_eq!(Refused::new(502, "bad gateway").to_string(), "HTTP 502 bad gateway");
-        assert_eq!(Refused::new(500, "<Code>x").code, "");
+        assert_eq!(new(404, text).to_string(), "HTTP 404 NoSuchBucket gone");
+        assert_eq!(new(502, "bad gateway").to_string(), "HTTP 502 bad gateway");
+        assert_eq!(new(500, "<Code>x").code, "");
+    }
+
+    #[test]
+    fn what_is_not_there_only_the_storage_knows() {
+        let hearsay = |header: Option<(&'static str, &str)>, text: &str| {
+            let headers = header.map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
+            Refused::new(404, &http::HeaderMap::from_iter(headers), text).is_hearsay()
+        };
+        for text in
+            ["", "404 page not found", "<html><h1>Not Found</h1></html>", "default backend - 404", "{\"error\": 404}"]
+        {
+            assert!(hearsay(None, text), "{text}");
+            assert!(hearsay(Some(("x-request-id", "7")), text), "of an ingress: {text}");
+        }
+        for code in
+            ["NoSuchKey", "NoSuchBucket", "NoSuchUpload", "BlobNotFound", "ContainerNotFound", "ResourceNotFound"]
+        {
+            assert!(!hearsay(None, &format!("<Error><Code>{code}</Code></Error>")), "{code}");
+        }
+        assert!(!hearsay(None, r#"{"error": {"code": 404, "errors": [{"reason": "notFound"}]}}"#));
+        for header in ["x-amz-request-id", "x-ms-request-id", "x-guploader-uploadid", "x-goog-hash", "x-amz-id-2"] {
+            assert!(!hearsay(Some((header, "7")), ""), "{header}");
+        }
+        assert!(!hearsay(Some(("x-ms-error-code", "BlobNotFound")), ""));
+        assert!(!Refused::new(403, &http::HeaderMap::new(), "").is_hearsay());
     }
 }

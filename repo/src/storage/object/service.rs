@@ -16,6 +16,9 @@ pub(super) enum Service {
 
 const ROOM: &str = "; make room there, or raise the limit";
 
+const HEARSAY: &str =
+    "; that is no answer of a storage: see what stands before it (a proxy, an ingress), and the address";
+
 impl Service {
     /// Azure answers no requests for the last bytes of an object.
     pub(super) fn has_suffix_ranges(self) -> bool {
@@ -31,7 +34,8 @@ impl Service {
         }
     }
 
-    fn credentials(self) -> &'static str {
+    /// What to do about credentials that are refused.
+    pub(super) fn credentials(self) -> &'static str {
         match self {
             Self::S3 => "; check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE) and what they may do",
             Self::Azure => {
@@ -70,13 +74,14 @@ impl Service {
 
     /// What kind of failure an answer is, and what to do about it.
     pub(super) fn meaning(self, refused: &Refused) -> (ErrorKind, &'static str) {
-        let Refused { status, code, message } = refused;
+        let Refused { status, code, message, .. } = refused;
         let says = |word: &str| code.contains(word) || message.contains(word);
         match status {
             507 => (ErrorKind::Full, ROOM),
             // Others speak of a quota of requests.
             400 | 403 | 413 | 500 if says("Quota") || says("quota") || says("StorageFull") => (ErrorKind::Full, ROOM),
             // Some servers make a bucket at the first write: until then it is empty.
+            404 if refused.is_hearsay() => (ErrorKind::Unavailable, HEARSAY),
             404 if says("NoSuchBucket") || says("ContainerNotFound") => (ErrorKind::NotFound, self.no_bucket()),
             404 => (ErrorKind::NotFound, ""),
             // Azure says 409 of much that is no conflict between two writers.
@@ -89,10 +94,6 @@ impl Service {
                 (ErrorKind::Denied, "; renew the session token")
             }
             401 | 403 => (ErrorKind::Denied, self.credentials()),
-            // OAuth 2.0, RFC 6749 section 5.2: the server that gives tokens.
-            400 if says("invalid_grant") || says("invalid_client") || says("unauthorized_client") => {
-                (ErrorKind::Denied, self.credentials())
-            }
             400 if says("RequestTimeout") || says("IncompleteBody") || says("BadDigest") || says("SHA256Mismatch") => {
                 (ErrorKind::Unavailable, "")
             }

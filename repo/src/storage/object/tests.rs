@@ -2,7 +2,12 @@ use super::*;
 use crate::storage::{Environment, Options, open};
 
 fn refused(status: u16, code: &str) -> ErrorKind {
-    Service::S3.meaning(&Refused { status, code: code.into(), message: String::new() }).0
+    Service::S3.meaning(&answer(status, code, "")).0
+}
+
+/// An answer of the storage.
+fn answer(status: u16, code: &str, message: &str) -> Refused {
+    Refused { status, code: code.into(), message: message.into(), is_known: true }
 }
 
 #[test]
@@ -36,10 +41,7 @@ fn each_answer_has_its_meaning() {
 
 #[test]
 fn not_every_conflict_of_azure_is_one_between_writers() {
-    let meaning = |status, code: &str| {
-        let refused = Refused { status, code: code.into(), message: String::new() };
-        Service::Azure.meaning(&refused)
-    };
+    let meaning = |status, code: &str| Service::Azure.meaning(&answer(status, code, ""));
     assert_eq!(meaning(409, "BlobAlreadyExists").0, ErrorKind::Conflict);
     assert_eq!(meaning(409, "ContainerBeingDeleted").0, ErrorKind::Unavailable);
     assert_eq!(meaning(409, "BlobImmutableDueToPolicy").0, ErrorKind::Denied);
@@ -78,21 +80,43 @@ fn a_part_of_a_batch_has_its_meaning() {
 
 #[test]
 fn a_quota_of_requests_passes() {
-    let meaning = |status| {
-        let message = "Quota exceeded for quota metric 'Requests' per minute".to_owned();
-        Service::Google.meaning(&Refused { status, code: String::new(), message }).0
-    };
+    let message = "Quota exceeded for quota metric 'Requests' per minute";
+    let meaning = |status| Service::Google.meaning(&answer(status, "", message)).0;
     assert_eq!(
         (meaning(429), meaning(503), meaning(403)),
         (ErrorKind::Unavailable, ErrorKind::Unavailable, ErrorKind::Full)
     );
 }
 
+/// What the server that gives credentials says is no answer about an object, whatever its number.
 #[test]
-fn tokens_that_are_refused_are_credentials() {
-    let message = r#"{"error": "invalid_grant", "error_description": "expired"}"#.to_owned();
-    let (kind, hint) = Service::Google.meaning(&Refused { status: 400, code: String::new(), message });
-    assert!(kind == ErrorKind::Denied && hint.contains("GOOGLE_APPLICATION_CREDENTIALS"), "{hint}");
+fn credentials_that_are_not_given_are_no_answer_about_an_object() {
+    let meaning = |status: u16, code: &str, message: &str| {
+        let refused = answer(status, code, message);
+        let error = object_store::Error::Generic { store: "S3", source: refused.into() };
+        let source = NotGiven::new(&error).into();
+        explain(Service::Google, &object_store::Error::Generic { store: "credentials", source })
+    };
+    for (status, code) in [
+        (404, ""),
+        (408, ""),
+        (410, "Gone"),
+        (429, ""),
+        (500, ""),
+        (503, "SlowDown"),
+        (400, "Throttling"),
+        (400, "ThrottlingException"),
+        (400, "IDPCommunicationError"),
+    ] {
+        assert_eq!(meaning(status, code, "").0, ErrorKind::Unavailable, "{status} {code}");
+    }
+    for (status, code) in
+        [(401, ""), (403, "AccessDenied"), (400, "InvalidIdentityToken"), (409, ""), (301, ""), (405, "")]
+    {
+        assert_eq!(meaning(status, code, "").0, ErrorKind::Denied, "{status} {code}");
+    }
+    let (kind, text) = meaning(400, "", r#"{"error": "invalid_grant", "error_description": "expired"}"#);
+    assert!(kind == ErrorKind::Denied && text.contains("GOOGLE_APPLICATION_CREDENTIALS"), "{text}");
 }
 
 fn s3(url: &str, set: impl FnOnce(&mut S3Options)) -> Result<Arc<dyn Storage>> {
@@ -222,4 +246,121 @@ fn an_s3_server_is_told_how_to_encrypt() {
     assert!(asked.contains("x-amz-server-side-encryption: aws:kms\r\n") && !asked.contains("key-id"), "{asked}");
     assert!(!asked.contains("x-amz-checksum") && asked.contains("x-amz-content-sha256: "), "{asked}");
     assert!(!put(None, false).contains("encryption"));
+}
+
+/// A server that gives these answers, one after the other and a connection each; gives its address and what was asked.
+fn saying(answers: Vec<String>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let one = |answer: String| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let head: Vec<String> = lines.map_while(|line| line.ok().filter(|line| !line.is_empty())).collect();
+            stream.write_all(answer.as_bytes()).unwrap();
+            head[0].rsplit_once(' ').unwrap().0.to_owned()
+        };
+        answers.into_iter().map(one).collect()
+    });
+    (url, server)
+}
+
+fn http(status: &str, headers: &str, body: &str) -> String {
+    let len = body.len();
+    format!("HTTP/1.1 {status}\r\n{headers}content-length: {len}\r\nconnection: close\r\n\r\n{body}")
+}
+
+/// An object that both name, as seen by a storage whose credentials come from a server of metadata.
+fn read_with_role(metadata: Vec<String>, storage: Vec<String>) -> (Result<Bytes>, Vec<String>) {
+    let (roles, of_roles) = saying(metadata);
+    let (endpoint, of_storage) = saying(storage);
+    let env = [("HOME", "/none"), ("AWS_METADATA_ENDPOINT", roles.as_str()), ("AWS_ENDPOINT_URL", endpoint.as_str())];
+    let storage = open("s3://bucket", &Options { env: Environment::of(&env), ..Options::default() }).unwrap();
+    let key = Key::new("a").unwrap();
+    let read = storage.get(&key).and_then(|_| {
+        // For a moment nobody asks again.
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        storage.get(&key)
+    });
+    // Who waits for a request that does not come is not waited for.
+    let is_done = read.is_ok();
+    let asked = [of_roles, of_storage].into_iter().filter(|server| server.is_finished() || is_done);
+    (read, asked.flat_map(|server| server.join().unwrap()).collect())
+}
+
+/// What a server of metadata says three times to give credentials: a token, the role, its keys, which are soon to be renewed.
+fn credentials() -> Vec<String> {
+    let expiration = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(1);
+    let keys = format!(
+        r#"{{"AccessKeyId": "k", "SecretAccessKey": "s", "Token": "t", "Expiration": "{expiration}", "LastUpdated": "{expiration}"}}"#
+    );
+    vec![http("200 OK", "", "token"), http("200 OK", "", "role"), http("200 OK", "", &keys)]
+}
+
+fn object() -> String {
+    http("200 OK", "etag: \"x\"\r\nlast-modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "whole")
+}
+
+#[test]
+fn a_server_of_metadata_that_is_renewed_costs_a_moment() {
+    for passing in ["404 Not Found", "410 Gone", "503 Service Unavailable"] {
+        // At the renewal, which keys of a minute need before each request.
+        let metadata = [credentials(), vec![http(passing, "", "")], credentials()].concat();
+        let (read, asked) = read_with_role(metadata, vec![object(), object()]);
+        assert_eq!(read.unwrap(), "whole", "{passing}");
+        assert_eq!(asked.len(), 9, "{passing}: {asked:?}");
+        // Before anything was given.
+        let metadata = [vec![http(passing, "", "")], credentials(), credentials()].concat();
+        let (read, _) = read_with_role(metadata, vec![object(), object()]);
+        assert_eq!(read.unwrap(), "whole", "{passing}, at first");
+    }
+    let (read, _) = read_with_role(vec![http("403 Forbidden", "", "")], Vec::new());
+    let error = read.unwrap_err();
+    assert!(error.kind() == ErrorKind::Denied && error.to_string().contains("no credentials are given"), "{error}");
+}
+
+/// An ingress whose backend is away for a moment says that nothing is there.
+#[test]
+fn what_is_not_there_is_asked_for_again_where_the_storage_did_not_say_so() {
+    let ingress = || http("404 Not Found", "content-type: text/plain\r\n", "404 page not found");
+    let gone = || http("404 Not Found", "", "<Error><Code>NoSuchKey</Code></Error>");
+    let ask = |answers: Vec<String>, ask: &dyn Fn(&dyn Storage, &Key) -> Result<String>| {
+        let (endpoint, server) = saying(answers);
+        let env = [("HOME", "/none"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+        let env = Environment::of(&[&env[..], &[("AWS_ENDPOINT_URL", &endpoint)]].concat());
+        let storage = open("s3://bucket", &Options { env, ..Options::default() }).unwrap();
+        let said = ask(&*storage, &Key::new("a").unwrap()).map_err(|e| e.kind());
+        (said, server.join().unwrap().join(", "))
+    };
+    let get = |storage: &dyn Storage, key: &Key| Ok(String::from_utf8_lossy(&storage.get(key)?).into_owned());
+    let (said, _) = ask(vec![ingress(), object()], &get);
+    assert_eq!(said.unwrap(), "whole");
+    let (said, _) = ask(vec![ingress(), gone()], &get);
+    assert_eq!(said.unwrap_err(), ErrorKind::NotFound);
+    let (said, asked) = ask(vec![ingress(), http("204 No Content", "", "")], &|storage, key| {
+        storage.delete(key).map(|()| "deleted".to_owned())
+    });
+    assert_eq!((said.unwrap(), asked.as_str()), ("deleted".to_owned(), "DELETE /bucket/a, DELETE /bucket/a"));
+    // The answer to a HEAD has no text: that to a read tells.
+    let head = |storage: &dyn Storage, key: &Key| storage.head(key).map(|found| found.size.to_string());
+    let (said, asked) = ask(vec![http("404 Not Found", "", ""), gone()], &head);
+    assert_eq!((said.unwrap_err(), asked.as_str()), (ErrorKind::NotFound, "HEAD /bucket/a, GET /bucket/a"));
+    let (said, asked) = ask(vec![http("404 Not Found", "x-amz-request-id: 7\r\n", "")], &head);
+    assert_eq!((said.unwrap_err(), asked.as_str()), (ErrorKind::NotFound, "HEAD /bucket/a"));
+    let part = "etag: \"x\"\r\nlast-modified: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-range: bytes 0-0/5\r\n";
+    let (said, _) = ask(vec![http("404 Not Found", "", ""), http("206 Partial Content", part, "w")], &head);
+    assert_eq!(said.unwrap(), "5");
+}
+
+#[test]
+fn an_object_that_is_too_long_is_not_brought_into_memory() {
+    let head = "HTTP/1.1 200 OK\r\netag: \"x\"\r\nlast-modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let (endpoint, server) = saying(vec![format!("{head}content-length: 8796093022208\r\n\r\n")]);
+    let env = [("HOME", "/none"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let env = Environment::of(&[&env[..], &[("AWS_ENDPOINT_URL", &endpoint)]].concat());
+    let storage = open("s3://bucket", &Options { env, ..Options::default() }).unwrap();
+    let error = storage.get(&Key::new("snap/a").unwrap()).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.object() == Some("snap/a"), "{error}");
+    server.join().unwrap();
 }

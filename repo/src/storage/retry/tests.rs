@@ -246,3 +246,28 @@ fn what_ends_a_create_of_unclear_outcome_says_so() {
     faulty.inner.create(&key(), OTHER).unwrap();
     assert!(!retrying.create(&key(), OURS).unwrap_err().is_unclear(), "it is somebody else's");
 }
+
+/// Eight packs on a slow line take minutes each, and then one connection is reset.
+#[test]
+fn the_time_that_a_working_upload_takes_is_not_that_of_its_retries() {
+    let attempts = |seconds: u64, total: u64, fails: u32| {
+        let steered = Arc::new(Steered::default());
+        let settings = Retries { total: Duration::from_secs(total), ..Retries::default() };
+        let policy = Policy { settings, over: Over::default(), clock: steered.clone(), rng: steered.clone() };
+        let mut begun = 0;
+        let done = policy.run("create", "packs/a", || {
+            begun += 1;
+            steered.sleep(Duration::from_secs(seconds));
+            if begun > fails { Ok(()) } else { Err(Error::new(Unavailable, "reset")) }
+        });
+        (done.is_ok(), begun)
+    };
+    for total in [30, 300] {
+        assert_eq!(attempts(350, total, 1), (true, 2), "{total} s");
+        assert_eq!(attempts(350, total, u32::MAX), (false, 3), "it comes to an end: {total} s");
+    }
+    assert_eq!(attempts(350, 0, 1), (false, 1), "nothing is to be tried again");
+    // Silence is charged as it is.
+    assert_eq!(attempts(90, 300, u32::MAX), (false, 4));
+    assert_eq!(attempts(90, 30, u32::MAX), (false, 1));
+}

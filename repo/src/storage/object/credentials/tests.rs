@@ -95,11 +95,44 @@ fn files_are_read_again_when_they_change() {
     assert_eq!(key(&credentials).unwrap(), "w/wsecret/a=b==");
     home.write("credentials", &FILE.replace("= wsecret", "= new"), 1);
     assert_eq!(key(&credentials).unwrap(), "w/new/a=b==");
+    // As long as before, and no later.
+    home.write("credentials", &FILE.replace("= wsecret", "= old"), 1);
+    assert_eq!(key(&credentials).unwrap(), "w/new/a=b==", "as it was: the same inode, size and time");
+    home.write("credentials", &FILE.replace("= wsecret", "= older"), 1);
+    assert_eq!(key(&credentials).unwrap(), "w/older/a=b==");
     home.write("credentials", "", 2);
-    key(&credentials).unwrap_err();
     home.write("config", "[profile work]\naws_access_key_id=c\naws_secret_access_key=cs\nregion = eu\n", 3);
     assert_eq!(key(&credentials).unwrap(), "c/cs/-");
     assert_eq!(credentials.profile.settings().unwrap().region.as_deref(), Some("eu"));
+}
+
+/// Whoever renews it may write it in place: it is empty, or cut, for a moment, and the whole may come within the same tick.
+#[test]
+fn a_file_that_is_seen_half_way_ends_nothing() {
+    let home = Home::new(FILE, "");
+    for half in ["", "[work]\n", "[work]\naws_access_key_id=n\n"] {
+        let credentials = home.open(Some("work"), &[], None);
+        home.write("credentials", FILE, 0);
+        assert_eq!(key(&credentials).unwrap(), "w/wsecret/a=b==");
+        home.write("credentials", half, 1);
+        assert_eq!(key(&credentials).unwrap(), "w/wsecret/a=b==", "{half:?}");
+        credentials.read.lock().without = Instant::now().checked_sub(KEPT);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let error = runtime.block_on(credentials.get_credential()).unwrap_err();
+        let given = crate::storage::object::cause::<NotGiven>(&error).unwrap();
+        assert_eq!(given.kind, ErrorKind::Unavailable, "{half:?}: {error}");
+        home.write("credentials", &FILE.replace("= wsecret", "= new"), 1);
+        assert_eq!(key(&credentials).unwrap(), "w/new/a=b==", "{half:?}");
+    }
+    let path = home.0.path().join(".aws/credentials");
+    let credentials = home.open(Some("work"), &[], None);
+    std::fs::write(&path, FILE).unwrap();
+    let now = path.metadata().unwrap().modified().unwrap();
+    for secret in ["one", "two"] {
+        std::fs::write(&path, FILE.replace("= wsecret", &format!("= {secret}"))).unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(now).unwrap();
+        assert_eq!(key(&credentials).unwrap(), format!("w/{secret}/a=b=="), "of one size, inode and time");
+    }
 }
 
 #[test]
