@@ -141,7 +141,10 @@ impl SnapSpec {
                     let names = shortened(volumes.into_iter().map(|v| format!("latest:{v}")));
                     return Err(Error::invalid(format!("latest could be of several volumes; write one of {names}")));
                 }
-                newest(snapshots.iter()).ok_or_else(|| none(only_partial(snapshots.iter())))
+                newest(snapshots.iter()).ok_or_else(|| match snapshots.iter().any(is_partial) {
+                    true => none(format!("there is no whole snapshot; {}", only_partial(snapshots.iter()))),
+                    false => none(only_partial(snapshots.iter())),
+                })
             }
             Self::LatestOf(volume) => newest(snapshots.iter().filter(|s| s.volume == *volume)).ok_or_else(|| {
                 let of_it = || snapshots.iter().filter(|s| s.volume == *volume);

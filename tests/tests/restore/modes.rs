@@ -259,7 +259,7 @@ fn a_partial_snapshot_needs_leave_and_ends_with_3() {
     let target = home.path("target");
     let text = target.to_str().unwrap();
     has(&refused(&home, &[&id, text], 2, &target), &["partial", &id, "--allow-partial"]);
-    has(&home.run(&["restore", "latest", text]).fails(14), &["no snapshot"]);
+    has(&home.run(&["restore", "latest", text]).fails(14), &["no whole snapshot", &id]);
     let ran = home.run(&["restore", &id, text, "--allow-partial", "--json"]);
     assert_eq!((ran.code, &ran.json()["partial"]), (3, &json!(true)), "{}", ran.stderr);
     same(&fs::read(&target).unwrap(), &content, "what there is of it");
