@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
+use wherry_tests::binary::wherry_bin;
 use wherry_tests::faulty_s3::{Fault, FaultyS3, Rule};
 use wherry_tests::seaweed::Seaweed;
 use wherry_tests::small::noise;
@@ -106,9 +107,15 @@ fn the_first_signal_ends_cleanly_and_says_how_to_go_on() {
     for (signal, code, name) in
         [(Signal::INT, 130, "SIGINT"), (Signal::TERM, 143, "SIGTERM"), (Signal::HUP, 129, "SIGHUP")]
     {
-        let endless = Endless::start(&home);
+        // Whoever started the tests may ignore SIGHUP, and what they start would, too.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP").arg(wherry_bin());
+        home.prepare(&mut command);
+        home.point_to_repository(&mut command);
+        let endless = Endless::start_with(&home, command, "endless");
+        endless.wait_for_session(0);
         endless.send(signal);
-        let ran = endless.end();
+        let ran = endless.soon();
         assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{}", ran.stderr);
         let last = ran.stderr.lines().last().unwrap();
         assert!(last.starts_with("wherry: ") && last.contains(name) && last.contains("same command again"), "{last}");

@@ -90,7 +90,12 @@ impl Place {
 
     /// Mounts in the foreground and gives what it says on standard error.
     pub fn mount_here(&self) -> Foreground {
-        let mut command = self.command(&["mount", self.mnt().to_str().unwrap(), "--foreground"]);
+        let plain = self.command(&["mount", self.mnt().to_str().unwrap(), "--foreground"]);
+        // Whoever started the tests may ignore SIGHUP, and what they start would, too.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP").arg(plain.get_program()).args(plain.get_args()).stdin(Stdio::null());
+        command.env_remove("WHERRY_PASSWORD");
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
