@@ -359,6 +359,16 @@ fn a_terminal_that_goes_takes_a_mount_in_the_foreground_with_it_and_no_other() {
 }
 
 #[test]
+fn a_mount_that_cannot_say_that_it_is_there_does_not_stay() {
+    let place = Place::new();
+    place.backup("vm", &[1]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ended = place.command(&["mount", place.mnt().to_str().unwrap()]).stdout(full).status().unwrap();
+    assert_eq!(ended.code(), Some(1));
+    assert!(!is_mounted(&place.mnt()));
+}
+
+#[test]
 fn what_a_mount_in_the_background_says_is_kept_in_a_file_it_names() {
     let place = Place::new();
     place.backup("vm", &[1; 5000]);

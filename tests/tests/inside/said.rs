@@ -89,6 +89,15 @@ fn features_that_the_reader_lacks_are_said() {
     assert!(line.contains("DATA_IN_INODE") && line.contains("mount -o ro,noload,loop DIR/by-id/"), "{line}");
 }
 
+/// 20 MiB of `S` where other files will be.
+fn leave_secret(mounted: &Mounted) {
+    let (folder, secret) = (mounted.path().to_str().unwrap(), mounted.path().join("secret"));
+    std::fs::write(&secret, vec![b'S'; 20 << 20]).unwrap();
+    sh("sync", &["-f", folder]);
+    std::fs::remove_file(&secret).unwrap();
+    sh("sync", &["-f", folder]);
+}
+
 #[test]
 fn what_the_reader_would_get_wrong_is_said_and_not_shown() {
     let dir = tempfile::tempdir().unwrap();
@@ -99,10 +108,7 @@ fn what_the_reader_would_get_wrong_is_said_and_not_shown() {
         let mounted = Mounted::new(&image, None, "rw");
         let path = |name: &str| mounted.path().join(name).to_str().unwrap().to_owned();
         // What lies where the file is to be.
-        std::fs::write(path("secret"), vec![b'S'; 20 << 20]).unwrap();
-        sh("sync", &["-f", &path("")]);
-        std::fs::remove_file(path("secret")).unwrap();
-        sh("sync", &["-f", &path("")]);
+        leave_secret(&mounted);
         sh("fallocate", &["-l", "16M", &path("reserved")]);
         std::fs::write(path("other"), "fine").unwrap();
         // Many extents: their list has blocks of its own.
@@ -140,10 +146,7 @@ fn what_only_the_journal_knows_to_be_never_written_is_said_too() {
     {
         let mounted = Mounted::new(&image, None, "rw");
         let path = |name: &str| mounted.path().join(name).to_str().unwrap().to_owned();
-        std::fs::write(path("secret"), vec![b'S'; 20 << 20]).unwrap();
-        sh("sync", &["-f", &path("")]);
-        std::fs::remove_file(path("secret")).unwrap();
-        sh("sync", &["-f", &path("")]);
+        leave_secret(&mounted);
         // Of this file alone: its inode is in the journal, and where it belongs something else is.
         sh("fallocate", &["-l", "16M", &path("reserved")]);
         File::open(path("reserved")).unwrap().sync_all().unwrap();
