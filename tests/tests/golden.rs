@@ -4,6 +4,8 @@
 mod collected;
 #[path = "golden/later.rs"]
 mod later;
+#[path = "golden/merged.rs"]
+mod merged;
 #[path = "golden/trees.rs"]
 mod trees;
 
