@@ -74,9 +74,10 @@ fn left_out(exclude: &Exclude, patterns: &[OsString], path: &[u8], folder: bool)
     }
 }
 
-/// The pattern that means this path alone, where there is one.
+/// The pattern that means this path alone, where there is one. A backslash before the last slash of a pattern is for the
+/// library always one that escapes it: a directory whose name ends with one is told from a file by no pattern.
 fn literal(path: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(path).ok()?;
+    let text = std::str::from_utf8(path).ok().filter(|text| !text.ends_with('\\'))?;
     let escaped = |c: char| if r"\*?[]{} ".contains(c) { format!("\\{c}") } else { c.to_string() };
     Some(text.chars().map(escaped).collect())
 }

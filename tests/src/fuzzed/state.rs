@@ -348,7 +348,7 @@ fn left(there: &Objects, limits: &Limits, time: Time) {
     };
     for (key, before) in there {
         let is_same = api.objects.lock().get(key) == Some(before);
-        let is_ours = of_controller::cr_of(key.kind, before, VELERO).is_some();
+        let is_ours = of_controller::cr_of(key.kind, before, VELERO).is_some() || names::is_made(&key.name);
         let is_first = key.kind == Kind::VolumeSnapshot && named(key);
         assert!(is_same || is_ours || is_first, "{key} is not ours, and was {before}");
     }
