@@ -112,7 +112,8 @@ diagnose() {
   kubectl get pods --all-namespaces --output wide
   kubectl --namespace velero get datauploads,datadownloads --sort-by=.metadata.creationTimestamp --output \
     'jsonpath={range .items[*]}{.kind} {.metadata.name} {.status.phase} cancel={.spec.cancel} {.status.node}: {.status.message}{"\n"}{end}' | tail -n 20
-  kubectl --namespace velero get backups,restores --output 'jsonpath={range .items[*]}{.kind} {.metadata.name} {.status}{"\n"}{end}' | tail -n 6
+  kubectl --namespace velero get backups,restores,deletebackuprequests --output 'jsonpath={range .items[*]}{.kind} {.metadata.name} {.status}{"\n"}{end}' |
+    tail -n 9
   kubectl get persistentvolumes,volumesnapshotcontents
   kubectl get persistentvolumeclaims,volumesnapshots --all-namespaces
   kubectl get events --all-namespaces --sort-by=.lastTimestamp | tail -n 30
