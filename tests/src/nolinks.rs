@@ -7,8 +7,9 @@
 use crate::fuse;
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -135,6 +136,29 @@ pub struct Quirks {
     pub fails_sync: bool,
     /// What was written is lost, and `close` says so.
     pub fails_close: bool,
+    /// What is written stays with the kernel for a while; and blocks of zeros are holes, as far as has come here.
+    pub writes_late: bool,
+    /// A listing of a folder ends after so many names, as if the folder had been removed.
+    pub ends_early: Option<usize>,
+}
+
+/// What `lseek` is asked for, if not for a hole.
+const SEEK_DATA: i32 = 3;
+/// Of a file that has holes.
+const BLOCK: usize = 4096;
+
+/// Where data begin at or behind a place, or a hole, in blocks.
+fn seek(bytes: &[u8], at: usize, data: bool) -> Result<usize, Errno> {
+    if at >= bytes.len() {
+        return Err(Errno::ENXIO);
+    }
+    let is_data = |block: &usize| bytes[*block..bytes.len().min(block + BLOCK)].iter().any(|byte| *byte != 0);
+    let found = (at / BLOCK * BLOCK..bytes.len()).step_by(BLOCK).find(|block| is_data(block) == data);
+    match found {
+        Some(found) => Ok(found.max(at)),
+        None if data => Err(Errno::ENXIO),
+        None => Ok(bytes.len()),
+    }
 }
 
 #[derive(Debug)]
@@ -318,6 +342,22 @@ macro_rules! answer {
 }
 
 impl Filesystem for Memory {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let late = self.0.lock().quirks.writes_late;
+        if late {
+            config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE).expect("the kernel keeps what is written");
+        }
+        Ok(())
+    }
+
+    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        if !self.0.lock().quirks.writes_late {
+            return reply.error(Errno::ENOSYS);
+        }
+        answer!(reply, self, tree => seek(tree.file(ino.0)?, offset as usize, whence == SEEK_DATA),
+            at => reply.offset(at as i64));
+    }
+
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         answer!(reply, self, tree => {
             let ino = tree.find(parent.0, name)?;
@@ -417,8 +457,10 @@ impl Filesystem for Memory {
         // Else the kernel reads ahead, and once more what failed then; and fills with zeros what is not there.
         let is_counted =
             tree.fleeting.as_ref().is_some_and(|(spoiled, _)| spoiled.ino == ino.0) || tree.longer.contains_key(&ino.0);
+        // Else it writes what it has when somebody opens the file.
+        let keeps = if tree.quirks.writes_late { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
         drop(tree);
-        let flags = if is_counted { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
+        let flags = if is_counted { FopenFlags::FOPEN_DIRECT_IO } else { keeps };
         reply.opened(FileHandle(0), flags);
     }
 
@@ -504,11 +546,15 @@ impl Filesystem for Memory {
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let mut tree = self.0.lock();
+        let most = tree.quirks.ends_early.unwrap_or(usize::MAX);
+        if offset as usize >= most {
+            return reply.error(Errno::ENOENT);
+        }
         let entries: Vec<(OsString, u64)> = match tree.folder(ino.0) {
             Ok(entries) => entries.iter().map(|(name, ino)| (name.clone(), *ino)).collect(),
             Err(errno) => return reply.error(errno),
         };
-        for (n, (name, ino)) in entries.into_iter().enumerate().skip(offset as usize) {
+        for (n, (name, ino)) in entries.into_iter().enumerate().take(most).skip(offset as usize) {
             let kind = tree.attr(ino).map_or(FileType::RegularFile, |attr| attr.kind);
             if reply.add(INodeNo(ino), n as u64 + 1, kind, name) {
                 break;

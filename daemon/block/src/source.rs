@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags, Stat};
@@ -58,6 +58,8 @@ enum From {
 pub(crate) struct Opening {
     pub(crate) identity: Identity,
     pub(crate) opened: Opened,
+    /// Whether where a file has holes may be asked: set by whoever asks first.
+    pub(crate) has_told: OnceLock<bool>,
 }
 
 impl Source {
@@ -81,7 +83,11 @@ impl Source {
             let _ = rustix::fs::fadvise(&opened.fd, 0, None, rustix::fs::Advice::DontNeed);
         }
         let identity = Identity::new(path, &opened.stat);
-        Ok(Self::new(From::Disk(Arc::new(Opening { identity, opened })), "threads", "not started"))
+        Ok(Self::new(
+            From::Disk(Arc::new(Opening { identity, opened, has_told: OnceLock::new() })),
+            "threads",
+            "not started",
+        ))
     }
 
     #[cfg(test)]
@@ -142,13 +148,17 @@ impl Source {
         }
     }
 
-    /// The allocated ranges within `range`; the rest of it reads as zero. Devices and streams are allocated throughout.
+    /// The allocated ranges within `range`; the rest of it reads as zero. Devices and streams are allocated throughout. What was
+    /// written to a file before is given to its filesystem first; where that fails all of it is allocated.
     pub fn extents(&self, range: Range<u64>) -> Extents {
         match &self.from {
             From::Disk(disk) => {
                 let size = disk.opened.geometry.size;
                 let range = range.start.min(size)..range.end.min(size);
-                Extents::new((disk.opened.geometry.kind == Kind::File).then(|| disk.opened.fd.clone()), range)
+                let fd = &disk.opened.fd;
+                // A filesystem of another machine or program may not have been given what the kernel has: it takes that for a hole.
+                let tell = || disk.opened.geometry.kind == Kind::File && rustix::fs::fdatasync(fd).is_ok();
+                Extents::new(disk.has_told.get_or_init(tell).then(|| fd.clone()), range)
             }
             From::Stream(_) => Extents::new(None, range),
         }

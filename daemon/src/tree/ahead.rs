@@ -454,8 +454,7 @@ impl Shared {
             let mut wanted: HashSet<_> = unfound.iter().map(|(_, name)| name.as_bytes()).collect();
             let listed = list_again(fd, |name| !wanted.remove(name) || !wanted.is_empty());
             let gone: HashSet<Vec<u8>> = match listed {
-                // The directory itself is gone.
-                Ok(()) | Err(Errno::NOENT) => wanted.into_iter().map(<[u8]>::to_vec).collect(),
+                Ok(()) => wanted.into_iter().map(<[u8]>::to_vec).collect(),
                 Err(_) => HashSet::new(),
             };
             unfound.retain(|(_, name)| !gone.contains(name.as_bytes()));

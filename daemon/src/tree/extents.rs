@@ -1,5 +1,6 @@
 //! Which parts of a file have data.
 
+use super::filesystem::Filesystem;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -9,7 +10,7 @@ use std::ops::Range;
 /// What is allocated of `range`, ascending; what is between is holes. Moves the place of the file. A filesystem that cannot
 /// tell has one range.
 pub fn extents(file: &impl AsFd, range: Range<u64>) -> Extents<'_> {
-    Extents { file: file.as_fd(), at: range.start, size: range.end }
+    Extents { file: file.as_fd(), at: range.start, size: range.end, has_told: false }
 }
 
 /// See [`extents`].
@@ -18,6 +19,8 @@ pub struct Extents<'a> {
     file: BorrowedFd<'a>,
     at: u64,
     size: u64,
+    /// A hole that the filesystem tells of is one.
+    has_told: bool,
 }
 
 impl Iterator for Extents<'_> {
@@ -37,7 +40,24 @@ impl Iterator for Extents<'_> {
 }
 
 impl Extents<'_> {
-    fn range(&self) -> Result<Option<Range<u64>>, Errno> {
+    fn range(&mut self) -> Result<Option<Range<u64>>, Errno> {
+        let found = self.ask()?;
+        if self.has_told || found == Some(self.at..self.size) {
+            return Ok(found);
+        }
+        self.has_told = true;
+        // Those look into the page cache. One of another machine or program may not have been given what the kernel has, and
+        // takes that for a hole.
+        if Filesystem::of(self.file).is_ok_and(Filesystem::syncs_all) {
+            return Ok(found);
+        }
+        match rustix::fs::fdatasync(self.file) {
+            Ok(()) => self.ask(),
+            Err(_) => Ok(Some(self.at..self.size)),
+        }
+    }
+
+    fn ask(&self) -> Result<Option<Range<u64>>, Errno> {
         let start = match rustix::fs::seek(self.file, SeekFrom::Data(self.at)) {
             // Nothing from here on; or the file has become shorter.
             Err(Errno::NXIO) => return Ok(None),

@@ -132,14 +132,23 @@ pub(crate) fn list_small(dir: BorrowedFd<'_>, most: usize, spill: &Arc<Spill>) -
 }
 
 /// Reads the names of a directory once more, by a descriptor of its own: others may be reading by this one. `take` says whether
-/// to go on.
+/// to go on. One that was removed has none.
 ///
 /// # Errors
 /// What the kernel says.
 pub(crate) fn list_again(dir: BorrowedFd<'_>, mut take: impl FnMut(&[u8]) -> bool) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(dir, c".", flags, Mode::empty())?;
-    read(dir.as_fd(), |name, _| take(name)).map_or(Ok(()), Err)
+    match rustix::fs::openat(dir, c".", flags, Mode::empty()) {
+        Ok(dir) => read(dir.as_fd(), |name, _| take(name)).map_or(Ok(()), Err),
+        Err(Errno::NOENT) if is_removed(dir) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether an open directory has no name any more. One whose filesystem cannot say is not: that its names are not found may be
+/// an answer of a server that is lost.
+fn is_removed(dir: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(dir).is_ok_and(|stat| stat.st_nlink == 0)
 }
 
 /// From its beginning to its end or to the first error; `take` says whether to go on. A name that is too long for the
@@ -153,7 +162,7 @@ fn read(dir: BorrowedFd<'_>, mut take: impl FnMut(&[u8], FileType) -> bool) -> O
             Ok(entry) => entry,
             Err(Errno::INTR) => continue,
             // It was removed while it was read.
-            Err(Errno::NOENT) => return missing,
+            Err(Errno::NOENT) if is_removed(dir) => return missing,
             Err(errno) => return Some(errno),
         };
         let name = entry.file_name().to_bytes();
@@ -392,5 +401,24 @@ fn unnamed(folder: &Path) -> io::Result<File> {
             Ok(file)
         }
         Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_was_removed_has_no_names_and_nothing_is_missing() {
+        let temp = tempfile::tempdir().unwrap();
+        let gone = temp.path().join("gone");
+        std::fs::create_dir(&gone).unwrap();
+        let dir = std::fs::File::open(&gone).unwrap();
+        assert!(!is_removed(dir.as_fd()));
+        std::fs::remove_dir(&gone).unwrap();
+        assert!(is_removed(dir.as_fd()));
+        let (mut names, missing) = list(dir.as_fd(), 1 << 20, &Spill::new(temp.path(), 1 << 20)).unwrap();
+        assert!(names.next().unwrap().is_none() && missing.is_none());
+        assert_eq!(list_again(dir.as_fd(), |name| unreachable!("{name:?}")), Ok(()));
     }
 }

@@ -4,9 +4,10 @@ use super::{backup, files, has};
 use crate::harness::{Home, Ran};
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use wherry_tests::nolinks::{NoLinks, Quirks};
 use wherry_tests::small::noise;
 
@@ -137,6 +138,57 @@ fn what_may_lack_its_acl_is_its_owners_alone() {
     mount.send(rustix::process::Signal::TERM);
     mount.end();
     assert_eq!(seen, expected, "of the mount");
+}
+
+/// As of a network filesystem whose server is lost meanwhile. One that was removed while it was listed is no error, and is
+/// told from it by its links.
+#[test]
+fn a_listing_that_ends_as_if_the_folder_were_gone_is_not_all_of_it() {
+    for folder in ["", "d/"] {
+        let home = Home::with_repository();
+        let source = NoLinks::with(Quirks { ends_early: Some(10), ..Quirks::default() });
+        for n in 0..20 {
+            files(source.path(), &[(&format!("{folder}{n:02}"), b"data")]);
+        }
+        let ran = home.run(&["backup", text(source.path()), "--name", "t", "--json"]);
+        let report = partly(&ran);
+        assert_eq!((&report["files"], &report["missing"]), (&10.into(), &1.into()), "{folder}: {report}");
+        assert_eq!(report["missing_paths"][0]["errno"], 2, "{folder}: {report}");
+    }
+}
+
+/// Writes "late" again and again at 4 MiB, says whether the filesystem has heard of data, and waits until its input ends: what is
+/// closed is given to the filesystem, here also when a process begins.
+const WRITER: &str = r#"open(F, "+<", $ARGV[0]) or die $!; $| = 1;
+sysseek(F, 4 << 20, 0); syswrite(F, "late" x (32 << 10)) == 128 << 10 or die $!;
+print defined(sysseek(F, 0, 3)) ? "heard\n" : "nothing\n"; <STDIN>;"#;
+
+/// The kernel has it, and where the holes are is asked of who has not.
+#[test]
+fn what_a_filesystem_has_not_been_given_yet_is_no_hole() {
+    let source = NoLinks::with(Quirks { writes_late: true, ..Quirks::default() });
+    let disk = source.path().join("disk.raw");
+    for engine in ["threads", "ring"] {
+        for whole in [true, false] {
+            let home = Home::with_repository();
+            fs::File::create(&disk).unwrap().set_len(32 << 20).unwrap();
+            let mut writer = Command::new("perl");
+            let writer = writer.args(["-e", WRITER]).arg(&disk).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut writer = writer.spawn().unwrap();
+            let mut said = String::new();
+            BufReader::new(writer.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+            assert_eq!(said, "nothing\n");
+            let of = if whole { &disk } else { source.path() };
+            home.run(&["backup", text(of), "--name", "t", "--engine", engine]).ok();
+            drop(writer.stdin.take());
+            assert!(writer.wait().unwrap().success());
+            home.run(&["restore", "latest:t", "out"]).ok();
+            let out = if whole { home.path("out") } else { home.path("out/disk.raw") };
+            let back = fs::read(out).unwrap();
+            assert!(back[4 << 20..][..128 << 10] == *b"late".repeat(32 << 10), "{engine}, as a disk: {whole}");
+            assert!(back.len() == 32 << 20 && back[..4 << 20].iter().all(|byte| *byte == 0));
+        }
+    }
 }
 
 /// What is said of it and what it holds are not of one moment.
