@@ -25,7 +25,7 @@ enum Spoiled {
 struct Noted {
     /// When a pack was found damaged, where it was not found intact later.
     damaged: HashMap<PackId, Timestamp>,
-    /// When it was found intact after that.
+    /// When a pack that was asked for was found intact last, by whatever clock.
     intact: HashMap<PackId, Timestamp>,
 }
 
@@ -74,7 +74,13 @@ impl Repository {
         // A check that is under way may have read one of them before it was damaged, and note that yet.
         let now = self.clock().now();
         let left = |noted: &Noted| -> Vec<PackId> {
-            packs.iter().filter(|id| noted.damaged.get(*id).is_none_or(|at| *at < now)).copied().collect()
+            let is_held = |id: &PackId| {
+                noted
+                    .damaged
+                    .get(id)
+                    .is_some_and(|at| *at >= now && noted.intact.get(id).is_none_or(|intact| intact < at))
+            };
+            packs.iter().filter(|id| !is_held(id)).copied().collect()
         };
         let noted = self.for_certain(packs)?;
         let open = left(&noted);
@@ -82,6 +88,7 @@ impl Repository {
             return Ok(());
         }
         self.check_writable()?;
+        // Also one by a clock that is ahead: when it has come to that, nobody is to believe it more than this.
         let newest = open.iter().filter_map(|id| noted.intact.get(id)).max().copied().unwrap_or(now).max(now);
         let check = SessionId::new(clock::random(self.rng())?);
         for (k, part) in (0..).zip(open.chunks(Readings::MOST)) {
@@ -96,6 +103,18 @@ impl Repository {
                 format!("{} was damaged, and another check has just noted that it is intact", keys::pack(id)),
             )),
         }
+    }
+
+    /// When each of these packs was found intact last, by whatever clock, as far as that can be read: who finds it damaged now
+    /// notes that as later. Else a host whose clock is ahead, or this one if it is behind, would be believed more.
+    ///
+    /// # Errors
+    /// What the storage says when it does not answer.
+    pub(super) fn last_intact(&self, packs: &BTreeSet<PackId>) -> Result<HashMap<PackId, Timestamp>> {
+        if packs.is_empty() {
+            return Ok(HashMap::new());
+        }
+        Ok(self.damaged_within(Spoiled::Passed, packs)?.map(|noted| noted.intact).unwrap_or_default())
     }
 
     fn for_certain(&self, asked: &BTreeSet<PackId>) -> Result<Noted> {
@@ -116,7 +135,7 @@ impl Repository {
     }
 
     /// `None`: a record went while it was read. What it said is in another one, which may not have been listed. `asked`: packs of
-    /// which it is said when they were found intact although nobody found them damaged.
+    /// which it is said when they were found intact, although nobody found them damaged, and by whatever clock.
     fn damaged_now(&self, spoiled: Spoiled, asked: &BTreeSet<PackId>) -> Result<Option<Noted>> {
         let latest = latest(self);
         let mut found = self.list(keys::READ)?;
@@ -125,7 +144,7 @@ impl Repository {
         // When the newest reading of each record was.
         let mut times: HashMap<Key, Timestamp> = HashMap::new();
         let whole = self.each_reading(&found, spoiled, |key, group| {
-            for id in group.intact.iter().filter(|id| group.at <= latest && asked.contains(*id)) {
+            for id in group.intact.iter().filter(|id| asked.contains(*id)) {
                 let at = intact.entry(*id).or_insert(group.at);
                 *at = group.at.max(*at);
             }

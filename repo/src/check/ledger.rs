@@ -73,8 +73,9 @@ impl<'a> Ledger<'a> {
         let before = taken.map(|(_, key)| key.clone()).collect();
         for ReadTogether { at, intact, damaged } in found.records.into_iter().flat_map(|record| record.groups) {
             let ids = intact.into_iter().map(|id| (id, false)).chain(damaged.into_iter().map(|id| (id, true)));
-            for (id, damaged) in ids.filter(|_| at <= latest) {
-                let reading = Reading { at, damaged };
+            for (id, damaged) in ids.filter(|(_, damaged)| *damaged || at <= latest) {
+                // Damage counts whatever the clock was.
+                let reading = Reading { at: at.min(latest), damaged };
                 // A repair dates what it has found in its packs from its own start, which may be long before they came.
                 if !packs.note(&id, reading) && (damaged || at >= run.began) {
                     others.push((reading, id));
@@ -120,14 +121,29 @@ impl<'a> Ledger<'a> {
     pub(super) fn save(&self) {
         let unsaved = std::mem::take(&mut self.state.lock().unsaved);
         for part in unsaved.chunks(Readings::MOST) {
-            let of = |intact: bool| part.iter().filter(|(_, is)| *is == intact).map(|(id, _)| *id).collect();
-            let group = ReadTogether { at: self.run.began, intact: of(true), damaged: of(false) };
-            if let Err(e) = self.write(&Readings { groups: vec![group] }) {
+            let readings = part.iter().map(|(id, intact)| (Reading { at: self.run.began, damaged: !intact }, *id));
+            if let Err(e) = self.in_order(readings.collect()).and_then(|readings| self.write(&together(&readings))) {
                 let mut state = self.state.lock();
                 state.failed = Some(e.to_string());
                 state.unsaved.extend_from_slice(part);
             }
         }
+    }
+
+    /// Readings by their times. What this check found damaged is later than what anybody has noted to be intact: it has seen that
+    /// note, whatever the clock was that it is of.
+    fn in_order(&self, mut readings: Vec<(Reading, PackId)>) -> Result<Vec<(Reading, PackId)>> {
+        let began = self.run.began;
+        let is_new = |reading: &Reading| reading.damaged && reading.at == began;
+        let damaged = readings.iter().filter(|(reading, _)| is_new(reading)).map(|(_, id)| *id).collect();
+        let intact = self.run.repository.last_intact(&damaged)?;
+        for (reading, id) in readings.iter_mut().filter(|(reading, _)| is_new(reading)) {
+            if let Some(at) = intact.get(id) {
+                reading.at = reading.at.max(Timestamp(at.0.saturating_add(1)));
+            }
+        }
+        readings.sort_unstable();
+        Ok(readings)
     }
 
     fn write(&self, record: &Readings) -> Result<()> {
@@ -241,14 +257,8 @@ impl<'a> Ledger<'a> {
             return Ok(());
         }
         readings.extend(self.others.iter().filter(|(reading, id)| reading.at >= self.run.began || self.may_be(id)));
-        readings.sort_unstable();
-        for part in readings.chunks(Readings::MOST) {
-            let group = |same: &[(Reading, PackId)]| {
-                let of = |damaged: bool| same.iter().filter(|(r, _)| r.damaged == damaged).map(|(_, id)| *id).collect();
-                same.first().map(|(r, _)| ReadTogether { at: r.at, intact: of(false), damaged: of(true) })
-            };
-            let groups = part.chunk_by(|(a, _), (b, _)| a.at == b.at).filter_map(group).collect();
-            self.write(&Readings { groups })?;
+        for part in self.in_order(readings)?.chunks(Readings::MOST) {
+            self.write(&together(part))?;
         }
         self.remove(old.iter());
         Ok(())
@@ -267,6 +277,15 @@ impl<'a> Ledger<'a> {
             }
         }
     }
+}
+
+/// A record of readings, which are in the order of their times.
+fn together(readings: &[(Reading, PackId)]) -> Readings {
+    let group = |same: &[(Reading, PackId)]| {
+        let of = |damaged: bool| same.iter().filter(|(r, _)| r.damaged == damaged).map(|(_, id)| *id).collect();
+        same.first().map(|(r, _)| ReadTogether { at: r.at, intact: of(false), damaged: of(true) })
+    };
+    Readings { groups: readings.chunk_by(|(a, _), (b, _)| a.at == b.at).filter_map(group).collect() }
 }
 
 /// What is dated later than this is of a wrong clock.

@@ -227,10 +227,13 @@ impl Local {
     }
 }
 
+/// An object is as old as its name: what was written long before it got that (a disk or server that hung meanwhile, a process
+/// that was stopped) has told nobody yet. Its name changes `st_ctime`, the writing alone `st_mtime`.
 fn listed(key: Key, stat: &Stat) -> Listed {
-    let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or_default();
-    let modified = Timestamp(stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(nanos));
-    Listed { key, size: size(stat), modified }
+    let of = |seconds: i64, nanos: i64| Timestamp(seconds.saturating_mul(1_000_000_000).saturating_add(nanos));
+    let nanos = |nanos| i64::try_from(nanos).unwrap_or_default();
+    let written = of(stat.st_mtime, nanos(stat.st_mtime_nsec));
+    Listed { key, size: size(stat), modified: written.max(of(stat.st_ctime, nanos(stat.st_ctime_nsec))) }
 }
 
 fn size(stat: &Stat) -> u64 {

@@ -200,14 +200,15 @@ fn a_collector_that_cannot_read_what_is_damaged_deletes_nothing_until_all_is_rea
 fn who_heals_makes_sure_that_collectors_take_for_damaged_what_is() {
     let (storage, clock, repository) = repository();
     backup(&repository, "vm", CHUNKS);
-    // By a clock that is an hour ahead all was well a moment ago.
-    let ahead = Arc::new(crate::testing::StillClock::default());
-    ahead.advance(DAY / 24);
-    assert!(check(&again(storage.clone(), ahead), share(1.0)).is_clean());
     let key = packs(&repository).remove(0);
     spoil(&*storage, &key);
     let report = check(&repository, share(1.0));
-    assert!(!report.damages[0].hits.is_empty() && repository.damaged_packs().unwrap().is_empty(), "{report:?}");
+    assert!(!report.damages[0].hits.is_empty() && !repository.damaged_packs().unwrap().is_empty(), "{report:?}");
+    // By a clock that is an hour ahead all is well after that, and then it is not.
+    spoil(&*storage, &key);
+    assert!(check(&again(storage.clone(), ahead(DAY / 24)), share(1.0)).is_clean());
+    spoil(&*storage, &key);
+    assert!(repository.damaged_packs().unwrap().is_empty());
     crate::heal::admit(&repository, &report).unwrap();
     let damaged: Vec<PackId> = keys::parse_pack(&key).into_iter().collect();
     assert_eq!(again(storage.clone(), clock.clone()).damaged_packs().unwrap().into_iter().collect::<Vec<_>>(), damaged);
@@ -219,6 +220,56 @@ fn who_heals_makes_sure_that_collectors_take_for_damaged_what_is() {
     spoil(&*storage, &notes[0]);
     let error = crate::heal::admit(&repository, &report).unwrap_err().to_string();
     assert!(error.contains("could not be noted") && error.contains("check --read-data"), "{error}");
+}
+
+/// A clock that is so much ahead of that of a repository of [`repository`].
+fn ahead(by: Duration) -> Arc<crate::testing::StillClock> {
+    let clock = Arc::new(crate::testing::StillClock::default());
+    clock.advance(by);
+    clock
+}
+
+/// Else the copy would go when that time has come.
+#[test]
+fn damage_is_not_undone_by_a_clock_that_said_before_that_all_was_intact() {
+    for heals in [false, true] {
+        let (storage, clock, repository) = repository();
+        let first = backup(&repository, "vm", CHUNKS);
+        assert!(check(&again(storage.clone(), ahead(30 * DAY)), share(1.0)).is_clean());
+        let fresh = || again(storage.clone(), clock.clone());
+        spoil(&*storage, &packs(&repository)[0]);
+        clock.advance(DAY);
+        let report = check(&fresh(), share(1.0));
+        if heals {
+            crate::heal::admit(&fresh(), &report).unwrap();
+        }
+        let second = more(&fresh(), "vm", ParentChoice::Auto);
+        assert!(second.record.stats.stored > 0, "{:?}", second.record.stats);
+        repository.forget(&second.id, Duration::ZERO, "test").unwrap();
+        for days in [1, 28, 2, 40] {
+            clock.advance(days * DAY);
+            gc(&fresh());
+            gc(&fresh());
+            assert_eq!(lost(&fresh(), &first), NONE, "heals: {heals}, {days} days later");
+        }
+    }
+}
+
+#[test]
+fn damage_that_a_clock_finds_that_is_behind_is_known_to_writers() {
+    let (storage, _, repository) = repository();
+    let first = backup(&repository, "vm", CHUNKS);
+    let today = ahead(30 * DAY);
+    assert!(check(&again(storage.clone(), today.clone()), share(1.0)).is_clean());
+    spoil(&*storage, &packs(&repository)[0]);
+    // Each of a month before; the second one puts nothing in its place.
+    for _ in 0..2 {
+        assert_eq!(check(&repository, share(1.0)).damages.len(), 1);
+        assert_eq!(again(storage.clone(), today.clone()).damaged_packs().unwrap().len(), 1);
+    }
+    let second = more(&again(storage.clone(), today.clone()), "vm", ParentChoice::Auto);
+    let fresh = again(storage, today);
+    assert!(second.record.stats.new > 0 && lost(&fresh, &second) == NONE && lost(&fresh, &first) == NONE);
 }
 
 #[test]

@@ -26,6 +26,26 @@ fn the_root_is_made_by_the_first_write_only() {
     assert_eq!(mode("packs/aa/x"), 0o600);
 }
 
+/// A disk or server may hang between the writing and the naming, and a process be stopped: nobody has heard of it before.
+#[test]
+fn an_object_is_as_old_as_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::new(folder.path(), false);
+    local.create(&key("snap/before"), Bytes::from_static(b"1")).unwrap();
+    let written = std::fs::File::create(folder.path().join("snap/file")).unwrap();
+    written.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(86_400)).unwrap();
+    std::fs::rename(folder.path().join("snap/file"), folder.path().join("snap/after")).unwrap();
+    let at = |name: &str| local.head(&key(name)).unwrap().modified;
+    assert!(at("snap/after") >= at("snap/before"), "{:?} {:?}", at("snap/after"), at("snap/before"));
+    let mut listed = Vec::new();
+    let mut visit = |found: Listed| {
+        listed.push(found.modified);
+        Ok(())
+    };
+    local.list("snap/", &mut visit).unwrap();
+    assert!(listed.iter().all(|modified| *modified >= at("snap/before")), "{listed:?}");
+}
+
 #[test]
 fn many_folders_are_listed_whole_and_an_error_ends_it() {
     let folder = tempfile::tempdir().unwrap();
