@@ -30,12 +30,30 @@ pub struct Meta {
     /// `metadata.finalizers`.
     #[serde(deserialize_with = "or_default")]
     pub finalizers: Vec<String>,
+    /// `metadata.ownerReferences`.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub owner_references: Vec<Owner>,
     /// `metadata.creationTimestamp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<Time>,
     /// `metadata.deletionTimestamp`: the object is on its way out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<Time>,
+}
+
+/// `metav1.OwnerReference`, as far as it is read: what an object goes with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Owner {
+    /// `kind`.
+    #[serde(deserialize_with = "or_default")]
+    pub kind: String,
+    /// `name`, which is never cut.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    /// `uid`.
+    #[serde(deserialize_with = "or_default")]
+    pub uid: String,
 }
 
 impl Meta {

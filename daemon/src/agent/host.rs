@@ -13,6 +13,9 @@ use wherry_repo::Error;
 
 /// A driver may round a volume up; one that is larger by more than this, and by a tenth, is another one.
 const ROUNDED: u64 = 1 << 30;
+/// What an encrypted volume may keep for itself of the size that it is said to have, in bytes: a header of LUKS 2 has 16 MiB
+/// (ceph-csi, issue 4582).
+pub(crate) const HEADER: u64 = 32 << 20;
 
 /// The plugin of the kubelet that publishes a volume: it says where, and what it has put there. Paths as in Kubernetes 1.34
 /// (`pkg/volume/csi`, `pkg/volume/local`, `pkg/volume/util`).
@@ -230,12 +233,13 @@ impl Expected {
     /// `Invalid` when a device of that size is another one.
     pub(crate) fn check(&self, shown: &str, size: u64) -> Result<()> {
         let capacity = self.capacity.unwrap_or(self.least);
-        let least = self.least.max(capacity);
+        let least = self.least.max(capacity.saturating_sub(HEADER)).max(1);
         if size < least {
             let text = format!("{shown} has {size} bytes, and {least} are needed: it is another volume");
             return Err(refused(text));
         }
-        let most = least.saturating_add(ROUNDED.max(least / 10));
+        let said = self.least.max(capacity);
+        let most = said.saturating_add(ROUNDED.max(said / 10));
         if self.capacity.is_some() && size > most {
             return Err(refused(format!("{shown} has {size} bytes, and the volume {capacity}: it is another one")));
         }
@@ -275,6 +279,10 @@ mod tests {
         assert!(!of(GIB, Some(GIB), GIB - 512) && !of(GIB, Some(2 * GIB), GIB) && !of(2 * GIB, None, GIB));
         assert!(!of(GIB, Some(GIB), 3 * GIB) && of(100 * GIB, Some(100 * GIB), 105 * GIB));
         assert!(!of(100 * GIB, Some(100 * GIB), 111 * GIB));
+        // An encrypted one keeps its header for itself; what has to be held has to be.
+        let header = 16 << 20;
+        assert!(of(GIB - header, Some(GIB), GIB - header) && of(0, Some(GIB), GIB - header));
+        assert!(!of(GIB, Some(GIB), GIB - header) && !of(0, Some(GIB), GIB - 4 * header) && !of(0, Some(header), 0));
     }
 
     #[test]

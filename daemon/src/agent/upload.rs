@@ -2,7 +2,7 @@
 
 use super::Agent;
 use super::blocks::{Blocks, Question, blocks};
-use super::host::{Expected, Plugin, Published};
+use super::host::{Expected, HEADER, Plugin, Published};
 use super::job::Job;
 use super::store::{Store, Use};
 use super::verdict::Task;
@@ -64,7 +64,7 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
     // First of all: nothing is asked of a storage for what is not published.
     let shown = published()?.shown().to_owned();
     let capacity = capacity(&claim);
-    let least = plan.restore_size.unwrap_or_default();
+    let least = plan.restore_size.unwrap_or_default().saturating_sub(HEADER);
     let expected = match &plan.local {
         None => Expected { least, capacity },
         // What a local PV says is what somebody has written into it; it is told by its path, and all there is is read.
@@ -346,9 +346,12 @@ fn tags(
         add(labels::CONSISTENCY, labels::LIVE);
         add(labels::LOCAL_PATH, &local.path);
     }
-    if !backup.is_empty() {
-        // A label may be cut, and then there is no Backup of that name.
-        let object = job.agent.around.get(Kind::Backup, backup)?.unwrap_or_default();
+    let uid = meta.label(names::BACKUP_UID).unwrap_or_default();
+    // A label may be cut, and then there is no Backup of that name.
+    let owner = meta.owner_references.iter().find(|owner| owner.kind == "Backup" && owner.uid == uid);
+    let name = owner.map_or(backup, |owner| &owner.name);
+    if !name.is_empty() {
+        let object = job.agent.around.get(Kind::Backup, name)?.unwrap_or_default();
         add(labels::EXPIRES, object["status"]["expiration"].as_str().unwrap_or_default());
     }
     Ok(tags)

@@ -139,6 +139,29 @@ fn a_device_is_uploaded_and_restores_with_bucket_and_key_alone() {
     agent.end();
 }
 
+/// Of a Backup with a long name the label has 57 bytes and a hash: its owner has all of it.
+#[test]
+fn when_a_backup_with_a_long_name_expires_is_in_its_snapshots() {
+    let stand = stand("agent-long");
+    let (name, expiration) = ("long-".repeat(14) + "name", "2030-01-01T00:00:00Z");
+    let backup = json!({ "metadata": { "name": name }, "spec": {}, "status": { "expiration": expiration } });
+    let uid = stand.create(Kind::Backup, backup)["metadata"]["uid"].clone();
+    let file = disk(&stand, "disk", 8, 2);
+    let hosted = stand.upload("up", "Block", 8 * MIB);
+    let label = format!("{}abcdef", &name[..57]);
+    let owner = json!({ "apiVersion": "velero.io/v1", "kind": "Backup", "name": name, "uid": uid, "controller": true });
+    let labels = json!({ "velero.io/backup-name": label, "velero.io/backup-uid": uid });
+    let metadata = json!({ "labels": labels, "ownerReferences": [owner] });
+    stand.patch(&stand.key(Kind::DataUpload, "up"), &json!({ "metadata": metadata }));
+    let _device = stand.publish(&hosted, &file);
+    stand.prepared(&hosted);
+    let agent = stand.agent();
+    let id = snapshot_of(&stand.until(&hosted, &agent, &["Completed"]));
+    let tags = &stand.outside().run(&["show", &id.session, "--json"]).ok().json()["tags"];
+    assert_eq!((&tags["backup"], &tags["expires"]), (&json!(label), &json!(expiration)), "{tags}");
+    agent.end();
+}
+
 #[test]
 fn a_device_is_restored_over_what_it_held() {
     let stand = stand("agent-download");
