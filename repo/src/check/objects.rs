@@ -101,8 +101,11 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
     for (_, key, what) in unread.iter().filter(|(id, ..)| !forgotten.contains(id)) {
         run.findings.whole(key, what.as_str());
     }
-    missing_pinned(run, &found, &forgotten)?;
-    missing_roots(run, &found, &forgotten)?;
+    // Not what is a Fence: a session that nobody goes on with gets one where the record was, and is no snapshot by that.
+    let there = snapshots.iter().map(|s| s.id).chain(lost.iter().map(|(_, id)| *id));
+    let there: HashSet<SnapshotId> = there.chain(forgotten.iter().copied()).collect();
+    missing_pinned(run, &found, &there)?;
+    missing_roots(run, &found, &there)?;
     snapshots.retain(|s| !forgotten.contains(&s.id));
     lost.retain(|(_, id)| !forgotten.contains(id));
     for id in &only {
@@ -121,13 +124,13 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
     Ok(Objects { snapshots, lost, records })
 }
 
-/// A pin without an end names a snapshot that is not forgotten: its record must be there.
-fn missing_pinned(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>) -> Result<()> {
+/// A pin without an end names a snapshot that is not forgotten: its record must be there. `there`: those whose record is, and
+/// those that are forgotten for good.
+fn missing_pinned(run: &Run<'_>, found: &[Key], there: &HashSet<SnapshotId>) -> Result<()> {
     // Pins were listed before records, so the record of each was there then if it is not gone.
-    let there: HashSet<SnapshotId> = found.iter().filter_map(|key| Some(keys::parse_snap(key)?.1)).collect();
     for key in found {
         let Some((id, _, false)) = keys::parse_pin(key) else { continue };
-        if there.contains(&id) || forgotten.contains(&id) {
+        if there.contains(&id) {
             continue;
         }
         // Who has ended the pin since, and forgotten the snapshot, has said so before a collector took the record.
@@ -140,10 +143,9 @@ fn missing_pinned(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>)
 }
 
 /// What the newest list of a collector found to be needed goes only by a forget: of all else the record must be there.
-fn missing_roots(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>) -> Result<()> {
+fn missing_roots(run: &Run<'_>, found: &[Key], there: &HashSet<SnapshotId>) -> Result<()> {
     let Some((list, roots)) = newest_roots(run.repository, found)? else { return Ok(()) };
-    let there: HashSet<SnapshotId> = found.iter().filter_map(|key| Some(keys::parse_snap(key)?.1)).collect();
-    for id in roots.iter().filter(|id| !there.contains(*id) && !forgotten.contains(*id)) {
+    for id in roots.iter().filter(|id| !there.contains(*id)) {
         // Forgotten, collected and its record taken since forgets were listed.
         if run.repository.forget_of(id)?.is_none() {
             let what = format!("it names snapshot {id}, whose record is gone although nobody has forgotten it");
@@ -154,7 +156,7 @@ fn missing_roots(run: &Run<'_>, found: &[Key], forgotten: &HashSet<SnapshotId>) 
 }
 
 /// The newest of these lists of collectors, and the snapshots that were needed then. `None` also where it is damaged.
-fn newest_roots<'a>(repository: &Repository, found: &'a [Key]) -> Result<Option<(&'a Key, Vec<SnapshotId>)>> {
+pub(crate) fn newest_roots<'a>(repository: &Repository, found: &'a [Key]) -> Result<Option<(&'a Key, Vec<SnapshotId>)>> {
     let number = |key: &Key| keys::parse_generation(key).filter(|(_, sealed)| !sealed).map(|(n, _)| n);
     let Some(list) = found.iter().filter(|key| number(key).is_some()).max_by_key(|key| number(key)) else {
         return Ok(None);
@@ -175,8 +177,16 @@ impl Repository {
         if !is_root || self.forget_of(id)?.is_some() {
             return Ok(false);
         }
-        let snapshots = self.list(keys::SNAP)?;
-        Ok(!snapshots.iter().any(|key| keys::parse_snap(key).is_some_and(|(_, other)| other == *id)))
+        for key in self.list(keys::SNAP)?.iter().filter(|key| keys::parse_snap(key).is_some_and(|(_, of)| of == *id)) {
+            match self.read::<Outcome>(key) {
+                // Where the record was: the session was taken for one that had come to no end.
+                Ok(Outcome::Fence(_)) => {}
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) if !self.is_damage(&e) => return Err(e),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 }
 

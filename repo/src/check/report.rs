@@ -143,11 +143,11 @@ impl Damage {
             DamageKind::Pin => "nothing is lost: the snapshot counts as pinned",
             DamageKind::Pinned => {
                 "bring the record back from a copy of the repository: the snapshot cannot be restored without it, and `wherry gc` \
-                 takes what only it needed; or give it up with `wherry unpin` and its id"
+                 deletes nothing until then; or give it up with `wherry unpin` and its id"
             }
             DamageKind::Gone => {
                 "bring the record back from a copy of the repository: the snapshot cannot be restored without it, and `wherry gc` \
-                 takes what only it needed; or give it up with `wherry forget` and its id"
+                 deletes nothing until then; or give it up with `wherry forget` and its id"
             }
             DamageKind::Session => {
                 "nothing is lost: at most, a run that was broken off sends again what it had stored; where `wherry gc` does not \

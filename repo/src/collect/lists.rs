@@ -7,6 +7,7 @@ use super::packs::{Pack, Packs};
 use super::report::Collected;
 use super::sessions::Noted;
 use super::wait::without_open;
+use crate::check::newest_roots;
 use crate::forget::ListedForgets;
 use crate::format::records::{Outcome, SessionOpen};
 use crate::id::{PackId, SessionId, SnapshotId, VolumeId};
@@ -78,10 +79,45 @@ struct Outcomes {
 impl Run<'_> {
     /// G1 to G4.
     pub(super) fn lists(&self, chain: &Chain) -> Result<Lists> {
+        // Before records are listed: what is named was committed, and its record there.
+        let named = self.named()?;
         let swept = self.swept(chain)?;
         let packs = self.list_packs(swept)?;
         let roots = self.roots(packs.sessions())?;
+        self.are_there(named, &roots)?;
         Ok(Lists { packs, roots })
+    }
+
+    /// The snapshots that were committed for certain, and what says so: pins without an end, and the newest list of a collector.
+    fn named(&self) -> Result<Vec<(Key, SnapshotId)>> {
+        let lists = self.repository.list(keys::GEN)?;
+        let newest = newest_roots(self.repository, &lists)?;
+        let roots = newest.into_iter().flat_map(|(key, roots)| roots.into_iter().map(move |id| (key.clone(), id)));
+        let pins = self.repository.list(keys::PIN)?.into_iter().filter_map(|key| match keys::parse_pin(&key) {
+            Some((id, _, false)) => Some((key, id)),
+            _ => None,
+        });
+        Ok(roots.chain(pins).collect())
+    }
+
+    /// What was committed goes only by a forget: where a record is gone without one it may be brought back, so what it needs is
+    /// not condemned. That its session got a Fence since, as if it had come to no end, is no matter.
+    fn are_there(&self, named: Vec<(Key, SnapshotId)>, roots: &Roots) -> Result<()> {
+        for (key, id) in named {
+            if roots.snapshots.contains_key(&id) || roots.finals.contains(&id) {
+                continue;
+            }
+            let is_pin = keys::parse_pin(&key).is_some();
+            // Forgotten and its record taken, or the pin ended, since that was written.
+            if self.repository.forget_of(&id)?.is_some() || (is_pin && !self.repository.is_pinned(&id)?) {
+                continue;
+            }
+            let how = if is_pin { "unpin" } else { "forget" };
+            let text = format!("{key} names snapshot {id}, whose record is gone although nobody has forgotten it");
+            let next = format!("bring it back from a copy of the repository, or give it up: `wherry {how} {id}`");
+            return Err(Error::corrupt(text).with_object(key).advise(&next));
+        }
+        Ok(())
     }
 
     /// G10: packs come last, so that those of a snapshot that was just committed are among them.

@@ -131,8 +131,18 @@ fn a_lost_record_of_a_pinned_snapshot_is_damage() {
     }
     // Of another snapshot it says nothing.
     home.run(&["check", &other]).ok();
+    // The next backup of the volume takes its session for one that was left, and no collector takes what it needs.
+    home.backup("kept", b"something else");
+    let packs = objects(home, "packs");
+    for _ in 0..2 {
+        let line = home.run(&["gc", "--grace", "0s", "--fence-after", "0s", "-q"]).fails(13);
+        has(&line, &[&format!("pin/{id}/"), "record is gone", &format!("wherry unpin {id}")]);
+    }
+    assert!(packs.iter().all(|pack| pack.exists()));
+    assert_eq!(home.run(&["check", "-q"]).code, 13);
     fs::write(&record, sound).unwrap();
     home.run(&["check"]).ok();
+    kept.is_whole_with(3);
     // Who gives it up says so.
     fs::remove_file(&record).unwrap();
     home.run(&["unpin", id]).ok();

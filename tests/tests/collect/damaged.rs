@@ -452,6 +452,24 @@ fn a_snapshot_record_that_went_without_a_forget_is_missed_by_a_check() {
     for other in [&first.id, &other.id] {
         assert!(!world.repository().is_missed(other).unwrap(), "it is gone by a forget, or there");
     }
+    // It may come back: nothing of it goes before somebody gives it up. Nor does a Fence say more, which who looks for sessions
+    // that were left puts where the record was.
+    world.forget(&other.id);
+    world.clock.advance(Duration::from_secs(86_400));
+    let packs = world.packs();
+    for fenced in [false, true] {
+        let world = world.copy();
+        if fenced {
+            assert!(world.repository().end_session(second.volume, second.id, "it was left").unwrap());
+        }
+        for dry_run in [true, false] {
+            let error = gc(&world.repository(), &CollectOptions { dry_run, ..now() }).unwrap_err();
+            let text = error.to_string();
+            assert!(error.kind() == ErrorKind::Corrupt && text.contains(&format!("wherry forget {}", second.id)), "{text}");
+        }
+        assert_eq!((world.packs(), check(&world)[0].kind), (packs.clone(), DamageKind::Gone), "fenced: {fenced}");
+        assert!(world.repository().is_missed(&second.id).unwrap());
+    }
     // Given up, nobody misses it.
     let given_up = world.copy();
     assert!(given_up.repository().forget(&second.id, Duration::ZERO, "test").unwrap());
@@ -461,7 +479,6 @@ fn a_snapshot_record_that_went_without_a_forget_is_missed_by_a_check() {
     world.storage.create(&key, record).unwrap();
     assert_eq!(check(&world), []);
     // Final, and its record is taken: the list names it still.
-    world.forget(&other.id);
     world.backup("other", &disk(&[8]));
     world.gc();
     world.gc();
