@@ -48,6 +48,8 @@ mod replicas;
 mod rights;
 #[path = "kube/scenes.rs"]
 mod scenes;
+#[path = "kube/settings.rs"]
+mod settings;
 #[path = "kube/slim.rs"]
 mod slim;
 #[path = "kube/trust.rs"]

@@ -106,7 +106,7 @@ macro_rules! catalogue {
 catalogue! {
     BUILD = Both Type::Gauge, "wherry_build_info", "1", [VERSION], "The version that runs.";
     SETTINGS_GOOD = Both Type::Gauge, "wherry_settings_good", "0 or 1", [],
-        "Whether ConfigMap wherry can be used as it is now; if not, what was set before stays in force.";
+        "Whether ConfigMap wherry is there and can be used as it is now; if not, what was set before stays in force.";
     REQUESTS = Both Type::Counter, "wherry_api_requests_total", "requests", [VERB, CODE],
         "Requests to the API server by the kind of answer; none: no answer.";
     CONFLICTS = Both Type::Counter, "wherry_api_conflicts_total", "requests", [],
