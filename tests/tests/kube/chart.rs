@@ -390,8 +390,8 @@ fn values_do_what_they_say() {
 
     // Those of a class are taken for each setting that may have one, and for no other.
     for entry in ENTRIES {
-        let value = format!("settings.{}\\.fast={}", entry.key, entry.default.replace(['{', '}'], ""));
-        let output = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set-string", &value]);
+        let value = format!("settings.{}\\.fast={}", entry.key, json!(entry.default));
+        let output = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set-json", &value]);
         assert_eq!(output.status.success(), entry.by_class, "{value}: {}", String::from_utf8_lossy(&output.stderr));
     }
     // A number without quotes in a file of values is one as well.
@@ -414,5 +414,92 @@ fn values_do_what_they_say() {
     let monitored = rendered("valued", &["monitoring.enabled=true", "monitoring.labels.release=prometheus"]);
     for part in ["kind: PodMonitor", "kind: PrometheusRule", "name: wherry-dashboard", "release: prometheus"] {
         assert!(monitored.contains(part), "{part:?} is not in {monitored}");
+    }
+}
+
+/// What the API server or the controller would refuse is refused before anything is made, by its name.
+#[test]
+fn values_that_cannot_be_used_do_not_render() {
+    let template =
+        |arguments: &[&str]| helm(&[&["template", "w", "helm", "--kube-version", "1.34.4"][..], arguments].concat());
+    let refused = |arguments: &[&str]| {
+        let output = template(arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for (value, name) in [
+        ("hosting.resources.limits.cpu=1", "/hosting/resources/limits/cpu"),
+        ("hosting.nodeSelector.a=true", "/hosting/nodeSelector/a"),
+        ("agent.podLabels.x=true", "/agent/podLabels/x"),
+        ("jobs.podLabels.x=1", "/jobs/podLabels/x"),
+        ("agent.serviceAccountAnnotations.x=1", "/agent/serviceAccountAnnotations/x"),
+        ("controller.nodeSelector.a=1", "/controller/nodeSelector/a"),
+        ("monitoring.labels.x=1", "/monitoring/labels/x"),
+        ("settings.hostingNodeSelector.disk=ssd", "/settings/hostingNodeSelector"),
+        ("settings.datamovers={a,b}", "/settings/datamovers"),
+        ("jobs.env[0].name=A,jobs.env[0].value=5", "/jobs/env/0/value"),
+        ("agent.env[0].value=x", "/agent/env/0"),
+        ("hosting.tolerations[0].operator=Is", "/hosting/tolerations/0/operator"),
+        ("imagePullSecrets[0].name=x", "/imagePullSecrets/0"),
+        ("image.tag=1", "/image/tag"),
+        ("controller.replicas=0", "/controller/replicas"),
+        ("agent.memory=1000000000", "/agent/memory"),
+        ("drain.wait=30", "/drain/wait"),
+        ("monitoring.enabled=yes", "/monitoring/enabled"),
+        ("monitorin.enabled=true", "monitorin"),
+        ("settings.maxActive=0", "/settings/maxActive"),
+        // Which settings there are the template says.
+        ("settings.maxactive=3", "settings.maxactive: there is no such setting"),
+    ] {
+        let text = refused(&["--set", value]);
+        assert!(text.contains(name), "{value}: {text}");
+    }
+    // What is text in all of that, and quantities of containers, which the API server reads.
+    let good = template(&["--set", "controller.resources.limits.cpu=1,hosting.resources.limits.cpu=1m,drain.wait=0s"]);
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+
+    // Values of settings: as the controller reads them, by what they are.
+    let samples = |unit: &str| match unit {
+        "true or false" => ("true", "yes"),
+        "count" => ("7", "0"),
+        "percent" => ("7", "101"),
+        "bytes per second and node" => ("7", "1.5"),
+        "duration" => ("1h30m", "5"),
+        "path" => ("/x", "x"),
+        "quantity" => ("777Mi", "much"),
+        "auto, always or never" => ("always", "yes"),
+        "always, never or duration" => ("1.5h", "sometimes"),
+        "JSON object of texts" => (r#"{"a": "b"}"#, "a=b"),
+        "JSON list of tolerations" | "JSON list of variables" => (" []", "Exists"),
+        "JSON object of resources" => ("{}", "1"),
+        "id of a user, or empty" => ("7", "0"),
+        "CPUs, or empty" => ("500m", "two"),
+        _ => ("other", ""),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, settings: &BTreeMap<String, String>| {
+        let path = folder.path().join(name);
+        fs::write(&path, json!({ "settings": settings }).to_string()).unwrap();
+        path.display().to_string()
+    };
+    let all = |value: fn(&'static str, &(&'static str, &'static str)) -> &'static str| -> BTreeMap<String, String> {
+        let of = |entry: &wherry_api::settings::Entry| value(entry.default, &samples(entry.unit)).to_owned();
+        let mut all: BTreeMap<String, String> = ENTRIES.iter().map(|entry| (entry.key.to_owned(), of(entry))).collect();
+        let by_class = ENTRIES.iter().filter(|entry| entry.by_class);
+        all.extend(by_class.map(|entry| (format!("{}.fast.example", entry.key), of(entry))));
+        all
+    };
+    for (name, settings) in [("defaults", all(|default, _| default)), ("good", all(|_, samples| samples.0))] {
+        Settings::parse(&settings).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let output = template(&["--values", &file(name, &settings)]);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let mut bad = all(|_, samples| samples.1);
+    bad.retain(|_, value| !value.is_empty());
+    let text = refused(&["--values", &file("bad", &bad)]);
+    assert!(bad.len() > 30, "{bad:?}");
+    for (key, value) in &bad {
+        assert!(Settings::parse(&BTreeMap::from([(key.clone(), value.clone())])).is_err(), "{key}: {value}");
+        assert!(text.contains(&format!("'/settings/{key}'")), "{key}: {text}");
     }
 }
