@@ -46,7 +46,7 @@ const COUNT: Duration = Duration::from_secs(5);
 const AGENTS: Duration = Duration::from_secs(60);
 /// How long the loop waits for an answer to what it asks itself.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// A Lease that could not be renewed is tried again after so long.
+/// A Lease that could not be renewed is tried again after so long, and settings that there are none of are looked for.
 pub const RETRY: Duration = Duration::from_secs(5);
 /// Of those that only wait in the queue so many are passed over before the loop looks at other things.
 const PASSED_OVER: usize = 500;
@@ -227,7 +227,7 @@ impl Loop {
         watches.spawn(sweep::run(around.clone(), self.figures.left_in_cluster()));
         watches.spawn(jobs::run(around));
         let mut stop = self.stop.clone();
-        let (mut renew, mut reload) = (tokio::time::Instant::now() + RENEW, tokio::time::Instant::now() + RELOAD);
+        let (mut renew, mut reload) = (tokio::time::Instant::now() + RENEW, self.next_reload());
         let mut count = tokio::time::Instant::now();
         loop {
             if *stop.borrow() {
@@ -255,8 +255,8 @@ impl Loop {
                     self.count().await;
                 }
                 () = tokio::time::sleep_until(reload), if tokio::time::Instant::now() < renew => {
-                    reload = tokio::time::Instant::now() + RELOAD;
                     self.reload().await;
+                    reload = self.next_reload();
                 }
                 () = tokio::time::sleep_until(due) => {
                     if tokio::time::Instant::now() >= renew {
@@ -291,10 +291,15 @@ impl Loop {
         }
     }
 
+    /// Without settings nothing is done, so they are looked for soon.
+    fn next_reload(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + if self.settings.is_some() { RELOAD } else { RETRY }
+    }
+
     async fn reload(&mut self) {
         let key = Key::new(Kind::ConfigMap, &self.options.namespace, CONFIG_MAP);
-        let data = match in_time(self.api.get(&key)).await {
-            Ok(object) => object.map(|object| object["data"].clone()).unwrap_or_default(),
+        let map = match in_time(self.api.get(&key)).await {
+            Ok(map) => map,
             Err(e) => {
                 tracing::warn!(
                     "{e}: {}",
@@ -303,12 +308,23 @@ impl Loop {
                 return;
             }
         };
-        let data: BTreeMap<String, String> = serde_json::from_value(data).unwrap_or_default();
-        let read = Settings::lenient(&data);
-        let good = read.as_ref().is_ok_and(|(_, foreign)| foreign.is_empty());
-        match read {
+        let good = self.take_settings(map.as_ref());
+        self.figures.settings(self.settings.as_ref(), good);
+    }
+
+    /// Takes the ConfigMap as it is now, and says whether all of it can be used. One that is not there is no word for the defaults, by
+    /// which work of another datamover name would be canceled and a pause be over: it may be on its way (`kubectl replace --force`).
+    fn take_settings(&mut self, map: Option<&Value>) -> bool {
+        let stay = "the settings before stay";
+        let Some(map) = map else {
+            let then = if self.settings.is_some() { stay } else { "nothing is done until there is one" };
+            tracing::error!("there is no ConfigMap {CONFIG_MAP}; {then}");
+            return false;
+        };
+        let data: BTreeMap<String, String> = serde_json::from_value(map["data"].clone()).unwrap_or_default();
+        match Settings::lenient(&data) {
             Ok((mut settings, foreign)) => {
-                for foreign in foreign {
+                for foreign in &foreign {
                     tracing::error!("{foreign}; the others are in force");
                 }
                 if settings.hosting_image.is_empty() {
@@ -321,18 +337,16 @@ impl Loop {
                     self.admission = None;
                     self.know_all();
                 }
+                foreign.is_empty()
             }
             Err(wrong) => {
-                let then = match self.settings {
-                    Some(_) => "the settings before stay",
-                    None => "nothing is done until it is mended",
-                };
+                let then = if self.settings.is_some() { stay } else { "nothing is done until it is mended" };
                 for wrong in wrong {
                     tracing::error!("ConfigMap {CONFIG_MAP}: {wrong}; {then}");
                 }
+                false
             }
         }
-        self.figures.settings(self.settings.as_ref(), good);
     }
 
     /// Whose they are depends on the settings.

@@ -18,6 +18,8 @@ mod agent_nodes;
 mod agent_refusals;
 #[path = "kube/agent_whole.rs"]
 mod agent_whole;
+#[path = "kube/alerts.rs"]
+mod alerts;
 #[path = "kube/bases.rs"]
 mod bases;
 #[path = "kube/chart.rs"]
@@ -48,6 +50,8 @@ mod replicas;
 mod rights;
 #[path = "kube/scenes.rs"]
 mod scenes;
+#[path = "kube/settings.rs"]
+mod settings;
 #[path = "kube/slim.rs"]
 mod slim;
 #[path = "kube/trust.rs"]

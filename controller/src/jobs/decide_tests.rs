@@ -287,8 +287,8 @@ fn jobs_that_fail_are_counted_by_kind_until_one_succeeds() {
         let text = registry.print();
         let of = |series: &str| text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse::<u64>().ok());
         [
-            "wherry_jobs_failing{job=\"forget\"} ",
-            "wherry_jobs_failing{job=\"gc\"} ",
+            "wherry_jobs_failing{task=\"forget\"} ",
+            "wherry_jobs_failing{task=\"gc\"} ",
             "wherry_gc_live_bytes ",
             "wherry_gc_deleted_bytes ",
         ]

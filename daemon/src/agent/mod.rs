@@ -154,12 +154,19 @@ impl Agent {
         self.kubelet_root.clone().unwrap_or_else(|| PathBuf::from(of_settings().unwrap_or_default()))
     }
 
-    /// Takes the ConfigMap as it is now. What cannot be used is said, and what was before stays.
+    /// Takes the ConfigMap as it is now. What cannot be used is said, and what was before stays; so it is where there is none, which is
+    /// no word for the defaults: it may be on its way (`kubectl replace --force`).
     fn take_settings(&self, map: Option<&Value>) {
-        let data = map
-            .map(|map| map["data"].clone())
-            .filter(Value::is_object)
-            .unwrap_or_else(|| Value::Object(Default::default()));
+        let Some(map) = map else {
+            self.around.metrics.set(&SETTINGS_GOOD, &[], 0.0);
+            let then = match *self.settings.lock() {
+                Some(_) => "the settings before stay",
+                None => "nothing is done until there is one",
+            };
+            return tracing::error!("there is no ConfigMap {CONFIG_MAP}; {then}");
+        };
+        let data =
+            Some(map["data"].clone()).filter(Value::is_object).unwrap_or_else(|| Value::Object(Default::default()));
         let data: BTreeMap<String, String> = match serde_json::from_value(data) {
             Ok(data) => data,
             Err(e) => {

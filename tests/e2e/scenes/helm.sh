@@ -28,7 +28,7 @@ ours() {
 }
 
 headline "helm install, and a backup"
-helm install wherry "$chart" --set "image.repository=${image%:*}" --set "image.tag=${image##*:}" --set settings.keepBase=never --wait --timeout 3m >"$log/helm" 2>&1 ||
+helm install wherry "$chart" --set "image.repository=${image%:*}" --set-string "image.tag=${image##*:}" --set settings.keepBase=never --wait --timeout 3m >"$log/helm" 2>&1 ||
   die "helm install: $(tail -n 3 "$log/helm")"
 name=$(fresh helm)
 backup "$name" app

@@ -1,5 +1,4 @@
-//! The Helm chart: the same objects as the kustomize base, taken by a real API server; values do what they say. And alerts and
-//! dashboard, which name what is in the catalogue of metrics.
+//! The Helm chart: the same objects as the kustomize base, taken by a real API server; values do what they say.
 
 use crate::real;
 use reqwest::Method;
@@ -9,11 +8,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
-use wherry_api::metrics::{CATALOGUE, Type};
 use wherry_api::settings::{ENTRIES, Settings};
 use wherry_tests::kube::Kube;
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy");
+pub const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../controller/deploy");
 
 /// Environment variable with the path of helm.
 const WHERRY_TEST_HELM: &str = "WHERRY_TEST_HELM";
@@ -27,9 +25,11 @@ fn helm(arguments: &[&str]) -> Output {
     Command::new(tool).args(arguments).env_clear().env("HOME", folder.path()).current_dir(FOLDER).output().unwrap()
 }
 
-fn rendered(namespace: &str, values: &[&str]) -> String {
+pub fn rendered(namespace: &str, values: &[&str]) -> String {
     let mut arguments = vec!["template", "wherry", "helm", "--namespace", namespace, "--kube-version", "1.34.4"];
-    values.iter().for_each(|value| arguments.extend(["--set-string", *value]));
+    // What is no text is none here either.
+    let is_text = |value: &str| !value.ends_with(".enabled=true") && !value.starts_with("controller.replicas=");
+    values.iter().for_each(|value| arguments.extend([if is_text(value) { "--set-string" } else { "--set" }, *value]));
     let output = helm(&arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -390,8 +390,8 @@ fn values_do_what_they_say() {
 
     // Those of a class are taken for each setting that may have one, and for no other.
     for entry in ENTRIES {
-        let value = format!("settings.{}\\.fast={}", entry.key, entry.default.replace(['{', '}'], ""));
-        let output = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set-string", &value]);
+        let value = format!("settings.{}\\.fast={}", entry.key, json!(entry.default));
+        let output = helm(&["template", "w", "helm", "--kube-version", "1.34.4", "--set-json", &value]);
         assert_eq!(output.status.success(), entry.by_class, "{value}: {}", String::from_utf8_lossy(&output.stderr));
     }
     // A number without quotes in a file of values is one as well.
@@ -417,96 +417,89 @@ fn values_do_what_they_say() {
     }
 }
 
-/// Names of metrics in an expression, each with the labels that it is selected by; and the labels that it is grouped by.
-fn named(text: &str) -> (Vec<(String, Vec<String>)>, BTreeSet<String>) {
-    let word = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
-    let mut metrics = Vec::new();
-    for (at, _) in text.match_indices("wherry_") {
-        let name = word(&text[at..]);
-        let rest = &text[at + name.len()..];
-        let selected = rest.strip_prefix('{').and_then(|rest| rest.split('}').next()).unwrap_or_default();
-        metrics.push((
-            name,
-            selected.split(',').map(|part| word(part.trim())).filter(|label| !label.is_empty()).collect(),
-        ));
-    }
-    let groups = text.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
-    (metrics, groups.flat_map(|group| group.split(',').map(|label| label.trim().to_owned())).collect())
-}
-
-/// An error unless all that the expression names is in the catalogue.
-fn check(expression: &str) -> Result<Vec<String>, String> {
-    let (metrics, groups) = named(expression);
-    let mut known = BTreeSet::from(["le".to_owned()]);
-    let mut names = Vec::new();
-    for (name, labels) in &metrics {
-        let metric = CATALOGUE.iter().find(|metric| match metric.kind {
-            Type::Histogram(_) => {
-                ["_bucket", "_sum", "_count"].iter().any(|end| *name == format!("{}{end}", metric.name))
-            }
-            Type::Counter | Type::Gauge => metric.name == name,
-        });
-        let metric = metric.ok_or_else(|| format!("there is no metric {name}: {expression}"))?;
-        known.extend(metric.labels.iter().map(|label| label.name.to_owned()));
-        if let Some(label) = labels.iter().find(|label| !metric.labels.iter().any(|known| known.name == label.as_str()))
-        {
-            return Err(format!("{name} has no label {label}: {expression}"));
-        }
-        names.push(metric.name.to_owned());
-    }
-    match groups.difference(&known).next() {
-        Some(label) => Err(format!("nothing there has label {label}: {expression}")),
-        None if metrics.is_empty() => Err(format!("no metric of ours: {expression}")),
-        None => Ok(names),
-    }
-}
-
+/// What the API server or the controller would refuse is refused before anything is made, by its name.
 #[test]
-fn alerts_and_dashboard_name_what_there_is() {
-    let rules = fs::read_to_string(Path::new(FOLDER).join("monitoring/rules.yaml")).unwrap();
-    let expressions: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
-    assert_eq!(expressions.len(), rules.matches("- alert: ").count());
-    let mut alerted = BTreeSet::new();
-    for expression in &expressions {
-        alerted.extend(check(expression).unwrap_or_else(|e| panic!("{e}")));
-    }
-    for wanted in [
-        "wherry_leftovers",
-        "wherry_forgetting_on_hold",
-        "wherry_crs_without_agent",
-        "wherry_crs_deadline_at_risk",
-        "wherry_key_missing",
-        "wherry_last_completed_timestamp_seconds",
-        "wherry_oldest_completed_timestamp_seconds",
-        "wherry_volumes_failing",
-        "wherry_gc_overdue",
-        "wherry_jobs_failing",
-        "wherry_paused",
+fn values_that_cannot_be_used_do_not_render() {
+    let template =
+        |arguments: &[&str]| helm(&[&["template", "w", "helm", "--kube-version", "1.34.4"][..], arguments].concat());
+    let refused = |arguments: &[&str]| {
+        let output = template(arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for (value, name) in [
+        ("hosting.resources.limits.cpu=1", "/hosting/resources/limits/cpu"),
+        ("hosting.nodeSelector.a=true", "/hosting/nodeSelector/a"),
+        ("agent.podLabels.x=true", "/agent/podLabels/x"),
+        ("jobs.podLabels.x=1", "/jobs/podLabels/x"),
+        ("agent.serviceAccountAnnotations.x=1", "/agent/serviceAccountAnnotations/x"),
+        ("controller.nodeSelector.a=1", "/controller/nodeSelector/a"),
+        ("monitoring.labels.x=1", "/monitoring/labels/x"),
+        ("settings.hostingNodeSelector.disk=ssd", "/settings/hostingNodeSelector"),
+        ("settings.datamovers={a,b}", "/settings/datamovers"),
+        ("jobs.env[0].name=A,jobs.env[0].value=5", "/jobs/env/0/value"),
+        ("agent.env[0].value=x", "/agent/env/0"),
+        ("hosting.tolerations[0].operator=Is", "/hosting/tolerations/0/operator"),
+        ("imagePullSecrets[0].name=x", "/imagePullSecrets/0"),
+        ("image.tag=1", "/image/tag"),
+        ("controller.replicas=0", "/controller/replicas"),
+        ("agent.memory=1000000000", "/agent/memory"),
+        ("drain.wait=30", "/drain/wait"),
+        ("monitoring.enabled=yes", "/monitoring/enabled"),
+        ("monitorin.enabled=true", "monitorin"),
+        ("settings.maxActive=0", "/settings/maxActive"),
+        // Which settings there are the template says.
+        ("settings.maxactive=3", "settings.maxactive: there is no such setting"),
     ] {
-        assert!(alerted.contains(wanted), "no alert is about {wanted}");
+        let text = refused(&["--set", value]);
+        assert!(text.contains(name), "{value}: {text}");
     }
-    // It stays when the last DataUploads have expired: a restart of the controller, which has seen none since, ends it no sooner.
-    let too_old: Vec<&&str> = expressions.iter().filter(|one| one.contains("wherry_last_completed")).collect();
-    let held = "max(max_over_time(wherry_last_completed_timestamp_seconds{kind=\"upload\"}[14d]))";
-    assert_eq!(too_old, [&format!("{held} > 0 and time() - {held} > 129600").as_str()]);
-    let dashboard = fs::read_to_string(Path::new(FOLDER).join("monitoring/dashboard.json")).unwrap();
-    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
-    let mut shown = BTreeSet::new();
-    for panel in dashboard["panels"].as_array().unwrap() {
-        for target in panel["targets"].as_array().unwrap() {
-            shown.extend(check(target["expr"].as_str().unwrap()).unwrap_or_else(|e| panic!("{}: {e}", panel["title"])));
-        }
+    // What is text in all of that, and quantities of containers, which the API server reads.
+    let good = template(&["--set", "controller.resources.limits.cpu=1,hosting.resources.limits.cpu=1m,drain.wait=0s"]);
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+
+    // Values of settings: as the controller reads them, by what they are.
+    let samples = |unit: &str| match unit {
+        "true or false" => ("true", "yes"),
+        "count" => ("7", "0"),
+        "percent" => ("7", "101"),
+        "bytes per second and node" => ("7", "1.5"),
+        "duration" => ("1h30m", "5"),
+        "path" => ("/x", "x"),
+        "quantity" => ("777Mi", "much"),
+        "auto, always or never" => ("always", "yes"),
+        "always, never or duration" => ("1.5h", "sometimes"),
+        "JSON object of texts" => (r#"{"a": "b"}"#, "a=b"),
+        "JSON list of tolerations" | "JSON list of variables" => (" []", "Exists"),
+        "JSON object of resources" => ("{}", "1"),
+        "id of a user, or empty" => ("7", "0"),
+        "CPUs, or empty" => ("500m", "two"),
+        _ => ("other", ""),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, settings: &BTreeMap<String, String>| {
+        let path = folder.path().join(name);
+        fs::write(&path, json!({ "settings": settings }).to_string()).unwrap();
+        path.display().to_string()
+    };
+    let all = |value: fn(&'static str, &(&'static str, &'static str)) -> &'static str| -> BTreeMap<String, String> {
+        let of = |entry: &wherry_api::settings::Entry| value(entry.default, &samples(entry.unit)).to_owned();
+        let mut all: BTreeMap<String, String> = ENTRIES.iter().map(|entry| (entry.key.to_owned(), of(entry))).collect();
+        let by_class = ENTRIES.iter().filter(|entry| entry.by_class);
+        all.extend(by_class.map(|entry| (format!("{}.fast.example", entry.key), of(entry))));
+        all
+    };
+    for (name, settings) in [("defaults", all(|default, _| default)), ("good", all(|_, samples| samples.0))] {
+        Settings::parse(&settings).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let output = template(&["--values", &file(name, &settings)]);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    // Whatever is counted can be seen.
-    let all: BTreeSet<String> = CATALOGUE.iter().map(|metric| metric.name.to_owned()).collect();
-    assert_eq!(shown, all);
-    for wrong in [
-        "max(wherry_nothing)",
-        "wherry_leftovers{kind=\"upload\"}",
-        "sum by (pvc) (wherry_crs)",
-        "up == 0",
-        "wherry_queue_seconds",
-    ] {
-        assert!(check(wrong).is_err(), "{wrong}");
+    let mut bad = all(|_, samples| samples.1);
+    bad.retain(|_, value| !value.is_empty());
+    let text = refused(&["--values", &file("bad", &bad)]);
+    assert!(bad.len() > 30, "{bad:?}");
+    for (key, value) in &bad {
+        assert!(Settings::parse(&BTreeMap::from([(key.clone(), value.clone())])).is_err(), "{key}: {value}");
+        assert!(text.contains(&format!("'/settings/{key}'")), "{key}: {text}");
     }
 }

@@ -28,7 +28,9 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// As it is deployed, so with ConfigMap `wherry`: one that says nothing where there is none.
     pub fn start(real: &Real, namespace: &str, name: &str) -> Self {
+        settings(real, namespace);
         Self::start_with(real, namespace, name, &["--image", "wherry:test"])
     }
 
@@ -106,6 +108,14 @@ impl Drop for Replica {
                 eprintln!("{}", self.log());
             }
         }
+    }
+}
+
+/// The defaults, where nothing else is set.
+fn settings(real: &Real, namespace: &str) {
+    let (kube, key) = (&real.kube, Key::new(Kind::ConfigMap, namespace, "wherry"));
+    if kube.wait(kube.admin().get(&key)).unwrap().is_none() {
+        kube.apply(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: wherry\n  namespace: {namespace}\n"));
     }
 }
 
@@ -258,6 +268,7 @@ fn a_server_that_is_not_there_yet_is_waited_for() {
     real.kube.apply("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: away\n");
     real.kube.apply(&deployed("wherry-controller", "away"));
     real.kube.apply(&OWN_POD.replace("namespace: rest", "namespace: away"));
+    settings(real, "away");
     let (listener, there) = (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(AtomicBool::new(false)));
     let server = format!("https://{}", listener.local_addr().unwrap());
     let (url, is_there) = (real.kube.url(), Arc::clone(&there));

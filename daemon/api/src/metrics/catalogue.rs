@@ -83,7 +83,8 @@ const ENGINE: Label = label("engine", &["ring", "threads", "other"]);
 const WHY: Label = label("why", &["asked", "works", "no-ring", "other"]);
 const VERB: Label = label("verb", &["get", "list", "watch", "create", "patch", "delete", "other"]);
 const CODE: Label = label("code", &["2xx", "4xx", "404", "409", "429", "5xx", "none", "other"]);
-const JOB: Label = label("job", &["forget", "gc"]);
+// Not `job`, which each scrape has for itself.
+const TASK: Label = label("task", &["forget", "gc"]);
 const VERSION: Label = label("version", &[env!("CARGO_PKG_VERSION")]);
 
 /// From a second to Velero's four hours and beyond.
@@ -106,7 +107,7 @@ macro_rules! catalogue {
 catalogue! {
     BUILD = Both Type::Gauge, "wherry_build_info", "1", [VERSION], "The version that runs.";
     SETTINGS_GOOD = Both Type::Gauge, "wherry_settings_good", "0 or 1", [],
-        "Whether ConfigMap wherry can be used as it is now; if not, what was set before stays in force.";
+        "Whether ConfigMap wherry is there and can be used as it is now; if not, what was set before stays in force.";
     REQUESTS = Both Type::Counter, "wherry_api_requests_total", "requests", [VERB, CODE],
         "Requests to the API server by the kind of answer; none: no answer.";
     CONFLICTS = Both Type::Counter, "wherry_api_conflicts_total", "requests", [],
@@ -163,7 +164,7 @@ catalogue! {
         "Backups that are missing and whose snapshots stay all the same, as they are more than may go without a word of a human.";
     LAST_GC = Controller Type::Gauge, "wherry_gc_last_success_timestamp_seconds", "Unix time", [],
         "When gc last succeeded (one that only waited for backups has not), of the repositories in which it did the one where that is longest ago; 0: in none.";
-    JOBS_FAILING = Controller Type::Gauge, "wherry_jobs_failing", "repositories", [JOB],
+    JOBS_FAILING = Controller Type::Gauge, "wherry_jobs_failing", "repositories", [TASK],
         "Repositories whose newest Job of that kind that ended, of those that are kept, failed or was refused.";
     LIVE_BYTES = Controller Type::Gauge, "wherry_gc_live_bytes", "bytes", [],
         "Size of the packs that the newest gc of each location left, of those that succeeded; 0: this process has seen none.";
