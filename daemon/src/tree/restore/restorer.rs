@@ -129,6 +129,9 @@ impl Restorer {
         for _ in 0..16 {
             let there = if parent.fresh { None } else { look(&here, item.name)? };
             shared.step(Step::Folder, place)?;
+            if let Some(why) = there.as_ref().and_then(|there| shared.in_use(there)) {
+                return Ok(Err(why));
+            }
             match there {
                 Some(there) if parent.is_taken(there.identity) => return Ok(Err(Why::Taken)),
                 Some(there) if there.kind == FileType::Directory => {
@@ -345,7 +348,8 @@ impl Restorer {
             shared.skip(place, Why::Taken);
             return Ok(Some((Why::Taken, there)));
         }
-        if shared.options.trust_names && is_done(&here, &there, item) {
+        let in_use = shared.in_use(&there);
+        if in_use.is_none() && shared.options.trust_names && is_done(&here, &there, item) {
             let compared = shared.options.distrust && there.kind == FileType::RegularFile;
             // One with several names may rightly be found under another one.
             if !compared && there.links == 1 {
@@ -361,7 +365,10 @@ impl Restorer {
             Overwrite::Never => Why::Exists,
             Overwrite::IfNewer if there.kind == FileType::Directory => Why::OtherType,
             Overwrite::IfNewer if there.modified >= item.inode.modified => Why::NotOlder,
-            Overwrite::IfNewer | Overwrite::Always => return Ok(None),
+            Overwrite::IfNewer | Overwrite::Always => match in_use {
+                Some(why) => why,
+                None => return Ok(None),
+            },
         };
         shared.skip(place, why);
         Ok(Some((why, there)))

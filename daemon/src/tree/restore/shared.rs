@@ -1,10 +1,10 @@
 //! What the walking thread and the writing ones share.
 
 use super::descriptors::Descriptors;
-use super::folder::Folder;
+use super::folder::{Folder, Look};
 use super::metadata::io_error;
 use super::owners::Owners;
-use super::report::{Refused, Report, Skipped, Step, Why};
+use super::report::{Refused, Report, Step, Why};
 use super::{Options, names};
 use anyhow::Result;
 use parking_lot::Mutex;
@@ -131,9 +131,12 @@ impl Shared {
     }
 
     pub(super) fn skip(&self, place: &Place<'_>, why: Why) {
-        let mut report = self.report.lock();
-        *report.reasons.entry(why).or_default() += 1;
-        report.skipped.push(|| Skipped { path: place.path(), why });
+        self.report.lock().skip(why, || place.path());
+    }
+
+    /// Why what is there stays, if this run works with it.
+    pub(super) fn in_use(&self, there: &Look) -> Option<Why> {
+        self.options.own.is(there.identity).map(Why::InUse)
     }
 }
 
