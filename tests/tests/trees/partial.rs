@@ -3,7 +3,9 @@
 use super::{files, has};
 use crate::harness::{Home, Ran};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 use wherry_tests::binary::wherry_bin;
@@ -182,4 +184,35 @@ fn a_file_that_may_not_be_read_by_whom_it_was_restored_is_not_said_to_be_verifie
     assert!(refused.len() == 1 && refused[0].as_str().unwrap().starts_with("secret: reading it back"), "{report}");
     assert_eq!(fs::read(home.path("out/secret")).unwrap(), b"2");
     assert_eq!(fs::metadata(home.path("out/secret")).unwrap().permissions().mode() & 0o7777, 0o200);
+}
+
+/// As `ls` and `find` write them: no name passes for another one, and none gets at the terminal.
+#[test]
+fn names_that_are_refused_or_left_are_written_as_everywhere() {
+    let home = home();
+    let names: [(&[u8], &str); 5] = [
+        ("\u{fc}n\u{ef}".as_bytes(), "\u{fc}n\u{ef}"),
+        (b"new\nline", "new\\x0aline"),
+        (b"quote\"'\\", "quote\"'\\\\"),
+        ("gnp\u{202e}exe".as_bytes(), "gnp\\xe2\\x80\\xaeexe"),
+        (b"\xff", "\\xff"),
+    ];
+    fs::create_dir(home.path("tree")).unwrap();
+    for (name, _) in names {
+        fs::write(home.path("tree").join(OsStr::from_bytes(name)), b"1").unwrap();
+    }
+    chown(home.path("tree"), Some(NOBODY), Some(NOBODY)).unwrap();
+    run(&home, &["backup", "tree", "--name", "t", "-q"]).ok();
+    let found = run(&home, &["find", "latest:t"]).ok().stdout;
+    let listed = run(&home, &["ls", "latest:t"]).ok().stdout;
+    // They are root's, and nobody may not make such files.
+    let refused = run(&home, &["restore", "latest:t", "out"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    let left = run(&home, &["restore", "latest:t", "out", "--overwrite", "never"]);
+    for (_, shown) in names {
+        assert!(found.lines().any(|line| line == format!("/{shown}")), "{found}");
+        assert!(listed.lines().any(|line| line.ends_with(&format!(" {shown}"))), "{listed}");
+        has(&refused.stderr, &[&format!("not restored: {shown}: its owner")]);
+        has(&left.stderr, &[&format!("left as it is: {shown} (")]);
+    }
 }

@@ -5,7 +5,7 @@ use crate::tree::attributes::Look;
 use crate::tree::compare::Change;
 use crate::tree::dir::Dir;
 use crate::tree::inode::InodeKind;
-use crate::tree::path::TreePath;
+use crate::tree::path::{TreePath, escaped};
 use crate::tree::restore::{Overwrite, Step, Why, is_temporary, list_names};
 use anyhow::Result;
 use rustix::fs::FileType;
@@ -128,7 +128,7 @@ fn is_empty(dir: &Arc<Dir>) -> Result<bool> {
 fn names_in(dir: &Arc<Dir>, each: &mut dyn FnMut(&[u8], FileType) -> Result<()>) -> Result<()> {
     let opened = dir.descriptor().and_then(|fd| Ok(File::from(fd.try_clone().map_err(|_| Errno::MFILE)?)));
     let file = opened.map_err(|errno| {
-        let path = dir.path().escape_ascii().to_string();
+        let path = escaped(&dir.path());
         Error::invalid(format!("{path}: cannot be listed in the target: {}", std::io::Error::from(errno)))
     })?;
     list_names(&file, each)

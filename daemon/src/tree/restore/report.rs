@@ -2,6 +2,7 @@
 
 use super::metadata::io_error;
 use crate::own::Used;
+use crate::tree::path::escaped;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -102,7 +103,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", shown_path(&self.path), self.step)?;
         if let Some(name) = &self.attribute {
-            write!(f, " {}", name.escape_ascii())?;
+            write!(f, " {}", escaped(name))?;
         }
         write!(f, ": {}", io_error(Errno::from_raw_os_error(self.errno)))
     }
@@ -110,7 +111,7 @@ impl fmt::Display for Refused {
 
 /// A path below the target, as text; that of the target itself, which is empty, in words.
 pub fn shown_path(path: &[u8]) -> String {
-    if path.is_empty() { "the directory itself".to_owned() } else { path.escape_ascii().to_string() }
+    if path.is_empty() { "the directory itself".to_owned() } else { escaped(path) }
 }
 
 /// A name that was left as it was.

@@ -10,6 +10,7 @@ use super::there::{Old, There};
 use super::window::{Last, Late, Left, NewLink, Pending, Window};
 use super::{Begun, Item, Options, Overwrite, Target, names};
 use crate::tree::inode::InodeKind;
+use crate::tree::path::escaped;
 use anyhow::Result;
 use rustix::fs::{FileType, IFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -395,8 +396,8 @@ fn check(folder: &Folder, name: &[u8]) -> Result<()> {
     match names::is_name(name) {
         true => Ok(()),
         false => {
-            let (name, path) = (name.escape_ascii(), folder.path(b""));
-            Err(Error::internal(format!("{name:?} is no name, in {}", path.escape_ascii())).into())
+            let (name, path) = (escaped(name), escaped(&folder.path(b"")));
+            Err(Error::internal(format!("\"{name}\" is no name, in {path}")).into())
         }
     }
 }
