@@ -15,6 +15,7 @@ pub mod exit;
 mod jobs;
 pub mod mount;
 pub mod output;
+pub mod own;
 pub mod progress;
 pub mod readers;
 pub mod restore;

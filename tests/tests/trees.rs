@@ -25,6 +25,8 @@ mod killed;
 mod linked;
 #[path = "trees/memory.rs"]
 mod memory;
+#[path = "trees/own.rs"]
+mod own;
 #[path = "trees/partial.rs"]
 mod partial;
 #[path = "trees/quirks.rs"]

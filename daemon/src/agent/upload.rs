@@ -137,7 +137,8 @@ pub(super) fn run(job: &Job<'_>) -> Result<Saved> {
             // A clone of a volume has the inodes of the volume.
             let (ignore_inode, force_read) = (false, false);
             let (context, index) = (&context, &index);
-            let runs = TreeRuns { context, repository, index, order, exclude, scratch, ignore_inode, force_read };
+            let runs =
+                TreeRuns { context, repository, index, order, exclude, own: None, scratch, ignore_inode, force_read };
             let open = || {
                 let published = published()?;
                 if let Some(local) = &plan.local {

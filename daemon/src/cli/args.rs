@@ -173,7 +173,8 @@ impl TreeArgs {
 #[command(after_long_help = "\
 Refuses, before it writes, a target that is mounted or in use, too small, or not empty, and a device that is not there. A missing \
 file is made. The same command after an interruption goes on where that one stopped, unless the target was used for \
-something else since. Of a directory, what the repository has lost is left out and named, and all else is restored (exit 13); \
+something else since. The repository, key file, password file and cache in use are never written into or removed: where the target \
+has them in it they stay and are named. Of a directory, what the repository has lost is left out and named, and all else is restored (exit 13); \
 of a disk the first such place ends it.
 
 Examples:
@@ -245,8 +246,9 @@ pub enum OverwriteArg {
 #[command(after_long_help = "\
 Of disks one range a line, offset and length in bytes, in whole chunks: what `wherry backup --changed-blocks` takes.
 It compares what is recorded of the disks and reads none of their data.
-Of directories one path a line, after + (only NEW has it), - (only OLD has it), M (another kind, content, target or device) \
-or m (only metadata; neither inode numbers nor ctimes count). Equal directories are not entered.
+Of directories one path a line, after + (only NEW has it), - (only OLD has it), M (another kind, content, target or device), \
+m (only metadata; neither inode numbers nor ctimes count) or ? (not compared: something of it could not be read when OLD or NEW \
+was made, and of a directory what only the other one has). Equal directories are not entered.
 
 Examples:
   wherry diff 3f2a91c0 latest:vm1

@@ -37,7 +37,8 @@ The top of a disk shows disk.raw, the disk itself, and p1, p2, .. for its partit
 p5 on, GPT); p0 is a disk that is one filesystem from its first byte on. ext2, ext3, ext4 and FAT are read; for xfs, NTFS, \
 btrfs, LVM, LUKS and others, `wherry ls` of the partition says which commands open them. Links are not followed.
 A disk image in a snapshot of a directory is gone into in the same way: its path, then p1. With a / behind its path the \
-partitions are shown. Times inside FAT are taken for UTC. Bytes of a name that are control characters or not UTF-8 are shown as \\xHH.
+partitions are shown. Times inside FAT are taken for UTC. What is in a name of control characters, of those that set the \
+direction of text, and of bytes that are not UTF-8 is shown as \\xHH, and a backslash as two: so do all commands and warnings.
 
 Examples:
   wherry ls latest:vm1                    the partitions and what is in them

@@ -7,6 +7,7 @@ use crate::cli::BackupArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
+use crate::own::Own;
 use crate::tree::backup::{BATCH, Counts, TreeRuns};
 use crate::tree::dir::Root;
 use crate::tree::exclude::Exclude;
@@ -59,6 +60,7 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
     let root = Root::open(path, tree.all_filesystems)?;
     let (repository, _turn) =
         context.open_to_write_limited(&format!("backup of {name:?}"), args.limit_upload.map(|l| l.0))?;
+    let own = Own::of(&context.settings);
     let index = context.index(&repository)?;
     let armed = context.cancel.arm("run the same command again: what is stored already is not sent twice");
     let runs = TreeRuns {
@@ -75,6 +77,7 @@ pub(super) fn run(context: &Context, path: &Path, args: &BackupArgs) -> Result<E
             begun: &|_, _| {},
         },
         exclude,
+        own: own.repository(),
         scratch: std::env::temp_dir(),
         ignore_inode: tree.ignore_inode,
         force_read: tree.force_read,

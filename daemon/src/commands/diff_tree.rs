@@ -41,6 +41,7 @@ fn shown(change: Change) -> (char, &'static str) {
         Change::Removed => ('-', "removed"),
         Change::Content => ('M', "content"),
         Change::Metadata => ('m', "metadata"),
+        Change::Unreadable => ('?', "unreadable"),
     }
 }
 
@@ -57,12 +58,12 @@ pub(super) fn run(context: &Context, repository: &Repository, [old, new]: [&Snap
     if is_json {
         lines.add(&format!("{{\"old\":\"{}\",\"new\":\"{}\",\"changes\":[", old.id, new.id))?;
     }
-    // Added, removed, content, metadata.
-    let mut counts = [0u64; 4];
+    // Added, removed, content, metadata, unreadable.
+    let mut counts = [0u64; 5];
     let mut tell = |change: Change, path: &TreePath, _: &Entry| -> Result<()> {
         context.cancel.check()?;
         if is_json {
-            let comma = if counts == [0; 4] { "" } else { "," };
+            let comma = if counts == [0; 5] { "" } else { "," };
             lines.add(&format!("{comma}{}", serde_json::to_string(&Shown::new(change, path))?))?;
         } else {
             lines.add(&line(change, path))?;
@@ -72,13 +73,14 @@ pub(super) fn run(context: &Context, repository: &Repository, [old, new]: [&Snap
     };
     let compare = Compare::new(sides.each_ref(), budget.chunk_cache, budget.downloads);
     let failed = readers.until_a_signal(&context.cancel, || compare.run(&mut tell))?;
-    let [added, removed, content, metadata] = counts;
+    let [added, removed, content, metadata, unread] = counts;
+    let unreadable = unread + failed.count;
+    let not_compared = if unreadable > 0 { format!(", {unreadable} not compared") } else { String::new() };
     lines.add(&match is_json {
         true => format!(
-            "],\"added\":{added},\"removed\":{removed},\"content\":{content},\"metadata\":{metadata},\"unreadable\":{}}}\n",
-            failed.count
+            "],\"added\":{added},\"removed\":{removed},\"content\":{content},\"metadata\":{metadata},\"unreadable\":{unreadable}}}\n"
         ),
-        false => format!("# {added} added, {removed} removed, {content} with other content, {metadata} with other metadata\n"),
+        false => format!("# {added} added, {removed} removed, {content} with other content, {metadata} with other metadata{not_compared}\n"),
     })?;
     lines.end()?;
     let exit = ended(failed);

@@ -4,12 +4,14 @@ use crate::cli::RestoreArgs;
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
+use crate::own::Own;
 use crate::readers::Readers;
 use crate::restore::{DiskRestore, Marker, Seen};
 use crate::tree::view::is_damage;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 use wherry_block::{EngineInfo, Source, TargetKind, inspect_target};
 use wherry_repo::{Error, ErrorKind, Snapshot, SnapshotReader};
@@ -54,6 +56,8 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
                     dump SNAP` a directory as a tar archive; for a file of this name write ./-";
         return Err(Error::invalid(text).into());
     }
+    let own = Arc::new(Own::of(&context.settings));
+    own.refuse(&args.target)?;
     let repository = context.open_repository()?;
     let snapshot = context.snapshot(&repository, &args.snap)?;
     let partial = snapshot.record.partial;
@@ -65,7 +69,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         return Err(Error::invalid(text).into());
     }
     if snapshot.record.tree.is_some() {
-        return super::restore_tree::run(context, &repository, &snapshot, &args);
+        return super::restore_tree::run(context, &repository, &snapshot, &args, &own);
     }
     if let Some(flag) = args.tree_only() {
         return Err(Error::invalid(format!("{flag} is for directories, and the snapshot is that of a disk")).into());

@@ -6,6 +6,7 @@ use crate::cli::{OverwriteArg, RestoreArgs};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output::{self, ReaderGone};
+use crate::own::Own;
 use crate::readers::Readers;
 use crate::restore::{FETCH, Marker, fetchers};
 use crate::tree::dir::Root;
@@ -17,6 +18,7 @@ use crate::tree::select::Select;
 use anyhow::Result;
 use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::time::Instant;
 use wherry_repo::format::tree::{Entry, What};
 use wherry_repo::{Error, Repository, Snapshot, TreeReader};
@@ -67,7 +69,13 @@ struct Shown {
 }
 
 /// Restores a directory, or parts of it.
-pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapshot, args: &RestoreArgs) -> Result<Exit> {
+pub(super) fn run(
+    context: &Context,
+    repository: &Repository,
+    snapshot: &Snapshot,
+    args: &RestoreArgs,
+    own: &Arc<Own>,
+) -> Result<Exit> {
     let start = Instant::now();
     let refuse = |why: String| -> Result<Exit> { Err(Error::invalid(why).into()) };
     let paths: Vec<_> = args.paths.iter().map(|path| TreePath::new(path.as_bytes())).collect();
@@ -152,6 +160,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             trust_names: goes_on && user == 0,
             compare,
             distrust: args.verify,
+            own: Arc::clone(own),
             ..Options::new(run)
         };
         let mut restorer = Restorer::start(target, options)?;
@@ -206,6 +215,7 @@ pub(super) fn run(context: &Context, repository: &Repository, snapshot: &Snapsho
             delete: args.delete,
             numeric_ids: args.numeric_ids,
             links,
+            own,
             cancel: &context.cancel,
         };
         (told, report, changes) = readers.until_a_signal(&context.cancel, || rehearse(context, &rehearsal, args))?;

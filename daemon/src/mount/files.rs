@@ -15,6 +15,7 @@ use super::workers::Scratch;
 use crate::readers::Readers;
 use crate::tree::alike;
 use crate::tree::inode::permissions;
+use crate::tree::path::escaped;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
@@ -479,7 +480,7 @@ impl Tree {
     /// The path of an entry from the root, for the log.
     fn path(&self, entry: u64) -> String {
         let Ok(lineage) = self.reader.lineage(entry) else { return format!("entry {entry}") };
-        let names: Vec<_> = lineage.iter().skip(1).map(|(_, entry)| entry.name().escape_ascii().to_string()).collect();
+        let names: Vec<_> = lineage.iter().skip(1).map(|(_, entry)| escaped(entry.name())).collect();
         format!("files/{}", names.join("/"))
     }
 }

@@ -20,10 +20,13 @@ pub enum Change {
     Added,
     /// Only the old one has it.
     Removed,
-    /// It is of another kind, or has other data, another target, another device number, or is missing in one.
+    /// It is of another kind, or has other data, another target, or another device number.
     Content,
     /// Only metadata differ: mode, owner, mtime, attributes, flags, number of names. Inode number and ctime do not count.
     Metadata,
+    /// Something of it could not be read when one of the trees was made: it is not compared, nor what the list of a directory
+    /// lacks.
+    Unreadable,
 }
 
 /// Takes a path that differs; the entry is that of the new tree, but of the old one where it was removed.
@@ -31,6 +34,21 @@ pub type Tell<'a> = &'a mut dyn FnMut(Change, &TreePath, &Entry) -> Result<()>;
 
 /// The entries of a directory.
 type Listing<'a> = Peekable<Flatten<IntoIter<Entries<'a>>>>;
+
+/// A directory of two trees.
+struct Inside<'a> {
+    path: TreePath,
+    sides: [Listing<'a>; 2],
+    /// Whether the list of each was read whole when its tree was made: what is not in it was not there.
+    whole: [bool; 2],
+}
+
+/// What is to be compared below an entry: nothing where one has no directory there.
+#[derive(Clone, Copy)]
+struct Pair {
+    below: [Option<Below>; 2],
+    whole: [bool; 2],
+}
 
 /// Compares two trees, the old one and the new one.
 #[derive(Debug)]
@@ -74,16 +92,16 @@ impl<'a> Compare<'a> {
     pub fn run(mut self, tell: Tell<'_>) -> Result<Failed> {
         let [old, new] = self.readers.map(|reader| Entry::Known(Box::new(reader.root().clone())));
         let mut path = TreePath::default();
-        let mut inside: Vec<(TreePath, [Listing<'a>; 2])> = Vec::new();
+        let mut inside: Vec<Inside<'a>> = Vec::new();
         let mut next = self.both(&path, &old, &new, tell)?;
         loop {
-            if let Some(sides) = next.take() {
-                match self.open(sides) {
-                    Ok(sides) => inside.push((path.clone(), sides)),
+            if let Some(Pair { below, whole }) = next.take() {
+                match self.open(below) {
+                    Ok(sides) => inside.push(Inside { path: path.clone(), sides, whole }),
                     Err(e) => self.lose(e.context(format!("{path} cannot be listed")))?,
                 }
             }
-            let Some((here, sides)) = inside.last_mut() else { return Ok(self.failed) };
+            let Some(Inside { path: here, sides, whole }) = inside.last_mut() else { return Ok(self.failed) };
             let mut at = |entry: &Entry| path = here.join(entry.name());
             match step(sides) {
                 Step::End => {
@@ -94,15 +112,18 @@ impl<'a> Compare<'a> {
                     self.lose(error)?;
                     inside.pop();
                 }
+                // Whether it was there nobody knows; its directory was told of.
+                Step::Removed(_) if !whole[1] => {}
+                Step::Added(_) if !whole[0] => {}
                 Step::Removed(entry) => {
                     at(&entry);
                     tell(Change::Removed, &path, &entry)?;
-                    next = different(below(&entry), None);
+                    next = different(Some(&entry), None);
                 }
                 Step::Added(entry) => {
                     at(&entry);
                     tell(Change::Added, &path, &entry)?;
-                    next = different(None, below(&entry));
+                    next = different(None, Some(&entry));
                 }
                 Step::Both(old, new) => {
                     at(&new);
@@ -122,16 +143,12 @@ impl<'a> Compare<'a> {
     }
 
     /// Tells how an entry differs that both have; gives what is to be compared below it.
-    fn both(
-        &mut self,
-        path: &TreePath,
-        old: &Entry,
-        new: &Entry,
-        tell: Tell<'_>,
-    ) -> Result<Option<[Option<Below>; 2]>> {
+    fn both(&mut self, path: &TreePath, old: &Entry, new: &Entry, tell: Tell<'_>) -> Result<Option<Pair>> {
         let change = match (old, new) {
+            (Entry::Known(a), Entry::Known(b)) if is_unread(a, b) => Some(Change::Unreadable),
             (Entry::Known(a), Entry::Known(b)) => match self.same_content(path, a, b) {
                 Ok(false) => Some(Change::Content),
+                Ok(true) if a.missing.or(b.missing).is_some() => Some(Change::Unreadable),
                 Ok(true) => (!same_metadata(a, b)).then_some(Change::Metadata),
                 Err(e) if is_local(&e) => {
                     self.failed.add(&e);
@@ -139,23 +156,22 @@ impl<'a> Compare<'a> {
                 }
                 Err(e) => return Err(e),
             },
-            (a, b) => (a != b).then_some(Change::Content),
+            _ => Some(Change::Unreadable),
         };
         if let Some(change) = change {
             tell(change, path, new)?;
         }
-        Ok(different(below(old), below(new)))
+        Ok(different(Some(old), Some(new)))
     }
 
     fn same_content(&mut self, path: &TreePath, old: &Known, new: &Known) -> Result<bool> {
-        Ok(old.missing == new.missing
-            && match (&old.what, &new.what) {
-                (What::File { size: a, content: old }, What::File { size: b, content: new }) => {
-                    a == b && self.same_data(path, *a, [old, new])?
-                }
-                (What::Folder { .. }, What::Folder { .. }) => true,
-                (a, b) => a == b,
-            })
+        Ok(match (&old.what, &new.what) {
+            (What::File { size: a, content: old }, What::File { size: b, content: new }) => {
+                a == b && self.same_data(path, *a, [old, new])?
+            }
+            (What::Folder { .. }, What::Folder { .. }) => true,
+            (a, b) => a == b,
+        })
     }
 
     /// Whether two files of the same size have the same data. Mostly the ids tell; the same data may be cut or shared in
@@ -239,13 +255,35 @@ fn below(entry: &Entry) -> Option<Below> {
     }
 }
 
-/// Both, if they differ.
-fn different(old: Option<Below>, new: Option<Below>) -> Option<[Option<Below>; 2]> {
-    match (&old, &new) {
-        (None, None) => None,
-        (Some(a), Some(b)) if same(&a.node, &b.node) => None,
-        _ => Some([old, new]),
+/// What is below both, if that differs.
+fn different(old: Option<&Entry>, new: Option<&Entry>) -> Option<Pair> {
+    let pair = Pair { below: [old, new].map(|entry| entry.and_then(below)), whole: [old, new].map(is_whole) };
+    match &pair.below {
+        [None, None] => None,
+        [Some(a), Some(b)] if same(&a.node, &b.node) => None,
+        // Of none of it is known whether the other one had it.
+        [None, Some(_)] if !pair.whole[0] => None,
+        [Some(_), None] if !pair.whole[1] => None,
+        _ => Some(pair),
     }
+}
+
+/// Whether all is known that was below an entry. Nothing was below one that is not there.
+fn is_whole(entry: Option<&Entry>) -> bool {
+    match entry {
+        None => true,
+        Some(Entry::Known(known)) => known.missing.is_none() || !matches!(known.what, What::Folder { .. }),
+        Some(Entry::Unknown { .. }) => false,
+    }
+}
+
+/// Whether both are files, and the data of one could not be read. All else that they are is known.
+fn is_unread(old: &Known, new: &Known) -> bool {
+    let lacks = |known: &Known| {
+        known.missing.is_some() && matches!(known.what, What::File { size: 1.., content: Content::Nothing })
+    };
+    let is_file = |known: &Known| matches!(known.what, What::File { .. });
+    is_file(old) && is_file(new) && (lacks(old) || lacks(new))
 }
 
 /// Whether two refs are to the same, wherever that is.

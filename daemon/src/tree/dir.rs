@@ -4,6 +4,7 @@
 use super::attributes::{Device, Look, Scratch, look, look_at_root, looked_alike};
 use super::filesystem::Filesystem;
 use super::inode::{Inode, InodeKind};
+use super::path::escaped;
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
@@ -276,7 +277,7 @@ impl Dir {
     /// Has everything written out that is on its filesystem, as far as that can be done.
     pub(crate) fn sync(self: &Arc<Self>) {
         if let Err(e) = self.descriptor().and_then(rustix::fs::syncfs) {
-            let path = self.path().escape_ascii().to_string();
+            let path = escaped(&self.path());
             tracing::warn!(
                 "the filesystem of \"{path}\" could not be written out, and changes through mappings may be missed: {e}"
             );

@@ -82,8 +82,8 @@ impl fmt::Display for TreePath {
     }
 }
 
-/// Bytes as text for people: what is control or not UTF-8 is `\xHH`, and a backslash is doubled, so that no two names look
-/// the same.
+/// Bytes as text for people: what is control, sets the direction of text or is not UTF-8 is `\xHH`, byte by byte, and a backslash
+/// is doubled, so that no two names look the same.
 pub fn escaped(bytes: &[u8]) -> String {
     use fmt::Write;
     let mut text = String::with_capacity(bytes.len());
@@ -97,13 +97,18 @@ pub fn escaped(bytes: &[u8]) -> String {
         for c in part.valid().chars() {
             match c {
                 '\\' => text.push_str("\\\\"),
-                c if c.is_control() => hex(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c if c.is_control() || directs(c) => hex(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes()),
                 c => text.push(c),
             }
         }
         hex(&mut text, part.invalid());
     }
     text
+}
+
+/// Whether a character changes the direction of the text around it: in a terminal a name could pass for another one.
+fn directs(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -133,5 +138,10 @@ mod tests {
         assert_eq!(escaped(b"a\n\x1b[2J\xff"), "a\\x0a\\x1b[2J\\xff");
         assert_eq!(escaped("\u{85}".as_bytes()), "\\xc2\\x85");
         assert_ne!(escaped(b"\\xff"), escaped(b"\xff"));
+        assert_eq!(escaped("gnp\u{202e}exe".as_bytes()), "gnp\\xe2\\x80\\xaeexe");
+        for c in "\u{61c}\u{200e}\u{200f}\u{202a}\u{202d}\u{2066}\u{2069}".chars() {
+            assert!(escaped(c.to_string().as_bytes()).is_ascii(), "{c:?}");
+        }
+        assert_eq!(escaped("\u{627}\u{644} \u{200d}".as_bytes()), "\u{627}\u{644} \u{200d}");
     }
 }

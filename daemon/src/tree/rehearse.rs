@@ -11,8 +11,9 @@ use super::fetch::Told;
 use super::first::FirstNames;
 use super::inode::{Inode, InodeKind, kind_of, permissions};
 use super::path::TreePath;
-use super::restore::{Overwrite, Owners, Refused, Report, Skipped, Step, Why, is_zero, were_given};
+use super::restore::{Overwrite, Owners, Refused, Report, Step, Why, is_zero, were_given};
 use super::select::Select;
+use crate::own::{Own, Used};
 use crate::signals::Cancel;
 use anyhow::Result;
 use rustix::io::Errno;
@@ -52,6 +53,8 @@ pub struct Rehearsal<'a> {
     pub numeric_ids: bool,
     /// Bytes of first names of inodes with several, at most.
     pub links: usize,
+    /// What stays as it is.
+    pub own: &'a Own,
     /// Asks to end.
     pub cancel: &'a Cancel,
 }
@@ -187,17 +190,19 @@ impl<'b> Walk<'_, 'b> {
                 None => None,
             };
             if let What::Folder { boundary: is_boundary, .. } = known.what {
+                let mounted =
+                    there.as_ref().is_some_and(|(_, look)| look.mounted && look.inode.kind == InodeKind::Folder);
+                let mut whole = above_whole && known.missing.is_none() && !is_boundary;
+                if whole && this.delete && mounted {
+                    self.skip(&path, Why::Mounted);
+                    whole = false;
+                }
                 if let Some((is_new, dir)) = self.folder(&path, &known, there.as_ref())? {
                     if is_new {
                         (self.tell)(Change::Added, &path)?;
                     }
                     self.boundaries += u64::from(is_boundary);
                     let boundary = if is_boundary { self.boundaries } else { boundary };
-                    let mut whole = above_whole && known.missing.is_none() && !is_boundary;
-                    if whole && this.delete && there.is_some_and(|(_, look)| look.mounted) {
-                        self.skip(&path, Why::Mounted);
-                        whole = false;
-                    }
                     inside.push(self.enter(path, &known, select, dir, boundary, whole)?);
                 }
                 continue;
@@ -226,8 +231,7 @@ impl<'b> Walk<'_, 'b> {
     }
 
     fn skip(&mut self, path: &TreePath, why: Why) {
-        *self.report.reasons.entry(why).or_default() += 1;
-        self.report.skipped.push(|| Skipped { path: in_target(path), why });
+        self.report.skip(why, || in_target(path));
     }
 
     /// The restore would try, and the system refuse it.
@@ -255,6 +259,10 @@ impl<'b> Walk<'_, 'b> {
         there: Option<&There>,
     ) -> Result<Option<(bool, Option<Arc<Dir>>)>> {
         let Some((dir, look)) = there else { return Ok(Some((true, None))) };
+        if let Some(used) = self.used(look) {
+            self.skip(path, Why::InUse(used));
+            return Ok(None);
+        }
         if look.inode.kind != InodeKind::Folder {
             if self.rehearsal.overwrite != Overwrite::Always {
                 self.skip(path, Why::OtherType);
@@ -284,7 +292,7 @@ impl<'b> Walk<'_, 'b> {
             What::File { size, content } => Some((*size, content)),
             _ => None,
         };
-        let stays = there.as_ref().and_then(|(_, look)| self.stays(&look.inode, known));
+        let stays = there.as_ref().and_then(|(_, look)| self.stays(look, known));
         // What stays is not the snapshot's inode, unless an earlier run made it.
         if let Some((key, links)) = key.filter(|_| stays.is_none_or(|why| why == Why::Done)) {
             self.links.note(key, in_target(&path), links);
@@ -380,7 +388,7 @@ impl<'b> Walk<'_, 'b> {
             let why = match self.rehearsal.overwrite {
                 Overwrite::Never => Some(Why::Exists),
                 Overwrite::IfNewer if look.inode.modified >= known.modified => Some(Why::NotOlder),
-                Overwrite::IfNewer | Overwrite::Always => None,
+                Overwrite::IfNewer | Overwrite::Always => self.used(look).map(Why::InUse),
             };
             if let Some(why) = why {
                 self.skip(path, why);
@@ -482,8 +490,9 @@ impl<'b> Walk<'_, 'b> {
 
     /// Why what is there of this name would be left, if it would, as [`Overwrite`] says. Whether a directory gives way,
     /// [`Self::gives_way`] tells.
-    fn stays(&self, there: &Inode, known: &Known) -> Option<Why> {
-        if self.is_done(there, known) {
+    fn stays(&self, look: &Look, known: &Known) -> Option<Why> {
+        let (there, in_use) = (&look.inode, self.used(look).map(Why::InUse));
+        if in_use.is_none() && self.is_done(there, known) {
             return (!self.rehearsal.distrust || there.kind != InodeKind::File).then_some(Why::Done);
         }
         let is_folder = there.kind == InodeKind::Folder;
@@ -491,8 +500,14 @@ impl<'b> Walk<'_, 'b> {
             Overwrite::Never | Overwrite::IfNewer if is_folder => Some(Why::OtherType),
             Overwrite::Never => Some(Why::Exists),
             Overwrite::IfNewer if there.modified >= known.modified => Some(Why::NotOlder),
-            Overwrite::IfNewer | Overwrite::Always => None,
+            Overwrite::IfNewer | Overwrite::Always => in_use,
         }
+    }
+
+    /// What this run works with, if that is it.
+    fn used(&self, there: &Look) -> Option<Used> {
+        let (major, minor) = there.device;
+        self.rehearsal.own.is((major, minor, there.inode.number))
     }
 
     /// True if an earlier run of this restore made what is there.

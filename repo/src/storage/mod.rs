@@ -145,19 +145,29 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
         let policy = retry::Policy::system(options.retries, options.over.clone());
         Ok(Arc::new(Retrying::with(metered(open(place, options, policy.clone())?), policy)))
     };
-    match url.split_once("://") {
-        None => local(url),
-        Some(("file", path)) if path.starts_with('/') => local(path),
-        Some(("s3", place)) => remote(object::open_s3, place),
-        Some(("az", place)) => remote(object::open_azure, place),
-        Some(("gs", place)) => remote(object::open_google, place),
-        Some((scheme, place)) => {
+    if let Some(path) = folder_of(url) {
+        return local(path);
+    }
+    match url.split_once("://").unwrap_or_default() {
+        ("s3", place) => remote(object::open_s3, place),
+        ("az", place) => remote(object::open_azure, place),
+        ("gs", place) => remote(object::open_google, place),
+        (scheme, place) => {
             // It may hold a password.
             let shown = if place.contains('@') { scheme } else { url };
             Err(Error::invalid(format!(
                 "{shown} is no storage; use a path, s3://bucket/prefix, az://container/prefix or gs://bucket/prefix"
             )))
         }
+    }
+}
+
+/// The folder of this machine that a user names as a storage, if it is one.
+pub fn folder_of(url: &str) -> Option<&str> {
+    match url.split_once("://") {
+        None => Some(url),
+        Some(("file", path)) => Some(path).filter(|path| path.starts_with('/')),
+        Some(_) => None,
     }
 }
 

@@ -83,6 +83,7 @@ fn one_by_one(root: Root, writer: TreeWriter, cancel: &Cancel) -> TreeBackup<'_>
     TreeBackup {
         root,
         writer,
+        own: None,
         exclude: Exclude::default(),
         scratch: std::env::temp_dir(),
         ignore_inode: false,

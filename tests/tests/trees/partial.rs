@@ -3,7 +3,9 @@
 use super::{files, has};
 use crate::harness::{Home, Ran};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 use wherry_tests::binary::wherry_bin;
@@ -182,4 +184,83 @@ fn a_file_that_may_not_be_read_by_whom_it_was_restored_is_not_said_to_be_verifie
     assert!(refused.len() == 1 && refused[0].as_str().unwrap().starts_with("secret: reading it back"), "{report}");
     assert_eq!(fs::read(home.path("out/secret")).unwrap(), b"2");
     assert_eq!(fs::metadata(home.path("out/secret")).unwrap().permissions().mode() & 0o7777, 0o200);
+}
+
+/// As `ls` and `find` write them: no name passes for another one, and none gets at the terminal.
+#[test]
+fn names_that_are_refused_or_left_are_written_as_everywhere() {
+    let home = home();
+    let names: [(&[u8], &str); 5] = [
+        ("\u{fc}n\u{ef}".as_bytes(), "\u{fc}n\u{ef}"),
+        (b"new\nline", "new\\x0aline"),
+        (b"quote\"'\\", "quote\"'\\\\"),
+        ("gnp\u{202e}exe".as_bytes(), "gnp\\xe2\\x80\\xaeexe"),
+        (b"\xff", "\\xff"),
+    ];
+    fs::create_dir(home.path("tree")).unwrap();
+    for (name, _) in names {
+        fs::write(home.path("tree").join(OsStr::from_bytes(name)), b"1").unwrap();
+    }
+    chown(home.path("tree"), Some(NOBODY), Some(NOBODY)).unwrap();
+    run(&home, &["backup", "tree", "--name", "t", "-q"]).ok();
+    let found = run(&home, &["find", "latest:t"]).ok().stdout;
+    let listed = run(&home, &["ls", "latest:t"]).ok().stdout;
+    // They are root's, and nobody may not make such files.
+    let refused = run(&home, &["restore", "latest:t", "out"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    let left = run(&home, &["restore", "latest:t", "out", "--overwrite", "never"]);
+    for (_, shown) in names {
+        assert!(found.lines().any(|line| line == format!("/{shown}")), "{found}");
+        assert!(listed.lines().any(|line| line.ends_with(&format!(" {shown}"))), "{listed}");
+        has(&refused.stderr, &[&format!("not restored: {shown}: its owner")]);
+        has(&left.stderr, &[&format!("left as it is: {shown} (")]);
+    }
+}
+
+/// What could not be read differs from nothing: nobody knows.
+#[test]
+fn what_was_not_read_is_not_compared() {
+    let home = home();
+    files(
+        &home.path("tree"),
+        &[
+            ("open", b"1"),
+            ("changed", b"2"),
+            ("gone", b"3"),
+            ("shut", b"4"),
+            ("d/x", b"5"),
+            ("e/z", b"6"),
+            ("f/g", b"7"),
+        ],
+    );
+    let shut = [("tree/shut", 0o600), ("tree/d", 0o700), ("tree/e", 0o744)];
+    shut.iter().for_each(|(path, mode)| set_mode(&home, path, *mode));
+    let backup = || run(&home, &["backup", "tree", "--name", "t", "--json"]);
+    let partial = partly(&backup())["snapshot"].as_str().unwrap().to_owned();
+    shut.iter().for_each(|(path, _)| set_mode(&home, path, 0o755));
+    fs::write(home.path("tree/changed"), b"other").unwrap();
+    fs::remove_file(home.path("tree/gone")).unwrap();
+    files(&home.path("tree"), &[("new/a", b"8")]);
+    let whole = backup().ok().json()["snapshot"].as_str().unwrap().to_owned();
+    let same = ["? /d", "? /e/z", "? /shut", "M /changed", "m /", "m /e"];
+    for (pair, more) in [
+        ([&partial, &whole], ["+ /new", "+ /new/a", "- /gone"]),
+        ([&whole, &partial], ["+ /gone", "- /new", "- /new/a"]),
+    ] {
+        let ran = run(&home, &["diff", pair[0], pair[1]]);
+        assert_eq!(ran.code, 3, "{ran:?}");
+        has(&ran.stderr, &["could not be read when it was made is not compared"]);
+        let mut lines: Vec<_> = ran.stdout.lines().collect();
+        has(lines.pop().unwrap(), &["1 with other content", "2 with other metadata", "3 not compared"]);
+        lines.sort_unstable();
+        let mut wanted = [&same[..], &more].concat();
+        wanted.sort_unstable();
+        assert_eq!(lines, wanted, "{pair:?}");
+        let said = partly(&run(&home, &["diff", pair[0], pair[1], "--json"]));
+        let counts = ["content", "metadata", "unreadable"].map(|count| said[count].as_u64().unwrap());
+        assert_eq!(counts, [1, 2, 3], "{said}");
+        assert_eq!(said["added"].as_u64().unwrap() + said["removed"].as_u64().unwrap(), 3, "{said}");
+        let unread = said["changes"].as_array().unwrap().iter().filter(|change| change["change"] == "unreadable");
+        assert_eq!(unread.count(), 3, "{said}");
+    }
 }

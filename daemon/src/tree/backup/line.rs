@@ -6,7 +6,7 @@ use super::group::Group;
 use super::links::{Followed, InodeKey, Links};
 use super::parent::{Beside, Rule};
 use super::read::{Data, Job, Read, Stamp};
-use super::report::Counts;
+use super::report::{Counts, warn_of_own};
 use super::thin::Thin;
 use super::{Done, LOOK, TreeBackup, Work};
 use crate::tree::attributes::Look;
@@ -217,6 +217,7 @@ impl<'a> Line<'a> {
             // As of the root's: a page that is written through a mapping must set the ctime again.
             folder.dir.sync();
         }
+        warn_of_own(&folder, backup.own);
         let what = What::Folder { boundary: folder.boundary, below: None };
         self.links.devices.folder(folder.look.device);
         let mut known = self.known(name, &folder.look, what, theirs.as_ref())?;

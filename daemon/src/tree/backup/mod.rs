@@ -21,6 +21,7 @@ use super::exclude::Exclude;
 use super::walk::{Options, Walk};
 use crate::backup::{Beating, kind};
 use crate::exit::caught;
+use crate::own::Identity;
 use crate::progress::Progress;
 use crate::signals::Cancel;
 use crate::threads;
@@ -50,6 +51,8 @@ pub struct TreeBackup<'a> {
     pub writer: TreeWriter,
     /// What is left out.
     pub exclude: Exclude,
+    /// The folder of the repository that is written to, if it is on this machine: it is not to be met.
+    pub own: Option<Identity>,
     /// For names of directories that do not fit into memory.
     pub scratch: PathBuf,
     /// The inode number does not tell whether a file is the one it was.

@@ -1,6 +1,8 @@
 //! What a backup of a tree did.
 
+use crate::own::Identity;
 use crate::tree::path::escaped;
+use crate::tree::walk::Folder;
 use wherry_repo::{MissingPath, ShortId, TreeInfo};
 
 /// So many of what is missing are named, in the record and in the result.
@@ -82,5 +84,22 @@ impl Counts {
             tracing::warn!("{}: cannot be read and is missing in the snapshot: {why}", escaped(&path));
             self.named.push(Missing { path, errno });
         }
+    }
+}
+
+/// Says that a directory is the repository that is written to, if it is and what is in it is saved.
+pub(super) fn warn_of_own(folder: &Folder, own: Option<Identity>) {
+    let (major, minor) = folder.look.device;
+    if own != Some((major, minor, folder.look.inode.number)) || folder.left_out().is_some() {
+        return;
+    }
+    match escaped(&folder.dir.path()) {
+        path if path.is_empty() => {
+            tracing::warn!("the source is the repository that is written to: each backup stores what was stored again");
+        }
+        path => tracing::warn!(
+            "{path}: this is the repository that is written to, and each backup stores what was stored again: leave it out \
+             with --exclude /{path}"
+        ),
     }
 }

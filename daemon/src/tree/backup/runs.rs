@@ -3,6 +3,7 @@
 use super::{BATCH, Counts, TreeBackup};
 use crate::backup::{BEAT, Order, starts_over};
 use crate::context::Context;
+use crate::own::Identity;
 use crate::tree::dir::Root;
 use crate::tree::exclude::Exclude;
 use anyhow::Result;
@@ -25,6 +26,8 @@ pub struct TreeRuns<'a> {
     pub order: Order<'a>,
     /// What is left out.
     pub exclude: Exclude,
+    /// See [`TreeBackup`].
+    pub own: Option<Identity>,
     /// See [`TreeBackup`].
     pub scratch: PathBuf,
     /// See [`TreeBackup`].
@@ -55,6 +58,7 @@ impl TreeRuns<'_> {
                 root,
                 writer,
                 exclude: exclude.clone(),
+                own: self.own,
                 scratch: self.scratch.clone(),
                 ignore_inode: self.ignore_inode,
                 force_read: self.force_read,

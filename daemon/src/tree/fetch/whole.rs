@@ -62,14 +62,14 @@ pub fn run_number(snapshot: &Snapshot, (major, minor, inode): (u32, u32, u64)) -
 }
 
 /// True when something of the snapshot is not there although nobody asked to keep what is there in its place: it is of
-/// another kind, or two names of the snapshot are one in the target, which does not tell cases apart.
+/// another kind, this run works with it, or two names of the snapshot are one in the target, which does not tell cases apart.
 pub fn left_out(report: &Report, began_empty: bool, overwrite: Overwrite) -> bool {
     let counts = |why: Why| match why {
-        Why::OtherType | Why::Taken => true,
+        Why::OtherType | Why::Taken | Why::InUse(_) => true,
         // Nobody asked for that: it came there meanwhile.
         Why::Exists => began_empty || overwrite != Overwrite::Never,
         Why::NotOlder | Why::Mounted => began_empty,
-        Why::Done => false,
+        Why::Done | Why::Spared(_) => false,
     };
     for skipped in report.skipped.first.iter().filter(|skipped| counts(skipped.why)) {
         tracing::warn!("not restored: {}: {}", shown_path(&skipped.path), skipped.why);
@@ -80,6 +80,7 @@ pub fn left_out(report: &Report, began_empty: bool, overwrite: Overwrite) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::own::Used;
 
     #[test]
     fn what_is_not_there_although_nobody_asked_for_that_counts() {
@@ -89,7 +90,8 @@ mod tests {
         };
         for (began_empty, mode) in [(false, Overwrite::Never), (true, Overwrite::Always), (false, Overwrite::IfNewer)] {
             assert!(counts(Why::Taken, began_empty, mode) && counts(Why::OtherType, began_empty, mode));
-            assert!(!counts(Why::Done, began_empty, mode));
+            assert!(counts(Why::InUse(Used::Cache), began_empty, mode));
+            assert!(!counts(Why::Done, began_empty, mode) && !counts(Why::Spared(Used::Cache), began_empty, mode));
         }
         assert!(!counts(Why::Exists, false, Overwrite::Never) && !counts(Why::NotOlder, false, Overwrite::IfNewer));
         assert!(counts(Why::Exists, true, Overwrite::Never) && counts(Why::Exists, false, Overwrite::Always));

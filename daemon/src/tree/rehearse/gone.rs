@@ -5,7 +5,7 @@ use crate::tree::attributes::Look;
 use crate::tree::compare::Change;
 use crate::tree::dir::Dir;
 use crate::tree::inode::InodeKind;
-use crate::tree::path::TreePath;
+use crate::tree::path::{TreePath, escaped};
 use crate::tree::restore::{Overwrite, Step, Why, is_temporary, list_names};
 use anyhow::Result;
 use rustix::fs::FileType;
@@ -51,7 +51,7 @@ impl Walk<'_, '_> {
         Ok(goes)
     }
 
-    /// Counts and tells what would go with this name. Where something is mounted nothing goes, nor do the directories above
+    /// Counts and tells what would go with this name. Where something is mounted, and of what this run works with, nothing goes, nor do the directories above
     /// it: then all else in them goes name by name. `tell`: also the name itself is told, not only what is in it. True if it
     /// goes as a whole.
     fn goes(&mut self, dir: &Arc<Dir>, name: &[u8], path: TreePath, tell: bool) -> Result<bool> {
@@ -61,6 +61,11 @@ impl Walk<'_, '_> {
             let Ok(look) = dir.look_with(&name, &mut self.scratch) else { continue };
             if look.mounted {
                 self.skip(&path, Why::Mounted);
+                whole = false;
+                continue;
+            }
+            if let Some(used) = self.used(&look) {
+                self.skip(&path, Why::Spared(used));
                 whole = false;
                 continue;
             }
@@ -81,9 +86,9 @@ impl Walk<'_, '_> {
         Ok(whole)
     }
 
-    /// How many names would go with this one; `None` if something is mounted below it. Only directories wait.
+    /// How many names would go with this one; `None` if something is mounted below it, or used by this run. Only directories wait.
     fn count(&mut self, dir: &Arc<Dir>, name: &[u8], look: &Look) -> Result<Option<u64>> {
-        let (mut waiting, mut count, mut mounted) = (Vec::new(), 1, false);
+        let (mut waiting, mut count, mut stays) = (Vec::new(), 1, false);
         if look.inode.kind == InodeKind::Folder {
             waiting.push(below(dir, name, look)?);
         }
@@ -91,14 +96,14 @@ impl Walk<'_, '_> {
             self.rehearsal.cancel.check()?;
             names_in(&dir, &mut |name, _| {
                 let Ok(look) = dir.look_with(name, &mut self.scratch) else { return Ok(()) };
-                mounted |= look.mounted;
+                stays |= look.mounted || self.used(&look).is_some();
                 count += 1;
-                if look.inode.kind == InodeKind::Folder && !mounted {
+                if look.inode.kind == InodeKind::Folder && !stays {
                     waiting.push(below(&dir, name, &look)?);
                 }
                 Ok(())
             })?;
-            if mounted {
+            if stays {
                 return Ok(None);
             }
         }
@@ -123,7 +128,7 @@ fn is_empty(dir: &Arc<Dir>) -> Result<bool> {
 fn names_in(dir: &Arc<Dir>, each: &mut dyn FnMut(&[u8], FileType) -> Result<()>) -> Result<()> {
     let opened = dir.descriptor().and_then(|fd| Ok(File::from(fd.try_clone().map_err(|_| Errno::MFILE)?)));
     let file = opened.map_err(|errno| {
-        let path = dir.path().escape_ascii().to_string();
+        let path = escaped(&dir.path());
         Error::invalid(format!("{path}: cannot be listed in the target: {}", std::io::Error::from(errno)))
     })?;
     list_names(&file, each)

@@ -6,6 +6,7 @@ use super::folder::{Folder, Look, look_at, open};
 use super::metadata::{Metadata, On, Origin, apply};
 use super::readback::{ReadBack, Written};
 use super::shared::{Place, Shared, failed};
+use crate::tree::path::escaped;
 use anyhow::Result;
 use rustix::fs::{FallocateFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -125,7 +126,7 @@ impl FileHandle {
         let place = self.temporary.place();
         let length = bytes.len() as u64;
         let Some(end) = offset.checked_add(length).filter(|&end| end <= self.size) else {
-            return Err(Error::internal(format!("bytes beyond the end of {}", place.path().escape_ascii())).into());
+            return Err(Error::internal(format!("bytes beyond the end of {}", escaped(&place.path()))).into());
         };
         let write = || {
             self.shared.step(Step::Write, &place)?;

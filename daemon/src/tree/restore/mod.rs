@@ -53,6 +53,7 @@ pub use there::There;
 pub(crate) use there::is_zero;
 
 use super::inode::Inode;
+use crate::own::Own;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -102,6 +103,8 @@ pub struct Options {
     pub compare: bool,
     /// Nor is what an earlier run made trusted unread: it is compared too.
     pub distrust: bool,
+    /// What is left as it is wherever it is met.
+    pub own: Arc<Own>,
     /// Descriptors to keep open at most; 0: as many as the limit of the process suggests.
     pub descriptors: usize,
     /// Called before each step that changes something, for tests: with its path below the target. An error ends the restore
@@ -124,6 +127,7 @@ impl Options {
             trust_names: false,
             compare: false,
             distrust: false,
+            own: Arc::default(),
             descriptors: 0,
             steps: None,
         }
@@ -141,6 +145,7 @@ impl fmt::Debug for Options {
             .field("trust_names", &self.trust_names)
             .field("compare", &self.compare)
             .field("distrust", &self.distrust)
+            .field("own", &self.own)
             .field("descriptors", &self.descriptors)
             .finish_non_exhaustive()
     }

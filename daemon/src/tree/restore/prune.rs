@@ -7,6 +7,7 @@ use super::remove::remove;
 use super::report::{Step, Why};
 use super::restorer::Restorer;
 use super::shared::{Place, Shared, ends, failed};
+use crate::own::Used;
 use anyhow::Result;
 use rustix::fs::{FileType, IFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -106,8 +107,9 @@ struct Foreign {
 impl Restorer {
     /// Removes from the target what the snapshot does not have. To be called when all else has succeeded, with nothing but the
     /// target entered, before [`Self::finish`]. Links are removed, not followed; what is mounted in the target is not entered
-    /// and stays; so does what the target knows by a name of the snapshot that is spelled otherwise. What cannot be removed is
-    /// in the report. Memory: the names of directories in each directory above the one that is looked at.
+    /// and stays; so does what this run works with, and what the target knows by a name of the snapshot that is spelled
+    /// otherwise. What cannot be removed is in the report. Memory: the names of directories in each directory above the one that
+    /// is looked at.
     ///
     /// # Errors
     /// When the system fails, the snapshot cannot be read, or [`super::Options::delete`] is not set.
@@ -164,6 +166,13 @@ fn enter<K: Known>(
     has: Option<K::Folder>,
 ) -> Result<Option<Frame<K::Folder>>> {
     let place = Place { folder: parent, name };
+    if let Some(used) = used(shared, parent, name)? {
+        // What the snapshot has there was not restored, and that was said.
+        if has.is_none() {
+            shared.skip(&place, Why::Spared(used));
+        }
+        return Ok(None);
+    }
     match parent.enter(shared, name, ResolveFlags::NO_XDEV) {
         Err(e) if Errno::from_io_error(&e) == Some(Errno::XDEV) => {
             shared.skip(&place, Why::Mounted);
@@ -240,6 +249,8 @@ fn remove_all<K: Known>(
             shared.skip(&place, Why::Taken);
         } else if kind == FileType::Directory {
             inside.push(name);
+        } else if let Some(used) = used(shared, folder, &name)? {
+            shared.skip(&place, Why::Spared(used));
         } else {
             note(shared, &place, remove(shared, &here, &place, false))?;
         }
@@ -290,6 +301,17 @@ fn inode(here: &File, place: &Place<'_>) -> Result<Option<Identity>> {
         Err(e) if Errno::from_io_error(&e).is_some_and(|errno| !ends(Step::Remove, errno)) => Ok(None),
         Err(e) => Err(failed(Step::Remove, place, e)),
     }
+}
+
+/// What this run works with under a name, if it does.
+fn used(shared: &Shared, folder: &Arc<Folder>, name: &[u8]) -> Result<Option<Used>> {
+    let own = &shared.options.own;
+    if own.is_empty() {
+        return Ok(None);
+    }
+    let place = Place { folder, name };
+    let here = folder.open(shared).map_err(|e| failed(Step::Remove, &place, e))?;
+    Ok(inode(&here, &place)?.and_then(|inode| own.is(inode)))
 }
 
 /// Looks at a name, but not at what is mounted there: a server that is away would be waited for.

@@ -1,6 +1,8 @@
 //! What a restore did, and what it could not or would not do.
 
 use super::metadata::io_error;
+use crate::own::Used;
+use crate::tree::path::escaped;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +36,21 @@ pub struct Report {
     pub lost: Listed<Vec<u8>>,
     /// Names in the target that were left as they were, because of the overwrite mode or as they are done already.
     pub skipped: Listed<Skipped>,
+}
+
+impl Report {
+    /// Notes a name that is left as it is. What the run itself works with comes first: of that there is little, and it is said
+    /// however much else was left.
+    pub(crate) fn skip(&mut self, why: Why, path: impl FnOnce() -> Vec<u8>) {
+        *self.reasons.entry(why).or_default() += 1;
+        match why {
+            Why::InUse(_) | Why::Spared(_) => {
+                self.skipped.count += 1;
+                self.skipped.first.insert(0, Skipped { path: path(), why });
+            }
+            _ => self.skipped.push(|| Skipped { path: path(), why }),
+        }
+    }
 }
 
 /// A list of at most [`NAMED`] and the count of all.
@@ -86,7 +103,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", shown_path(&self.path), self.step)?;
         if let Some(name) = &self.attribute {
-            write!(f, " {}", name.escape_ascii())?;
+            write!(f, " {}", escaped(name))?;
         }
         write!(f, ": {}", io_error(Errno::from_raw_os_error(self.errno)))
     }
@@ -94,7 +111,7 @@ impl fmt::Display for Refused {
 
 /// A path below the target, as text; that of the target itself, which is empty, in words.
 pub fn shown_path(path: &[u8]) -> String {
-    if path.is_empty() { "the directory itself".to_owned() } else { path.escape_ascii().to_string() }
+    if path.is_empty() { "the directory itself".to_owned() } else { escaped(path) }
 }
 
 /// A name that was left as it was.
@@ -121,11 +138,16 @@ pub enum Why {
     Taken,
     /// Another filesystem is mounted there: nothing in it is removed.
     Mounted,
+    /// This run works with it: nothing is restored over it or into it.
+    InUse(Used),
+    /// Likewise; the snapshot does not have it, and it is not removed.
+    Spared(Used),
 }
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let text = match self {
+            Self::InUse(used) | Self::Spared(used) => return write!(f, "it is {used}"),
             Self::Exists => "something of this name is there",
             Self::NotOlder => "what is there is as new, or newer",
             Self::Done => "an earlier run of this restore made it",
@@ -134,7 +156,8 @@ impl fmt::Display for Why {
             }
             Self::Taken => "another name of the snapshot is the same in the target, which does not tell them apart",
             Self::Mounted => "another filesystem is mounted there",
-        })
+        };
+        f.write_str(text)
     }
 }
 

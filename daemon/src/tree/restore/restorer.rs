@@ -10,6 +10,7 @@ use super::there::{Old, There};
 use super::window::{Last, Late, Left, NewLink, Pending, Window};
 use super::{Begun, Item, Options, Overwrite, Target, names};
 use crate::tree::inode::InodeKind;
+use crate::tree::path::escaped;
 use anyhow::Result;
 use rustix::fs::{FileType, IFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -129,6 +130,9 @@ impl Restorer {
         for _ in 0..16 {
             let there = if parent.fresh { None } else { look(&here, item.name)? };
             shared.step(Step::Folder, place)?;
+            if let Some(why) = there.as_ref().and_then(|there| shared.in_use(there)) {
+                return Ok(Err(why));
+            }
             match there {
                 Some(there) if parent.is_taken(there.identity) => return Ok(Err(Why::Taken)),
                 Some(there) if there.kind == FileType::Directory => {
@@ -345,7 +349,8 @@ impl Restorer {
             shared.skip(place, Why::Taken);
             return Ok(Some((Why::Taken, there)));
         }
-        if shared.options.trust_names && is_done(&here, &there, item) {
+        let in_use = shared.in_use(&there);
+        if in_use.is_none() && shared.options.trust_names && is_done(&here, &there, item) {
             let compared = shared.options.distrust && there.kind == FileType::RegularFile;
             // One with several names may rightly be found under another one.
             if !compared && there.links == 1 {
@@ -361,7 +366,10 @@ impl Restorer {
             Overwrite::Never => Why::Exists,
             Overwrite::IfNewer if there.kind == FileType::Directory => Why::OtherType,
             Overwrite::IfNewer if there.modified >= item.inode.modified => Why::NotOlder,
-            Overwrite::IfNewer | Overwrite::Always => return Ok(None),
+            Overwrite::IfNewer | Overwrite::Always => match in_use {
+                Some(why) => why,
+                None => return Ok(None),
+            },
         };
         shared.skip(place, why);
         Ok(Some((why, there)))
@@ -388,8 +396,8 @@ fn check(folder: &Folder, name: &[u8]) -> Result<()> {
     match names::is_name(name) {
         true => Ok(()),
         false => {
-            let (name, path) = (name.escape_ascii(), folder.path(b""));
-            Err(Error::internal(format!("{name:?} is no name, in {}", path.escape_ascii())).into())
+            let (name, path) = (escaped(name), escaped(&folder.path(b"")));
+            Err(Error::internal(format!("\"{name}\" is no name, in {path}")).into())
         }
     }
 }

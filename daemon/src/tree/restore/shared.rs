@@ -1,11 +1,12 @@
 //! What the walking thread and the writing ones share.
 
 use super::descriptors::Descriptors;
-use super::folder::Folder;
+use super::folder::{Folder, Look};
 use super::metadata::io_error;
 use super::owners::Owners;
-use super::report::{Refused, Report, Skipped, Step, Why};
+use super::report::{Refused, Report, Step, Why};
 use super::{Options, names};
+use crate::tree::path::escaped;
 use anyhow::Result;
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -131,9 +132,12 @@ impl Shared {
     }
 
     pub(super) fn skip(&self, place: &Place<'_>, why: Why) {
-        let mut report = self.report.lock();
-        *report.reasons.entry(why).or_default() += 1;
-        report.skipped.push(|| Skipped { path: place.path(), why });
+        self.report.lock().skip(why, || place.path());
+    }
+
+    /// Why what is there stays, if this run works with it.
+    pub(super) fn in_use(&self, there: &Look) -> Option<Why> {
+        self.options.own.is(there.identity).map(Why::InUse)
     }
 }
 
@@ -169,7 +173,7 @@ pub(super) fn intruded(place: &Place<'_>) -> anyhow::Error {
     let text = format!(
         "{}: what was written for it is gone, or something else has its temporary name: another restore or program is in the \
          target; once that has ended, give the same command again",
-        place.path().escape_ascii()
+        escaped(&place.path())
     );
     Error::new(ErrorKind::Busy, text).into()
 }
@@ -177,7 +181,7 @@ pub(super) fn intruded(place: &Place<'_>) -> anyhow::Error {
 /// The error that ends a restore.
 pub(super) fn failed(step: Step, place: &Place<'_>, error: io::Error) -> anyhow::Error {
     let path = place.path();
-    let path = if path.is_empty() { "the target".into() } else { path.escape_ascii().to_string() };
+    let path = if path.is_empty() { "the target".into() } else { escaped(&path) };
     let (kind, next) = match Errno::from_io_error(&error) {
         Some(Errno::NOSPC | Errno::DQUOT) => (ErrorKind::Full, "make room and give the same command again"),
         Some(Errno::MFILE | Errno::NFILE) => (ErrorKind::Unavailable, "raise the limit of open files (ulimit -n)"),

@@ -291,6 +291,10 @@ impl Restorer {
             }
             _ => {}
         }
+        if let Some(why) = there.as_ref().and_then(|there| shared.in_use(there)) {
+            shared.skip(place, why);
+            return Ok(false);
+        }
         shared.step(Step::Link, place)?;
         let link_to = |name: &[u8]| rustix::fs::linkat(&*folder, first, &*here, name, AtFlags::empty());
         let mut loosened = None;
