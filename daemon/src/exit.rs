@@ -107,6 +107,7 @@ pub fn kind_of_block(error: &wherry_block::Error) -> ErrorKind {
         Block::Denied { .. }
         | Block::Changed { .. }
         | Block::ShortRead { .. }
+        | Block::Length { .. }
         | Block::Io { .. }
         | Block::NoMemory { .. }
         | Block::Stopped { .. } => ErrorKind::Unavailable,

@@ -131,7 +131,7 @@ fn a_run_gives_signs_of_life_until_it_has_committed() {
 fn pipe(content: &[u8]) -> (Source, std::io::PipeWriter) {
     let (read, mut write) = std::io::pipe().unwrap();
     write.write_all(content).unwrap();
-    (Source::stream(OwnedFd::from(read)), write)
+    (Source::stream(OwnedFd::from(read), None), write)
 }
 
 #[test]

@@ -89,6 +89,20 @@ pub enum Error {
         /// Bytes that came.
         got: u64,
     },
+    /// A stream is not as long as was said: whoever writes to it failed, or it is another one.
+    #[error(
+        "{path} {} the {size} bytes of --size; nothing was committed: see what the command before it said, and run both again",
+        ended(*read, *size),
+        path = path.display()
+    )]
+    Length {
+        /// Stands for the stream.
+        path: PathBuf,
+        /// Bytes that were said.
+        size: u64,
+        /// Bytes that were read: up to its end, or more than those.
+        read: u64,
+    },
     /// The system reported an error for a transfer.
     #[error("{op} of {len} bytes at {offset} of {path} failed: {errno}{}", hint(*errno), path = path.display())]
     Io {
@@ -129,6 +143,11 @@ pub enum Error {
         /// Why, as far as known.
         why: String,
     },
+}
+
+/// How far a stream came that is not as long as was said.
+fn ended(read: u64, size: u64) -> String {
+    if read < size { format!("ended after {read} of") } else { format!("goes on, {read} bytes were read, behind") }
 }
 
 /// What to do about it, where that is known.
@@ -180,6 +199,7 @@ mod tests {
             Error::Denied { path: path(), errno: Errno::PERM },
             Error::Changed { path: path(), was: 1, now: 2 },
             Error::ShortRead { path: path(), offset: 1, len: 2, got: 1 },
+            Error::Length { path: path(), size: 2, read: 1 },
             Error::Io { op: "read", path: path(), offset: 1, len: 2, errno: Errno::IO },
             Error::Unsupported { engine: "ring", why: "it is off".into() },
             Error::NoMemory { bytes: 1, errno: Errno::NOMEM },

@@ -13,7 +13,8 @@
 //! ([`FileRing`]).
 //!
 //! This is the only crate of the workspace that holds unsafe code: the mapping of the pool (`buffer.rs`), what is handed
-//! to the kernel (`ring.rs`, `files.rs`), one ioctl (`zero.rs`) and two system calls that no crate has yet (`xattr.rs`).
+//! to the kernel (`ring.rs`, `files.rs`), two ioctls (`zero.rs`, `loops.rs`) and two system calls that no crate has yet
+//! (`xattr.rs`).
 #![deny(unsafe_op_in_unsafe_fn)]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -26,6 +27,7 @@ mod error;
 mod extents;
 mod files;
 mod geometry;
+mod loops;
 mod mounts;
 mod pieces;
 mod reader;

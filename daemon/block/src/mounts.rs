@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Stat;
 
 use crate::geometry::{Identity, device_number};
+use crate::loops::{self, Backing, Neighbour};
 use crate::source::MountedSource;
 use crate::sysfs::{self, Device, Number};
 
@@ -85,18 +86,28 @@ fn mounted(numbers: &[Number], wanted: impl Fn(&Mount) -> bool) -> Option<(Numbe
     Some((number, mounts.into_iter().nth(index)?))
 }
 
-/// Whether the device or file of `identity`, or anything built on it, is mounted so that it may change.
+/// Whether the device or file of `identity`, anything built on it or what shows the same bytes, is mounted so that it may
+/// change.
 pub(crate) fn mounted_writable(identity: &Identity) -> Option<MountedSource> {
     let stat = rustix::fs::stat(&identity.path).ok()?;
-    let numbers = match device_number(&stat) {
-        Some(number) => sysfs::with_users(number),
+    let numbers: Vec<_> = match device_number(&stat) {
+        Some(number) => {
+            let beside = loops::neighbours(number).into_iter().flat_map(|other| with_holders(other.number));
+            sysfs::with_users(number).into_iter().chain(beside).collect()
+        }
         None => {
-            let loops = sysfs::loops().into_iter().filter(|l| sysfs::same(&l.backing, &stat));
+            let loops = loops::loops().into_iter().filter(|l| l.backing == Backing::of(&stat));
             loops.flat_map(|l| sysfs::with_users(l.number)).collect()
         }
     };
     let (number, mount) = mounted(&numbers, |mount| mount.writable)?;
     Some(MountedSource { mount_point: mount.mount_point, device: Device::new(number).name() })
+}
+
+/// The device and all that is built on it. Its partitions are no part of this: they need not have all of its bytes.
+fn with_holders(number: Number) -> Vec<Number> {
+    let above = Device::new(number).holders().into_iter().flat_map(sysfs::with_users);
+    std::iter::once(number).chain(above).collect()
 }
 
 /// Who uses the device or file so that it must not be written to; `None` if nobody is known to.
@@ -111,8 +122,9 @@ pub(crate) fn user_but_loops(stat: &Stat) -> Option<String> {
 
 fn user(stat: &Stat, loops: bool) -> Option<String> {
     // The device and what overlaps with it. A loop device over any of them sees what is written.
-    let mut overlapping = Vec::new();
+    let (mut overlapping, mut beside) = (Vec::new(), Vec::new());
     if let Some(number) = device_number(stat) {
+        beside = loops::neighbours(number);
         let users = sysfs::with_users(number);
         if let Some((mounted, mount)) = mounted(&users, |_| true) {
             let what = if mounted == number { "it".to_owned() } else { Device::new(mounted).name() };
@@ -125,14 +137,18 @@ fn user(stat: &Stat, loops: bool) -> Option<String> {
                 return Some(format!("{} is built on it", Device::new(*holder).name()));
             }
         }
-        let whole = Device::new(number).whole();
-        overlapping.extend(whole.and_then(|disk| sysfs::parse_number(&disk.text("dev")?)));
+        if let Some(user) = beside.iter().find_map(user_of_neighbour) {
+            return Some(user);
+        }
+        overlapping.extend(Device::new(number).disk());
     }
-    for above in if loops { sysfs::loops() } else { Vec::new() } {
-        if sysfs::same(&above.backing, stat) {
+    for above in if loops { loops::loops() } else { Vec::new() } {
+        if above.backing == Backing::of(stat) {
             return Some(format!("it is the backing file of {}", above.name));
         }
-        if let Some(below) = device_number(&above.backing).filter(|below| overlapping.contains(below)) {
+        if let Backing::Device(below) = above.backing
+            && overlapping.contains(&below)
+        {
             return Some(format!(
                 "{}, a part of the same disk, is the backing file of {}",
                 Device::new(below).name(),
@@ -140,7 +156,29 @@ fn user(stat: &Stat, loops: bool) -> Option<String> {
             ));
         }
     }
+    if let Some(other) = beside.iter().find(|other| loops && other.is_loop) {
+        let name = Device::new(other.number).name();
+        return Some(format!("{name} shows the same bytes (`losetup -d {name}` ends that)"));
+    }
     sysfs::is_swap(stat).then(|| "it is in use as swap (`swapoff` ends that)".to_owned())
+}
+
+/// Who uses what shows the same bytes: they would change under him.
+fn user_of_neighbour(other: &Neighbour) -> Option<String> {
+    let device = Device::new(other.number);
+    let name = device.name();
+    if let Some((number, mount)) = mounted(&with_holders(other.number), |_| true) {
+        let built = match number == other.number {
+            true => String::new(),
+            false => format!(" has {} built on it, which", Device::new(number).name()),
+        };
+        let at = mount.mount_point.display();
+        return Some(format!("{name}, which shows the same bytes,{built} is mounted at {at}"));
+    }
+    if let Some(holder) = device.holders().first() {
+        return Some(format!("{} is built on {name}, which shows the same bytes", Device::new(*holder).name()));
+    }
+    device.is_held().then(|| format!("another program has {name} open exclusively, which shows the same bytes"))
 }
 
 /// As [`user_of`], by path, with a word for "nobody known".

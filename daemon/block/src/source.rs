@@ -50,7 +50,7 @@ pub struct Source {
 enum From {
     Disk(Arc<Opening>),
     /// `None` once reading has begun.
-    Stream(Mutex<Option<OwnedFd>>),
+    Stream(Mutex<Option<stream::Input>>),
 }
 
 /// An open device or file, shared with the engine that reads it.
@@ -103,17 +103,19 @@ impl Source {
         Self { from, engine: Engine::Threads, info: Mutex::new(chosen.clone()), chosen }
     }
 
-    /// Standard input: a stream of unknown size.
+    /// Standard input: a stream of unknown size. With `size`, in bytes, a reading fails with `Length` where it is not as long: a pipe
+    /// does not tell how its writer ended.
     ///
     /// # Errors
     /// `Io` when it is closed.
-    pub fn stdin() -> Result<Self> {
+    pub fn stdin(size: Option<u64>) -> Result<Self> {
         let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
-        Ok(Self::stream(input.map_err(|e| Error::on_path("open", stream::NAME.as_ref(), e))?))
+        Ok(Self::stream(input.map_err(|e| Error::on_path("open", stream::NAME.as_ref(), e))?, size))
     }
 
-    /// Any open file, pipe or socket as a stream, read from where it is.
-    pub fn stream(input: OwnedFd) -> Self {
+    /// Any open file, pipe or socket as a stream, read from where it is; `size` as of [`stdin`](Self::stdin).
+    pub fn stream(fd: OwnedFd, size: Option<u64>) -> Self {
+        let input = stream::Input { fd, size };
         Self::new(From::Stream(Mutex::new(Some(input))), "stream", stream::WHY)
     }
 

@@ -16,13 +16,21 @@ pub(crate) const NAME: &str = "standard input";
 /// Why no engine is used.
 pub(crate) const WHY: &str = "a stream is read from front to back";
 
+/// A stream that is read from where it is.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pub(crate) fd: OwnedFd,
+    /// How long it is to be, in bytes.
+    pub(crate) size: Option<u64>,
+}
+
 /// Starts a thread that reads `input` to its end in pieces of `limit` bytes.
-pub(crate) fn start(input: OwnedFd, limit: usize, delivery: Delivery, cancel: Cancel) -> Result<Running> {
+pub(crate) fn start(input: Input, limit: usize, delivery: Delivery, cancel: Cancel) -> Result<Running> {
     let info = EngineInfo::only("stream", WHY);
     let thread = Builder::new().name("wherry-stream".into()).spawn(move || {
         let guard = Guard(&delivery);
-        if let Err((offset, errno)) = copy(&input, limit, &delivery, &cancel) {
-            delivery.fail(Error::on_range("read", NAME.as_ref(), offset, limit as u64, errno));
+        if let Err(error) = copy(&input, limit, &delivery, &cancel) {
+            delivery.fail(error);
         }
         drop(guard);
     });
@@ -42,31 +50,39 @@ impl Drop for Guard<'_> {
     }
 }
 
-fn copy(input: &OwnedFd, limit: usize, delivery: &Delivery, cancel: &Cancel) -> Result<(), (u64, Errno)> {
+fn copy(input: &Input, limit: usize, delivery: &Delivery, cancel: &Cancel) -> Result<()> {
+    let Input { fd, size } = input;
+    let failed = |at, errno| Error::on_range("read", NAME.as_ref(), at, limit as u64, errno);
     let mut offset = 0;
     while let Some(mut buffer) = cancel.take_buffer() {
         buffer.set_len(limit);
         let mut filled = 0;
         while filled < limit {
-            if !wait(input, cancel).map_err(|errno| (offset + filled as u64, errno))? {
+            if !wait(fd, cancel).map_err(|errno| failed(offset + filled as u64, errno))? {
                 return Ok(());
             }
-            match rustix::io::read(input, &mut buffer[filled..]) {
+            match rustix::io::read(fd, &mut buffer[filled..]) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(errno) => return Err((offset + filled as u64, errno)),
+                Err(errno) => return Err(failed(offset + filled as u64, errno)),
             }
         }
         buffer.set_len(filled);
         let ended = filled < limit;
+        let read = offset + filled as u64;
+        if let Some(size) = *size
+            && (read > size || ended && read < size)
+        {
+            return Err(Error::Length { path: NAME.into(), size, read });
+        }
         if filled > 0 {
             delivery.deliver(offset, buffer);
         }
         if ended {
             return Ok(());
         }
-        offset += filled as u64;
+        offset = read;
     }
     Ok(())
 }

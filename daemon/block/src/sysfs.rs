@@ -1,14 +1,14 @@
 //! What the kernel says of block devices under /sys.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::geometry::device_number;
+use crate::loops::{Backing, loops};
 
 /// (major, minor).
 pub(crate) type Number = (u32, u32);
@@ -61,6 +61,26 @@ impl Device {
         Some(Self { folder: folder.parent()?.to_owned() })
     }
 
+    /// The number of that.
+    pub(crate) fn disk(&self) -> Option<Number> {
+        parse_number(&self.whole()?.text("dev")?)
+    }
+
+    /// Whether somebody, perhaps in another container, has it open exclusively. Of a disk with partitions nobody knows: it
+    /// counts as open as soon as one of them is.
+    pub(crate) fn is_held(&self) -> bool {
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        self.partitions().is_empty()
+            && self.node().is_some_and(|node| rustix::fs::open(node, flags, Mode::empty()).err() == Some(Errno::BUSY))
+    }
+
+    /// Its place under /dev, if that is this device.
+    fn node(&self) -> Option<PathBuf> {
+        let node = Path::new("/dev").join(fs::canonicalize(&self.folder).ok()?.file_name()?);
+        let number = device_number(&rustix::fs::stat(&node).ok()?)?;
+        (Some(number) == parse_number(&self.text("dev")?)).then_some(node)
+    }
+
     /// What a file in its folder says, without the end of the line; `None` when there is none, or nothing in it.
     pub(crate) fn text(&self, file: &str) -> Option<String> {
         Some(fs::read_to_string(self.folder.join(file)).ok()?.trim().to_owned()).filter(|text| !text.is_empty())
@@ -71,6 +91,12 @@ impl Device {
 pub(crate) fn parse_number(text: &str) -> Option<Number> {
     let (major, minor) = text.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// All block devices.
+pub(crate) fn devices() -> Vec<Number> {
+    let Ok(entries) = fs::read_dir("/sys/dev/block") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| parse_number(entry.file_name().to_str()?)).collect()
 }
 
 /// The device, its partitions and all that is built on them, loop devices too; itself first.
@@ -87,42 +113,9 @@ pub(crate) fn with_users(number: Number) -> Vec<Number> {
         let device = Device::new(number);
         todo.extend(device.partitions());
         todo.extend(device.holders());
-        todo.extend(loops.iter().filter(|l| device_number(&l.backing) == Some(number)).map(|l| l.number));
+        todo.extend(loops.iter().filter(|l| l.backing == Backing::Device(number)).map(|l| l.number));
     }
     found
-}
-
-/// A loop device.
-pub(crate) struct Loop {
-    pub(crate) number: Number,
-    /// Its name under /dev, for people.
-    pub(crate) name: String,
-    /// The file or device below it.
-    pub(crate) backing: Stat,
-}
-
-/// All loop devices that have something below them. The kernel does not keep that for them alone, as it does for other
-/// devices that are built on one.
-pub(crate) fn loops() -> Vec<Loop> {
-    let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
-    let is_loop = |entry: &fs::DirEntry| entry.file_name().as_bytes().starts_with(b"loop");
-    let described = |entry: fs::DirEntry| {
-        let folder = entry.path();
-        let backing = fs::read(folder.join("loop/backing_file")).ok()?;
-        let backing = rustix::fs::stat(Path::new(OsStr::from_bytes(backing.trim_ascii_end()))).ok()?;
-        let number = parse_number(fs::read_to_string(folder.join("dev")).ok()?.trim())?;
-        Some(Loop { number, name: format!("/dev/{}", entry.file_name().to_string_lossy()), backing })
-    };
-    entries.flatten().filter(is_loop).filter_map(described).collect()
-}
-
-/// Whether both are the same file or the same device.
-pub(crate) fn same(a: &Stat, b: &Stat) -> bool {
-    match (device_number(a), device_number(b)) {
-        (Some(a), Some(b)) => a == b,
-        (None, None) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
-        _ => false,
-    }
 }
 
 /// The paths in `/proc/swaps`, whose names need not be UTF-8.
@@ -137,7 +130,7 @@ pub(crate) fn is_swap(stat: &Stat) -> bool {
     let Ok(table) = fs::read("/proc/swaps") else { return false };
     swaps(&table).filter_map(|swap| rustix::fs::stat(swap).ok()).any(|swap| {
         let file = matches!(FileType::from_raw_mode(swap.st_mode), FileType::RegularFile | FileType::BlockDevice);
-        file && same(&swap, stat)
+        file && Backing::of(&swap) == Backing::of(stat)
     })
 }
 

@@ -159,7 +159,7 @@ fn a_panic_in_the_ranges_is_an_error_not_an_end() {
 fn a_stream_is_read_to_its_end_once() {
     let data = pattern(300_001, 9);
     let (input, mut output) = std::io::pipe().unwrap();
-    let source = Source::stream(input.into());
+    let source = Source::stream(input.into(), None);
     let writer = std::thread::spawn({
         let data = data.clone();
         move || data.chunks(777).for_each(|part| output.write_all(part).unwrap())
@@ -177,7 +177,7 @@ fn a_stream_is_read_to_its_end_once() {
 #[test]
 fn a_stream_that_keeps_silent_can_be_dropped() {
     let (input, output) = std::io::pipe().unwrap();
-    let source = Source::stream(input.into());
+    let source = Source::stream(input.into(), None);
     let pool = BufferPool::new(100 * KIB, 3).unwrap();
     drop(source.read_all(std::iter::empty(), 4096, 4, &pool).unwrap());
     assert_eq!(pool.free(), 3);

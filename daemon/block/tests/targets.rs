@@ -132,6 +132,53 @@ fn a_disk_with_a_mounted_partition_is_busy() {
 }
 
 #[test]
+fn what_shows_the_same_bytes_is_busy_together_whatever_became_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = empty_disk(folder.path());
+    let other_name = folder.path().join("other name");
+    std::fs::hard_link(&file, &other_name).unwrap();
+    let (first, second) = (Loop::new(&file, &["--partscan"]), Loop::new(&other_name, &["--partscan"]));
+    let name = |device: &Loop| device.0.to_str().unwrap().to_owned();
+    run("addpart", &[&name(&first), "1", "2048", "8192"]);
+    run("addpart", &[&name(&second), "1", "2048", "8192"]);
+    run("addpart", &[&name(&second), "2", "10240", "8192"]);
+    let part = |device: &Loop, number: u32| PathBuf::from(format!("{}p{number}", device.0.display()));
+    run("mkfs.ext4", &["-q", "-F", part(&first, 1).to_str().unwrap()]);
+    let place = folder.path().join("mounted");
+    let mount = Mount::new(&part(&first, 1), &place, &[]);
+    let mounted =
+        format!("{}, which shows the same bytes, is mounted at {}", part(&first, 1).display(), place.display());
+    for gone in [false, true] {
+        assert_busy(&second.0, &mounted);
+        assert_busy(&part(&second, 1), &mounted);
+        let source = Source::open(&part(&second, 1), Engine::Threads).unwrap();
+        assert_eq!(source.mounted_writable().unwrap().mount_point, place);
+        // Of the same disk, but no byte of what is mounted: only the loop device over all of it is in the way.
+        assert_busy(&part(&second, 2), &format!("losetup -d {}", name(&first)));
+        assert_eq!(Source::open(&part(&second, 2), Engine::Threads).unwrap().mounted_writable(), None);
+        if !gone {
+            std::fs::remove_file(&file).unwrap();
+            std::fs::remove_file(&other_name).unwrap();
+            // Another file that has its name now is another file.
+            let again = empty_disk(folder.path());
+            let third = Loop::new(&again, &[]);
+            assert!(open(&third.0).is_ok() && open(&again).is_err());
+        }
+    }
+    let pool = BufferPool::new(64 * KIB, 2).unwrap();
+    let options = SinkOptions { engine: Engine::Threads, depth: 2, below_loop: true };
+    assert!(matches!(Sink::open(&part(&second, 1), 4096, options, &pool), Err(Error::Busy { .. })));
+    // As of other loop devices: with that option only what is in use counts.
+    assert!(Sink::open(&part(&second, 2), 4096, options, &pool).is_ok());
+    drop(mount);
+    drop(first);
+    assert!(open(&part(&second, 1)).is_ok());
+    for number in ["1", "2"] {
+        run("delpart", &[&name(&second), number]);
+    }
+}
+
+#[test]
 fn the_last_mib_is_looked_at_from_its_first_byte_on() {
     let folder = tempfile::tempdir().unwrap();
     for (sectors, size) in [("512", 4 * MIB + 7 * 512), ("512", MIB + 512), ("4096", 4 * MIB + 4096), ("512", 512)] {

@@ -32,7 +32,7 @@ fn the_map_of_a_stream_follows_while_it_is_read() {
     let writing = std::thread::spawn(move || write.write_all(&disk).unwrap());
     let options = WriterOptions { name: "vm".into(), pack_size: 1 << 20, ..WriterOptions::default() };
     let writer = SnapshotWriter::start(&repository, Arc::new(ChunkIndex::in_memory(1 << 20)), &options).unwrap();
-    let (source, pool) = (Source::stream(read.into()), BufferPool::new(4 * UNIT, 4).unwrap());
+    let (source, pool) = (Source::stream(read.into(), None), BufferPool::new(4 * UNIT, 4).unwrap());
     let cancel = Cancel::default();
     let backup = Backup {
         source,

@@ -89,11 +89,14 @@ impl FromStr for Parent {
 What is read should not change meanwhile: back up an LVM snapshot, or a disk whose guest is frozen. The same command \
 after an interruption reads everything again, but uploads only what is not there yet.
 
+A pipe does not tell how the command before it ended: what came until it died is a whole snapshot, the next parent and \
+`latest`. With --size it is none.
+
 Examples:
   wherry backup /dev/vg/vm1-snap --name vm1
   wherry backup /var/lib/libvirt/images/vm2.raw --tag cluster=prod --compression zstd
   wherry backup /srv/www --exclude '*.tmp' --exclude-caches
-  ssh host cat /dev/sda | wherry backup - --name host.sda")]
+  ssh host cat /dev/sda | wherry backup - --name host.sda --size \"$(ssh host blockdev --getsize64 /dev/sda)\"")]
 pub struct BackupArgs {
     /// A block device, an image file, a directory, or - for standard input
     #[arg(value_name = "SOURCE")]
@@ -101,6 +104,9 @@ pub struct BackupArgs {
     /// The volume's name [default: HOSTNAME.LAST-PART-OF-THE-PATH]; needed for -
     #[arg(long, value_name = "NAME")]
     pub name: Option<VolumeName>,
+    /// How long standard input (-) must be: if it ends sooner or later, nothing is committed
+    #[arg(long, value_name = "SIZE")]
+    pub size: Option<Size>,
     /// A tag; can be given several times
     #[arg(long = "tag", value_name = "KEY=VALUE")]
     pub tags: Vec<Tag>,

@@ -6,7 +6,7 @@ use crate::cli::{BackupArgs, Parent, SourceArg};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
-use crate::select::SnapSpec;
+use crate::select::{SnapSpec, summaries};
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
@@ -26,6 +26,10 @@ struct Report {
 /// Backs up a device, an image, a directory or standard input.
 pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     let start = Instant::now();
+    if let (SourceArg::Path(path), Some(size)) = (&args.source, args.size) {
+        let text = format!("--size {size} is for standard input (-): the size of {} can be asked for", path.display());
+        return Err(Error::invalid(text).into());
+    }
     if let SourceArg::Path(path) = &args.source
         && path.is_dir()
     {
@@ -34,6 +38,7 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     if let Some(flag) = args.tree.given() {
         return Err(Error::invalid(format!("{flag} is for directories, and SOURCE is none")).into());
     }
+    let size = args.size.map(|size| size.0);
     let BackupArgs { source, name, tags, parent, compression, limit_read, limit_upload, changed_blocks, .. } = args;
     let (path, name) = match &source {
         SourceArg::Stdin => {
@@ -57,7 +62,7 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     }
     let changed = changed_blocks.as_deref().map(ChangedBlocks::read).transpose()?;
     let engine = context.settings.engine.into();
-    let open = |path: Option<&Path>| path.map_or_else(Source::stdin, |path| Source::open(path, engine));
+    let open = |path: Option<&Path>| path.map_or_else(|| Source::stdin(size), |path| Source::open(path, engine));
     // The source first: a wrong path should not cost a password.
     let mut opened = Some(open(path)?);
     if let Some(mounted) = opened.as_ref().and_then(Source::mounted_writable) {
@@ -94,11 +99,34 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     };
     let saved = runs.run(|| Ok(opened.take().map_or_else(|| open(path), Ok)?))?;
     drop(armed);
-    if path.is_none() && saved.snapshot.record.size == 0 {
-        tracing::warn!("standard input was empty, and so is the snapshot: did the command before it fail?");
+    if path.is_none() && size.is_none() {
+        warn_of_short(&repository, &saved.snapshot);
     }
     report(context, &saved.snapshot, saved.list, saved.engine.why, start)?;
     Ok(Exit::Done)
+}
+
+/// Warns of what came by a pipe that may have broken: there is nothing but its length to tell by.
+fn warn_of_short(repository: &Repository, snapshot: &Snapshot) {
+    let (id, size) = (snapshot.id, snapshot.record.size);
+    // It is committed: what cannot be listed now is no reason to fail.
+    let before = repository.snapshots(Some(snapshot.volume)).ok().and_then(|list| {
+        let mut others = summaries(&list);
+        others.retain(|other| other.id != id);
+        let newest = SnapSpec::LatestOf(snapshot.record.name.clone()).resolve(&others).ok()?.id;
+        let newest = list.snapshots.iter().find(|s| s.id == newest)?;
+        newest.record.tree.is_none().then_some((newest.id, newest.record.size))
+    });
+    match before {
+        Some((older, was)) if size < was => tracing::warn!(
+            "standard input ended after {size} bytes, and snapshot {older} of this volume has {was}: did the command before it fail? \
+             The snapshot stands, and is the latest: `wherry forget {id}` drops it; with --size {was} one that is shorter is not committed"
+        ),
+        _ if size == 0 => {
+            tracing::warn!("standard input was empty, and so is the snapshot: did the command before it fail?");
+        }
+        _ => {}
+    }
 }
 
 /// Which snapshot is built upon.

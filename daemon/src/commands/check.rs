@@ -335,8 +335,8 @@ pub(super) fn text(report: &CheckReport) -> String {
     }
     if report.moved_chunks + report.moved_nodes > 0 {
         lines.push(format!(
-            "moved     {} chunks and {} {nodes} are not in the packs that {} name; they were found in others",
-            report.moved_chunks,
+            "moved     {} and {} {nodes} are not, or not intact, in the packs that {} name; they were found in others",
+            count(report.moved_chunks, "chunk"),
             report.moved_nodes,
             if report.trees > 0 { "they" } else { "the maps" }
         ));

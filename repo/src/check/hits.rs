@@ -263,7 +263,7 @@ impl<'a> Search<'a> {
                 return Ok(true);
             }
             if data::opens(self.run, &copy.pack, &there)? {
-                self.packs.set_opened(copy);
+                self.packs.set_opened(piece, copy);
                 return Ok(true);
             }
             self.more.borrow_mut().insert(named(copy));

@@ -388,9 +388,18 @@ impl<'a> Packs<'a> {
         }
     }
 
-    /// Notes that a copy of a damaged chunk was opened and is intact.
-    pub(super) fn set_opened(&self, copy: &Copy) {
-        self.table.lock().opened.insert((copy.pack, copy.place));
+    /// Notes that a copy of a damaged chunk was opened and is intact: it is what snapshots have of it, and no pack that has such is
+    /// unused. One whose pack is gone was counted when a map named it.
+    pub(super) fn set_opened(&self, piece: &Piece, copy: &Copy) {
+        let is_new = {
+            let mut table = self.table.lock();
+            let pack = table.numbers.get(&piece.at.pack).and_then(|n| table.packs.get(*n));
+            let is_there = pack.is_some_and(|pack| pack.state != State::Missing);
+            table.opened.insert((copy.pack, copy.place)) && is_there
+        };
+        if is_new {
+            self.see_moved(piece, copy);
+        }
     }
 
     /// When a copy of a damaged chunk was read.

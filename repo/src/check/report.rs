@@ -35,9 +35,10 @@ pub struct CheckReport {
     pub unused_packs: u64,
     /// Bytes of them.
     pub unused_bytes: u64,
-    /// Chunks that are not where the maps say, since that pack is gone, and were found by their ids: no damage.
+    /// Chunks that are not where the maps say, since that pack is gone or they are damaged in it, and were found by their ids: no
+    /// damage to a snapshot.
     pub moved_chunks: u64,
-    /// Likewise, map nodes and tree nodes.
+    /// Likewise map nodes and tree nodes whose pack is gone.
     pub moved_nodes: u64,
     /// Those of the snapshots that are trees of directories.
     pub trees: u64,

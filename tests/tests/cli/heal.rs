@@ -148,6 +148,25 @@ fn a_flipped_byte_is_healed_once_it_was_read_and_what_is_left_of_it_hits_nobody(
 }
 
 #[test]
+fn what_was_healed_counts_as_moved_and_its_pack_is_not_called_unused() {
+    let world = world();
+    let [big, ..] = &world.packs("repo/packs")[..] else { panic!("no packs") };
+    flip(big, 100);
+    assert_eq!(world.home.run(&["check", "--read-data", "-q"]).code, 13);
+    let report = world.repair(&["--json"]).ok().json();
+    assert_eq!((&report["from"]["healed"]["chunks"], &report["from"]["packs"]), (&1.into(), &1.into()));
+    // Also of a check that reads no more than what is known to be damaged, and of one that looks at the disk alone.
+    for args in [&["--read-data"][..], &[], &[&world.disks[0]]] {
+        let report = world.home.run(&[&["check", "--json"], args].concat()).json();
+        assert_eq!(report["damages"][0]["hits"], json!([]), "{args:?}");
+        assert_eq!((&report["moved"]["chunks"], &report["unused"]["packs"]), (&1.into(), &0.into()), "{args:?}");
+    }
+    let text = world.home.run(&["check"]).stdout;
+    assert!(text.contains("moved     1 chunk") && !text.contains("unused"), "{text}");
+    world.is_whole();
+}
+
+#[test]
 fn all_that_is_stored_of_maps_and_trees_comes_back_with_all_data() {
     let world = world();
     for folder in ["repo/meta", "repo/packs"] {

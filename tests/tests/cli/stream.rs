@@ -39,6 +39,68 @@ fn a_stream_of_any_length_restores() {
 }
 
 #[test]
+fn a_stream_that_is_not_as_long_as_was_said_leaves_no_snapshot() {
+    let home = Home::with_small_chunks();
+    let disk = noise(3, 3 * UNIT);
+    let sized = |content: &[u8]| piped(&home, content, &["--name", "pipe", "--size", "192K", "--json"]);
+    assert_eq!(sized(&disk).ok().json()["size"], disk.len());
+    let before = home.run(&["snapshots", "--json"]).ok().stdout;
+    for len in [0, 1, UNIT, disk.len() - 1] {
+        let line = sized(&disk[..len]).ends(1);
+        for word in ["standard input ended", "--size", &len.to_string(), &disk.len().to_string()] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+    }
+    // One that does not end is not waited for.
+    let mut command = home.command();
+    let args = ["backup", "-", "--name", "pipe", "--size", "192K"];
+    let mut child = command.args(args).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    while stdin.write_all(&disk).is_ok() {}
+    let line = Ran::from(child.wait_with_output().unwrap()).ends(1);
+    assert!(line.contains("goes on") && line.contains(&disk.len().to_string()) && line.contains("--size"), "{line}");
+
+    assert_eq!(home.run(&["snapshots", "--json"]).ok().stdout, before);
+    home.run(&["restore", "latest:pipe", "out.raw", "-q"]).ok();
+    assert!(fs::read(home.path("out.raw")).unwrap() == disk);
+    fs::create_dir(home.path("folder")).unwrap();
+    for source in ["out.raw", "folder", "none"] {
+        let line = home.run(&["backup", source, "--name", "x", "--size", "192K"]).fails(2);
+        assert!(line.contains("--size") && line.contains("standard input"), "{line}");
+    }
+    // What a command puts there that failed itself.
+    home.run(&["backup", "-", "--name", "pipe", "--size", ""]).fails(2);
+}
+
+#[test]
+fn a_stream_that_is_shorter_than_the_snapshot_before_is_told() {
+    let home = Home::with_small_chunks();
+    let disk = noise(4, 4 * UNIT);
+    let told = |content: &[u8], args: &[&str]| {
+        let ran = piped(&home, content, &[&["--name", "pipe", "--json"], args].concat()).ok();
+        let warned: Vec<String> = ran.stderr.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect();
+        (ran.json()["snapshot"].as_str().unwrap().to_owned(), warned)
+    };
+    assert_eq!(told(&disk[..UNIT], &[]).1, [""; 0]);
+    assert_eq!(told(&disk, &["--parent", "none"]).1, [""; 0]);
+    assert_eq!(told(&disk, &[]).1, [""; 0]);
+    let half = &disk[..2 * UNIT];
+    // That it builds on none says nothing about what was there before.
+    for args in [&[][..], &["--parent", "none"]] {
+        let (id, warned) = told(half, args);
+        let [line] = &warned[..] else { panic!("{warned:?}") };
+        for word in [&half.len().to_string(), &disk.len().to_string(), &format!("wherry forget {id}"), "--size"] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+        home.run(&["forget", &id, "-q"]).ok();
+    }
+    // Whoever says how long it is knows.
+    assert_eq!(told(half, &["--size", "128K"]).1, [""; 0]);
+    // No more and no less than the one before.
+    assert_eq!(told(half, &[]).1, [""; 0]);
+}
+
+#[test]
 fn a_password_command_takes_nothing_of_the_stream() {
     let home = Home::new();
     fs::write(home.path("password"), "correct horse").unwrap();

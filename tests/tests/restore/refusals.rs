@@ -1,6 +1,6 @@
 //! What is refused, with which code, and that nothing was written then.
 
-use super::{MIB, Mounted, device, disk, file, has, home, put, refused, restored, sh, wait};
+use super::{MIB, Mounted, device, disk, file, has, home, put, refused, restored, same, sh, wait};
 use crate::harness::Home;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -64,6 +64,30 @@ fn a_mounted_device_is_busy_and_so_is_the_file_behind_it() {
     assert_busy(&home, &home.path("disk"), &["backing file", device.text()]);
     assert_refused(&home, device.path(), &CAREFUL, &["ext2/3/4", "--force", "--delta"]);
     restored(&home, &["latest", device.text(), "--force"]);
+}
+
+/// What is written through one loop device changes what another one shows of the same bytes.
+#[test]
+fn another_loop_device_over_the_same_bytes_keeps_a_device_busy() {
+    let home = prepared();
+    let (whole, room) = (file(&home, "disk", 3 * ROOM, 0), ROOM.to_string());
+    let first = Loop::new(&whole, &["--sizelimit", &room]);
+    let second = Loop::new(&whole, &["--sizelimit", &room]);
+    let across = Loop::new(&whole, &["--offset", &(ROOM - MIB).to_string(), "--sizelimit", &room]);
+    let behind = Loop::new(&whole, &["--offset", &(2 * ROOM).to_string()]);
+    sh("mkfs.ext4", &["-q", "-F", first.text()]);
+    let mounted = Mounted::read_only(first.text(), home.path("mounted here"));
+    let before = fs::read(&whole).unwrap();
+    for target in [&second, &across] {
+        assert_busy(&home, target.path(), &[first.text(), "the same bytes", "mounted at", "mounted here", "unmount"]);
+    }
+    same(&fs::read(&whole).unwrap(), &before, "the image");
+    restored(&home, &["latest", behind.text(), "--verify"]);
+    drop(mounted);
+    drop(first);
+    assert_busy(&home, second.path(), &["the same bytes", &format!("losetup -d {}", across.text())]);
+    drop(across);
+    restored(&home, &["latest", second.text(), "--force", "--verify"]);
 }
 
 #[test]
