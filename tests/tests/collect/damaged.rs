@@ -465,7 +465,10 @@ fn a_snapshot_record_that_went_without_a_forget_is_missed_by_a_check() {
         for dry_run in [true, false] {
             let error = gc(&world.repository(), &CollectOptions { dry_run, ..now() }).unwrap_err();
             let text = error.to_string();
-            assert!(error.kind() == ErrorKind::Corrupt && text.contains(&format!("wherry forget {}", second.id)), "{text}");
+            assert!(
+                error.kind() == ErrorKind::Corrupt && text.contains(&format!("wherry forget {}", second.id)),
+                "{text}"
+            );
         }
         assert_eq!((world.packs(), check(&world)[0].kind), (packs.clone(), DamageKind::Gone), "fenced: {fenced}");
         assert!(world.repository().is_missed(&second.id).unwrap());
