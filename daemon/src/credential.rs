@@ -342,8 +342,11 @@ pub fn make_key_file(path: &Path, rng: &dyn Rng) -> Result<()> {
     let text = draw_key(rng)?;
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
+        if let Err(e) = file.write_all(&text).and_then(|()| file.sync_all()) {
+            // Part of a key opens nothing, and would be in the way of the next try.
+            let _ = std::fs::remove_file(path);
+            return Err(e);
+        }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()
     };

@@ -1,7 +1,7 @@
 //! `wherry forget`
 
 use crate::cli::{ForgetArgs, KeepFlags};
-use crate::context::{Context, certain};
+use crate::context::{Context, certain, resolve};
 use crate::exit::Exit;
 use crate::output::{self, Side, Table};
 use crate::retention::{self, Decision, Dropped, Policy};
@@ -86,7 +86,7 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
                     None => there.push(spec.clone()),
                 }
             }
-            (named(&there, &list, &summaries, &pins)?, "by hand")
+            (named(&repository, &there, &list, &summaries, &pins)?, "by hand")
         }
     };
     if let Some(id) = given_up.intersection(&pins).next() {
@@ -135,6 +135,7 @@ fn lost(repository: &Repository, spec: &SnapSpec, list: &SnapshotList) -> Result
 /// Those that are named, each once, in the order of the command line. `Invalid` when one of them is pinned, `Corrupt` when it
 /// cannot be told.
 fn named(
+    repository: &Repository,
     snaps: &[SnapSpec],
     list: &SnapshotList,
     summaries: &[Summary],
@@ -142,7 +143,7 @@ fn named(
 ) -> Result<Vec<Decision>> {
     let mut decisions: Vec<Decision> = Vec::new();
     for spec in snaps {
-        let Summary { id, volume, time, .. } = spec.resolve(summaries)?.clone();
+        let Summary { id, volume, time, .. } = resolve(repository, list, summaries, spec)?.clone();
         certain(list, &id, spec)?;
         if pins.contains(&id) {
             return Err(is_pinned_text(&id, &format!("{volume:?}")).into());

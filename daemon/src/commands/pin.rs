@@ -1,6 +1,6 @@
 //! `wherry pin` and `wherry unpin`
 
-use crate::context::{Context, certain};
+use crate::context::{Context, certain, resolve};
 use crate::exit::Exit;
 use crate::select::{self, SnapSpec};
 use anyhow::Result;
@@ -39,7 +39,7 @@ fn change(
     let (repository, _turn) = context.open_to_write(what)?;
     let list = repository.snapshots(None)?;
     let summaries = select::summaries(&list);
-    let meant = snaps.iter().map(|spec| match (spec, spec.resolve(&summaries)) {
+    let meant = snaps.iter().map(|spec| match (spec, resolve(&repository, &list, &summaries, spec)) {
         // Its record may be lost, and somebody gives it up.
         (SnapSpec::Id(id), Err(e)) if e.kind() == ErrorKind::NoSnapshot && !pinned && repository.is_pinned(id)? => {
             Ok((*id, "a volume that is not known".to_owned()))

@@ -1,7 +1,7 @@
 //! `wherry unforget`
 
 use crate::cli::UnforgetArgs;
-use crate::context::Context;
+use crate::context::{Context, resolve};
 use crate::exit::Exit;
 use crate::select::{self, SnapSpec};
 use serde::Serialize;
@@ -24,7 +24,7 @@ pub(crate) fn run(context: &Context, args: UnforgetArgs) -> anyhow::Result<Exit>
     let summaries = select::summaries(&list);
     let of = |spec: &SnapSpec| match spec.damaged(&list) {
         Some(id) => Ok((id, None)),
-        None => spec.resolve(&summaries).map(|summary| (summary.id, Some(summary.volume.clone()))),
+        None => resolve(&repository, &list, &summaries, spec).map(|summary| (summary.id, Some(summary.volume.clone()))),
     };
     let meant = snaps.iter().map(of).collect::<wherry_repo::Result<Vec<_>>>()?;
     let mut views = Vec::new();

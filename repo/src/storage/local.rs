@@ -364,13 +364,17 @@ fn make_folder(above: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     let is_given = owner_for(above).is_some();
     // Its owner may look into it before it is theirs: a listing that may not is one that fails.
     let first = if is_given { Mode::RWXU | Mode::ROTH | Mode::XOTH } else { Mode::RWXU };
-    match rustix::fs::mkdirat(above, name, first) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => return Ok(()),
+    let is_new = match rustix::fs::mkdirat(above, name, first) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
         Err(errno) => return Err(errno),
+    };
+    if !is_given {
+        return Ok(());
     }
-    if is_given {
-        let folder = rustix::fs::openat(above, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+    let folder = rustix::fs::openat(above, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
+    // Also one that was left so: whoever made it was killed, and its owner may not be able to write there.
+    if is_new || Mode::from_raw_mode(rustix::fs::fstat(&folder)?.st_mode) == first {
         hand_over(above, &folder);
         rustix::fs::fchmod(&folder, Mode::RWXU)?;
     }

@@ -284,7 +284,10 @@ fn a_forgotten_snapshot_is_read_until_it_is_gone_for_good() {
 
     fs::create_dir_all(home.path("mnt")).unwrap();
     for spec in [&id, &id[..8]] {
-        for args in [&["restore", spec, "gone.raw"][..], &["cat", spec], &["mount", "mnt", spec], &["check", &id]] {
+        let reads = [&["restore", spec, "gone.raw"][..], &["cat", spec], &["mount", "mnt", spec], &["check", &id]];
+        for args in
+            reads.into_iter().chain([&["unforget", spec][..], &["forget", spec], &["pin", spec], &["unpin", spec]])
+        {
             let line = home.run(args).fails(14);
             assert!(line.contains(&id), "{args:?}: {line}");
             assert!(args[0] == "check" || line.contains("forgotten for good"), "{line}");

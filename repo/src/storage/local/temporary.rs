@@ -68,7 +68,8 @@ pub(super) fn sweep(root: BorrowedFd<'_>) {
     let Ok(folder) = folder else { return };
     let Ok(entries) = Dir::read_from(&folder) else { return };
     for entry in entries.flatten() {
-        let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // NFS locks only what is open for writing.
+        let open = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let Ok(file) = rustix::fs::openat(&folder, entry.file_name(), open, Mode::empty()) else { continue };
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
             && rustix::fs::unlinkat(folder.as_fd(), entry.file_name(), AtFlags::empty()).is_ok()

@@ -239,6 +239,12 @@ fn what_root_makes_in_a_folder_of_another_user_is_that_users() {
     std::os::unix::fs::chown(folder.path().join("sess"), Some(0), Some(0)).unwrap();
     Local::new(folder.path(), true).create(&key("sess/bb/open"), Bytes::from_static(b"1")).unwrap();
     assert_eq!((owner("sess").0, owner("sess/bb").0, owner("sess/bb/open").0), (0, 0, 0));
+    // But one that was left half-made by a root that was killed is in nobody's way for ever.
+    let left = folder.path().join("gc");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::set_permissions(&left, std::fs::Permissions::from_mode(0o705)).unwrap();
+    Local::new(folder.path(), true).create(&key("gc/lead/aa"), Bytes::from_static(b"1")).unwrap();
+    assert_eq!([owner("gc"), owner("gc/lead")], [(NOBODY, NOBODY, 0o700); 2]);
 }
 
 /// Whoever brings it into memory, or waits for it, is at its mercy.
