@@ -72,6 +72,11 @@ impl ListedForgets {
         }
     }
 
+    /// The snapshots of which there is one, whatever became of it.
+    pub(crate) fn all(&self) -> impl Iterator<Item = SnapshotId> {
+        self.rows.iter().map(|row| row.id)
+    }
+
     /// The snapshots of which one is settled.
     pub(crate) fn settled(&self) -> impl Iterator<Item = SnapshotId> {
         self.rows.iter().filter(|row| row.is_settled).map(|row| row.id)

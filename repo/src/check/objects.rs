@@ -105,7 +105,12 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
     let there = snapshots.iter().map(|s| s.id).chain(lost.iter().map(|(_, id)| *id));
     let there: HashSet<SnapshotId> = there.chain(forgotten.iter().copied()).collect();
     missing_pinned(run, &found, &there)?;
-    missing_roots(run, &found, &there)?;
+    let named = missing_roots(run, &found, &there)?;
+    if only.is_empty() {
+        let there =
+            there.into_iter().chain(named).chain(found.iter().filter_map(|key| Some(keys::parse_forget(key)?.0)));
+        missing_parents(run, &snapshots, &there.collect(), &forgotten)?;
+    }
     snapshots.retain(|s| !forgotten.contains(&s.id));
     lost.retain(|(_, id)| !forgotten.contains(id));
     for id in &only {
@@ -143,13 +148,36 @@ fn missing_pinned(run: &Run<'_>, found: &[Key], there: &HashSet<SnapshotId>) -> 
 }
 
 /// What the newest list of a collector found to be needed goes only by a forget: of all else the record must be there.
-fn missing_roots(run: &Run<'_>, found: &[Key], there: &HashSet<SnapshotId>) -> Result<()> {
-    let Some((list, roots)) = newest_roots(run.repository, found)? else { return Ok(()) };
+/// Gives those that are missing.
+fn missing_roots(run: &Run<'_>, found: &[Key], there: &HashSet<SnapshotId>) -> Result<Vec<SnapshotId>> {
+    let mut missing = Vec::new();
+    let Some((list, roots)) = newest_roots(run.repository, found)? else { return Ok(missing) };
     for id in roots.iter().filter(|id| !there.contains(*id)) {
         // Forgotten, collected and its record taken since forgets were listed.
         if run.repository.forget_of(id)?.is_none() {
             let what = format!("it names snapshot {id}, whose record is gone although nobody has forgotten it");
             run.findings.of_kind(list, DamageKind::Gone, what);
+            missing.push(*id);
+        }
+    }
+    Ok(missing)
+}
+
+/// What another one was built upon was committed, too. `known`: those whose record is there, that were ever asked to be forgotten,
+/// or that are told as missing already.
+fn missing_parents(
+    run: &Run<'_>,
+    snapshots: &[Snapshot],
+    known: &HashSet<SnapshotId>,
+    forgotten: &HashSet<SnapshotId>,
+) -> Result<()> {
+    for built in snapshots.iter().filter(|snapshot| !forgotten.contains(&snapshot.id)) {
+        let Some(parent) = built.record.parent.filter(|parent| !known.contains(parent)) else { continue };
+        // Forgotten, collected and its record taken since forgets were listed.
+        if run.repository.forget_of(&parent)?.is_none() {
+            let what =
+                format!("it is gone although nobody has forgotten the snapshot, and {} was built upon it", built.id);
+            run.findings.of_kind(&keys::snap(&built.volume, &parent), DamageKind::Gone, what);
         }
     }
     Ok(())
@@ -172,12 +200,13 @@ pub(crate) fn newest_roots<'a>(
 }
 
 impl Repository {
-    /// Whether a check misses the record of this snapshot: the newest list of a collector names it, and it is gone though nobody has
-    /// forgotten it. A [`forget`](Self::forget) gives it up.
+    /// Whether a check misses the record of this snapshot: the newest list of a collector names it, or another one was built upon it,
+    /// and it is gone though nobody has forgotten it. A [`forget`](Self::forget) gives it up.
     pub fn is_missed(&self, id: &SnapshotId) -> Result<bool> {
         let lists = self.list(keys::GEN)?;
         let is_root = newest_roots(self, &lists)?.is_some_and(|(_, roots)| roots.contains(id));
-        if !is_root || self.forget_of(id)?.is_some() {
+        let is_parent = || Ok::<_, Error>(self.snapshots(None)?.snapshots.iter().any(|s| s.record.parent == Some(*id)));
+        if !(is_root || is_parent()?) || self.forget_of(id)?.is_some() {
             return Ok(false);
         }
         for key in self.list(keys::SNAP)?.iter().filter(|key| keys::parse_snap(key).is_some_and(|(_, of)| of == *id)) {

@@ -202,7 +202,7 @@ pub enum DamageKind {
     Pin,
     /// The record of a pinned snapshot, which is gone; the object is the pin.
     Pinned,
-    /// The record of a snapshot, which is gone; the object is the list of a collector that names it.
+    /// The record of a snapshot, which is gone; the object is the list of a collector that names it, or the record itself.
     Gone,
     /// A list of a collector.
     Generation,

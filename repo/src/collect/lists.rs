@@ -50,6 +50,8 @@ pub(super) struct Roots {
     spoiled: HashSet<SnapshotId>,
     /// Sessions that have ended without a snapshot, of late.
     left: HashSet<SessionId>,
+    /// Snapshots without a record that nobody had asked to forget, and what was built upon each.
+    orphaned: BTreeMap<SnapshotId, SnapshotId>,
 }
 
 /// An outcome object.
@@ -100,9 +102,13 @@ impl Run<'_> {
         Ok(roots.chain(pins).collect())
     }
 
-    /// What was committed goes only by a forget: where a record is gone without one it may be brought back, so what it needs is
-    /// not condemned. That its session got a Fence since, as if it had come to no end, is no matter.
-    fn are_there(&self, named: Vec<(Key, SnapshotId)>, roots: &Roots) -> Result<()> {
+    /// What was committed, also what another one was built upon, goes only by a forget: where a record is gone without one it may
+    /// be brought back, so what it needs is not condemned. That its session got a Fence since, as if it had come to no end, is no matter.
+    fn are_there(&self, mut named: Vec<(Key, SnapshotId)>, roots: &Roots) -> Result<()> {
+        for (parent, built) in &roots.orphaned {
+            let volume = roots.snapshots.get(built).map(|root| root.volume);
+            named.extend(volume.map(|volume| (keys::snap(&volume, built), *parent)));
+        }
         for (key, id) in named {
             if roots.snapshots.contains_key(&id) || roots.finals.contains(&id) {
                 continue;
@@ -151,10 +157,15 @@ impl Run<'_> {
             ended && noted.silent < self.options.grace
         };
         let left = sessions.iter().filter(left).map(|noted| noted.id).collect();
+        let built = snapshots.iter().filter(|(_, root)| !root.is_final);
+        let mut orphaned: BTreeMap<SnapshotId, SnapshotId> =
+            built.filter_map(|(id, root)| Some((root.made.parent?, *id))).collect();
+        orphaned.retain(|parent, _| !snapshots.contains_key(parent) && !spoiled.contains(parent));
+        forgets.all().for_each(|id| drop(orphaned.remove(&id)));
         if self.options.dry_run {
             outcomes.extend(sessions.iter().filter(|noted| self.is_left(noted)).map(|noted| noted.id));
         }
-        Ok(Roots { finals, sessions, outcomes, snapshots, spoiled, left })
+        Ok(Roots { finals, sessions, outcomes, snapshots, spoiled, left, orphaned })
     }
 
     /// G1.

@@ -432,6 +432,40 @@ fn lost_data_names_the_snapshot_that_needs_it_and_the_ways_out() {
     world.verify("what was lost is given up");
 }
 
+/// No collector has seen it, but what was built upon it names it.
+#[test]
+fn the_record_of_what_another_was_built_upon_is_missed() {
+    let mut world = World::new();
+    let first = world.backup("vm", &disk(&[1, 2, 3]));
+    let second = world.backup("vm", &disk(&[1, 2, 4]));
+    assert_eq!(second.record.parent, Some(first.id));
+    let check = |world: &World| world.repository().check(&CheckOptions::default(), &|_, _, _| Ok(())).unwrap().damages;
+    assert_eq!(check(&world), []);
+    let key = keys::snap(&first.volume, &first.id);
+    let record = world.storage.get(&key).unwrap();
+    world.storage.delete(&key).unwrap();
+    for _ in 0..2 {
+        let [damage] = &check(&world)[..] else { panic!("{:?}", check(&world)) };
+        assert!(damage.kind == DamageKind::Gone && damage.object == key, "{damage:?}");
+        let error = gc(&world.repository(), &now()).unwrap_err().to_string();
+        assert!(error.contains(&format!("wherry forget {}", first.id)), "{error}");
+    }
+    assert!(world.repository().is_missed(&first.id).unwrap() && !world.repository().is_missed(&second.id).unwrap());
+    let given_up = world.copy();
+    assert!(given_up.repository().forget(&first.id, Duration::ZERO, "test").unwrap());
+    given_up.gc();
+    assert_eq!(check(&given_up), []);
+    // The collector took its session for one that was left.
+    world.storage.overwrite(&key, record).unwrap();
+    assert_eq!(check(&world), []);
+    // Forgotten and collected, it is missed by nobody.
+    world.forget(&first.id);
+    world.gc();
+    world.gc();
+    assert!(world.storage.get(&key).is_err());
+    assert_eq!(check(&world), []);
+}
+
 /// A record that the storage has lost leaves no trace but that a collector once saw it; a snapshot that went by a forget is missed by nobody.
 #[test]
 fn a_snapshot_record_that_went_without_a_forget_is_missed_by_a_check() {
