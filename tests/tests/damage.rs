@@ -313,11 +313,13 @@ fn a_sample_and_an_age_limit_say_what_they_left_out() {
     assert!((0..64).any(another), "another sample each time, where nothing is noted");
 
     let old = fixture.key(keys::PACKS, |_| true);
-    let now = repository.components().clock.now().seconds() as u64;
-    for key in fixture.keys() {
-        let age = if key == old { 3000 } else { 10 };
-        let time = std::time::UNIX_EPOCH + Duration::from_secs(now - age);
-        fs::File::options().write(true).open(fixture.path(&key)).unwrap().set_modified(time).unwrap();
+    // An object is no older than its name: it is for the others to be younger.
+    let clock = &repository.components().clock;
+    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    clock.sleep(today + Duration::from_secs(3000) - Duration::from_nanos(clock.now().0 as u64));
+    for key in fixture.keys().iter().filter(|key| **key != old) {
+        let time = std::time::UNIX_EPOCH + today + Duration::from_secs(2990);
+        fs::File::options().write(true).open(fixture.path(key)).unwrap().set_modified(time).unwrap();
     }
     let due = read(1.0, Some(Duration::from_secs(1000)));
     for snapshots in [vec![], fixture.snapshots.iter().map(|(s, _)| s.id).collect()] {
