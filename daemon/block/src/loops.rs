@@ -44,6 +44,14 @@ impl Backing {
     pub(crate) fn of(stat: &Stat) -> Self {
         device_number(stat).map_or(Self::File { device: stat.st_dev, inode: stat.st_ino }, Self::Device)
     }
+
+    /// Whether both are files with this number, of whatever device.
+    fn is_like(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::File { inode, .. }, Self::File { inode: theirs, .. }) => inode == theirs,
+            _ => false,
+        }
+    }
 }
 
 /// A loop device.
@@ -53,9 +61,26 @@ pub(crate) struct Loop {
     /// Its name under /dev, for people.
     pub(crate) name: String,
     /// The file or device below it.
-    pub(crate) backing: Backing,
+    backing: Backing,
+    /// The same as whoever looks at the file sees it: btrfs and overlays give files another device than the kernel has.
+    seen: Option<Backing>,
     /// Where in that it begins (bytes).
     offset: u64,
+}
+
+impl Loop {
+    /// The device below it; `None`: it is a file.
+    pub(crate) fn device(&self) -> Option<Number> {
+        match self.backing {
+            Backing::Device(number) => Some(number),
+            Backing::File { .. } => None,
+        }
+    }
+
+    /// Whether this is what lies below it.
+    pub(crate) fn is_over(&self, backing: Backing) -> bool {
+        self.backing == backing || self.seen == Some(backing)
+    }
 }
 
 /// All loop devices that have something below them. The kernel does not keep that for them alone, as it does for other
@@ -68,14 +93,14 @@ pub(crate) fn loops() -> Vec<Loop> {
         let path = fs::read(folder.join("loop/backing_file")).ok()?;
         let number = parse_number(fs::read_to_string(folder.join("dev")).ok()?.trim())?;
         let name = format!("/dev/{}", entry.file_name().to_string_lossy());
+        let seen = rustix::fs::stat(Path::new(OsStr::from_bytes(path.trim_ascii_end())));
+        let seen = seen.ok().map(|stat| Backing::of(&stat));
         let (backing, offset) = match status(name.as_ref(), number) {
             Some(known) => known,
-            None => {
-                let stat = rustix::fs::stat(Path::new(OsStr::from_bytes(path.trim_ascii_end()))).ok()?;
-                (Backing::of(&stat), Device::new(number).text("loop/offset")?.parse().ok()?)
-            }
+            None => (seen?, Device::new(number).text("loop/offset")?.parse().ok()?),
         };
-        Some(Loop { number, name, backing, offset })
+        // Another file may have taken the name since.
+        Some(Loop { number, name, backing, seen: seen.filter(|seen| seen.is_like(backing)), offset })
     };
     entries.flatten().filter(is_loop).filter_map(described).collect()
 }

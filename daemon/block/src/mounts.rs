@@ -96,7 +96,7 @@ pub(crate) fn mounted_writable(identity: &Identity) -> Option<MountedSource> {
             sysfs::with_users(number).into_iter().chain(beside).collect()
         }
         None => {
-            let loops = loops::loops().into_iter().filter(|l| l.backing == Backing::of(&stat));
+            let loops = loops::loops().into_iter().filter(|l| l.is_over(Backing::of(&stat)));
             loops.flat_map(|l| sysfs::with_users(l.number)).collect()
         }
     };
@@ -143,12 +143,10 @@ fn user(stat: &Stat, loops: bool) -> Option<String> {
         overlapping.extend(Device::new(number).disk());
     }
     for above in if loops { loops::loops() } else { Vec::new() } {
-        if above.backing == Backing::of(stat) {
+        if above.is_over(Backing::of(stat)) {
             return Some(format!("it is the backing file of {}", above.name));
         }
-        if let Backing::Device(below) = above.backing
-            && overlapping.contains(&below)
-        {
+        if let Some(below) = above.device().filter(|below| overlapping.contains(below)) {
             return Some(format!(
                 "{}, a part of the same disk, is the backing file of {}",
                 Device::new(below).name(),

@@ -113,7 +113,7 @@ pub(crate) fn with_users(number: Number) -> Vec<Number> {
         let device = Device::new(number);
         todo.extend(device.partitions());
         todo.extend(device.holders());
-        todo.extend(loops.iter().filter(|l| l.backing == Backing::Device(number)).map(|l| l.number));
+        todo.extend(loops.iter().filter(|l| l.device() == Some(number)).map(|l| l.number));
     }
     found
 }

@@ -161,7 +161,9 @@ impl Run<'_> {
         let mut orphaned: BTreeMap<SnapshotId, SnapshotId> =
             built.filter_map(|(id, root)| Some((root.made.parent?, *id))).collect();
         orphaned.retain(|parent, _| !snapshots.contains_key(parent) && !spoiled.contains(parent));
-        forgets.all().for_each(|id| drop(orphaned.remove(&id)));
+        for id in forgets.all() {
+            orphaned.remove(&id);
+        }
         if self.options.dry_run {
             outcomes.extend(sessions.iter().filter(|noted| self.is_left(noted)).map(|noted| noted.id));
         }
