@@ -315,7 +315,7 @@ fn a_sample_and_an_age_limit_say_what_they_left_out() {
     let old = fixture.key(keys::PACKS, |_| true);
     // An object is no older than its name: it is for the others to be younger.
     let clock = &repository.components().clock;
-    let today = Duration::from_nanos(wherry_repo::System::default().now().0 as u64);
+    let today = Duration::from_nanos(wherry_repo::Clock::now(&wherry_repo::System::default()).0 as u64);
     clock.sleep(today + Duration::from_secs(3000) - Duration::from_nanos(clock.now().0 as u64));
     for key in fixture.keys().iter().filter(|key| **key != old) {
         let time = std::time::UNIX_EPOCH + today + Duration::from_secs(2990);
