@@ -293,8 +293,10 @@ impl Mark<'_, '_> {
         self.is_unclear = true;
         let repository = self.run.repository;
         for copy in self.elsewhere.find_all(repository, &child.id, child.class, &child.at)? {
-            if let Some((_, n)) = rank(self.packs, repository, &copy)? {
-                self.keep(n, &copy)?;
+            match rank(self.packs, repository, &copy)? {
+                Some((_, n)) => self.keep(n, &copy)?,
+                // Its index was read, so it was not cut: it is the listing that could not see how long it is.
+                None => self.last_copies.extend(self.packs.find(repository, &copy.pack)?),
             }
         }
         Ok(())
