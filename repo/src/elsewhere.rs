@@ -308,8 +308,9 @@ impl Elsewhere {
             }
             match repository.storage().head(&keys::pack(&pack)) {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-                Ok(_) => continue,
+                // One that a disk cannot open is there.
+                Err(e) if !repository.is_damage(&e) => return Err(e),
+                _ => continue,
             }
             let mut table = side.table.lock();
             // Another thread may have looked since.
@@ -424,8 +425,9 @@ impl Side {
         for pack in packs {
             match repository.storage().head(&keys::pack(&pack)) {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-                Ok(_) => continue,
+                // As above.
+                Err(e) if !repository.is_damage(&e) => return Err(e),
+                _ => continue,
             }
             let mut walked = self.walked.lock();
             // Another thread may have walked since.

@@ -235,3 +235,10 @@ pub struct Location {
     /// How the plaintext was packed.
     pub codec: Codec,
 }
+
+impl Location {
+    /// One past its last byte in the pack.
+    pub(crate) fn end(&self) -> u64 {
+        u64::from(self.offset) + u64::from(self.len)
+    }
+}

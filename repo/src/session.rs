@@ -1,9 +1,11 @@
 //! One writer's run, as `docs/concurrency.md` orders its steps: open, bars, seen, parent, then decisions. W, A, R and C
 //! below are the numbers of that document.
 
+mod listed;
 mod others;
 mod read;
 
+use listed::{Listed, list_packs};
 pub(crate) use others::{OpenSession, open_sessions};
 use others::{dead_sessions, fence_dead};
 pub use read::ReadSession;
@@ -11,7 +13,7 @@ pub use read::ReadSession;
 use crate::format::records::{
     Beat, Fence, Generation, Outcome, Process, Seen, SessionKind, SessionOpen, SnapshotRecord, Sweep,
 };
-use crate::id::{PackId, PackKind, SessionId, SnapshotId, VolumeId};
+use crate::id::{Location, PackId, SessionId, SnapshotId, VolumeId};
 use crate::repository::{Snapshot, SnapshotList};
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
@@ -35,9 +37,6 @@ pub enum ParentChoice {
 /// is fenced wrongly loses its run, never data.
 pub(crate) const SILENT: Duration = Duration::from_secs(2 * 3600);
 
-/// Above so many packs their names are not kept to compare hits with (8 bytes each).
-const MOST_LISTED: usize = 8 << 20;
-
 /// A session that may decide and commit.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -57,7 +56,8 @@ pub(crate) struct Session {
     /// The generation of the last acknowledged `seen`.
     seen: AtomicU32,
     tracked: Mutex<HashSet<PackId>>,
-    listed: Option<Vec<u64>>,
+    /// The packs that were there when it began; `None`: too many to keep.
+    listed: Option<Listed>,
     /// Packs that a check has found damaged.
     damaged: HashSet<PackId>,
 }
@@ -234,27 +234,23 @@ impl Session {
         Ok(written)
     }
 
-    /// D2: true when a hit in this pack may become a slot; the pack is then tracked. Own packs are always allowed.
-    pub(crate) fn may_hit(&self, pack: &PackId) -> bool {
-        if pack.session == self.id {
+    /// D2: true when a hit at this place may become a slot; its pack is then tracked. Own packs are always allowed.
+    pub(crate) fn may_hit(&self, at: &Location) -> bool {
+        if at.pack.session == self.id {
             return true;
         }
         let bars = self.bars.read();
-        if bars.packs.contains(pack) || !self.is_listed(pack) {
+        if bars.packs.contains(&at.pack) || !self.is_listed(at) {
             return false;
         }
-        self.tracked.lock().insert(*pack);
+        self.tracked.lock().insert(at.pack);
         true
     }
 
-    /// D1: true when a slot of the parent may be taken over: its pack was there when the session began, and no check has found
-    /// it damaged.
-    pub(crate) fn is_listed(&self, pack: &PackId) -> bool {
-        !self.damaged.contains(pack) && self.is_there(pack)
-    }
-
-    fn is_there(&self, pack: &PackId) -> bool {
-        self.listed.as_ref().is_none_or(|listed| listed.binary_search(&pack.random).is_ok())
+    /// D1: true when a slot of the parent may be taken over: its pack was there when the session began and reaches that far, and
+    /// no check has found it damaged.
+    pub(crate) fn is_listed(&self, at: &Location) -> bool {
+        !self.damaged.contains(&at.pack) && self.listed.as_ref().is_none_or(|listed| listed.holds(at))
     }
 
     /// R1 to R5, and a sign of life. An error of kind `Conflict` means the session is over: start another one, which
@@ -449,29 +445,6 @@ fn choose_parent(repository: &Repository, list: &SnapshotList, choice: &ParentCh
 
 fn cannot_be_parent(id: &SnapshotId, why: &str) -> Error {
     Error::invalid(format!("snapshot {id} cannot be built upon: {why}; use --parent auto, or name another one"))
-}
-
-/// The random parts of the names of all packs there are, sorted, or `None` when there are too many to keep; and the packs
-/// of chunks that these dead sessions left.
-fn list_packs(repository: &Repository, dead: &[SessionId]) -> Result<(Option<Vec<u64>>, Vec<PackId>)> {
-    let (mut listed, mut left) = (Vec::new(), Vec::new());
-    for prefix in [keys::PACKS, keys::META] {
-        repository.storage().list(prefix, &mut |object| {
-            if let Some(id) = keys::parse_pack(&object.key) {
-                listed.extend((listed.len() <= MOST_LISTED).then_some(id.random));
-                left.extend((id.kind == PackKind::Data && dead.contains(&id.session)).then_some(id));
-            }
-            Ok(())
-        })?;
-    }
-    if listed.len() > MOST_LISTED {
-        tracing::warn!(
-            "more than {MOST_LISTED} packs: whether each pack that is built upon still exists is left to `wherry check`"
-        );
-        return Ok((None, left));
-    }
-    listed.sort_unstable();
-    Ok((Some(listed), left))
 }
 
 /// W8: the packs that checks have found damaged. Not to know them is how it was before they were looked at, and no reason to make

@@ -107,7 +107,8 @@ impl Storage for Watched {
     fn get(&self, key: &Key) -> Result<Bytes> {
         self.answer(key.as_str())?;
         if self.unreadable.lock().as_ref() == Some(key) {
-            return Err(Error::new(ErrorKind::Unavailable, "Input/output error").with_object(key));
+            let source = std::io::Error::from_raw_os_error(5);
+            return Err(Error::new(ErrorKind::Unavailable, "Input/output error").with_source(source).with_object(key));
         }
         if self.ghost.lock().as_ref() == Some(key) {
             return Err(Error::new(ErrorKind::NotFound, "it is listed and not given"));

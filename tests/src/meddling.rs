@@ -77,7 +77,7 @@ impl Meddling {
 
 /// A fault that may pass; on a local disk a bad sector.
 pub fn unavailable() -> Error {
-    Error::new(ErrorKind::Unavailable, "no answer")
+    Error::new(ErrorKind::Unavailable, "no answer").with_source(std::io::Error::from_raw_os_error(5))
 }
 
 impl Storage for Meddling {

@@ -58,6 +58,7 @@ impl NoLinks {
             durable: HashSet::new(),
             quirks,
             shut: HashMap::new(),
+            unseen: HashMap::new(),
             longer: HashMap::new(),
             numbers: HashMap::new(),
             numbered: HashMap::new(),
@@ -71,6 +72,8 @@ impl NoLinks {
     pub fn heal(&self, path: &Path) {
         let (mut tree, ino) = self.find(path);
         tree.spoiled.retain(|s| s.ino != ino);
+        tree.shut.remove(&ino);
+        tree.unseen.remove(&ino);
     }
 
     /// True when the names in this folder were made durable.
@@ -83,6 +86,12 @@ impl NoLinks {
     pub fn shut(&self, path: &Path, errno: Errno) {
         let (mut tree, ino) = self.find(path);
         tree.shut.insert(ino, errno);
+    }
+
+    /// Nothing can be told of a file any more, for this reason; its name is listed.
+    pub fn hide(&self, path: &Path, errno: Errno) {
+        let (mut tree, ino) = self.find(path);
+        tree.unseen.insert(ino, errno);
     }
 
     /// A file is said to have so many bytes more than it has.
@@ -217,6 +226,8 @@ struct Tree {
     quirks: Quirks,
     /// Files that cannot be opened.
     shut: HashMap<u64, Errno>,
+    /// Files of which nothing can be told, and why.
+    unseen: HashMap<u64, Errno>,
     /// Files that are said to be so much longer than they are.
     longer: HashMap<u64, u64>,
     /// Numbers of names, in which folder and of which node.
@@ -362,7 +373,11 @@ impl Filesystem for Memory {
         answer!(reply, self, tree => {
             let ino = tree.find(parent.0, name)?;
             let unfound = tree.quirks.unfound.is_some_and(|unfound| name == unfound);
-            if unfound { Err(Errno::ENOENT) } else { tree.named(parent.0, name, ino) }
+            match tree.unseen.get(&ino) {
+                Some(errno) => Err(*errno),
+                None if unfound => Err(Errno::ENOENT),
+                None => tree.named(parent.0, name, ino),
+            }
         },
             attr => reply.entry(&TTL, &attr, Generation(0)));
     }

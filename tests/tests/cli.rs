@@ -13,6 +13,8 @@ mod check;
 mod copy;
 #[path = "cli/counters.rs"]
 mod counters;
+#[path = "cli/cut.rs"]
+mod cut;
 #[path = "cli/diff.rs"]
 mod diff;
 #[path = "cli/features.rs"]

@@ -4,7 +4,7 @@ use super::age::{Age, Reading};
 use super::{CheckStep, Piece, Run};
 use crate::crypto::TAG;
 use crate::elsewhere::Copy;
-use crate::format::pack::{Entry, Index};
+use crate::format::pack::{Entry, Index, MIN_PACK};
 use crate::format::tree::max_plain;
 use crate::id::{Location, PackId, PackKind};
 use crate::pack::read_index;
@@ -249,6 +249,9 @@ impl<'a> Packs<'a> {
             let number = table.number(&id);
             if let Some(pack) = table.packs.get_mut(number) {
                 pack.size = size.unwrap_or(pack.size);
+                if state == State::Damaged && pack.written.is_some() && pack.size < MIN_PACK {
+                    self.run.findings.empty(&keys::pack(&id));
+                }
                 match (pack.state, state) {
                     // What was seen of it before was compared with its index, and nobody opens that for what is wrong now.
                     (State::Good, State::Damaged) => self.run.findings.unclear(&keys::pack(&id)),

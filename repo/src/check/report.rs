@@ -92,6 +92,8 @@ pub struct Damage {
     pub kind: DamageKind,
     /// It is not there at all.
     pub missing: bool,
+    /// A pack that was cut so that nothing is left in it.
+    pub empty: bool,
     /// It could be read at first and then could not: who has no hit here may be hit all the same.
     pub unclear: bool,
     /// What is wrong with it.
@@ -111,7 +113,7 @@ impl Damage {
             DamageKind::Pack | DamageKind::Map if self.hits.is_empty() => {
                 "nothing is lost: all that the snapshots need of it was read and is intact"
             }
-            DamageKind::Pack if self.missing => {
+            DamageKind::Pack if self.missing || self.empty => {
                 "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
                  each volume stores anew what is missing; until it is there again, or the snapshots that need it are given up (`wherry \
                  forget`), `wherry gc` deletes nothing"
@@ -373,6 +375,7 @@ pub(super) struct Findings(Mutex<BTreeMap<Key, Found>>);
 #[derive(Debug, Default)]
 struct Found {
     missing: bool,
+    empty: bool,
     /// Where the key does not say it.
     kind: Option<DamageKind>,
     unclear: bool,
@@ -408,6 +411,11 @@ impl Findings {
         self.0.lock().entry(key.clone()).or_default().missing = true;
     }
 
+    /// Nothing is left in the pack.
+    pub(super) fn empty(&self, key: &Key) {
+        self.0.lock().entry(key.clone()).or_default().empty = true;
+    }
+
     pub(super) fn into_damages(self, mut hits: BTreeMap<Key, Vec<Hit>>) -> Vec<Damage> {
         let damage = |(object, found): (Key, Found)| {
             let hits = hits.remove(&object).unwrap_or_default();
@@ -416,8 +424,8 @@ impl Findings {
                 return None;
             }
             let kind = found.kind.unwrap_or_else(|| DamageKind::of(&object));
-            let (missing, unclear) = (found.missing, found.unclear);
-            Some(Damage { kind, missing, unclear, what: found.describe(kind), hits, object })
+            let (missing, empty, unclear) = (found.missing, found.empty, found.unclear);
+            Some(Damage { kind, missing, empty, unclear, what: found.describe(kind), hits, object })
         };
         self.0.into_inner().into_iter().filter_map(damage).collect()
     }

@@ -57,11 +57,6 @@ impl Child {
     }
 }
 
-/// One past its last byte in the pack.
-fn end(at: &Location) -> u64 {
-    u64::from(at.offset) + u64::from(at.len)
-}
-
 /// What a snapshot needs is in no pack.
 fn nowhere(child: &Child, is_cut: bool) -> Error {
     let key = keys::pack(&child.at.pack);
@@ -175,7 +170,7 @@ const DAMAGED: u8 = 3;
 /// How a copy compares with others, the least first: one that is marked already, then one that no list condemns, then any; each
 /// in a pack that no check has found damaged, and then in one that is. `None` when it is not there.
 fn rank(packs: &mut Packs, repository: &Repository, copy: &Copy) -> Result<Option<(u8, Number)>> {
-    let n = packs.find(repository, &copy.pack)?.filter(|n| end(&copy.at) <= packs.size(*n));
+    let n = packs.find(repository, &copy.pack)?.filter(|n| copy.at.end() <= packs.size(*n));
     Ok(n.map(|n| {
         let rank = match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
             (false, true) => 0,
@@ -242,7 +237,7 @@ impl Mark<'_, '_> {
             found.push((child, pack));
         }
         for (child, pack) in found {
-            let is_cut = pack.is_some_and(|n| end(&child.at) > self.packs.size(n));
+            let is_cut = pack.is_some_and(|n| child.at.end() > self.packs.size(n));
             let (pack, place, node) = match pack.filter(|_| !is_cut) {
                 Some(pack) => {
                     self.keep_intact(pack, &child)?;
@@ -298,8 +293,10 @@ impl Mark<'_, '_> {
         self.is_unclear = true;
         let repository = self.run.repository;
         for copy in self.elsewhere.find_all(repository, &child.id, child.class, &child.at)? {
-            if let Some((_, n)) = rank(self.packs, repository, &copy)? {
-                self.keep(n, &copy)?;
+            match rank(self.packs, repository, &copy)? {
+                Some((_, n)) => self.keep(n, &copy)?,
+                // Its index was read, so it was not cut: it is the listing that could not see how long it is.
+                None => self.last_copies.extend(self.packs.find(repository, &copy.pack)?),
             }
         }
         Ok(())

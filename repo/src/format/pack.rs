@@ -8,6 +8,8 @@ use crate::{Error, Result};
 pub const HEADER: usize = 64;
 /// Length in bytes of a pack's trailer.
 pub const TRAILER: usize = 64;
+/// A pack that is shorter (bytes) was cut, and holds nothing.
+pub const MIN_PACK: u64 = (HEADER + TRAILER) as u64;
 /// A pack is never longer than this (bytes).
 pub const MAX_PACK: u64 = 256 << 20;
 /// Length in bytes of an index entry.

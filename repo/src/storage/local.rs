@@ -20,7 +20,7 @@ mod write;
 
 pub use lock::Lock;
 
-use super::{Key, Listed, Storage, Tail, check_prefix, check_range, check_size, conflict, too_short};
+use super::{Key, Listed, Storage, Tail, check_prefix, check_range, check_size, conflict, keys, too_short};
 use crate::{Error, ErrorKind, Result, Timestamp};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -117,13 +117,16 @@ impl Local {
                 continue;
             };
             let folder = entries.fd().map_err(failed)?;
-            let gone = |errno| if errno == Errno::NOENT { Ok(()) } else { Err(self.failed("list", &key, errno)) };
             let stat = match rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
-                Err(errno) => {
-                    gone(errno)?;
+                Err(Errno::NOENT) => continue,
+                // One pack that the disk has lost does not hide all others. Nobody builds on an empty one, collectors look for all of it
+                // in others, and a check names it.
+                Err(errno) if is_of_medium(errno) && keys::parse_pack(&key).is_some() => {
+                    visit(Listed { key, size: 0, modified: Timestamp(0) })?;
                     continue;
                 }
+                Err(errno) => return Err(self.failed("list", &key, errno)),
             };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => visit(listed(key, &stat))?,
@@ -225,6 +228,11 @@ impl Local {
         let place = self.path.join(name);
         Error::new(kind, format!("can not {doing} {}: {source}{hint}", place.display())).with_source(source)
     }
+}
+
+/// Whether a disk, or the filesystem on it, says of what was asked for that it is damaged. It will not be whole in a minute.
+pub(super) fn is_of_medium(errno: Errno) -> bool {
+    matches!(errno, Errno::IO | Errno::BADMSG | Errno::UCLEAN)
 }
 
 /// An object is as old as its name: what was written long before it got that (a disk or server that hung meanwhile, a process

@@ -12,6 +12,8 @@ mod retry;
 use crate::clock::Timestamp;
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
+use rustix::io::Errno;
+use std::error::Error as _;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
@@ -175,10 +177,22 @@ pub fn folder_of(url: &str) -> Option<&str> {
 pub(crate) fn is_damage(storage: &dyn Storage, error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Corrupt | ErrorKind::NotFound => true,
-        // A sector that a local disk cannot read.
-        ErrorKind::Unavailable => storage.is_local(),
+        // A sector that a local disk cannot read. Too many open files, or a server that is away, say nothing of an object.
+        ErrorKind::Unavailable => storage.is_local() && errno(error).is_some_and(local::is_of_medium),
         _ => false,
     }
+}
+
+/// What the system said, where it was asked.
+fn errno(error: &Error) -> Option<Errno> {
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        if let Some(errno) = e.downcast_ref().and_then(Errno::from_io_error) {
+            return Some(errno);
+        }
+        cause = e.source();
+    }
+    None
 }
 
 /// The prefix of a listing is made of whole segments.

@@ -168,9 +168,10 @@ impl Store {
         self.meta.pool.close();
     }
 
-    /// D1: true when what the parent refers to there may be taken over: its pack was listed, and its key is not lost (W8).
+    /// D1: true when what the parent refers to there may be taken over: its pack was listed
+    /// and reaches that far, and its key is not lost (W8).
     pub(crate) fn is_listed(&self, at: &Location) -> bool {
-        self.session.is_listed(&at.pack) && self.repository.keys().has(at.epoch)
+        self.session.is_listed(at) && self.repository.keys().has(at.epoch)
     }
 
     /// T2: a chunk of this run that is on its way, or a copy anywhere that may still be referred to. The class need not be
@@ -182,7 +183,7 @@ impl Store {
         match self.index.lookup(id) {
             Ok(found) => {
                 let has_key = |at: &Location| self.repository.keys().has(at.epoch);
-                found.into_iter().find(|at| has_key(at) && self.session.may_hit(&at.pack))
+                found.into_iter().find(|at| has_key(at) && self.session.may_hit(at))
             }
             Err(e) => {
                 tracing::warn!("the chunk index is not used any further: {e}");

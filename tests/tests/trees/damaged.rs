@@ -1,7 +1,8 @@
 //! A damaged pack takes from a restore what it held and nothing else, and each of that is named.
 
-use super::{backup, files, has};
+use super::{backup, comes_back, files, has};
 use crate::harness::{Home, Ran};
+use fuser::Errno;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -193,6 +194,54 @@ fn a_bad_sector_takes_what_lies_in_it_and_nothing_else() {
         mount.heal(&pack);
         fs::remove_dir_all(home.path("out")).unwrap();
     }
+}
+
+/// Neither does one that it does not open, or of which it cannot tell how long it is.
+#[test]
+fn a_pack_that_a_disk_does_not_open_takes_what_it_held_and_nothing_else() {
+    let mount = NoLinks::mount();
+    let repository = mount.path().join("repo");
+    let home = Home::new().at(repository.to_str().unwrap(), &[]);
+    home.run(&["init", "-q", "--single-writer"]).ok();
+    let mut world = World::with(home);
+    let pack = object_in(&world.home, &repository, "packs");
+    world.names.push("later".to_owned());
+    files(&world.home.path("tree"), &[("later", &noise(61, 300_000))]);
+    backup(&world.home, "tree", &[]);
+    let home = &world.home;
+    let key = pack.strip_prefix(&repository).unwrap().to_str().unwrap();
+    let (io, unclean, many) = (Errno::EIO, Errno::from_i32(117), Errno::EMFILE);
+    // How `gc` ends: it reads no data, and of what seems empty it looks for all in other packs.
+    let ways: [(fn(&NoLinks, &Path, Errno), Errno, i32); 3] =
+        [(NoLinks::shut, io, 0), (NoLinks::hide, io, 13), (NoLinks::hide, unclean, 13)];
+    for (way, errno, collected) in ways {
+        way(&mount, &pack, errno);
+        let named = world.all_but_the_named(&world.restore(&[]));
+        assert!(!named.contains("later") && named.contains("d/5"), "{named:?}");
+        fs::remove_dir_all(home.path("out")).unwrap();
+        let checked = home.run(&["check", "--json"]);
+        assert_eq!(checked.code, 13, "{checked:?}");
+        let damages = checked.json()["damages"].clone();
+        assert_eq!((damages.as_array().unwrap().len(), &damages[0]["object"]), (1, &key.into()), "{damages}");
+        assert_eq!(damages[0]["hits"].as_array().unwrap().len(), 2, "{damages}");
+        assert_eq!(home.run(&["gc", "--grace", "0s"]).code, collected);
+        mount.heal(&pack);
+        comes_back(home, "tree", "the disk was plugged in anew");
+        home.run(&["check", "--read-data"]).ok();
+    }
+    // That says nothing of the pack.
+    for way in [NoLinks::shut, NoLinks::hide] {
+        way(&mount, &pack, many);
+        assert_eq!(world.restore(&[]).code, 1);
+        assert_eq!(home.run(&["check"]).code, 1);
+        mount.heal(&pack);
+        let _ = fs::remove_dir_all(home.path("out"));
+    }
+    comes_back(home, "tree", "there are files to spare again");
+    // What a backup takes over is not in there.
+    mount.hide(&pack, io);
+    backup(home, "tree", &[]);
+    comes_back(home, "tree", "a pack is hidden");
 }
 
 /// A sector is read with the others of its page, so there are many nodes.

@@ -269,3 +269,22 @@ fn a_wild_length_and_a_pipe_are_damage() {
     assert_eq!(storage.get(&key).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(storage.head(&key).unwrap_err().kind(), ErrorKind::Corrupt);
 }
+
+/// Whoever takes a pack for damaged stores anew what it holds, and leaves out of a restore what it cannot find elsewhere.
+#[test]
+fn only_what_a_medium_says_is_damage() {
+    let local = Local::new("/nowhere", false);
+    let is_damage = |storage: &dyn Storage, errno| {
+        let error = local.failed(READ, &key("packs/a"), errno);
+        let (kind, context) = (error.kind(), error.context("while reading"));
+        (kind, super::super::is_damage(storage, &context))
+    };
+    for errno in [Errno::IO, Errno::BADMSG, Errno::UCLEAN] {
+        assert_eq!(is_damage(&local, errno), (ErrorKind::Unavailable, true), "{errno:?}");
+        assert!(!is_damage(&super::super::Memory::default(), errno).1, "{errno:?} elsewhere");
+    }
+    for errno in [Errno::STALE, Errno::TIMEDOUT, Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+        assert_eq!(is_damage(&local, errno), (ErrorKind::Unavailable, false), "{errno:?}");
+    }
+    assert_eq!(is_damage(&local, Errno::ACCESS), (ErrorKind::Denied, false));
+}
