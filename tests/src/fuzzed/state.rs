@@ -348,7 +348,9 @@ fn left(there: &Objects, limits: &Limits, time: Time) {
     };
     for (key, before) in there {
         let is_same = api.objects.lock().get(key) == Some(before);
-        let is_ours = of_controller::cr_of(key.kind, before, VELERO).is_some() || names::is_made(&key.name);
+        // By its name, or by the label that says for which CR it was made.
+        let is_made = names::is_made(&key.name) || before["metadata"]["labels"][names::CR_UID].is_string();
+        let is_ours = of_controller::cr_of(key.kind, before, VELERO).is_some() || is_made;
         let is_first = key.kind == Kind::VolumeSnapshot && named(key);
         assert!(is_same || is_ours || is_first, "{key} is not ours, and was {before}");
     }
