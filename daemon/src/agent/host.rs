@@ -13,9 +13,9 @@ use wherry_repo::Error;
 
 /// A driver may round a volume up; one that is larger by more than this, and by a tenth, is another one.
 const ROUNDED: u64 = 1 << 30;
-/// What an encrypted volume may keep for itself of the size that it is said to have, in bytes: a header of LUKS 2 has 16 MiB
+/// What an encrypted volume may keep for itself of the size that it is said to have, in bytes: the header of LUKS 2
 /// (ceph-csi, issue 4582).
-pub(crate) const HEADER: u64 = 32 << 20;
+pub(crate) const HEADER: u64 = 16 << 20;
 
 /// The plugin of the kubelet that publishes a volume: it says where, and what it has put there. Paths as in Kubernetes 1.34
 /// (`pkg/volume/csi`, `pkg/volume/local`, `pkg/volume/util`).
