@@ -180,7 +180,8 @@ impl TreeArgs {
 Refuses, before it writes, a target that is mounted or in use, too small, or not empty, and a device that is not there. A missing \
 file is made. The same command after an interruption goes on where that one stopped, unless the target was used for \
 something else since. The repository, key file, password file and cache in use are never written into or removed: where the target \
-has them in it they stay and are named. Of a directory, what the repository has lost is left out and named, and all else is restored (exit 13); \
+has them in it they stay and are named. Of a directory, what the repository has lost is left out and named, \
+and all else is restored (exit 13); \
 of a disk the first such place ends it.
 
 Examples:

@@ -51,9 +51,9 @@ impl Walk<'_, '_> {
         Ok(goes)
     }
 
-    /// Counts and tells what would go with this name. Where something is mounted, and of what this run works with, nothing goes, nor do the directories above
-    /// it: then all else in them goes name by name. `tell`: also the name itself is told, not only what is in it. True if it
-    /// goes as a whole.
+    /// Counts and tells what would go with this name. Where something is mounted, and of what this run works with, nothing goes,
+    /// nor do the directories above it: then all else in them goes name by name. `tell`: also the name itself is told, not only
+    /// what is in it. True if it goes as a whole.
     fn goes(&mut self, dir: &Arc<Dir>, name: &[u8], path: TreePath, tell: bool) -> Result<bool> {
         let mut waiting = vec![(dir.clone(), name.to_vec(), path, tell)];
         let mut whole = true;
