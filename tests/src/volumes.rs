@@ -98,7 +98,17 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
+        // The kernel ends it with its last close: a command of another test may be looking at it.
+        let name = self.0.file_name().unwrap_or_default();
+        let shown = Path::new("/sys/block").join(name).join("loop/backing_file");
+        let mine = std::fs::read(&shown).ok();
         let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+        for _ in 0..200 {
+            if mine.is_none() || std::fs::read(&shown).ok() != mine {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 }
 

@@ -44,8 +44,31 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
+        // The kernel ends it with its last close: another test may be looking at it.
+        let over = || {
+            let name = self.0.file_name()?.to_owned();
+            std::fs::read(Path::new("/sys/block").join(name).join("loop/backing_file")).ok()
+        };
+        let mine = over();
         let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+        let ended = || (mine.is_none() || over() != mine).then_some(());
+        let _ = until(ended);
     }
+}
+
+/// Asks again and again, for ten seconds; `None`: in vain.
+fn until<T>(mut get: impl FnMut() -> Option<T>) -> Option<T> {
+    (0..200).find_map(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        get()
+    })
+}
+
+/// What was closed may still be open in a process that another test is just starting.
+pub fn when_free<T>(get: impl FnMut() -> Option<T>) -> T {
+    until(get).expect("it stays busy")
 }
 
 /// A mounted filesystem.
@@ -69,13 +92,11 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         // A process that another test has begun just now has our open files until it is another program: then it is busy.
-        for _ in 0..100 {
+        let _ = until(|| {
             let _ = Command::new("umount").arg("--quiet").arg(&self.0).output();
-            if std::fs::read_to_string("/proc/mounts").is_ok_and(|mounts| !mounts.contains(text(&self.0))) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+            let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
+            (!mounts.contains(text(&self.0))).then_some(())
+        });
     }
 }
 

@@ -73,6 +73,8 @@ pub(super) fn sweep(root: BorrowedFd<'_>) {
         let Ok(file) = rustix::fs::openat(&folder, entry.file_name(), open, Mode::empty()) else { continue };
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
             && rustix::fs::unlinkat(folder.as_fd(), entry.file_name(), AtFlags::empty()).is_ok()
+            // An empty one may be of a process that lives, and has not come to lock it: it makes another.
+            && rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_size > 0)
         {
             tracing::info!(file = %entry.file_name().to_string_lossy(), "removed what a dead process left behind");
         }
