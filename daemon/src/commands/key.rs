@@ -34,6 +34,9 @@ struct Changed {
     /// Nothing was added, as this slot takes it already.
     #[serde(skip)]
     is_there: Option<String>,
+    /// After a change of password: how many slots there are beside the new one.
+    #[serde(skip)]
+    others: usize,
 }
 
 /// Lists, adds, removes and replaces ways into the repository. Its data is not touched.
@@ -56,7 +59,8 @@ pub(crate) fn run(context: &Context, command: KeyCommand) -> Result<Exit> {
             let current = current.ok_or_else(|| Error::internal("the key slot in use is not among the slots"))?;
             let added = add(context, &repository, new, Some(current.slot))?;
             repository.remove_slot(current.slot)?;
-            report(context, Changed { removed: Some(hex(current.slot)), ..added })
+            let others = repository.slots()?.len().saturating_sub(1);
+            report(context, Changed { removed: Some(hex(current.slot)), others, ..added })
         }
         KeyCommand::Rotate(args) => rotate(context, args),
     }
@@ -215,7 +219,7 @@ fn find(repository: &Repository, text: &str) -> Result<u64> {
 
 fn report(context: &Context, changed: Changed) -> Result<Exit> {
     context.output.result(&changed, || {
-        let Changed { added, removed, key_file, is_there } = &changed;
+        let Changed { added, removed, key_file, is_there, others } = &changed;
         let mut text = String::new();
         if let Some(slot) = is_there {
             text.push_str(&format!("key slot {slot} takes it already\n"));
@@ -225,6 +229,11 @@ fn report(context: &Context, changed: Changed) -> Result<Exit> {
         }
         if let Some(slot) = removed {
             text.push_str(&format!("removed key slot {slot}\n"));
+        }
+        // Perhaps with a password that was to be shut out, by a change that was killed half way.
+        if *others > 0 {
+            let slots = if *others == 1 { "another key slot opens" } else { "other key slots open" };
+            text.push_str(&format!("{slots} the repository, too: see `wherry key list`\n"));
         }
         if let Some(path) = key_file {
             text.push_str(&keep_a_copy(path));

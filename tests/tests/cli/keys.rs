@@ -161,7 +161,8 @@ fn ways_in_come_and_go() {
     assert_eq!(slots(&home, false).len(), 2);
 
     home.write("new", "another password\n");
-    run(&home, &["key", "passwd", "--new-password-file", "new"]).ok();
+    let said = run(&home, &["key", "passwd", "--new-password-file", "new"]).ok().stdout;
+    assert!(said.contains("another key slot opens"), "{said}");
     run(&home, &["stats"]).fails(12);
     let new: Ran =
         home.bare().args(["stats", "--repo", "repo", "--password-file", "new", "-q"]).output().unwrap().into();
@@ -195,6 +196,11 @@ fn ways_in_come_and_go() {
         assert!(line.contains("4 digits") || line.contains("write more digits"), "{line}");
     }
     assert_eq!(slots(&home, true), before);
+    // Opened with the new password, nothing shows which slot it was to take the place of: that there are others is said.
+    let said = with("new", &["key", "passwd", "--new-password-file", "third"]).ok().stdout;
+    assert!(said.contains("another key slot opens") && said.contains("key list"), "{said}");
+    let said = with("third", &["key", "passwd", "--new-password-file", "new"]).ok().stdout;
+    assert!(said.contains("another key slot opens"), "{said}");
 
     for (slot, word) in [("", "no key slot"), ("zz", "no key slot"), ("ffffffffffffffff", "no key slot")] {
         let line = home.run(&["key", "remove", slot]).fails(2);
@@ -207,4 +213,6 @@ fn ways_in_come_and_go() {
         home.bare().args(["stats", "--repo", "repo", "--password-file", "new", "-q"]).output().unwrap().into();
     gone.fails(12);
     home.run(&["stats"]).ok();
+    let said = home.run(&["key", "passwd", "--new-key-file", "last"]).ok().stdout;
+    assert!(said.contains("removed key slot") && !said.contains("another key slot"), "{said}");
 }
