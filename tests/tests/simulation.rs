@@ -77,21 +77,21 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
-/// Faults that are found, each with a seed that was the first to find it when it was looked for, and what goes wrong then: that an
+/// Faults that are found, each with a seed that did it last and is tried first, and what goes wrong then: that an
 /// actor comes upon what does not fit, and stops, is not enough.
 const FOUND: [(Plant, u64, &str); 13] = [
     (Plant::PacksCountUnstored, 1, LOST),
-    (Plant::NothingIsBarred, 22, LOST),
+    (Plant::NothingIsBarred, 144, LOST),
     (Plant::RaiseReplacesNothing, 309, LOST),
-    (Plant::CommitOverwrites, 4, LOST),
+    (Plant::CommitOverwrites, 18, LOST),
     (Plant::AdoptionUnfenced, 7, TWICE),
-    (Plant::NobodyIsWaitedFor, 209, LOST),
-    (Plant::SilentArePassedOver, 172, LOST),
+    (Plant::NobodyIsWaitedFor, 309, LOST),
+    (Plant::SilentArePassedOver, 98, LOST),
     (Plant::FenceOverwrites, 27, LOST),
     (Plant::ReadersAreNoRoots, 18, LOST),
-    (Plant::CopiesUnstored, 6, LOST),
-    (Plant::SweepTheList, 54, UNSEALED),
-    (Plant::ReturnedUnchecked, 328, LOST),
+    (Plant::CopiesUnstored, 39, LOST),
+    (Plant::SweepTheList, 18, UNSEALED),
+    (Plant::ReturnedUnchecked, 280, LOST),
     (Plant::MovedIsLost, 31, LOST),
 ];
 /// Invariant 8.
@@ -99,7 +99,7 @@ const TWICE: &str = "committed after another session had adopted it";
 /// Invariant 3.
 const UNSEALED: &str = "which no sealed delete set names";
 
-/// The first seed that finds a fault, and what it finds: first looked for at one, then everywhere.
+/// A seed that finds a fault, and what it finds: first looked for at one, then everywhere.
 fn find(plant: Plant, at: u64, text: &str, seeds: impl Iterator<Item = u64>) -> Option<String> {
     std::iter::once(at).chain(seeds).find_map(|seed| {
         let wrong = simulate(seed, faults(seed), &[plant]).wrong;
@@ -210,13 +210,13 @@ fn what_is_healed_stays_whole() {
 
 /// The first table of the page is what was found here.
 #[test]
-fn the_page_says_which_seed_finds_what() {
-    let table = PAGE.split("| left out | rule | how | first seed that finds it |").nth(1).expect("the table has gone");
-    let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "));
-    let mut told: Vec<_> = rows
-        .filter_map(|(plant, row)| Some((plant.to_owned(), row.rsplit_once("| ")?.1.parse::<u64>().ok()?)))
-        .collect();
-    let mut found = FOUND.map(|(plant, seed, _)| (format!("{plant:?}"), seed)).to_vec();
+fn the_page_says_what_the_seeds_find() {
+    let table = PAGE.split("| left out | rule | how |").nth(1).expect("the table has gone");
+    let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| `")?.split_once('`'));
+    // Healing has seeds of its own.
+    let mut told: Vec<_> =
+        rows.filter(|(_, row)| !row.contains("of healing")).map(|(plant, _)| plant.to_owned()).collect();
+    let mut found = FOUND.map(|(plant, ..)| format!("{plant:?}")).to_vec();
     told.sort_unstable();
     found.sort_unstable();
     assert_eq!(told, found);

@@ -145,7 +145,7 @@ pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Storage>> {
     type Open = fn(&str, &Options, retry::Policy) -> Result<Arc<dyn Storage>>;
     let remote = |open: Open, place: &str| -> Result<Arc<dyn Storage>> {
         let policy = retry::Policy::system(options.retries, options.over.clone());
-        Ok(Arc::new(Retrying::with(metered(open(place, options, policy.clone())?), policy)))
+        Ok(Arc::new(Retrying::with_pages(metered(open(place, options, policy.clone())?), policy)))
     };
     if let Some(path) = folder_of(url) {
         return local(path);

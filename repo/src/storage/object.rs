@@ -7,13 +7,15 @@ mod client;
 mod credentials;
 mod google;
 mod http;
+mod listing;
 mod place;
 mod role;
 mod s3;
 mod service;
 
 pub(crate) use credentials::values_in;
-pub(crate) use http::{is_listing, moment, refusal};
+pub(crate) use http::{moment, refusal};
+pub(crate) use listing::is_listing;
 pub(crate) use place::{endpoint, place};
 
 use super::retry::{LAST_REQUEST, LOOK, Over, Policy};
@@ -323,7 +325,14 @@ impl Storage for Objects {
             // Page by page: a listing that failed goes on where it was, which nobody above can do.
             let page = self.policy.run(LIST, prefix, || {
                 let options = PaginatedListOptions { page_token: token.clone(), ..PaginatedListOptions::default() };
-                self.wait(self.store.list_paginated(whole, options)).map_err(|e| self.failed_on(LIST, prefix, e))
+                let page = self.wait(self.store.list_paginated(whole, options));
+                let page = page.map_err(|e| self.failed_on(LIST, prefix, e))?;
+                // It would go on for ever.
+                if page.page_token.is_some() && page.page_token == token {
+                    let text = format!("a listing of {} goes on where it began", self.place.location);
+                    return Err(Error::new(ErrorKind::Unavailable, text));
+                }
+                Ok(page)
             })?;
             // Other keys were not written by us.
             page.result.objects.iter().filter_map(|meta| self.listed(meta)).try_for_each(&mut *visit)?;

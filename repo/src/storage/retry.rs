@@ -190,16 +190,19 @@ enum Found {
 pub struct Retrying {
     inner: Arc<dyn Storage>,
     policy: Policy,
+    /// Its listings come in pages, and it tries each of them again itself. Once more around that would take that time anew.
+    has_pages: bool,
 }
 
 impl Retrying {
     /// Tries again what fails in `inner`.
     pub fn new(inner: Arc<dyn Storage>, settings: Retries, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
-        Self::with(inner, Policy { settings, over: Over::default(), clock, rng })
+        Self { inner, policy: Policy { settings, over: Over::default(), clock, rng }, has_pages: false }
     }
 
-    pub(super) fn with(inner: Arc<dyn Storage>, policy: Policy) -> Self {
-        Self { inner, policy }
+    /// The same for a storage whose listings come in pages: it has this policy, too, and tries each page again itself.
+    pub(super) fn with_pages(inner: Arc<dyn Storage>, policy: Policy) -> Self {
+        Self { inner, policy, has_pages: true }
     }
 
     fn find(&self, key: &Key, body: &Bytes) -> Result<Found> {
@@ -304,9 +307,11 @@ impl Storage for Retrying {
         self.run("overwrite", key, || self.inner.overwrite(key, body.clone()))
     }
 
-    /// Tries again only while nothing has been visited: no object may be visited twice. Storages whose listings come in
-    /// pages try each page again themselves.
+    /// Tries again only while nothing has been visited: no object may be visited twice.
     fn list(&self, prefix: &str, visit: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()> {
+        if self.has_pages {
+            return self.inner.list(prefix, visit);
+        }
         let mut visited = Ok(());
         let listed = self.policy.run("list", prefix, || {
             let mut any = false;
@@ -328,6 +333,9 @@ impl Storage for Retrying {
     }
 
     fn time(&self) -> Result<Option<Timestamp>> {
+        if self.has_pages {
+            return self.inner.time();
+        }
         self.policy.run("ask", "what time it is", || self.inner.time())
     }
 }

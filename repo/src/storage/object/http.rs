@@ -3,6 +3,7 @@
 //! of others, and would try again by itself; here every answer but success becomes a [`Refused`], which the adapter
 //! finds again in the chain of sources.
 
+use super::listing::Lists;
 use crate::Timestamp;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -175,8 +176,10 @@ impl HttpService for Patient {
                     return Err(HttpError::new(HttpErrorKind::Unknown, Broken::Listing("it has no end")));
                 }
             }
-            lists.check(&String::from_utf8_lossy(&page)).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+            let text = String::from_utf8_lossy(&page);
+            lists.check(&text).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
             date.note(&parts.headers);
+            let page = lists.without_foreign(&text).map_or(page, String::into_bytes);
             return Ok(HttpResponse::from_parts(parts, page.into()));
         }
         let mut text = Vec::new();
@@ -190,46 +193,6 @@ impl HttpService for Patient {
         let refused = Refused::new(parts.status.as_u16(), &parts.headers, &String::from_utf8_lossy(&text));
         Err(HttpError::new(HttpErrorKind::Unknown, refused))
     }
-}
-
-/// Answers to listings. object_store takes whatever lacks the token of a next page for the last one: a page of an older protocol,
-/// which says only that it was cut, or an error with status 200. Objects that no listing shows would be deleted by a collector.
-#[derive(Clone, Copy, Debug)]
-enum Lists {
-    /// `ListObjectsV2`, also that of Google.
-    S3,
-    /// `List Blobs`.
-    Azure,
-}
-
-impl Lists {
-    /// What a request with this query asks for.
-    fn of(query: &str) -> Option<Self> {
-        let has = |pair| query.split('&').any(|part| part == pair);
-        if has("list-type=2") { Some(Self::S3) } else { has("comp=list").then_some(Self::Azure) }
-    }
-
-    fn check(self, page: &str) -> Result<(), Broken> {
-        let (opens, closes) = match self {
-            Self::S3 => ("<ListBucketResult", "</ListBucketResult>"),
-            Self::Azure => ("<EnumerationResults", "</EnumerationResults>"),
-        };
-        if !page.contains(opens) || !page.contains(closes) {
-            return Err(Broken::Listing("it is something else"));
-        }
-        let goes_on = page.split_once("<NextContinuationToken>").is_some_and(|(_, rest)| !rest.starts_with('<'));
-        match self {
-            Self::S3 if page.contains("<IsTruncated>true") && !goes_on => {
-                Err(Broken::Listing("it was cut, without a token for the next page"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Whether a page is a whole listing, of Azure or of S3.
-pub(crate) fn is_listing(azure: bool, page: &str) -> bool {
-    if azure { Lists::Azure } else { Lists::S3 }.check(page).is_ok()
 }
 
 /// What is said of an answer that is not success.
@@ -298,25 +261,6 @@ impl Body for Timed {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_page_that_is_cut_without_a_token_or_is_none_is_no_listing() {
-        let page = |inner: &str| format!("<?xml?><ListBucketResult xmlns=\"x\">{inner}</ListBucketResult>");
-        let s3 = Lists::of("list-type=2&prefix=a").unwrap();
-        for whole in
-            ["", "<IsTruncated>false</IsTruncated>", "<IsTruncated>true</IsTruncated><NextContinuationToken>t<"]
-        {
-            s3.check(&page(whole)).unwrap();
-        }
-        for cut in ["<IsTruncated>true</IsTruncated>", "<IsTruncated>true</IsTruncated><NextContinuationToken></N>"] {
-            assert!(s3.check(&page(cut)).is_err(), "{cut}");
-        }
-        for odd in ["", "<Error><Code>InternalError</Code></Error>", "<html>", "<ListBucketResult><Contents>"] {
-            assert!(s3.check(odd).is_err(), "{odd}");
-            assert!(Lists::of("restype=container&comp=list").unwrap().check(odd).is_err(), "{odd}");
-        }
-        assert!(Lists::of("x=list-type=2").is_none() && Lists::of("").is_none());
-    }
 
     #[test]
     fn the_date_of_an_answer_is_read_and_anything_else_is_none() {

@@ -364,3 +364,67 @@ fn an_object_that_is_too_long_is_not_brought_into_memory() {
     assert!(error.kind() == ErrorKind::Corrupt && error.object() == Some("snap/a"), "{error}");
     server.join().unwrap();
 }
+
+/// A listing of a storage that answers so.
+fn listed(answers: Vec<String>, retries: crate::storage::Retries) -> Result<Vec<String>> {
+    let (endpoint, _) = saying(answers);
+    let env = [
+        ("HOME", "/none"),
+        ("AWS_ENDPOINT_URL", endpoint.as_str()),
+        ("AWS_ACCESS_KEY_ID", "k"),
+        ("AWS_SECRET_ACCESS_KEY", "s"),
+        ("AWS_REGION", "eu-west-1"),
+    ];
+    let storage =
+        open("s3://bucket/r", &Options { env: Environment::of(&env), retries, ..Options::default() }).unwrap();
+    let mut found = Vec::new();
+    let done = storage.list("", &mut |object| {
+        found.push(object.key.as_str().to_owned());
+        Ok(())
+    });
+    done.map(|()| found)
+}
+
+fn page(keys: &[&str], token: &str) -> String {
+    let object = |key: &&str| {
+        format!("<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00Z</LastModified><Size>1</Size></Contents>")
+    };
+    let objects: String = keys.iter().map(object).collect();
+    let token = match token {
+        "" => "<IsTruncated>false</IsTruncated>".to_owned(),
+        token => {
+            format!("<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>")
+        }
+    };
+    http("200 OK", "", &format!("<ListBucketResult>{objects}{token}</ListBucketResult>"))
+}
+
+fn quick(total: u64) -> crate::storage::Retries {
+    let millis = std::time::Duration::from_millis;
+    crate::storage::Retries { total: millis(total), first: millis(5), ..Default::default() }
+}
+
+/// Somebody's slip beside our objects: object_store refuses the whole page for such a name.
+#[test]
+fn a_name_that_no_path_has_does_not_end_a_listing() {
+    let pages = vec![page(&["r/a/1", "r/a//x", "r/./b"], "t"), page(&["r/a/2", "r/../c"], "u"), page(&["r//"], "")];
+    assert_eq!(listed(pages, quick(0)).unwrap(), ["a/1", "a/2"]);
+}
+
+#[test]
+fn a_listing_that_goes_on_where_it_began_ends() {
+    let pages = vec![page(&["r/a"], "t"), page(&["r/b"], "t"), page(&["r/b"], "t")];
+    let error = listed(pages, quick(0)).unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("goes on where it began"), "{error}");
+    // Said wrongly once, it is asked for again.
+    let pages = vec![page(&["r/a"], "t"), page(&["r/b"], "t"), page(&["r/b"], "u"), page(&["r/c"], "")];
+    assert_eq!(listed(pages, quick(2000)).unwrap(), ["a", "b", "c"]);
+}
+
+/// Each page is tried again as long as that is allowed, and nothing else begins that time anew.
+#[test]
+fn a_listing_that_fails_is_given_up_once() {
+    let busy = http("503 Slow Down", "", "<Error><Code>SlowDown</Code></Error>");
+    let error = listed(vec![busy; 500], quick(200)).unwrap_err().to_string();
+    assert_eq!(error.matches("gave up after").count(), 1, "{error}");
+}

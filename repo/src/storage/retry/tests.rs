@@ -222,7 +222,7 @@ fn nothing_is_tried_again_when_the_work_is_over() {
     let watched = steered.clone();
     let over = Over::when(move || watched.monotonic() >= Duration::from_secs(1));
     let policy = Policy { settings: Retries::default(), over, clock: steered.clone(), rng: steered.clone() };
-    let error = Retrying::with(faulty.clone(), policy).get(&key()).unwrap_err();
+    let error = Retrying { inner: faulty.clone(), policy, has_pages: false }.get(&key()).unwrap_err();
     assert!(error.kind() == Unavailable && error.to_string().contains("the work is over"), "{error}");
     assert!(steered.monotonic() <= Duration::from_secs(1) + LOOK, "{:?}", steered.monotonic());
     let calls = faulty.calls.lock().len();
