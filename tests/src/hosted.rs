@@ -83,8 +83,34 @@ pub struct Hosted {
 pub struct Device {
     // In this order: the one on top first.
     _lock: Option<Loop>,
+    _bound: Bound,
     device: Loop,
     node: PathBuf,
+}
+
+/// A device that the kubelet has bound.
+#[derive(Debug)]
+pub struct Bound(PathBuf);
+
+impl Bound {
+    /// That of a node at this place.
+    pub fn new(node: &Path, at: PathBuf) -> Self {
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        fs::File::create(&at).unwrap();
+        run("mount", &["--bind", node.to_str().unwrap(), at.to_str().unwrap()]);
+        Self(at)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--lazy"]).arg(&self.0).status();
+    }
 }
 
 impl Device {
@@ -319,7 +345,14 @@ impl Stand {
         (self.root().join(node), self.root().join(format!("pods/{pod_uid}/volumeDevices/kubernetes.io~csi/{pv}")))
     }
 
-    /// Publishes a file as the device of a pod, with the kubelet's loop device on top.
+    /// Where the kubelet binds the device of a pod.
+    pub fn bound(&self, hosted: &Hosted) -> PathBuf {
+        let Hosted { pod_uid, pv, .. } = hosted;
+        self.root().join(format!("plugins/kubernetes.io/csi/volumeDevices/{pv}/dev/{pod_uid}"))
+    }
+
+    /// Publishes a file as the device of a pod, by a driver that makes a node for it; the kubelet binds that, with its loop device
+    /// on top.
     pub fn publish(&self, hosted: &Hosted, file: &Path) -> Device {
         let device = Loop::new(file, &[]);
         let (node, link) = self.places(hosted);
@@ -329,8 +362,9 @@ impl Stand {
         let [major, minor] = [rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)].map(|n| n.to_string());
         run("mknod", &[node.to_str().unwrap(), "b", &major, &minor]);
         std::os::unix::fs::symlink(&node, link).unwrap();
-        let lock = Some(Loop::new(&node, &[]));
-        Device { _lock: lock, device, node }
+        let bound = Bound::new(&node, self.bound(hosted));
+        let lock = Some(Loop::new(bound.path(), &[]));
+        Device { _lock: lock, _bound: bound, device, node }
     }
 
     /// Mounts a new ext4 filesystem of so many MiB as the volume of a pod; gives the path.

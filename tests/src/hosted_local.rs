@@ -6,14 +6,15 @@ use wherry_api::{LocalVolume, labels};
 /// A device that is published; dropped, it is not any more.
 #[derive(Debug)]
 pub struct LocalDevice {
+    // In this order: the one on top first.
     _lock: Loop,
-    node: PathBuf,
+    bound: Bound,
 }
 
 impl LocalDevice {
     /// The node that the agent opens.
     pub fn node(&self) -> &Path {
-        &self.node
+        self.bound.path()
     }
 }
 
@@ -42,13 +43,10 @@ impl Stand {
         let Hosted { pod_uid, pv, .. } = hosted;
         let node = self.root().join(format!("plugins/kubernetes.io~local-volume/volumeDevices/{pv}/{pod_uid}"));
         let links = self.root().join(format!("pods/{pod_uid}/volumeDevices/kubernetes.io~local-volume"));
-        fs::create_dir_all(node.parent().unwrap()).unwrap();
         fs::create_dir_all(&links).unwrap();
-        let device = rustix::fs::stat(device).unwrap().st_rdev;
-        let [major, minor] = [rustix::fs::major(device), rustix::fs::minor(device)].map(|n| n.to_string());
-        run("mknod", &[node.to_str().unwrap(), "b", &major, &minor]);
+        let bound = Bound::new(device, node);
         std::os::unix::fs::symlink(link, links.join(pv)).unwrap();
-        LocalDevice { _lock: Loop::new(&node, &[]), node }
+        LocalDevice { _lock: Loop::new(bound.path(), &[]), bound }
     }
 
     /// Binds a directory read-only as the volume of a pod; gives the path.

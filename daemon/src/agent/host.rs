@@ -39,10 +39,18 @@ impl Plugin<'_> {
         }
     }
 
-    /// Where the kubelet binds the device for a pod.
+    /// Where the device of a pod is: a driver puts it there, or the kubelet that of a local volume.
     fn node(self, pod_uid: &str, pv: &str) -> String {
         match self {
             Self::Csi => format!("plugins/kubernetes.io/csi/volumeDevices/publish/{pv}/{pod_uid}"),
+            Self::Local { .. } => self.bound(pod_uid, pv),
+        }
+    }
+
+    /// Where the kubelet itself binds the device for a pod, before it starts that.
+    fn bound(self, pod_uid: &str, pv: &str) -> String {
+        match self {
+            Self::Csi => format!("plugins/kubernetes.io/csi/volumeDevices/{pv}/dev/{pod_uid}"),
             Self::Local { .. } => format!("plugins/kubernetes.io~local-volume/volumeDevices/{pv}/{pod_uid}"),
         }
     }
@@ -129,6 +137,34 @@ impl<'a> Kubelet<'a> {
     fn whole(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
+
+    /// The kubelet has bound this device since the node began. A driver may make a node for it and not bind it: that is still there
+    /// after a reboot, and its number by then that of another volume. A mount is of this boot.
+    ///
+    /// # Errors
+    /// [`NotPublished`] when it has not; `Invalid` when that cannot be seen.
+    fn has_bound(&self, path: &str, device: u64) -> Result<()> {
+        let shown = self.whole(path).display().to_string();
+        let fd = self.at(path, OFlags::empty()).map_err(|e| unopened(&shown, e))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| refused(format!("{shown} cannot be looked at: {e}")))?;
+        let is_same = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice && stat.st_rdev == device;
+        if is_same && is_mount_root(&fd, &shown)? {
+            return Ok(());
+        }
+        Err(NotPublished(format!("the kubelet has not bound the device at {shown} since the node began")).into())
+    }
+}
+
+/// # Errors
+/// `Invalid` when the kernel does not say it.
+fn is_mount_root(fd: &OwnedFd, shown: &str) -> Result<bool> {
+    let look = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+        .map_err(|e| refused(format!("{shown} cannot be looked at: {e}")))?;
+    if !look.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+        let text = "this kernel does not say what a mount point is: Linux 5.8 or newer is needed";
+        return Err(refused(text.to_owned()));
+    }
+    Ok(look.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 impl Published {
@@ -158,6 +194,7 @@ impl Published {
                 if let Plugin::Local { path } = plugin {
                     is_of(path, leads, stat.st_rdev, &shown)?;
                 }
+                kubelet.has_bound(&plugin.bound(pod_uid, pv), stat.st_rdev)?;
                 Ok(Self { fd, shown })
             }
             // The driver makes a file, and binds the device to it.
@@ -185,13 +222,7 @@ impl Published {
         let path = plugin.mount(pod_uid, pv);
         let shown = kubelet.whole(&path).display().to_string();
         let fd = kubelet.at(&path, OFlags::DIRECTORY).map_err(|e| unopened(&shown, e))?;
-        let look = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
-            .map_err(|e| refused(format!("{shown} cannot be looked at: {e}")))?;
-        if !look.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
-            let text = "this kernel does not say what a mount point is: Linux 5.8 or newer is needed";
-            return Err(refused(text.to_owned()));
-        }
-        if !look.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        if !is_mount_root(&fd, &shown)? {
             let text = format!("{shown} is a folder of the node: no volume is mounted there");
             return Err(NotPublished(text).into());
         }

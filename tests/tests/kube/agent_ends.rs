@@ -122,7 +122,7 @@ fn restores(stand: &Stand, cr: &Value, file: &str) {
 fn a_killed_upload_goes_on_and_sends_nothing_again() {
     let stand = stand("agent-kill");
     rate(&stand, 20_000_000);
-    let elsewhere = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"];
+    let elsewhere = ["unshare", "--pid", "--fork", "--mount-proc", "--propagation", "slave", "--kill-child=KILL"];
     let first = stand.agent_by(&elsewhere);
     let (hosted, device) = slow(&stand, &first, "up");
     let begin = std::time::Instant::now();

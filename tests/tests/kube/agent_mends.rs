@@ -15,6 +15,7 @@ use wherry_api::{Settings, names};
 use wherry_tests::hosted::{Agent, PATIENCE, Stand};
 use wherry_tests::seaweed::Seaweed;
 use wherry_tests::server::free_ports;
+use wherry_tests::volumes::Loop;
 
 /// Another rate of uploads and downloads (bytes a second), for agents that are started afterwards.
 fn rate(stand: &Stand, bytes: u64) {
@@ -60,6 +61,18 @@ fn a_volume_that_is_published_late_is_waited_for() {
         let cr = stand.when(hosted, &agent, "it is waited for", waits);
         assert_eq!(cr["status"]["phase"], "InProgress");
     }
+    // What is there after a reboot of the node of a driver that binds nothing: by now its number is that of another volume.
+    let foreign = Loop::new(&disk(&stand, "foreign", 32, 5), &[]);
+    let number = rustix::fs::stat(foreign.path()).unwrap().st_rdev;
+    let device = rustix::fs::FileType::BlockDevice;
+    fs::remove_file(&node).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &node, device, rustix::fs::Mode::RUSR, number).unwrap();
+    let unbound =
+        |cr: &serde_json::Value| cr["status"]["message"].as_str().is_some_and(|said| said.contains("has not bound"));
+    let bound = stand.bound(&hosted);
+    fs::create_dir_all(bound.parent().unwrap()).unwrap();
+    fs::write(&bound, b"").unwrap();
+    stand.when(&hosted, &agent, "it waits for the kubelet", unbound);
     // The reason of a cancel is not what it was tried again for.
     stand.patch(&canceled.key, &json!({ "spec": { "cancel": true } }));
     assert_eq!(stand.until(&canceled, &agent, &["Canceled"])["status"]["message"], "spec.cancel was set");
