@@ -13,6 +13,7 @@
 //! Nothing is read from or written to the local index. In the repository only such notes are written, where that is asked for.
 
 mod age;
+mod blame;
 mod choice;
 mod damaged;
 mod data;
@@ -29,7 +30,7 @@ mod trees;
 mod wanted;
 
 pub(crate) use objects::newest_roots;
-pub use report::{CheckReport, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason};
+pub use report::{CheckReport, Copies, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason};
 pub use wanted::Wanted;
 pub(crate) use wanted::{Name, Of};
 

@@ -26,7 +26,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use table::{Table, walk};
+use table::{Table, rows_of_gone, walk};
 
 /// What was moved since the table was made is looked for no sooner than this after the last time, unless a pack is seen
 /// to have gone since.
@@ -113,6 +113,18 @@ impl Elsewhere {
     /// Packs that are there, or may be, and were left out as their index could not be read: what was not found may be in them.
     pub(crate) fn left_out(&self) -> Vec<PackId> {
         self.left_out.lock().iter().copied().collect()
+    }
+
+    /// Calls `take` with each data pack that a segment names and that is not there, and what was in it. An error of `take` ends it.
+    ///
+    /// # Errors
+    /// What the storage says when it does not answer.
+    pub(crate) fn each_gone(
+        &self,
+        repository: &Repository,
+        mut take: impl FnMut(&PackId, &mut dyn Iterator<Item = ShortId>) -> Result<()>,
+    ) -> Result<()> {
+        rows_of_gone(repository, |rows| take(&rows.pack, &mut rows.chunks.iter().map(|(id, ..)| *id)))
     }
 
     /// What is known is forgotten: packs came that nobody saw go.

@@ -46,8 +46,8 @@ mod turn;
 mod writer;
 
 pub use check::{
-    CheckOptions, CheckReport, CheckStep, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason, ReadData, Wanted,
-    Watch,
+    CheckOptions, CheckReport, CheckStep, Copies, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason, ReadData,
+    Wanted, Watch,
 };
 pub use clock::{Clock, Rng, System, Timestamp};
 pub use codec::Compression;

@@ -1,5 +1,7 @@
 //! Collecting garbage: all that anybody may still want survives, whatever happens at the same time, and the rest goes.
 
+#[path = "collect/blamed.rs"]
+mod blamed;
 #[path = "collect/copied.rs"]
 mod copied;
 #[path = "collect/crash.rs"]

@@ -5,7 +5,8 @@ use super::ledger::Ledger;
 use super::maps::Suspects;
 use super::packs::{Packs, State, Used};
 use super::{CheckStep, NotRead, NotReadReason, Piece, Run};
-use crate::format::tree::{ATTRIBUTES, Set};
+use crate::elsewhere::Copy;
+use crate::format::tree::{ATTRIBUTES, FOLDER, Ref, Set};
 use crate::id::PackId;
 use crate::storage::keys;
 use crate::{ErrorKind, Result};
@@ -123,6 +124,21 @@ pub(super) fn opens(run: &Run<'_>, pack: &PackId, piece: &Piece) -> Result<bool>
         }
         Err(e) => Err(e),
     }
+}
+
+/// Opens a copy of a map node or tree node.
+///
+/// # Errors
+/// It is damaged or gone; what the storage says.
+pub(super) fn open_node(run: &Run<'_>, node: &Piece, copy: &Copy) -> Result<()> {
+    let (opener, start) = (run.repository.opener(), u64::from(copy.at.offset));
+    let range = start..start + u64::from(copy.at.len);
+    let sealed = run.storage().get_range(&keys::pack(&copy.pack), range)?;
+    if node.class < FOLDER {
+        return opener.node(&node.id, node.class - 128, &copy.at, &sealed).map(drop);
+    }
+    let to = Ref { id: node.id, class: node.class, plain: copy.plain };
+    opener.tree_node(&to, &copy.at, &sealed).map(drop)
 }
 
 /// Opens chunks of one pack.

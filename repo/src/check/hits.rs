@@ -10,7 +10,7 @@ use super::{CheckStep, Hit, Piece, Run, data, paths, trees};
 use crate::elsewhere::Copy;
 use crate::format::node::{FANOUT_BITS, Node, Slot};
 use crate::format::records::Sweep;
-use crate::id::PackId;
+use crate::id::{PackId, ShortId};
 use crate::map::Image;
 use crate::storage::{Key, keys};
 use crate::{ErrorKind, Result, Snapshot};
@@ -71,11 +71,13 @@ pub(super) struct Search<'a> {
     names: HashSet<PackId>,
     /// What turned out to be damaged in this search.
     pub(super) more: RefCell<HashSet<(PackId, u64)>>,
-    /// Whether a damaged chunk is elsewhere: many snapshots refer to the same.
-    answers: RefCell<HashMap<(PackId, u64), bool>>,
+    /// The pack to blame for a damaged chunk, if it is nowhere else: many snapshots refer to the same.
+    answers: RefCell<HashMap<(PackId, u64), Option<PackId>>>,
     /// The random parts of the names of all packs that may go at any moment, those in sealed delete sets: from when somebody needed
     /// to know, and nothing that is known of packs is older.
     condemned: RefCell<Option<HashSet<u64>>>,
+    /// Packs that are lost, by chunks that were in them: from when somebody needed to know.
+    pub(super) lost: RefCell<Option<HashMap<ShortId, PackId>>>,
     /// What is nowhere.
     pub(super) wanted: RefCell<Wanted>,
     /// Snapshots done, and all.
@@ -85,9 +87,9 @@ pub(super) struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(run: &'a Run<'a>, packs: &'a Packs<'a>, bad: Bad, most: usize) -> Self {
         let names = bad.parts.iter().map(|(pack, _)| *pack).chain(bad.packs.iter().copied()).collect();
-        let (more, answers, condemned) = (RefCell::default(), RefCell::default(), RefCell::default());
+        let (more, answers, condemned, lost) = Default::default();
         let wanted = RefCell::new(Wanted::new(most));
-        Self { run, packs, bad, names, more, answers, condemned, wanted, at: Cell::default() }
+        Self { run, packs, bad, names, more, answers, condemned, lost, wanted, at: Cell::default() }
     }
 
     pub(super) fn watch(&self) -> Result<()> {
@@ -188,7 +190,7 @@ impl<'a> Search<'a> {
         })?;
         let Some(view) = view else {
             self.wanted.borrow_mut().node(top);
-            return Ok(vec![(keys::pack(&at.pack), image.size)]);
+            return Ok(vec![(keys::pack(&self.culprit(top)?), image.size)]);
         };
         let mut found = BTreeMap::new();
         if let Some(top) = view.top()?
@@ -205,16 +207,16 @@ impl<'a> Search<'a> {
         self.names.contains(pack) && (self.bad.packs.contains(pack) || self.bad.parts.contains(&(*pack, piece.print())))
     }
 
-    /// True when another pack holds a chunk. Of one whose pack is gone that is believed of the first copy as far as it was looked at;
-    /// one that is damaged is read there, and so is what stands behind a copy that is.
-    pub(super) fn is_elsewhere(&self, piece: &Piece) -> Result<bool> {
+    /// The pack to blame for a chunk; `None` when another one holds it. Of one whose pack is gone that is believed of the first copy
+    /// as far as it was looked at; one that is damaged is read there, and so is what stands behind a copy that is.
+    pub(super) fn lost_from(&self, piece: &Piece) -> Result<Option<PackId>> {
         let name = (piece.at.pack, piece.print());
         if let Some(answer) = self.answers.borrow().get(&name) {
             return Ok(*answer);
         }
         // Finding it may take a while.
         self.watch()?;
-        let answer = self.look_elsewhere(piece)?;
+        let answer = if self.is_elsewhere(piece)? { None } else { Some(self.culprit(piece)?) };
         let mut answers = self.answers.borrow_mut();
         if answers.len() >= ANSWERS {
             answers.clear();
@@ -223,7 +225,7 @@ impl<'a> Search<'a> {
         Ok(answer)
     }
 
-    fn look_elsewhere(&self, piece: &Piece) -> Result<bool> {
+    fn is_elsewhere(&self, piece: &Piece) -> Result<bool> {
         let knew = self.condemned.borrow().is_some();
         if self.look(piece)? {
             return Ok(true);
@@ -271,7 +273,7 @@ impl<'a> Search<'a> {
         Ok(false)
     }
 
-    fn is_condemned(&self, pack: &PackId) -> Result<bool> {
+    pub(super) fn is_condemned(&self, pack: &PackId) -> Result<bool> {
         if let Some(condemned) = &*self.condemned.borrow() {
             return Ok(condemned.contains(&pack.random));
         }
@@ -297,13 +299,13 @@ impl<'a> Search<'a> {
     fn below(&self, view: &View, level: u8, number: u64, node: &Node, found: &mut BTreeMap<Key, Lost>) -> Result<bool> {
         let child = |n: usize| (number << FANOUT_BITS) + n as u64;
         if level == 0 {
-            let pieces = node.present().map(|(n, slot)| (n, slot, view.chunk(child(n), slot)));
-            let bad: Vec<_> = pieces.filter(|(.., piece)| self.is_bad(piece)).collect();
-            self.run.repository.elsewhere().expect(view.class, bad.iter().map(|(_, slot, _)| slot.id));
+            let pieces = node.present().map(|(n, slot)| (n, view.chunk(child(n), slot)));
+            let bad: Vec<_> = pieces.filter(|(_, piece)| self.is_bad(piece)).collect();
+            self.run.repository.elsewhere().expect(view.class, bad.iter().map(|(_, piece)| piece.id));
             let mut any = false;
-            for (n, slot, piece) in bad {
-                if !self.is_elsewhere(&piece)? {
-                    hit(found, slot, view.bytes_of(child(n)));
+            for (n, piece) in bad {
+                if let Some(pack) = self.lost_from(&piece)? {
+                    hit(found, &pack, view.bytes_of(child(n)));
                     self.wanted.borrow_mut().chunk(&piece, Some(child(n)));
                     any = true;
                 }
@@ -336,8 +338,9 @@ impl<'a> Search<'a> {
         for (n, slot, node) in steps {
             match node {
                 None => {
-                    hit(found, &slot, view.bytes_below(level - 1, n));
-                    self.wanted.borrow_mut().node(&node_piece(&slot, level - 1));
+                    let piece = node_piece(&slot, level - 1);
+                    hit(found, &self.culprit(&piece)?, view.bytes_below(level - 1, n));
+                    self.wanted.borrow_mut().node(&piece);
                     any = true;
                 }
                 Some(node) if self.below(view, level - 1, n, &node, found)? => any = true,
@@ -348,8 +351,8 @@ impl<'a> Search<'a> {
     }
 }
 
-fn hit(found: &mut BTreeMap<Key, Lost>, slot: &Slot, bytes: Range<u64>) {
+fn hit(found: &mut BTreeMap<Key, Lost>, pack: &PackId, bytes: Range<u64>) {
     if !bytes.is_empty() {
-        found.entry(keys::pack(&slot.at.pack)).or_default().ranges.push(bytes);
+        found.entry(keys::pack(pack)).or_default().ranges.push(bytes);
     }
 }

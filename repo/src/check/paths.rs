@@ -38,7 +38,7 @@ pub(super) fn find(search: &Search<'_>, snapshot: &Snapshot, found: &mut BTreeMa
             None => {
                 let step = frame.step.clone();
                 frame.any = true;
-                step.into_iter().for_each(|step| finder.lost(&step, frame.len, false));
+                step.map_or(Ok(()), |step| finder.lost(&step, frame.len, false))?;
                 None
             }
         };
@@ -95,10 +95,13 @@ impl Finder<'_> {
             let Self { search, found, path } = self;
             each_chunk(node, n, &mut |chunk, bytes| {
                 let piece = piece(chunk);
-                if search.is_bad(&piece) && !search.is_elsewhere(&piece)? {
+                if !search.is_bad(&piece) {
+                    return Ok(());
+                }
+                if let Some(pack) = search.lost_from(&piece)? {
                     frame.any = true;
                     search.wanted.borrow_mut().chunk(&piece, None);
-                    found.entry(keys::pack(&chunk.at.pack)).or_default().paths.entry(path, bytes);
+                    found.entry(keys::pack(&pack)).or_default().paths.entry(path, bytes);
                 }
                 Ok(())
             })?;
@@ -117,7 +120,7 @@ impl Finder<'_> {
             let is_all = frame.step.is_none();
             if self.open(&step)?.is_none() {
                 frame.any = true;
-                self.lost(&step, self.path.len(), is_all);
+                self.lost(&step, self.path.len(), is_all)?;
                 continue;
             }
             return Ok(Some(Frame { step: Some(step), next: 0, len: self.path.len(), any: false }));
@@ -139,14 +142,17 @@ impl Finder<'_> {
     }
 
     /// A node at the first `len` bytes of the path cannot be read.
-    fn lost(&mut self, step: &Step, len: usize, is_all: bool) {
-        self.search.wanted.borrow_mut().node(&step.piece());
-        let paths = &mut self.found.entry(keys::pack(&step.at.at.pack)).or_default().paths;
+    fn lost(&mut self, step: &Step, len: usize, is_all: bool) -> Result<()> {
+        let (search, piece) = (self.search, step.piece());
+        search.wanted.borrow_mut().node(&piece);
+        let pack = search.culprit(&piece)?;
+        let paths = &mut self.found.entry(keys::pack(&pack)).or_default().paths;
         let path = self.path.get(..len).unwrap_or_default();
         paths.whole |= is_all;
         match &step.want {
             Want::Folder { totals, .. } => paths.below(path, totals.below, totals.bytes),
             Want::List(bytes) => paths.entry(path, *bytes),
         }
+        Ok(())
     }
 }

@@ -96,6 +96,8 @@ pub struct Damage {
     pub empty: bool,
     /// It could be read at first and then could not: who has no hit here may be hit all the same.
     pub unclear: bool,
+    /// Of a pack: how it stands with what is lost and another one was named for.
+    pub copies: Copies,
     /// What is wrong with it.
     pub what: String,
     /// The snapshots that it hits, by volume and time. None: every snapshot can be restored in spite of it.
@@ -110,8 +112,32 @@ impl Damage {
                 "whether all that the snapshots need of it is intact is not known, for it could be read at first and then could not: see \
                  to the storage, and run `wherry check --read-data` again"
             }
-            DamageKind::Pack | DamageKind::Map if self.hits.is_empty() => {
-                "nothing is lost: all that the snapshots need of it was read and is intact"
+            DamageKind::Pack | DamageKind::Map if self.hits.is_empty() => match self.copies {
+                Copies::None | Copies::Lost => {
+                    "nothing is lost: all that the snapshots need of it was read and is intact"
+                }
+                Copies::Damaged => {
+                    "what is damaged in it is damaged in another object, too, which is named here with the snapshots that need it: \
+                     bring the object back from a copy of the repository, either of them is enough"
+                }
+                Copies::Unknown => {
+                    "what is in it nobody can tell: it may be what the snapshots need that are hit by an object that is gone; bring \
+                     the object back from a copy of the repository"
+                }
+            },
+            DamageKind::Pack if self.copies == Copies::Lost => {
+                "`wherry gc` had moved what was in it to another object, and deleted it rightly; it is that one which is damaged or gone, \
+                 and which one it was is not known: from a copy of the repository bring back what is named here, and else all below \
+                 `packs/` that is there and not here, but this one; or restore another snapshot; the next backup of each volume \
+                 stores anew what is missing; until then, or until the snapshots that need it are given up (`wherry forget`), \
+                 `wherry gc` deletes nothing"
+            }
+            DamageKind::Map if self.copies == Copies::Lost => {
+                "`wherry gc` had moved what was in it to another object, and deleted it rightly; it is that one which is damaged or gone, \
+                 and which one it was is not known: from a copy of the repository bring back what is named here, and else all below \
+                 `meta/` that is there and not here, but this one; or restore another snapshot; the next backup of each volume \
+                 writes its map or tree anew; until then, or until the snapshots that need it are given up (`wherry forget`), \
+                 `wherry gc` deletes nothing"
             }
             DamageKind::Pack if self.missing || self.empty => {
                 "restore another snapshot, or bring the object back from a copy of the repository; the next backup of \
@@ -179,6 +205,20 @@ impl Damage {
             }
         }
     }
+}
+
+/// How it stands with a damaged pack and what is lost of others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Copies {
+    /// Nothing is known to be in it that is lost, but for what its own hits say.
+    #[default]
+    None,
+    /// A damaged copy is in it.
+    Damaged,
+    /// Its own index cannot be read, so that what was in a pack that is gone may be in it.
+    Unknown,
+    /// It is gone as a collector had moved what was in it, and no copy of that is known.
+    Lost,
 }
 
 /// What a damaged object is.
@@ -379,6 +419,7 @@ struct Found {
     /// Where the key does not say it.
     kind: Option<DamageKind>,
     unclear: bool,
+    copies: Copies,
     whole: BTreeSet<String>,
     /// Ordinals and classes.
     parts: BTreeMap<u32, u8>,
@@ -411,6 +452,11 @@ impl Findings {
         self.0.lock().entry(key.clone()).or_default().missing = true;
     }
 
+    /// How it stands with a damaged pack and what is lost of others.
+    pub(super) fn copies(&self, key: &Key, copies: Copies) {
+        self.0.lock().entry(key.clone()).or_default().copies = copies;
+    }
+
     /// Nothing is left in the pack.
     pub(super) fn empty(&self, key: &Key) {
         self.0.lock().entry(key.clone()).or_default().empty = true;
@@ -424,8 +470,8 @@ impl Findings {
                 return None;
             }
             let kind = found.kind.unwrap_or_else(|| DamageKind::of(&object));
-            let (missing, empty, unclear) = (found.missing, found.empty, found.unclear);
-            Some(Damage { kind, missing, empty, unclear, what: found.describe(kind), hits, object })
+            let (what, Found { missing, empty, unclear, copies, .. }) = (found.describe(kind), found);
+            Some(Damage { kind, missing, empty, unclear, copies, what, hits, object })
         };
         self.0.into_inner().into_iter().filter_map(damage).collect()
     }

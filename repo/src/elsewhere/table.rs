@@ -187,6 +187,24 @@ pub(super) fn walk(
     of_packs(wanted, &mut take).map(drop)
 }
 
+/// Calls `take` with what segments say of packs that are not there.
+pub(super) fn rows_of_gone(
+    repository: &Repository,
+    mut take: impl FnMut(segment::PackRows) -> Result<()>,
+) -> Result<()> {
+    let lanes = repository.storage().lanes().min(THREADS);
+    let mut there = HashSet::new();
+    repository.storage().list(keys::PACKS, &mut |object| {
+        there.extend(keys::parse_pack(&object.key).map(|id| id.random));
+        Ok(())
+    })?;
+    for part in repository.list(keys::IDX)?.chunks(lanes) {
+        let rows = side_by_side(part, |key| read_segment(repository, key))?.into_iter().flatten();
+        rows.filter(|rows| !there.contains(&rows.pack.random)).try_for_each(&mut take)?;
+    }
+    Ok(())
+}
+
 /// What a segment says of each pack; nothing when it is gone or damaged.
 fn read_segment(repository: &Repository, key: &Key) -> Result<Vec<segment::PackRows>> {
     let read = || {
