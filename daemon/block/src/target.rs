@@ -61,7 +61,8 @@ pub enum TargetKind {
         size: u64,
         /// It cannot be written to.
         read_only: bool,
-        /// What was found in its first or last MiB or, of a known kind, elsewhere; `None` if it counts as empty.
+        /// What was found in its first or last MiB or, of a known kind, elsewhere, or which of these cannot be read; `None` if
+        /// it counts as empty.
         contents: Option<String>,
     },
     /// Neither file, folder nor block device.
@@ -91,7 +92,14 @@ pub fn inspect_target(path: &Path) -> Result<TargetState> {
         FileType::BlockDevice => {
             let source = Source::open_quietly(path)?;
             let read_only = denied || device_number(&stat).is_some_and(|number| Device::new(number).is_read_only());
-            TargetKind::Device { size: source.geometry().size, read_only, contents: contents(&source)? }
+            let contents = match contents(&source) {
+                // A bad sector comes back when it is written over: whether it is, is for others to say.
+                Err(Error::Io { offset, len, .. }) if len > 0 => {
+                    Some(format!("a part that cannot be read (within {len} bytes from byte {offset} on)"))
+                }
+                contents => contents?,
+            };
+            TargetKind::Device { size: source.geometry().size, read_only, contents }
         }
         _ => return Ok(TargetState { kind: TargetKind::Other, busy: None }),
     };

@@ -237,14 +237,19 @@ fn admit(
     if read_only {
         return refuse(format!("{name} is read-only"));
     }
+    let marker = marker()?;
+    let mut resumed = contents.is_some() && marker.is_set();
+    let ways = "--force overwrites it, --delta writes only what differs";
+    if let Some(what) = contents
+        && !(force || delta || resumed)
+    {
+        return refuse(format!("{name} is not empty: {what}; {ways}"));
+    }
     let seen = match Seen::on(target, need + untouched, need) {
         // A bad sector of what is written over anyway comes back by that.
         Err(_) if force || delta => Seen::default(),
         seen => seen?,
     };
-    let marker = marker()?;
-    let mut resumed = contents.is_some() && marker.is_set();
-    let ways = "--force overwrites it, --delta writes only what differs";
     if resumed && let Some(at) = seen.foreign(reader, &marker.before())? {
         if !(force || delta) {
             return refuse(format!(
@@ -255,8 +260,5 @@ fn admit(
         // Nothing is gone on with: it is begun anew.
         resumed = false;
     }
-    match contents {
-        Some(what) if !(force || delta || resumed) => refuse(format!("{name} is not empty: {what}; {ways}")),
-        _ => Ok(Plan { create: false, untouched, delta: delta || resumed, resumed, before: seen.checksums() }),
-    }
+    Ok(Plan { create: false, untouched, delta: delta || resumed, resumed, before: seen.checksums() })
 }
