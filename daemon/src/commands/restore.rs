@@ -108,7 +108,10 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         let marker = marker()?.over(&plan.before);
         marker.set();
         let progress = context.progress("restore", Some(reader.size()));
-        work.fill(&sink, only.as_ref(), &progress).map_err(|e| name_the_rest(e, &snapshot, &target))?;
+        work.fill(&sink, only.as_ref(), &progress).map_err(|e| match is_damage(&e) {
+            true => end_at_damage(e, &marker, &snapshot, &target),
+            false => e,
+        })?;
         engine_used = sink.engine();
         drop((progress, sink));
         if verify {
@@ -186,16 +189,21 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
 }
 
 /// Damage ends the restore of a disk, which would have a hole that nothing tells from data: where the rest is to be had all the
-/// same, an error of damage says.
-fn name_the_rest(error: anyhow::Error, snapshot: &Snapshot, target: &Path) -> anyhow::Error {
-    if !is_damage(&error) {
-        return error;
-    }
+/// same, its error says. Whoever has got it like that uses the target, and not all use can be seen: the same command does not go
+/// on by itself.
+fn end_at_damage(error: anyhow::Error, marker: &Marker, snapshot: &Snapshot, target: &Path) -> anyhow::Error {
+    marker.clear();
+    let (size, name) = (snapshot.record.size, target.display());
+    // `sync` fills the last block up. A device has whole sectors, and no room for more.
+    let block = if size.is_multiple_of(4096) { "4K" } else { "512" };
+    let cut = match target.is_file() && !size.is_multiple_of(512) {
+        true => format!("; truncate -s {size} {name}"),
+        false => String::new(),
+    };
     let rest = format!(
-        "`wherry mount DIR`, and `dd if=DIR/by-id/{}/disk.raw of={} bs=4K conv=noerror,sync`, bring all the rest, with zeros for what \
-         is lost",
-        snapshot.id,
-        target.display()
+        "`wherry mount DIR`, and `dd if=DIR/by-id/{}/disk.raw of={name} bs={block} conv=noerror,sync{cut}`, bring all the rest, with \
+         zeros for what is lost; when `wherry repair --from` has brought that back, the same command with --delta goes on",
+        snapshot.id
     );
     error.downcast::<Error>().map_or_else(|e| e, |e| e.advise(&rest).into())
 }

@@ -66,3 +66,58 @@ fn a_damaged_chunk_is_not_the_end_of_a_file() {
     let mount = place.mount_here();
     keeps_its_size(&files(&mount.mnt).join("large"), &bytes);
 }
+
+/// Of every size, to a file and to a device of just that size: what a restore that came to damage says brings all the rest.
+#[test]
+fn what_a_restore_says_at_damage_brings_a_disk_of_its_size() {
+    let place = Place::new();
+    let cases = [(0, false), (512, false), (512, true), (700, false), (700, true)];
+    for (seed, (tail, on_device)) in cases.into_iter().enumerate() {
+        let disk = disk(seed as u64, 20, tail, |_| true);
+        let before: Vec<PathBuf> = packs(&place);
+        place.backup("vm", &disk);
+        let pack = packs(&place).into_iter().find(|pack| !before.contains(pack)).unwrap();
+        let sound = fs::read(&pack).unwrap();
+        let mut bytes = sound.clone();
+        bytes[7 * UNIT] ^= 4;
+        fs::write(&pack, bytes).unwrap();
+        let file = place.path(&format!("out-{tail}-{on_device}"));
+        let device = on_device.then(|| {
+            File::create(&file).unwrap().set_len(disk.len().next_multiple_of(512) as u64).unwrap();
+            Device(sh("losetup", &["--find", "--show", file.to_str().unwrap()]).unwrap())
+        });
+        let target = device.as_ref().map_or(file.to_str().unwrap(), |device| &device.0);
+        let (code, said) = place.fail(&["restore", "latest", target]);
+        assert_eq!(code, 13, "{said}");
+        let advised = said.split('`').find(|part| part.starts_with("dd ")).unwrap_or_else(|| panic!("{said}"));
+        let mount = place.mount_here();
+        let advised = advised.replace("DIR/", &format!("{}/", mount.mnt.display()));
+        let ran = Command::new("sh").args(["-c", &advised]).output().unwrap();
+        let ran = String::from_utf8_lossy(&ran.stderr);
+        assert!(!ran.contains("No space") && ran.contains("Input/output error"), "{advised}: {ran}");
+        drop((device, mount));
+        let got = fs::read(&file).unwrap();
+        let len = if on_device { disk.len().next_multiple_of(512) } else { disk.len() };
+        assert_eq!(got.len(), len, "{advised}");
+        let bad: Vec<_> = (0..disk.len().div_ceil(UNIT))
+            .filter(|n| got[n * UNIT..((n + 1) * UNIT).min(disk.len())] != *disk.chunks(UNIT).nth(*n).unwrap())
+            .collect();
+        assert_eq!(bad.len(), 1, "{bad:?}");
+        assert!(got[bad[0] * UNIT..][..UNIT].iter().all(|byte| *byte == 0), "{bad:?}");
+        fs::write(&pack, sound).unwrap();
+    }
+}
+
+/// A loop device; gone when this is dropped.
+struct Device(String);
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = sh("losetup", &["--detach", &self.0]);
+    }
+}
+
+fn packs(place: &Place) -> Vec<PathBuf> {
+    let found = sh("find", &[place.path("repo").to_str().unwrap(), "-path", "*/packs/*", "-type", "f"]).unwrap();
+    found.lines().map(PathBuf::from).collect()
+}
