@@ -78,7 +78,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     // The session is ended by a signal too.
     let _armed = context.cancel.arm("run the same command again: it goes on from what is there");
     let readers = Readers::start(&repository)?;
-    let reader = SnapshotReader::within(readers.open(&snapshot)?)?;
+    let reader = Arc::new(SnapshotReader::within(readers.open(&snapshot)?)?);
     let marker = || context.restore_marker(&target, &snapshot);
     let plan = admit(&target, &reader, force, delta, &marker)?;
     let unit = reader.chunk_size();
@@ -211,7 +211,7 @@ fn end_at_damage(error: anyhow::Error, marker: &Marker, snapshot: &Snapshot, tar
 /// Refuses, before anything is written, what must not be written to.
 fn admit(
     target: &Path,
-    reader: &SnapshotReader,
+    reader: &Arc<SnapshotReader>,
     force: bool,
     delta: bool,
     marker: &dyn Fn() -> Result<Marker>,
@@ -253,12 +253,18 @@ fn admit(
     {
         return refuse(format!("{name} is not empty: {what}; {ways}"));
     }
-    let seen = match Seen::on(target, need + untouched, need) {
-        // A bad sector of what is written over anyway comes back by that.
-        Err(_) if force || delta => Seen::default(),
+    let seen = match Seen::on(target, need + untouched, reader) {
+        // A bad sector of what is written over anyway comes back by that. What of the snapshot cannot be read is said when it
+        // is to be written.
+        Err(_) if force || delta || !resumed => Seen::default(),
         seen => seen?,
     };
-    if resumed && let Some(at) = seen.foreign(reader, &marker.before())? {
+    let foreign = match resumed.then(|| seen.foreign(reader, &marker.before())).transpose() {
+        // What is lost of the snapshot is said where it is written.
+        Err(_) if force || delta => None,
+        foreign => foreign?.flatten(),
+    };
+    if let Some(at) = foreign {
         if !(force || delta) {
             return refuse(format!(
                 "{name} is not empty, and was written to since the restore to it was interrupted: what is at byte {at} is neither \
