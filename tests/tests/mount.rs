@@ -1,5 +1,7 @@
 //! Real mounts by the real executable. Needs root, /dev/fuse and loop devices.
 
+#[path = "mount/lost.rs"]
+mod lost;
 #[path = "mount/place.rs"]
 mod place;
 #[path = "mount/read_only.rs"]

@@ -9,6 +9,8 @@ mod cancelled;
 mod harness;
 #[path = "restore/modes.rs"]
 mod modes;
+#[path = "restore/partitioned.rs"]
+mod partitioned;
 #[path = "restore/refusals.rs"]
 mod refusals;
 #[path = "restore/resume.rs"]

@@ -18,6 +18,9 @@ const EDGE: u64 = 1 << 20;
 /// A look at one place of a device takes so many bytes.
 const LOOK: usize = 4096;
 
+/// So far from the beginning of a partition on lies what tells its filesystem (bytes): that of btrfs is the last, at 64 KiB.
+const HEAD: u64 = (64 << 10) + LOOK as u64;
+
 /// What stays of a filesystem whose first MiB was wiped: where its copies lie (a multiple of [`LOOK`], and the place
 /// behind that), how they begin, its name.
 const COPIES: [(u64, usize, &[u8], &str); 6] = [
@@ -61,7 +64,8 @@ pub enum TargetKind {
         size: u64,
         /// It cannot be written to.
         read_only: bool,
-        /// What was found in its first or last MiB or, of a known kind, elsewhere; `None` if it counts as empty.
+        /// What was found in its first or last MiB or, of a known kind, elsewhere, or which of these cannot be read; `None` if
+        /// it counts as empty.
         contents: Option<String>,
     },
     /// Neither file, folder nor block device.
@@ -91,7 +95,14 @@ pub fn inspect_target(path: &Path) -> Result<TargetState> {
         FileType::BlockDevice => {
             let source = Source::open_quietly(path)?;
             let read_only = denied || device_number(&stat).is_some_and(|number| Device::new(number).is_read_only());
-            TargetKind::Device { size: source.geometry().size, read_only, contents: contents(&source)? }
+            let contents = match contents(&source) {
+                // A bad sector comes back when it is written over: whether it is, is for others to say.
+                Err(Error::Io { offset, len, .. }) if len > 0 => {
+                    Some(format!("a part that cannot be read (within {len} bytes from byte {offset} on)"))
+                }
+                contents => contents?,
+            };
+            TargetKind::Device { size: source.geometry().size, read_only, contents }
         }
         _ => return Ok(TargetState { kind: TargetKind::Other, busy: None }),
     };
@@ -182,33 +193,45 @@ fn contents(source: &Source) -> Result<Option<String>> {
 }
 
 /// Gives `each` what is not zero at the places of a target of `size` bytes where [`inspect_target`] would see a filesystem or a
-/// table of partitions on a device: its place and at most 4 KiB, which do not reach over a multiple of 4 KiB nor over `cut`.
-/// What the target does not have is left out.
+/// table of partitions on a device, and where the partitions begin that `starts` names (bytes): its place and at most 4 KiB,
+/// which do not reach over a multiple of 4 KiB nor over `cut`. Ascending, each once; what the target does not have is left out.
 ///
 /// # Errors
 /// As of [`Source::open`] and [`Source::read_at`].
-pub fn look_at_places(path: &Path, size: u64, cut: u64, mut each: impl FnMut(u64, &[u8])) -> Result<()> {
+pub fn look_at_places(
+    path: &Path,
+    size: u64,
+    cut: u64,
+    starts: &[u64],
+    mut each: impl FnMut(u64, &[u8]),
+) -> Result<()> {
     let source = Source::open_quietly(path)?;
     let block = u64::from(source.geometry().logical_block).max(LOOK as u64);
     let size = size.min(source.geometry().size);
     let first = size.min(EDGE);
     let last = (size.saturating_sub(EDGE) / block * block).max(first);
-    let edges = [(0, first), (last, size)].into_iter();
+    let heads = starts.iter().filter(|start| **start < size).map(|start| (start / block * block, start + HEAD));
     let copies = COPIES.iter().map(|(place, ..)| (*place, place + LOOK as u64));
-    let pool = BufferPool::new((EDGE + block) as usize, 1)?;
-    for (start, end) in edges.chain(copies.filter(|(start, end)| *start >= first && *end <= last)) {
-        if start == end {
-            continue;
-        }
-        let bytes = source.read_at(start, (end - start) as usize, pool.take())?;
-        for (n, piece) in bytes.chunks(LOOK).enumerate() {
-            let at = start + (n * LOOK) as u64;
-            let (before, behind) = piece.split_at(cut.saturating_sub(at).min(piece.len() as u64) as usize);
-            for (at, part) in [(at, before), (at + before.len() as u64, behind)] {
-                if part.iter().any(|byte| *byte != 0) {
-                    each(at, part);
+    let mut places: Vec<(u64, u64)> = [(0, first), (last, size)].into_iter().chain(copies).chain(heads).collect();
+    places.sort_unstable();
+    let most = EDGE + block;
+    let pool = BufferPool::new(most as usize, 1)?;
+    let mut start = 0;
+    for (from, to) in places {
+        start = start.max(from);
+        let end = to.next_multiple_of(block).min(size);
+        while start < end {
+            let bytes = source.read_at(start, (end - start).min(most) as usize, pool.take())?;
+            for (n, piece) in bytes.chunks(LOOK).enumerate() {
+                let at = start + (n * LOOK) as u64;
+                let (before, behind) = piece.split_at(cut.saturating_sub(at).min(piece.len() as u64) as usize);
+                for (at, part) in [(at, before), (at + before.len() as u64, behind)] {
+                    if part.iter().any(|byte| *byte != 0) {
+                        each(at, part);
+                    }
                 }
             }
+            start += bytes.len() as u64;
         }
     }
     Ok(())

@@ -179,10 +179,10 @@ impl TreeArgs {
 #[command(after_long_help = "\
 Refuses, before it writes, a target that is mounted or in use, too small, or not empty, and a device that is not there. A missing \
 file is made. The same command after an interruption goes on where that one stopped, unless the target was used for \
-something else since. The repository, key file, password file and cache in use are never written into or removed: where the target \
-has them in it they stay and are named. Of a directory, what the repository has lost is left out and named, \
-and all else is restored (exit 13); \
-of a disk the first such place ends it.
+something else since, which is seen where filesystems and tables of partitions begin (not inside of LVM or LUKS). The \
+repository, key file, password file and cache in use are never written into or removed: where the target has them in it they \
+stay and are named. Of a directory, what the repository has lost is left out and named, and all else is restored (exit 13); \
+of a disk the first such place ends it, and going on when that is healed takes --delta.
 
 Examples:
   wherry restore latest:vm1 /dev/vg/vm1-new --verify

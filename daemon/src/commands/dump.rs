@@ -27,13 +27,12 @@ pub(crate) fn run(context: &Context, args: DumpArgs) -> Result<Exit> {
     look(context, &repository, &snapshot, &typed, |view, path| {
         let top = view.stat(path)?;
         if view.is_disk(path) {
-            let (what, partition) = match path.names() {
-                [] => ("the snapshot".to_owned(), "/p1".to_owned()),
-                _ => (path.to_string(), path.join(b"p1").to_string()),
+            let what = if path.names().is_empty() { "the snapshot".to_owned() } else { path.to_string() };
+            let such = match page(view, path, 0)?.iter().find(|node| node.is_folder()) {
+                Some(partition) => format!("such as {}", path.join(&partition.name)),
+                None => "as `wherry ls` shows them".to_owned(),
             };
-            let text = format!(
-                "{what} is of a disk: name a partition, such as {partition}, or use `wherry cat` for all of it"
-            );
+            let text = format!("{what} is of a disk: name a partition, {such}, or use `wherry cat` for all of it");
             return Err(Error::invalid(text).into());
         }
         let mut archive = Archive::new(context, view.leaves_out(path).is_some());

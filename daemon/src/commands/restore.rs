@@ -78,7 +78,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
     // The session is ended by a signal too.
     let _armed = context.cancel.arm("run the same command again: it goes on from what is there");
     let readers = Readers::start(&repository)?;
-    let reader = SnapshotReader::within(readers.open(&snapshot)?)?;
+    let reader = Arc::new(SnapshotReader::within(readers.open(&snapshot)?)?);
     let marker = || context.restore_marker(&target, &snapshot);
     let plan = admit(&target, &reader, force, delta, &marker)?;
     let unit = reader.chunk_size();
@@ -108,7 +108,10 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         let marker = marker()?.over(&plan.before);
         marker.set();
         let progress = context.progress("restore", Some(reader.size()));
-        work.fill(&sink, only.as_ref(), &progress).map_err(|e| name_the_rest(e, &snapshot, &target))?;
+        work.fill(&sink, only.as_ref(), &progress).map_err(|e| match is_damage(&e) {
+            true => end_at_damage(e, &marker, &snapshot, &target),
+            false => e,
+        })?;
         engine_used = sink.engine();
         drop((progress, sink));
         if verify {
@@ -186,16 +189,21 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
 }
 
 /// Damage ends the restore of a disk, which would have a hole that nothing tells from data: where the rest is to be had all the
-/// same, an error of damage says.
-fn name_the_rest(error: anyhow::Error, snapshot: &Snapshot, target: &Path) -> anyhow::Error {
-    if !is_damage(&error) {
-        return error;
-    }
+/// same, its error says. Whoever has got it like that uses the target, and not all use can be seen: the same command does not go
+/// on by itself.
+fn end_at_damage(error: anyhow::Error, marker: &Marker, snapshot: &Snapshot, target: &Path) -> anyhow::Error {
+    marker.clear();
+    let (size, name) = (snapshot.record.size, target.display());
+    // `sync` fills the last block up. A device has whole sectors, and no room for more.
+    let block = if size.is_multiple_of(4096) { "4K" } else { "512" };
+    let cut = match target.is_file() && !size.is_multiple_of(512) {
+        true => format!("; truncate -s {size} {name}"),
+        false => String::new(),
+    };
     let rest = format!(
-        "`wherry mount DIR`, and `dd if=DIR/by-id/{}/disk.raw of={} bs=4K conv=noerror,sync`, bring all the rest, with zeros for what \
-         is lost",
-        snapshot.id,
-        target.display()
+        "`wherry mount DIR`, and `dd if=DIR/by-id/{}/disk.raw of={name} bs={block} conv=noerror,sync{cut}`, bring all the rest, with \
+         zeros for what is lost; when `wherry repair --from` has brought that back, the same command with --delta goes on",
+        snapshot.id
     );
     error.downcast::<Error>().map_or_else(|e| e, |e| e.advise(&rest).into())
 }
@@ -203,7 +211,7 @@ fn name_the_rest(error: anyhow::Error, snapshot: &Snapshot, target: &Path) -> an
 /// Refuses, before anything is written, what must not be written to.
 fn admit(
     target: &Path,
-    reader: &SnapshotReader,
+    reader: &Arc<SnapshotReader>,
     force: bool,
     delta: bool,
     marker: &dyn Fn() -> Result<Marker>,
@@ -237,15 +245,26 @@ fn admit(
     if read_only {
         return refuse(format!("{name} is read-only"));
     }
-    let seen = match Seen::on(target, need + untouched, need) {
-        // A bad sector of what is written over anyway comes back by that.
-        Err(_) if force || delta => Seen::default(),
-        seen => seen?,
-    };
     let marker = marker()?;
     let mut resumed = contents.is_some() && marker.is_set();
     let ways = "--force overwrites it, --delta writes only what differs";
-    if resumed && let Some(at) = seen.foreign(reader, &marker.before())? {
+    if let Some(what) = contents
+        && !(force || delta || resumed)
+    {
+        return refuse(format!("{name} is not empty: {what}; {ways}"));
+    }
+    let seen = match Seen::on(target, need + untouched, reader) {
+        // A bad sector of what is written over anyway comes back by that. What of the snapshot cannot be read is said when it
+        // is to be written.
+        Err(_) if force || delta || !resumed => Seen::default(),
+        seen => seen?,
+    };
+    let foreign = match resumed.then(|| seen.foreign(reader, &marker.before())).transpose() {
+        // What is lost of the snapshot is said where it is written.
+        Err(_) if force || delta => None,
+        foreign => foreign?.flatten(),
+    };
+    if let Some(at) = foreign {
         if !(force || delta) {
             return refuse(format!(
                 "{name} is not empty, and was written to since the restore to it was interrupted: what is at byte {at} is neither \
@@ -255,8 +274,5 @@ fn admit(
         // Nothing is gone on with: it is begun anew.
         resumed = false;
     }
-    match contents {
-        Some(what) if !(force || delta || resumed) => refuse(format!("{name} is not empty: {what}; {ways}")),
-        _ => Ok(Plan { create: false, untouched, delta: delta || resumed, resumed, before: seen.checksums() }),
-    }
+    Ok(Plan { create: false, untouched, delta: delta || resumed, resumed, before: seen.checksums() })
 }

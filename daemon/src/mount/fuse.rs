@@ -180,12 +180,13 @@ impl Filesystem for Shell {
         offset: u64,
         size: u32,
         flags: OpenFlags,
-        _: Option<LockOwner>,
+        owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        // The kernel takes a short answer for the end of the file, and keeps that in its cache, unless whoever reads goes
-        // past the cache.
-        let short = flags.0 & OFlags::DIRECT.bits().cast_signed() != 0;
+        // The kernel takes a short answer for the end of the file, and keeps that in its cache, unless this very read goes past
+        // the cache. The flags are those of the open file: what is mapped, or read ahead, has them too. An owner of locks is
+        // named by reads past the cache alone.
+        let short = owner.is_some() && flags.0 & OFlags::DIRECT.bits().cast_signed() != 0;
         self.submit(move |shown, scratch| {
             let mut reply = Some(reply);
             let read = shown.fs.read(handle.0, offset, size as usize, short, scratch, |bytes| {

@@ -1,6 +1,6 @@
 //! The note that a restore is under way: it lets the same command go on after an interruption, although the target is no
 //! longer empty. It is no more than a permission: what is there already is compared, never believed. For a disk it holds only as
-//! long as nobody else has used the target: see [`Seen`](super::Seen).
+//! long as nobody else has used the target: see [`Seen`](super::Seen). Damage of the snapshot ends it.
 
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};

@@ -1,14 +1,22 @@
-//! What is seen on a target where a filesystem or a table of partitions begins. A restore that was interrupted leaves there zeros,
-//! bytes of its snapshot, and what it found. Anything else is of somebody who has used the target since, and whose data the same
-//! command must not destroy only because it was once begun.
+//! What is seen on a target where a filesystem or a table of partitions begins, also those in the partitions of the snapshot. A
+//! restore that was interrupted leaves there zeros, bytes of its snapshot, and what it found. Anything else is of somebody who has
+//! used the target since, and whose data the same command must not destroy only because it was once begun. Who uses a disk
+//! without a trace at these places (a volume of LVM, a LUKS container) is not seen.
 
+use crate::tree::inside::bytes::{Bytes, Window};
+use crate::tree::inside::partitions;
 use anyhow::Result;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use wherry_repo::SnapshotReader;
 
 /// What a disk writes at once (bytes): each is as it was before or as it was to be, also after a power failure.
 const SECTOR: u64 = 512;
+
+/// So many partitions are looked at: as many as a usual GPT has room for.
+const MOST_PARTITIONS: usize = 128;
 
 /// What was not zero at these places.
 #[derive(Debug, Default)]
@@ -18,13 +26,16 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Looks at a target that exists, of `size` bytes, of which a snapshot takes the first `need`.
+    /// Looks at a target that exists, of `size` bytes, the first of which a snapshot takes.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub(crate) fn on(target: &Path, size: u64, need: u64) -> Result<Self> {
+    /// When it cannot be read, or the table of partitions of the snapshot cannot.
+    pub(crate) fn on(target: &Path, size: u64, reader: &Arc<SnapshotReader>) -> Result<Self> {
         let mut parts = Vec::new();
-        wherry_block::look_at_places(target, size, need, |at, bytes| parts.push((at, bytes.to_vec())))?;
+        let table = partitions::read(&Window::whole(Arc::new(Content::of(reader))))?.unwrap_or_default();
+        let starts: Vec<u64> = table.partitions.iter().take(MOST_PARTITIONS).map(|found| found.bytes.start).collect();
+        let keep = |at, bytes: &[u8]| parts.push((at, bytes.to_vec()));
+        wherry_block::look_at_places(target, size, reader.size(), &starts, keep)?;
         Ok(Self { parts })
     }
 
@@ -37,11 +48,10 @@ impl Seen {
     ///
     /// # Errors
     /// When the snapshot cannot be read there.
-    pub(crate) fn foreign(&self, reader: &SnapshotReader, before: &[(u64, u32)]) -> Result<Option<u64>> {
+    pub(crate) fn foreign(&self, reader: &Arc<SnapshotReader>, before: &[(u64, u32)]) -> Result<Option<u64>> {
         let before: HashMap<u64, u32> = before.iter().copied().collect();
-        let unit = reader.chunk_size();
-        // Parts ascend within a place: one chunk at a time is enough.
-        let mut chunk: Option<(u64, Vec<u8>)> = None;
+        let content = Content::of(reader);
+        let mut ours = [0; SECTOR as usize];
         for (at, bytes) in &self.parts {
             if before.get(at) == Some(&checksum(bytes)) {
                 continue;
@@ -54,23 +64,55 @@ impl Seen {
                 if at >= reader.size() {
                     return Ok(Some(at));
                 }
-                let number = at / unit;
-                if chunk.as_ref().is_none_or(|(known, _)| *known != number) {
-                    let bytes = match reader.chunk(number)? {
-                        Some(chunk) => reader.read_chunk(&chunk)?.into_inner(),
-                        None => Vec::new(),
-                    };
-                    chunk = Some((number, bytes));
-                }
-                let from = (at - number * unit) as usize;
-                let is_ours =
-                    chunk.as_ref().and_then(|(_, bytes)| bytes.get(from..from + sector.len())) == Some(sector);
-                if !is_ours {
+                let ours = &mut ours[..sector.len()];
+                content.read(at, ours)?;
+                if ours != sector {
                     return Ok(Some(at));
                 }
             }
         }
         Ok(None)
+    }
+}
+
+/// The disk of a snapshot, one chunk at a time: who reads it goes up.
+#[derive(Debug)]
+struct Content {
+    reader: Arc<SnapshotReader>,
+    /// The chunk that was read last, and its number; empty when it is zero.
+    last: Mutex<Option<(u64, Vec<u8>)>>,
+}
+
+impl Content {
+    fn of(reader: &Arc<SnapshotReader>) -> Self {
+        Self { reader: reader.clone(), last: Mutex::default() }
+    }
+}
+
+impl Bytes for Content {
+    fn size(&self) -> u64 {
+        self.reader.size()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> wherry_repo::Result<()> {
+        let (unit, mut last) = (self.reader.chunk_size(), self.last.lock());
+        let mut done = 0;
+        while done < out.len() {
+            let at = offset + done as u64;
+            let (number, from) = (at / unit, (at % unit) as usize);
+            if last.as_ref().is_none_or(|(known, _)| *known != number) {
+                let chunk = self.reader.chunk(number)?.map(|chunk| self.reader.read_chunk(&chunk)).transpose()?;
+                *last = Some((number, chunk.map_or_else(Vec::new, |chunk| chunk.into_inner())));
+            }
+            let len = (unit as usize - from).min(out.len() - done);
+            let piece = &mut out[done..done + len];
+            match last.as_ref().and_then(|(_, bytes)| bytes.get(from..from + len)) {
+                Some(bytes) => piece.copy_from_slice(bytes),
+                None => piece.fill(0),
+            }
+            done += len;
+        }
+        Ok(())
     }
 }
 

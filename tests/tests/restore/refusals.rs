@@ -300,3 +300,24 @@ fn a_filesystem_whose_beginning_was_wiped_is_known_by_its_copies() {
         has(&line, &["not empty", what]);
     }
 }
+
+/// The end of a file that was cut cannot be read, as a bad sector cannot; what is written to it is there.
+#[test]
+fn a_bad_sector_of_what_is_written_over_keeps_nobody_from_that() {
+    // Whole sectors: what is behind the end in the last one would have to be read.
+    let (home, content) = (home(), disk(1, 3 * MIB));
+    home.backup("vm", &content);
+    for (len, at) in [(512 << 10, 0), (ROOM - (512 << 10), ROOM - MIB)] {
+        for mode in ["--force", "--delta --engine threads", "--force --verify", "--delta"] {
+            let target = device(&home, "disk", ROOM, 0, &[]);
+            let cut = OpenOptions::new().write(true).open(home.path("disk")).unwrap();
+            cut.set_len(len as u64).unwrap();
+            let words = ["not empty", "a part that cannot be read", &at.to_string(), "--force", "--delta"];
+            assert_refused(&home, target.path(), &CAREFUL, &words);
+            let args: Vec<&str> = ["latest", target.text()].into_iter().chain(mode.split_whitespace()).collect();
+            assert_eq!(restored(&home, &args)["resumed"], false, "{len} {mode}");
+            drop(target);
+            same(&fs::read(home.path("disk")).unwrap()[..content.len()], &content, mode);
+        }
+    }
+}

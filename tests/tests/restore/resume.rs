@@ -39,7 +39,7 @@ impl Drop for Killed {
 }
 
 /// The packs that a snapshot brought, in the order in which a restore reads them.
-fn packs(home: &Home, snap: &str) -> Vec<PathBuf> {
+pub fn packs(home: &Home, snap: &str) -> Vec<PathBuf> {
     let id = home.run(&["show", snap, "--json"]).ok().json()["snapshot"].as_str().unwrap().to_owned();
     let name = |pack: &PathBuf| pack.file_name().unwrap().to_str().unwrap().to_owned();
     let mut packs: Vec<PathBuf> = home.tree("repo/packs").into_keys().filter(|p| name(p).starts_with(&id)).collect();
@@ -50,7 +50,7 @@ fn packs(home: &Home, snap: &str) -> Vec<PathBuf> {
 
 /// Runs a restore of the snapshot `args` begin with, which can read all its packs but the last `held` ones, and kills it
 /// when `begun` says so. How far it can come is so the same on every machine.
-fn kill(home: &Home, args: &[&str], held: usize, begun: impl Fn() -> bool) {
+pub fn kill(home: &Home, args: &[&str], held: usize, begun: impl Fn() -> bool) {
     let packs = packs(home, args[0]);
     let held: Vec<Held> = packs[packs.len() - held..].iter().map(|pack| Held::over(pack)).collect();
     let mut killed = Killed(home.command().arg("restore").args(args).spawn().unwrap());
@@ -63,14 +63,14 @@ fn kill(home: &Home, args: &[&str], held: usize, begun: impl Fn() -> bool) {
 }
 
 /// Bytes of whole chunks that are data and as they should be.
-fn done(target: &Path, content: &[u8]) -> usize {
+pub fn done(target: &Path, content: &[u8]) -> usize {
     let now = fs::read(target).unwrap_or_default();
     let pairs = content.chunks(UNIT).zip(now.chunks(UNIT));
     pairs.filter(|(a, b)| b.starts_with(a) && a.iter().any(|byte| *byte != 0)).count() * UNIT
 }
 
 /// Notes of restores to devices, but for one that is just being written.
-fn notes(home: &Home) -> usize {
+pub fn notes(home: &Home) -> usize {
     let names = fs::read_dir(home.path("cache/restores")).into_iter().flatten().map(|entry| entry.unwrap().path());
     names.filter(|path| path.extension().is_some_and(|end| end == "json")).count()
 }
