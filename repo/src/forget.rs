@@ -179,6 +179,12 @@ impl Repository {
         Ok(self.forget_of(id)?.is_some_and(|forget| forget.is_final()))
     }
 
+    /// Whether what became of a forget of this snapshot cannot be read, and no other one says that it is gone for good: its record may
+    /// be gone, and its packs stay. A [`forget`](Self::forget) gives it up.
+    pub fn has_lost_verdict(&self, id: &SnapshotId) -> Result<bool> {
+        Ok(self.forget_of(id)?.is_some_and(|forget| !forget.any_final && forget.unreadable.is_some()))
+    }
+
     /// F1. Asks to forget a snapshot: it is hidden at once, and gone when a collector runs after `delay`. False when it was
     /// asked for already. `Invalid` when it is pinned. Where what became of an earlier forget cannot be read it is asked anew:
     /// that one keeps its key, and the verdict of this one can be read.

@@ -121,7 +121,9 @@ impl Repository {
                 // Somebody else was first, or the one that is there is damaged: the key is taken for ever.
                 Err(e) if e.kind() == ErrorKind::Conflict => {
                     let key = keys::pin(id, *k, true);
-                    self.read::<Unpinned>(&key).map_err(|e| e.advise("`wherry check` says more; the pin stays"))?;
+                    let text = "the pin stays: bring the object back from a copy of the repository, or move it away and run \
+                                `wherry unpin` again";
+                    self.read::<Unpinned>(&key).map_err(|e| e.advise(text))?;
                 }
                 Err(e) => return Err(e),
             }

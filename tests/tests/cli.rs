@@ -47,6 +47,8 @@ mod policy;
 mod readers;
 #[path = "cli/rewrite.rs"]
 mod rewrite;
+#[path = "cli/settled.rs"]
+mod settled;
 #[path = "cli/signals.rs"]
 mod signals;
 #[path = "cli/smeared.rs"]

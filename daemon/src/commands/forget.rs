@@ -122,14 +122,15 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     Ok(super::snapshots::damage(&list))
 }
 
-/// The id of what is named by all of it and has no record that can be read: damaged, or lost by the storage.
+/// The id of what is named by all of it and has no record that can be read: damaged, lost by the storage, or taken by a collector after
+/// a forget of which nobody can read any more that it was for good.
 fn lost(repository: &Repository, spec: &SnapSpec, list: &SnapshotList) -> Result<Option<SnapshotId>> {
     let damaged = spec.damaged(list);
     let SnapSpec::Id(id) = spec else { return Ok(damaged) };
     if damaged.is_some() || list.snapshots.iter().any(|s| s.id == *id) {
         return Ok(damaged);
     }
-    Ok(repository.is_missed(id)?.then_some(*id))
+    Ok((repository.is_missed(id)? || repository.has_lost_verdict(id)?).then_some(*id))
 }
 
 /// Those that are named, each once, in the order of the command line. `Invalid` when one of them is pinned, `Corrupt` when it

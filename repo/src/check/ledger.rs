@@ -38,8 +38,9 @@ pub(super) struct Ledger<'a> {
     before: Vec<Key>,
     /// Records that do not open.
     spoiled: Vec<Key>,
-    /// Readings of packs that were not listed: by checks that began later than this one, and all that say damaged.
-    others: Vec<(Reading, PackId)>,
+    /// The newest readings of packs that were not listed, or that no named snapshot needs: by checks that began later than this one, and
+    /// all that say damaged; where only some snapshots are checked, all.
+    others: BTreeMap<PackId, Reading>,
     state: Mutex<State>,
 }
 
@@ -66,7 +67,7 @@ impl<'a> Ledger<'a> {
             Ok(found) => (found, None),
         };
         let latest = latest(run.repository);
-        let mut others = Vec::new();
+        let mut others: BTreeMap<PackId, Reading> = BTreeMap::new();
         // What is dated too late for this clock stays as it is: it may be this clock that is wrong.
         let is_taken = |record: &Readings| record.groups.iter().all(|group| group.at <= latest);
         let taken = found.records.iter().zip(&found.read).filter(|(record, _)| is_taken(record));
@@ -76,9 +77,12 @@ impl<'a> Ledger<'a> {
             for (id, damaged) in ids.filter(|(_, damaged)| *damaged || at <= latest) {
                 // Damage counts whatever the clock was.
                 let reading = Reading { at: at.min(latest), damaged };
-                // A repair dates what it has found in its packs from its own start, which may be long before they came.
-                if !packs.note(&id, reading) && (damaged || at >= run.began) {
-                    others.push((reading, id));
+                // A repair dates what it has found in its packs from its own start, which may be long before they came. Who checks
+                // named snapshots lists no packs, and knows of none that it is gone.
+                let may_be = damaged || at >= run.began || !run.options.snapshots.is_empty();
+                if !packs.note(&id, reading) && may_be {
+                    let newest = others.entry(id).or_insert(reading);
+                    *newest = reading.max(*newest);
                 }
             }
         }
@@ -90,7 +94,7 @@ impl<'a> Ledger<'a> {
     pub(super) fn of_damage(run: &'a Run<'a>, packs: &'a Packs<'a>) -> Result<Self> {
         let state = State { saved: run.repository.clock().monotonic(), ..State::default() };
         let (check, state) = (SessionId::new(clock::random(run.repository.rng())?), Mutex::new(state));
-        let (before, spoiled, others) = (Vec::new(), Vec::new(), Vec::new());
+        let (before, spoiled, others) = (Vec::new(), Vec::new(), BTreeMap::new());
         Ok(Self { run, packs, check, damage_only: true, unread: None, before, spoiled, others, state })
     }
 
@@ -240,23 +244,26 @@ impl<'a> Ledger<'a> {
         Ok(())
     }
 
+    /// Who checks named snapshots does that, too, and leaves out nothing: what it did not look at may be there.
     fn put_together(&self, saw_all: bool) -> Result<()> {
-        if !self.is_whole() {
+        if self.damage_only {
             return Ok(());
         }
         // They may have said what is damaged. Who has read all knows that again, and has noted it. What could not be read for a
         // moment, and can be now, stays.
-        if saw_all && self.packs.all_noted() {
+        if self.is_whole() && saw_all && self.packs.all_noted() {
             let read = |key: &&Key| self.run.repository.read::<Readings>(key);
             let still = |key: &&Key| read(key).is_err_and(|e| self.run.is_damage(&e));
             self.remove(self.spoiled.iter().filter(still));
         }
         let old: Vec<Key> = self.before.iter().chain(&self.state.lock().written).cloned().collect();
         let mut readings = self.packs.readings();
-        if old.len() <= MANY + readings.len() / Readings::MOST {
+        if old.len() <= MANY + (readings.len() + self.others.len()) / Readings::MOST {
             return Ok(());
         }
-        readings.extend(self.others.iter().filter(|(reading, id)| reading.at >= self.run.began || self.may_be(id)));
+        let others = self.others.iter().map(|(id, reading)| (*reading, *id));
+        let stays = |(reading, id): &(Reading, PackId)| reading.at >= self.run.began || self.may_be(id);
+        readings.extend(others.filter(|other| !self.is_whole() || stays(other)));
         for part in self.in_order(readings)?.chunks(Readings::MOST) {
             self.write(&together(part))?;
         }

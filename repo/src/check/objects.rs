@@ -33,8 +33,8 @@ enum Item {
     Snapshot(Box<Snapshot>),
     /// The snapshot is forgotten for good.
     Final(SnapshotId),
-    /// What became of a forget does not open, and what is wrong with it.
-    Unsettled(SnapshotId, Key, String),
+    /// A forget, what became of it, or a pin does not open, and what is wrong with it.
+    Unread(SnapshotId, Key, String),
     /// Likewise of a snapshot or fence.
     Lost(VolumeId, SnapshotId, Key, String),
 }
@@ -91,14 +91,18 @@ pub(super) fn examine(run: &Run<'_>) -> Result<Objects> {
                     unread.push((id, key, what));
                 }
                 Item::Final(id) => drop(forgotten.insert(id)),
-                Item::Unsettled(id, key, what) => unread.push((id, key, what)),
+                Item::Unread(id, key, what) => unread.push((id, key, what)),
             }
         }
         (run.watch)(CheckStep::Records, records.min(total), total)?;
     }
     // Another forget of it says that it is gone for good: nobody needs to know what this one says, nor what the record of the snapshot
-    // says, which keeps its key (N1).
-    for (_, key, what) in unread.iter().filter(|(id, ..)| !forgotten.contains(id)) {
+    // says, which keeps its key (N1). Nor what was asked for or pinned once that has an end: the end counts, and where that one cannot
+    // be read it is named itself.
+    let ends: HashSet<Key> = unread.iter().filter_map(|(_, key, _)| end_of(key)).collect();
+    let ended: HashSet<&Key> = found.iter().filter(|key| ends.contains(*key)).collect();
+    let has_ended = |key: &Key| end_of(key).is_some_and(|end| ended.contains(&end));
+    for (_, key, what) in unread.iter().filter(|(id, key, _)| !forgotten.contains(id) && !has_ended(key)) {
         run.findings.whole(key, what.as_str());
     }
     // Not what is a Fence: a session that nobody goes on with gets one where the record was, and is no snapshot by that.
@@ -249,11 +253,13 @@ fn open(run: &Run<'_>, key: &Key) -> Result<Item> {
                 ErrorKind::NotFound => "it is listed, and the storage says that it is not there",
                 _ => e.message(),
             };
-            if let Some((id, _, true)) = keys::parse_forget(key) {
-                return Ok(Item::Unsettled(id, key.clone(), what.to_owned()));
-            }
             if let Some((volume, id)) = keys::parse_snap(key) {
                 return Ok(Item::Lost(volume, id, key.clone(), what.to_owned()));
+            }
+            // The end of a pin is missed in any case: without it the pin counts.
+            let may_be_over = keys::parse_forget(key).is_some() || end_of(key).is_some();
+            if let Some(id) = subject(key).filter(|_| may_be_over) {
+                return Ok(Item::Unread(id, key.clone(), what.to_owned()));
             }
             match run.repository.damaged_config() == Some(key) {
                 true => run.findings.of_kind(key, DamageKind::Newest, what),
@@ -262,6 +268,15 @@ fn open(run: &Run<'_>, key: &Key) -> Result<Item> {
             Ok(Item::Fine)
         }
         Err(e) => Err(e),
+    }
+}
+
+/// Where it is said what became of a forget or a pin; `None` for all else.
+fn end_of(key: &Key) -> Option<Key> {
+    match (keys::parse_forget(key), keys::parse_pin(key)) {
+        (Some((id, k, false)), _) => Some(keys::forget(&id, k, true)),
+        (_, Some((id, k, false))) => Some(keys::pin(&id, k, true)),
+        _ => None,
     }
 }
 

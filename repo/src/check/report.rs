@@ -169,7 +169,14 @@ impl Damage {
                 "bring the object back from a copy of the repository; with another way in that still opens make new ones, \
                  `wherry key add`, and remove the others"
             }
-            DamageKind::Pin => "nothing is lost: the snapshot counts as pinned",
+            DamageKind::Pin if keys::parse_pin(&self.object).is_some_and(|(.., unpinned)| unpinned) => {
+                "nothing is lost: the snapshot counts as pinned; to end that, bring the object back from a copy of the repository, or \
+                 move it away and run `wherry unpin` again, with the id that is between the slashes"
+            }
+            DamageKind::Pin => {
+                "nothing is lost: the snapshot counts as pinned; `wherry unpin`, then `wherry pin`, with the id that is between the \
+                 slashes, makes another pin"
+            }
             DamageKind::Pinned => {
                 "bring the record back from a copy of the repository: the snapshot cannot be restored without it, and `wherry gc` \
                  deletes nothing until then; or give it up with `wherry unpin` and its id"

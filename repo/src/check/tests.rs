@@ -3,6 +3,7 @@
 mod healing;
 mod listed;
 mod lost_notes;
+mod named;
 mod over_time;
 mod stored;
 mod trees;

@@ -173,6 +173,16 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "a forget, what became of it, a pin or its end that is damaged",
+        &[
+            "cli/settled.rs::a_verdict_that_is_damaged_when_the_record_is_gone_is_given_up_by_its_id",
+            "cli/settled.rs::a_damaged_forget_that_was_settled_is_no_damage",
+            "cli/settled.rs::a_damaged_forget_that_is_not_settled_is_named_until_it_is",
+            "cli/pins.rs::check_names_a_pin_that_is_damaged_and_the_snapshot_stays_pinned",
+            "cli/pins.rs::the_end_of_a_pin_that_is_damaged_has_a_way_out",
+        ],
+    ),
+    (
         "keys to be rotated of which some are not given; a repair of what is lost for good",
         &[
             "cli/upkeep.rs::rotated_keys_open_old_and_new_with_every_slot",

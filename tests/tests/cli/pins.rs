@@ -2,6 +2,8 @@
 
 use super::harness::Home;
 use serde_json::json;
+use std::fs;
+use std::path::PathBuf;
 
 /// Ids of the snapshots that are not forgotten, oldest first, with whether each is pinned.
 fn listed(home: &Home) -> Vec<(String, bool)> {
@@ -65,18 +67,62 @@ fn what_cannot_be_pinned_is_refused_and_nothing_is_written() {
     assert_eq!(home.tree("repo"), before);
 }
 
+/// One bit of a pin or its end is another one.
+fn spoil(home: &Home, id: &str, part: &str) -> PathBuf {
+    let at = home.path(&format!("repo/pin/{id}/00000000-{part}"));
+    let mut bytes = fs::read(&at).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&at, bytes).unwrap();
+    at
+}
+
+/// What a check says of the one pin that is damaged.
+#[track_caller]
+fn advice(home: &Home, id: &str, part: &str) -> String {
+    let ran = home.run(&["check", "--json"]);
+    assert_eq!(ran.code, 13, "{}", ran.stderr);
+    let damages = ran.json()["damages"].as_array().unwrap().clone();
+    let [damage] = &damages[..] else { panic!("{damages:?}") };
+    assert_eq!(damage["object"], format!("pin/{id}/00000000-{part}"));
+    damage["advice"].as_str().unwrap().to_owned()
+}
+
 #[test]
 fn check_names_a_pin_that_is_damaged_and_the_snapshot_stays_pinned() {
     let home = Home::with_repository();
     let id = home.backup("vm", b"content");
     home.run(&["pin", &id]).ok();
-    let at = home.path(&format!("repo/pin/{id}/00000000-pinned"));
-    let mut bytes = std::fs::read(&at).unwrap();
-    bytes[20] ^= 1;
-    std::fs::write(&at, bytes).unwrap();
-    let ran = home.run(&["check", "--json"]);
-    assert_eq!(ran.code, 13, "{}", ran.stderr);
-    assert!(ran.stdout.contains(&format!("pin/{id}/00000000-pinned")), "{}", ran.stdout);
+    spoil(&home, &id, "pinned");
+    let said = advice(&home, &id, "pinned");
+    assert!(said.contains("counts as pinned") && said.contains("`wherry unpin`, then `wherry pin`"), "{said}");
     assert_eq!(listed(&home), [(id.clone(), true)]);
     home.run(&["forget", &id]).fails(2);
+    // As check says.
+    home.run(&["unpin", &id]).ok();
+    home.run(&["check"]).ok();
+    home.run(&["pin", &id]).ok();
+    home.run(&["check"]).ok();
+    assert_eq!(listed(&home), [(id.clone(), true)]);
+}
+
+/// Damage drops no pin, and its key is taken for ever: the way out is to take the object away.
+#[test]
+fn the_end_of_a_pin_that_is_damaged_has_a_way_out() {
+    let home = Home::with_repository();
+    let id = home.backup("vm", b"content");
+    for what in ["pin", "unpin"] {
+        home.run(&[what, &id]).ok();
+    }
+    let at = spoil(&home, &id, "unpinned");
+    assert_eq!(listed(&home), [(id.clone(), true)]);
+    home.run(&["forget", &id]).ends(2);
+    let said = home.run(&["unpin", &id]).ends(13);
+    for said in [said, advice(&home, &id, "unpinned")] {
+        assert!(said.contains("bring the object back from a copy of the repository, or move it away"), "{said}");
+        assert!(said.contains("wherry unpin"), "{said}");
+    }
+    fs::rename(&at, home.path("aside")).unwrap();
+    home.run(&["unpin", &id]).ok();
+    home.run(&["check"]).ok();
+    home.run(&["forget", &id]).ok();
 }
