@@ -155,6 +155,10 @@ impl Storage for Limited {
         self.inner.delete(key)
     }
 
+    fn make_durable(&self, keys: &mut dyn Iterator<Item = Key>) -> Result<()> {
+        self.inner.make_durable(keys)
+    }
+
     fn time(&self) -> Result<Option<Timestamp>> {
         self.inner.time()
     }

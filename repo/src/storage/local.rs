@@ -42,7 +42,7 @@ const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLO
 const READ: &str = "read";
 /// So many folders in a folder are listed several at a time.
 const MANY: usize = 8;
-/// Folders that are listed at a time.
+/// Folders that are listed, or made durable, at a time.
 const LANES: usize = 8;
 
 /// A [`Storage`] in a folder. The folder is made by the first write.
@@ -305,6 +305,10 @@ impl Storage for Local {
             Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.failed_on("list", prefix, errno)),
         }
+    }
+
+    fn make_durable(&self, keys: &mut dyn Iterator<Item = Key>) -> Result<()> {
+        self.sync_folders(keys)
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
