@@ -90,6 +90,20 @@ fn a_backup_may_adopt_packs_whose_writer_died_storing_them() {
     }
 }
 
+/// A segment that a repair writes of such packs says of them what one of their writer would.
+#[test]
+fn a_backup_may_know_packs_that_a_repair_has_found() {
+    let (world, disk) = (World::new(), disk(7, 6));
+    let theirs = world.open();
+    let repair = move || theirs.rebuild_index(&|_, _| Ok(())).unwrap().rebuilt;
+    assert_eq!(world.amid("packs/", repair, || backup(&world.open(), "a", &disk)), 1);
+    let known = index();
+    assert_eq!(known.synchronise(&world.open(), false).unwrap().packs, 0);
+    let b = backup_with(&world.open(), known, &options("b"), &disk).unwrap();
+    assert!(b.record.stats.new < disk.len() as u64, "{:?}", b.record.stats);
+    survives(&world, &b, &disk);
+}
+
 #[test]
 fn what_cannot_be_made_durable_is_stored_anew() {
     let (world, disk) = (World::new(), disk(3, 6));
