@@ -4,7 +4,7 @@
 use super::{disk, refused};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use wherry_repo::storage::Memory;
+use wherry_repo::storage::{Memory, Metered, Retries, Retrying, Storage};
 use wherry_repo::{
     CommitInfo, Components, CopyOptions, CopyPlan, ErrorKind, ReadSession, Repository, Result, Snapshot, SnapshotCopy,
     SnapshotWriter,
@@ -174,4 +174,16 @@ fn what_cannot_be_made_durable_is_not_told_as_pinned() {
     world.amid("-pinned", || (), || world.open().pin(&snapshot.id));
     world.storage.refuse();
     assert_eq!(refused(world.open().pin(&snapshot.id)).kind(), ErrorKind::Unavailable);
+}
+
+/// Neither who counts nor who tries again keeps it to himself.
+#[test]
+fn a_storage_around_another_hands_on_what_is_to_be_durable() {
+    let storage = Fleeting::new(Arc::new(Memory::default()));
+    storage.refuse();
+    let metered: Arc<dyn Storage> = Arc::new(Metered::new(storage, Arc::default()));
+    let system = Arc::new(wherry_repo::System::default());
+    let retrying = Retrying::new(metered.clone(), Retries::default(), system.clone(), system);
+    let ask = |storage: &dyn Storage| storage.make_durable(&mut std::iter::once(super::key("packs/aa/1")));
+    assert!(ask(&*metered).is_err() && ask(&retrying).is_err());
 }
