@@ -155,7 +155,27 @@ impl Storage for Limited {
         self.inner.delete(key)
     }
 
+    fn make_durable(&self, keys: &mut dyn Iterator<Item = Key>) -> Result<()> {
+        self.inner.make_durable(keys)
+    }
+
     fn time(&self) -> Result<Option<Timestamp>> {
         self.inner.time()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else what a backup under a limit rests on is not made durable.
+    #[test]
+    fn a_limit_hands_on_what_is_to_be_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("packs"), "no folder").unwrap();
+        let inner = Arc::new(storage::Local::new(folder.path(), false));
+        let limited = Limited::new(inner, 1 << 20, Cancel::default());
+        let key = Key::new("packs/aa/1").unwrap();
+        assert!(limited.make_durable(&mut std::iter::once(key)).is_err());
     }
 }

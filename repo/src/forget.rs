@@ -82,6 +82,12 @@ impl ListedForgets {
         self.rows.iter().filter(|row| row.is_settled).map(|row| row.id)
     }
 
+    /// What says how the forgets of these snapshots were settled.
+    pub(crate) fn settlements(&self, wanted: impl Fn(&SnapshotId) -> bool) -> impl Iterator<Item = Key> {
+        let settled = self.rows.iter().filter(move |row| row.is_settled && wanted(&row.id));
+        settled.map(|row| keys::forget(&row.id, row.k, true))
+    }
+
     /// The snapshots whose newest forget is not settled.
     pub(crate) fn unsettled(&self) -> BTreeSet<SnapshotId> {
         let asked = self.rows.iter().filter(|row| !row.is_settled);
@@ -241,7 +247,10 @@ impl Repository {
     /// whether it is.
     pub fn unforget(&self, id: &SnapshotId) -> Result<bool> {
         self.check_writable()?;
-        let forget = self.forget_of(id)?;
+        let listed = self.listed_forgets(&of(id))?;
+        // Taken back by somebody who was not told yet: whoever hears that nothing is pending relies on it.
+        self.storage().make_durable(&mut listed.settlements(|_| true))?;
+        let forget = self.verdicts(&listed, |_| true)?.remove(id);
         if let Some(Forget { any_final: false, unreadable: Some(k), .. }) = forget {
             let key = keys::forget(id, k, true);
             let text = format!(

@@ -125,8 +125,19 @@ fn take_rows(index: &ChunkIndex, pack: &PackId, epoch: u32, rows: &[Row]) {
     }
 }
 
-/// Takes in packs by their own index; those that cannot be read are left out.
+/// Takes in packs by their own index; those that cannot be read are left out. They were listed, which says nothing of what is left of
+/// them after a power cut: whoever stored one may have died before it was acknowledged. Those of a segment were acknowledged before.
 fn take_trailers(repository: &Repository, index: &ChunkIndex, synced: &mut Synced, wanted: &[PackId]) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    if let Err(e) = repository.storage().make_durable(&mut wanted.iter().map(keys::pack)) {
+        tracing::warn!(
+            "{} packs are left out of the chunk index, and what they hold is stored anew: {e}",
+            wanted.len()
+        );
+        return Ok(());
+    }
     for id in wanted {
         match read_index(repository.storage(), repository.keys(), id) {
             Ok((found, epoch, _)) => {

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use zeroize::Zeroizing;
 
 /// What opens a key slot.
@@ -127,6 +128,8 @@ pub(crate) struct Keys {
     kek: Option<Secret>,
     /// Where newer epochs are looked for.
     storage: Option<Arc<dyn Storage>>,
+    /// The newest epoch that is known to be durable.
+    held: AtomicU32,
     /// Epochs that a writer has met and that are not to be had.
     looked_for: Mutex<BTreeSet<u32>>,
 }
@@ -140,7 +143,16 @@ impl fmt::Debug for Keys {
 impl Keys {
     pub(crate) fn new(repository: RepositoryId, slot: u64, bundle: Bundle) -> Self {
         let (ids, bundle) = (IdKeys::new(&bundle.id), RwLock::new(bundle));
-        Self { repository, ids, slot, bundle, kek: None, storage: None, looked_for: Mutex::default() }
+        Self {
+            repository,
+            ids,
+            slot,
+            bundle,
+            kek: None,
+            storage: None,
+            held: AtomicU32::new(0),
+            looked_for: Mutex::default(),
+        }
     }
 
     /// From now on epochs that are met and not known are looked for there.
@@ -151,6 +163,17 @@ impl Keys {
     /// The epoch new packs are sealed under.
     pub(crate) fn epoch(&self) -> u32 {
         self.bundle.read().epochs.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// The same, for who seals a pack now: what opens it must not be gone after a power cut, when whoever rotates was not told yet that
+    /// the epoch is stored.
+    pub(crate) fn epoch_to_seal(&self) -> Result<u32> {
+        let epoch = self.epoch();
+        if let Some(storage) = self.storage.as_ref().filter(|_| epoch > self.held.load(Ordering::Acquire)) {
+            storage.make_durable(&mut std::iter::once(keys::epoch(epoch)))?;
+            self.held.fetch_max(epoch, Ordering::AcqRel);
+        }
+        Ok(epoch)
     }
 
     /// The keys of a pack.

@@ -84,7 +84,11 @@ impl Repository {
         self.enable(clear::PIN)?;
         let Pins { next, standing } = self.pins_of(id)?;
         let pinned = match standing.is_empty() {
-            false => false,
+            false => {
+                // From Ok on it holds, whoever made it and was not told yet.
+                self.storage().make_durable(&mut standing.iter().map(|k| keys::pin(id, *k, false)))?;
+                false
+            }
             true => match self.create(&keys::pin(id, next, false), &self.pinned()?) {
                 Ok(_) => true,
                 Err(e) if e.kind() == ErrorKind::Conflict => false,

@@ -51,6 +51,8 @@ impl Repository {
             Ok(())
         })?;
         drop(named);
+        // Whoever reads a segment takes its packs for acknowledged; these were only listed.
+        self.storage().make_durable(&mut lacking.iter().map(keys::pack))?;
         // A session of its own: a segment says nothing of a pack but what that says itself.
         let session = SessionId::new(clock::random(self.rng())?);
         let total = lacking.len() as u64;

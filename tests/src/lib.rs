@@ -7,6 +7,7 @@ pub mod block_service;
 pub mod clouds;
 pub mod cluster;
 pub mod faulty_s3;
+pub mod fleeting;
 pub mod fuse;
 pub mod fuzzed;
 pub mod home;

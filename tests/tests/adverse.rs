@@ -1,6 +1,8 @@
 //! What happens beside a repository, or to it, while it is used: sectors that cannot be read, objects of strangers,
 //! others who change the same thing, storages that fail in the middle.
 
+#[path = "adverse/power.rs"]
+mod power;
 #[path = "adverse/sessions.rs"]
 mod sessions;
 #[path = "adverse/slots.rs"]

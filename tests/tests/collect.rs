@@ -16,6 +16,8 @@ mod interleaved;
 mod listings;
 #[path = "collect/moved.rs"]
 mod moved;
+#[path = "collect/power.rs"]
+mod power;
 #[path = "collect/random.rs"]
 mod random;
 #[path = "collect/requests.rs"]

@@ -143,7 +143,7 @@ fn make_kept() {
     let session = Arc::new(ReadSession::open(&source, &original).unwrap());
     let options = CopyOptions { writer: options(""), threads: 1, fetch: 1 << 20, run: "golden".into() };
     let (listed, there) = (source.snapshots(None).unwrap(), repository.snapshots(None).unwrap());
-    let plan = CopyPlan::new(&source, listed, &repository, &there);
+    let plan = CopyPlan::new(&source, listed, &repository, &there).unwrap();
     SnapshotCopy::start(session, &repository, index(), None, &options).unwrap().run(&plan, &|_| Ok(())).unwrap();
 }
 

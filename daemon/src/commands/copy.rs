@@ -142,7 +142,7 @@ pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
     };
     let there = target.snapshots(None)?;
     let damaged = [super::snapshots::damage(&listed), damage_at_target(&there, &to)].contains(&Exit::Damage);
-    let plan = CopyPlan::new(&source, listed, &target, &there);
+    let plan = CopyPlan::new(&source, listed, &target, &there)?;
     let writer = WriterOptions {
         compression: compression.map_or(wherry_repo::Compression::Lz4, Into::into),
         ..WriterOptions::default()

@@ -143,6 +143,7 @@ impl Run<'_> {
         let sessions = self.list_sessions()?;
         let listed = self.list_snapshots()?;
         let finals = self.finals(&forgets, writers, &sessions, &listed)?;
+        self.hold_finals(&forgets, &finals, &listed)?;
         let Outcomes { mut outcomes, snapshots, spoiled } = self.read_snapshots(listed, &finals)?;
         // The record of one that is gone for good may be gone too; that it is Final is its outcome then.
         outcomes.extend(&finals);
@@ -263,6 +264,16 @@ impl Run<'_> {
             }
         }
         Ok(finals)
+    }
+
+    /// What is deleted because a snapshot is gone for good stays so after a power cut: whoever made it final may not have been told yet. Of
+    /// one whose record is gone that was done before the record went.
+    fn hold_finals(&self, forgets: &ListedForgets, finals: &HashSet<SnapshotId>, listed: &[Named]) -> Result<()> {
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let ids: HashSet<SnapshotId> = listed.iter().map(|((_, id), _)| *id).filter(|id| finals.contains(id)).collect();
+        self.storage().make_durable(&mut forgets.settlements(|id| ids.contains(id)))
     }
 
     /// Whether a forget that is not settled is to be made final, by the storage's clock. One that cannot be read is not.

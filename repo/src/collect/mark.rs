@@ -112,12 +112,15 @@ impl Run<'_> {
     /// them is marked, or a list condemns them: what they hold, or may hold, has no other copy.
     pub(super) fn mark(&self, packs: &mut Packs, roots: &[Root]) -> Result<HashSet<Number>> {
         let elsewhere = Elsewhere::new(self.options.memory / 2);
-        let (stack, last_copies) = (Vec::new(), HashSet::new());
-        let mut mark = Mark { run: self, packs, elsewhere, stack, last_copies, is_final: false, is_unclear: false };
+        let (stack, last_copies, found) = (Vec::new(), HashSet::new(), HashSet::new());
+        let mut mark =
+            Mark { run: self, packs, elsewhere, stack, last_copies, found, is_final: false, is_unclear: false };
         for part in roots.chunks(ROOTS) {
             mark.roots(part)?;
         }
         mark.keep_left_out()?;
+        // For their sake others may go, which have the same.
+        self.storage().make_durable(&mut mark.found.iter().map(keys::pack))?;
         Ok(mark.last_copies)
     }
 
@@ -158,6 +161,8 @@ struct Mark<'a, 'b> {
     stack: Vec<Want>,
     /// Condemned packs in which something was found by its id, and nowhere else.
     last_copies: HashSet<Number>,
+    /// Packs in which something was found by its id. They were listed, and nobody who committed has named them.
+    found: HashSet<PackId>,
     /// The root that is walked is a snapshot that is gone for good. What it misses of a swept pack is passed over.
     is_final: bool,
     /// Of some chunk no copy was found but in packs that a check has found damaged.
@@ -254,6 +259,7 @@ impl Mark<'_, '_> {
                         return Err(nowhere(&child, is_cut));
                     };
                     let own = child.own && self.packs.is_swept(&child.at.pack);
+                    self.found.insert(copy.pack);
                     if self.packs.is_condemned(pack) {
                         self.last_copies.insert(pack);
                     }
@@ -314,6 +320,7 @@ impl Mark<'_, '_> {
     }
 
     fn keep(&mut self, n: Number, copy: &Copy) -> Result<()> {
+        self.found.insert(copy.pack);
         if self.packs.is_condemned(n) {
             self.last_copies.insert(n);
         }
@@ -421,6 +428,7 @@ impl Mark<'_, '_> {
             }
         })?;
         let Some((n, copy, there)) = found else { return Err(damage) };
+        self.found.insert(copy.pack);
         tracing::warn!("a node is damaged where a snapshot says that it is, and intact in another pack: {damage}");
         if self.packs.is_condemned(n) {
             self.last_copies.insert(n);

@@ -48,6 +48,8 @@ impl Run<'_> {
         let chain = self.list_generations()?;
         let (due, _) = self.due(&chain);
         self.await_grace(&chain, report)?;
+        // What went is to be known as gone after a power cut, too: others may have listed these, and nobody been told that they are stored.
+        self.storage().make_durable(&mut due.iter().flat_map(|n| [keys::generation(*n), keys::sealed(*n)]))?;
         let doomed = self.doomed(&due)?;
         let total: u64 = doomed.iter().map(|(_, size)| size).sum();
         let silence = Silence::default();

@@ -32,17 +32,24 @@ pub(crate) fn origin(repository: &Repository, snapshot: &Snapshot) -> Origin {
 }
 
 impl CopyPlan {
-    /// From the lists of both repositories.
-    pub fn new(source: &Repository, listed: SnapshotList, target: &Repository, there: &SnapshotList) -> Self {
+    /// From the lists of both repositories. What the target has is told as copied, so it is made durable: whoever makes it may not have
+    /// been told yet that it is stored.
+    ///
+    /// # Errors
+    /// The target does not make it durable.
+    pub fn new(source: &Repository, listed: SnapshotList, target: &Repository, there: &SnapshotList) -> Result<Self> {
         let mut found: HashMap<Origin, Vec<_>> = HashMap::new();
         for snapshot in &there.snapshots {
             let known = found.entry(origin(target, snapshot)).or_default();
             known.push((snapshot.id, there.is_visible(&snapshot.id), snapshot.record.partial));
         }
-        let origins = listed.snapshots.iter().map(|s| (s.id, origin(source, s))).collect();
+        let origins: HashMap<_, _> = listed.snapshots.iter().map(|s| (s.id, origin(source, s))).collect();
+        let wanted: HashSet<&Origin> = origins.values().collect();
+        let copies = there.snapshots.iter().filter(|s| wanted.contains(&origin(target, s)));
+        target.storage().make_durable(&mut copies.map(|s| keys::snap(&s.volume, &s.id)))?;
         let seen = there.snapshots.iter().chain(&there.gone).map(|s| s.id);
         let seen = seen.chain(there.fenced.iter().map(|(id, _)| *id)).collect();
-        Self { source: listed, there: found, origins, seen }
+        Ok(Self { source: listed, there: found, origins, seen })
     }
 
     /// The snapshots of the source.
@@ -67,7 +74,7 @@ impl CopyPlan {
         let prefix = format!("{}{}/", keys::SNAP, target.volume_id(&snapshot.record.name));
         let new = |key: Key| Some((keys::parse_snap(&key)?.1, key)).filter(|(id, _)| !self.seen.contains(id));
         let new: Vec<_> = target.list(&prefix)?.into_iter().filter_map(new).collect();
-        for ((id, _), read) in new.iter().zip(target.read_many::<_, Outcome>(&new)) {
+        for ((id, key), read) in new.iter().zip(target.read_many::<_, Outcome>(&new)) {
             let record = match read {
                 Ok((Outcome::Snapshot(record), _)) => record,
                 Ok((Outcome::Fence(_), _)) => continue,
@@ -78,7 +85,10 @@ impl CopyPlan {
             if record.origin.is_some() && record.origin.as_ref() == self.origins.get(&snapshot.id) {
                 match target.forget_of(id)? {
                     Some(forget) if forget.is_final() => {}
-                    forget => return Ok(Some((*id, !forget.is_some_and(|forget| forget.hides())))),
+                    forget => {
+                        target.storage().make_durable(&mut std::iter::once(key.clone()))?;
+                        return Ok(Some((*id, !forget.is_some_and(|forget| forget.hides()))));
+                    }
                 }
             }
         }

@@ -60,7 +60,7 @@ impl OpenPack {
     ) -> Result<Self> {
         let random = u64::from_le_bytes(clock::random(rng)?);
         let id = PackId { kind, session, seq, random };
-        let epoch = keys.epoch();
+        let epoch = keys.epoch_to_seal()?;
         let key = keys.pack(&id, epoch)?;
         let mut buffer = pool.take()?;
         let header = Header { epoch, pack: id, commitment: key.commitment };

@@ -2,7 +2,8 @@
 //!
 //! An object is written as `_tmp/<random>` inside the same root, made durable, and only then renamed or linked to its
 //! name, which fails if the name is taken; then the folder is made durable, and every folder above it that this
-//! process has not seen durable yet. A crash leaves at most a file in `_tmp`, which the next writer removes: each is
+//! process has not seen durable yet. Others see the object before that: who rests on one that is not its own makes the
+//! folder durable itself ([`Storage::make_durable`]). A crash leaves at most a file in `_tmp`, which the next writer removes: each is
 //! locked by the process that writes it. `_tmp` can not be taken for an object, because no key may contain `_`.
 //!
 //! `_lock` is the file that processes lock which must take turns, with a line about the one that holds it.
@@ -42,7 +43,7 @@ const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLO
 const READ: &str = "read";
 /// So many folders in a folder are listed several at a time.
 const MANY: usize = 8;
-/// Folders that are listed at a time.
+/// Folders that are listed, or made durable, at a time.
 const LANES: usize = 8;
 
 /// A [`Storage`] in a folder. The folder is made by the first write.
@@ -305,6 +306,10 @@ impl Storage for Local {
             Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.failed_on("list", prefix, errno)),
         }
+    }
+
+    fn make_durable(&self, keys: &mut dyn Iterator<Item = Key>) -> Result<()> {
+        self.sync_folders(keys)
     }
 
     fn delete(&self, key: &Key) -> Result<()> {

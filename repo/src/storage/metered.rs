@@ -128,6 +128,10 @@ impl Storage for Metered {
         self.counters.delete.count(self.inner.delete(key), |()| 0)
     }
 
+    fn make_durable(&self, keys: &mut dyn Iterator<Item = Key>) -> Result<()> {
+        self.inner.make_durable(keys)
+    }
+
     fn time(&self) -> Result<Option<Timestamp>> {
         match self.inner.time() {
             Ok(None) => Ok(None),

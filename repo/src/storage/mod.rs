@@ -50,7 +50,8 @@ pub struct Tail {
 ///
 /// What the repository assumes (see `docs/concurrency.md`): a create is atomic and happens for one caller only; what
 /// was acknowledged is durable, whole, and seen by every get and list that begins later, from any host; nobody else
-/// deletes. **Any call may have taken effect although it failed.**
+/// deletes. **Any call may have taken effect although it failed.** What is seen need not be durable before
+/// [`make_durable`](Self::make_durable).
 ///
 /// Errors: [`NotFound`](crate::ErrorKind::NotFound) no such object; [`Conflict`](crate::ErrorKind::Conflict) the key
 /// exists; [`Denied`](crate::ErrorKind::Denied) credentials are refused; [`Full`](crate::ErrorKind::Full) no space;
@@ -96,6 +97,12 @@ pub trait Storage: Send + Sync + Debug {
 
     /// Removes an object; one that is not there counts as removed.
     fn delete(&self, key: &Key) -> Result<()>;
+
+    /// Makes durable what was found and not created by this process: who wrote it may still be about to, or have died before. Called
+    /// before anything is done that rests on such objects; what is gone meanwhile is no error. By default what is seen is durable.
+    fn make_durable(&self, _keys: &mut dyn Iterator<Item = Key>) -> Result<()> {
+        Ok(())
+    }
 
     /// What time it is by the clock that says when objects were written, looked up without writing anything. `None` where that
     /// is not told: a directory has no clock but that of the host, which stamps its files.

@@ -332,6 +332,10 @@ impl Storage for Retrying {
         self.run("delete", key, || self.inner.delete(key))
     }
 
+    fn make_durable(&self, keys: &mut dyn Iterator<Item = Key>) -> Result<()> {
+        self.inner.make_durable(keys)
+    }
+
     fn time(&self) -> Result<Option<Timestamp>> {
         if self.has_pages {
             return self.inner.time();

@@ -172,7 +172,7 @@ fn copy(sim: &Sim, actor: usize, seed: u64) {
         let copied = (|| {
             let (source, snapshot) = other(sim, seed + round)?;
             let target = process.open()?;
-            let plan = CopyPlan::new(&source, source.snapshots(None)?, &target, &target.snapshots(None)?);
+            let plan = CopyPlan::new(&source, source.snapshots(None)?, &target, &target.snapshots(None)?)?;
             let session = Arc::new(ReadSession::open(&source, &snapshot)?);
             SnapshotCopy::start(session, &target, index(), None, &copying())?.run(&plan, &|_| Ok(()))
         })();

@@ -128,7 +128,7 @@ fn copied_with(
     known: Arc<ChunkIndex>,
     snapshot: &Snapshot,
 ) -> Result<Snapshot> {
-    let plan = CopyPlan::new(source, source.snapshots(None)?, target, &target.snapshots(None)?);
+    let plan = CopyPlan::new(source, source.snapshots(None)?, target, &target.snapshots(None)?)?;
     let base = plan.base_of(snapshot);
     let options = CopyOptions { writer: wide(""), threads: 1, fetch: 256 << 10, run: String::new() };
     let session = Arc::new(ReadSession::open(source, snapshot)?);

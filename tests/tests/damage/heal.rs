@@ -78,7 +78,7 @@ impl World {
         let (mine, theirs) = (self.open(), other.open());
         for snapshot in mine.snapshots(None).unwrap().snapshots {
             let list = |of: &Repository| of.snapshots(None).unwrap();
-            let plan = wherry_repo::CopyPlan::new(&mine, list(&mine), &theirs, &list(&theirs));
+            let plan = wherry_repo::CopyPlan::new(&mine, list(&mine), &theirs, &list(&theirs)).unwrap();
             let session = Arc::new(ReadSession::open(&mine, &snapshot).unwrap());
             let copy = SnapshotCopy::start(session, &theirs, index(), None, &copying()).unwrap();
             copy.run(&plan, &|_| Ok(())).unwrap();

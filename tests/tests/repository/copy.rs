@@ -17,7 +17,7 @@ use wherry_tests::small::*;
 
 fn plan(source: &Repository, target: &Repository) -> CopyPlan {
     let list = |repository: &Repository| repository.snapshots(None).unwrap();
-    CopyPlan::new(source, list(source), target, &list(target))
+    CopyPlan::new(source, list(source), target, &list(target)).unwrap()
 }
 
 /// Copies a snapshot upon what the target has; gives the copy and the bytes that were read of the original.

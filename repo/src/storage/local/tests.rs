@@ -288,3 +288,18 @@ fn only_what_a_medium_says_is_damage() {
     }
     assert_eq!(is_damage(&local, Errno::ACCESS), (ErrorKind::Denied, false));
 }
+
+/// Of what is not there nothing is to be kept; what cannot be asked for is told.
+#[test]
+fn what_others_have_named_is_made_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::new(folder.path(), false);
+    let ask = |keys: &[&str]| local.make_durable(&mut keys.iter().map(|name| key(name)));
+    local.create(&key("packs/aa/1"), Bytes::from_static(b"1")).unwrap();
+    local.create(&key("repo.json"), Bytes::from_static(b"1")).unwrap();
+    ask(&[]).unwrap();
+    ask(&["packs/aa/1", "packs/aa/2", "packs/bb/1", "snap/aa/1", "repo.json"]).unwrap();
+    assert!(!folder.path().join("packs/bb").exists(), "nothing is made");
+    let error = ask(&["packs/aa/1", "repo.json/1"]).unwrap_err();
+    assert!(error.to_string().contains("make durable"), "{error}");
+}

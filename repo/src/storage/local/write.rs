@@ -1,11 +1,12 @@
 //! Writing one object: temporary file, fsync, name, fsync of the folder.
 
 use super::temporary::{self, Temporary};
-use super::{FOLDER, Local, make_folder, make_folders};
+use super::{FOLDER, LANES, Local, make_folder, make_folders};
 use crate::storage::{Key, conflict};
 use crate::{Error, ErrorKind, Result};
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Bodies from this size on leave no trace in the page cache.
@@ -124,6 +125,29 @@ impl Local {
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Makes the names of these objects durable, and those of the folders they are in: each folder is asked for once. Their content
+    /// is, since before they had a name. Not `syncfs`: that waits for all that others write to the filesystem, and before Linux 5.17 it
+    /// does not tell that the filesystem itself failed.
+    pub(super) fn sync_folders(&self, keys: &mut dyn Iterator<Item = Key>) -> Result<()> {
+        let mut folders = BTreeSet::new();
+        for key in keys {
+            let mut folder = split(&key).0;
+            while !folders.contains(folder) {
+                folders.insert(folder.to_owned());
+                folder = folder.rsplit_once('/').map_or("", |(above, _)| above);
+            }
+        }
+        let folders: Vec<String> = folders.into_iter().collect();
+        let sync = |folder: &String| {
+            let open = self.root().and_then(|root| open_below(root.as_fd(), folder));
+            match open.and_then(rustix::fs::fsync) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(errno) => Err(self.failed_on("make durable", folder, errno)),
+            }
+        };
+        crate::side::each(LANES, &folders, sync).map(drop)
     }
 
     fn name_if_absent(&self, file: &mut Temporary, folder: &OwnedFd, name: &str) -> Result<(), Failed> {
