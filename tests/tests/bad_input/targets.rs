@@ -224,6 +224,6 @@ fn a_device_that_fails_on_the_way_ends_the_restore_with_the_place() {
     // Reads of what is not there fail as those of a bad medium do; so that the look at its ends does not, they stay.
     File::options().write(true).open(&file).unwrap().set_len(4 * MIB as u64).unwrap();
     let line = home.run(&["restore", &kept.id, device.text(), "--force"]).ends(1);
-    has(&line, &[device.text(), "Input/output error", "read of"]);
+    has(&line, &[device.text(), "Input/output error", "at 9437184"]);
     kept.is_whole();
 }
