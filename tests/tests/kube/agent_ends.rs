@@ -22,14 +22,25 @@ fn set(stand: &Stand, key: &str, value: u64) {
     stand.patch(&stand.key(Kind::ConfigMap, "wherry"), &json!({ "data": { key: value.to_string() } }));
 }
 
-/// An upload that will take for ever, and has begun: its session stands.
-fn slow(stand: &Stand, agent: &Agent, name: &str) -> (Hosted, Device) {
+/// An upload of a volume that is published.
+fn published(stand: &Stand, name: &str) -> (Hosted, Device) {
     let file = disk(stand, &format!("{name}.disk"), 128, 120);
     let hosted = stand.upload(name, "Block", 128 * MIB);
     let device = stand.publish(&hosted, &file);
-    stand.prepared(&hosted);
-    let cr = stand.when(&hosted, agent, "a session", |cr| cr["metadata"]["annotations"][names::SESSION].is_string());
+    (hosted, device)
+}
+
+/// It is prepared, will take for ever, and has begun: its session stands.
+fn begun(stand: &Stand, agent: &Agent, hosted: &Hosted) {
+    stand.prepared(hosted);
+    let cr = stand.when(hosted, agent, "a session", |cr| cr["metadata"]["annotations"][names::SESSION].is_string());
     assert_eq!(cr["status"]["phase"], "InProgress");
+}
+
+/// Both of an upload.
+fn slow(stand: &Stand, agent: &Agent, name: &str) -> (Hosted, Device) {
+    let (hosted, device) = published(stand, name);
+    begun(stand, agent, &hosted);
     (hosted, device)
 }
 
@@ -122,9 +133,11 @@ fn restores(stand: &Stand, cr: &Value, file: &str) {
 fn a_killed_upload_goes_on_and_sends_nothing_again() {
     let stand = stand("agent-kill");
     rate(&stand, 20_000_000);
-    let elsewhere = ["unshare", "--pid", "--fork", "--mount-proc", "--propagation", "slave", "--kill-child=KILL"];
+    // What is mounted later is not seen there.
+    let (hosted, device) = published(&stand, "up");
+    let elsewhere = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"];
     let first = stand.agent_by(&elsewhere);
-    let (hosted, device) = slow(&stand, &first, "up");
+    begun(&stand, &first, &hosted);
     let begin = std::time::Instant::now();
     let packs = || stand.stored("packs/").iter().sum::<u64>();
     while packs() < 40 * MIB {
