@@ -3,6 +3,7 @@
 use super::trees::{backup, files};
 use super::*;
 use rustix::fs::{Advice, OFlags};
+use wherry_tests::volumes::Loop;
 
 /// Damages the one pack at this byte.
 fn damage(place: &Place, at: u64) {
@@ -84,9 +85,9 @@ fn what_a_restore_says_at_damage_brings_a_disk_of_its_size() {
         let file = place.path(&format!("out-{tail}-{on_device}"));
         let device = on_device.then(|| {
             File::create(&file).unwrap().set_len(disk.len().next_multiple_of(512) as u64).unwrap();
-            Device(sh("losetup", &["--find", "--show", file.to_str().unwrap()]).unwrap())
+            Loop::new(&file, &[])
         });
-        let target = device.as_ref().map_or(file.to_str().unwrap(), |device| &device.0);
+        let target = device.as_ref().map_or(file.to_str().unwrap(), Loop::text);
         let (code, said) = place.fail(&["restore", "latest", target]);
         assert_eq!(code, 13, "{said}");
         let advised = said.split('`').find(|part| part.starts_with("dd ")).unwrap_or_else(|| panic!("{said}"));
@@ -105,15 +106,6 @@ fn what_a_restore_says_at_damage_brings_a_disk_of_its_size() {
         assert_eq!(bad.len(), 1, "{bad:?}");
         assert!(got[bad[0] * UNIT..][..UNIT].iter().all(|byte| *byte == 0), "{bad:?}");
         fs::write(&pack, sound).unwrap();
-    }
-}
-
-/// A loop device; gone when this is dropped.
-struct Device(String);
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = sh("losetup", &["--detach", &self.0]);
     }
 }
 

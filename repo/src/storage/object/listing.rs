@@ -48,21 +48,18 @@ impl Lists {
             let key = object.split_once(name.0).and_then(|(_, rest)| rest.split_once(name.1)).map(|(key, _)| key);
             key.is_some_and(|key| Path::parse(key).is_err())
         };
-        let (mut kept, mut rest, mut any) = (String::new(), page, false);
-        while let Some(start) = rest.find(opens) {
-            let Some(len) = rest[start..].find(closes) else { break };
-            let end = start + len + closes.len();
-            if is_foreign(&rest[start..end]) {
-                tracing::debug!(object = &rest[start..end], "left out of a listing: such a name is not ours");
-                any = true;
-                kept.push_str(&rest[..start]);
-            } else {
-                kept.push_str(&rest[..end]);
+        let (mut foreign, mut at) = (Vec::new(), 0);
+        while let Some(start) = page[at..].find(opens).map(|found| at + found) {
+            let Some(len) = page[start..].find(closes) else { break };
+            at = start + len + closes.len();
+            if is_foreign(&page[start..at]) {
+                tracing::debug!(object = &page[start..at], "left out of a listing: such a name is not ours");
+                foreign.push(start..at);
             }
-            rest = &rest[end..];
         }
-        kept.push_str(rest);
-        any.then_some(kept)
+        let mut kept = (!foreign.is_empty()).then(|| page.to_owned())?;
+        foreign.into_iter().rev().for_each(|object| kept.replace_range(object, ""));
+        Some(kept)
     }
 }
 
