@@ -60,8 +60,10 @@ impl Trust {
     const NOTHING: Self = Self { shared: false, ..Self::ANEW };
 
     /// What a write must not rest on less than.
-    fn needed(action: Action, is_upload: bool, ended: bool) -> Self {
+    fn needed(action: Action, is_upload: bool, begun: bool, ended: bool) -> Self {
         match action {
+            // Once an agent may have begun: its node may not be ready since a moment ago, and then the pod is not made again.
+            Action::MakePod if begun => Self::NOTHING,
             // The CR is patched as it was seen.
             Action::Finalizer | Action::Accept | Action::Prepare | Action::MoveNode => Self::GLANCE,
             // A PV of ours that is not to live on.
@@ -219,7 +221,7 @@ impl<'a, A: Api + Sync> Glance<'a, A> {
             }
             let step = view.next_step();
             let needed = match &step {
-                Step::Do(action, _) => Trust::needed(*action, self.is_upload, view.has_ended()),
+                Step::Do(action, _) => Trust::needed(*action, self.is_upload, view.has_begun(), view.has_ended()),
                 // Nothing was made for it yet, and hundreds may so wait for hours. What it waits for, each look asks the server anew.
                 Step::Wait { .. } if view.is_new() && cr_seen.after(CR) <= now => Trust::CR,
                 Step::Wait { .. } if view.is_new() => Trust::GLANCE,
@@ -432,7 +434,7 @@ mod tests {
     #[test]
     fn a_pv_of_a_path_rests_on_nothing_but_the_server() {
         for ended in [false, true] {
-            assert_eq!(Trust::needed(Action::MakeVolume, true, ended), Trust::NOTHING);
+            assert_eq!(Trust::needed(Action::MakeVolume, true, false, ended), Trust::NOTHING);
         }
     }
 

@@ -15,6 +15,7 @@ pub mod drain;
 mod figures;
 pub mod glance;
 mod holder;
+mod host;
 pub mod jobs;
 mod known;
 mod last_good;

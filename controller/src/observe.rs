@@ -1,11 +1,12 @@
 //! Looks at everything that a decision about one CR rests on.
 
+use crate::host::{current_node, host};
 pub use crate::memory::Memory;
 use crate::reconcile::{Action, Agent, DownloadView, Host, Limits, Step, UploadView, doubt, is_let_go};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_api::api::{Api, ApiError, Key, Kind, Refusal};
-use wherry_api::cluster::{Claim, Node, Pod, StorageClass, Volume};
+use wherry_api::cluster::{Claim, Pod, StorageClass, Volume};
 use wherry_api::decode::{Undecodable, decode, decode_all};
 use wherry_api::plan::PlanError;
 use wherry_api::{
@@ -121,6 +122,14 @@ impl View {
         match self {
             Self::Upload(view) => view.cr.status.phase == Phase::New,
             Self::Download(view) => view.cr.status.phase == Phase::New,
+        }
+    }
+
+    /// An agent may have begun with it.
+    pub(crate) fn has_begun(&self) -> bool {
+        match self {
+            Self::Upload(view) => !view.cr.status.node.is_empty(),
+            Self::Download(view) => !view.cr.status.node.is_empty(),
         }
     }
 
@@ -342,37 +351,6 @@ impl<A: Api> Looker<'_, A> {
         all.retain(|snapshot| snapshot.metadata.name != names::object(&cr.uid));
         Ok(all)
     }
-
-    async fn host(
-        &self,
-        cr: &Meta,
-        attempt: Option<u32>,
-        pods: &[Pod],
-        memory: Memory,
-        now: Time,
-    ) -> Result<Host, ObserveError> {
-        let name = attempt.map(|attempt| names::of_attempt(&cr.uid, attempt));
-        let pod = pods.iter().find(|pod| Some(&pod.metadata.name) == name.as_ref() && !pod.spec.node_name.is_empty());
-        let Some(pod) = pod else { return Ok(Host::default()) };
-        let node_name = pod.spec.node_name.as_str();
-        let node: Option<Node> = self.get(Kind::Node, "", node_name).await?;
-        let Some(node) = node else { return Ok(Host { gone: true, ..Host::default() }) };
-        let ready = node.status.conditions.iter().find(|condition| condition.kind == "Ready");
-        let agents = self.api.list(Kind::Pod, &cr.namespace, &[(names::AGENT_LABEL, "true")]).await?;
-        let (agents, _): (Vec<Pod>, _) = decode_all(Kind::Pod.word(), &agents);
-        let agent = match agents.iter().find(|agent| agent.spec.node_name == node_name) {
-            None => Agent::Gone(memory.agent_gone_since.unwrap_or(now)),
-            Some(agent) => match agent.status.conditions.iter().find(|condition| condition.kind == "Ready") {
-                Some(condition) if condition.status != "True" => Agent::Silent,
-                _ => Agent::Ready,
-            },
-        };
-        Ok(Host {
-            gone: node.spec.taints.iter().any(|taint| taint.key == "node.kubernetes.io/out-of-service"),
-            not_ready_since: ready.filter(|c| c.status != "True").and_then(|c| c.last_transition_time),
-            agent,
-        })
-    }
 }
 
 /// Whether the driver lists changed blocks: it has a SnapshotMetadataService, of either version that there is.
@@ -462,7 +440,8 @@ async fn upload_within<A: Api>(
             let class = made.unwrap_or_else(|| limits.class_for(&csi.storage_class));
             view.class = look.get::<StorageClass>(Kind::StorageClass, "", class).await?;
         }
-        view.host = look.host(&cr.metadata, Some(plan.attempt), &view.pods, memory, now).await?;
+        let node = current_node(&current, &view.pods, &cr.status.node);
+        view.host = host(api, &cr.metadata.namespace, node, memory, now).await?;
         if view.is_settled(plan) && plan.local.is_none() {
             return Ok(view);
         }
@@ -579,6 +558,11 @@ async fn download_within<A: Api>(
         Vec::new()
     };
     let (attachments, _) = decode_all::<wherry_api::cluster::Attachment>(Kind::Attachment.word(), &attachments);
+    // Once the volume is written, nothing rests on where that was.
+    let is_written = done.as_ref().zip(plan.as_ref()).is_some_and(|(done, plan)| done.attempt == plan.attempt);
+    let said = if is_written || cr.status.phase.is_terminal() { "" } else { &cr.status.node };
+    let node = pod.as_ref().map_or("", |pod| current_node(pod, &pods, said));
+    let host = host(api, &cr.metadata.namespace, node, memory, now).await?;
     Ok(DownloadView {
         now,
         limits: limits.clone(),
@@ -588,7 +572,7 @@ async fn download_within<A: Api>(
         claims,
         attachments,
         class: look.get::<StorageClass>(Kind::StorageClass, "", &class_name).await?,
-        host: look.host(&cr.metadata, plan.as_ref().map(|plan| plan.attempt), &pods, memory, now).await?,
+        host,
         volumes,
         pods,
         cr,

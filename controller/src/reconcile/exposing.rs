@@ -84,15 +84,24 @@ impl Exposing<'_> {
         self.host.lost_at(self.limits.node_lost).filter(|at| *at > self.now)
     }
 
-    /// A lost node: its PVC may still be written to there, so the next attempt has one of its own.
+    /// An agent may have begun on `status.node`: the controller names it there once a pod runs, and takes it away with the attempt.
+    fn has_begun(&self) -> bool {
+        !self.node.is_empty()
+    }
+
+    /// A lost node: its PVC may still be written to there, so the next attempt has one of its own. Also where nothing is left of the
+    /// pod: whoever took it away did not end what runs on a node that is not reached.
     pub(super) fn lost(&self, plan: impl FnOnce(u32) -> String) -> Option<Step> {
-        self.pod()?;
+        if self.pod().is_none() && !self.has_begun() {
+            return None;
+        }
         let why = self.host.is_lost(self.now, self.limits.node_lost)?;
         let Some(next) = self.attempt.checked_add(1) else {
             let said = format!("{why}, and after attempt {} of annotation {} there is none", self.attempt, names::PLAN);
             return Some(fail(self.key(), self.cr, &said, self.now));
         };
-        let body = json!({ "metadata": { "annotations": { names::PLAN: plan(next) } } });
+        // Nothing of the next one is there yet: else it would be taken for lost, too. The label says for longer which node it was.
+        let body = json!({ "metadata": { "annotations": { names::PLAN: plan(next) } }, "status": { "node": null } });
         Some(patch(Action::NextAttempt, self.key(), self.cr, body))
     }
 
@@ -139,6 +148,11 @@ impl Exposing<'_> {
         }
         let Some(pod) = self.pod() else {
             let name = self.name();
+            if self.has_begun() && self.host.not_ready_since.is_some() {
+                let why =
+                    format!("pod {name} is gone, and node {} is not ready: what ran there may still write", self.node);
+                return ControlFlow::Break(self.wait(why));
+            }
             // A PV says itself where it can be used; until there is one, it is to be where the target's pod will run, or where the
             // volume is of which the snapshot was taken.
             let node = found.metadata.annotation(wherry_api::cluster::SELECTED_NODE);
@@ -196,8 +210,9 @@ impl Exposing<'_> {
     pub(super) fn chosen<'n>(&self, node: Option<&'n str>) -> Option<&'n str> {
         let name = self.name();
         let earlier = self.pods.iter().filter(|pod| pod.metadata.name != name).map(|pod| pod.spec.node_name.as_str());
-        let lost: Vec<&str> = earlier.chain([self.node]).filter(|node| !node.is_empty()).collect();
-        node.filter(|node| self.attempt == 1 || (!lost.is_empty() && !lost.contains(node)))
+        let earlier = earlier.filter(|node| !node.is_empty()).map(names::node_label);
+        let lost: Vec<String> = earlier.chain(self.cr.label(names::NODE).map(ToOwned::to_owned)).collect();
+        node.filter(|node| self.attempt == 1 || (!lost.is_empty() && !lost.contains(&names::node_label(node))))
     }
 
     /// The pod runs on `node`: says so in the CR. `None`: it is said.

@@ -80,7 +80,7 @@ impl From<&Settings> for Limits {
     }
 }
 
-/// The node on which the pod of the current attempt runs.
+/// The node on which the pod of the current attempt runs, or ran: somebody may have taken it away.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Host {
     /// The Node object is gone, or has the taint out-of-service: nothing runs there any more.
@@ -175,7 +175,7 @@ pub struct UploadView {
     pub bases: Vec<VolumeSnapshot>,
     /// The storage class of our PVC.
     pub class: Option<StorageClass>,
-    /// The node of the current attempt's pod.
+    /// The node of the current attempt.
     pub host: Host,
 }
 
@@ -204,7 +204,7 @@ pub struct DownloadView {
     pub attachments: Vec<Attachment>,
     /// The storage class of the target.
     pub class: Option<StorageClass>,
-    /// The node of the current attempt's pod.
+    /// The node of the current attempt.
     pub host: Host,
 }
 

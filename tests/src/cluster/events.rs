@@ -44,11 +44,19 @@ impl World {
                 let conditions = json!([{ "type": "Ready", "status": "False" }]);
                 server.patch(Who::System, &agent, &json!({ "status": { "conditions": conditions } }));
             }
-            Event::NodeLost | Event::NodeLostForLong => {
-                self.gone_at = (event == Event::NodeLost).then(|| self.now.after(Duration::from_secs(3600)));
+            Event::NodeLost | Event::NodeLostForLong | Event::NodeLostPodsForced => {
+                self.gone_at = (event != Event::NodeLostForLong).then(|| self.now.after(Duration::from_secs(3600)));
                 let lost = json!([{ "type": "Ready", "status": "Unknown", "lastTransitionTime": self.now }]);
                 let node = Key::new(Kind::Node, "", "n1");
                 server.patch(Who::System, &node, &json!({ "status": { "conditions": lost } }));
+                if event == Event::NodeLostPodsForced {
+                    self.force_pods();
+                }
+                self.agent = AgentProcess::start("n2");
+            }
+            Event::NodeDeleted => {
+                server.delete(Who::System, &Key::new(Kind::Node, "", "n1"));
+                self.force_pods();
                 self.agent = AgentProcess::start("n2");
             }
             Event::NodeDrained => {

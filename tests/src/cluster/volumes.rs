@@ -247,6 +247,11 @@ pub(super) fn kubelet(server: &Server) -> bool {
     false
 }
 
+/// A pod that is being deleted goes, whatever its kubelet does.
+pub(super) fn forget_pod(server: &Server, pod: &Key) {
+    server.finish(Who::System, pod, KUBELET);
+}
+
 /// What belongs to an owner that is gone goes.
 pub(super) fn garbage(server: &Server) -> bool {
     let mut alive: Vec<String> = Vec::new();

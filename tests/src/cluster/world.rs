@@ -114,6 +114,10 @@ pub enum Event {
     NodeLost,
     /// The same, and it is declared gone only when nothing else is left to do, and no time changes anything.
     NodeLostForLong,
+    /// Node n1 is not ready any more, and our pods there are taken away by force at once. An hour later it is declared gone.
+    NodeLostPodsForced,
+    /// Node n1 is deleted, and with it our pods there, before anybody looks.
+    NodeDeleted,
     /// Node n1 is drained: it takes no pods any more, ours are deleted, and its agent goes.
     NodeDrained,
     /// Our pods are evicted by their kubelet: they stay, in phase Failed.
@@ -563,6 +567,14 @@ impl World {
 
     fn runs_on_n1(&self, pod: &Key) -> bool {
         self.server.get(pod).is_some_and(|pod| text(&pod, "/spec/nodeName") == "n1")
+    }
+
+    /// Our pods on node n1 go without a word of its kubelet.
+    fn force_pods(&self) {
+        for pod in self.our_pods().iter().filter(|pod| self.runs_on_n1(pod)) {
+            self.server.delete(Who::System, pod);
+            volumes::forget_pod(&self.server, pod);
+        }
     }
 
     /// The PVC of the first attempt.

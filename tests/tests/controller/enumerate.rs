@@ -134,6 +134,8 @@ fn the_mirror_may_be_behind_whatever_happens() {
         Event::Delete,
         Event::SourceGone,
         Event::NodeLost,
+        Event::NodeLostPodsForced,
+        Event::NodeDeleted,
         Event::NodeDrained,
         Event::PodFails,
         Event::ClaimGoing,

@@ -63,6 +63,70 @@ fn a_claim_that_others_delete_under_the_pod_ends_it() {
     }
 }
 
+/// What was begun on a node that nobody reaches may go on there, also when nothing is left of the pod: its PVC gets no other pod.
+#[test]
+fn an_attempt_whose_pod_vanishes_with_its_node_is_not_gone_on_with() {
+    for event in [Event::NodeLostPodsForced, Event::NodeDeleted] {
+        for scene in all_scenes() {
+            let begun = if scene.download { 4..=5 } else { 11..=12 };
+            let again = begun.clone().map(|after| (after, true));
+            for (after, behind) in (0..=writes(scene)).map(|after| (after, false)).chain(again) {
+                let mut world = World::new(scene).at(after, event);
+                if behind {
+                    world = world.behind(0);
+                }
+                let (server, key) = (world.server.clone(), world.cr.clone());
+                let outcome = world.run();
+                let of = format!("{scene:?}, {event:?} after {after}, by watches: {behind}");
+                assert_clean(&outcome, &of);
+                assert_eq!(outcome.phase, "Completed", "{of}: {:#?}", outcome.steps);
+                if !begun.contains(&after) {
+                    continue;
+                }
+                let next = outcome.steps.iter().position(|step| step == "NextAttempt");
+                let next = next.unwrap_or_else(|| panic!("{of}: {:#?}", outcome.steps));
+                let made = outcome.steps[..next].iter().filter(|step| *step == "MakePod").count();
+                assert_eq!(made, 1, "{of}: {:#?}", outcome.steps);
+                // And no more attempts than that: the new one is not taken for lost because the last one was.
+                let cr = server.get(&key).unwrap();
+                let plan: Value =
+                    serde_json::from_str(cr["metadata"]["annotations"][names::PLAN].as_str().unwrap()).unwrap();
+                assert_eq!(plan["attempt"], 2, "{of}: {:#?}", outcome.steps);
+            }
+        }
+    }
+}
+
+/// One that is reached again within its time goes on with what was begun there.
+#[test]
+fn an_attempt_whose_pod_was_taken_away_goes_on_when_its_node_is_ready_again() {
+    for download in [false, true] {
+        let mut world = World::new(scenes(download)[0]).run_to(if download { 5 } else { 12 });
+        let (server, key) = (world.server.clone(), world.cr.clone());
+        let uid = server.get(&key).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+        let pod = Key::new(Kind::Pod, "velero", &names::of_attempt(&uid, 1));
+        let node = Key::new(Kind::Node, "", "n1");
+        let is = |status: &str, at: &Value| {
+            let conditions = json!([{ "type": "Ready", "status": status, "lastTransitionTime": at }]);
+            server.patch(Who::System, &node, &json!({ "status": { "conditions": conditions } }));
+        };
+        let since = server.get(&key).unwrap()["metadata"]["creationTimestamp"].clone();
+        is("Unknown", &since);
+        server.delete(Who::System, &pod);
+        server.finish(Who::System, &pod, "model/kubelet");
+        let step = world.look().unwrap().next_step();
+        let Step::Wait { why, until: Some(_), told: false } = &step else { panic!("{step:?}") };
+        assert!(why.contains("node n1 is not ready"), "{why}");
+        is("True", &since);
+        let step = world.look().unwrap().next_step();
+        assert!(matches!(step, Step::Do(Action::MakePod, _)), "{step:?}");
+        while world.turn() {}
+        let cr = server.get(&key).unwrap();
+        assert_eq!(cr["status"]["phase"], "Completed", "{cr:#}");
+        assert!(cr["metadata"]["annotations"][names::PLAN].as_str().unwrap().contains("\"attempt\":1"), "{cr:#}");
+    }
+}
+
 #[test]
 fn a_drained_node_does_not_get_the_pod_again() {
     at_every_point(Event::NodeDrained, |_, _, of, outcome| {
