@@ -29,7 +29,6 @@ mod tests;
 mod trees;
 mod wanted;
 
-pub(crate) use objects::newest_roots;
 pub use report::{CheckReport, Copies, Damage, DamageKind, Hit, LostPath, NotRead, NotReadReason};
 pub use wanted::Wanted;
 pub(crate) use wanted::{Name, Of};

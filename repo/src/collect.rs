@@ -260,6 +260,7 @@ impl Run<'_> {
         for _ in 0..TRIES {
             let chain = self.list_generations()?;
             match self.generation(&chain, report) {
+        self.read_lists(&chain)?;
                 Ok(Tried::Done(())) => return Ok(()),
                 Ok(Tried::Overtaken) => tracing::info!("another collector came before this one, which begins anew"),
                 // What it was about to read may have been deleted by another collector, as it should.
@@ -296,6 +297,7 @@ impl Run<'_> {
             report.completed = true;
             return Ok(Tried::Done(()));
         };
+        self.read_lists(chain)?;
         let Some(n) = self.publish(&chain, list)? else { return Ok(Tried::Overtaken) };
         self.finish(n, report)?;
         Ok(Tried::Done(()))

@@ -26,6 +26,8 @@ mod requests;
 mod rewrite;
 #[path = "collect/rules.rs"]
 mod rules;
+#[path = "collect/unreadable.rs"]
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

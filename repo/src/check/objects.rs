@@ -188,10 +188,7 @@ fn missing_parents(
 }
 
 /// The newest of these lists of collectors, and the snapshots that were needed then. `None` also where it is damaged.
-pub(crate) fn newest_roots<'a>(
-    repository: &Repository,
-    found: &'a [Key],
-) -> Result<Option<(&'a Key, Vec<SnapshotId>)>> {
+fn newest_roots<'a>(repository: &Repository, found: &'a [Key]) -> Result<Option<(&'a Key, Vec<SnapshotId>)>> {
     let number = |key: &Key| keys::parse_generation(key).filter(|(_, sealed)| !sealed).map(|(n, _)| n);
     let Some(list) = found.iter().filter(|key| number(key).is_some()).max_by_key(|key| number(key)) else {
         return Ok(None);

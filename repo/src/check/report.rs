@@ -208,7 +208,7 @@ impl Damage {
                 "nothing is lost and backups go on, but `wherry gc` refuses to work: bring the object back from a copy of the repository"
             }
             DamageKind::Generation => {
-                "nothing is lost, but backups refuse to work: bring the object back from a copy of the repository"
+                "nothing is lost, but backups and `wherry gc` refuse to work: bring the object back from a copy of the repository"
             }
         }
     }

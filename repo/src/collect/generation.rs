@@ -84,6 +84,27 @@ impl Run<'_> {
         })
     }
 
+    /// G0: each list can be read. The newest alone says whose records have to be there (V6), and no backup begins beside one that is
+    /// damaged (W3, M5). So nothing is settled, published or deleted either.
+    pub(super) fn read_lists(&self, chain: &Chain) -> Result<()> {
+        let next = "bring it back from a copy of the repository";
+        let read = |n: &u32| match self.repository.generation(*n) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let key = keys::generation(*n);
+                Err(e.instead(format!("{key} is listed and not there: {next}")).with_object(key))
+            }
+            Err(e) if self.repository.is_damage(&e) => Err(e.advise(next)),
+            read => read.map(drop),
+        };
+        let all: Vec<u32> = (1..=chain.newest).collect();
+        // No more of them in memory at once than are read side by side.
+        for part in all.chunks(self.options.threads.max(1)) {
+            (self.watch)(CollectStep::Lists, u64::from(part[0]), 0)?;
+            crate::side::each(self.options.threads, part, read)?;
+        }
+        Ok(())
+    }
+
     /// The packs of a delete set.
     pub(super) fn delete_set(&self, n: u32) -> Result<Vec<PackId>> {
         Ok(self.repository.sweep(n)?.packs)

@@ -7,7 +7,6 @@ use super::packs::{Pack, Packs};
 use super::report::Collected;
 use super::sessions::Noted;
 use super::wait::without_open;
-use crate::check::newest_roots;
 use crate::forget::ListedForgets;
 use crate::format::records::{Outcome, SessionOpen};
 use crate::id::{PackId, SessionId, SnapshotId, VolumeId};
@@ -82,7 +81,7 @@ impl Run<'_> {
     /// G1 to G4.
     pub(super) fn lists(&self, chain: &Chain) -> Result<Lists> {
         // Before records are listed: what is named was committed, and its record there.
-        let named = self.named()?;
+        let named = self.named(chain)?;
         let swept = self.swept(chain)?;
         let packs = self.list_packs(swept)?;
         let roots = self.roots(packs.sessions())?;
@@ -91,10 +90,12 @@ impl Run<'_> {
     }
 
     /// The snapshots that were committed for certain, and what says so: pins without an end, and the newest list of a collector.
-    fn named(&self) -> Result<Vec<(Key, SnapshotId)>> {
-        let lists = self.repository.list(keys::GEN)?;
-        let newest = newest_roots(self.repository, &lists)?;
-        let roots = newest.into_iter().flat_map(|(key, roots)| roots.into_iter().map(move |id| (key.clone(), id)));
+    fn named(&self, chain: &Chain) -> Result<Vec<(Key, SnapshotId)>> {
+        let roots = match chain.newest {
+            0 => Vec::new(),
+            n => self.repository.generation(n)?.roots,
+        };
+        let roots = roots.into_iter().map(|id| (keys::generation(chain.newest), id));
         let pins = self.repository.list(keys::PIN)?.into_iter().filter_map(|key| match keys::parse_pin(&key) {
             Some((id, _, false)) => Some((key, id)),
             _ => None,

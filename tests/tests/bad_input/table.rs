@@ -51,6 +51,7 @@ const ROWS: &[(&str, &[&str])] = &[
             "cli/check.rs::a_damaged_chunk_is_13_when_it_is_read_and_its_range_is_what_cannot_be_read",
             "cli/check.rs::a_damaged_snapshot_is_13_also_when_it_is_asked_for_by_its_id",
             "mount.rs::a_damaged_chunk_is_unreadable_and_all_others_are_not",
+            "collect/unreadable.rs::nothing_is_condemned_while_a_list_cannot_be_read",
             "damage.rs::a_flip_in_any_object_is_found_and_named_with_all_it_hits",
             "damage.rs::a_cut_in_any_object_is_found_and_named_with_all_it_hits",
         ],
