@@ -205,10 +205,12 @@ impl Damage {
                  object"
             }
             DamageKind::Generation if keys::parse_generation(&self.object).is_some_and(|(_, sealed)| sealed) => {
-                "nothing is lost and backups go on, but `wherry gc` refuses to work: bring the object back from a copy of the repository"
+                "nothing is lost and backups go on, but `wherry gc` refuses to work: bring the object back from a copy of the \
+                 repository; where there is none `wherry copy` takes all snapshots into a new one"
             }
             DamageKind::Generation => {
-                "nothing is lost, but backups and `wherry gc` refuse to work: bring the object back from a copy of the repository"
+                "nothing is lost, but backups and `wherry gc` refuse to work: bring the object back from a copy of the \
+                 repository; where there is none `wherry copy` takes all snapshots into a new one"
             }
         }
     }
