@@ -27,11 +27,13 @@ pub(crate) use generation::missing_generation;
 pub use report::{Collected, Packed, Waiting};
 
 use crate::format::records::Beat;
-use crate::id::SessionId;
+use crate::id::{PackId, SessionId};
 use crate::storage::{Storage, keys};
 use crate::turn::{Turn, stop_for_others};
 use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
 use generation::Chain;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How garbage is collected.
@@ -119,7 +121,7 @@ impl Repository {
             // Of two that look at the same objects the one without effects must not see another plan.
             let at = self.storage().time()?.unwrap_or_else(|| self.clock().now());
             let now = Now { at, since: self.clock().monotonic() };
-            let run = Run { repository: self, options, watch, now };
+            let run = Run::new(self, options, watch, now);
             let looked = run.look(&mut report);
             return looked.map(|()| report).map_err(|e| if self.is_damage(&e) { lost(e) } else { e });
         }
@@ -132,7 +134,7 @@ impl Repository {
             }
             lead => lead?,
         };
-        let run = Run { repository: self, options, watch, now: lead.now };
+        let run = Run::new(self, options, watch, lead.now);
         lead.clear_others(&run)?;
         match run.generations(&mut report) {
             // What was sealed before makes room.
@@ -178,7 +180,7 @@ impl Repository {
         watch: CollectWatch<'_>,
         report: &mut Collected,
     ) -> Result<()> {
-        Run { repository: self, options, watch, now }.sweep(report)?;
+        Run::new(self, options, watch, now).sweep(report)?;
         if report.swept.packs == 0 {
             return Err(full.advise(
                 "nothing that was condemned before is to be deleted yet, so room has to be made by other means",
@@ -215,6 +217,8 @@ struct Run<'a> {
     options: &'a CollectOptions,
     watch: CollectWatch<'a>,
     now: Now,
+    /// Packs that did not open when something was to be moved out of them.
+    damaged: Mutex<BTreeSet<PackId>>,
 }
 
 /// How long before `now` something was written; none where it seems to come later.
@@ -227,6 +231,14 @@ enum Tried<T> {
     Done(T),
     /// Another collector came before: all that was computed is thrown away.
     Overtaken,
+    /// Likewise, as packs have turned out to be damaged: the next mark knows of them.
+    Damaged,
+}
+
+impl<'a> Run<'a> {
+    fn new(repository: &'a Repository, options: &'a CollectOptions, watch: CollectWatch<'a>, now: Now) -> Self {
+        Self { repository, options, watch, now, damaged: Mutex::default() }
+    }
 }
 
 impl Run<'_> {
@@ -248,6 +260,7 @@ impl Run<'_> {
     /// What a run would do, without effects.
     fn look(&self, report: &mut Collected) -> Result<()> {
         let chain = self.list_generations()?;
+        self.read_lists(&chain)?;
         report.unsealed = chain.unsealed();
         self.settle_due(report)?;
         let lists = self.lists(&chain)?;
@@ -257,11 +270,16 @@ impl Run<'_> {
 
     /// G0 to G12: the generation that others left, then one of our own.
     fn generations(&self, report: &mut Collected) -> Result<()> {
-        for _ in 0..TRIES {
+        let mut tries = 0;
+        while tries < TRIES {
             let chain = self.list_generations()?;
             match self.generation(&chain, report) {
-        self.read_lists(&chain)?;
                 Ok(Tried::Done(())) => return Ok(()),
+                // It comes to an end: each such try knows of more packs than the one before.
+                Ok(Tried::Damaged) => {
+                    tracing::info!("packs have turned out to be damaged, and this run begins anew");
+                    continue;
+                }
                 Ok(Tried::Overtaken) => tracing::info!("another collector came before this one, which begins anew"),
                 // What it was about to read may have been deleted by another collector, as it should.
                 Err(e) if self.repository.is_damage(&e) => {
@@ -272,12 +290,14 @@ impl Run<'_> {
                 }
                 Err(e) => return Err(e),
             }
+            tries += 1;
         }
         report.overtaken = true;
         Ok(())
     }
 
     fn generation(&self, chain: &Chain, report: &mut Collected) -> Result<Tried<()>> {
+        self.read_lists(chain)?;
         if let Some(n) = chain.unsealed() {
             tracing::info!("goes on with generation {n}, which another run published");
             if !self.finish(n, report)? {
@@ -293,11 +313,15 @@ impl Run<'_> {
         }
         let lists = self.lists(&chain)?;
         let plan = self.plan(lists, report)?;
-        let Some(list) = self.copy_packs(plan, report)? else {
-            report.completed = true;
-            return Ok(Tried::Done(()));
+        let list = match self.copy_packs(plan, report)? {
+            Tried::Done(Some(list)) => list,
+            Tried::Done(None) => {
+                report.completed = true;
+                return Ok(Tried::Done(()));
+            }
+            Tried::Overtaken => return Ok(Tried::Overtaken),
+            Tried::Damaged => return Ok(Tried::Damaged),
         };
-        self.read_lists(chain)?;
         let Some(n) = self.publish(&chain, list)? else { return Ok(Tried::Overtaken) };
         self.finish(n, report)?;
         Ok(Tried::Done(()))

@@ -81,6 +81,8 @@ struct Rewritten {
     sealed: u64,
     /// What a later run with --rewrite seals anew.
     left: Packs,
+    /// What none does, as something in it does not open.
+    damaged: Packs,
 }
 
 #[derive(Serialize)]
@@ -183,10 +185,13 @@ impl Showing<'_> {
     }
 }
 
-/// Packs that are sealed under older keys still.
+/// Packs that are sealed under older keys still, and that a later run seals anew.
 fn left(report: &Collected) -> Packed {
-    let Collected { old, rewritten, .. } = report;
-    Packed { packs: old.packs.saturating_sub(rewritten.packs), bytes: old.bytes.saturating_sub(rewritten.bytes) }
+    let Collected { old, damaged, rewritten, .. } = report;
+    Packed {
+        packs: old.packs.saturating_sub(damaged.packs + rewritten.packs),
+        bytes: old.bytes.saturating_sub(damaged.bytes + rewritten.bytes),
+    }
 }
 
 impl View {
@@ -225,6 +230,7 @@ impl View {
                 chunks: report.resealed.packs,
                 sealed: report.resealed.bytes,
                 left: left(report).into(),
+                damaged: report.damaged.into(),
             },
             rescued: report.rescued,
             waiting: waiting.collect(),
@@ -289,6 +295,10 @@ pub(crate) fn text(report: &Collected, options: &CollectOptions) -> String {
     let left = left(report);
     if left.packs > 0 {
         say("left", format!("{} under older keys: run `wherry gc --rewrite` again", packs(left)));
+    }
+    if report.damaged.packs > 0 {
+        let until = "`wherry check` says what that hits, and they stay until no snapshot refers to them";
+        say("left", format!("{} under older keys, in which something is damaged: {until}", packs(report.damaged)));
     }
     if report.rescued > 0 {
         say("rescued", format!("{} condemned packs: a backup that ended meanwhile needs them", report.rescued));

@@ -1,5 +1,6 @@
 //! Which packs checks have found damaged: for writers, which refer to none of them (W8), for collectors, which keep what
-//! is intact elsewhere (G5), and for who heals, of which collectors would take what they do not know to be needed (M7).
+//! is intact elsewhere (G5), and for who heals, of which collectors would take what they do not know to be needed (M7). Collectors add
+//! those that they meet (G7).
 
 use super::ledger::{TRIES, latest};
 use crate::format::checked::{ReadTogether, Readings};
@@ -47,7 +48,7 @@ impl Repository {
         Ok(damaged.map(|noted| noted.damaged.into_keys().collect()).unwrap_or_default())
     }
 
-    /// True when a check has noted of some pack that it is damaged, and none has found it intact since.
+    /// True when a check, or who met it otherwise, has noted of some pack that it is damaged, and none has found it intact since.
     ///
     /// # Errors
     /// What the storage says when it does not answer.

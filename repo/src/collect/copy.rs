@@ -8,9 +8,8 @@
 use super::lists::Lists;
 use super::packs::{Number, Packs};
 use super::report::{Collected, Packed};
-use super::{CollectStep, Run};
+use super::{CollectStep, Run, Tried};
 use crate::crypto::TAG;
-use crate::elsewhere::Elsewhere;
 use crate::format::pack::{Entry, HEADER, Header, Index, TRAILER, Trailer};
 use crate::format::records::{Generation, Moved};
 use crate::format::tree::max_plain;
@@ -19,7 +18,7 @@ use crate::pack::read_index;
 use crate::session::fence;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result, clock};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// A pack is copied when no more than one part in so many is referred to.
 const THIN: u64 = 4;
@@ -63,6 +62,7 @@ impl Run<'_> {
             thin: Packed::default(),
             copied: Packed::default(),
             old: Packed::default(),
+            damaged: Packed::default(),
             rewritten: Packed::default(),
             resealed: Packed::default(),
             ..std::mem::take(report)
@@ -81,8 +81,11 @@ impl Run<'_> {
                 (true, may) => {
                     report.live.add(size);
                     report.live_bytes += packs.live(n);
+                    // Of what is damaged not all can be moved.
+                    let (is_damaged, may) = (packs.is_damaged(n), may && !packs.is_damaged(n));
                     if self.options.rewrite && packs.epoch(n) < newest {
                         report.old.add(size);
+                        is_damaged.then(|| report.damaged.add(size));
                         old.extend(may.then_some(n));
                     } else if may && id.kind == PackKind::Data && cost(packs, n) * THIN <= size {
                         thin.push(n);
@@ -95,8 +98,6 @@ impl Run<'_> {
                 (false, false) => report.spared.add(size),
             }
         }
-        // Not all of it could be.
-        thin.retain(|n| !packs.is_damaged(*n));
         // Those that free most for what is copied.
         thin.sort_by(|a, b| {
             let share = |n: &Number| packs.live(*n) as f64 / packs.size(*n).max(1) as f64;
@@ -123,38 +124,51 @@ impl Run<'_> {
     }
 
     /// G7, and the list to be published; `None` when there is nothing to condemn.
-    pub(super) fn copy_packs(&self, plan: Plan, report: &mut Collected) -> Result<Option<Generation>> {
+    pub(super) fn copy_packs(&self, plan: Plan, report: &mut Collected) -> Result<Tried<Option<Generation>>> {
         let Plan { lists, mut condemned, thin, old, list } = plan;
         (report.thin, report.copied, report.records) = Default::default();
-        let mut kept = HashSet::new();
+        let mut unopened = BTreeSet::new();
         // The copies that found room are a stranger's without a mark: the next list condemns them.
-        let copied = unless_full(self.copy_thin(&lists.packs, &thin, &mut kept, report), "no packs are copied")?;
+        let copied = unless_full(self.copy_thin(&lists.packs, &thin, &mut unopened, report), "no packs are copied")?;
         if copied.is_none() {
             (report.thin, report.copied) = Default::default();
         }
-        let anew = unless_full(self.seal_anew(&lists.packs, &old, &mut kept, report), "nothing is sealed anew")?;
+        let anew = unless_full(self.seal_anew(&lists.packs, &old, &mut unopened, report), "nothing is sealed anew")?;
         if anew.is_none() {
             (report.rewritten, report.resealed) = Default::default();
         }
-        condemned.retain(|pack| !kept.contains(pack));
+        if !unopened.is_empty() {
+            self.note_damaged(unopened)?;
+            return Ok(Tried::Damaged);
+        }
         let mut moved: Vec<Moved> = copied.into_iter().chain(anew).flatten().collect();
-        moved.retain(|moved| !kept.contains(&moved.pack));
         moved.sort_unstable_by_key(|moved| moved.pack);
         condemned.extend(moved.iter().map(|moved| moved.pack));
         if condemned.is_empty() && self.are_named(&list.dead)? {
-            return Ok(None);
+            return Ok(Tried::Done(None));
         }
         condemned.sort_unstable();
-        Ok(Some(Generation { condemned, moved, ..list }))
+        Ok(Tried::Done(Some(Generation { condemned, moved, ..list })))
     }
 
-    /// Copies what is marked in these packs. The result ascends by pack. One that does not open stays, and so do the packs that
-    /// hold the same: they are added to `kept`.
+    /// V8: what did not open in these may be intact in packs that this mark has left without one. So it is noted that they are damaged, for
+    /// whoever collects next as well, and the next mark keeps an intact copy of what is in them (G5). Of nodes each mark sees that itself.
+    fn note_damaged(&self, unopened: BTreeSet<PackId>) -> Result<()> {
+        let data: BTreeSet<PackId> = unopened.iter().filter(|pack| pack.kind == PackKind::Data).copied().collect();
+        if !data.is_empty() {
+            self.repository.hold_damaged(&data)?;
+        }
+        self.damaged.lock().extend(unopened);
+        Ok(())
+    }
+
+    /// Copies what is marked in these packs. The result ascends by pack. Those that do not open are added to `unopened`; nothing comes of a
+    /// try that has any, so no more is copied then, and the rest is read to know all of them.
     fn copy_thin(
         &self,
         packs: &Packs,
         thin: &[Number],
-        kept: &mut HashSet<PackId>,
+        unopened: &mut BTreeSet<PackId>,
         report: &mut Collected,
     ) -> Result<Vec<Moved>> {
         let mut copier = Copier { run: self, session: None, seq: 0, open: None };
@@ -166,44 +180,24 @@ impl Run<'_> {
             let places: Vec<u32> = packs.marks(n).collect();
             let chunks = match self.read_chunks(&id, &places) {
                 Err(e) if e.kind() != ErrorKind::NotFound && self.repository.is_damage(&e) => {
-                    tracing::warn!(
-                        "{} is damaged and stays where it is; run `wherry check --read-data`: {e}",
-                        keys::pack(&id)
-                    );
-                    self.keep_copies(&id, &places, kept)?;
+                    tracing::warn!("{} is damaged and stays where it is; run `wherry check`: {e}", keys::pack(&id));
+                    unopened.insert(id);
                     continue;
                 }
                 chunks => chunks.map_err(|e| e.with_object(keys::pack(&id)))?,
             };
+            if !unopened.is_empty() {
+                continue;
+            }
             chunks.iter().try_for_each(|chunk| copier.append(chunk))?;
             report.thin.add(packs.size(n));
             chunks.iter().for_each(|chunk| report.copied.add(u64::from(chunk.entry.len)));
             moved.push(Moved { pack: id, places: bitmap(&places) });
         }
-        copier.finish()?;
-        Ok(moved)
-    }
-
-    /// What does not open in a pack may be intact in another one, which nothing else refers to and this list would condemn. All packs
-    /// stay that have any of these chunks.
-    pub(super) fn keep_copies(&self, pack: &PackId, places: &[u32], kept: &mut HashSet<PackId>) -> Result<()> {
-        let repository = self.repository;
-        let (index, epoch) = match read_index(repository.storage(), repository.keys(), pack) {
-            Ok((index, epoch, _)) => (index, epoch),
-            // Which chunks these are nobody can tell; they are read where the maps say that they are.
-            Err(e) if repository.is_damage(&e) => return Ok(()),
-            Err(e) => return Err(e),
-        };
-        kept.insert(*pack);
-        let elsewhere = Elsewhere::new(self.options.memory / 2);
-        let entries: Vec<&Entry> = places.iter().filter_map(|place| index.entries.get(*place as usize)).collect();
-        entries.iter().for_each(|entry| elsewhere.expect(entry.class, [entry.id.short()]));
-        for entry in entries {
-            let Some(at) = index.location(entry, pack, epoch) else { continue };
-            let copies = elsewhere.find_all(repository, &entry.id.short(), entry.class, &at)?;
-            kept.extend(copies.into_iter().map(|copy| copy.pack));
+        if unopened.is_empty() {
+            copier.finish()?;
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// The chunks at these places of a pack, which ascend; each has been opened, so what is copied is what it should be.

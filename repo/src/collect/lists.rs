@@ -184,6 +184,7 @@ impl Run<'_> {
         let chunk = u64::from(self.repository.chunk_size()) / 2;
         let mut packs = Packs::new(found, swept, chunk, self.options.memory / 2)?;
         packs.set_damaged(&self.repository.damaged_packs_for_certain()?);
+        packs.set_damaged(&*self.damaged.lock());
         Ok(packs)
     }
 

@@ -392,7 +392,7 @@ impl Mark<'_, '_> {
         for (want, children) in taken.iter().zip(opened.into_iter().flatten()) {
             match children {
                 Ok(children) => self.take(children)?,
-                Err(damage) => self.take_elsewhere(&want.node, damage)?,
+                Err(damage) => self.take_elsewhere(want, damage)?,
             }
         }
         Ok(())
@@ -413,8 +413,8 @@ impl Mark<'_, '_> {
     }
 
     /// A node that is damaged where it should be is walked where it is found by its id, as readers find it (V3). Its own place
-    /// stays marked. `damage` is the error when it is nowhere.
-    fn take_elsewhere(&mut self, node: &Child, damage: Error) -> Result<()> {
+    /// stays marked, in a pack that counts as damaged from here on: no collector moves it. `damage` is the error when it is nowhere.
+    fn take_elsewhere(&mut self, Want { pack, node }: &Want, damage: Error) -> Result<()> {
         let (run, packs) = (self.run, &mut *self.packs);
         let repository = run.repository;
         let found = self.elsewhere.first(repository, &node.id, node.class, &node.at, |copy| {
@@ -430,6 +430,7 @@ impl Mark<'_, '_> {
         let Some((n, copy, there)) = found else { return Err(damage) };
         self.found.insert(copy.pack);
         tracing::warn!("a node is damaged where a snapshot says that it is, and intact in another pack: {damage}");
+        self.packs.set_damaged([pack]);
         if self.packs.is_condemned(n) {
             self.last_copies.insert(n);
         }

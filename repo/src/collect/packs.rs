@@ -263,7 +263,7 @@ impl Packs {
         (0..self.packs.len()).filter(|n| !self.packs[*n].swept)
     }
 
-    /// Notes, before anything is looked for, that checks have found these damaged.
+    /// Notes that these are damaged: before anything is looked for, of data packs.
     pub(super) fn set_damaged<'a>(&mut self, damaged: impl IntoIterator<Item = &'a PackId>) {
         for id in damaged {
             if let Some(n) = self.search(id) {
@@ -272,7 +272,7 @@ impl Packs {
         }
     }
 
-    /// Whether a check has found this pack damaged.
+    /// Whether a check, or this run, has found this pack damaged.
     pub(super) fn is_damaged(&self, n: Number) -> bool {
         self.packs[n].damaged
     }

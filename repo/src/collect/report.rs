@@ -68,7 +68,9 @@ pub struct Collected {
     pub copied: Packed,
     /// Packs of older key epochs of which something is referred to; in a run that seals such anew.
     pub old: Packed,
-    /// Of those, condemned as all that is referred to was sealed anew.
+    /// Of those, left as they are, as something in them does not open: a later run does not seal them anew either.
+    pub damaged: Packed,
+    /// Of those of older epochs, condemned as all that is referred to was sealed anew.
     pub rewritten: Packed,
     /// Chunks and nodes that were sealed anew, and their bytes.
     pub resealed: Packed,

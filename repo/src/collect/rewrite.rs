@@ -14,7 +14,7 @@ use crate::id::{Location, PackId};
 use crate::sealer::Sealer;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// Bytes of memory for each chunk that is looked for by its id, as long as its table grows, of a quarter of what there is.
 const ROW: u64 = 4 * 16;
@@ -52,22 +52,18 @@ impl Run<'_> {
         Ok(old)
     }
 
-    /// Seals anew what is marked in these packs. One of which something does not open stays as it is, and so do those that hold
-    /// the same: they are added to `kept`.
+    /// Seals anew what is marked in these packs. Those that do not open are added to `unopened`; nothing comes of a try that has any, so no
+    /// more is sealed then, and the rest is read to know all of them.
     pub(super) fn seal_anew(
         &self,
         packs: &Packs,
         old: &[Number],
-        kept: &mut HashSet<PackId>,
+        unopened: &mut BTreeSet<PackId>,
         report: &mut Collected,
     ) -> Result<Vec<Moved>> {
         (report.rewritten, report.resealed) = Default::default();
-        if old.is_empty() {
-            return Ok(Vec::new());
-        }
         let repository = self.repository;
-        let reason = "a collector's, for the packs that it seals anew";
-        let mut sealer = Sealer::start(repository, self.options.pack_size, reason)?;
+        let (mut sealer, reason) = (None, "a collector's, for the packs that it seals anew");
         let mut moved = Vec::new();
         let total: u64 = old.iter().map(|n| packs.live(*n)).sum();
         for n in old.iter().copied() {
@@ -83,11 +79,19 @@ impl Run<'_> {
                 // Not where it is gone: another collector may have deleted it.
                 Err(e) if e.kind() != ErrorKind::NotFound && repository.is_damage(&e) => {
                     tracing::warn!("{} stays as it is, under an old key: {e}; run `wherry check`", keys::pack(&id));
-                    self.keep_copies(&id, &places, kept)?;
+                    unopened.insert(id);
                     continue;
                 }
                 opened => opened?,
             }
+            if !unopened.is_empty() {
+                continue;
+            }
+            // Its Fence stays for ever: none where nothing opens.
+            let sealer = match &mut sealer {
+                Some(sealer) => sealer,
+                none => none.insert(Sealer::start(repository, self.options.pack_size, reason)?),
+            };
             for (entry, packed) in &taken {
                 sealer.append(id.kind, entry, packed)?;
                 report.resealed.add(u64::from(entry.len));
@@ -95,7 +99,9 @@ impl Run<'_> {
             report.rewritten.add(packs.size(n));
             moved.push(Moved { pack: id, places: bitmap(&places) });
         }
-        sealer.finish()?;
+        if let Some(mut sealer) = sealer.filter(|_| unopened.is_empty()) {
+            sealer.finish()?;
+        }
         Ok(moved)
     }
 

@@ -52,6 +52,7 @@ const ROWS: &[(&str, &[&str])] = &[
             "cli/check.rs::a_damaged_snapshot_is_13_also_when_it_is_asked_for_by_its_id",
             "mount.rs::a_damaged_chunk_is_unreadable_and_all_others_are_not",
             "collect/unreadable.rs::nothing_is_condemned_while_a_list_cannot_be_read",
+            "collect/unreadable.rs::a_thin_pack_that_does_not_open_makes_one_copy_of_the_other",
             "damage.rs::a_flip_in_any_object_is_found_and_named_with_all_it_hits",
             "damage.rs::a_cut_in_any_object_is_found_and_named_with_all_it_hits",
         ],

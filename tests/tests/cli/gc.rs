@@ -58,7 +58,8 @@ fn what_is_forgotten_is_deleted_and_the_result_has_its_shape() {
             "settled": "int", "left_to_jobs": "int", "packs": packs, "live": { "packs": "int", "bytes": "int", "referenced": "int" },
             "spared": packs, "condemned": packs,
             "repacked": { "packs": "int", "bytes": "int", "chunks": "int", "copied": "int" },
-            "rewritten": { "packs": "int", "bytes": "int", "chunks": "int", "sealed": "int", "left": packs }, "rescued": "int",
+            "rewritten": { "packs": "int", "bytes": "int", "chunks": "int", "sealed": "int", "left": packs, "damaged": packs },
+            "rescued": "int",
             "waiting": [], "fenced": [], "deleted": packs, "graced": packs, "failed": packs, "records": "int",
             "sessions": "int", "segments": "int", "seconds": "float",
         })

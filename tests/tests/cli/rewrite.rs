@@ -82,3 +82,33 @@ fn a_rotation_can_go_on_with_it_at_once() {
     assert!(said.contains("key epoch 2") && said.contains("of older keys"), "{said}");
     home.run(&["check", "--read-data"]).ok();
 }
+
+/// Nobody is told to do again and again what does not help; and what was healed is stored once more, not by each run.
+#[test]
+fn what_is_damaged_is_left_and_said_so_and_nothing_grows() {
+    let home = Home::with_repository();
+    let id = home.backup("vm", &noise(1, 3 << 20));
+    let (path, mut bytes) = home.tree("repo/packs").into_iter().next().unwrap();
+    bytes[1 << 20] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(home.run(&["check", "--read-data"]).code, 13);
+    home.backup("vm", &noise(1, 3 << 20));
+    let said = home.run(&["key", "rotate", "--rewrite"]).ok().stdout;
+    let left = "under older keys, in which something is damaged";
+    assert!(said.contains(left) && !said.contains("gc --rewrite` again"), "{said}");
+    let mut sizes = Vec::new();
+    for _ in 0..4 {
+        let said = home.run(&AT_ONCE).ok().stdout;
+        assert!(said.contains(left) && !said.contains("again") && !said.contains("condemned"), "{said}");
+        sizes.push(home.sizes().1);
+    }
+    assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+    assert!(said.contains("sealed anew") && sizes[0] < 7 << 20, "the damaged one and what healed it: {sizes:?}");
+    let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
+    assert_eq!((&ran["rewritten"]["damaged"]["packs"], &ran["rewritten"]["left"]["packs"]), (&json!(1), &json!(0)));
+    home.run(&["restore", &id, "out"]).ok();
+    assert!(fs::read(home.path("out")).unwrap() == noise(1, 3 << 20));
+    // No snapshot refers to it any more.
+    home.run(&["forget", &id, "--delay", "0s", "-q"]).ok();
+    home.run(&AT_ONCE).ok();
+}

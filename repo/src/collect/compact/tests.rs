@@ -64,7 +64,7 @@ impl Place {
         let options = CollectOptions { memory, ..CollectOptions::default() };
         let now = Now { at: self.clock.now(), since: self.clock.monotonic() };
         let before = self.keys();
-        let run = Run { repository: &self.repository, options: &options, watch: &|_, _, _| Ok(()), now };
+        let run = Run::new(&self.repository, &options, &|_, _, _| Ok(()), now);
         let mut report = Collected::default();
         report.swept.packs = swept;
         run.compact(&mut report).unwrap();
