@@ -230,12 +230,8 @@ impl<'a> Search<'a> {
         if self.look(piece)? {
             return Ok(true);
         }
-        // That was of before it was known what is condemned. What a collector copied of it is there by now (G7).
-        if knew || self.condemned.borrow().is_none() {
-            return Ok(false);
-        }
-        self.run.repository.elsewhere().look_anew(self.run.repository)?;
-        self.look(piece)
+        // Else that was of before it was known what is condemned.
+        if knew || self.condemned.borrow().is_none() { Ok(false) } else { self.look(piece) }
     }
 
     fn look(&self, piece: &Piece) -> Result<bool> {
@@ -273,6 +269,7 @@ impl<'a> Search<'a> {
         Ok(false)
     }
 
+    /// Whether a pack may go at any moment. Who asks first, for whatever it is, learns that of all packs.
     pub(super) fn is_condemned(&self, pack: &PackId) -> Result<bool> {
         if let Some(condemned) = &*self.condemned.borrow() {
             return Ok(condemned.contains(&pack.random));
@@ -290,6 +287,8 @@ impl<'a> Search<'a> {
                 Err(e) => return Err(e),
             }
         }
+        // What collectors have copied of these is there by now (G7), and nothing of it was known by whoever looked before.
+        repository.elsewhere().look_anew(repository)?;
         let is = condemned.contains(&pack.random);
         *self.condemned.borrow_mut() = Some(condemned);
         Ok(is)

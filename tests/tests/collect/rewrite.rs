@@ -232,3 +232,34 @@ fn a_check_that_meets_nodes_on_the_move_finds_no_damage() {
         world.verify("moved while it was checked");
     }
 }
+
+/// Likewise of chunks, where another snapshot that was forgotten meanwhile is looked at first, and has told what is condemned by now.
+#[test]
+fn a_check_that_meets_chunks_on_the_move_finds_no_damage_behind_a_forgotten_snapshot() {
+    // What was known of all that was moved is remembered: it is in one pack.
+    let anew = CollectOptions { pack_size: 64 << 20, ..anew() };
+    for forgotten in 0..3 {
+        let (mut world, _, _) = world(140);
+        world.backup("another", &disk(&(300..440).collect::<Vec<_>>()));
+        world.repository().rotate(&[]).unwrap();
+        gc(&world.repository(), &anew).unwrap();
+        let id = *world.disks.keys().nth(forgotten).unwrap();
+        world.disks.remove(&id);
+        let (repository, other) = (world.repository(), world.repository());
+        other.rotate(&[]).unwrap();
+        let swept = Mutex::new(0);
+        let watch = |step, _, _| {
+            let mut swept = swept.lock();
+            if step == CheckStep::Hits && *swept == 0 {
+                other.forget(&id, Duration::ZERO, "test")?;
+                *swept = gc(&other, &anew)?.swept.packs;
+            }
+            Ok(())
+        };
+        let options = CheckOptions { threads: 1, ..CheckOptions::default() };
+        let report = repository.check(&options, &watch).unwrap();
+        assert!(*swept.lock() > 0, "nothing moved");
+        assert!(report.is_clean(), "{:?}", report.damages);
+        world.verify("moved while it was checked");
+    }
+}
