@@ -223,6 +223,10 @@ fn parse_to<T: DeserializeOwned>(
 ) -> Result<T, PlanError> {
     let broken = |e: serde_json::Error| PlanError::Broken { name, reason: e.to_string() };
     let value: Value = serde_json::from_str(text.ok_or(PlanError::Missing(name))?).map_err(broken)?;
+    if !value.is_object() {
+        // serde takes a list of what its fields are for it as well, which says neither whose it is nor of which version.
+        return Err(PlanError::Broken { name, reason: "it is no JSON object".to_owned() });
+    }
     // Whose it is, then of which version: nothing else is looked at in what may have another shape.
     if let Some(uid) = value["crUid"].as_str()
         && uid != cr_uid
@@ -316,8 +320,17 @@ mod tests {
         assert!(matches!(UploadPlan::parse(Some(&plan().print()), "u2"), Err(PlanError::Foreign { .. })));
         let later = plan().print().replace("\"version\":1", "\"version\":9");
         assert!(matches!(UploadPlan::parse(Some(&later), "u1"), Err(PlanError::Version { version: 9, .. })));
-        for broken in ["", "x", "[]", "{}", "{\"crUid\":\"u1\"}", "{\"crUid\":\"u1\",\"version\":1,\"attempt\":-1}"] {
+        for broken in [
+            "",
+            "x",
+            "[]",
+            "{}",
+            "[1,\"u1\",1,\"t\"]",
+            "{\"crUid\":\"u1\"}",
+            "{\"crUid\":\"u1\",\"version\":1,\"attempt\":-1}",
+        ] {
             assert!(matches!(UploadPlan::parse(Some(broken), "u1"), Err(PlanError::Broken { .. })), "{broken}");
+            assert!(matches!(DownloadPlan::parse(Some(broken), "u1"), Err(PlanError::Broken { .. })), "{broken}");
         }
     }
 }
