@@ -10,6 +10,10 @@ use wherry_api::{Time, names};
 /// For so long: by then a snapshot of a backup that is gone is forgotten, seen or not.
 const KEPT: Duration = Duration::from_secs(30 * 86_400);
 
+/// No more of them, the newest: each takes about a hundred bytes, managed fields included, and the API takes 1 MiB of data and 1.5 MiB of a request.
+/// One that had no room goes as one that nobody saw deleted: when it has expired, or 14 days after it is gone.
+const MOST: usize = 6000;
+
 /// What was seen, and is not written yet.
 #[derive(Debug, Default)]
 pub(crate) struct Deleting {
@@ -43,7 +47,8 @@ impl Deleting {
             None => {
                 let labels = json!({ names::EXCLUDE: "true" });
                 let metadata = json!({ "name": DELETING, "namespace": namespace, "labels": labels });
-                let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": self.seen });
+                let data = changes(&Value::Null, &self.seen, now);
+                let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data });
                 api.create(&key, &map).await?;
             }
             Some(map) => {
@@ -71,6 +76,19 @@ fn changes(data: &Value, seen: &BTreeMap<String, Time>, now: Time) -> BTreeMap<S
         known.iter().filter(|(_, at)| is_old(at)).map(|(uid, _)| ((*uid).clone(), None)).collect();
     for (uid, at) in seen.iter().filter(|(uid, _)| known.get(uid).is_none_or(is_old)) {
         changes.insert(uid.clone(), Some(*at));
+    }
+    let mut stay: Vec<(Time, String)> = known
+        .iter()
+        .filter(|(_, at)| !is_old(at))
+        .filter_map(|(uid, at)| Some(((*at)?, (*uid).clone())))
+        .chain(changes.iter().filter_map(|(uid, at)| Some(((*at)?, uid.clone()))))
+        .collect();
+    stay.sort_unstable_by(|one, other| other.cmp(one));
+    for (_, uid) in stay.drain(MOST.min(stay.len())..) {
+        match known.contains_key(&uid) {
+            true => changes.insert(uid, None),
+            false => changes.remove(&uid),
+        };
     }
     changes
 }
@@ -108,5 +126,23 @@ mod tests {
         let expected = [("b".to_owned(), Some(now)), ("no-time".to_owned(), None), ("old".to_owned(), None)];
         assert_eq!(changes, BTreeMap::from(expected));
         assert_eq!(serde_json::to_value(&changes).unwrap()["old"], Value::Null);
+    }
+
+    /// What has no room any more is struck out, the oldest first, and is never sent.
+    #[test]
+    fn there_are_no_more_than_the_api_takes() {
+        let now = Time(100 * 86_400);
+        let at = |n: usize| Time(now.0 - n as i64);
+        let data: BTreeMap<String, Time> = (1..=MOST).map(|n| (format!("{n:05}"), at(n))).collect();
+        let seen = BTreeMap::from([("a".to_owned(), now), ("b".to_owned(), at(1)), ("older".to_owned(), at(MOST + 1))]);
+        let struck = changes(&serde_json::to_value(&data).unwrap(), &seen, now);
+        let last = |n: usize| (format!("{:05}", MOST - n), None);
+        let expected = [last(1), last(0), ("a".to_owned(), Some(now)), ("b".to_owned(), Some(at(1)))];
+        assert_eq!(struck, BTreeMap::from(expected));
+
+        let many: BTreeMap<String, Time> = (0..=MOST).map(|n| (format!("{n:05}"), at(n))).collect();
+        let first = changes(&Value::Null, &many, now);
+        assert!(first.len() == MOST && !first.contains_key(&format!("{MOST:05}")));
+        assert!(first.values().all(Option::is_some));
     }
 }
