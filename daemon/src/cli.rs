@@ -137,7 +137,8 @@ pub struct S3Flags {
     /// Does not check the server's certificate: anybody in between can delete your backups
     #[arg(long, global = true, hide_short_help = true)]
     pub s3_skip_verify: bool,
-    /// How long to try again when the server does not answer as it should [default: 5m]
+    /// How long to try again when the server does not answer as it should; a request on which nothing moves for a sixth of that (45 s
+    /// at most) is given up, and sent again [default: 5m]
     #[arg(long, global = true, value_name = "TIME", hide_short_help = true)]
     pub retry_for: Option<Span>,
 }

@@ -55,6 +55,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     };
     raise_descriptors();
     match resolve_and_run(cli, &cancel) {
+        Ok(Exit::Done) if output::is_unwritten() => Exit::Failed,
         Ok(exit) => exit,
         Err(error) => end(&error, &cancel),
     }
@@ -128,7 +129,15 @@ fn usage_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let said = text.split("\n\nUsage:").next().unwrap_or_default();
     let said = said.split("\n\nFor more information").next().unwrap_or_default().trim();
-    let paragraphs: Vec<_> = said.trim_start_matches("error: ").split("\n\n").map(exit::on_one_line).collect();
+    // Its advice on values that begin with a dash makes another argument of them, and it gives it for misspelt flags as well.
+    let (tips, paragraphs): (Vec<&str>, Vec<&str>) = said
+        .trim_start_matches("error: ")
+        .split("\n\n")
+        .partition(|said| said.trim_start().starts_with("tip: to pass"));
+    let mut paragraphs: Vec<_> = paragraphs.into_iter().map(exit::on_one_line).collect();
+    if tips.iter().any(|tip| !tip.contains("pass '--")) {
+        paragraphs.push("a value that begins with - is written as in --name=-x, and a path as ./-x".to_owned());
+    }
     let command = match error.get(ContextKind::Usage) {
         Some(usage) => {
             let usage = usage.to_string();

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use wherry_repo::Timestamp;
 
 /// Whoever read standard output has closed it. A command that only writes bytes or lists names ends quietly and well.
@@ -15,6 +16,16 @@ impl std::fmt::Display for ReaderGone {
 }
 
 impl std::error::Error for ReaderGone {}
+
+/// A result could not be written.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
+/// Of such a result the log has so many characters.
+const SHOWN: usize = 2000;
+
+/// Whether this process has a result that it could not write, though the work was done: then all is not well.
+pub fn is_unwritten() -> bool {
+    UNWRITTEN.load(Ordering::Relaxed)
+}
 
 /// Where results go, and in which form.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +45,8 @@ impl Output {
     }
 
     /// Writes the result of a command: `value` as one line of JSON, or what `text` gives. That nobody reads it is no error: what the
-    /// command did or found stays so, and its exit code is for whoever did not look.
+    /// command did or found stays so, and its exit code is for whoever did not look. Nor is it that it cannot be written (a full disk): the
+    /// log has it then, and a command that has nothing worse to say ends with exit code 1, see [`is_unwritten`].
     pub fn result<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         let mut all = if self.json { serde_json::to_string(value)? } else { text() };
         if !all.is_empty() && !all.ends_with('\n') {
@@ -42,7 +54,15 @@ impl Output {
         }
         match self.bytes(all.as_bytes()) {
             Err(e) if e.is::<ReaderGone>() => Ok(()),
-            written => written,
+            Err(e) => {
+                UNWRITTEN.store(true, Ordering::Relaxed);
+                let result = serde_json::to_string(value)?;
+                let shown: String = result.chars().take(SHOWN).collect();
+                let more = if shown.len() < result.len() { "…" } else { "" };
+                tracing::error!("{e:#}; what was done or found stays so: {shown}{more}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 

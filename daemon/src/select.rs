@@ -138,7 +138,12 @@ impl SnapSpec {
             Self::Latest => {
                 let volumes = volumes(snapshots);
                 if volumes.len() > 1 {
-                    let names = shortened(volumes.into_iter().map(|v| format!("latest:{v}")));
+                    // All of them: what is wanted is one of these.
+                    let named = |volume: &str| match volume.contains(char::is_whitespace) {
+                        true => format!("{:?}", format!("latest:{volume}")),
+                        false => format!("latest:{volume}"),
+                    };
+                    let names = volumes.into_iter().map(named).collect::<Vec<_>>().join(", ");
                     return Err(Error::invalid(format!("latest could be of several volumes; write one of {names}")));
                 }
                 newest(snapshots.iter()).ok_or_else(|| match snapshots.iter().any(is_partial) {

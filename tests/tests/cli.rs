@@ -61,6 +61,8 @@ mod terminal;
 mod turns;
 #[path = "cli/unreadable.rs"]
 mod unreadable;
+#[path = "cli/unwritten.rs"]
+mod unwritten;
 #[path = "cli/upkeep.rs"]
 mod upkeep;
 

@@ -2,12 +2,14 @@
 
 use super::saved::Saved;
 use crate::backup::{ChangedBlocks, DiskRuns, ListUse, Order, Pinned};
-use crate::cli::{BackupArgs, Parent, SourceArg};
+use crate::cli::{BackupArgs, Parent, SourceArg, Tag};
 use crate::context::Context;
 use crate::exit::Exit;
 use crate::output;
 use crate::select::{SnapSpec, summaries};
 use anyhow::Result;
+use rustix::fd::BorrowedFd;
+use rustix::fs::{OFlags, Stat, fcntl_getfl, fstat, major, minor};
 use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
@@ -23,11 +25,31 @@ struct Report {
     engine_reason: String,
 }
 
+/// Whether a standard stream was closed when the process began (`<&-`): Rust puts the null device in its place then, open for reading and
+/// writing. `</dev/null` opens it for reading, and is somebody's word that there is nothing.
+fn is_nobodys(stream: BorrowedFd<'_>) -> bool {
+    const NULL: (u32, u32) = (1, 3);
+    let is_null = |stat: Stat| (major(stat.st_rdev), minor(stat.st_rdev)) == NULL;
+    fstat(stream).is_ok_and(is_null) && fcntl_getfl(stream).is_ok_and(|flags| flags.contains(OFlags::RDWR))
+}
+
+/// A tag that is given with two values.
+fn twice(tags: &[Tag]) -> Option<(&str, &str, &str)> {
+    tags.iter().enumerate().find_map(|(n, tag)| {
+        let other = tags[..n].iter().find(|other| other.key == tag.key && other.value != tag.value)?;
+        Some((tag.key.as_str(), other.value.as_str(), tag.value.as_str()))
+    })
+}
+
 /// Backs up a device, an image, a directory or standard input.
 pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     let start = Instant::now();
     if let (SourceArg::Path(path), Some(size)) = (&args.source, args.size) {
         let text = format!("--size {size} is for standard input (-): the size of {} can be asked for", path.display());
+        return Err(Error::invalid(text).into());
+    }
+    if let Some((key, one, other)) = twice(&args.tags) {
+        let text = format!("--tag {key}={one} and --tag {key}={other}: a tag has one value");
         return Err(Error::invalid(text).into());
     }
     if let SourceArg::Path(path) = &args.source
@@ -42,6 +64,10 @@ pub(crate) fn run(context: &Context, args: BackupArgs) -> Result<Exit> {
     let BackupArgs { source, name, tags, parent, compression, limit_read, limit_upload, changed_blocks, .. } = args;
     let (path, name) = match &source {
         SourceArg::Stdin => {
+            if is_nobodys(rustix::stdio::stdin()) {
+                let text = "standard input is closed, or the null device opened for reading and writing: a backup of it would be of nothing";
+                return Err(Error::invalid(text).into());
+            }
             let name = name.ok_or_else(|| Error::invalid("standard input has no name of its own: give --name"))?;
             (None, name.to_string())
         }

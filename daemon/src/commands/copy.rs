@@ -115,7 +115,7 @@ pub(crate) fn run(context: &Context, args: CopyArgs) -> Result<Exit> {
     let start = Instant::now();
     let CopyArgs { snaps, to, credential, s3, filter, compression, limit_upload } = args;
     let none = || Error::invalid("no repository to copy into is named: give --to, or set to in the configuration");
-    let to = to.ok_or_else(none)?;
+    let to = to.filter(|to| !to.is_empty()).ok_or_else(none)?;
     let credential = credential.is_given().then(|| credential.source()).transpose()?;
     if s3.to_s3_skip_verify {
         tracing::warn!("--to-s3-skip-verify: the server's certificate is not checked");

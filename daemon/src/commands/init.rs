@@ -73,6 +73,10 @@ pub(crate) fn run(context: &Context, args: InitArgs) -> Result<Exit> {
         key_file,
         finished: state != State::Empty,
     };
+    // The result in JSON has no place for it.
+    if let Some(path) = view.key_file.as_ref().filter(|_| context.output.is_json()) {
+        tracing::warn!("{}", keep_a_copy(path).trim_end());
+    }
     context.output.result(&view, || {
         let made = if view.finished { "finished" } else { "made" };
         let end = match &view.key_file {

@@ -218,6 +218,10 @@ fn find(repository: &Repository, text: &str) -> Result<u64> {
 }
 
 fn report(context: &Context, changed: Changed) -> Result<Exit> {
+    // The result in JSON has no place for it.
+    if let Some(path) = changed.key_file.as_ref().filter(|_| context.output.is_json()) {
+        tracing::warn!("{}", keep_a_copy(path).trim_end());
+    }
     context.output.result(&changed, || {
         let Changed { added, removed, key_file, is_there, others } = &changed;
         let mut text = String::new();

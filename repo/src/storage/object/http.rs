@@ -80,7 +80,7 @@ impl fmt::Display for Refused {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
     /// Nothing moved for this long.
-    #[error("no byte went either way for {} s", .0.as_secs())]
+    #[error("no byte went either way for {:.1} s", .0.as_secs_f64())]
     Silent(Duration),
     /// Nobody waits for it any more.
     #[error("there was no answer yet when the work was over")]
