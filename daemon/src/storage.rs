@@ -162,6 +162,10 @@ impl Storage for Limited {
     fn time(&self) -> Result<Option<Timestamp>> {
         self.inner.time()
     }
+
+    fn free(&self) -> Option<u64> {
+        self.inner.free()
+    }
 }
 
 #[cfg(test)]

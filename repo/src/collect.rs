@@ -14,6 +14,7 @@
 mod compact;
 mod copy;
 mod generation;
+mod intact;
 mod lists;
 mod mark;
 mod packs;
@@ -33,7 +34,7 @@ use crate::turn::{Turn, stop_for_others};
 use crate::{Error, ErrorKind, Repository, Result, Timestamp, clock};
 use generation::Chain;
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 /// How garbage is collected.
@@ -217,8 +218,12 @@ struct Run<'a> {
     options: &'a CollectOptions,
     watch: CollectWatch<'a>,
     now: Now,
-    /// Packs that did not open when something was to be moved out of them.
+    /// Packs that this run has found damaged: no mark but the next takes them for intact.
     damaged: Mutex<BTreeSet<PackId>>,
+    /// Of those, what this try has found, and their bytes.
+    unopened: Mutex<BTreeMap<PackId, u64>>,
+    /// Copies of chunks of damaged packs that were opened: the pack, and the place in it.
+    opened: Mutex<HashSet<(PackId, u32)>>,
 }
 
 /// How long before `now` something was written; none where it seems to come later.
@@ -237,7 +242,8 @@ enum Tried<T> {
 
 impl<'a> Run<'a> {
     fn new(repository: &'a Repository, options: &'a CollectOptions, watch: CollectWatch<'a>, now: Now) -> Self {
-        Self { repository, options, watch, now, damaged: Mutex::default() }
+        let (damaged, unopened, opened) = Default::default();
+        Self { repository, options, watch, now, damaged, unopened, opened }
     }
 }
 
@@ -263,9 +269,13 @@ impl Run<'_> {
         self.read_lists(&chain)?;
         report.unsealed = chain.unsealed();
         self.settle_due(report)?;
-        let lists = self.lists(&chain)?;
-        self.plan(lists, report)?;
-        self.await_grace(&chain, report)
+        loop {
+            let lists = self.lists(&chain)?;
+            self.plan(lists, report)?;
+            if !self.learn(false, report)? {
+                return self.await_grace(&chain, report);
+            }
+        }
     }
 
     /// G0 to G12: the generation that others left, then one of our own.
@@ -334,7 +344,7 @@ impl Run<'_> {
         if !self.wait(n, report)? {
             return Ok(false);
         }
-        let sweep = self.mark_again(n, &list)?;
+        let sweep = self.mark_again(n, &list, report)?;
         report.rescued += (list.condemned.len() - sweep.len()) as u64;
         self.seal(n, sweep)?;
         (report.sealed, report.completed) = (true, true);

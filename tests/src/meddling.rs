@@ -124,4 +124,8 @@ impl Storage for Meddling {
     fn time(&self) -> Result<Option<Timestamp>> {
         self.inner.time()
     }
+
+    fn free(&self) -> Option<u64> {
+        self.inner.free()
+    }
 }

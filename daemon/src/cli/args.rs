@@ -484,8 +484,8 @@ minutes at most, then the run ends (exit 0), says whom it waits for, and the nex
 that leads to what is kept, nothing is condemned (exit 13). What could not be deleted is tried again by the next run (exit 1).
 
 With --rewrite what was stored before the last `wherry key rotate` is sealed anew, 64 GiB by one run, and deleted as all else \
-is: until then it takes its room twice. What is moved so is looked for by name, which takes 64 bytes of --memory a chunk here, and \
-the next backup of each volume reads all of its source once, and stores nothing of it again. A pack in which something is damaged \
+is: until then it takes its room twice. On a disk one run takes half of what is free at most; the next ones go on. What is moved \
+so is looked for by name, which takes 64 bytes of --memory a chunk here, and the next backup of each volume reads all of its source once, and stores nothing of it again. A pack in which something is damaged \
 stays under its old key until no snapshot refers to it.
 
 Examples:

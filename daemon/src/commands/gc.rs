@@ -29,6 +29,8 @@ pub(crate) struct View {
     condemned: Packs,
     repacked: Repacked,
     rewritten: Rewritten,
+    /// Found damaged by this run, which nobody knew of.
+    found_damaged: Packs,
     rescued: u64,
     waiting: Vec<WaitingView>,
     fenced: Vec<FencedView>,
@@ -122,7 +124,11 @@ pub(crate) fn run(context: &Context, args: GcArgs) -> anyhow::Result<Exit> {
     let (report, options) = collect(context, &repository, None, options)?;
     let view = View::new(&report, dry_run, start.elapsed().as_secs_f64());
     context.output.result(&view, || text(&report, &options))?;
-    Ok(if report.failed.packs > 0 { Exit::Failed } else { Exit::Done })
+    Ok(match (report.unopened.packs, report.failed.packs) {
+        (0, 0) => Exit::Done,
+        (0, _) => Exit::Failed,
+        _ => Exit::Damage,
+    })
 }
 
 /// One run, with the threads and the memory that this process has, and the turn if it has one already; the second value is how it was done.
@@ -232,6 +238,7 @@ impl View {
                 left: left(report).into(),
                 damaged: report.damaged.into(),
             },
+            found_damaged: report.unopened.into(),
             rescued: report.rescued,
             waiting: waiting.collect(),
             fenced: fenced.collect(),
@@ -269,7 +276,7 @@ pub(crate) fn text(report: &Collected, options: &CollectOptions) -> String {
     }
     if report.all.packs > 0 {
         let of = size(report.live_bytes);
-        say("kept", format!("{}, of which snapshots and runs under way need {of}", packs(report.live)));
+        say("needed", format!("{}, of which snapshots and runs under way need {of}", packs(report.live)));
     }
     if report.spared.packs > 0 {
         let why = "which no snapshot needs: of backups under way, or broken off not long ago";
@@ -299,6 +306,12 @@ pub(crate) fn text(report: &Collected, options: &CollectOptions) -> String {
     if report.damaged.packs > 0 {
         let until = "`wherry check` says what that hits, and they stay until no snapshot refers to them";
         say("left", format!("{} under older keys, in which something is damaged: {until}", packs(report.damaged)));
+    }
+    if report.unopened.packs > 0 {
+        say(
+            "damaged",
+            format!("{} did not open: `wherry check --read-data` says what that hits", packs(report.unopened)),
+        );
     }
     if report.rescued > 0 {
         say("rescued", format!("{} condemned packs: a backup that ended meanwhile needs them", report.rescued));

@@ -122,7 +122,9 @@ fn rotate(context: &Context, args: RotateArgs) -> Result<Exit> {
         text
     })?;
     let is_partial = collected.as_ref().is_some_and(|(report, _)| report.failed.packs > 0);
+    let is_damaged = collected.as_ref().is_some_and(|(report, _)| report.unopened.packs > 0);
     Ok(match report.left_out.is_empty() {
+        true if is_damaged => Exit::Damage,
         true if is_partial => Exit::Partial,
         true => Exit::Done,
         false => Exit::Failed,

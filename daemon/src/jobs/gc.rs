@@ -73,6 +73,10 @@ fn text(report: &Collected) -> String {
     if report.overtaken {
         text += ", other collectors came first each time";
     }
+    if report.unopened.packs > 0 {
+        let packs = count(report.unopened.packs, "pack");
+        text += &format!(", {packs} turned out to be damaged: run `wherry check --read-data`");
+    }
     if report.failed.packs > 0 {
         text += &format!(", {} could not be deleted: the next gc tries again", count(report.failed.packs, "pack"));
     }

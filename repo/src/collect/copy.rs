@@ -18,7 +18,6 @@ use crate::pack::read_index;
 use crate::session::fence;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result, clock};
-use std::collections::BTreeSet;
 
 /// A pack is copied when no more than one part in so many is referred to.
 const THIN: u64 = 4;
@@ -103,7 +102,9 @@ impl Run<'_> {
             let share = |n: &Number| packs.live(*n) as f64 / packs.size(*n).max(1) as f64;
             share(a).total_cmp(&share(b))
         });
-        let mut room = self.options.copy_most;
+        // Backups need room as well, until the old packs are deleted.
+        let half = self.storage().free().map_or(u64::MAX, |free| free / 2);
+        let mut room = self.options.copy_most.min(half);
         thin.retain(|n| {
             let fits = packs.live(*n) <= room;
             room -= if fits { packs.live(*n) } else { 0 };
@@ -114,7 +115,7 @@ impl Run<'_> {
             report.copied.packs += packs.marks(*n).count() as u64;
             report.copied.bytes += packs.live(*n);
         });
-        let old = self.choose_old(packs, old, report)?;
+        let old = self.choose_old(packs, old, half - report.copied.bytes, report)?;
         report.records = dead.len() as u64;
         drop(may_condemn);
         let roots = roots.iter().map(|root| root.made.id).collect();
@@ -127,18 +128,19 @@ impl Run<'_> {
     pub(super) fn copy_packs(&self, plan: Plan, report: &mut Collected) -> Result<Tried<Option<Generation>>> {
         let Plan { lists, mut condemned, thin, old, list } = plan;
         (report.thin, report.copied, report.records) = Default::default();
-        let mut unopened = BTreeSet::new();
+        if self.learn(true, report)? {
+            return Ok(Tried::Damaged);
+        }
         // The copies that found room are a stranger's without a mark: the next list condemns them.
-        let copied = unless_full(self.copy_thin(&lists.packs, &thin, &mut unopened, report), "no packs are copied")?;
+        let copied = unless_full(self.copy_thin(&lists.packs, &thin, report), "no packs are copied")?;
         if copied.is_none() {
             (report.thin, report.copied) = Default::default();
         }
-        let anew = unless_full(self.seal_anew(&lists.packs, &old, &mut unopened, report), "nothing is sealed anew")?;
+        let anew = unless_full(self.seal_anew(&lists.packs, &old, report), "nothing is sealed anew")?;
         if anew.is_none() {
             (report.rewritten, report.resealed) = Default::default();
         }
-        if !unopened.is_empty() {
-            self.note_damaged(unopened)?;
+        if self.learn(true, report)? {
             return Ok(Tried::Damaged);
         }
         let mut moved: Vec<Moved> = copied.into_iter().chain(anew).flatten().collect();
@@ -151,26 +153,9 @@ impl Run<'_> {
         Ok(Tried::Done(Some(Generation { condemned, moved, ..list })))
     }
 
-    /// V8: what did not open in these may be intact in packs that this mark has left without one. So it is noted that they are damaged, for
-    /// whoever collects next as well, and the next mark keeps an intact copy of what is in them (G5). Of nodes each mark sees that itself.
-    fn note_damaged(&self, unopened: BTreeSet<PackId>) -> Result<()> {
-        let data: BTreeSet<PackId> = unopened.iter().filter(|pack| pack.kind == PackKind::Data).copied().collect();
-        if !data.is_empty() {
-            self.repository.hold_damaged(&data)?;
-        }
-        self.damaged.lock().extend(unopened);
-        Ok(())
-    }
-
-    /// Copies what is marked in these packs. The result ascends by pack. Those that do not open are added to `unopened`; nothing comes of a
-    /// try that has any, so no more is copied then, and the rest is read to know all of them.
-    fn copy_thin(
-        &self,
-        packs: &Packs,
-        thin: &[Number],
-        unopened: &mut BTreeSet<PackId>,
-        report: &mut Collected,
-    ) -> Result<Vec<Moved>> {
+    /// Copies what is marked in these packs. The result ascends by pack. Nothing comes of a try in which one does not open
+    /// ([`learn`](Self::learn)), so no more is copied then, and the rest is read to know all of them.
+    fn copy_thin(&self, packs: &Packs, thin: &[Number], report: &mut Collected) -> Result<Vec<Moved>> {
         let mut copier = Copier { run: self, session: None, seq: 0, open: None };
         let mut moved = Vec::new();
         let total: u64 = thin.iter().map(|n| packs.live(*n)).sum();
@@ -181,12 +166,12 @@ impl Run<'_> {
             let chunks = match self.read_chunks(&id, &places) {
                 Err(e) if e.kind() != ErrorKind::NotFound && self.repository.is_damage(&e) => {
                     tracing::warn!("{} is damaged and stays where it is; run `wherry check`: {e}", keys::pack(&id));
-                    unopened.insert(id);
+                    self.does_not_open(id, packs.size(n));
                     continue;
                 }
                 chunks => chunks.map_err(|e| e.with_object(keys::pack(&id)))?,
             };
-            if !unopened.is_empty() {
+            if !self.unopened.lock().is_empty() {
                 continue;
             }
             chunks.iter().try_for_each(|chunk| copier.append(chunk))?;
@@ -194,7 +179,7 @@ impl Run<'_> {
             chunks.iter().for_each(|chunk| report.copied.add(u64::from(chunk.entry.len)));
             moved.push(Moved { pack: id, places: bitmap(&places) });
         }
-        if unopened.is_empty() {
+        if self.unopened.lock().is_empty() {
             copier.finish()?;
         }
         Ok(moved)

@@ -5,8 +5,9 @@
 
 use super::lists::{Lists, Root};
 use super::packs::{Number, Packs};
+use super::report::Collected;
 use super::{CollectStep, Run};
-use crate::elsewhere::{Copy, Elsewhere};
+use crate::elsewhere::Elsewhere;
 use crate::format::node::Node as MapNode;
 use crate::format::records::{Generation, Outcome};
 use crate::format::tree::{Entry, FOLDER, Placed, Ref, TreeNode};
@@ -14,7 +15,7 @@ use crate::id::{Location, PackId, ShortId, SnapshotId};
 use crate::map::{Image, Tree};
 use crate::storage::keys;
 use crate::tree::{Leads, Node, TreeReader, decode};
-use crate::{Error, ErrorKind, Repository, Result, Snapshot};
+use crate::{Error, ErrorKind, Result, Snapshot};
 use std::collections::HashSet;
 
 /// Nodes opened at a time.
@@ -28,10 +29,10 @@ const ROOTS: usize = 64;
 
 /// What something refers to.
 #[derive(Clone, Copy, Debug)]
-struct Child {
-    id: ShortId,
-    at: Location,
-    class: u8,
+pub(super) struct Child {
+    pub(super) id: ShortId,
+    pub(super) at: Location,
+    pub(super) class: u8,
     /// Bytes of its plaintext; of a map node 0.
     plain: u32,
     /// Of a map node: class of the chunks below it.
@@ -125,7 +126,17 @@ impl Run<'_> {
     }
 
     /// G10, G11: the delete set, what of a list is left when all that came meanwhile has been marked.
-    pub(super) fn mark_again(&self, n: u32, list: &Generation) -> Result<Vec<PackId>> {
+    pub(super) fn mark_again(&self, n: u32, list: &Generation, report: &mut Collected) -> Result<Vec<PackId>> {
+        loop {
+            let sweep = self.mark_all_again(n, list)?;
+            // It comes to an end: each time more packs are known.
+            if !self.learn(true, report)? {
+                return Ok(sweep);
+            }
+        }
+    }
+
+    fn mark_all_again(&self, n: u32, list: &Generation) -> Result<Vec<PackId>> {
         let Lists { mut packs, roots } = self.lists_again(n)?;
         packs.condemn(&list.condemned);
         let known: HashSet<SnapshotId> = list.roots.iter().copied().collect();
@@ -153,37 +164,20 @@ impl Run<'_> {
     }
 }
 
-struct Mark<'a, 'b> {
-    run: &'a Run<'a>,
-    packs: &'b mut Packs,
+pub(super) struct Mark<'a, 'b> {
+    pub(super) run: &'a Run<'a>,
+    pub(super) packs: &'b mut Packs,
     /// Not the repository's, which may be older than the list of packs.
-    elsewhere: Elsewhere,
+    pub(super) elsewhere: Elsewhere,
     stack: Vec<Want>,
     /// Condemned packs in which something was found by its id, and nowhere else.
-    last_copies: HashSet<Number>,
+    pub(super) last_copies: HashSet<Number>,
     /// Packs in which something was found by its id. They were listed, and nobody who committed has named them.
-    found: HashSet<PackId>,
+    pub(super) found: HashSet<PackId>,
     /// The root that is walked is a snapshot that is gone for good. What it misses of a swept pack is passed over.
     is_final: bool,
-    /// Of some chunk no copy was found but in packs that a check has found damaged.
-    is_unclear: bool,
-}
-
-/// From this rank on a copy is in a pack that a check has found damaged.
-const DAMAGED: u8 = 3;
-
-/// How a copy compares with others, the least first: one that is marked already, then one that no list condemns, then any; each
-/// in a pack that no check has found damaged, and then in one that is. `None` when it is not there.
-fn rank(packs: &mut Packs, repository: &Repository, copy: &Copy) -> Result<Option<(u8, Number)>> {
-    let n = packs.find(repository, &copy.pack)?.filter(|n| copy.at.end() <= packs.size(*n));
-    Ok(n.map(|n| {
-        let rank = match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
-            (false, true) => 0,
-            (false, false) => 1,
-            (true, _) => 2,
-        };
-        (if packs.is_damaged(n) { DAMAGED + rank } else { rank }, n)
-    }))
+    /// Of some chunk no copy was found but in packs that are known to be damaged.
+    pub(super) is_unclear: bool,
 }
 
 impl Mark<'_, '_> {
@@ -272,100 +266,6 @@ impl Mark<'_, '_> {
             }
         }
         Ok(())
-    }
-
-    /// Whether a chunk is not marked yet and in a pack that a check has found damaged: which of its chunks are nobody noted.
-    fn may_be_lost(&self, pack: Number, child: &Child) -> bool {
-        child.class < 128 && self.packs.is_damaged(pack) && !self.packs.is_marked(pack, child.at.ordinal)
-    }
-
-    /// Of such a chunk an intact copy is kept besides, if there is one: readers find it by id, and it may be all that is left.
-    fn keep_intact(&mut self, pack: Number, child: &Child) -> Result<()> {
-        if !self.may_be_lost(pack, child) {
-            return Ok(());
-        }
-        match self.best(child)? {
-            Some((rank, n, copy)) if rank < DAMAGED => self.keep(n, &copy),
-            Some(_) => self.keep_all(child),
-            None => {
-                self.is_unclear = true;
-                Ok(())
-            }
-        }
-    }
-
-    /// All copies of a chunk that are only in packs in which a check has found damage: any of them may be the intact one.
-    fn keep_all(&mut self, child: &Child) -> Result<()> {
-        self.is_unclear = true;
-        let repository = self.run.repository;
-        for copy in self.elsewhere.find_all(repository, &child.id, child.class, &child.at)? {
-            match rank(self.packs, repository, &copy)? {
-                Some((_, n)) => self.keep(n, &copy)?,
-                // Its index was read, so it was not cut: it is the listing that could not see how long it is.
-                None => self.last_copies.extend(self.packs.find(repository, &copy.pack)?),
-            }
-        }
-        Ok(())
-    }
-
-    /// An intact copy may be in a pack whose index cannot be read for now.
-    fn keep_left_out(&mut self) -> Result<()> {
-        if !self.is_unclear {
-            return Ok(());
-        }
-        for pack in self.elsewhere.left_out() {
-            self.last_copies.extend(self.packs.find(self.run.repository, &pack)?);
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self, n: Number, copy: &Copy) -> Result<()> {
-        self.found.insert(copy.pack);
-        if self.packs.is_condemned(n) {
-            self.last_copies.insert(n);
-        }
-        self.packs.note_epoch(n, copy.at.epoch);
-        self.packs.mark(n, copy.place, copy.at.len).map(drop)
-    }
-
-    /// A copy of what is not where its hint says, in a pack that is there.
-    fn resolve(&mut self, child: &Child) -> Result<Option<(Number, Copy)>> {
-        if let Some((rank, n, copy)) = self.best(child)? {
-            if rank >= DAMAGED && child.class < 128 {
-                self.keep_all(child)?;
-            }
-            return Ok(Some((n, copy)));
-        }
-        // Those that were known are all gone: once more, with what came since.
-        let (repository, packs) = (self.run.repository, &mut *self.packs);
-        self.elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
-            Ok(rank(packs, repository, copy)?.map(|(_, n)| (n, *copy)))
-        })
-    }
-
-    /// The copy to keep, and its rank: of those that are known; of all there are where none of these is in a pack that is there and
-    /// that no check has found damaged.
-    fn best(&mut self, child: &Child) -> Result<Option<(u8, Number, Copy)>> {
-        let repository = self.run.repository;
-        let known = self.elsewhere.find(repository, &child.id, child.class, &child.at)?;
-        let best = self.best_of(&known)?;
-        if best.is_some_and(|(rank, ..)| rank < DAMAGED) || !self.elsewhere.may_know_more(child.class) {
-            return Ok(best);
-        }
-        let all = self.elsewhere.find_all(repository, &child.id, child.class, &child.at)?;
-        self.best_of(&all)
-    }
-
-    fn best_of(&mut self, copies: &[Copy]) -> Result<Option<(u8, Number, Copy)>> {
-        let mut best: Option<(u8, Number, Copy)> = None;
-        for copy in copies {
-            if let Some((rank, n)) = rank(self.packs, self.run.repository, copy)?
-                && best.as_ref().is_none_or(|(known, ..)| rank < *known)
-            {
-                best = Some((rank, n, *copy));
-            }
-        }
-        Ok(best)
     }
 
     /// Opens some of the nodes that wait and takes what they refer to.

@@ -70,6 +70,8 @@ pub struct Collected {
     pub old: Packed,
     /// Of those, left as they are, as something in them does not open: a later run does not seal them anew either.
     pub damaged: Packed,
+    /// Found damaged by this run, which nobody had noted: what that hits says a check.
+    pub unopened: Packed,
     /// Of those of older epochs, condemned as all that is referred to was sealed anew.
     pub rewritten: Packed,
     /// Chunks and nodes that were sealed anew, and their bytes.

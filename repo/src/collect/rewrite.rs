@@ -10,22 +10,23 @@ use super::report::Collected;
 use super::{CollectStep, Run};
 use crate::format::pack::Entry;
 use crate::format::records::Moved;
-use crate::id::{Location, PackId};
+use crate::id::{Location, PackId, PackKind};
+use crate::pack::read_index;
 use crate::sealer::Sealer;
 use crate::storage::keys;
 use crate::{Error, ErrorKind, Result};
-use std::collections::BTreeSet;
 
 /// Bytes of memory for each chunk that is looked for by its id, as long as its table grows, of a quarter of what there is.
 const ROW: u64 = 4 * 16;
 
 impl Run<'_> {
-    /// Of these packs as many as one run seals anew. `Invalid` where there are so many chunks that whoever looked for them by
+    /// Of these packs as many as one run seals anew, in no more than `free` bytes. `Invalid` where there are so many chunks that whoever looked for them by
     /// id, as all do from then on, would not have the memory for it.
     pub(super) fn choose_old(
         &self,
         packs: &Packs,
-        mut old: Vec<Number>,
+        old: Vec<Number>,
+        free: u64,
         report: &mut Collected,
     ) -> Result<Vec<Number>> {
         let chunks: u64 = old.iter().map(|n| packs.marks(*n).count() as u64).sum();
@@ -38,12 +39,26 @@ impl Run<'_> {
                           with `wherry copy`";
             return Err(Error::invalid(text).advise(advice));
         }
-        let mut room = self.options.rewrite_most;
-        old.retain(|n| {
-            let fits = packs.live(*n) <= room;
-            room -= if fits { packs.live(*n) } else { 0 };
-            fits
-        });
+        let (mut room, mut chosen) = (self.options.rewrite_most.min(free), Vec::new());
+        for n in old.iter().copied() {
+            if packs.live(n) > room {
+                continue;
+            }
+            // A mark opens nodes where it is said that they are. Who moves them needs the index, and meets what is wrong with it each time anew,
+            // as of nodes nothing is noted.
+            if packs.id(n).kind == PackKind::Meta && self.has_no_index(&packs.id(n))? {
+                report.damaged.add(packs.size(n));
+                continue;
+            }
+            room -= packs.live(n);
+            chosen.push(n);
+        }
+        if chosen.is_empty() && old.iter().any(|n| packs.live(*n) > free) {
+            tracing::warn!(
+                "nothing is sealed anew: more than half of what is free on the storage would be used for it"
+            );
+        }
+        let old = chosen;
         for n in &old {
             report.rewritten.add(packs.size(*n));
             report.resealed.packs += packs.marks(*n).count() as u64;
@@ -52,15 +67,21 @@ impl Run<'_> {
         Ok(old)
     }
 
-    /// Seals anew what is marked in these packs. Those that do not open are added to `unopened`; nothing comes of a try that has any, so no
-    /// more is sealed then, and the rest is read to know all of them.
-    pub(super) fn seal_anew(
-        &self,
-        packs: &Packs,
-        old: &[Number],
-        unopened: &mut BTreeSet<PackId>,
-        report: &mut Collected,
-    ) -> Result<Vec<Moved>> {
+    /// Whether the index of a pack is there and of no use.
+    fn has_no_index(&self, pack: &PackId) -> Result<bool> {
+        match read_index(self.storage(), self.repository.keys(), pack) {
+            Err(e) if e.kind() != ErrorKind::NotFound && self.repository.is_damage(&e) => {
+                tracing::warn!("{} stays as it is, under an old key: {e}", keys::pack(pack));
+                Ok(true)
+            }
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+            _ => Ok(false),
+        }
+    }
+
+    /// Seals anew what is marked in these packs. Nothing comes of a try in which one does not open ([`learn`](Self::learn)), so no more is
+    /// sealed then, and the rest is read to know all of them.
+    pub(super) fn seal_anew(&self, packs: &Packs, old: &[Number], report: &mut Collected) -> Result<Vec<Moved>> {
         (report.rewritten, report.resealed) = Default::default();
         let repository = self.repository;
         let (mut sealer, reason) = (None, "a collector's, for the packs that it seals anew");
@@ -79,12 +100,12 @@ impl Run<'_> {
                 // Not where it is gone: another collector may have deleted it.
                 Err(e) if e.kind() != ErrorKind::NotFound && repository.is_damage(&e) => {
                     tracing::warn!("{} stays as it is, under an old key: {e}; run `wherry check`", keys::pack(&id));
-                    unopened.insert(id);
+                    self.does_not_open(id, packs.size(n));
                     continue;
                 }
                 opened => opened?,
             }
-            if !unopened.is_empty() {
+            if !self.unopened.lock().is_empty() {
                 continue;
             }
             // Its Fence stays for ever: none where nothing opens.
@@ -99,7 +120,7 @@ impl Run<'_> {
             report.rewritten.add(packs.size(n));
             moved.push(Moved { pack: id, places: bitmap(&places) });
         }
-        if let Some(mut sealer) = sealer.filter(|_| unopened.is_empty()) {
+        if let Some(mut sealer) = sealer.filter(|_| self.unopened.lock().is_empty()) {
             sealer.finish()?;
         }
         Ok(moved)

@@ -258,6 +258,11 @@ impl Storage for Local {
         true
     }
 
+    fn free(&self) -> Option<u64> {
+        let stat = self.root().and_then(rustix::fs::fstatvfs).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn lock(&self, holder: &str) -> Result<Option<Lock>> {
         let root = self.root().map_err(|errno| self.failed_on("open", "", errno))?;
         lock::lock(root.as_fd(), holder).map_err(|errno| self.failed_on("lock", lock::NAME, errno))?

@@ -139,6 +139,10 @@ impl Storage for Metered {
             told => self.counters.list.count(told, |_| 0),
         }
     }
+
+    fn free(&self) -> Option<u64> {
+        self.inner.free()
+    }
 }
 
 #[cfg(test)]

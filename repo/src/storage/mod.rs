@@ -110,6 +110,11 @@ pub trait Storage: Send + Sync + Debug {
         Ok(None)
     }
 
+    /// Bytes that may still be written here; `None` where nobody says.
+    fn free(&self) -> Option<u64> {
+        None
+    }
+
     /// Keeps out every other process that locks this storage until the lock is dropped or this process ends, however it
     /// ends. `holder` is what they are told. `None` where the storage has no such lock.
     /// [`Busy`](crate::ErrorKind::Busy) when another process holds it; the text is that one's `holder`.

@@ -74,6 +74,45 @@ fn garbage_is_collected_on_a_disk_that_is_wholly_full() {
     home.run(&["check", "--read-data"]).ok();
 }
 
+/// What is sealed anew takes its room twice until the old packs are deleted. Where there is not enough for all of it each run does a part, and leaves
+/// backups as much as it takes.
+#[test]
+fn what_has_no_room_to_be_sealed_anew_at_once_is_so_by_several_runs() {
+    let volume = Volume::ext4(96);
+    let repository = volume.path().join("repo");
+    let home = Home::new().at(repository.to_str().unwrap(), &[]);
+    home.run(&["init"]).ok();
+    let disk = noise(11, 56 * MIB);
+    home.write("disk", &disk);
+    home.run(&["backup", "disk", "--name", "vm", "--memory", "64M"]).ok();
+    home.run(&["key", "rotate"]).ok();
+    let free = || {
+        let stat = rustix::fs::statvfs(volume.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    // Within the grace nothing comes free.
+    let before = free();
+    let args = ["gc", "--rewrite", "--memory", "64M", "--json"];
+    let first = home.run(&args).ok().json();
+    assert!(
+        first["rewritten"]["packs"].as_u64() > Some(0) && first["rewritten"]["left"]["packs"].as_u64() > Some(0),
+        "{first}"
+    );
+    assert!(free() >= before * 2 / 5, "{} of {before}", free());
+    home.backup("small", &noise(12, MIB));
+    for run in 0.. {
+        let ran = home.run(&[&args[..], &["--grace", "0s", "--fence-after", "0s"]].concat()).ok().json();
+        if ran["rewritten"]["left"]["packs"] == 0 {
+            break;
+        }
+        assert!(run < 12 && ran["rewritten"]["packs"].as_u64() > Some(0), "run {run}: {ran}");
+    }
+    home.run(&["gc", "--grace", "0s", "--fence-after", "0s"]).ok();
+    assert!(free() >= before * 9 / 10, "{} of {before}", free());
+    restores(&home, "latest:vm", &disk);
+    home.run(&["check", "--read-data"]).ok();
+}
+
 #[test]
 fn an_init_on_a_full_disk_says_so_and_with_room_the_same_command_succeeds() {
     let volume = Volume::ext4(64);

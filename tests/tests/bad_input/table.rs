@@ -81,6 +81,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "bad_input/room.rs::a_full_disk_under_the_repository_says_how_much_is_missing_and_with_room_the_same_command_succeeds",
             "bad_input/room.rs::garbage_is_collected_on_a_disk_that_is_wholly_full",
+            "bad_input/room.rs::what_has_no_room_to_be_sealed_anew_at_once_is_so_by_several_runs",
             "bad_input/room.rs::an_init_on_a_full_disk_says_so_and_with_room_the_same_command_succeeds",
             "bad_input/room.rs::a_full_disk_under_the_cache_is_a_warning_that_says_how_much_is_missing",
             "bad_input/room.rs::a_full_disk_under_the_target_is_an_error_and_with_room_the_same_command_goes_on",

@@ -193,6 +193,37 @@ fn a_thin_pack_that_does_not_open_makes_one_copy_of_the_other() {
     }
 }
 
+/// A chunk is damaged in a thin pack, and in one that stays, of which nobody knows; intact it is only in what nothing refers to. With `rewrite` both
+/// are met as the one is sealed under an old key.
+#[test]
+fn the_only_intact_copy_stays_whichever_others_are_damaged() {
+    for rewrite in [false, true] {
+        let mut world = World::new();
+        let mut backup = |name: &str, chunks: &[u64]| world.backup(name, &disk(chunks));
+        let unused = backup("r", &[3, 300, 301, 302, 303, 304, 305, 306]);
+        backup("r", &(310..318).collect::<Vec<_>>());
+        let before = backup("a", &(0..8).collect::<Vec<_>>());
+        backup("a", &[100, 101, 102, 3, 104, 105, 106, 107]);
+        world.forget(&unused.id);
+        world.forget(&before.id);
+        if rewrite {
+            world.repository().rotate(&[]).unwrap();
+        }
+        let other = world.backup("q", &disk(&[3]));
+        let [thin, full] = [&before, &other].map(|of| packs_of(&world, of, PackKind::Data)[0]);
+        flip(&world, &keys::pack(&thin), 64 + 3 * (UNIT + 16) + 100);
+        flip(&world, &keys::pack(&full), 64 + 100);
+        world.clock.advance(Duration::from_secs(60));
+        let options = CollectOptions { rewrite, ..now() };
+        let plan = gc(&world.repository(), &CollectOptions { dry_run: true, ..options.clone() }).unwrap();
+        assert_eq!(plan.unopened.packs, 0, "a plan opens nothing that is to be moved: {plan:?}");
+        let first = gc(&world.repository(), &options).unwrap();
+        assert_eq!(first.unopened.packs, 2, "{first:?}");
+        comes_to_rest(&world, &options, &format!("rewrite {rewrite}"));
+        assert!([thin, full].iter().all(|pack| world.packs().contains(pack)));
+    }
+}
+
 /// A collector that has found a pack damaged and cannot say so condemns nothing: the next one would not know of it.
 #[test]
 fn who_cannot_note_what_does_not_open_condemns_nothing() {
@@ -226,6 +257,8 @@ fn nodes_of_a_damaged_pack_are_sealed_anew_once() {
         world.repository().rotate(&[]).unwrap();
         world.clock.advance(Duration::from_secs(60));
         let what = format!("index {index}");
+        let plan = gc(&world.repository(), &CollectOptions { rewrite: true, dry_run: true, ..now() }).unwrap();
+        assert_eq!((plan.damaged.packs, plan.unopened.packs), (1, 0), "{what}: {plan:?}");
         let last = comes_to_rest(&world, &CollectOptions { rewrite: true, ..now() }, &what);
         assert_eq!((last.old.packs, last.damaged.packs), (1, 1), "{what}: {last:?}");
         assert!(world.packs().contains(&damaged), "{what}");
