@@ -25,6 +25,8 @@ pub struct Summary {
     pub partial: bool,
     /// Somebody asked to forget it and has not taken that back: found by id alone.
     pub forgotten: bool,
+    /// The last check that looked found damage that hits it. Only who asks the notes of checks knows.
+    pub damaged: bool,
 }
 
 impl Summary {
@@ -58,6 +60,7 @@ pub fn summaries(list: &SnapshotList) -> Vec<Summary> {
         tags: s.record.tags.clone(),
         partial: s.record.partial,
         forgotten: !list.is_visible(&s.id),
+        damaged: false,
     };
     list.snapshots.iter().map(summary).collect()
 }

@@ -11,6 +11,7 @@ fn snapshot(id: &str, volume: &str, time: i64) -> Summary {
         tags: BTreeMap::new(),
         partial: false,
         forgotten: false,
+        damaged: false,
     }
 }
 

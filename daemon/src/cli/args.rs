@@ -404,7 +404,8 @@ pub struct KeepFlags {
 #[command(after_long_help = "\
 A forgotten snapshot can be had back with `wherry unforget` until the delay is over. A policy works on each volume by \
 itself. Partial snapshots and those dated in the future never count. Partial ones that are newer than each whole one stay, however many there \
-are, until a whole one comes. What was made last stays whatever its time says (`newest`: it was built upon the one with the latest time, \
+are, until a whole one comes. Nor do those count that `wherry check` has found damaged (`damaged`): they stay while no intact one is newer, and where a \
+rule would keep them if they were intact, and take no place from one that is. What was made last stays whatever its time says (`newest`: it was built upon the one with the latest time, \
 or ended after it; a clock is wrong, or was). Pinned ones stay (see `wherry pin`). A policy that would drop more \
 than 10 snapshots and more than half of those it is about in one run, or of one volume so that fewer than 3 whole ones are left, is \
 refused (exit 2) without --force.
