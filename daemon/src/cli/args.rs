@@ -17,7 +17,8 @@ Examples:
   wherry cat latest:vm1 /p1/etc/hostname       a file inside a disk
   wherry restore latest:vm1 /dev/vg/vm1-new    a disk again
 
-SNAP, where a command takes one, is an id of 32 hex digits, its first four or more, latest, or latest:NAME.
+SNAP, where a command takes one, is an id of 32 hex digits, its first four or more, latest, or latest:NAME. Where it is not \
+certain which one that is, as after a clock that was wrong, latest is an error.
 Sizes are bytes or K, M, G, T (of 1024); times are 30s, 5m, 12h, 7d, 2w.
 
 Exit codes:
@@ -321,6 +322,7 @@ Returns as soon as DIR answers. `umount DIR` or SIGTERM ends it, and with --fore
 line on standard error says who. A mount that stays in the background keeps standard error where that is a terminal, a \
 file or the journal; else its lines go to mount-PID.log in the cache folder, and the first line names that file.
 
+A folder of a volume has its snapshots by their times, and `latest`, which leads nowhere while it is not certain which one that is. \
 A disk is disk.raw, a directory is below files/, with its owners, modes, times, attributes and links. With --allow-other \
 each user may do there what modes and ACLs allow, and read all disks. Where SELinux is on, the kernel answers for \
 security.selinux itself.

@@ -151,7 +151,7 @@ fn named(
     let mut decisions: Vec<Decision> = Vec::new();
     for spec in snaps {
         let Summary { id, volume, time, .. } = resolve(repository, list, summaries, spec)?.clone();
-        certain(list, &id, spec)?;
+        certain(repository, list, &id, spec)?;
         if pins.contains(&id) {
             return Err(is_pinned_text(&id, &format!("{volume:?}")).into());
         }

@@ -46,7 +46,7 @@ fn change(
         }
         (_, found) => {
             let summary = found?;
-            certain(&list, &summary.id, spec)?;
+            certain(&repository, &list, &summary.id, spec)?;
             Ok((summary.id, summary.volume.clone()))
         }
     });
