@@ -281,7 +281,13 @@ pub fn resolve<'a>(
     if found.as_ref().is_err_and(|e| e.kind() == ErrorKind::NoSnapshot) {
         let meant = |key: &wherry_repo::Key| key.as_str().rsplit('/').next().is_some_and(|id| spec.names(id));
         if let Some((key, error)) = list.damaged.iter().find(|(key, _)| meant(key)) {
-            return Err(Error::corrupt(format!("the record of this snapshot cannot be read: {error}")).with_object(key));
+            let lost = Error::corrupt(format!("the record of this snapshot cannot be read: {error}")).with_object(key);
+            return Err(match (spec, storage_keys::parse_snap(key)) {
+                (SnapSpec::Prefix(_), Some((_, id))) => lost.advise(&format!(
+                    "nothing but all 32 digits of its id names it, as in `wherry forget {id}`, which gives it up"
+                )),
+                _ => lost,
+            });
         }
         for id in list.forgets.keys().chain(&list.traces).filter(|id| spec.names(&id.to_string())) {
             if repository.is_gone(id)? {
