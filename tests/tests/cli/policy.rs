@@ -102,6 +102,12 @@ fn what_a_check_has_found_damaged_takes_no_place_of_an_intact_one() {
     fs::write(&pack, bytes).unwrap();
     assert_eq!(home.run(&["check", "--read-data"]).code, 13);
 
+    // Nor does a dry run of a restore say nothing of it.
+    let dry = home.run(&["restore", &new, &home.text("out"), "--dry-run"]).ok();
+    assert!(dry.stderr.contains(&format!("wherry check {new}")) && dry.stderr.contains("13"), "{}", dry.stderr);
+    let dry = home.run(&["restore", &old, &home.text("out"), "--dry-run"]).ok();
+    assert!(!dry.stderr.contains("damaged"), "{}", dry.stderr);
+
     let policy = ["forget", "--keep-last", "1", "--name", "h", "--delay", "0s", "--json"];
     let decided = |json: &Value| -> Vec<(String, String)> {
         let text = |view: &Value| (view["snapshot"].as_str().unwrap().to_owned(), view["reasons"].to_string());
