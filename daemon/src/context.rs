@@ -191,13 +191,11 @@ impl Context {
         Ok((repository, turn))
     }
 
-    /// The one snapshot that is meant. `Corrupt` where it cannot be told, as of `latest` beside a record that cannot be read.
+    /// The one snapshot that is meant; errors as those of [`certain`].
     pub fn snapshot(&self, repository: &Repository, spec: &SnapSpec) -> Result<Snapshot> {
         let (list, found) = self.look(repository, spec)?;
-        match doubt(&list, &found, spec) {
-            Some(doubt) => Err(doubt),
-            None => Ok(found),
-        }
+        certain(repository, &list, &found.id, spec)?;
+        Ok(found)
     }
 
     /// Likewise for what a backup builds upon: an older one than `latest` costs time and no data, so that is a warning.
@@ -283,7 +281,13 @@ pub fn resolve<'a>(
     if found.as_ref().is_err_and(|e| e.kind() == ErrorKind::NoSnapshot) {
         let meant = |key: &wherry_repo::Key| key.as_str().rsplit('/').next().is_some_and(|id| spec.names(id));
         if let Some((key, error)) = list.damaged.iter().find(|(key, _)| meant(key)) {
-            return Err(Error::corrupt(format!("the record of this snapshot cannot be read: {error}")).with_object(key));
+            let lost = Error::corrupt(format!("the record of this snapshot cannot be read: {error}")).with_object(key);
+            return Err(match (spec, storage_keys::parse_snap(key)) {
+                (SnapSpec::Prefix(_), Some((_, id))) => lost.advise(&format!(
+                    "nothing but all 32 digits of its id names it, as in `wherry forget {id}`, which gives it up"
+                )),
+                _ => lost,
+            });
         }
         for id in list.forgets.keys().chain(&list.traces).filter(|id| spec.names(&id.to_string())) {
             if repository.is_gone(id)? {
@@ -295,10 +299,32 @@ pub fn resolve<'a>(
     found
 }
 
-/// `Corrupt` where `id`, which that resolved to, may not be what is meant: of `latest` beside a record that cannot be read.
-pub fn certain(list: &SnapshotList, id: &SnapshotId, spec: &SnapSpec) -> Result<()> {
+/// An error where `id`, which that resolved to, may not be what is meant, of `latest`: `Corrupt` beside a record that cannot be read,
+/// `Invalid` where another one may be newer because a clock is wrong, or was.
+pub fn certain(repository: &Repository, list: &SnapshotList, id: &SnapshotId, spec: &SnapSpec) -> Result<()> {
+    if !spec.is_latest() {
+        return Ok(());
+    }
     let found = list.snapshots.iter().find(|snapshot| snapshot.id == *id);
-    found.and_then(|found| doubt(list, found, spec)).map_or(Ok(()), Err)
+    found.and_then(|found| doubt(list, found, spec)).map_or(Ok(()), Err)?;
+    unrivalled(repository, &select::summaries(list), id, spec)
+}
+
+/// Likewise, of what can be read.
+pub fn unrivalled(repository: &Repository, summaries: &[Summary], id: &SnapshotId, spec: &SnapSpec) -> Result<()> {
+    let now = repository.components().clock.now();
+    let found = summaries.iter().find(|s| s.id == *id).filter(|_| spec.is_latest());
+    let Some((found, rival)) = found.and_then(|found| Some((found, select::rival(summaries, found, now)?))) else {
+        return Ok(());
+    };
+    let is_ahead = found.time > now;
+    let (ahead, after) = if is_ahead { (", which has not come yet", "") } else { ("", ", but made after it") };
+    Err(Error::invalid(format!(
+        "{spec} could be {id} ({}{ahead}) or {} ({}{after}), as a clock is wrong, or was: name one by its id",
+        local_time(found.time),
+        rival.id,
+        local_time(rival.time),
+    )))
 }
 
 /// Records that cannot be read, of snapshots that nobody asked to forget.
@@ -310,7 +336,7 @@ fn unread(list: &SnapshotList) -> impl Iterator<Item = &(wherry_repo::Key, Error
 /// Why `found` may not be the latest: a record that cannot be read may be newer. Only what another one was built upon is older
 /// than that one for sure, as ids do not tell the time.
 fn doubt(list: &SnapshotList, found: &Snapshot, spec: &SnapSpec) -> Option<Error> {
-    if !matches!(spec, SnapSpec::Latest | SnapSpec::LatestOf(_)) {
+    if !spec.is_latest() {
         return None;
     }
     let not_newer = list.snapshots.iter().filter(|s| s.record.started <= found.record.started);

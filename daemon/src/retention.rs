@@ -1,7 +1,8 @@
 //! Which snapshots a policy keeps. Pure: a list, a policy, a moment and a time zone give a decision for each snapshot.
 //!
-//! Each volume stands alone. Only whole snapshots that are neither forgotten nor dated in the future count. The newest
-//! of them is kept by every policy that keeps anything, so no volume ever loses all it has.
+//! Each volume stands alone. Only whole snapshots that are neither forgotten nor dated in the future count, and of which no
+//! check has found that they are damaged. The newest of them is kept by every policy that keeps anything, so no volume ever
+//! loses all it has.
 
 use crate::cli::KeepFlags;
 use crate::select::Summary;
@@ -75,6 +76,9 @@ pub enum Reason {
     Within,
     /// Partial, but no whole one is newer.
     Partial,
+    /// Damaged, but no intact one is newer; or a rule would keep it if it were intact: it has no other's place, and most of it
+    /// may be there.
+    Damaged,
     /// It was made after the one with the latest time, whatever its own says: some clock is or was wrong, and it may be the newest.
     Newest,
     /// Its time has not come: some clock is or was wrong, and no rule is to be trusted with it.
@@ -94,6 +98,7 @@ impl fmt::Display for Reason {
             Self::Yearly => "yearly",
             Self::Within => "within",
             Self::Partial => "partial",
+            Self::Damaged => "damaged",
             Self::Newest => "newest",
             Self::Future => "future",
             Self::Pinned => "pinned",
@@ -123,6 +128,8 @@ pub enum Dropped {
     Named,
     /// It is partial, and a whole one is newer.
     Partial,
+    /// It is damaged, an intact one is newer, and no rule would keep it.
+    Damaged,
     /// No rule keeps it.
     Unmatched,
 }
@@ -133,6 +140,7 @@ impl Dropped {
         match self {
             Self::Named => "named",
             Self::Partial => "partial",
+            Self::Damaged => "damaged",
             Self::Unmatched => "unmatched",
         }
     }
@@ -143,6 +151,7 @@ impl fmt::Display for Dropped {
         f.write_str(match self {
             Self::Named => "named",
             Self::Partial => "partial, and a whole one is newer",
+            Self::Damaged => "damaged, and an intact one is newer",
             Self::Unmatched => "no rule keeps it",
         })
     }
@@ -156,17 +165,25 @@ impl Decision {
 }
 
 /// Those that were made after the one with the latest time of their volume, as what was built upon it or ended after it. Only whole ones
-/// that are neither forgotten nor of a time to come are compared with: the others nobody would have built upon. Copies come in any order.
+/// that are neither forgotten nor of a time to come are compared with: the others nobody would have built upon. Of the damaged ones that is
+/// not known: the latest of all counts, and the latest intact one. Copies come in any order.
 fn newest(all: &[Summary], now: Timestamp) -> BTreeSet<SnapshotId> {
     let past = || all.iter().filter(|s| !s.forgotten && !s.copied && s.time <= now && s.made.ended <= now);
-    let mut latest: BTreeMap<&str, &Summary> = BTreeMap::new();
-    for snapshot in past().filter(|s| !s.partial) {
-        let entry = latest.entry(&snapshot.volume).or_insert(snapshot);
-        if (entry.time, entry.id) < (snapshot.time, snapshot.id) {
-            *entry = snapshot;
+    let latest = |counts: fn(&Summary) -> bool| {
+        let mut latest: BTreeMap<&str, &Summary> = BTreeMap::new();
+        for snapshot in past().filter(|s| counts(s)) {
+            let entry = latest.entry(&snapshot.volume).or_insert(snapshot);
+            if (entry.time, entry.id) < (snapshot.time, snapshot.id) {
+                *entry = snapshot;
+            }
         }
-    }
-    let later = |s: &&Summary| latest.get(&*s.volume).is_some_and(|l| s.time < l.time && s.made.is_later(&l.made));
+        latest
+    };
+    let latest = [latest(|s| !s.partial), latest(|s| !s.partial && !s.damaged)];
+    let later = |s: &&Summary| {
+        let mut latest = latest.iter().filter_map(|latest| latest.get(&*s.volume));
+        latest.any(|l| s.time < l.time && s.made.is_later(&l.made))
+    };
     past().filter(later).map(|s| s.id).collect()
 }
 
@@ -202,7 +219,7 @@ fn decide_volume(
     now: Timestamp,
     zone: &TimeZone,
 ) -> Vec<Decision> {
-    let counts = |s: &Summary| !s.partial && s.time <= now;
+    let counts = |s: &Summary| !s.partial && !s.damaged && s.time <= now;
     let newest = volume.iter().find(|s| counts(s)).map(|s| s.time);
     let since = match (newest, policy.within) {
         (Some(newest), Some(within)) => {
@@ -210,21 +227,26 @@ fn decide_volume(
         }
         _ => None,
     };
-    let mut rules = rules(policy);
+    // By the first ones a damaged snapshot takes no place from an intact one, by the second ones it stays where it would have had one.
+    let (mut intact, mut all) = (rules(policy), rules(policy));
     let decision = |snapshot: &&Summary| {
         let mut reasons = Vec::new();
         if snapshot.time > now {
             reasons.push(Reason::Future);
         } else {
+            let (is_newer, local) = (newest.is_none_or(|newest| snapshot.time > newest), local(snapshot.time, zone));
             if counts(snapshot) {
-                let local = local(snapshot.time, zone);
-                reasons.extend(rules.iter_mut().filter_map(|rule| rule.keeps(&local).then_some(rule.reason)));
+                reasons.extend(kept(&mut intact, &local));
             }
+            let has_place = !snapshot.partial && kept(&mut all, &local).count() > 0;
             if since.is_some_and(|since| snapshot.time.0 >= since) {
                 reasons.push(Reason::Within);
             }
-            if snapshot.partial && newest.is_none_or(|newest| snapshot.time > newest) {
+            if snapshot.partial && is_newer {
                 reasons.push(Reason::Partial);
+            }
+            if snapshot.damaged && !snapshot.partial && (is_newer || has_place) {
+                reasons.push(Reason::Damaged);
             }
             if made_last.contains(&snapshot.id) {
                 reasons.push(Reason::Newest);
@@ -233,7 +255,11 @@ fn decide_volume(
         if pins.contains(&snapshot.id) {
             reasons.push(Reason::Pinned);
         }
-        let dropped = if snapshot.partial { Dropped::Partial } else { Dropped::Unmatched };
+        let dropped = match snapshot {
+            Summary { partial: true, .. } => Dropped::Partial,
+            Summary { damaged: true, .. } => Dropped::Damaged,
+            _ => Dropped::Unmatched,
+        };
         Decision { id: snapshot.id, volume: snapshot.volume.clone(), time: snapshot.time, reasons, dropped }
     };
     volume.iter().map(decision).collect()
@@ -266,6 +292,11 @@ impl Rule {
         self.last = Some(period);
         true
     }
+}
+
+/// The reasons of the rules that keep a snapshot of this time.
+fn kept(rules: &mut [Rule], time: &Zoned) -> impl Iterator<Item = Reason> {
+    rules.iter_mut().filter_map(|rule| rule.keeps(time).then_some(rule.reason))
 }
 
 fn rules(policy: &Policy) -> [Rule; 6] {
@@ -314,7 +345,7 @@ const YOUNG: i64 = 3 * 86_400 * 1_000_000_000;
 struct Fate {
     dropped: usize,
     all: usize,
-    /// Those that stay and of which more is known than that they are partial, or of a time to come.
+    /// Those that stay and of which more is known than that they are partial, damaged, or of a time to come.
     whole: usize,
     times: Vec<Timestamp>,
 }
@@ -347,7 +378,8 @@ pub fn excess(decisions: &[Decision]) -> Option<String> {
     let mut volumes: BTreeMap<&str, Fate> = BTreeMap::new();
     for decision in decisions {
         let fate = volumes.entry(&decision.volume).or_default();
-        let is_whole = decision.dropped != Dropped::Partial && !decision.reasons.contains(&Reason::Future);
+        let is_lacking = matches!(decision.dropped, Dropped::Partial | Dropped::Damaged);
+        let is_whole = !is_lacking && !decision.reasons.contains(&Reason::Future);
         fate.all += 1;
         fate.dropped += usize::from(!decision.keep());
         fate.whole += usize::from(decision.keep() && is_whole);

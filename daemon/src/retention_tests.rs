@@ -28,6 +28,7 @@ fn snapshot(number: u8, volume: &str, time: Timestamp) -> Summary {
         tags: BTreeMap::new(),
         partial: false,
         forgotten: false,
+        damaged: false,
     }
 }
 
@@ -232,11 +233,12 @@ fn any_snapshots() -> impl Strategy<Value = Vec<Summary>> {
     // Times cluster within hours, days and years, and meet; a few lie beyond `now`.
     let time =
         (0..5i64, 0..60i64, 0..4i64, 0..3i64).prop_map(|(y, d, h, s)| y * 300 * DAY + d * DAY + h * HOUR + s * 1000);
-    let one = (time, 0..2u8, prop::bool::weighted(0.15), prop::bool::weighted(0.1));
-    prop::collection::vec(one, 0..40).prop_map(|list| {
-        let snapshot = |(n, (time, volume, partial, forgotten)): (usize, (i64, u8, bool, bool))| Summary {
+    let marks = [0.15, 0.1, 0.2].map(prop::bool::weighted);
+    prop::collection::vec((time, 0..2u8, marks), 0..40).prop_map(|list| {
+        let snapshot = |(n, (time, volume, [partial, forgotten, damaged])): (usize, (i64, u8, [bool; 3]))| Summary {
             partial,
             forgotten,
+            damaged,
             ..snapshot(n as u8, &volume.to_string(), Timestamp((1_700_000_000 + time) * 1_000_000_000))
         };
         list.into_iter().enumerate().map(snapshot).collect()
@@ -247,8 +249,26 @@ fn now() -> Timestamp {
     Timestamp((1_700_000_000 + 1230 * DAY) * 1_000_000_000)
 }
 
-/// The definition, written the other way around: periods first, then the newest of each.
+/// The definition, written the other way around: periods first, then the newest of each. Intact ones stay as if there were no
+/// damaged ones, and damaged ones as if they were intact.
 fn by_periods(all: &[Summary], policy: &Policy) -> BTreeSet<SnapshotId> {
+    let intact: Vec<_> = all.iter().filter(|s| !s.damaged || s.partial).cloned().collect();
+    let mut kept = places(&intact, policy);
+    let damaged = |s: &&Summary| s.damaged && !s.partial && !s.forgotten;
+    let places = places(all, policy);
+    for s in all.iter().filter(damaged) {
+        let counts = |o: &&Summary| o.volume == s.volume && !o.partial && !o.forgotten && o.time <= now();
+        let newest = intact.iter().filter(counts).map(|s| s.time).max();
+        let within = policy.within.zip(newest).is_some_and(|(w, n)| s.time.0 >= n.0 - w.as_nanos() as i64);
+        if places.contains(&s.id) || within || newest.is_none_or(|n| s.time > n) {
+            kept.insert(s.id);
+        }
+    }
+    kept
+}
+
+/// What stays where it is not known that any is damaged.
+fn places(all: &[Summary], policy: &Policy) -> BTreeSet<SnapshotId> {
     let zone = berlin();
     let mut kept = BTreeSet::new();
     for volume in all.iter().map(|s| s.volume.as_str()).collect::<BTreeSet<_>>() {
@@ -393,6 +413,63 @@ fn no_policy_drops_what_was_made_last() {
     }
     all[0].made.ended = at("2040-01-01T00:00:00Z");
     assert_eq!(kept(&all, &policy), [2, 3]);
+}
+
+/// Known to be damaged is as good as not there for what has to be left, and no reason to drop what there is of it.
+#[test]
+fn a_damaged_one_takes_no_place_and_loses_none() {
+    let mut all = snapshots(&[
+        "2026-01-01T00:00:00Z",
+        "2026-01-02T00:00:00Z",
+        "2026-01-03T00:00:00Z",
+        "2026-01-04T00:00:00Z",
+        "2026-01-05T00:00:00Z",
+    ]);
+    let decided = |all: &[Summary], last: u32| -> Vec<(u8, Vec<Reason>, Dropped)> {
+        let policy = Policy { last, ..Policy::default() };
+        let decisions = decide(all, &BTreeSet::new(), &policy, at("2030-01-01T00:00:00Z"), &berlin());
+        decisions.into_iter().map(|d| (d.id.bytes()[0], d.reasons, d.dropped)).collect()
+    };
+    use Reason::{Damaged, Last};
+    // Newer than each intact one: it stays, as a partial one does, and the newest intact one has the place.
+    (all[2].damaged, all[3].damaged, all[4].damaged) = (true, true, true);
+    let one = decided(&all, 1);
+    let stays = |n: u8| (n, vec![Damaged], Dropped::Damaged);
+    assert_eq!(one[..3], [stays(4), stays(3), stays(2)]);
+    assert_eq!(one[3..], [(1, vec![Last], Dropped::Unmatched), (0, vec![], Dropped::Unmatched)]);
+    // An intact one has come: they stay where they would have had a place, and it is no place of an intact one.
+    all[4].damaged = false;
+    let two = decided(&all, 2);
+    assert_eq!(two[..3], [(4, vec![Last], Dropped::Unmatched), stays(3), (2, vec![], Dropped::Damaged)]);
+    assert_eq!(two[3..], [(1, vec![Last], Dropped::Unmatched), (0, vec![], Dropped::Unmatched)]);
+    assert_eq!((Damaged.to_string(), Dropped::Damaged.name()), ("damaged".to_owned(), "damaged"));
+    // Partial as well: that comes first.
+    (all[0].damaged, all[0].partial) = (true, true);
+    assert_eq!(decided(&all, 9)[4], (0, vec![], Dropped::Partial));
+    // What was made last is told by the intact ones, too.
+    (all[3].damaged, all[3].made.ended, all[4].damaged) = (false, at("2026-01-04T00:00:00Z"), true);
+    all[1].made.parent = Some(all[3].id);
+    assert_eq!(decided(&all, 1)[3], (1, vec![Reason::Newest], Dropped::Unmatched));
+}
+
+/// Damaged ones that stay are nothing that is left of a volume.
+#[test]
+fn what_leaves_damaged_ones_alone_is_refused() {
+    let mut all: Vec<_> = (0..20).map(|n| snapshot(n, "v", Timestamp(i64::from(n) * DAY * 1_000_000_000))).collect();
+    // Nor is it more than half of all that there is.
+    all.extend((20..80).map(|n| snapshot(n, "other", Timestamp(i64::from(n) * DAY * 1_000_000_000))));
+    let policy = Policy { last: 3, within: Some(Duration::from_secs(59 * DAY as u64)), ..Policy::default() };
+    let of_v = Policy { within: None, ..policy };
+    let excess = |all: &[Summary]| {
+        let mut decisions = decide(&all[20..], &BTreeSet::new(), &policy, Timestamp(i64::MAX), &berlin());
+        decisions.extend(decide(&all[..20], &BTreeSet::new(), &of_v, Timestamp(i64::MAX), &berlin()));
+        super::excess(&decisions)
+    };
+    assert_eq!(excess(&all), None);
+    all[18].damaged = true;
+    assert_eq!(excess(&all), None, "it is no longer one of three, and another one is");
+    (0..17).for_each(|n| all[n].damaged = true);
+    assert!(excess(&all).unwrap().contains("leave 2 whole ones"));
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub struct Summary {
     pub partial: bool,
     /// Somebody asked to forget it and has not taken that back: found by id alone.
     pub forgotten: bool,
+    /// The last check that looked found damage that hits it. Only who asks the notes of checks knows.
+    pub damaged: bool,
 }
 
 impl Summary {
@@ -58,6 +60,7 @@ pub fn summaries(list: &SnapshotList) -> Vec<Summary> {
         tags: s.record.tags.clone(),
         partial: s.record.partial,
         forgotten: !list.is_visible(&s.id),
+        damaged: false,
     };
     list.snapshots.iter().map(summary).collect()
 }
@@ -106,6 +109,11 @@ impl SnapSpec {
             Self::Prefix(prefix) => id.starts_with(prefix),
             Self::Latest | Self::LatestOf(_) => false,
         }
+    }
+
+    /// Whether it is a word for the newest.
+    pub fn is_latest(&self) -> bool {
+        matches!(self, Self::Latest | Self::LatestOf(_))
     }
 
     /// The id, when it names the snapshot by all of it and its record cannot be read: then that is all there is to be said of it.
@@ -207,8 +215,36 @@ fn only_partial<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> String {
     }
 }
 
-fn newest<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> Option<&'a Summary> {
+/// The one with the latest time of those that may be `latest`.
+pub fn newest<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> Option<&'a Summary> {
     snapshots.filter(eligible).max_by_key(|s| s.age())
+}
+
+/// Another one of its volume that may be newer than the one with the latest time: any other where that time has not come, and what was built
+/// upon it or ended after it. Clocks are wrong, or were. `None`: it is the newest.
+pub fn rival<'a>(snapshots: &'a [Summary], latest: &Summary, now: Timestamp) -> Option<&'a Summary> {
+    let others = || snapshots.iter().filter(eligible).filter(|s| s.volume == latest.volume && s.id != latest.id);
+    if latest.time > now {
+        return others().max_by_key(|s| (s.time <= now, s.age()));
+    }
+    // Copies come in any order.
+    let after = after(snapshots, latest.id);
+    let is_later = |s: &&Summary| s.made.ended <= now && s.made.is_later(&latest.made) || after.contains(&s.id);
+    others().filter(|s| !s.copied && !latest.copied).filter(is_later).max_by_key(|s| s.age())
+}
+
+/// What was built upon a snapshot, and upon that, and so on.
+fn after(snapshots: &[Summary], id: SnapshotId) -> BTreeSet<SnapshotId> {
+    let mut after = BTreeSet::from([id]);
+    let mut known = 0;
+    // Mostly nothing was: one round.
+    while known < after.len() {
+        known = after.len();
+        let is_new = |s: &&Summary| s.made.parent.is_some_and(|parent| after.contains(&parent));
+        let found: Vec<_> = snapshots.iter().filter(is_new).map(|s| s.id).collect();
+        after.extend(found);
+    }
+    after
 }
 
 fn volumes(snapshots: &[Summary]) -> BTreeSet<&str> {

@@ -11,6 +11,7 @@ fn snapshot(id: &str, volume: &str, time: i64) -> Summary {
         tags: BTreeMap::new(),
         partial: false,
         forgotten: false,
+        damaged: false,
     }
 }
 
@@ -113,4 +114,50 @@ fn ids_are_shown_as_long_as_they_need_to_be() {
     assert_eq!(digits(&["abcd", "abce"]), 8);
     assert_eq!(digits(&["123456789a", "123456789b", "ff"]), 10);
     assert_eq!(digits(&["abcd", "abcd"]), 8, "the same one twice");
+}
+
+fn the_rival(all: &[Summary], now: i64) -> Option<String> {
+    let latest = newest(all.iter()).unwrap();
+    rival(all, latest, Timestamp(now)).map(|s| s.id.to_string().trim_end_matches('0').to_owned())
+}
+
+#[test]
+fn beside_one_from_the_future_any_other_may_be_newer() {
+    let mut all =
+        [snapshot("aaaa", "a", 5), snapshot("bbbb", "a", 9), snapshot("cccc", "a", 50), snapshot("dddd", "b", 6)];
+    assert_eq!(the_rival(&all, 60), None);
+    // The newest of those whose time has come.
+    assert_eq!(the_rival(&all, 20).as_deref(), Some("bbbb"));
+    assert_eq!(the_rival(&all, 1).as_deref(), Some("bbbb"));
+    assert_eq!(the_rival(&all, 8).as_deref(), Some("aaaa"));
+    all[0].partial = true;
+    all[1].forgotten = true;
+    assert_eq!(the_rival(&all, 20), None);
+}
+
+#[test]
+fn what_was_built_upon_the_latest_or_ended_after_it_may_be_newer() {
+    let all = [snapshot("aaaa", "a", 5), snapshot("bbbb", "a", 7), snapshot("cccc", "a", 9), snapshot("dddd", "b", 6)];
+    assert_eq!(the_rival(&all, 60), None);
+    let upon = |all: &mut [Summary], one: usize, other: usize| all[one].made.parent = Some(all[other].id);
+    let mut chain = all.clone();
+    upon(&mut chain, 1, 0);
+    assert_eq!(the_rival(&chain, 60), None, "what is older");
+    upon(&mut chain, 0, 1);
+    upon(&mut chain, 1, 2);
+    assert_eq!(the_rival(&chain, 60).as_deref(), Some("bbbb"));
+    // Also by what is no choice itself.
+    chain[1].forgotten = true;
+    assert_eq!(the_rival(&chain, 60).as_deref(), Some("aaaa"));
+    // Of another volume it is none, nor one that was copied: they come in any order.
+    chain[0].copied = true;
+    upon(&mut chain, 3, 2);
+    assert_eq!(the_rival(&chain, 60), None);
+    let mut ended = all.clone();
+    ended[0].made.ended = Timestamp(12);
+    assert_eq!(the_rival(&ended, 60).as_deref(), Some("aaaa"));
+    // Whose end has not come says nothing.
+    assert_eq!(the_rival(&ended, 11), None);
+    ended[2].copied = true;
+    assert_eq!(the_rival(&ended, 60), None);
 }

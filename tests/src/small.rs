@@ -8,7 +8,7 @@ use wherry_repo::index::ChunkIndex;
 use wherry_repo::storage::{Memory, Storage};
 use wherry_repo::{
     ChunkRef, Clock, CommitInfo, Components, Credential, InitOptions, Key, ParentChoice, PasswordCost, Repository,
-    Result, Rng, Snapshot, SnapshotReader, SnapshotWriter, Timestamp, WriterOptions,
+    Result, Rng, Snapshot, SnapshotReader, SnapshotWriter, System, Timestamp, WriterOptions,
 };
 
 /// Chunk size of small repositories in bytes.
@@ -47,6 +47,24 @@ impl Clock for TestClock {
 
     fn sleep(&self, time: Duration) {
         self.advance(time);
+    }
+}
+
+/// The clock of a host that is so many nanoseconds ahead.
+#[derive(Debug)]
+pub struct Ahead(pub i64);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp(System::default().now().0.saturating_add(self.0))
+    }
+
+    fn monotonic(&self) -> Duration {
+        System::default().monotonic()
+    }
+
+    fn sleep(&self, time: Duration) {
+        System::default().sleep(time);
     }
 }
 

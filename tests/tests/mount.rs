@@ -1,5 +1,7 @@
 //! Real mounts by the real executable. Needs root, /dev/fuse and loop devices.
 
+#[path = "mount/latest.rs"]
+mod latest;
 #[path = "mount/lost.rs"]
 mod lost;
 #[path = "mount/place.rs"]

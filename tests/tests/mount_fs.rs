@@ -1,5 +1,7 @@
 //! The file system of a mount, without a kernel, against a model: the disks as they were backed up.
 
+#[path = "mount/latest_fs.rs"]
+mod latest_fs;
 #[path = "mount/trees_fs.rs"]
 mod trees_fs;
 

@@ -17,7 +17,8 @@ Examples:
   wherry cat latest:vm1 /p1/etc/hostname       a file inside a disk
   wherry restore latest:vm1 /dev/vg/vm1-new    a disk again
 
-SNAP, where a command takes one, is an id of 32 hex digits, its first four or more, latest, or latest:NAME.
+SNAP, where a command takes one, is an id of 32 hex digits, its first four or more, latest, or latest:NAME. Where it is not \
+certain which one that is, as after a clock that was wrong, latest is an error.
 Sizes are bytes or K, M, G, T (of 1024); times are 30s, 5m, 12h, 7d, 2w.
 
 Exit codes:
@@ -321,6 +322,7 @@ Returns as soon as DIR answers. `umount DIR` or SIGTERM ends it, and with --fore
 line on standard error says who. A mount that stays in the background keeps standard error where that is a terminal, a \
 file or the journal; else its lines go to mount-PID.log in the cache folder, and the first line names that file.
 
+A folder of a volume has its snapshots by their times, and `latest`, which leads nowhere while it is not certain which one that is. \
 A disk is disk.raw, a directory is below files/, with its owners, modes, times, attributes and links. With --allow-other \
 each user may do there what modes and ACLs allow, and read all disks. Where SELinux is on, the kernel answers for \
 security.selinux itself.
@@ -404,7 +406,8 @@ pub struct KeepFlags {
 #[command(after_long_help = "\
 A forgotten snapshot can be had back with `wherry unforget` until the delay is over. A policy works on each volume by \
 itself. Partial snapshots and those dated in the future never count. Partial ones that are newer than each whole one stay, however many there \
-are, until a whole one comes. What was made last stays whatever its time says (`newest`: it was built upon the one with the latest time, \
+are, until a whole one comes. Nor do those count that `wherry check` has found damaged (`damaged`): they stay while no intact one is newer, and where a \
+rule would keep them if they were intact, and take no place from one that is. What was made last stays whatever its time says (`newest`: it was built upon the one with the latest time, \
 or ended after it; a clock is wrong, or was). Pinned ones stay (see `wherry pin`). A policy that would drop more \
 than 10 snapshots and more than half of those it is about in one run, or of one volume so that fewer than 3 whole ones are left, is \
 refused (exit 2) without --force.

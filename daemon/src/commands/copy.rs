@@ -3,7 +3,7 @@
 use crate::backup::{BEAT, Beating, TRIES, kind};
 use crate::budget::Budget;
 use crate::cli::CopyArgs;
-use crate::context::{Context, resolve};
+use crate::context::{Context, resolve, unrivalled};
 use crate::credential::Second;
 use crate::exit::Exit;
 use crate::output::{self, Side, Table};
@@ -167,7 +167,13 @@ fn named(
     listed: &SnapshotList,
     summaries: &[select::Summary],
 ) -> wherry_repo::Result<Vec<SnapshotId>> {
-    snaps.iter().map(|spec| resolve(source, listed, summaries, spec).map(|found| found.id)).collect()
+    let one = |spec| {
+        let id = resolve(source, listed, summaries, spec)?.id;
+        // A record that cannot be read is told, and keeps nobody from the others.
+        unrivalled(source, summaries, &id, spec)?;
+        Ok(id)
+    };
+    snaps.iter().map(one).collect()
 }
 
 /// Names the records of the target that cannot be read. A copy may be among them: then there will be a second one.

@@ -1,5 +1,6 @@
 //! `wherry forget`
 
+use super::snapshots::Known;
 use crate::cli::{ForgetArgs, KeepFlags};
 use crate::context::{Context, certain, resolve};
 use crate::exit::Exit;
@@ -24,7 +25,8 @@ struct View {
     keep: bool,
     /// Why it stays.
     reasons: Vec<String>,
-    /// Why it goes: named, partial (and a whole one is newer), or unmatched by any rule; null when it stays.
+    /// Why it goes: named, partial (and a whole one is newer), damaged (and an intact one is newer), or unmatched by any rule; null when
+    /// it stays.
     dropped: Option<&'static str>,
     /// This run forgot it.
     forgotten: bool,
@@ -68,7 +70,11 @@ pub(crate) fn run(context: &Context, args: ForgetArgs) -> Result<Exit> {
     };
     let mut list = repository.snapshots(None)?;
     let pins = repository.pins()?;
-    let all = select::summaries(&list);
+    let mut all = select::summaries(&list);
+    if snaps.is_empty() {
+        let known = Known::read(&repository)?;
+        all.iter_mut().for_each(|s| s.damaged = known.is_damaged(&s.id));
+    }
     let summaries: Vec<_> = all.iter().filter(|s| filter.admits(s)).cloned().collect();
     filter.warn_of_nothing(&summaries, &list);
     // Their records cannot be read: they are named by their ids, and nothing else is known of them.
@@ -145,7 +151,7 @@ fn named(
     let mut decisions: Vec<Decision> = Vec::new();
     for spec in snaps {
         let Summary { id, volume, time, .. } = resolve(repository, list, summaries, spec)?.clone();
-        certain(list, &id, spec)?;
+        certain(repository, list, &id, spec)?;
         if pins.contains(&id) {
             return Err(is_pinned_text(&id, &format!("{volume:?}")).into());
         }

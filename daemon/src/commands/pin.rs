@@ -6,7 +6,7 @@ use crate::select::{self, SnapSpec};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use wherry_repo::{ErrorKind, Repository, SnapshotId};
+use wherry_repo::{ErrorKind, Repository, SnapshotId, storage};
 
 #[derive(Serialize)]
 struct View {
@@ -37,16 +37,20 @@ fn change(
     change: impl Fn(&Repository, &SnapshotId) -> wherry_repo::Result<bool>,
 ) -> Result<Exit> {
     let (repository, _turn) = context.open_to_write(what)?;
-    let list = repository.snapshots(None)?;
+    let mut list = repository.snapshots(None)?;
     let summaries = select::summaries(&list);
     let meant = snaps.iter().map(|spec| match (spec, resolve(&repository, &list, &summaries, spec)) {
-        // Its record may be lost, and somebody gives it up.
-        (SnapSpec::Id(id), Err(e)) if e.kind() == ErrorKind::NoSnapshot && !pinned && repository.is_pinned(id)? => {
+        // Its record may be lost or damaged, and somebody gives it up.
+        (SnapSpec::Id(id), Err(e))
+            if !pinned
+                && (e.kind() == ErrorKind::NoSnapshot || spec.damaged(&list).is_some())
+                && repository.is_pinned(id)? =>
+        {
             Ok((*id, "a volume that is not known".to_owned()))
         }
         (_, found) => {
             let summary = found?;
-            certain(&list, &summary.id, spec)?;
+            certain(&repository, &list, &summary.id, spec)?;
             Ok((summary.id, summary.volume.clone()))
         }
     });
@@ -69,5 +73,7 @@ fn change(
         };
         views.iter().map(line).collect()
     })?;
+    // As `forget` of it: that it is damaged is known.
+    list.damaged.retain(|(key, _)| !storage::keys::parse_snap(key).is_some_and(|(_, id)| seen.contains(&id)));
     Ok(super::snapshots::damage(&list))
 }

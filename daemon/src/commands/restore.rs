@@ -1,5 +1,6 @@
 //! `wherry restore`
 
+use super::snapshots::Known;
 use crate::cli::RestoreArgs;
 use crate::context::Context;
 use crate::exit::Exit;
@@ -67,6 +68,12 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
             snapshot.id
         );
         return Err(Error::invalid(text).into());
+    }
+    if args.dry_run && Known::read(&repository)?.is_damaged(&snapshot.id) {
+        let id = snapshot.id;
+        tracing::warn!(
+            "a check has found snapshot {id} damaged: a restore of it ends with exit code 13; `wherry check {id}` says what is lost"
+        );
     }
     if snapshot.record.tree.is_some() {
         return super::restore_tree::run(context, &repository, &snapshot, &args, &own);

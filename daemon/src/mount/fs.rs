@@ -12,13 +12,14 @@ use super::streams::Streams;
 use super::tree::{Inode, ROOT, Tree, What};
 use super::workers::Scratch;
 use crate::readers::Readers;
+use crate::select::{self, Summary};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use wherry_repo::format::tree::Set;
-use wherry_repo::{ErrorKind, Repository, Result, Snapshot};
+use wherry_repo::{ErrorKind, Repository, Result, Snapshot, SnapshotId};
 
 /// Who looks for new snapshots after this time finds them; before, what was found last is shown.
 const FRESH: Duration = Duration::from_secs(5);
@@ -95,7 +96,7 @@ impl Fs {
             }
             None => {
                 let at = clock.monotonic();
-                list(&repository)?.into_iter().for_each(|s| tree.add(s));
+                list(&repository)?.show(&mut tree);
                 Some(Mutex::new(at))
             }
         };
@@ -226,10 +227,7 @@ impl Fs {
         }
         *listed = now;
         match list(&self.repository) {
-            Ok(snapshots) => {
-                let mut tree = self.tree.write();
-                snapshots.into_iter().for_each(|s| tree.add(s));
-            }
+            Ok(listing) => listing.show(&mut self.tree.write()),
             Err(e) => tracing::warn!("new snapshots cannot be listed; what was found before is shown: {e}"),
         }
     }
@@ -342,12 +340,46 @@ impl Opened {
 }
 
 /// The snapshots to show, oldest first.
-fn list(repository: &Repository) -> Result<Vec<Snapshot>> {
+/// What the repository has.
+struct Listing {
+    snapshots: Vec<Snapshot>,
+    /// Of each volume the one with the latest time, and another one that may be newer, as a clock is wrong, or was.
+    latest: Vec<(Summary, Option<SnapshotId>)>,
+}
+
+fn list(repository: &Repository) -> Result<Listing> {
     let list = repository.snapshots(None)?;
     for (key, error) in &list.damaged {
         tracing::warn!("{key} cannot be read and is not shown: {error}");
     }
-    Ok(list.visible().cloned().collect())
+    let now = repository.components().clock.now();
+    let mut all = select::summaries(&list);
+    all.sort_by(|a, b| a.volume.cmp(&b.volume));
+    let latest = all.chunk_by(|a, b| a.volume == b.volume).filter_map(|volume| {
+        let newest = select::newest(volume.iter())?;
+        Some((newest.clone(), select::rival(volume, newest, now).map(|rival| rival.id)))
+    });
+    Ok(Listing { latest: latest.collect(), snapshots: list.visible().cloned().collect() })
+}
+
+impl Listing {
+    fn show(self, tree: &mut Tree) {
+        self.snapshots.into_iter().for_each(|s| tree.add(s));
+        for (newest, rival) in &self.latest {
+            let Some(rival) = rival else {
+                tree.set_latest(&newest.volume, Some(newest.id));
+                continue;
+            };
+            if tree.set_latest(&newest.volume, None) {
+                tracing::warn!(
+                    "latest of volume {:?} leads nowhere: it could be {} or {rival}, as a clock is wrong, or was; both are shown by their \
+                     times and ids",
+                    newest.volume,
+                    newest.id
+                );
+            }
+        }
+    }
 }
 
 fn kind(inode: &Inode) -> Kind {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! by-volume/<name>/<2026-11-22T19-30-05Z>[-2][.partial]/disk.raw, or files/ of the tree of a directory
-//! by-volume/<name>/latest -> <the newest whole one>
+//! by-volume/<name>/latest -> <the newest whole one; nowhere while that is not certain>
 //! by-id/<32 hex> -> ../by-volume/<name>/<time>
 //! ```
 
@@ -16,6 +16,9 @@ use wherry_repo::{Snapshot, SnapshotId, Timestamp};
 pub const ROOT: u64 = 1;
 const BY_VOLUME: u64 = 2;
 const BY_ID: u64 = 3;
+
+/// Where `latest` leads while it is not certain which snapshot that is: nowhere.
+const UNCERTAIN: &str = "latest-is-not-certain";
 
 /// One inode.
 #[derive(Debug)]
@@ -135,16 +138,33 @@ impl Tree {
             Some(folder) if folder.newest.is_none_or(|newest| newest < age) => folder.newest = Some(age),
             _ => return,
         }
-        match self.folder(home).and_then(|f| f.get("latest")) {
-            None => {
-                self.put(home, "latest", age.0, What::Link(name));
+        self.lead(home, age.0, name);
+    }
+
+    /// Makes `latest` of a volume lead to this snapshot, and nowhere where there is none: it is not certain then which one is the newest.
+    /// True when it led elsewhere before.
+    pub fn set_latest(&mut self, volume: &str, latest: Option<SnapshotId>) -> bool {
+        let Some(home) = self.folder(BY_VOLUME).and_then(|f| f.get(volume)) else { return false };
+        let own = latest.and_then(|id| self.folder(BY_ID)?.get(&id.to_string())).and_then(|link| self.inode(link));
+        let (time, name) = match own {
+            Some(Inode { time, what: What::Link(path), .. }) => (*time, path.rsplit('/').next().unwrap_or(path)),
+            _ => (Timestamp(0), UNCERTAIN),
+        };
+        self.lead(home, time, name.to_owned())
+    }
+
+    /// True when it is another name.
+    fn lead(&mut self, home: u64, time: Timestamp, name: String) -> bool {
+        let Some(link) = self.folder(home).and_then(|f| f.get("latest")) else {
+            self.put(home, "latest", time, What::Link(name));
+            return true;
+        };
+        match self.inode_mut(link) {
+            Some(inode) if !matches!(&inode.what, What::Link(before) if *before == name) => {
+                (inode.time, inode.what) = (time, What::Link(name));
+                true
             }
-            Some(link) => {
-                if let Some(inode) = self.inode_mut(link) {
-                    inode.time = age.0;
-                    inode.what = What::Link(name);
-                }
-            }
+            _ => false,
         }
     }
 

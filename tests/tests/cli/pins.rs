@@ -126,3 +126,36 @@ fn the_end_of_a_pin_that_is_damaged_has_a_way_out() {
     home.run(&["check"]).ok();
     home.run(&["forget", &id]).ok();
 }
+
+/// It keeps `gc` from deleting anything until somebody gives it up.
+#[test]
+fn a_pinned_snapshot_whose_record_is_damaged_can_be_given_up() {
+    for is_pin_damaged in [false, true] {
+        let home = Home::with_repository();
+        let id = home.backup("vm", b"content");
+        home.backup("other", b"other");
+        home.run(&["pin", &id]).ok();
+        let record = home.tree("repo/snap").into_keys().find(|path| path.ends_with(&id)).unwrap();
+        let mut bytes = fs::read(&record).unwrap();
+        bytes[20] ^= 1;
+        fs::write(&record, bytes).unwrap();
+        if is_pin_damaged {
+            spoil(&home, &id, "pinned");
+        }
+        let line = home.run(&["gc"]).ends(13);
+        assert!(line.contains(&format!("wherry forget {id}")), "{line}");
+        let line = home.run(&["forget", &id]).ends(2);
+        assert!(line.contains(&format!("wherry unpin {id}")), "{line}");
+        // It cannot be pinned, and by the beginning of its id it is not told from others.
+        home.run(&["pin", &id]).ends(13);
+        for what in ["forget", "unpin"] {
+            let line = home.run(&[what, &id[..8]]).ends(13);
+            assert!(line.contains("all 32 digits") && line.contains(&format!("wherry forget {id}")), "{line}");
+        }
+        let ran = home.run(&["unpin", &id, "--json"]).ok();
+        assert_eq!((&ran.json()[0]["snapshot"], &ran.json()[0]["changed"]), (&json!(id), &json!(true)));
+        home.run(&["forget", &id, "--delay", "0s"]).ok();
+        home.run(&["gc"]).ok();
+        home.run(&["check"]).ok();
+    }
+}

@@ -3,6 +3,8 @@
 use super::harness::Home;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs;
+use wherry_tests::small::noise;
 
 /// How many snapshots each volume has that nobody asked to forget.
 fn left(home: &Home) -> BTreeMap<String, usize> {
@@ -84,4 +86,45 @@ fn most_of_all_is_dropped_by_force_alone_and_a_dry_run_says_so() {
     assert!(!dry.stderr.contains("refused"), "{}", dry.stderr);
     home.run(&[&policy[..], &["--force"]].concat()).ok();
     assert_eq!(left(&home), of(&[("a", 1)]));
+}
+
+/// A check, a policy and `gc` every night: what is left is never the damaged one alone.
+#[test]
+fn what_a_check_has_found_damaged_takes_no_place_of_an_intact_one() {
+    let home = Home::with_repository();
+    let old = home.backup("h", &noise(1, 1 << 20));
+    let before: Vec<_> = home.tree("repo/packs").into_keys().collect();
+    let new = home.backup("h", &noise(2, 1 << 20));
+    let pack = home.tree("repo/packs").into_keys().find(|pack| !before.contains(pack)).unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 8].iter_mut().for_each(|byte| *byte ^= 0xff);
+    fs::write(&pack, bytes).unwrap();
+    assert_eq!(home.run(&["check", "--read-data"]).code, 13);
+
+    // Nor does a dry run of a restore say nothing of it.
+    let dry = home.run(&["restore", &new, &home.text("out"), "--dry-run"]).ok();
+    assert!(dry.stderr.contains(&format!("wherry check {new}")) && dry.stderr.contains("13"), "{}", dry.stderr);
+    let dry = home.run(&["restore", &old, &home.text("out"), "--dry-run"]).ok();
+    assert!(!dry.stderr.contains("damaged"), "{}", dry.stderr);
+
+    let policy = ["forget", "--keep-last", "1", "--name", "h", "--delay", "0s", "--json"];
+    let decided = |json: &Value| -> Vec<(String, String)> {
+        let text = |view: &Value| (view["snapshot"].as_str().unwrap().to_owned(), view["reasons"].to_string());
+        json.as_array().unwrap().iter().map(text).collect()
+    };
+    let want = [(new.clone(), r#"["damaged"]"#.to_owned()), (old.clone(), r#"["last"]"#.to_owned())];
+    assert_eq!(decided(&home.run(&[&policy[..], &["--dry-run"]].concat()).ok().json()), want);
+    assert_eq!(decided(&home.run(&policy).ok().json()), want);
+    home.run(&["gc", "--grace", "0s", "--fence-after", "0s"]);
+    home.run(&["restore", &old, &home.text("out"), "-q"]).ok();
+    assert!(fs::read(home.path("out")).unwrap() == noise(1, 1 << 20));
+
+    // What is noted that nobody can read keeps nobody from what the policy says.
+    for note in home.tree("repo/checked").into_keys() {
+        fs::write(note, "junk").unwrap();
+    }
+    let ran = home.run(&[&policy[..], &["--dry-run"]].concat()).ok();
+    assert!(ran.stderr.contains("is damaged"), "{}", ran.stderr);
+    assert_eq!(decided(&ran.json()), [(new, r#"["last"]"#.to_owned()), (old, "[]".to_owned())]);
 }
