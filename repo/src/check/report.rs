@@ -212,11 +212,13 @@ impl Damage {
             }
             DamageKind::Generation if keys::parse_generation(&self.object).is_some_and(|(_, sealed)| sealed) => {
                 "nothing is lost and backups go on, but `wherry gc` refuses to work: bring the object back from a copy of the \
-                 repository; where there is none `wherry copy` takes all snapshots into a new one"
+                 repository; where there is none `wherry copy` takes all snapshots into a new one that are not forgotten \
+                 (`wherry unforget` the others first), and no pins (`wherry pin` the copies)"
             }
             DamageKind::Generation => {
                 "nothing is lost, but backups and `wherry gc` refuse to work: bring the object back from a copy of the \
-                 repository; where there is none `wherry copy` takes all snapshots into a new one"
+                 repository; where there is none `wherry copy` takes all snapshots into a new one that are not forgotten \
+                 (`wherry unforget` the others first), and no pins (`wherry pin` the copies)"
             }
         }
     }

@@ -149,6 +149,10 @@ fn a_repair_promises_nothing_where_nothing_is_lost() {
     assert_eq!(ran.code, 13, "{}", ran.stderr);
     assert!(ran.stdout.contains("backups and `wherry gc` refuse to work"), "{}", ran.stdout);
     assert!(!ran.stdout.contains("What is lost"), "{}", ran.stdout);
+    // The way out it names takes what it says that it takes.
+    for words in ["that are not forgotten", "`wherry unforget` the others first", "`wherry pin` the copies"] {
+        assert!(ran.stdout.contains(words), "{}", ran.stdout);
+    }
 }
 
 #[test]
