@@ -7,20 +7,23 @@
 //! for the first time. Where memory ends it does, and what it then does not know is looked for in all of the indexes: one
 //! walk through them for as many ids as are waited for, and its answers hold for a minute.
 //!
+//! Where a pack's own index cannot be read, the rows that a segment has of it say where its chunks are: they lie without gaps. What
+//! is kept is which segment that was; its rows are read again when they are asked for, as indexes are.
+//!
 //! The index in the cache directory is not asked. One process at a time has it, and backups want it; a mount that holds
 //! it for days would do more harm than good. So reading is the same with and without a cache.
 
+mod contents;
 mod table;
 #[cfg(test)]
 mod tests;
 
 use crate::format::node::{Node, Slot};
-use crate::format::pack::Index;
 use crate::format::tree::{Placed, Ref};
 use crate::id::{Location, PackId, PackKind, ShortId};
-use crate::pack::read_index;
 use crate::storage::keys;
 use crate::{ErrorKind, Repository, Result};
+use contents::{Contents, Unread};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -51,8 +54,20 @@ pub(crate) struct Copy {
     /// Offset and length are those in that pack. Pack, epoch and ordinal are those it was sealed for: others, when a repack
     /// copied it.
     pub(crate) at: Location,
-    /// Length in bytes of its plaintext.
+    /// Length in bytes of its plaintext; 0 where only a segment names it, which does not say it: of chunks alone.
     pub(crate) plain: u32,
+}
+
+impl Copy {
+    /// Whether only a segment says that it is there, as the pack's own index cannot be read: that pack is damaged.
+    pub(crate) fn is_by_rows(&self) -> bool {
+        self.plain == 0
+    }
+
+    /// Whether it may be a chunk of so many bytes.
+    pub(crate) fn may_be_of(&self, plain: u32) -> bool {
+        self.plain == plain || self.is_by_rows()
+    }
 }
 
 /// What is known of where else chunks and nodes are.
@@ -61,11 +76,10 @@ pub(crate) struct Elsewhere {
     memory: AtomicU64,
     data: Side,
     meta: Side,
-    recent: Mutex<VecDeque<(PackId, Arc<(Index, u32)>)>>,
+    recent: Mutex<VecDeque<(PackId, Arc<Contents>)>>,
     found: AtomicU64,
     named: Mutex<HashSet<PackId>>,
-    /// Packs whose index could not be read.
-    left_out: Mutex<HashSet<PackId>>,
+    unread: Unread,
 }
 
 /// What is known of packs of one kind.
@@ -87,7 +101,7 @@ impl Default for Elsewhere {
             recent: Mutex::default(),
             found: AtomicU64::new(0),
             named: Mutex::default(),
-            left_out: Mutex::default(),
+            unread: Unread::default(),
         }
     }
 }
@@ -110,9 +124,14 @@ impl Elsewhere {
         Self { memory: AtomicU64::new(memory), ..Self::default() }
     }
 
-    /// Packs that are there, or may be, and were left out as their index could not be read: what was not found may be in them.
+    /// Packs that are there, or may be, and whose own index could not be read, whatever segments say of them: for who deletes.
     pub(crate) fn left_out(&self) -> Vec<PackId> {
-        self.left_out.lock().iter().copied().collect()
+        self.unread.all()
+    }
+
+    /// Those of which no segment has rows either: what was not found may be in them.
+    pub(crate) fn unknown(&self) -> Vec<PackId> {
+        self.unread.unknown()
     }
 
     /// Calls `take` with each data pack that a segment names and that is not there, and what was in it. An error of `take` ends it.
@@ -153,8 +172,8 @@ impl Elsewhere {
         }
     }
 
-    /// Copies of a chunk or node of `class` that intact packs say they hold, but the one at `not`: all of them, but where the
-    /// table has no room for all packs. There it is some of them if the table knows any, which costs no walk; see
+    /// Copies of a chunk or node of `class` that packs say they hold, or of damaged ones a segment, but the one at `not`: all of them, but
+    /// where the table has no room for all packs. There it is some of them if the table knows any, which costs no walk; see
     /// [`find_all`](Self::find_all).
     pub(crate) fn find(&self, repository: &Repository, id: &ShortId, class: u8, not: &Location) -> Result<Vec<Copy>> {
         let known = self.known(repository, id, class, not)?;
@@ -201,7 +220,7 @@ impl Elsewhere {
         for (side, kind) in [(&self.data, PackKind::Data), (&self.meta, PackKind::Meta)] {
             let mut table = side.table.lock();
             if table.made.is_some() {
-                table.update(repository, kind, self.most(), &self.left_out)?;
+                table.update(repository, kind, self.most(), &self.unread)?;
             }
             drop(table);
             side.walked.lock().clear();
@@ -267,15 +286,14 @@ impl Elsewhere {
         let (mut packs, is_full) = {
             let mut table = side.table.lock();
             if table.made.is_none() {
-                table.update(repository, kind, self.most(), &self.left_out)?;
+                table.update(repository, kind, self.most(), &self.unread)?;
             }
             (table.candidates(id), table.is_full)
         };
         if is_full {
             // What was next to it has mostly gone to the same pack.
             let recent = self.recent.lock();
-            let holds = |index: &Index| index.entries.iter().any(|entry| entry.id.short() == *id);
-            let near = recent.iter().filter(|(pack, known)| pack.kind == kind && holds(&known.0));
+            let near = recent.iter().filter(|(pack, known)| pack.kind == kind && known.holds(id));
             let near = near.map(|(pack, _)| *pack).filter(|pack| !packs.contains(pack)).collect::<Vec<_>>();
             packs.extend(near);
         }
@@ -288,12 +306,12 @@ impl Elsewhere {
         let (packs, is_full) = {
             let mut table = side.table.lock();
             if !table.is_full && table.is_due(repository) {
-                table.update(repository, kind, self.most(), &self.left_out)?;
+                table.update(repository, kind, self.most(), &self.unread)?;
             }
             // Also when it is not due: another thread may have brought it up to date since this one looked.
             (table.candidates(id), table.is_full)
         };
-        let packs = if is_full { side.walked(repository, kind, id, &self.left_out)? } else { packs };
+        let packs = if is_full { side.walked(repository, kind, id, &self.unread)? } else { packs };
         self.copies(repository, packs, id, class, not)
     }
 
@@ -310,7 +328,7 @@ impl Elsewhere {
             if !side.forget_gone(repository, id)? {
                 return Ok(Vec::new());
             }
-            let packs = side.walked(repository, kind, id, &self.left_out)?;
+            let packs = side.walked(repository, kind, id, &self.unread)?;
             return self.copies(repository, packs, id, class, not);
         }
         packs.push(not.pack);
@@ -327,7 +345,7 @@ impl Elsewhere {
             let mut table = side.table.lock();
             // Another thread may have looked since.
             if table.had(&pack) {
-                table.update(repository, kind, self.most(), &self.left_out)?;
+                table.update(repository, kind, self.most(), &self.unread)?;
             }
             let packs = table.candidates(id);
             drop(table);
@@ -336,7 +354,7 @@ impl Elsewhere {
         Ok(Vec::new())
     }
 
-    /// What the indexes of these packs say of the chunk.
+    /// What is known of the chunk in these packs.
     fn copies(
         &self,
         repository: &Repository,
@@ -347,40 +365,25 @@ impl Elsewhere {
     ) -> Result<Vec<Copy>> {
         let mut copies = Vec::new();
         for pack in packs {
-            let known = match self.index(repository, &pack) {
-                Ok(known) => known,
-                Err(e) if repository.is_damage(&e) => {
-                    self.left_out.lock().extend((e.kind() != ErrorKind::NotFound).then_some(pack));
-                    continue;
-                }
-                Err(e) => return Err(e),
-            };
-            let (index, epoch) = &*known;
-            for (place, entry) in index.entries.iter().enumerate() {
-                let here = pack == not.pack && entry.offset == not.offset;
-                if entry.id.short() != *id || entry.class != class || here {
-                    continue;
-                }
-                if let Some(at) = index.location(entry, &pack, *epoch) {
-                    copies.push(Copy { pack, place: place as u32, at, plain: entry.plain });
-                }
+            if let Some(known) = self.contents(repository, &pack)? {
+                copies.extend(known.copies(&pack, id, class));
             }
         }
+        copies.retain(|copy| copy.pack != not.pack || copy.at.offset != not.offset);
         Ok(copies)
     }
 
-    fn index(&self, repository: &Repository, pack: &PackId) -> Result<Arc<(Index, u32)>> {
+    fn contents(&self, repository: &Repository, pack: &PackId) -> Result<Option<Arc<Contents>>> {
         if let Some((_, known)) = self.recent.lock().iter().find(|(id, _)| id == pack) {
-            return Ok(known.clone());
+            return Ok(Some(known.clone()));
         }
-        let (index, epoch, _) = read_index(repository.storage(), repository.keys(), pack)?;
-        let known = Arc::new((index, epoch));
+        let Some(known) = self.unread.contents(repository, pack)?.map(Arc::new) else { return Ok(None) };
         let mut recent = self.recent.lock();
         recent.push_back((*pack, known.clone()));
         if recent.len() > KEPT {
             recent.pop_front();
         }
-        Ok(known)
+        Ok(Some(known))
     }
 
     /// A map node of `level` from another place than its slot says, verified; `None` when there is none. `is_gone`: see
@@ -454,13 +457,7 @@ impl Side {
     }
 
     /// The packs that hold `id`, by a walk through all of them that is not older than [`FRESH`], or than it took.
-    fn walked(
-        &self,
-        repository: &Repository,
-        kind: PackKind,
-        id: &ShortId,
-        left_out: &Mutex<HashSet<PackId>>,
-    ) -> Result<Vec<PackId>> {
+    fn walked(&self, repository: &Repository, kind: PackKind, id: &ShortId, unread: &Unread) -> Result<Vec<PackId>> {
         self.wanted.lock().insert(*id);
         let mut walked = self.walked.lock();
         let start = repository.clock().monotonic();
@@ -500,7 +497,7 @@ impl Side {
                 }
                 true
             },
-            left_out,
+            unread,
         )?;
         let end = repository.clock().monotonic();
         let until = end + FRESH.max(end.saturating_sub(start));

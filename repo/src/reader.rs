@@ -386,7 +386,7 @@ impl ChunkReader {
         let slot = &chunk.slot;
         let elsewhere = self.repository.elsewhere();
         let found = elsewhere.first(&self.repository, &slot.id, chunk.class, &slot.at, |copy| {
-            if copy.plain as usize != chunk.len {
+            if !u32::try_from(chunk.len).is_ok_and(|len| copy.may_be_of(len)) {
                 return Ok(None);
             }
             match self.read_at(chunk, &copy.pack, &copy.at, scratch, buffer(chunk)) {

@@ -142,7 +142,7 @@ pub(crate) fn run(context: &Context, args: RepairArgs) -> anyhow::Result<Exit> {
         text.extend(report.sessions.iter().map(SessionView::describe));
         text.extend(report.from.iter().map(heal::View::text));
         text += &check::text(&found);
-        if !is_whole(&found) {
+        if found.damages.iter().any(|damage| damage.unclear || !damage.hits.is_empty()) {
             text.push_str(
                 "\nWhat is lost comes back when the next backup of a volume still finds it at its source, or with --from, from \
                  another repository that has it; a snapshot that is hit stays damaged until then.",
@@ -155,10 +155,11 @@ pub(crate) fn run(context: &Context, args: RepairArgs) -> anyhow::Result<Exit> {
     Ok(if done { Exit::Done } else { Exit::Damage })
 }
 
-/// All that snapshots refer to is there, as far as was looked.
+/// All that snapshots refer to is there, as far as was looked, and all else is intact.
 fn is_whole(found: &CheckReport) -> bool {
     let harmless = |damage: &Damage| {
-        matches!(damage.kind, DamageKind::Pack | DamageKind::Map) && damage.hits.is_empty() && !damage.unclear
+        let is_pack = matches!(damage.kind, DamageKind::Pack | DamageKind::Map);
+        damage.is_superseded() || is_pack && damage.hits.is_empty() && !damage.unclear
     };
     found.damages.iter().all(harmless)
 }

@@ -102,11 +102,11 @@ impl Search<'_> {
         }
     }
 
-    /// Packs whose own index cannot be read may hold what was in `gone`.
+    /// Packs whose own index cannot be read, and of which no segment has rows, may hold what was in `gone`.
     fn note_unread(&self, gone: &PackId) -> Result<()> {
-        let left_out = self.run.repository.elsewhere().left_out();
-        let left_out: BTreeSet<PackId> = left_out.into_iter().filter(|pack| pack.kind == gone.kind).collect();
-        for (id, known) in self.packs.know(&left_out)? {
+        let unknown = self.run.repository.elsewhere().unknown();
+        let unknown: BTreeSet<PackId> = unknown.into_iter().filter(|pack| pack.kind == gone.kind).collect();
+        for (id, known) in self.packs.know(&unknown)? {
             if known.state == State::Damaged {
                 self.run.findings.copies(&keys::pack(&id), Copies::Unknown);
             }

@@ -249,7 +249,7 @@ impl<'a> Search<'a> {
         let named = |copy: &Copy| (copy.pack, Piece { at: copy.at, ..*piece }.print());
         let is_bad = |copy: &Copy| self.bad.packs.contains(&copy.pack) || self.bad.parts.contains(&named(copy));
         // The only thing that is known of a pack nobody has read is that it is not known to be damaged; where one copy is, another may
-        // well be.
+        // well be. One whose own index cannot be read is.
         let believed = self.bad.packs.contains(&piece.at.pack) && !copies.iter().any(is_bad);
         for copy in copies.iter().filter(|copy| !is_bad(copy)) {
             let there = Piece { at: copy.at, ..*piece };
@@ -257,7 +257,7 @@ impl<'a> Search<'a> {
             if self.is_condemned(&copy.pack)? {
                 continue;
             }
-            if believed {
+            if believed && !copy.is_by_rows() {
                 return Ok(true);
             }
             if data::opens(self.run, &copy.pack, &there)? {

@@ -332,6 +332,9 @@ impl Walk<'_> {
         self.run.findings.missing(&keys::pack(&piece.at.pack));
         if first && let Some(copy) = self.packs.elsewhere(piece)?.first() {
             self.packs.see_moved(piece, copy);
+            if copy.is_by_rows() {
+                self.suspect(Piece { at: copy.at, ..*piece });
+            }
         }
         Ok(())
     }

@@ -350,7 +350,8 @@ impl<'a> Packs<'a> {
         })
     }
 
-    /// What a map says is in a pack that is gone, in packs that are intact (V6).
+    /// What a map says is in a pack that is gone, in packs that are intact (V6); then, what is to be opened before anybody believes it,
+    /// in those whose own index cannot be read.
     pub(super) fn elsewhere(&self, piece: &Piece) -> Result<Vec<Copy>> {
         let (repository, elsewhere) = (self.run.repository, self.run.repository.elsewhere());
         let known = self.intact(piece, elsewhere.find(repository, &piece.id, piece.class, &piece.at)?)?;
@@ -372,11 +373,16 @@ impl<'a> Packs<'a> {
         self.intact(piece, elsewhere.find_all(repository, &piece.id, piece.class, &piece.at)?)
     }
 
-    /// Those of these copies whose packs are there and whole.
+    /// Those of these copies whose packs are there and whole; after them those that a segment names.
     fn intact(&self, piece: &Piece, mut copies: Vec<Copy>) -> Result<Vec<Copy>> {
-        copies.retain(|copy| piece.class >= 128 || copy.plain == piece.plain);
+        copies.retain(|copy| piece.class >= 128 || copy.may_be_of(piece.plain));
         let known = self.know(&copies.iter().map(|copy| copy.pack).collect())?;
-        copies.retain(|copy| known.get(&copy.pack).is_some_and(|pack| pack.state == State::Good));
+        copies.retain(|copy| match known.get(&copy.pack).map(|pack| pack.state) {
+            Some(State::Good) => true,
+            Some(State::Damaged) => copy.is_by_rows(),
+            _ => false,
+        });
+        copies.sort_by_key(Copy::is_by_rows);
         Ok(copies)
     }
 
@@ -407,8 +413,13 @@ impl<'a> Packs<'a> {
 
     /// When a copy of a damaged chunk was read.
     pub(super) fn age_of_copy(&self, copy: &Copy) -> Age {
-        let was_opened = self.table.lock().opened.contains(&(copy.pack, copy.place));
-        if was_opened { Age::Since(self.run.began) } else { self.age(&copy.pack) }
+        match self.table.lock().opened.contains(&(copy.pack, copy.place)) {
+            true => return Age::Since(self.run.began),
+            // Only what maps refer to by place was opened of such a pack.
+            false if copy.is_by_rows() => return Age::Never,
+            false => {}
+        }
+        self.age(&copy.pack)
     }
 
     /// Notes that nothing below a node is damaged.

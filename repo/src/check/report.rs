@@ -47,9 +47,9 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// True when nothing is damaged as far as was looked.
+    /// True when nothing is damaged as far as was looked, but what is [superseded](Damage::is_superseded).
     pub fn is_clean(&self) -> bool {
-        self.damages.is_empty()
+        self.damages.iter().all(Damage::is_superseded)
     }
 
     /// True when a pack could be read at first and then could not: whether what snapshots need of it is intact this check does not
@@ -105,6 +105,12 @@ pub struct Damage {
 }
 
 impl Damage {
+    /// A configuration in whose place a newer one counts. Nothing is lost, and nothing is to be done: no object takes the place of it,
+    /// and nobody removes it.
+    pub fn is_superseded(&self) -> bool {
+        self.kind == DamageKind::Config && keys::parse_config(&self.object).is_some()
+    }
+
     /// What to do about it.
     pub fn advice(&self) -> &'static str {
         match self.kind {
@@ -157,7 +163,7 @@ impl Damage {
                 "restore another snapshot of the volume, or bring the object back from a copy of the repository; the \
                  next backup does not build on it"
             }
-            DamageKind::Config => "nothing is lost: a newer configuration counts",
+            DamageKind::Config => "nothing is lost, and nothing is to be done: a newer configuration counts",
             DamageKind::Newest => {
                 "nothing is lost: what it said is known; nothing is written until `wherry repair` has written the next one"
             }
@@ -206,11 +212,13 @@ impl Damage {
             }
             DamageKind::Generation if keys::parse_generation(&self.object).is_some_and(|(_, sealed)| sealed) => {
                 "nothing is lost and backups go on, but `wherry gc` refuses to work: bring the object back from a copy of the \
-                 repository; where there is none `wherry copy` takes all snapshots into a new one"
+                 repository; where there is none `wherry copy` takes all snapshots into a new one that are not forgotten \
+                 (`wherry unforget` the others first), and no pins (`wherry pin` the copies)"
             }
             DamageKind::Generation => {
                 "nothing is lost, but backups and `wherry gc` refuse to work: bring the object back from a copy of the \
-                 repository; where there is none `wherry copy` takes all snapshots into a new one"
+                 repository; where there is none `wherry copy` takes all snapshots into a new one that are not forgotten \
+                 (`wherry unforget` the others first), and no pins (`wherry pin` the copies)"
             }
         }
     }

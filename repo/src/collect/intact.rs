@@ -11,22 +11,26 @@ use crate::storage::keys;
 use crate::{ErrorKind, Repository, Result};
 use std::collections::BTreeSet;
 
-/// From this rank on a copy is in a pack that is known to be damaged.
+/// From this rank on a copy is in a pack that is known to be damaged, or whose own index cannot be read.
 const DAMAGED: u8 = 3;
 /// Copies that were opened and are remembered (about 50 bytes each), so that the second mark of a run opens none again.
 const REMEMBERED: usize = 1 << 20;
 
 /// How a copy compares with others, the least first: one that is marked already, then one that no list condemns, then any; each
-/// in a pack that is not known to be damaged, and then in one that is. `None` when it is not there.
+/// in a pack that is not known to be damaged and whose own index can be read, and then in any other. `None` when it is not there.
 fn rank(packs: &mut Packs, repository: &Repository, copy: &Copy) -> Result<Option<(u8, Number)>> {
     let n = packs.find(repository, &copy.pack)?.filter(|n| copy.at.end() <= packs.size(*n));
+    if copy.is_by_rows() {
+        // No collector can move what is in it.
+        packs.set_damaged([&copy.pack]);
+    }
     Ok(n.map(|n| {
         let rank = match (packs.is_condemned(n), packs.is_marked(n, copy.place)) {
             (false, true) => 0,
             (false, false) => 1,
             (true, _) => 2,
         };
-        (if packs.is_damaged(n) { DAMAGED + rank } else { rank }, n)
+        (if packs.is_damaged(n) || copy.is_by_rows() { DAMAGED + rank } else { rank }, n)
     }))
 }
 
@@ -58,7 +62,7 @@ impl Mark<'_, '_> {
         for copy in self.elsewhere.find_all(repository, &child.id, child.class, &child.at)? {
             match rank(self.packs, repository, &copy)? {
                 Some((_, n)) => self.keep(n, &copy)?,
-                // Its index was read, so it was not cut: it is the listing that could not see how long it is.
+                // Where its index was read it was not cut: it is the listing that could not see how long it is.
                 None => self.last_copies.extend(self.packs.find(repository, &copy.pack)?),
             }
         }
@@ -87,17 +91,18 @@ impl Mark<'_, '_> {
 
     /// A copy of what is not where its hint says, in a pack that is there.
     pub(super) fn resolve(&mut self, child: &Child) -> Result<Option<(Number, Copy)>> {
-        if let Some((rank, n, copy)) = self.best(child)? {
-            if rank >= DAMAGED && child.class < 128 {
-                self.keep_all(child)?;
-            }
-            return Ok(Some((n, copy)));
+        let mut best = self.best(child)?;
+        if best.is_none() {
+            // Those that were known are all gone: once more, with what came since.
+            let (repository, packs) = (self.run.repository, &mut *self.packs);
+            best = self.elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
+                Ok(rank(packs, repository, copy)?.map(|(rank, n)| (rank, n, *copy)))
+            })?;
         }
-        // Those that were known are all gone: once more, with what came since.
-        let (repository, packs) = (self.run.repository, &mut *self.packs);
-        self.elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
-            Ok(rank(packs, repository, copy)?.map(|(_, n)| (n, *copy)))
-        })
+        if best.is_some_and(|(rank, ..)| rank >= DAMAGED) && child.class < 128 {
+            self.keep_all(child)?;
+        }
+        Ok(best.map(|(_, n, copy)| (n, copy)))
     }
 
     /// The copy to keep, and its rank: of those that are known; of all there are where none of these is in a pack that is there and

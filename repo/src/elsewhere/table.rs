@@ -1,12 +1,11 @@
 //! The table of what is where, and reading all indexes of a repository: what an [`Elsewhere`](super::Elsewhere) asks.
 
 use super::FRESH;
+use super::contents::Unread;
 use crate::format::{records::Kind, segment};
 use crate::id::{PackId, PackKind, SessionId, ShortId};
-use crate::pack::read_index;
 use crate::storage::{Key, keys};
-use crate::{ErrorKind, Repository, Result};
-use parking_lot::Mutex;
+use crate::{Repository, Result};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -67,7 +66,7 @@ impl Table {
         repository: &Repository,
         kind: PackKind,
         most: usize,
-        left_out: &Mutex<HashSet<PackId>>,
+        unread: &Unread,
     ) -> Result<()> {
         let start = repository.clock().monotonic();
         if self.is_full {
@@ -98,7 +97,7 @@ impl Table {
                 }
                 true
             },
-            left_out,
+            unread,
         );
         rows.sort_unstable();
         result?;
@@ -114,15 +113,15 @@ impl Table {
 
 /// Calls `take` with the ids of all that each pack of a kind holds, from index segments where `segment` says so, and from
 /// its own index for packs no segment names; only packs that are there and that `pack` admits, until `take` returns
-/// false. A segment or pack that is damaged is left out; of a pack that is not gone `left_out` then knows. What collectors
-/// copied comes first: that is what is looked for most, so whoever has not room for all has it.
+/// false. A segment that is damaged is left out, and so is a pack whose own index cannot be read, unless another segment has rows of it;
+/// `unread` then knows. What collectors copied comes first: that is what is looked for most, so whoever has not room for all has it.
 pub(super) fn walk(
     repository: &Repository,
     kind: PackKind,
     mut segment: impl FnMut(&(SessionId, u32)) -> bool,
     mut pack: impl FnMut(&PackId) -> bool,
     mut take: impl FnMut(&PackId, &[ShortId]) -> bool,
-    left_out: &Mutex<HashSet<PackId>>,
+    unread: &Unread,
 ) -> Result<()> {
     let lanes = repository.storage().lanes().min(THREADS);
     let prefix = if kind == PackKind::Data { keys::PACKS } else { keys::META };
@@ -137,17 +136,9 @@ pub(super) fn walk(
     let mut done = vec![false; wanted.len()];
     let of_packs = |packs: Vec<PackId>, take: &mut dyn FnMut(&PackId, &[ShortId]) -> bool| -> Result<bool> {
         for part in packs.chunks(lanes) {
-            let read = |id: &PackId| match read_index(repository.storage(), repository.keys(), id) {
-                Ok((index, ..)) => Ok(Some((*id, index))),
-                Err(e) if repository.is_damage(&e) => {
-                    left_out.lock().extend((e.kind() != ErrorKind::NotFound).then_some(*id));
-                    Ok(None)
-                }
-                Err(e) => Err(e),
-            };
-            for (id, index) in side_by_side(part, read)?.into_iter().flatten() {
-                let ids: Vec<ShortId> = index.entries.iter().map(|entry| entry.id.short()).collect();
-                if !take(&id, &ids) {
+            let read = |id: &PackId| Ok(unread.contents(repository, id)?.map(|contents| contents.ids()));
+            for (id, ids) in part.iter().zip(side_by_side(part, read)?) {
+                if ids.is_some_and(|ids| !take(id, &ids)) {
                     return Ok(false);
                 }
             }
@@ -173,7 +164,7 @@ pub(super) fn walk(
         let segments: Vec<_> =
             segments.into_iter().filter(|key| keys::parse_segment(key).is_some_and(|name| segment(&name))).collect();
         for part in segments.chunks(lanes) {
-            for rows in side_by_side(part, |key| read_segment(repository, key))?.into_iter().flatten() {
+            for rows in side_by_side(part, |key| rows_in(repository, key))?.into_iter().flatten() {
                 let ids: Vec<ShortId> = rows.chunks.iter().map(|(id, ..)| *id).collect();
                 let Ok(at) = wanted.binary_search(&rows.pack) else { continue };
                 if !std::mem::replace(&mut done[at], true) && !take(&rows.pack, &ids) {
@@ -199,14 +190,32 @@ pub(super) fn rows_of_gone(
         Ok(())
     })?;
     for part in repository.list(keys::IDX)?.chunks(lanes) {
-        let rows = side_by_side(part, |key| read_segment(repository, key))?.into_iter().flatten();
+        let rows = side_by_side(part, |key| rows_in(repository, key))?.into_iter().flatten();
         rows.filter(|rows| !there.contains(&rows.pack.random)).try_for_each(&mut take)?;
     }
     Ok(())
 }
 
+/// The rows that one of these segments has of a pack, and which segment. Who wrote the pack has mostly written that too.
+pub(super) fn rows_of(
+    repository: &Repository,
+    pack: &PackId,
+    mut segments: Vec<Key>,
+) -> Result<Option<(Key, segment::PackRows)>> {
+    let lanes = repository.storage().lanes().min(THREADS);
+    segments.sort_by_key(|key| keys::parse_segment(key).is_none_or(|(session, _)| session != pack.session));
+    for part in segments.chunks(lanes) {
+        for (key, packs) in part.iter().zip(side_by_side(part, |key| rows_in(repository, key))?) {
+            if let Some(rows) = packs.into_iter().find(|rows| rows.pack == *pack) {
+                return Ok(Some((key.clone(), rows)));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// What a segment says of each pack; nothing when it is gone or damaged.
-fn read_segment(repository: &Repository, key: &Key) -> Result<Vec<segment::PackRows>> {
+pub(super) fn rows_in(repository: &Repository, key: &Key) -> Result<Vec<segment::PackRows>> {
     let read = || {
         let body = repository.keys().open_record(Kind::Segment, key, &repository.storage().get(key)?)?;
         segment::decode(&body)

@@ -1,10 +1,11 @@
 mod classes;
+mod rows;
 
 use super::*;
 use crate::check::{CheckOptions, CheckReport, DamageKind, ReadData};
-use crate::format::pack::{Entry, Header, Trailer};
+use crate::format::pack::{Entry, Header, Index, Trailer};
 use crate::id::{Codec, SessionId};
-use crate::pack::{OpenPack, PackPool, Piece};
+use crate::pack::{OpenPack, PackPool, Piece, read_index};
 use crate::storage::Storage;
 use crate::testing::{UNIT, Watched, backup, chunk, repository};
 use crate::{ErrorKind, Snapshot, SnapshotReader};

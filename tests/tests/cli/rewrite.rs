@@ -112,3 +112,39 @@ fn what_is_damaged_is_left_and_said_so_and_nothing_grows() {
     home.run(&["forget", &id, "--delay", "0s", "-q"]).ok();
     home.run(&AT_ONCE).ok();
 }
+
+/// The last bytes of a pack are damaged, and none of its chunks: where they are an index segment says. All that is there, `check`
+/// names as before, restores.
+#[test]
+fn what_was_sealed_anew_outlives_the_end_of_its_pack() {
+    let home = Home::with_repository();
+    let id = home.backup("vm", &noise(1, 3 << 20));
+    home.backup("other", &noise(2, 1 << 20));
+    home.run(&["key", "rotate"]).ok();
+    home.run(&AT_ONCE).ok();
+    let packs = home.tree("repo").into_iter().filter(|(path, _)| path.iter().any(|part| part == "packs"));
+    let (path, mut bytes) = packs.max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    let at = bytes.len() - 12;
+    bytes[at..at + 8].iter_mut().for_each(|byte| *byte ^= 1);
+    home.write(path.to_str().unwrap(), bytes);
+    home.run(&["restore", &id, "out"]).ok();
+    assert!(fs::read(home.path("out")).unwrap() == noise(1, 3 << 20));
+    for command in [&["check"][..], &["check", "--read-data"], &["repair"]] {
+        let ran = home.run(&[command, &["--json"]].concat());
+        assert_eq!(ran.code, 13, "{}", ran.stderr);
+        let report = ran.json();
+        let check = if command[0] == "repair" { &report["check"] } else { &report };
+        let [damage] = &check["damages"].as_array().unwrap()[..] else { panic!("{report}") };
+        assert_eq!(damage["hits"], json!([]), "{report}");
+        assert!(damage["advice"].as_str().unwrap().contains("nothing is lost"), "{report}");
+    }
+    // Collectors come as before and leave that pack where it is, and the next backup stores none of it again.
+    home.run(&["gc", "--grace", "0s", "--fence-after", "0s"]).ok();
+    home.run(&["key", "rotate"]).ok();
+    let ran = home.run(&[&AT_ONCE[..], &["--json"]].concat()).ok().json();
+    assert_eq!((&ran["rewritten"]["left"]["packs"], &ran["rewritten"]["damaged"]["packs"]), (&json!(0), &json!(1)));
+    home.write("vm.img", noise(1, 3 << 20));
+    let next = home.run(&["backup", "vm.img", "--name", "vm", "--json"]).ok().json();
+    assert_eq!(next["new"], 0, "{next}");
+    home.run(&["cat", "latest:vm"]).ok();
+}

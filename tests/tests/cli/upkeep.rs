@@ -135,6 +135,27 @@ fn a_repair_makes_the_index_again_and_no_damage_look_mended() {
 }
 
 #[test]
+fn a_repair_promises_nothing_where_nothing_is_lost() {
+    let home = Home::with_small_chunks();
+    let gone = home.backup("vm", &noise(6, 4 * UNIT));
+    home.backup("vm", &noise(7, 4 * UNIT));
+    home.run(&["forget", &gone, "--delay", "0s", "-q"]).ok();
+    home.run(&["gc", "--grace", "0s", "--fence-after", "0s"]).ok();
+    let list = home.path("repo/gc/gen/00000001");
+    let mut bytes = fs::read(&list).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&list, bytes).unwrap();
+    let ran = home.run(&["repair"]);
+    assert_eq!(ran.code, 13, "{}", ran.stderr);
+    assert!(ran.stdout.contains("backups and `wherry gc` refuse to work"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains("What is lost"), "{}", ran.stdout);
+    // The way out it names takes what it says that it takes.
+    for words in ["that are not forgotten", "`wherry unforget` the others first", "`wherry pin` the copies"] {
+        assert!(ran.stdout.contains(words), "{}", ran.stdout);
+    }
+}
+
+#[test]
 fn who_may_not_write_repairs_and_upgrades_nothing() {
     let home = Home::with_repository();
     home.run(&["repair", "surplus"]).fails(2);

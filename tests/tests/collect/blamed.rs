@@ -69,15 +69,17 @@ fn what_is_damaged_where_a_collector_has_moved_it_is_named_there() {
     }
 }
 
-/// What was in it nobody can tell: it is not said that all is well with it.
+/// One bit of the sealed index.
+fn spoil(bytes: &mut Vec<u8>) {
+    let at = bytes.len() - 80;
+    bytes[at] ^= 1;
+}
+
+/// What was in it nobody can tell: it is not said that all is well with it. Of nodes no segment has rows.
 #[test]
 fn a_pack_that_cannot_tell_what_is_in_it_is_not_cleared() {
     let world = rewritten();
-    for key in world.packs().iter().map(keys::pack) {
-        let spoil = |bytes: &mut Vec<u8>| {
-            let at = bytes.len() - 80;
-            bytes[at] ^= 1;
-        };
+    for key in world.packs().iter().filter(|pack| pack.kind == PackKind::Meta).map(keys::pack) {
         let report = with(&world, &key, spoil, || check(&world));
         let here = report.damages.iter().find(|damage| damage.object == key).expect("it is named");
         assert!(here.advice().contains("bring the object back"), "{}", here.advice());
@@ -87,6 +89,85 @@ fn a_pack_that_cannot_tell_what_is_in_it_is_not_cleared() {
             assert!(damage.advice().contains("had moved"), "{}", damage.advice());
             assert!(!damage.advice().contains("bring the object back"), "a collector deletes it again: {damage:?}");
         }
+    }
+}
+
+/// A segment says where its chunks are: all of them are found, and collectors take what they do not need and nothing else.
+#[test]
+fn a_pack_of_chunks_that_were_sealed_anew_may_lose_its_own_index() {
+    let mut world = rewritten();
+    let gone = world.backup("gone", &disk(&(500..508).collect::<Vec<_>>()));
+    world.forget(&gone.id);
+    for key in world.packs().iter().filter(|pack| pack.kind == PackKind::Data).map(keys::pack) {
+        let world = World { disks: world.disks.clone(), ..world.copy() };
+        let before = world.storage.get(&key).unwrap();
+        let mut bytes = before.to_vec();
+        spoil(&mut bytes);
+        world.storage.overwrite(&key, bytes.into()).unwrap();
+        let is_garbage = keys::parse_pack(&key).unwrap().session == gone.id;
+        let restores = || {
+            let list = world.repository().snapshots(None).unwrap().snapshots;
+            for (id, disk) in &world.disks {
+                let snapshot = list.iter().find(|snapshot| snapshot.id == *id).unwrap();
+                assert!(restore(&world.repository(), snapshot).unwrap() == *disk, "{key}");
+            }
+        };
+        restores();
+        let report = check(&world);
+        let [damage] = &report.damages[..] else { panic!("{key}: {:?}", report.damages) };
+        assert!(damage.object == key && damage.hits.is_empty(), "{damage:?}");
+        assert!(damage.advice().contains("nothing is lost"), "{}", damage.advice());
+        for _ in 0..3 {
+            gc(&world.repository(), &now()).unwrap();
+            restores();
+        }
+        let there = world.packs();
+        assert_eq!(there.iter().any(|pack| keys::pack(pack) == key), !is_garbage, "{key}");
+        // Neither is any pack gone that is needed, nor any left that is not.
+        if !is_garbage {
+            world.storage.overwrite(&key, before).unwrap();
+        }
+        assert_eq!(check(&world).damages, [], "{key}");
+        assert!(!there.iter().any(|pack| pack.session == gone.id), "{key}");
+    }
+}
+
+/// Of the same chunks there are those, and others that a list is about to condemn: who cannot read does not delete these.
+#[test]
+fn the_other_copy_of_what_only_a_segment_names_stays() {
+    for is_noted in [false, true] {
+        let mut world = World::new();
+        let bytes = disk(&(0..16).collect::<Vec<_>>());
+        let first = world.backup("a", &bytes);
+        let [second, third] = ["b", "c"].map(|name| world.backup(name, &bytes));
+        let of = |snapshot: &Snapshot| {
+            let mine = |pack: &PackId| pack.session == snapshot.id && pack.kind == PackKind::Data;
+            world.packs().into_iter().filter(mine).map(|pack| keys::pack(&pack)).collect::<Vec<_>>()
+        };
+        let (own, spoilt, others) = (of(&first), of(&second), of(&third));
+        own.iter().for_each(|key| world.storage.delete(key).unwrap());
+        for key in &spoilt {
+            let mut bytes = world.storage.get(key).unwrap().to_vec();
+            spoil(&mut bytes);
+            // Nor can it be read.
+            bytes[100] ^= 1;
+            world.storage.overwrite(key, bytes.into()).unwrap();
+        }
+        if is_noted {
+            let read_data = Some(ReadData::default());
+            let options = CheckOptions { read_data, keep: true, ..CheckOptions::default() };
+            world.repository().check(&options, &|_, _, _| Ok(())).unwrap();
+        }
+        world.forget(&second.id);
+        world.forget(&third.id);
+        for _ in 0..3 {
+            world.gc();
+        }
+        let there = world.packs();
+        assert!(others.iter().all(|key| there.iter().any(|pack| keys::pack(pack) == *key)), "noted {is_noted}");
+        let list = world.repository().snapshots(None).unwrap().snapshots;
+        let snapshot = list.iter().find(|snapshot| snapshot.id == first.id).unwrap();
+        assert!(restore(&world.repository(), snapshot).unwrap() == bytes, "noted {is_noted}");
     }
 }
 
