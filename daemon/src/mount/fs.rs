@@ -339,8 +339,7 @@ impl Opened {
     }
 }
 
-/// The snapshots to show, oldest first.
-/// What the repository has.
+/// What the repository has to be shown.
 struct Listing {
     snapshots: Vec<Snapshot>,
     /// Of each volume the one with the latest time, and another one that may be newer, as a clock is wrong, or was.

@@ -100,7 +100,8 @@ fn what_no_segment_names_nobody_can_tell() {
     assert_eq!(read(&reader, 0).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_whole(&repository, &made[1]);
     let (mut unknown, mut left) = (repository.elsewhere().unknown(), packs(&first, PackKind::Data));
-    (unknown.sort_unstable(), left.sort_unstable());
+    unknown.sort_unstable();
+    left.sort_unstable();
     assert_eq!(unknown, left);
     let report = check(&anew(&first), false);
     assert!(report.damages.iter().any(|damage| damage.missing && !damage.hits.is_empty()), "{report:?}");
