@@ -221,7 +221,7 @@ pub fn newest<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> Option<&'a Su
 }
 
 /// Another one of its volume that may be newer than the one with the latest time: any other where that time has not come, and what was built
-/// upon it or ended after it. Clocks are wrong, or were. `None`: it is the newest.
+/// upon it. Clocks are wrong, or were. What ended after it is none: two may run at once, and the one that began last is the newest. `None`: it is.
 pub fn rival<'a>(snapshots: &'a [Summary], latest: &Summary, now: Timestamp) -> Option<&'a Summary> {
     let others = || snapshots.iter().filter(eligible).filter(|s| s.volume == latest.volume && s.id != latest.id);
     if latest.time > now {
@@ -229,8 +229,7 @@ pub fn rival<'a>(snapshots: &'a [Summary], latest: &Summary, now: Timestamp) -> 
     }
     // Copies come in any order.
     let after = after(snapshots, latest.id);
-    let is_later = |s: &&Summary| s.made.ended <= now && s.made.is_later(&latest.made) || after.contains(&s.id);
-    others().filter(|s| !s.copied && !latest.copied).filter(is_later).max_by_key(|s| s.age())
+    others().filter(|s| !s.copied && !latest.copied && after.contains(&s.id)).max_by_key(|s| s.age())
 }
 
 /// What was built upon a snapshot, and upon that, and so on.
