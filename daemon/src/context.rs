@@ -335,7 +335,7 @@ fn unread(list: &SnapshotList) -> impl Iterator<Item = &(wherry_repo::Key, Error
 
 /// Why `found` may not be the latest: a record that cannot be read may be newer. Only what another one was built upon is older
 /// than that one for sure, as ids do not tell the time.
-fn doubt(list: &SnapshotList, found: &Snapshot, spec: &SnapSpec) -> Option<Error> {
+pub fn doubt(list: &SnapshotList, found: &Snapshot, spec: &SnapSpec) -> Option<Error> {
     if !spec.is_latest() {
         return None;
     }

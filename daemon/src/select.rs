@@ -220,16 +220,28 @@ pub fn newest<'a>(snapshots: impl Iterator<Item = &'a Summary>) -> Option<&'a Su
     snapshots.filter(eligible).max_by_key(|s| s.age())
 }
 
-/// Another one of its volume that may be newer than the one with the latest time: any other where that time has not come, and what was built
-/// upon it. Clocks are wrong, or were. What ended after it is none: two may run at once, and the one that began last is the newest. `None`: it is.
+/// Another one of its volume that may be newer than the one with the latest time: any other that it was not built upon where that time has not come, and what was
+/// built upon it. Clocks are wrong, or were. What ended after it is none: two may run at once, and the one that began last is the newest. `None`: it is.
 pub fn rival<'a>(snapshots: &'a [Summary], latest: &Summary, now: Timestamp) -> Option<&'a Summary> {
     let others = || snapshots.iter().filter(eligible).filter(|s| s.volume == latest.volume && s.id != latest.id);
     if latest.time > now {
-        return others().max_by_key(|s| (s.time <= now, s.age()));
+        // A clock that is ahead by a little, or by a lot, changes nothing about what came before.
+        let before = before(snapshots, latest);
+        return others().filter(|s| !before.contains(&s.id)).max_by_key(|s| (s.time <= now, s.age()));
     }
     // Copies come in any order.
     let after = after(snapshots, latest.id);
     others().filter(|s| !s.copied && !latest.copied && after.contains(&s.id)).max_by_key(|s| s.age())
+}
+
+/// What a snapshot was built upon, and what that was, and so on, as far as it is there.
+fn before(snapshots: &[Summary], of: &Summary) -> BTreeSet<SnapshotId> {
+    let mut before = BTreeSet::new();
+    let mut next = of.made.parent;
+    while let Some(id) = next.filter(|id| before.insert(*id)) {
+        next = snapshots.iter().find(|s| s.id == id).and_then(|s| s.made.parent);
+    }
+    before
 }
 
 /// What was built upon a snapshot, and upon that, and so on.

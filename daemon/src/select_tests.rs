@@ -130,6 +130,13 @@ fn beside_one_from_the_future_any_other_may_be_newer() {
     assert_eq!(the_rival(&all, 20).as_deref(), Some("bbbb"));
     assert_eq!(the_rival(&all, 1).as_deref(), Some("bbbb"));
     assert_eq!(the_rival(&all, 8).as_deref(), Some("aaaa"));
+    // But what it was built upon is older, however wrong the clock is.
+    all[2].made.parent = Some(all[1].id);
+    assert_eq!(the_rival(&all, 20).as_deref(), Some("aaaa"));
+    all[1].made.parent = Some(all[0].id);
+    assert_eq!(the_rival(&all, 20), None);
+    all[1].made.parent = None;
+    all[2].made.parent = None;
     all[0].partial = true;
     all[1].forgotten = true;
     assert_eq!(the_rival(&all, 20), None);

@@ -220,8 +220,8 @@ struct Run<'a> {
     now: Now,
     /// Packs that this run has found damaged: no mark but the next takes them for intact.
     damaged: Mutex<BTreeSet<PackId>>,
-    /// Of those, what this try has found, and their bytes.
-    unopened: Mutex<BTreeMap<PackId, u64>>,
+    /// Of those, what this try has found, and their bytes; none of one that lost its own index and maybe nothing else.
+    unopened: Mutex<BTreeMap<PackId, Option<u64>>>,
     /// Copies of chunks of damaged packs that were opened: the pack, and the place in it.
     opened: Mutex<HashSet<(PackId, u32)>>,
 }

@@ -484,7 +484,8 @@ timer, once a day. It can be ended at any moment: the next run goes on.
 
 A backup that gave no sign of life for --fence-after counts as dead and loses its run; one that lives is waited for, five \
 minutes at most, then the run ends (exit 0), says whom it waits for, and the next one goes on. When anything cannot be read \
-that leads to what is kept, nothing is condemned (exit 13). What could not be deleted is tried again by the next run (exit 1).
+that leads to what is kept, nothing is condemned (exit 13); nor goes what may be an intact copy of what turns out to be damaged \
+while it works (also exit 13). What could not be deleted is tried again by the next run (exit 1).
 
 With --rewrite what was stored before the last `wherry key rotate` is sealed anew, 64 GiB by one run, and deleted as all else \
 is: until then it takes its room twice. On a disk one run takes half of what is free at most; the next ones go on. What is moved \

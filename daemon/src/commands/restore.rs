@@ -69,7 +69,7 @@ pub(crate) fn run(context: &Context, args: RestoreArgs) -> Result<Exit> {
         );
         return Err(Error::invalid(text).into());
     }
-    if args.dry_run && Known::read(&repository)?.is_damaged(&snapshot.id) {
+    if args.dry_run && Known::of_checks(&repository).is_damaged(&snapshot.id) {
         let id = snapshot.id;
         tracing::warn!(
             "a check has found snapshot {id} damaged: a restore of it ends with exit code 13; `wherry check {id}` says what is lost"

@@ -152,9 +152,14 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn read(repository: &Repository) -> wherry_repo::Result<Self> {
+        Ok(Self { pins: repository.pins()?, ..Self::of_checks(repository) })
+    }
+
+    /// Without pins.
+    pub(super) fn of_checks(repository: &Repository) -> Self {
         // What there is can be listed and restored without.
         let checked = repository.checked().inspect_err(|e| tracing::warn!("what checks have noted is not known: {e}"));
-        Ok(Self { pins: repository.pins()?, checked: checked.ok() })
+        Self { pins: BTreeSet::new(), checked: checked.ok() }
     }
 
     /// Whether the last check that looked found damage that hits it.

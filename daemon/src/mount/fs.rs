@@ -11,15 +11,16 @@ use super::source::Shared;
 use super::streams::Streams;
 use super::tree::{Inode, ROOT, Tree, What};
 use super::workers::Scratch;
+use crate::context;
 use crate::readers::Readers;
-use crate::select::{self, Summary};
+use crate::select::{self, SnapSpec, Summary};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use wherry_repo::format::tree::Set;
-use wherry_repo::{ErrorKind, Repository, Result, Snapshot, SnapshotId};
+use wherry_repo::{ErrorKind, Repository, Result, Snapshot};
 
 /// Who looks for new snapshots after this time finds them; before, what was found last is shown.
 const FRESH: Duration = Duration::from_secs(5);
@@ -342,8 +343,8 @@ impl Opened {
 /// What the repository has to be shown.
 struct Listing {
     snapshots: Vec<Snapshot>,
-    /// Of each volume the one with the latest time, and another one that may be newer, as a clock is wrong, or was.
-    latest: Vec<(Summary, Option<SnapshotId>)>,
+    /// Of each volume the one with the latest time, and why it may not be the newest.
+    latest: Vec<(Summary, Option<String>)>,
 }
 
 fn list(repository: &Repository) -> Result<Listing> {
@@ -356,7 +357,13 @@ fn list(repository: &Repository) -> Result<Listing> {
     all.sort_by(|a, b| a.volume.cmp(&b.volume));
     let latest = all.chunk_by(|a, b| a.volume == b.volume).filter_map(|volume| {
         let newest = select::newest(volume.iter())?;
-        Some((newest.clone(), select::rival(volume, newest, now).map(|rival| rival.id)))
+        let record = list.snapshots.iter().find(|s| s.id == newest.id)?;
+        let unread = context::doubt(&list, record, &SnapSpec::LatestOf(newest.volume.clone()));
+        let ahead = || {
+            let rival = select::rival(volume, newest, now)?;
+            Some(format!("it could be {} or {}, as a clock is wrong, or was", newest.id, rival.id))
+        };
+        Some((newest.clone(), unread.map(|e| e.to_string()).or_else(ahead)))
     });
     Ok(Listing { latest: latest.collect(), snapshots: list.visible().cloned().collect() })
 }
@@ -364,17 +371,15 @@ fn list(repository: &Repository) -> Result<Listing> {
 impl Listing {
     fn show(self, tree: &mut Tree) {
         self.snapshots.into_iter().for_each(|s| tree.add(s));
-        for (newest, rival) in &self.latest {
-            let Some(rival) = rival else {
+        for (newest, doubt) in &self.latest {
+            let Some(doubt) = doubt else {
                 tree.set_latest(&newest.volume, Some(newest.id));
                 continue;
             };
             if tree.set_latest(&newest.volume, None) {
+                let of = &newest.volume;
                 tracing::warn!(
-                    "latest of volume {:?} leads nowhere: it could be {} or {rival}, as a clock is wrong, or was; both are shown by their \
-                     times and ids",
-                    newest.volume,
-                    newest.id
+                    "latest of volume {of:?} leads nowhere: {doubt}; what can be read is shown by its time and id"
                 );
             }
         }

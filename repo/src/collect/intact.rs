@@ -8,7 +8,7 @@ use crate::elsewhere::Copy;
 use crate::format::tree::max_plain;
 use crate::id::{PackId, PackKind};
 use crate::storage::keys;
-use crate::{ErrorKind, Repository, Result};
+use crate::{ErrorKind, Result};
 use std::collections::BTreeSet;
 
 /// From this rank on a copy is in a pack that is known to be damaged, or whose own index cannot be read.
@@ -18,10 +18,14 @@ const REMEMBERED: usize = 1 << 20;
 
 /// How a copy compares with others, the least first: one that is marked already, then one that no list condemns, then any; each
 /// in a pack that is not known to be damaged and whose own index can be read, and then in any other. `None` when it is not there.
-fn rank(packs: &mut Packs, repository: &Repository, copy: &Copy) -> Result<Option<(u8, Number)>> {
-    let n = packs.find(repository, &copy.pack)?.filter(|n| copy.at.end() <= packs.size(*n));
-    if copy.is_by_rows() {
-        // No collector can move what is in it.
+fn rank(run: &Run<'_>, packs: &mut Packs, copy: &Copy) -> Result<Option<(u8, Number)>> {
+    let n = packs.find(run.repository, &copy.pack)?.filter(|n| copy.at.end() <= packs.size(*n));
+    if let Some(n) = n
+        && copy.is_by_rows()
+        && !packs.is_damaged(n)
+    {
+        // No collector can move what is in it, and what of it was marked before has no intact copy kept. Its chunks may all be intact: nothing is noted.
+        run.unopened.lock().insert(copy.pack, None);
         packs.set_damaged([&copy.pack]);
     }
     Ok(n.map(|n| {
@@ -60,7 +64,7 @@ impl Mark<'_, '_> {
         self.is_unclear = true;
         let repository = self.run.repository;
         for copy in self.elsewhere.find_all(repository, &child.id, child.class, &child.at)? {
-            match rank(self.packs, repository, &copy)? {
+            match rank(self.run, self.packs, &copy)? {
                 Some((_, n)) => self.keep(n, &copy)?,
                 // Where its index was read it was not cut: it is the listing that could not see how long it is.
                 None => self.last_copies.extend(self.packs.find(repository, &copy.pack)?),
@@ -94,9 +98,9 @@ impl Mark<'_, '_> {
         let mut best = self.best(child)?;
         if best.is_none() {
             // Those that were known are all gone: once more, with what came since.
-            let (repository, packs) = (self.run.repository, &mut *self.packs);
-            best = self.elsewhere.first(repository, &child.id, child.class, &child.at, |copy| {
-                Ok(rank(packs, repository, copy)?.map(|(rank, n)| (rank, n, *copy)))
+            let (run, packs) = (self.run, &mut *self.packs);
+            best = self.elsewhere.first(run.repository, &child.id, child.class, &child.at, |copy| {
+                Ok(rank(run, packs, copy)?.map(|(rank, n)| (rank, n, *copy)))
             })?;
         }
         if best.is_some_and(|(rank, ..)| rank >= DAMAGED) && child.class < 128 {
@@ -122,7 +126,7 @@ impl Mark<'_, '_> {
         let repository = self.run.repository;
         let mut ranked = Vec::with_capacity(copies.len());
         for copy in copies {
-            ranked.extend(rank(self.packs, repository, copy)?.map(|(rank, n)| (rank, n, *copy)));
+            ranked.extend(rank(self.run, self.packs, copy)?.map(|(rank, n)| (rank, n, *copy)));
         }
         ranked.sort_by_key(|(rank, ..)| *rank);
         // Where one copy is damaged, or its pack cut, another may well be damaged, too, and this is all that will be left.
@@ -179,21 +183,22 @@ impl Run<'_> {
 
     /// Notes that something in a pack did not open; its size is in bytes.
     pub(super) fn does_not_open(&self, pack: PackId, size: u64) {
-        self.unopened.lock().insert(pack, size);
+        self.unopened.lock().insert(pack, Some(size));
     }
 
     /// Whether something did not open that nobody knew of. Then what was decided is worth nothing: the intact copy may be in a pack that was left
     /// without a mark. The next mark knows of it. With `noted` (V8) whoever collects next does, too; of nodes each mark sees it itself.
     pub(super) fn learn(&self, noted: bool, report: &mut Collected) -> Result<bool> {
         let unopened = std::mem::take(&mut *self.unopened.lock());
-        let data: BTreeSet<PackId> = unopened.keys().filter(|pack| pack.kind == PackKind::Data).copied().collect();
+        let chunks = unopened.iter().filter(|(pack, size)| pack.kind == PackKind::Data && size.is_some());
+        let data: BTreeSet<PackId> = chunks.map(|(pack, _)| *pack).collect();
         if noted && !data.is_empty() {
             self.repository.hold_damaged(&data)?;
         }
         let mut damaged = self.damaged.lock();
         for (pack, size) in &unopened {
             if damaged.insert(*pack) {
-                report.unopened.add(*size);
+                size.iter().for_each(|size| report.unopened.add(*size));
             }
         }
         Ok(!unopened.is_empty())

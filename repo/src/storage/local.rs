@@ -260,7 +260,8 @@ impl Storage for Local {
 
     fn free(&self) -> Option<u64> {
         let stat = self.root().and_then(rustix::fs::fstatvfs).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+        // Filesystems that cannot say it (FUSE) give zeros.
+        (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     fn lock(&self, holder: &str) -> Result<Option<Lock>> {
