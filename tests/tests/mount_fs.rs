@@ -280,14 +280,19 @@ fn latest_is_the_newest_whole_one_and_partial_ones_say_so() {
     assert_eq!(target, "../by-volume/vm/1970-01-01T00-06-40Z.partial");
 }
 
-#[test]
-fn new_snapshots_appear_when_folders_are_listed_and_numbers_stay() {
+/// A new repository, and the clock that it goes by.
+fn with_clock() -> (Repository, Arc<TestClock>) {
     let storage = Arc::new(Memory::default());
     let clock = Arc::new(TestClock::default());
     let mut parts = components(storage.clone());
     init(storage).unwrap();
     parts.clock = clock.clone();
-    let repository = Repository::open(parts, &password()).unwrap();
+    (Repository::open(parts, &password()).unwrap(), clock)
+}
+
+#[test]
+fn new_snapshots_appear_when_folders_are_listed_and_numbers_stay() {
+    let (repository, clock) = with_clock();
     backup(&repository, "vm", &[1]).unwrap();
     let (_, fs) = mounted(&repository);
     let number = walk(&fs, "by-volume/vm/latest/disk.raw").unwrap();

@@ -252,7 +252,7 @@ const ROWS: &[(&str, &[&str])] = &[
             "bad_input/signals.rs::a_mount_ends_at_either_signal_and_leaves_nothing_mounted",
             "cli/signals.rs::the_first_signal_ends_cleanly_and_says_how_to_go_on",
             "cli/signals.rs::the_second_signal_ends_at_once",
-            "mount.rs::a_signal_unmounts",
+            "mount/ends.rs::a_signal_unmounts",
         ],
     ),
     (

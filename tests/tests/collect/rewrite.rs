@@ -207,6 +207,27 @@ fn what_could_not_be_looked_for_is_not_moved() {
     assert_eq!(keys_of(&*world.storage), there);
 }
 
+/// A check, right before whose step `at` keys are rotated already and `meanwhile` collects: it finds no damage, and all restores. `meanwhile` gives how
+/// many packs it has swept.
+#[track_caller]
+fn finds_no_damage(world: &World, at: CheckStep, meanwhile: impl Fn(&Repository) -> Result<u64> + Sync) {
+    let (repository, other) = (world.repository(), world.repository());
+    other.rotate(&[]).unwrap();
+    let swept = Mutex::new(0);
+    let watch = |step, _, _| {
+        let mut swept = swept.lock();
+        if step == at && *swept == 0 {
+            *swept = meanwhile(&other)?;
+        }
+        Ok(())
+    };
+    let options = CheckOptions { threads: 1, ..CheckOptions::default() };
+    let report = repository.check(&options, &watch).unwrap();
+    assert!(*swept.lock() > 0, "{at:?}: nothing moved");
+    assert!(report.is_clean(), "{at:?}: {:?}", report.damages);
+    world.verify("moved while it was checked");
+}
+
 /// Packs of nodes that a collector seals anew and sweeps right before a check reads them, in maps, or where it looks what damage hits
 /// (what was moved before makes it look).
 #[test]
@@ -215,21 +236,7 @@ fn a_check_that_meets_nodes_on_the_move_finds_no_damage() {
         let (mut world, _, _) = world(140);
         gc(&world.repository(), &anew()).unwrap();
         world.backup("moved meanwhile", &disk(&(500..640).collect::<Vec<_>>()));
-        let (repository, other) = (world.repository(), world.repository());
-        other.rotate(&[]).unwrap();
-        let swept = Mutex::new(0);
-        let watch = |step, _, _| {
-            let mut swept = swept.lock();
-            if step == at && *swept == 0 {
-                *swept = gc(&other, &anew())?.swept.packs;
-            }
-            Ok(())
-        };
-        let options = CheckOptions { threads: 1, ..CheckOptions::default() };
-        let report = repository.check(&options, &watch).unwrap();
-        assert!(*swept.lock() > 0, "{at:?}: nothing moved");
-        assert!(report.is_clean(), "{at:?}: {:?}", report.damages);
-        world.verify("moved while it was checked");
+        finds_no_damage(&world, at, |other| Ok(gc(other, &anew())?.swept.packs));
     }
 }
 
@@ -245,21 +252,9 @@ fn a_check_that_meets_chunks_on_the_move_finds_no_damage_behind_a_forgotten_snap
         gc(&world.repository(), &anew).unwrap();
         let id = *world.disks.keys().nth(forgotten).unwrap();
         world.disks.remove(&id);
-        let (repository, other) = (world.repository(), world.repository());
-        other.rotate(&[]).unwrap();
-        let swept = Mutex::new(0);
-        let watch = |step, _, _| {
-            let mut swept = swept.lock();
-            if step == CheckStep::Hits && *swept == 0 {
-                other.forget(&id, Duration::ZERO, "test")?;
-                *swept = gc(&other, &anew)?.swept.packs;
-            }
-            Ok(())
-        };
-        let options = CheckOptions { threads: 1, ..CheckOptions::default() };
-        let report = repository.check(&options, &watch).unwrap();
-        assert!(*swept.lock() > 0, "nothing moved");
-        assert!(report.is_clean(), "{:?}", report.damages);
-        world.verify("moved while it was checked");
+        finds_no_damage(&world, CheckStep::Hits, |other| {
+            other.forget(&id, Duration::ZERO, "test")?;
+            Ok(gc(other, &anew)?.swept.packs)
+        });
     }
 }

@@ -5,12 +5,7 @@ use super::*;
 /// A clock that was ahead, or behind: what may be older is not given for the newest.
 #[test]
 fn latest_leads_nowhere_while_it_is_not_certain_which_one_it_is() {
-    let storage = Arc::new(Memory::default());
-    let clock = Arc::new(TestClock::default());
-    let mut parts = components(storage.clone());
-    init(storage).unwrap();
-    parts.clock = clock.clone();
-    let repository = Repository::open(parts, &password()).unwrap();
+    let (repository, clock) = with_clock();
     let (day, look) = (Duration::from_secs(86_400), Duration::from_secs(60));
     clock.advance(day);
     let ahead = backup(&repository, "vm", &[1]).unwrap();
